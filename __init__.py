@@ -1,0 +1,38 @@
+"""MS MARCO cross-encoders, exported with proof and run fast.
+
+    from crossrt import CrossEncoder
+
+Names are resolved on first use, so that `import crossrt` costs milliseconds.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine.auto_model import AutoModelForSequenceClassification as AutoModelForSequenceClassification
+    from .engine.bundle import Bundle as Bundle
+    from .engine.cross_encoder import CrossEncoder as CrossEncoder
+    from .engine.errors import CrossrtError as CrossrtError
+
+__version__ = "0.1.0"
+__all__ = ["AutoModelForSequenceClassification", "Bundle", "CrossEncoder", "CrossrtError", "__version__"]
+
+_HOMES = {
+    "AutoModelForSequenceClassification": "auto_model",
+    "Bundle": "bundle",
+    "CrossEncoder": "cross_encoder",
+    "CrossrtError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crossrt' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".engine.{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,434 @@
+"""The command line: parses words, calls one function, prints."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from . import __version__
+from .engine.errors import CrossrtError, DataFileError, OptionError, ParityError
+
+app = typer.Typer(
+    help="MS MARCO cross-encoders, exported with proof and run fast.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Precision = Annotated[str | None, typer.Option(help="fp32, fp16, int8, or auto: the fastest that passed parity.")]
+Backend = Annotated[str, typer.Option(help="auto or onnxruntime.")]
+Device = Annotated[str | None, typer.Option(help="cpu.")]
+Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]
+MaxLength = Annotated[int | None, typer.Option(help="Longest pair in tokens; the model's own unless given.")]
+BatchSize = Annotated[int, typer.Option(help="Most pairs computed together.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Token = Annotated[str | None, typer.Option(help="Hub token, for private repositories.")]
+CacheFolder = Annotated[Path | None, typer.Option(help="Where hub files are kept.")]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Do not ask the hub.")]
+PairsFile = Annotated[Path | None, typer.Option(help="Real pairs to check besides: `query <tab> passage` lines.")]
+QueriesFile = Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")]
+PassagesFile = Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")]
+RunFile = Annotated[Path | None, typer.Option(help="and a TREC run over them.")]
+Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this many of them.")]
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"crossrt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """MS MARCO cross-encoders, exported with proof and run fast."""
+
+
+@app.command(
+    epilog="Examples:  crossrt export cross-encoder/ms-marco-MiniLM-L6-v2 minilm-l6  |  "
+    "crossrt export ./my-finetuned out --pairs pairs.tsv"
+)
+def export(
+    source: Annotated[str, typer.Argument(help="A checkpoint directory or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="The bundle to make.")],
+    precision: Annotated[str, typer.Option(help="Precisions to hold; this version makes fp32.")] = "fp32",
+    exporter: Annotated[
+        str, typer.Option(help="auto, crossrt, optimum, or existing: the directory's own ONNX file.")
+    ] = "auto",
+    activation: Annotated[
+        str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, ...")
+    ] = None,
+    pairs: PairsFile = None,
+    queries: QueriesFile = None,
+    passages: PassagesFile = None,
+    run: RunFile = None,
+    sample: Sample = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle, in one step.")] = False,
+    revision: Revision = None,
+    token: Token = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    source_id: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Export a PyTorch cross-encoder to a bundle, and prove it against the PyTorch logits."""
+    from .engine.publish import check_target
+    from .engine.source import can_export
+    from .export.existing import bundle_from_onnx, existing_onnx
+
+    if precision != "fp32":
+        raise OptionError(f"--precision {precision}: this version exports fp32 alone")
+    if exporter not in ("auto", "crossrt", "optimum", "existing"):
+        raise OptionError(f"unknown exporter {exporter!r}; one of auto, crossrt, optimum, existing")
+    check_target(out, force=force)
+    directory, revision = _checkpoint_directory(
+        source, revision, token, cache_folder, local_files_only, onnx=exporter == "existing"
+    )
+    if exporter == "auto":
+        has_weights = any((directory / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+        exporter = "existing" if existing_onnx(directory) and not (has_weights and can_export()) else "crossrt"
+    source_id = source_id or (str(source) if not Path(source).is_dir() else directory.resolve().name)
+    if exporter == "existing":
+        bundle = bundle_from_onnx(
+            directory, out, source_id=source_id, revision=revision, activation=activation, force=force
+        )
+        typer.echo(f"{out}: {_size(bundle.path)}, from the ONNX file of {source_id}; its parity was not checked.")
+        typer.echo(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}")
+        return
+    _need_export()
+    from .export.checkpoint import Checkpoint
+    from .export.export import export_bundle
+
+    user_pairs = _user_pairs(pairs, queries, passages, run, sample)
+    checkpoint = Checkpoint.read(directory, activation=activation)
+    if checkpoint.leftover:
+        typer.echo(f"warning: tensors that the model does not use: {', '.join(checkpoint.leftover)}", err=True)
+    bundle, report = export_bundle(
+        checkpoint,
+        out,
+        source_id=source_id,
+        revision=revision,
+        activation=activation,
+        exporter=exporter,
+        pairs=user_pairs,
+        force=force,
+        progress=_for_a_person(),
+    )
+    typer.echo(str(report))
+    typer.echo(f"{bundle.path}: {_size(bundle.path)}")
+
+
+@app.command(
+    epilog="Example:  crossrt parity minilm-l6 --against cross-encoder/ms-marco-MiniLM-L6-v2 --pairs pairs.tsv"
+)
+def parity(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to check.")],
+    against: Annotated[str, typer.Option(help="The checkpoint: a directory or a hub id.")],
+    pairs: PairsFile = None,
+    queries: QueriesFile = None,
+    passages: PassagesFile = None,
+    run: RunFile = None,
+    sample: Sample = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    precision: Precision = None,
+    backend: Backend = "auto",
+    device: Device = None,
+    threads: Threads = None,
+    max_length: MaxLength = None,
+    revision: Revision = None,
+    token: Token = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+) -> None:
+    """Compare a bundle's scores with its checkpoint in PyTorch; exit 1 when they differ."""
+    _need_export()
+    user_pairs = _user_pairs(pairs, queries, passages, run, sample)
+    directory, _ = _checkpoint_directory(against, revision, token, cache_folder, local_files_only)
+    from .engine.bundle import Bundle
+    from .engine.cross_encoder import CrossEncoder
+    from .export.checkpoint import Checkpoint
+    from .export.pairs import builtin_pairs
+    from .export.parity import parity as compare
+
+    Bundle.open(bundle)
+    options = {"precision": precision, "backend": backend, "device": device, "threads": threads}
+    with CrossEncoder(bundle, max_length=max_length, **options) as model:
+        checkpoint = Checkpoint.read(directory, activation=model.bundle.manifest.source.get("chosen_activation"))
+        report = compare(model, checkpoint, [*builtin_pairs(model.max_length), *user_pairs], progress=_for_a_person())
+    typer.echo(report.to_json() if as_json else str(report))
+    if not report:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:  crossrt rank minilm-l6 'how tall is k2' passages.txt  |  ... | crossrt rank minilm-l6 'k2' - --json"
+)
+def rank(
+    bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
+    query: Annotated[str, typer.Argument(help="The query.")],
+    file: Annotated[
+        str, typer.Argument(help="Passages, one a line, or `id <tab> text` on every line; - reads stdin.")
+    ] = "-",
+    top_k: Annotated[int | None, typer.Option(help="Show the best K alone.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    batch_size: BatchSize = 32,
+    precision: Precision = None,
+    backend: Backend = "auto",
+    device: Device = None,
+    threads: Threads = None,
+    max_length: MaxLength = None,
+) -> None:
+    """Rank the passages of a file for one query."""
+    from .engine.cross_encoder import CrossEncoder
+
+    ids, texts = _passages(file)
+    with CrossEncoder(
+        bundle, precision=precision, backend=backend, device=device, threads=threads, max_length=max_length
+    ) as model:
+        results = model.rank(
+            query,
+            texts,
+            top_k=top_k,
+            return_documents=True,
+            batch_size=batch_size,
+            show_progress_bar=_for_a_person() and len(texts) > 200,
+        )
+    rows = [
+        {"rank": place, "id": ids[result["corpus_id"]], "score": result["score"], "text": result["text"]}
+        for place, result in enumerate(results, start=1)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+    else:
+        _print_table(rows)
+
+
+@app.command(
+    epilog="Example:  crossrt rerank minilm-l6 --queries q.tsv --passages p.tsv --run bm25.trec --out minilm.trec"
+)
+def rerank(
+    bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
+    queries: Annotated[Path, typer.Option(help="`id <tab> query` lines.")],
+    passages: Annotated[Path, typer.Option(help="`id <tab> passage` lines.")],
+    run: Annotated[Path, typer.Option(help="The TREC run to rerank.")],
+    out: Annotated[Path, typer.Option(help="The TREC run to write.")],
+    tag: Annotated[str, typer.Option(help="Name of the run in its last column.")] = "crossrt",
+    batch_size: BatchSize = 32,
+    precision: Precision = None,
+    backend: Backend = "auto",
+    device: Device = None,
+    threads: Threads = None,
+    max_length: MaxLength = None,
+) -> None:
+    """Rerank a TREC run: every candidate is scored again, and the new run is written whole or not at all."""
+    from .engine.cross_encoder import CrossEncoder
+    from .engine.publish import published_file
+    from .engine.trec import read_collection, write_run
+
+    if not tag or len(tag.split()) != 1:
+        raise OptionError(f"--tag {tag!r}: give one word")
+    query_texts, passage_texts, candidates = read_collection(queries, passages, run)
+    total = sum(len(scores) for scores in candidates.values())
+    with (
+        CrossEncoder(
+            bundle, precision=precision, backend=backend, device=device, threads=threads, max_length=max_length
+        ) as model,
+        published_file(out) as file,
+        tqdm(total=total, desc="Reranking", unit="pair", disable=not _for_a_person()) as bar,
+    ):
+        for query, scores in candidates.items():
+            texts = ((query_texts[query], passage_texts[passage]) for passage in scores)
+            relevance = model.relevance(model.logits(texts, batch_size=batch_size, show_progress_bar=False))
+            write_run(file, query, dict(zip(scores, relevance.tolist(), strict=True)), tag=tag)
+            bar.update(len(scores))
+    typer.echo(f"{out}: {len(candidates)} queries, {total} passages", err=True)
+
+
+@app.command(epilog="Example:  crossrt info minilm-l6 --verify")
+def info(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its sha256.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+    precision: Precision = None,
+    backend: Backend = "auto",
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Say what a bundle holds, and what would run here and why."""
+    from .engine.bundle import Bundle
+    from .engine.session import explain
+
+    opened = Bundle.open(bundle, verify=verify)
+    manifest = opened.manifest
+    if as_json:
+        typer.echo(manifest.to_json())
+        return
+    source, shape = manifest.source, manifest.architecture
+    revision = f" at {source['revision']}" if source.get("revision") else ""
+    lines = [
+        f"{source.get('id')}{revision}",
+        f"  architecture  {shape.get('model_type')}, {shape.get('layers')} layers x {shape.get('hidden_size')}, "
+        f"head {shape.get('head', 'as exported')}",
+        f"  labels        {manifest.labels}, relevant {manifest.relevant_label}, activation {manifest.activation}",
+        f"  max length    {manifest.max_length} tokens of {manifest.max_positions}",
+    ]
+    for name, model in manifest.models.items():
+        checked = model.parity
+        proof = (
+            "parity not checked"
+            if checked is None
+            else f"parity {'passed' if checked['passed'] else 'FAILED'}, max |difference| {checked['max_abs_diff']:.1e}"
+        )
+        lines.append(f"  {name:<12}  {model.file}, {proof}")
+    lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
+    lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
+    lines.append(
+        f"  here          {explain(opened, precision=precision, backend=backend, device=device, threads=threads)}"
+    )
+    typer.echo("\n".join(lines))
+
+
+def main() -> None:
+    """Run the command line; exit 0 when done, 1 when something failed, 2 when the words were wrong."""
+    debug = "--debug" in sys.argv[1:]
+    with _errors_in_words(debug):
+        app(prog_name="crossrt")
+
+
+@contextmanager
+def _errors_in_words(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except ParityError as error:
+        if debug:
+            raise
+        if error.report is not None:
+            print(error.report, file=sys.stderr)
+        print(f"crossrt: {error}", file=sys.stderr)
+        sys.exit(1)
+    except CrossrtError as error:
+        if debug:
+            raise
+        print(f"crossrt: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, OptionError) else 1)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; it must find something it can write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("crossrt: the reader of the output went away before its end", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"crossrt: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("crossrt: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _checkpoint_directory(
+    source: str,
+    revision: str | None,
+    token: str | None,
+    cache_folder: Path | None,
+    local_files_only: bool,
+    *,
+    onnx: bool = False,
+) -> tuple[Path, str | None]:
+    from .engine.source import fetched_checkpoint
+
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path, revision
+    return fetched_checkpoint(
+        source,
+        revision=revision,
+        token=token,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        onnx=onnx,
+    )
+
+
+def _need_export() -> None:
+    from .engine.errors import BackendError
+    from .engine.source import can_export
+
+    if not can_export():
+        raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
+
+
+def _user_pairs(
+    pairs: Path | None, queries: Path | None, passages: Path | None, run: Path | None, sample: int | None
+) -> list[tuple[str, str]]:
+    from .calibration.calibration_set import CalibrationSet
+
+    trec = (queries, passages, run)
+    if pairs is not None:
+        if any(trec):
+            raise OptionError("give --pairs, or --queries, --passages and --run, not both")
+        return list(CalibrationSet.from_pairs_file(pairs, size=sample).pairs)
+    if not any(trec):
+        return []
+    if queries is None or passages is None or run is None:
+        raise OptionError("--queries, --passages and --run go together")
+    return list(CalibrationSet.from_trec(queries, passages, run, size=sample).pairs)
+
+
+def _passages(file: str) -> tuple[list[str], list[str]]:
+    from .engine.trec import text_lines
+
+    try:
+        if file == "-":
+            lines = [line for _, line in text_lines(sys.stdin.buffer, "standard input")]
+        else:
+            with Path(file).open("rb") as opened:
+                lines = [line for _, line in text_lines(opened, file)]
+    except OSError as error:
+        raise DataFileError(f"{file} cannot be read ({error.strerror})") from error
+    if not lines:
+        raise DataFileError(f"{'standard input' if file == '-' else file} is empty; expected one passage a line")
+    if all("\t" in line for line in lines):
+        split = [line.split("\t", 1) for line in lines]
+        return [name for name, _ in split], [text for _, text in split]
+    return [str(number) for number in range(1, len(lines) + 1)], lines
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("id", no_wrap=True)
+    table.add_column("passage", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
+        table.add_row(str(row["rank"]), f"{row['score']:.4f}", Text(row["id"]), Text(row["text"]))
+    Console(highlight=False).print(table)
+
+
+def _size(directory: Path) -> str:
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _for_a_person() -> bool:
+    return sys.stderr.isatty()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The workshop for calibration data and ranking measures."""

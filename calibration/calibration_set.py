@@ -1,0 +1,64 @@
+"""`CalibrationSet`: a seeded, hashed sample of real pairs."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine.errors import DataFileError, OptionError
+from ..engine.trec import read_collection, read_pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSet:
+    """Query-passage pairs drawn uniformly, without repeats, from `source`.
+
+    A uniform draw keeps the true distribution of lengths and the true mixture of relevant and irrelevant passages. The
+    same source, size and seed give the same pairs and the same `sha256`, which the manifest records.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    source: str
+    seed: int
+    sha256: str
+
+    @classmethod
+    def sample(
+        cls, pairs: Sequence[tuple[str, str]], *, source: str, size: int | None = None, seed: int = 0
+    ) -> "CalibrationSet":
+        """Draw `size` pairs, or take all. Raises OptionError for a size below one, DataFileError for too few pairs."""
+        unique = list(dict.fromkeys(pairs))
+        if size is not None:
+            if size < 1:
+                raise OptionError(f"a sample of {size} pairs is empty; give at least 1")
+            if len(unique) < size:
+                raise DataFileError(
+                    f"{source} holds {len(unique)} different pairs, and {size} are wanted; give more pairs"
+                )
+            unique = random.Random(seed).sample(unique, size)
+        if not unique:
+            raise DataFileError(f"{source} holds no pairs")
+        digest = hashlib.sha256()
+        for pair in unique:
+            for text in pair:
+                data = text.encode("utf-8", "surrogatepass")
+                # Lengths keep ("ab", "c") and ("a", "bc") apart.
+                digest.update(len(data).to_bytes(8, "little") + data)
+        return cls(pairs=tuple(unique), source=source, seed=seed, sha256=digest.hexdigest())
+
+    @classmethod
+    def from_pairs_file(cls, path: Path, *, size: int | None = None, seed: int = 0) -> "CalibrationSet":
+        """Draw from a file of `query <tab> passage` lines."""
+        return cls.sample(read_pairs(path), source=path.name, size=size, seed=seed)
+
+    @classmethod
+    def from_trec(
+        cls, queries: Path, passages: Path, run: Path, *, size: int | None = None, seed: int = 0
+    ) -> "CalibrationSet":
+        """Draw from the candidates of a TREC run, with texts from two TSV files."""
+        query_texts, passage_texts, candidates = read_collection(queries, passages, run)
+        pairs = [
+            (query_texts[query], passage_texts[passage]) for query, scores in candidates.items() for passage in scores
+        ]
+        return cls.sample(pairs, source=run.name, size=size, seed=seed)

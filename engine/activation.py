@@ -1,0 +1,105 @@
+"""What turns raw logits into the scores a user sees, always in float32.
+
+In 16 bits a sigmoid saturates, and the ties destroy the order; so an activation never runs in the model's precision.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import OptionError
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Activation: TypeAlias = str | Callable[..., Any]
+
+
+def identity(logits: Floats) -> Floats:
+    """Return the logits as they are."""
+    return logits
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Return 1 / (1 + exp(-x)), stable for any x (float32 in, float32 out)."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return the softmax over the last axis (float32 in, float32 out)."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def tanh(logits: Floats) -> Floats:
+    """Return the hyperbolic tangent (float32 in, float32 out)."""
+    return np.tanh(logits)
+
+
+NAMED: dict[str, Callable[[Floats], Floats]] = {
+    "identity": identity,
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+    "tanh": tanh,
+}
+
+
+def name_from_config(
+    config: Mapping[str, Any], sentence_transformers_config: Mapping[str, Any] | None, labels: int
+) -> str:
+    """Name a checkpoint's default activation, looked for where sentence-transformers 6 looks, in its order.
+
+    `config_sentence_transformers.json["activation_fn"]`, `config["sentence_transformers"]["activation_fn"]`,
+    `config["sbert_ce_default_activation_function"]`; else sigmoid for one label and identity for more. A dotted path
+    outside torch is remote code: it is not run, and the default holds, as in sentence-transformers. Raises OptionError
+    for an activation of torch that has no name here.
+    """
+    places = (
+        (sentence_transformers_config or {}).get("activation_fn"),
+        (config.get("sentence_transformers") or {}).get("activation_fn"),
+        config.get("sbert_ce_default_activation_function"),
+    )
+    default = "sigmoid" if labels == 1 else "identity"
+    path = next((place for place in places if place), None)
+    if path is None or not path.startswith("torch."):
+        return default
+    name = str(path).rsplit(".", 1)[-1].lower()
+    if name not in NAMED:
+        raise OptionError(
+            f"the checkpoint asks for the activation {path}, which crossrt does not have; it has {', '.join(NAMED)}. "
+            "Export with --activation NAME, and pass activation_fn=... when scoring."
+        )
+    return name
+
+
+def apply(activation: Activation, logits: Floats) -> Floats:
+    """Apply `activation` to float32 logits [n, labels] or [n] and return float32 of the shape it gives.
+
+    `activation` is a name of `NAMED`, a function of NumPy arrays, or a torch module or function. torch is used only
+    when the caller has already imported it. Raises OptionError for anything else.
+    """
+    if isinstance(activation, str):
+        if activation not in NAMED:
+            raise OptionError(f"unknown activation {activation!r}; known by name: {', '.join(NAMED)}")
+        return NAMED[activation](logits)
+    if not callable(activation):
+        raise OptionError(f"activation_fn is a name or a callable, not {type(activation).__name__}")
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(activation, torch.nn.Module):
+        return _through_torch(activation, logits)
+    try:
+        return np.asarray(activation(logits), dtype=np.float32)
+    except (TypeError, AttributeError):
+        # torch.sigmoid and lambdas around it accept tensors alone.
+        if torch is None:
+            raise
+        return _through_torch(activation, logits)
+
+
+def _through_torch(activation: Callable[..., Any], logits: Floats) -> Floats:
+    torch = sys.modules["torch"]
+    with torch.inference_mode():
+        scores = activation(torch.from_numpy(logits))
+    return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)

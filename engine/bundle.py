@@ -1,0 +1,176 @@
+"""The bundle: a directory with a manifest, a tokenizer, one model file per precision and the parity report.
+
+manifest.json      what it is, where it came from, and size and sha256 of every other file
+tokenizer.json     with the checkpoint's own truncation and padding removed
+model.fp32.onnx    the plain graph; further precisions lie beside it
+parity.fp32.json   the report of the parity check that let it be published
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import BundleError
+from .precision import Precision
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleFile:
+    """A file of the bundle: `size` in bytes and `sha256` in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleModel:
+    """One precision: the ONNX `file` and the `parity` summary, which is None before the check has run."""
+
+    file: str
+    parity: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest."""
+
+    schema: int = SCHEMA
+    source: Mapping[str, Any]
+    architecture: Mapping[str, Any]
+    labels: int
+    relevant_label: int
+    activation: str
+    max_length: int
+    max_positions: int
+    pad_token_id: int
+    inputs: Mapping[str, str]
+    models: Mapping[str, BundleModel]
+    files: tuple[BundleFile, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return indented JSON that `from_json` reads back to an equal manifest."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: Path) -> "Manifest":
+        """Parse and check a manifest. Raises BundleError, naming the file `where`, for anything unexpected."""
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{where} is not JSON ({error}); export the bundle again") from error
+        if not isinstance(fields, dict) or not isinstance(fields.get("schema"), int):
+            raise BundleError(f"{where} has no schema number, so it is not a manifest of crossrt")
+        if fields["schema"] > SCHEMA:
+            raise BundleError(
+                f"{where} has schema {fields['schema']}, and this crossrt reads up to {SCHEMA}: "
+                "install a newer crossrt, or export the bundle again with this one"
+            )
+        try:
+            models = {name: BundleModel(**model) for name, model in fields.pop("models").items()}
+            files = tuple(BundleFile(**file) for file in fields.pop("files"))
+            manifest = cls(**fields, models=models, files=files)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{where} does not have the fields of schema {SCHEMA} ({error}); export again") from error
+        manifest._check(where)
+        return manifest
+
+    def _check(self, where: Path) -> None:
+        names = {file.name for file in self.files}
+        # A name with a folder in it could point outside the bundle.
+        for name in [*names, *(model.file for model in self.models.values())]:
+            if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..", MANIFEST):
+                raise BundleError(f"{where} lists the file name {name!r}; a bundle holds plain file names alone")
+        for precision, model in self.models.items():
+            if precision not in {p.value for p in Precision}:
+                raise BundleError(f"{where} holds a model of unknown precision {precision!r}")
+            if model.file not in names:
+                raise BundleError(f"{where} names {model.file} for {precision} but does not list that file")
+        whole = (self.labels, self.max_length, self.max_positions, self.relevant_label, self.pad_token_id)
+        if not all(isinstance(number, int) for number in whole) or self.labels < 1:
+            raise BundleError(f"{where}: labels, lengths and label numbers are whole numbers, got {whole}")
+        if not 0 <= self.relevant_label < self.labels:
+            raise BundleError(f"{where}: relevant_label {self.relevant_label} is not one of {self.labels} labels")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk that has been found whole. Holds no file open."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> "Bundle":
+        """Read the manifest and check every file's size, and with `verify` its sha256 too.
+
+        Raises BundleError, naming the file, when one is missing, truncated, altered or unreadable, or when the schema
+        is newer than this crossrt.
+        """
+        path = Path(path)
+        manifest_file = path / MANIFEST
+        try:
+            text = manifest_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BundleError(
+                f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export CHECKPOINT {path}"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{manifest_file} cannot be read ({error})") from error
+        bundle = cls(path, Manifest.from_json(text, where=manifest_file))
+        bundle._check_files(verify)
+        return bundle
+
+    def model_file(self, precision: Precision) -> Path:
+        """Return the ONNX file of a precision. Raises BundleError, naming those there are, for one it lacks."""
+        model = self.manifest.models.get(precision.value)
+        if model is None:
+            raise BundleError(
+                f"{self.path} holds no {precision.value} model; it holds {', '.join(self.manifest.models)}. "
+                f"Export again with --precision {precision.value}"
+            )
+        return self.path / model.file
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The `tokenizer.json`."""
+        return self.path / TOKENIZER
+
+    def _check_files(self, verify: bool) -> None:
+        for file in self.manifest.files:
+            path = self.path / file.name
+            try:
+                size = path.stat().st_size
+                if size != file.size:
+                    raise BundleError(
+                        f"{path} is damaged: {size:,} bytes where the manifest says {file.size:,}; export or copy again"
+                    )
+                if verify and sha256_of(path) != file.sha256:
+                    raise BundleError(f"{path} was altered: its sha256 is not the manifest's; export or copy again")
+            except FileNotFoundError:
+                raise BundleError(f"{path} is missing though the manifest lists it; export or copy again") from None
+            except OSError as error:
+                raise BundleError(f"{path} cannot be read ({error})") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def listed(paths: Iterable[Path]) -> tuple[BundleFile, ...]:
+    """Return the manifest's entries for these files, sorted by name."""
+    return tuple(BundleFile(name=path.name, size=path.stat().st_size, sha256=sha256_of(path)) for path in sorted(paths))

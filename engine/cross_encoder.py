@@ -1,0 +1,304 @@
+"""`CrossEncoder`: what users hold."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from . import compatibility
+from .activation import Activation, Floats, apply, softmax
+from .bundle import Bundle
+from .encoding import PairEncoder
+from .errors import InputError, OptionError
+from .pairs import check_text, checked_pair, checked_pairs, is_single
+from .plan import plan
+from .precision import Precision
+from .session import open_session
+from .source import bundle_from_source
+
+logger = logging.getLogger("crossrt")
+
+CHUNK = 8192
+"""Pairs tokenized and sorted together: enough that sorting leaves little padding, few enough that memory stays flat."""
+
+
+class CrossEncoder:
+    """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
+
+    `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
+    `precision` None is FP32 and never changes scores behind your back; `"auto"` takes the fastest that passed its
+    parity check. `threads` defaults to the processors this process may use. `num_labels`, when given, must be the
+    model's. Several threads may call `predict` and `rank` at once. Use `with`, or `close()`, to free the model.
+
+    Raises SourceError when the model cannot be found, BundleError when a bundle is damaged, BackendError when no
+    backend is installed, OptionError for an option that is not allowed.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | PathLike[str] | None = None,
+        *,
+        device: Any = None,
+        precision: str | Precision | None = None,
+        backend: str = "auto",
+        max_length: int | None = None,
+        activation_fn: Activation | None = None,
+        num_labels: int | None = None,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        cache_folder: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        threads: int | None = None,
+        **others: Any,
+    ) -> None:
+        given = {
+            "model_name_or_path": model_name_or_path,
+            "cache_folder": cache_folder,
+            "activation_fn": activation_fn,
+        }
+        others = compatibility.renamed(others, given)
+        model_name_or_path = others.pop("model_name_or_path", model_name_or_path)
+        cache_folder = others.pop("cache_folder", cache_folder)
+        activation_fn = others.pop("activation_fn", activation_fn)
+        mapped = compatibility.constructor_options(others)
+        if model_name_or_path is None:
+            raise OptionError("model_name_or_path is missing: give a bundle, a checkpoint directory or a hub id")
+        self.bundle: Bundle = bundle_from_source(
+            fspath(model_name_or_path),
+            revision=revision,
+            token=token,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+        )
+        manifest = self.bundle.manifest
+        wanted_labels = num_labels if num_labels is not None else mapped.get("num_labels")
+        if wanted_labels not in (None, manifest.labels):
+            raise OptionError(
+                f"num_labels={wanted_labels}, but the model has {manifest.labels}: another head would have random weights"
+            )
+        self._encoder = self._encoder_for(max_length if max_length is not None else mapped.get("max_length"))
+        self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
+        self._session = open_session(
+            self.bundle,
+            precision=precision if precision is not None else mapped.get("precision"),
+            backend=compatibility.backend_named(backend),
+            device=None if device is None else str(device),
+            threads=threads,
+        )
+
+    # -- scoring
+
+    def predict(
+        self,
+        inputs: Any = None,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **others: Any,
+    ) -> Any:
+        """Score one pair or any iterable of pairs of texts.
+
+        Returns float32 scores, in the order given: `(n,)` for one label, `(n, labels)` for more, one item less for a
+        single pair. `convert_to_tensor` gives a torch tensor, `convert_to_numpy=False` a list of them; only then is
+        torch imported. `activation_fn` holds for this call alone; `apply_softmax` acts on models with several labels.
+        `batch_size` bounds the rows computed together and changes no score. Raises InputError, naming the index, for
+        what is no pair, and OptionError for an option that is not allowed.
+        """
+        others = compatibility.renamed(others, {"inputs": inputs, "activation_fn": activation_fn})
+        inputs = others.pop("inputs", inputs)
+        activation_fn = others.pop("activation_fn", activation_fn)
+        compatibility.refuse(others)
+        if inputs is None:
+            raise InputError("expected pairs of texts, got None; pass [(query, passage), ...]")
+        single = is_single(inputs)
+        pairs: Iterable[tuple[str, str]] = [checked_pair(inputs, 0)] if single else checked_pairs(inputs)
+        total = len(inputs) if not single and isinstance(inputs, Sequence) else None
+        logits = self.logits(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar, total=total)
+        scores = self._scores(logits, activation_fn, softmaxed=bool(apply_softmax))
+        if len(scores) == 0:
+            scores = np.zeros(0, dtype=np.float32)
+        if convert_to_tensor or not convert_to_numpy:
+            import torch
+
+            tensor = torch.from_numpy(scores)
+            tensors = tensor if convert_to_tensor else list(tensor)
+            return tensors[0] if single else tensors
+        return scores[0] if single else scores
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        **others: Any,
+    ) -> list[dict[str, Any]]:
+        """Rank passages for one query, best first; equal scores keep the order given.
+
+        Returns dictionaries with `corpus_id` (index into `documents`), `score` (float) and, with `return_documents`,
+        `text`. A model with two labels ranks by the margin between its relevant logit and the other, which orders as
+        `softmax` does but does not saturate. Raises InputError, naming the index, for what is no text.
+        """
+        others = compatibility.renamed(others, {"activation_fn": activation_fn})
+        activation_fn = others.pop("activation_fn", activation_fn)
+        for ignored in ("convert_to_numpy", "convert_to_tensor", "apply_softmax"):  # as sentence-transformers 6 does
+            others.pop(ignored, None)
+        compatibility.refuse(others)
+        if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 0):
+            raise OptionError(f"top_k={top_k!r}: give a whole number from 0, or None for all")
+        check_text(query, "the query")
+        if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+            raise InputError("documents is one text; pass a list of passages")
+        documents = list(documents)
+        for index, document in enumerate(documents):
+            check_text(document, f"passage {index}")
+        logits = self.logits(
+            ((query, document) for document in documents),
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            total=len(documents),
+        )
+        scores = self.relevance(logits, activation_fn)
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        results: list[dict[str, Any]] = []
+        for index in best.tolist():
+            result: dict[str, Any] = {"corpus_id": index, "score": float(scores[index])}
+            if return_documents:
+                result["text"] = documents[index]
+            results.append(result)
+        return results
+
+    def logits(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        total: int | None = None,
+    ) -> Floats:
+        """Return the raw logits of pairs of texts, float32 [n, labels], before any activation."""
+        if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
+            raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        with tqdm(total=total, desc="Scoring", unit="pair", disable=not show_progress_bar) as bar:
+            chunks = [self._chunk_logits(chunk, int(batch_size), bar) for chunk in _chunks(pairs)]
+        return np.concatenate(chunks) if chunks else np.zeros((0, self.num_labels), dtype=np.float32)
+
+    def relevance(self, logits: Floats, activation_fn: Activation | None = None) -> npt.NDArray[np.float32]:
+        """Return one score per pair, float32 [n], from logits [n, labels]: the activation of the relevant logit.
+
+        With two labels it is the margin `relevant - other`, whose sigmoid is the softmax of the relevant label; with
+        more, the relevant logit.
+        """
+        if self.num_labels == 1:
+            return self._scores(logits, activation_fn, softmaxed=False).reshape(len(logits))
+        label = self.bundle.manifest.relevant_label
+        relevant = logits[:, label] - logits[:, 1 - label] if self.num_labels == 2 else logits[:, label]
+        return apply(activation_fn, relevant) if activation_fn is not None else relevant
+
+    def _chunk_logits(self, pairs: list[tuple[str, str]], batch_size: int, bar: Any) -> Floats:
+        encoded = self._encoder.encode(pairs)
+        logits = np.empty((len(pairs), self.num_labels), dtype=np.float32)
+        for batch in plan(encoded.lengths, batch_size=batch_size).batches(encoded, pad_id=self._pad_id):
+            logits[batch.rows] = self._session.run(batch)
+            bar.update(len(batch.rows))
+        return logits
+
+    def _scores(self, logits: Floats, activation_fn: Activation | None, *, softmaxed: bool) -> Floats:
+        scores = apply(self.activation_fn if activation_fn is None else activation_fn, logits)
+        if self.num_labels == 1:
+            return scores.reshape(-1)
+        return softmax(scores) if softmaxed else scores
+
+    # -- what it is
+
+    @property
+    def num_labels(self) -> int:
+        """Labels of the head; 1 for most rerankers."""
+        return self.bundle.manifest.labels
+
+    @property
+    def max_length(self) -> int:
+        """Longest pair in tokens; longer ones are truncated, the longer side first. May be set."""
+        return self._encoder.max_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        self._encoder = self._encoder_for(value)
+
+    max_seq_length = max_length
+
+    @property
+    def default_activation_function(self) -> Activation:
+        """The activation of `predict` and `rank` (the name it had in sentence-transformers 3)."""
+        return self.activation_fn
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, such as `cpu`."""
+        return self._session.device
+
+    @property
+    def precision(self) -> Precision:
+        """The precision the model computes in."""
+        return self._session.precision
+
+    @property
+    def backend(self) -> str:
+        """The runtime that computes."""
+        return self._session.backend
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute one batch."""
+        return self._session.threads
+
+    @property
+    def _pad_id(self) -> int:
+        return self.bundle.manifest.pad_token_id
+
+    def _encoder_for(self, max_length: int | None) -> PairEncoder:
+        manifest = self.bundle.manifest
+        if max_length is None:
+            max_length = manifest.max_length
+        if isinstance(max_length, int) and max_length > manifest.max_positions:
+            raise OptionError(
+                f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
+                f"give at most that"
+            )
+        return PairEncoder.from_file(self.bundle.tokenizer_file, max_length=max_length)
+
+    def __repr__(self) -> str:
+        return f"CrossEncoder({str(self.bundle.path)!r}, {self.precision.value}, {self.backend}, {self.device})"
+
+    # -- lifetime
+
+    def close(self) -> None:
+        """Free the model. May be called again; scoring afterwards raises BackendError."""
+        self._session.close()
+
+    def __enter__(self) -> "CrossEncoder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _chunks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    pairs = iter(pairs)
+    while chunk := list(islice(pairs, CHUNK)):
+        yield chunk

@@ -1,0 +1,101 @@
+"""From text to token ids: `PairEncoder` tokenizes query-passage pairs into ragged `EncodedPairs`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from .errors import BundleError, InputError, OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPairs:
+    """Token ids of n query-passage pairs, ragged: what tokenization gives, before any padding.
+
+    `ids` int32 [tokens] and `type_ids` uint8 [tokens] hold all pairs one after the other; pair i is
+    `ids[offsets[i]:offsets[i + 1]]`, with `offsets` int64 [n + 1].
+    """
+
+    ids: npt.NDArray[np.int32]
+    type_ids: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each pair, int64 [n]."""
+        return np.diff(self.offsets)
+
+
+class PairEncoder:
+    """A tokenizer with its truncation set once, so that any number of threads may encode with it.
+
+    Pairs longer than `max_length` tokens lose tokens from the longer side first, as transformers' `longest_first` does.
+    The tokenizer's own truncation and padding, which published files sometimes carry, are discarded.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, max_length: int) -> None:
+        special = tokenizer.num_special_tokens_to_add(is_pair=True)
+        if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length <= special:
+            raise OptionError(
+                f"max_length={max_length!r} leaves no room for text; a pair has {special} special tokens, so give a "
+                f"whole number of at least {special + 1}"
+            )
+        self.max_length = max_length
+        # A copy, because truncation is a property of the tokenizer: changing it while another thread encodes raises
+        # "Already borrowed", and the caller's tokenizer is the caller's.
+        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length=max_length, strategy="longest_first")
+
+    @classmethod
+    def from_file(cls, path: Path, *, max_length: int) -> "PairEncoder":
+        """Read `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(
+                f"{path} is not a tokenizer that can be read ({error}); export the bundle again"
+            ) from error
+        return cls(tokenizer, max_length=max_length)
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
+        """Tokenize pairs of texts. Safe from several threads at once."""
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(pairs), add_special_tokens=True)
+        except UnicodeEncodeError as error:  # lone surrogates, from broken JSON or surrogateescape
+            index = next((i for i, pair in enumerate(pairs) if not all(_is_text(text) for text in pair)), 0)
+            raise InputError(
+                f"pair {index} holds a lone surrogate, which is no valid Unicode text ({error.reason}); decode the text "
+                "with errors='replace' first"
+            ) from error
+        offsets = np.zeros(len(encodings) + 1, dtype=np.int64)
+        np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
+        ids = np.empty(offsets[-1], dtype=np.int32)
+        type_ids = np.empty(offsets[-1], dtype=np.uint8)
+        for encoding, start, stop in zip(encodings, offsets[:-1], offsets[1:], strict=True):
+            ids[start:stop] = encoding.ids
+            type_ids[start:stop] = encoding.type_ids
+        return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def without_truncation_and_padding(tokenizer_json: str) -> str:
+    """Return the same `tokenizer.json` with its own truncation and padding removed; compact JSON."""
+    fields = json.loads(tokenizer_json)
+    fields["truncation"] = fields["padding"] = None
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

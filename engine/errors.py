@@ -1,0 +1,66 @@
+"""Every error that crossrt raises on purpose.
+
+    CrossrtError
+    ├── InputError        a pair, query or passage that cannot be scored       (also a ValueError)
+    ├── OptionError       an option with a value that is not allowed           (also a ValueError)
+    │   └── UnsupportedOptionError   a keyword of sentence-transformers that has no meaning here (also a TypeError)
+    ├── ShapeError        a batch that the opened model does not accept        (also a ValueError)
+    ├── DataFileError     a TSV, TREC or pairs file that cannot be used; names the file and the line
+    ├── SourceError       a checkpoint or model name that cannot be found or fetched
+    ├── CheckpointError   a checkpoint that is not a cross-encoder we can export
+    ├── BundleError       a bundle that is missing, altered, of a newer schema, or in the way
+    ├── BackendError      a runtime that is not installed, or cannot do what is asked
+    └── ParityError       an export whose scores differ from the reference; carries the report
+
+A message says what happened, what is allowed and what to do.
+"""
+
+from typing import Any
+
+
+class CrossrtError(Exception):
+    """Base of all errors raised by crossrt."""
+
+
+class InputError(CrossrtError, ValueError):
+    """A pair, query or passage that cannot be scored."""
+
+
+class OptionError(CrossrtError, ValueError):
+    """An option with a value that is not allowed."""
+
+
+class UnsupportedOptionError(OptionError, TypeError):
+    """A keyword of sentence-transformers that has no meaning here; the message names the alternative."""
+
+
+class ShapeError(CrossrtError, ValueError):
+    """A batch that the opened model does not accept."""
+
+
+class DataFileError(CrossrtError):
+    """A data file that cannot be used; the message names the file and, where there is one, the line."""
+
+
+class SourceError(CrossrtError):
+    """A checkpoint or model name that cannot be found or fetched."""
+
+
+class CheckpointError(CrossrtError):
+    """A checkpoint that is not a cross-encoder crossrt can export."""
+
+
+class BundleError(CrossrtError):
+    """A bundle that is missing, altered, of a newer schema, or in the way."""
+
+
+class BackendError(CrossrtError):
+    """A runtime that is not installed, or cannot do what is asked."""
+
+
+class ParityError(CrossrtError):
+    """An export whose scores differ from the reference beyond the tolerance of its precision."""
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report

@@ -1,0 +1,63 @@
+"""ONNX Runtime sessions."""
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from .bundle import Bundle
+from .errors import BackendError, BundleError, ShapeError
+from .plan import Batch
+from .precision import Precision
+
+
+class OnnxRuntimeSession:
+    """The bundle's ONNX file on ONNX Runtime's CPU provider. Several threads may call `run` at once."""
+
+    backend = "onnxruntime"
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, *, precision: Precision, threads: int) -> None:
+        self.precision = precision
+        self.threads = threads
+        self._bundle = bundle
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Idle threads sleep: a reranker that waits for its next request must not hold two processors at 100 %.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Shapes change with every batch, so memory patterns are never reused and only grow the arena (issue 29538).
+        options.enable_mem_pattern = False
+        path = bundle.model_file(precision)
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise BundleError(
+                f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__} ({error}); "
+                "check the bundle with: crossrt info --verify"
+            ) from error
+        self._session: onnxruntime.InferenceSession | None = session
+        self._inputs = tuple(field.name for field in session.get_inputs())
+        unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
+        if unknown:
+            raise BundleError(f"{path} wants the inputs {sorted(unknown)}, which a cross-encoder does not have")
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See `Session.run`."""
+        session = self._session
+        if session is None:
+            raise BackendError("this session is closed; open the bundle again")
+        positions = self._bundle.manifest.max_positions
+        if batch.shape[1] > positions:
+            raise ShapeError(
+                f"a batch of {batch.shape[0]} x {batch.shape[1]} tokens does not fit this model\n"
+                f"  model    {self._bundle.manifest.source.get('id')}, {self.precision.value}\n"
+                f"  accepts  sequence 1..{positions}\n"
+                f"  try      max_length={positions}"
+            )
+        feeds = {name: getattr(batch, name) for name in self._inputs}
+        return np.asarray(session.run(["logits"], feeds)[0], dtype=np.float32)
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        self._session = None

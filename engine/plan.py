@@ -1,0 +1,81 @@
+"""How a request is cut into batches: sorted by length, within a row and a token limit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .encoding import EncodedPairs
+from .errors import OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Padded arrays, ready for a model, and the `rows` of the request that they hold.
+
+    `input_ids`, `attention_mask` and `token_type_ids` are int64 [batch, seq]; `rows` is int64 [batch].
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    attention_mask: npt.NDArray[np.int64]
+    token_type_ids: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and padded tokens of each row."""
+        return self.input_ids.shape[0], self.input_ids.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """Which rows go together. Made by `plan`; the longest come first, so that a lack of memory shows at once."""
+
+    lengths: npt.NDArray[np.int64]
+    parts: tuple[npt.NDArray[np.int64], ...]
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of the computed tokens that are padding, 0 to 1."""
+        computed = sum(len(part) * int(self.lengths[part].max()) for part in self.parts)
+        return 1 - int(self.lengths.sum()) / computed if computed else 0.0
+
+    def batches(self, pairs: EncodedPairs, *, pad_id: int) -> Iterator[Batch]:
+        """Pad each part to its own longest pair."""
+        for rows in self.parts:
+            yield _padded(pairs, rows, pad_id)
+
+
+def plan(lengths: npt.NDArray[np.int64], *, batch_size: int, max_tokens: int = 4096) -> BatchPlan:
+    """Cut pairs of these lengths (int64 [n], tokens) into batches of nearly equal length.
+
+    A batch has at most `batch_size` rows and, from two rows on, at most `max_tokens` tokens with padding. The limit
+    keeps a batch's activations in the processor's caches and its memory bounded. Raises OptionError for a
+    `batch_size` below one.
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
+    order = np.argsort(-lengths, kind="stable")
+    parts = []
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        stop = start + max(1, min(batch_size, max_tokens // max(longest, 1)))
+        parts.append(order[start:stop])
+        start = stop
+    return BatchPlan(lengths=lengths, parts=tuple(parts))
+
+
+def _padded(pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int) -> Batch:
+    lengths = pairs.lengths[rows]
+    shape = (len(rows), int(lengths.max()))
+    real = np.arange(shape[1]) < lengths[:, None]
+    # The tokens of all rows, in row order: exactly the cells that `real` marks.
+    starts = pairs.offsets[rows]
+    source = np.repeat(starts - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths) + np.arange(lengths.sum())
+    input_ids = np.full(shape, pad_id, dtype=np.int64)
+    input_ids[real] = pairs.ids[source]
+    token_type_ids = np.zeros(shape, dtype=np.int64)
+    token_type_ids[real] = pairs.type_ids[source]
+    return Batch(input_ids=input_ids, attention_mask=real.astype(np.int64), token_type_ids=token_type_ids, rows=rows)

@@ -1,0 +1,141 @@
+"""The files of retrieval experiments: TSV texts, TREC runs, qrels, and files of pairs.
+
+Every reader names the file and the line of what it cannot use, as DataFileError.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from .errors import DataFileError
+
+Run = dict[str, dict[str, float]]
+"""Query id -> passage id -> score, in the order of the file."""
+
+Qrels = dict[str, dict[str, int]]
+"""Query id -> passage id -> relevance."""
+
+
+def read_texts(path: Path, *, only: Collection[str] | None = None) -> dict[str, str]:
+    """Read `id \\t text` lines; with `only`, keep those ids alone. Raises DataFileError for a repeated id."""
+    texts: dict[str, str] = {}
+    seen: set[str] = set()
+    for number, line in _lines(path):
+        name, tab, text = line.partition("\t")
+        if not tab or not name:
+            raise DataFileError(f"{path}, line {number}: expected `id <tab> text`, got {_shown(line)}")
+        if name in seen:
+            raise DataFileError(f"{path}, line {number}: the id {name} comes a second time; ids must be unique")
+        seen.add(name)
+        if only is None or name in only:
+            texts[name] = text
+    return texts
+
+
+def read_run(path: Path) -> Run:
+    """Read a TREC run: `query Q0 passage rank score tag`. Raises DataFileError for a repeated passage of a query."""
+    run: Run = {}
+    for number, line in _lines(path):
+        fields = line.split()
+        if len(fields) != 6:
+            raise DataFileError(
+                f"{path}, line {number}: expected 6 fields, `query Q0 passage rank score tag`, got {_shown(line)}"
+            )
+        query, _, passage, _, score, _ = fields
+        scores = run.setdefault(query, {})
+        if passage in scores:
+            raise DataFileError(f"{path}, line {number}: passage {passage} comes a second time for query {query}")
+        try:
+            scores[passage] = float(score)
+        except ValueError:
+            raise DataFileError(f"{path}, line {number}: the score {score!r} is not a number") from None
+    return run
+
+
+def read_qrels(path: Path) -> Qrels:
+    """Read TREC qrels: `query 0 passage relevance`."""
+    qrels: Qrels = {}
+    for number, line in _lines(path):
+        fields = line.split()
+        try:
+            query, _, passage, relevance = fields
+            qrels.setdefault(query, {})[passage] = int(relevance)
+        except ValueError:
+            raise DataFileError(
+                f"{path}, line {number}: expected `query 0 passage relevance`, got {_shown(line)}"
+            ) from None
+    return qrels
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """Read `query \\t passage` lines."""
+    pairs = []
+    for number, line in _lines(path):
+        query, tab, passage = line.partition("\t")
+        if not tab:
+            raise DataFileError(f"{path}, line {number}: expected `query <tab> passage`, got {_shown(line)}")
+        pairs.append((query, passage))
+    return pairs
+
+
+def read_collection(queries: Path, passages: Path, run: Path) -> tuple[dict[str, str], dict[str, str], Run]:
+    """Read queries, a run over them, and those passages that the run names.
+
+    Raises DataFileError for an id in the run that the other files lack.
+    """
+    query_texts, candidates = read_texts(queries), read_run(run)
+    wanted = {passage for scores in candidates.values() for passage in scores}
+    passage_texts = read_texts(passages, only=wanted)
+    for query, scores in candidates.items():
+        if query not in query_texts:
+            raise DataFileError(f"{run}: query {query} is not in {queries}")
+        missing = [passage for passage in scores if passage not in passage_texts]
+        if missing:
+            raise DataFileError(
+                f"{run}: {len(missing)} passage(s) of query {query} are not in {passages}, such as {missing[0]}"
+            )
+    return query_texts, passage_texts, candidates
+
+
+def write_run(file: IO[str], query: str, scores: Mapping[str, float], *, tag: str) -> None:
+    """Write one query's passages, best first, with scores at full precision.
+
+    Ties go by passage id, descending, as trec_eval breaks them, so that the rank column is the order it evaluates.
+    """
+    for rank, passage in enumerate(ranked(scores), start=1):
+        file.write(f"{query} Q0 {passage} {rank} {float(scores[passage])!r} {tag}\n")
+
+
+def ranked(scores: Mapping[str, float]) -> Sequence[str]:
+    """Return passage ids, best score first, ties by id descending."""
+    return sorted(scores, key=lambda passage: (scores[passage], passage), reverse=True)
+
+
+def text_lines(stream: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, str]]:
+    """Yield numbered, decoded lines without their ends; empty lines are passed over. Raises DataFileError."""
+    for number, raw in enumerate(stream, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataFileError(
+                f"{path}, line {number}: byte {error.start + 1} is not valid UTF-8; convert the file to UTF-8 first"
+            ) from None
+        if line:
+            yield number, line
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open("rb") as file:
+            empty = True
+            for numbered in text_lines(file, path):
+                empty = False
+                yield numbered
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
+    if empty:
+        raise DataFileError(f"{path} is empty")
+
+
+def _shown(line: str) -> str:
+    return repr(line if len(line) <= 60 else line[:57] + "...")

@@ -1,0 +1,128 @@
+"""Heads and trunks: what a checkpoint is, read from its tensors, never from its name.
+
+A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. All supported trunks are the same
+post-LayerNorm encoder under different tensor names, so a `Layout` is a table of names.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+
+class Head(str, Enum):
+    """What turns `[CLS]` into logits. The value is the name that the manifest gives it."""
+
+    BERT = "bert"  # pooler: dense, tanh; classifier
+    ELECTRA = "electra"  # dense, GELU, out_proj
+    ELECTRA_PLAIN = "electra-plain"  # out_proj alone, on an ELECTRA trunk (Capreolus)
+    ROBERTA = "roberta"  # dense, tanh, out_proj
+    DISTILBERT = "distilbert"  # pre_classifier, ReLU, classifier
+    BERT_CAT = "bert-cat"  # one linear layer on a DistilBERT trunk, own class (Hofstätter et al. 2020)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadLayers:
+    """The linear layers of a head, first to last, as named in the checkpoint, and the function between them."""
+
+    linears: tuple[str, ...]
+    activation: str | None
+
+
+HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
+    {
+        Head.BERT: HeadLayers(linears=("bert.pooler.dense", "classifier"), activation="tanh"),
+        Head.ELECTRA: HeadLayers(linears=("classifier.dense", "classifier.out_proj"), activation="gelu"),
+        Head.ELECTRA_PLAIN: HeadLayers(linears=("classifier.out_proj",), activation=None),
+        Head.ROBERTA: HeadLayers(linears=("classifier.dense", "classifier.out_proj"), activation="tanh"),
+        Head.DISTILBERT: HeadLayers(linears=("pre_classifier", "classifier"), activation="relu"),
+        Head.BERT_CAT: HeadLayers(linears=("_classification_layer",), activation=None),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where a family of checkpoints keeps the tensors of its trunk.
+
+    `layer` maps our name of a part to the checkpoint's, below `layers` + number; `dimensions` maps our name of a
+    dimension to the config's.
+    """
+
+    prefix: str
+    model_type: str
+    layers: str
+    layer: Mapping[str, str]
+    dimensions: Mapping[str, str]
+    token_types: bool
+
+
+_BERT_LAYER = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_DISTILBERT_LAYER = {
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "attention_output": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "intermediate": "ffn.lin1",
+    "output": "ffn.lin2",
+    "output_norm": "output_layer_norm",
+}
+_BERT_DIMENSIONS = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+}
+_DISTILBERT_DIMENSIONS = {"hidden": "dim", "layers": "n_layers", "heads": "n_heads", "intermediate": "hidden_dim"}
+
+
+def _bert_like(prefix: str) -> Layout:
+    return Layout(
+        prefix=f"{prefix}.",
+        model_type=prefix,
+        layers="encoder.layer.",
+        layer=_BERT_LAYER,
+        dimensions=_BERT_DIMENSIONS,
+        token_types=True,
+    )
+
+
+def _distilbert(prefix: str) -> Layout:
+    return Layout(
+        prefix=f"{prefix}.",
+        model_type="distilbert",
+        layers="transformer.layer.",
+        layer=_DISTILBERT_LAYER,
+        dimensions=_DISTILBERT_DIMENSIONS,
+        token_types=False,
+    )
+
+
+def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
+    """Tell trunk and head by the names of a checkpoint's tensors; None when they are no cross-encoder we know."""
+    for prefix in ("bert", "electra", "roberta"):
+        if f"{prefix}.embeddings.word_embeddings.weight" not in tensors:
+            continue
+        layout = _bert_like(prefix)
+        if prefix == "bert" and "classifier.weight" in tensors:
+            return layout, Head.BERT
+        if "classifier.out_proj.weight" in tensors:
+            if prefix == "roberta":
+                return layout, Head.ROBERTA
+            dense = any(name.startswith("classifier.dense.") for name in tensors)
+            return layout, Head.ELECTRA if dense else Head.ELECTRA_PLAIN
+    if "distilbert.embeddings.word_embeddings.weight" in tensors and "classifier.weight" in tensors:
+        return _distilbert("distilbert"), Head.DISTILBERT
+    if "bert_model.embeddings.word_embeddings.weight" in tensors and "_classification_layer.weight" in tensors:
+        return _distilbert("bert_model"), Head.BERT_CAT
+    return None

@@ -1,0 +1,246 @@
+"""The parity check: a bundle's scores, from raw text, against the checkpoint in PyTorch."""
+
+import json
+import random
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from ..calibration.ranking import kendall_tau, top_overlap
+from ..engine.activation import Floats
+from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import InputError
+from .checkpoint import Checkpoint
+from .pairs import groups_of
+from .reference import Reference
+from .tolerance import TOLERANCE, Tolerance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstPair:
+    """A pair with the reference's logit and ours, as it was scored: `alone` or `batched`."""
+
+    query: str
+    passage: str
+    scored: str
+    reference: float
+    candidate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityReport:
+    """How far a bundle's scores lie from the reference. True when within tolerance.
+
+    Differences are absolute, over all pairs, scored alone and in mixed batches. `activation_max_abs_diff` compares the
+    scores after each side's own activation. `kendall_tau` and `top10_overlap` are means over the queries that have at
+    least two candidates, None when there are none.
+    """
+
+    precision: str
+    backend: str
+    pairs: int
+    queries: int
+    max_length: int
+    max_abs_diff: float
+    mean_abs_diff: float
+    activation_max_abs_diff: float
+    token_mismatches: int
+    not_finite: int
+    kendall_tau: float | None
+    top10_overlap: float | None
+    tolerance: Tolerance
+    worst: tuple[WorstPair, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """Each limit that does not hold, in words; empty when the check passed."""
+        limit = self.tolerance.max_abs
+        found = []
+        if self.not_finite:
+            found.append(f"{self.not_finite} logits are NaN or Inf")
+        if not self.max_abs_diff <= limit:
+            found.append(f"logits differ by up to {self.max_abs_diff:.2e}, allowed is {limit:.0e}")
+        if not self.activation_max_abs_diff <= limit:
+            found.append(
+                f"scores differ by up to {self.activation_max_abs_diff:.2e} after the activation, allowed is {limit:.0e}"
+            )
+        if self.token_mismatches:
+            found.append(f"{self.token_mismatches} pairs are tokenized differently")
+        if self.kendall_tau is not None and self.kendall_tau < self.tolerance.kendall_tau:
+            found.append(f"Kendall tau is {self.kendall_tau:.4f}, at least {self.tolerance.kendall_tau} is needed")
+        return found
+
+    def __bool__(self) -> bool:
+        return not self.failures
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        return {
+            "passed": bool(self),
+            "pairs": self.pairs,
+            "max_abs_diff": self.max_abs_diff,
+            "mean_abs_diff": self.mean_abs_diff,
+            "kendall_tau": self.kendall_tau,
+            "top10_overlap": self.top10_overlap,
+        }
+
+    def to_json(self) -> str:
+        """Return the whole report as indented JSON."""
+        return (
+            json.dumps(asdict(self) | {"passed": bool(self), "failures": self.failures}, indent=2, ensure_ascii=False)
+            + "\n"
+        )
+
+    def __str__(self) -> str:
+        def shown(value: float | None, digits: int) -> str:
+            return "-" if value is None else f"{value:.{digits}f}"
+
+        lines = [
+            f"parity {'passed' if self else 'FAILED'}: {self.precision} on {self.backend}, {self.pairs} pairs alone and in "
+            f"batches, max_length {self.max_length}",
+            f"  max |difference|     {self.max_abs_diff:.2e}   allowed {self.tolerance.max_abs:.0e}",
+            f"  mean |difference|    {self.mean_abs_diff:.2e}",
+            f"  after activation     {self.activation_max_abs_diff:.2e}",
+            f"  Kendall tau          {shown(self.kendall_tau, 6)}   over {self.queries} queries",
+            f"  top-10 overlap       {shown(self.top10_overlap, 4)}",
+            f"  tokenized otherwise  {self.token_mismatches}",
+            f"  NaN or Inf           {self.not_finite}",
+            "  worst pairs          reference      candidate",
+        ]
+        for pair in self.worst:
+            text = textwrap.shorten(f"{pair.query} | {pair.passage}".replace("\x00", ""), 60, placeholder="...")
+            lines.append(f"    {pair.scored:<8} {pair.reference:>20.6f} {pair.candidate:>14.6f}  {text!a}")
+        lines += [f"  FAILED: {failure}" for failure in self.failures]
+        return "\n".join(lines)
+
+
+def parity(
+    model: CrossEncoder, checkpoint: Checkpoint, pairs: Sequence[tuple[str, str]], *, progress: bool = False
+) -> ParityReport:
+    """Compare an opened bundle with its checkpoint on these pairs, each scored alone and inside mixed batches.
+
+    `checkpoint` is read with the activation that the bundle is supposed to have. Raises InputError without pairs.
+    """
+    if not pairs:
+        raise InputError("parity needs at least one pair")
+    pairs = list(pairs)
+    reference = Reference(checkpoint)
+    if model.num_labels != checkpoint.labels:
+        raise InputError(
+            f"the bundle has {model.num_labels} labels and the checkpoint {checkpoint.labels}: not the same model"
+        )
+    expected = reference.logits(pairs, max_length=model.max_length, progress=progress)
+    encoded = model._encoder.encode(pairs)
+    mismatches = sum(
+        list(encoded.ids[start:stop]) != reference.input_ids(pair, model.max_length)
+        for pair, start, stop in zip(pairs, encoded.offsets[:-1], encoded.offsets[1:], strict=True)
+    )
+    alone = np.concatenate(
+        [model.logits([pair]) for pair in tqdm(pairs, desc="Alone", unit="pair", disable=not progress)]
+    )
+    # Neighbours of every length: short pairs beside long ones, so that padding is in nearly every row.
+    order = list(range(len(pairs)))
+    random.Random(0).shuffle(order)
+    batched = np.empty_like(alone)
+    for start in range(0, len(order), 16):
+        rows = order[start : start + 16]
+        batched[rows] = _in_one_batch(model, [pairs[row] for row in rows])
+    activated = _activated(checkpoint.activation, expected)
+    scores = np.asarray(model.predict(pairs)).reshape(len(pairs), -1)
+    return _report(
+        model, checkpoint, pairs, expected, {"alone": alone, "batched": batched}, mismatches, scores - activated
+    )
+
+
+def _in_one_batch(model: CrossEncoder, pairs: list[tuple[str, str]]) -> Floats:
+    from ..engine.plan import plan
+
+    encoded = model._encoder.encode(pairs)
+    whole = plan(encoded.lengths, batch_size=len(pairs), max_tokens=len(pairs) * model.max_length)
+    logits = np.empty((len(pairs), model.num_labels), dtype=np.float32)
+    for batch in whole.batches(encoded, pad_id=model.bundle.manifest.pad_token_id):
+        logits[batch.rows] = model._session.run(batch)
+    return logits
+
+
+def _activated(name: str, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The reference's activation, computed by torch rather than by the code that is being checked."""
+    import torch
+
+    functions = {
+        "identity": torch.nn.Identity(),
+        "sigmoid": torch.nn.Sigmoid(),
+        "softmax": torch.nn.Softmax(dim=-1),
+        "tanh": torch.nn.Tanh(),
+    }
+    return np.asarray(functions[name](torch.from_numpy(logits)).numpy())
+
+
+def _report(
+    model: CrossEncoder,
+    checkpoint: Checkpoint,
+    pairs: list[tuple[str, str]],
+    expected: Floats,
+    candidates: dict[str, Floats],
+    mismatches: int,
+    activated: Floats,
+) -> ParityReport:
+    not_finite = sum(int((~np.isfinite(logits)).sum()) for logits in candidates.values())
+    # A NaN compares as no difference at all; as an infinite one it cannot hide.
+    differences = {
+        scored: np.nan_to_num(np.abs(logits - expected), nan=np.inf, posinf=np.inf)
+        for scored, logits in candidates.items()
+    }
+    every = np.stack(list(differences.values()))
+    ranked = [
+        (float(difference[row, label]), scored, row, label)
+        for scored, difference in differences.items()
+        for row, label in np.ndindex(*difference.shape)
+    ]
+    worst = tuple(
+        WorstPair(
+            query=pairs[row][0],
+            passage=pairs[row][1],
+            scored=scored,
+            reference=float(expected[row, label]),
+            candidate=float(candidates[scored][row, label]),
+        )
+        for _, scored, row, label in sorted(ranked, key=lambda entry: -entry[0])[:5]
+    )
+    label = checkpoint.relevant_label
+    relevance = [
+        logits[:, label] - (logits[:, 1 - label] if checkpoint.labels == 2 else 0)
+        for logits in (expected, candidates["batched"])
+    ]
+    groups = groups_of(pairs)
+    finite = not_finite == 0
+    return ParityReport(
+        precision=model.precision.value,
+        backend=model.backend,
+        pairs=len(pairs),
+        queries=len(groups),
+        max_length=model.max_length,
+        max_abs_diff=float(every.max()),
+        mean_abs_diff=float(every.mean()),
+        activation_max_abs_diff=float(np.nan_to_num(np.abs(activated), nan=np.inf).max()),
+        token_mismatches=mismatches,
+        not_finite=not_finite,
+        kendall_tau=_mean(kendall_tau(*(scores[group] for scores in relevance)) for group in groups)
+        if finite
+        else None,
+        top10_overlap=_mean(top_overlap(*(scores[group] for scores in relevance)) for group in groups)
+        if finite
+        else None,
+        tolerance=TOLERANCE[model.precision],
+        worst=worst,
+    )
+
+
+def _mean(values: Any) -> float | None:
+    numbers = list(values)
+    return float(np.mean(numbers)) if numbers else None
