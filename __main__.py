@@ -162,8 +162,9 @@ def parity(
     from .export.parity import parity as compare
 
     Bundle.open(bundle)
-    options = {"precision": precision, "backend": backend, "device": device, "threads": threads}
-    with CrossEncoder(bundle, max_length=max_length, **options) as model:
+    with CrossEncoder(
+        bundle, precision=precision, backend=backend, device=device, threads=threads, max_length=max_length
+    ) as model:
         checkpoint = Checkpoint.read(directory, activation=model.bundle.manifest.source.get("chosen_activation"))
         report = compare(model, checkpoint, [*builtin_pairs(model.max_length), *user_pairs], progress=_for_a_person())
     typer.echo(report.to_json() if as_json else str(report))
@@ -178,7 +179,7 @@ def rank(
     bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
     query: Annotated[str, typer.Argument(help="The query.")],
     file: Annotated[
-        str, typer.Argument(help="Passages, one a line, or `id <tab> text` on every line; - reads stdin.")
+        str, typer.Argument(help="Passages one a line, or `id <tab> text` on every line; - is stdin.")
     ] = "-",
     top_k: Annotated[int | None, typer.Option(help="Show the best K alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -24,18 +24,20 @@ def identity(logits: Floats) -> Floats:
 def sigmoid(logits: Floats) -> Floats:
     """Return 1 / (1 + exp(-x)), stable for any x (float32 in, float32 out)."""
     small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    scores: Floats = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    return scores
 
 
 def softmax(logits: Floats) -> Floats:
     """Return the softmax over the last axis (float32 in, float32 out)."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+    scores: Floats = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return scores
 
 
 def tanh(logits: Floats) -> Floats:
     """Return the hyperbolic tangent (float32 in, float32 out)."""
-    return np.tanh(logits)
+    return np.tanh(logits).astype(np.float32)
 
 
 NAMED: dict[str, Callable[[Floats], Floats]] = {

@@ -106,9 +106,10 @@ def explain(
         precision, "asked for"
     )
     version = importlib.metadata.version("onnxruntime") if _has_distribution("onnxruntime") else "?"
+    choice = "asked for" if backend != "auto" else "the one backend of this version"
     return (
-        f"{session.precision.value} ({why}) on {session.backend} {version} ({'asked for' if backend != 'auto' else 'the backend that is installed'}), "
-        f"{session.device}, {session.threads} thread{'s' if session.threads > 1 else ''} of {usable_cpus()} usable processors"
+        f"{session.precision.value} ({why}) on {session.backend} {version} ({choice}), {session.device}, "
+        f"{session.threads} of {usable_cpus()} usable processors"
     )
 
 

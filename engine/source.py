@@ -9,7 +9,7 @@ import hashlib
 import re
 import subprocess
 import sys
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 from .bundle import MANIFEST, SCHEMA, Bundle, sha256_of
@@ -86,7 +86,7 @@ def fetched_checkpoint(
             repository,
             revision=revision,
             token=token,
-            cache_dir=cache_folder,
+            cache_dir=None if cache_folder is None else fspath(cache_folder),
             local_files_only=local_files_only,
             allow_patterns=[*CHECKPOINT_FILES, *(ONNX_FILES if onnx or not can_export() else ()), "model.*.onnx"],
         )

@@ -7,6 +7,7 @@ tokenizer), and what hub repositories carry.
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
@@ -107,7 +108,7 @@ def _signature(model: Path) -> tuple[list[str], int]:
     return [name for name in INPUTS if name in inputs], labels
 
 
-def _tokenizer_json(directory: Path, config: dict[str, object]) -> str:
+def _tokenizer_json(directory: Path, config: dict[str, Any]) -> str:
     if (directory / TOKENIZER).is_file():
         return (directory / TOKENIZER).read_text(encoding="utf-8")
     vocabulary = directory / "vocab.txt"

@@ -197,26 +197,9 @@ def _report(
         for scored, logits in candidates.items()
     }
     every = np.stack(list(differences.values()))
-    ranked = [
-        (float(difference[row, label]), scored, row, label)
-        for scored, difference in differences.items()
-        for row, label in np.ndindex(*difference.shape)
-    ]
-    worst = tuple(
-        WorstPair(
-            query=pairs[row][0],
-            passage=pairs[row][1],
-            scored=scored,
-            reference=float(expected[row, label]),
-            candidate=float(candidates[scored][row, label]),
-        )
-        for _, scored, row, label in sorted(ranked, key=lambda entry: -entry[0])[:5]
-    )
-    label = checkpoint.relevant_label
-    relevance = [
-        logits[:, label] - (logits[:, 1 - label] if checkpoint.labels == 2 else 0)
-        for logits in (expected, candidates["batched"])
-    ]
+    worst_rows = np.argsort(-every.max(axis=(0, 2)), kind="stable")[:5].tolist()
+    worst = tuple(_worst(row, pairs, expected, candidates, differences) for row in worst_rows)
+    reference, candidate = (_relevance(logits, checkpoint) for logits in (expected, candidates["batched"]))
     groups = groups_of(pairs)
     finite = not_finite == 0
     return ParityReport(
@@ -230,15 +213,35 @@ def _report(
         activation_max_abs_diff=float(np.nan_to_num(np.abs(activated), nan=np.inf).max()),
         token_mismatches=mismatches,
         not_finite=not_finite,
-        kendall_tau=_mean(kendall_tau(*(scores[group] for scores in relevance)) for group in groups)
-        if finite
-        else None,
-        top10_overlap=_mean(top_overlap(*(scores[group] for scores in relevance)) for group in groups)
-        if finite
-        else None,
+        kendall_tau=_mean(kendall_tau(reference[rows], candidate[rows]) for rows in groups) if finite else None,
+        top10_overlap=_mean(top_overlap(reference[rows], candidate[rows]) for rows in groups) if finite else None,
         tolerance=TOLERANCE[model.precision],
         worst=worst,
     )
+
+
+def _worst(
+    row: int,
+    pairs: list[tuple[str, str]],
+    expected: Floats,
+    candidates: dict[str, Floats],
+    differences: dict[str, Floats],
+) -> WorstPair:
+    scored = max(differences, key=lambda name: float(differences[name][row].max()))
+    label = int(differences[scored][row].argmax())
+    return WorstPair(
+        query=pairs[row][0],
+        passage=pairs[row][1],
+        scored=scored,
+        reference=float(expected[row, label]),
+        candidate=float(candidates[scored][row, label]),
+    )
+
+
+def _relevance(logits: Floats, checkpoint: Checkpoint) -> Floats:
+    """The score that ranks, float32 [n]: the relevant logit, or its margin over the other of two."""
+    label = checkpoint.relevant_label
+    return logits[:, label] - logits[:, 1 - label] if checkpoint.labels == 2 else logits[:, label]
 
 
 def _mean(values: Any) -> float | None:

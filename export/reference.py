@@ -4,7 +4,8 @@ Stock heads are loaded by transformers itself, from the files, so that nothing o
 judges. The two heads that transformers has no class for are its trunk with the checkpoint's linear layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,20 @@ class _TrunkAndLinear(torch.nn.Module):
         return torch.nn.functional.linear(cls, self.weight, self.bias)
 
 
+@contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    log: Any = transformers.utils.logging
+    level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()  # the names of unused tensors are reported by Checkpoint.leftover
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bar:
+            log.enable_progress_bar()
+
+
 def _model(checkpoint: Checkpoint, config: Any) -> torch.nn.Module:
     if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
         linear = "classifier.out_proj" if checkpoint.head is Head.ELECTRA_PLAIN else "_classification_layer"
@@ -137,15 +152,10 @@ def _model(checkpoint: Checkpoint, config: Any) -> torch.nn.Module:
             raise CheckpointError(f"{checkpoint.path}: the reference lacks the tensors {', '.join(missing[:5])}")
         return _TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"]).eval()
     stock = getattr(transformers, _STOCK[config.model_type])
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
+    with _without_loading_bar():
         model, loading = stock.from_pretrained(
             checkpoint.path, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    finally:
-        transformers.utils.logging.set_verbosity(level)
     if loading["missing_keys"]:
         raise CheckpointError(
             f"{checkpoint.path}: transformers gave random weights to {', '.join(sorted(loading['missing_keys'])[:5])}"

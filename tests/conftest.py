@@ -1,0 +1,156 @@
+"""Small models made from a seed, which need no network and no GPU."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossrt.engine.cross_encoder import CrossEncoder
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+WORDS = (
+    "the a of to in is what who where how long does it take city people live berlin paris river mountain light "
+    "weather climate printing press vitamin passport renew green red blue north south water sun bone eggs salt"
+).split()
+PIECES = ["##s", "##ing", "##ed", "##er", "##ly", "##tion", "##al"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow, network and gpu tests unless -m asks for them."""
+    if config.option.markexpr:
+        return
+    for item in items:
+        for marker in ("slow", "network", "gpu"):
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: run with `pytest -m {marker}`"))
+
+
+def vocabulary() -> list[str]:
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    return [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters if letter.isalnum()),
+        *PIECES,
+        *WORDS,
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that writes a two-layer BERT cross-encoder of 32 dimensions and returns its directory.
+
+    Keywords: `labels`, `seed`, `activation` (dotted path, or None to write none), and any field of BertConfig.
+    """
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+
+    def make(*, labels: int = 1, seed: int = 0, activation: str | None = "torch.nn.modules.linear.Identity", **fields: Any) -> Path:
+        path = tmp_path_factory.mktemp("checkpoint")
+        tokens = vocabulary()
+        (path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+        torch.manual_seed(seed)
+        config = transformers.BertConfig(
+            **{
+                "vocab_size": len(tokens),
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "max_position_embeddings": 64,
+                "num_labels": labels,
+                **fields,
+            }
+        )
+        model = transformers.BertForSequenceClassification(config)
+        with torch.no_grad():  # livelier than the initial 0.02, so that every part changes the scores
+            for name, parameter in model.named_parameters():
+                if name.endswith("LayerNorm.weight"):
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+                elif parameter.ndim == 2:
+                    parameter.copy_(torch.randn_like(parameter) * (0.5 if "embeddings" in name else parameter.shape[1] ** -0.5))
+                else:
+                    parameter.copy_(torch.randn_like(parameter) * 0.2)
+            model.classifier.weight.mul_(5)
+        model.save_pretrained(path)
+        fields_written = json.loads((path / "config.json").read_text())
+        if activation is not None:
+            fields_written["sbert_ce_default_activation_function"] = activation
+        (path / "config.json").write_text(json.dumps(fields_written))
+        (path / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64})
+        )
+        transformers.AutoTokenizer.from_pretrained(path).save_pretrained(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that exports a checkpoint of `make_checkpoint` and returns the bundle's directory."""
+    from crossrt.export.checkpoint import Checkpoint
+    from crossrt.export.export import export_bundle
+
+    def make(checkpoint: Path | None = None, **fields: Any) -> Path:
+        out = tmp_path_factory.mktemp("bundles") / "bundle"
+        export_bundle(Checkpoint.read(checkpoint or make_checkpoint(**fields)), out)
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
+    """Return a checkpoint with one label and identity activation. Not to be changed: copy it first."""
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle: Callable[..., Path], checkpoint: Path) -> Path:
+    """Return the bundle of `checkpoint`. Not to be changed: copy it first."""
+    return make_bundle(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def two_label_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
+    return make_checkpoint(labels=2, activation=None, seed=1)
+
+
+@pytest.fixture(scope="session")
+def two_label_bundle(make_bundle: Callable[..., Path], two_label_checkpoint: Path) -> Path:
+    return make_bundle(two_label_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def model(bundle: Path) -> CrossEncoder:
+    """Return an opened model of `bundle`, shared by all tests."""
+    return CrossEncoder(bundle)
+
+
+@pytest.fixture
+def pairs() -> list[tuple[str, str]]:
+    """Return twelve pairs of uneven length."""
+    queries = ("how long does it take", "where is the river", "what is in the water")
+    passages = ("berlin is a city", "the river is long and green", "people live in paris", "eggs and salt " * 6)
+    return [(query, passage) for query in queries for passage in passages]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder with MS MARCO lists and trained weights; skip where it is absent."""
+    if not (SHARED / "data/msmarco-dl19").is_dir():
+        pytest.skip("../shared with MS MARCO lists and trained weights is not here")
+    return SHARED

@@ -1,0 +1,2 @@
+def test_placeholder(model, pairs):
+    assert model.predict(pairs).shape == (12,)
