@@ -70,11 +70,12 @@ class PairEncoder:
         """Tokenize pairs of texts. Safe from several threads at once."""
         try:
             encodings = self._tokenizer.encode_batch_fast(list(pairs), add_special_tokens=True)
-        except UnicodeEncodeError as error:  # lone surrogates, from broken JSON or surrogateescape
-            index = next((i for i, pair in enumerate(pairs) if not all(_is_text(text) for text in pair)), 0)
+        except (UnicodeEncodeError, TypeError) as error:  # lone surrogates, from broken JSON or surrogateescape
+            index = next((i for i, pair in enumerate(pairs) if not all(map(_is_text, pair))), None)
+            if index is None:
+                raise
             raise InputError(
-                f"pair {index} holds a lone surrogate, which is no valid Unicode text ({error.reason}); decode the text "
-                "with errors='replace' first"
+                f"pair {index} holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first"
             ) from error
         offsets = np.zeros(len(encodings) + 1, dtype=np.int64)
         np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])

@@ -164,7 +164,7 @@ def _not_a_cross_encoder(path: Path, config: Mapping[str, Any], tensors: Mapping
     else:
         kind = "is of an architecture that crossrt does not know"
     sample = ", ".join(list(tensors)[:3])
-    return f"{path} {kind}\n  found     {found}, such as {sample}\n  {EXPECTED.replace('expected', 'expected ', 1)}"
+    return f"{path} {kind}\n  found     {found}, such as {sample}\n  {EXPECTED}"
 
 
 def _dimensions(

@@ -32,13 +32,14 @@ from tqdm import tqdm
 
 VOCABULARY = 8000
 POSITIONS = 256
-TRAIN_LENGTH = 96
+TRAIN_LENGTH = 112
 CURRICULUM = 0.3  # epochs until the candidates are as hard as they get
 CANDIDATES = 50
 JUDGED_QUERIES = 1000
 SAMPLE_QUERIES = 200
-HELD_OUT_SHARE = 2  # one source package in two: the larger the collection, the more BM25 leaves to do
+HELD_OUT_SHARE = 3  # one source package in three: the larger the collection, the more BM25 leaves to do
 MINIMUM_GAIN = 0.05
+RATE = 1.5e-3
 SHINGLE = 8  # words
 
 
@@ -255,7 +256,7 @@ def train(
     decayed = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=1e-3
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=RATE
     )
     tokenizer.enable_truncation(TRAIN_LENGTH)
     tokenizer.enable_padding()
@@ -263,7 +264,7 @@ def train(
     start, steps, losses = time.monotonic(), 0, []
     with tqdm(total=100, desc="Training", unit="%") as bar:
         while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-            rate = 1e-3 * min(1, (steps + 1) / 50) * max(1 - done, 0.02)
+            rate = RATE * min(1, (steps + 1) / 50) * max(1 - done, 0.02)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             encodings = tokenizer.encode_batch(next(batches))
@@ -383,7 +384,7 @@ package's own free licence; `sample/SOURCES.tsv` names the package of each passa
 ## Training
 
 `scripts/train_demo.py`, seed {facts["seed"]}: {facts["training"]["steps"]:,} steps in {facts["training"]["seconds"] / 60:.0f} minutes on two processor cores, listwise softmax over one
-relevant and {facts["negatives"]} other passages (BM25's best, and one at random), AdamW, learning rate 1e-3 falling to zero. Training stops by
+relevant and {facts["negatives"]} other passages (BM25's best, and one at random), AdamW, learning rate {RATE} falling to zero. Training stops by
 the clock, so another machine gives other weights.
 
 ## Result
@@ -438,6 +439,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16, help="queries in a step")
     parser.add_argument("--negatives", type=int, default=7)
+    parser.add_argument(
+        "--weights", type=Path, help="file to start from, where it is there, and to keep the weights in"
+    )
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     rng = random.Random(arguments.seed)
@@ -457,10 +461,14 @@ def main() -> None:
     training, evaluation = split(read_packages(packages_text, translations_text))
     print(f"{len(training)} training packages, {len(evaluation)} held out", flush=True)
     tokenizer = make_tokenizer(training)
-    found, _ = bm25_candidates(training, 30)
+    found, _ = bm25_candidates(training, CANDIDATES)
     model = make_model(tokenizer.get_vocab_size())
+    if arguments.weights and arguments.weights.exists():
+        model.load_state_dict(torch.load(arguments.weights, weights_only=True))
     batches = lists_of(training, found, arguments.batch, arguments.negatives, rng)
     trained = train(model, tokenizer, batches, minutes=arguments.minutes, negatives=arguments.negatives)
+    if arguments.weights:
+        torch.save(model.state_dict(), arguments.weights)
 
     found, scores = bm25_candidates(evaluation, CANDIDATES)
     judged_queries = sorted(rng.sample(range(len(evaluation)), min(JUDGED_QUERIES, len(evaluation))))

@@ -1,2 +1,358 @@
-def test_placeholder(model, pairs):
-    assert model.predict(pairs).shape == (12,)
+"""What a user of `CrossEncoder` may rely on."""
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossrt import CrossEncoder
+from crossrt.engine.errors import BackendError, InputError, OptionError, UnsupportedOptionError
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
+ATOL = 2e-5  # FP32 noise of another order of summation: 3e-6 measured on logits of this size
+
+
+def test_scores_come_in_input_order_whatever_the_batch_size(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+    alone = np.array([model.predict(pair) for pair in pairs])
+    for batch_size in (1, 2, 5, 32):
+        np.testing.assert_allclose(model.predict(pairs, batch_size=batch_size), alone, rtol=0, atol=ATOL)
+    backwards = model.predict(pairs[::-1])
+    np.testing.assert_allclose(backwards[::-1], alone, rtol=0, atol=ATOL)
+    assert np.ptp(alone) > 0.1
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8), batch_size=st.integers(1, 9))
+def test_a_pair_scores_the_same_alone_and_among_any_others(
+    model: CrossEncoder, pairs: list[tuple[str, str]], batch_size: int
+) -> None:
+    among = model.predict(pairs, batch_size=batch_size)
+    alone = [model.predict(pair) for pair in pairs]
+    np.testing.assert_allclose(among, alone, rtol=0, atol=ATOL)
+
+
+def test_every_form_of_pairs_gives_the_same_scores(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+    expected = model.predict(pairs)
+    assert expected.dtype == np.float32
+    assert expected.shape == (len(pairs),)
+    forms: list[Any] = [
+        tuple(pairs),
+        [list(pair) for pair in pairs],
+        np.array(pairs),
+        np.array(pairs, dtype=object),
+        [np.array(pair) for pair in pairs],
+        (pair for pair in pairs),
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(model.predict(form), expected)
+
+
+@pytest.mark.parametrize("single", [("a b", "c"), ["a b", "c"], np.array(["a b", "c"])])
+def test_a_single_pair_gives_a_scalar(model: CrossEncoder, single: Any) -> None:
+    score = model.predict(single)
+    assert isinstance(score, np.float32)
+    assert np.ndim(score) == 0
+
+
+def test_no_pairs_give_no_scores(model: CrossEncoder, two_label_bundle: Path) -> None:
+    for empty in ([], (), np.empty((0, 2), dtype=str), iter([])):
+        scores = model.predict(empty)
+        assert scores.shape == (0,)
+        assert scores.dtype == np.float32
+    assert model.rank("a query", []) == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (None, "got None"),
+        ("a string", "expected pairs of texts, got str"),
+        (b"bytes", "expected pairs of texts, got bytes"),
+        (7, "expected pairs of texts, got int"),
+        ([("a", None)], "the passage of item 0 is None"),
+        ([("a", "b"), (None, "b")], "the query of item 1 is None"),
+        ([("a", "b"), "c d"], "item 1 is str 'c d', not a pair"),
+        ([("a", "b"), ("a", "b", "c")], "item 1 has 3 texts"),
+        (["a", "b", "c"], "item 0 has 3 texts"),
+        (["a"], "item 0 has 1 texts"),
+        ([("a", b"b")], "the passage of item 0 is bytes b'b', not a text; decode it first"),
+        ([("a", 3.5)], "the passage of item 0 is float 3.5"),
+        ([[]], "item 0 has 0 texts"),
+        ([{"query": "a"}], "item 0 is dict"),
+        ([("a", "b"), ("a", "\ud800")], "pair 1 holds a lone surrogate"),
+    ],
+)
+def test_what_is_no_pair_is_refused_by_index(model: CrossEncoder, inputs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.predict(inputs)
+
+
+def test_rank_sorts_best_first_and_keeps_ties_in_input_order(model: CrossEncoder) -> None:
+    documents = ["the river is green", "berlin is a city", "the river is green", "salt"]
+    ranked = model.rank("where is the river", documents, return_documents=True)
+    scores = [entry["score"] for entry in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert {entry["corpus_id"] for entry in ranked} == {0, 1, 2, 3}
+    assert all(entry["text"] == documents[entry["corpus_id"]] for entry in ranked)
+    assert all(type(entry["score"]) is float and type(entry["corpus_id"]) is int for entry in ranked)
+    places = [entry["corpus_id"] for entry in ranked]
+    assert places.index(2) == places.index(0) + 1
+    assert model.rank("where is the river", documents, top_k=2) == [
+        {"corpus_id": entry["corpus_id"], "score": entry["score"]} for entry in ranked[:2]
+    ]
+    assert model.rank("where is the river", documents, top_k=0) == []
+    assert len(model.rank("where is the river", (text for text in documents), top_k=99)) == 4
+
+
+def test_rank_refuses_what_it_cannot_rank(model: CrossEncoder) -> None:
+    with pytest.raises(InputError, match="the query is None"):
+        model.rank(None, ["a"])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="passage 1 is int 3"):
+        model.rank("a", ["b", 3])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="documents is one text"):
+        model.rank("a", "b")
+    with pytest.raises(OptionError, match="top_k=-1"):
+        model.rank("a", ["b"], top_k=-1)
+
+
+def test_two_labels_are_ranked_by_the_margin_which_orders_as_softmax(two_label_bundle: Path) -> None:
+    documents = ["berlin is a city", "the river", "people live in paris " * 4, ""]
+    with CrossEncoder(two_label_bundle) as model:
+        pairs = [("where is the river", document) for document in documents]
+        logits = model.predict(pairs)
+        assert logits.shape == (4, 2)
+        softmaxed = model.predict(pairs, apply_softmax=True)
+        np.testing.assert_allclose(softmaxed.sum(axis=1), 1, atol=1e-6)
+        ranked = model.rank("where is the river", documents)
+        assert [entry["corpus_id"] for entry in ranked] == np.argsort(-softmaxed[:, 1], kind="stable").tolist()
+        margin = {entry["corpus_id"]: entry["score"] for entry in ranked}
+        np.testing.assert_allclose([margin[i] for i in range(4)], logits[:, 1] - logits[:, 0], atol=ATOL)
+        probability = model.rank("where is the river", documents, activation_fn="sigmoid")
+        np.testing.assert_allclose(probability[0]["score"], softmaxed[:, 1].max(), atol=1e-5)
+
+
+def test_an_activation_given_to_a_call_holds_for_that_call_alone(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+    logits = model.predict(pairs)
+    expected = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    np.testing.assert_allclose(model.predict(pairs, activation_fn="sigmoid"), expected, atol=1e-6)
+    np.testing.assert_allclose(model.predict(pairs, activation_fn=lambda x: x * 2), logits * 2, atol=ATOL)
+    np.testing.assert_array_equal(model.predict(pairs), logits)
+    with pytest.raises(OptionError, match="unknown activation 'nonsense'; known by name: identity, sigmoid"):
+        model.predict(pairs, activation_fn="nonsense")
+
+
+def test_torch_activations_and_tensors_are_served_where_torch_is(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+    torch = pytest.importorskip("torch")
+    expected = model.predict(pairs, activation_fn="sigmoid")
+    for activation in (torch.nn.Sigmoid(), torch.sigmoid, lambda scores: scores.sigmoid()):
+        np.testing.assert_allclose(model.predict(pairs, activation_fn=activation), expected, atol=1e-6)
+    tensor = model.predict(pairs, convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.dtype == torch.float32
+    listed = model.predict(pairs, convert_to_numpy=False)
+    assert isinstance(listed, list)
+    assert isinstance(listed[0], torch.Tensor)
+    assert model.predict(pairs[0], convert_to_tensor=True).ndim == 0
+    assert model.predict([], convert_to_tensor=True).shape == (0,)
+
+
+def test_a_default_activation_may_be_given_when_opening(bundle: Path, model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+    with CrossEncoder(bundle, activation_fn="sigmoid") as sigmoid:
+        np.testing.assert_array_equal(sigmoid.predict(pairs), model.predict(pairs, activation_fn="sigmoid"))
+
+
+def test_eight_threads_get_the_scores_that_one_gets(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+    expected = model.predict(pairs)
+    failures: list[BaseException] = []
+    start = threading.Barrier(8)
+
+    def score() -> None:
+        try:
+            start.wait()
+            for _ in range(20):
+                np.testing.assert_allclose(model.predict(pairs, batch_size=3), expected, rtol=0, atol=ATOL)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=score) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_texts_longer_than_the_limit_lose_tokens_from_the_longer_side_first(bundle: Path) -> None:
+    with CrossEncoder(bundle, max_length=16) as model:
+        encoded = model._encoder.encode([("the river", "city " * 50), ("city " * 50, "the river")])
+        assert encoded.lengths.tolist() == [16, 16]
+        types = [encoded.type_ids[start : start + 16].sum() for start in encoded.offsets[:-1]]
+        assert types == [16 - 4, 3]  # [CLS] the river [SEP] | 11 passage tokens [SEP], and the other way round
+        assert model.max_length == model.max_seq_length == 16
+        model.max_length = 20
+        assert model._encoder.encode([("a", "city " * 50)]).lengths.tolist() == [20]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 65}, "max_length=65, but the model has positions for 64"),
+        ({"max_length": 3}, "leaves no room for text"),
+        ({"max_length": "long"}, "leaves no room for text"),
+        ({"threads": 0}, "threads=0"),
+        ({"threads": -1}, "threads=-1"),
+        ({"threads": 1.5}, "threads=1.5"),
+        ({"num_labels": 2}, "num_labels=2, but the model has 1"),
+        ({"precision": "fp7"}, "unknown precision 'fp7'; one of fp32, bf16, fp16, int8, or auto"),
+        ({"backend": "tpu"}, "unknown backend 'tpu'; one of auto, onnxruntime"),
+        ({"backend": "torch"}, "what crossrt replaces"),
+        ({"model_kwargs": {"attn_implementation": "sdpa"}}, r"model_kwargs\['attn_implementation'\]"),
+        ({"trust_remote_code": True}, "remote code is never run"),
+        ({"nonsense": 1}, "unknown keyword 'nonsense'"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_an_error(bundle: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        CrossEncoder(bundle, **options)
+
+
+def test_a_device_that_is_not_there_is_refused_and_never_silently_the_cpu(bundle: Path) -> None:
+    with pytest.raises(BackendError, match="'cuda:0' is not supported"):
+        CrossEncoder(bundle, device="cuda:0")
+
+
+def test_more_threads_than_processors_are_not_used(bundle: Path) -> None:
+    from crossrt.engine.cpus import usable_cpus
+
+    with CrossEncoder(bundle, threads=10_000) as many, CrossEncoder(bundle, threads=1) as one:
+        assert many.threads == usable_cpus()
+        assert one.threads == 1
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "many", True])
+def test_a_batch_size_below_one_is_an_error(model: CrossEncoder, batch_size: Any) -> None:
+    with pytest.raises(OptionError, match="batch_size must be a positive integer"):
+        model.predict([("a", "b")], batch_size=batch_size)
+
+
+def test_keywords_of_sentence_transformers_are_mapped_or_refused_by_name(
+    bundle: Path, model: CrossEncoder, pairs: list[tuple[str, str]]
+) -> None:
+    expected = model.predict(pairs)
+    np.testing.assert_array_equal(model.predict(sentences=pairs, num_workers=0, prompt=None), expected)
+    with pytest.raises(UnsupportedOptionError, match="put the prompt before the text"):
+        model.predict(pairs, prompt="query: ")
+    with pytest.raises(TypeError, match="unknown keyword"):
+        model.predict(pairs, nonsense=1)
+    with CrossEncoder(model_name=str(bundle), default_activation_function="sigmoid", tokenizer_args={"model_max_length": 32}) as old:
+        assert old.max_length == 32
+        assert old.default_activation_function == "sigmoid"
+    with CrossEncoder(bundle, model_kwargs={"torch_dtype": "float32"}, config_kwargs={"num_labels": 1}) as mapped:
+        assert mapped.precision.value == "fp32"
+
+
+def test_a_closed_model_says_so_and_may_be_closed_again(bundle: Path) -> None:
+    with CrossEncoder(bundle) as model:
+        model.predict([("a", "b")])
+    with pytest.raises(BackendError, match="closed"):
+        model.predict([("a", "b")])
+    model.close()
+
+
+def test_importing_crossrt_brings_no_heavy_library_and_scoring_no_torch(bundle: Path) -> None:
+    program = (
+        "import sys, crossrt; loaded = set(sys.modules);"
+        "assert not loaded & {'onnxruntime', 'torch', 'transformers', 'numpy', 'tokenizers', 'huggingface_hub', 'typer'}, loaded;"
+        "from crossrt import CrossEncoder; assert not set(sys.modules) & {'onnxruntime', 'torch', 'transformers', 'huggingface_hub'};"
+        f"CrossEncoder({str(bundle)!r}).rank('a', ['b', 'c']);"
+        "assert not set(sys.modules) & {'torch', 'transformers', 'onnx', 'huggingface_hub', 'scipy'}"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+
+
+def test_a_local_bundle_opens_where_the_hub_library_is_missing(bundle: Path) -> None:
+    program = (
+        "import sys; sys.modules['huggingface_hub'] = None; from crossrt import CrossEncoder;"
+        f"CrossEncoder({str(bundle)!r}).predict([('a', 'b')])"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+
+
+def test_without_a_backend_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossrt.engine.session.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r'pip install "crossrt\[cpu\]"'):
+        CrossEncoder(bundle)
+
+
+def test_two_onnx_runtimes_at_once_are_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossrt.engine.session._has_distribution", lambda name: True)
+    with pytest.raises(BackendError, match="both installed and overwrite each other"):
+        CrossEncoder(bundle)
+
+
+def test_a_progress_bar_is_shown_when_asked_for_or_when_logging_says_info(
+    model: CrossEncoder, pairs: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model.predict(pairs)
+    assert capsys.readouterr().err == ""
+    model.predict(pairs, show_progress_bar=True)
+    assert "Scoring: 100%" in capsys.readouterr().err
+    with caplog.at_level(logging.INFO, logger="crossrt"):
+        model.predict(pairs)
+    assert "Scoring" in capsys.readouterr().err
+
+
+def test_large_requests_are_taken_in_chunks_with_the_same_scores(
+    model: CrossEncoder, pairs: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = model.predict(pairs)
+    monkeypatch.setattr("crossrt.engine.cross_encoder.CHUNK", 5)
+    np.testing.assert_allclose(model.predict(iter(pairs)), expected, rtol=0, atol=ATOL)
+
+
+def test_a_checkpoint_directory_is_exported_once_and_again_when_it_changes(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, pairs: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make_checkpoint(seed=11), make_checkpoint(seed=12)
+    with CrossEncoder(first, cache_folder=tmp_path) as model:
+        scores = model.predict(pairs)
+    assert "exporting" in capsys.readouterr().err
+    with CrossEncoder(first, cache_folder=tmp_path) as model:
+        np.testing.assert_array_equal(model.predict(pairs), scores)
+    assert capsys.readouterr().err == ""
+    (first / "model.safetensors").write_bytes((second / "model.safetensors").read_bytes())
+    with CrossEncoder(first, cache_folder=tmp_path) as model:
+        assert np.abs(model.predict(pairs) - scores).max() > 0.01
+    assert len(list((tmp_path / "bundles").iterdir())) == 2
+
+
+def test_a_name_that_is_nothing_is_explained(tmp_path: Path) -> None:
+    from crossrt.engine.errors import SourceError
+
+    with pytest.raises(SourceError, match="is not a directory that exists, nor a hub id"):
+        CrossEncoder("/no/such/directory")
+    with pytest.raises(SourceError, match="could not be had from the hub"):
+        CrossEncoder("nobody/nothing", local_files_only=True, cache_folder=tmp_path)
+    with pytest.raises(SourceError, match="holds no checkpoint"):
+        CrossEncoder(tmp_path)
+    with pytest.raises(OptionError, match="model_name_or_path is missing"):
+        CrossEncoder()
+
+
+def test_a_checkpoint_that_cannot_be_exported_says_why(checkpoint: Path, tmp_path: Path) -> None:
+    from crossrt.engine.errors import SourceError
+
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.json").write_text((checkpoint / "config.json").read_text())
+    with pytest.raises(SourceError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        CrossEncoder(tmp_path / "broken", cache_folder=tmp_path / "cache")

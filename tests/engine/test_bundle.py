@@ -1,0 +1,182 @@
+"""A bundle opens when it is whole, and names the file that is not."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossrt import Bundle, CrossEncoder
+from crossrt.engine.bundle import MANIFEST, Manifest
+from crossrt.engine.errors import BundleError, CrossrtError
+from crossrt.engine.publish import published_directory, published_file
+
+
+@pytest.fixture
+def copied(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    fields = json.loads((path / MANIFEST).read_text())
+    change(fields)
+    (path / MANIFEST).write_text(json.dumps(fields))
+
+
+def test_a_manifest_survives_its_own_json(bundle: Path) -> None:
+    manifest = Bundle.open(bundle, verify=True).manifest
+    assert Manifest.from_json(manifest.to_json(), where=bundle) == manifest
+    assert {file.name for file in manifest.files} == {file.name for file in bundle.iterdir()} - {MANIFEST}
+
+
+def test_no_bundle_holds_a_pickle(bundle: Path) -> None:
+    for file in bundle.iterdir():
+        assert file.suffix in (".json", ".onnx")
+        assert not file.read_bytes().startswith((b"\x80", b"PK"))
+
+
+def test_a_missing_or_truncated_file_is_named_on_opening(copied: Path) -> None:
+    model = copied / "model.fp32.onnx"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1])
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is damaged: .* bytes where the manifest says"):
+        Bundle.open(copied)
+    model.unlink()
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is missing"):
+        CrossEncoder(copied)
+
+
+def test_an_altered_file_of_the_same_size_is_found_by_verifying(copied: Path) -> None:
+    model = copied / "model.fp32.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    Bundle.open(copied)
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx was altered"):
+        Bundle.open(copied, verify=True)
+
+
+def test_an_unreadable_file_is_named(copied: Path) -> None:
+    (copied / "tokenizer.json").unlink()
+    (copied / "tokenizer.json").symlink_to("tokenizer.json")  # a loop: no permission of root's opens it
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read"):
+        Bundle.open(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fields: fields.update(schema=99), "schema 99, and this crossrt reads up to 1"),
+        (lambda fields: fields.pop("schema"), "no schema number"),
+        (lambda fields: fields.pop("labels"), "does not have the fields"),
+        (lambda fields: fields.update(surprise=1), "does not have the fields"),
+        (lambda fields: fields["files"][0].update(name="../../etc/passwd"), "plain file names alone"),
+        (lambda fields: fields["models"]["fp32"].update(file="other.onnx"), r"names other\.onnx for fp32"),
+        (lambda fields: fields["models"].update(fp7=fields["models"]["fp32"]), "unknown precision 'fp7'"),
+        (lambda fields: fields.update(relevant_label=1), "relevant_label 1"),
+        (lambda fields: fields.update(labels="one"), "whole numbers"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused_in_words(copied: Path, change: Any, message: str) -> None:
+    edit(copied, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(copied)
+
+
+def test_what_is_no_manifest_is_refused(copied: Path, tmp_path: Path) -> None:
+    for content in (b"", b"{", b"[]", b"null", b"\xff\xfe"):
+        (copied / MANIFEST).write_bytes(content)
+        with pytest.raises(BundleError, match=MANIFEST):
+            Bundle.open(copied)
+    with pytest.raises(BundleError, match="is not a bundle: it has no manifest"):
+        Bundle.open(tmp_path / "nothing")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 10_000), value=st.integers(0, 255))
+def test_a_manifest_with_any_byte_changed_opens_or_raises_a_bundle_error(
+    bundle: Path, tmp_path: Path, position: int, value: int
+) -> None:
+    data = bytearray((bundle / MANIFEST).read_bytes())
+    data[position % len(data)] = value
+    for file in bundle.iterdir():
+        if not (tmp_path / file.name).exists():
+            os.link(file, tmp_path / file.name)
+    (tmp_path / MANIFEST).unlink()
+    (tmp_path / MANIFEST).write_bytes(data)
+    try:
+        Bundle.open(tmp_path)
+    except CrossrtError as error:
+        assert isinstance(error, BundleError)
+
+
+def test_a_model_file_that_is_no_model_is_named(copied: Path) -> None:
+    size = (copied / "model.fp32.onnx").stat().st_size
+    (copied / "model.fp32.onnx").write_bytes(b"\0" * size)
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx cannot be opened by ONNX Runtime"):
+        CrossEncoder(copied)
+
+
+def test_a_tokenizer_that_is_no_tokenizer_is_named(copied: Path) -> None:
+    size = (copied / "tokenizer.json").stat().st_size
+    (copied / "tokenizer.json").write_text("{}".ljust(size))
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
+        CrossEncoder(copied)
+
+
+def test_a_precision_that_the_bundle_lacks_is_named(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="holds no int8 model; it holds fp32"):
+        CrossEncoder(bundle, precision="int8")
+
+
+def test_a_model_that_failed_its_parity_check_is_not_run(copied: Path) -> None:
+    edit(copied, lambda fields: fields["models"]["fp32"]["parity"].update(passed=False))
+    with pytest.raises(BundleError, match="failed its parity check"):
+        CrossEncoder(copied, precision="fp32")
+
+
+def test_a_directory_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="half way"), published_directory(target) as partial:
+        (partial / "manifest.json").write_text("half")
+        raise RuntimeError("half way")
+    assert list(tmp_path.iterdir()) == []
+    with published_directory(target) as partial:
+        (partial / "manifest.json").write_text("whole")
+        assert not target.exists()
+    assert (target / "manifest.json").read_text() == "whole"
+    with pytest.raises(RuntimeError), published_directory(target, force=True) as partial:
+        raise RuntimeError
+    assert (target / "manifest.json").read_text() == "whole"
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_forced_replacement_leaves_the_new_directory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr("crossrt.engine.publish._exchanged", lambda one, other: False)
+    target = tmp_path / "out"
+    for content in ("old", "new"):
+        with published_directory(target, force=True) as partial:
+            (partial / "manifest.json").write_text(content)
+    assert (target / "manifest.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "run.trec"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), published_file(target) as file:
+        file.write("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    with published_file(target) as file:
+        file.write("new")
+    assert target.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.trec"]

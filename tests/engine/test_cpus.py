@@ -1,0 +1,40 @@
+"""The number of processors follows affinity and quota."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossrt.engine.cpus import usable_cpus
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "garbage"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    ],
+)
+def test_a_cgroup_quota_bounds_the_processors(tmp_path: Path, files: dict[str, str], quota: int | None) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    affinity = len(os.sched_getaffinity(0))
+    assert usable_cpus(tmp_path) == (affinity if quota is None else min(affinity, quota))
+
+
+def test_an_affinity_mask_bounds_the_threads(bundle: Path) -> None:
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        f"from crossrt import CrossEncoder; print(CrossEncoder({str(bundle)!r}).threads)"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.stdout.strip() == "1", child.stderr

@@ -1,0 +1,122 @@
+"""Tokenization equals transformers', and may be called from any thread."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
+from crossrt.engine.errors import OptionError
+from crossrt.engine.plan import plan
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bundle: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(bundle / "tokenizer.json"))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=TEXT, passage=TEXT, max_length=st.integers(4, 64))
+def test_ids_types_and_truncation_equal_transformers(checkpoint: Path, tokenizer: Tokenizer, query: str, passage: str, max_length: int) -> None:
+    reference = _reference(checkpoint)([query], [passage], truncation="longest_first", max_length=max_length)
+    encoded = PairEncoder(tokenizer, max_length=max_length).encode([(query, passage)])
+    assert encoded.ids.tolist() == reference["input_ids"][0]
+    assert encoded.type_ids.tolist() == reference["token_type_ids"][0]
+
+
+_references: dict[Path, object] = {}
+
+
+def _reference(checkpoint: Path):  # type: ignore[no-untyped-def]
+    transformers = pytest.importorskip("transformers")
+    if checkpoint not in _references:
+        _references[checkpoint] = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    return _references[checkpoint]
+
+
+def test_a_tokenizers_own_truncation_and_padding_are_discarded(tokenizer: Tokenizer) -> None:
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.enable_truncation(8)
+    own.enable_padding(length=8)
+    pairs = [("a", "b"), ("city " * 20, "river")]
+    lengths = PairEncoder(own, max_length=64).encode(pairs).lengths.tolist()
+    assert lengths == PairEncoder(tokenizer, max_length=64).encode(pairs).lengths.tolist() == [5, 24]
+    assert own.truncation is not None, "the caller's tokenizer is left as it was"
+    stored = json.loads(without_truncation_and_padding(own.to_str()))
+    assert stored["truncation"] is stored["padding"] is None
+    assert stored["model"] == json.loads(tokenizer.to_str())["model"]
+
+
+def test_many_threads_may_encode_at_once(tokenizer: Tokenizer) -> None:
+    encoder = PairEncoder(tokenizer, max_length=32)
+    pairs = [("where is the river", "city " * count) for count in range(40)]
+    expected = encoder.encode(pairs).ids
+    failures: list[BaseException] = []
+
+    def encode() -> None:
+        try:
+            for _ in range(50):
+                np.testing.assert_array_equal(encoder.encode(pairs).ids, expected)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=encode) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_limit_without_room_for_text_is_an_error(tokenizer: Tokenizer) -> None:
+    for limit in (3, 0, -5, True):
+        with pytest.raises(OptionError, match="at least 4"):
+            PairEncoder(tokenizer, max_length=limit)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 512), max_size=200),
+    batch_size=st.integers(1, 64),
+    max_tokens=st.integers(1, 8192),
+)
+def test_a_plan_holds_every_row_once_within_its_limits(lengths: list[int], batch_size: int, max_tokens: int) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    made = plan(array, batch_size=batch_size, max_tokens=max_tokens)
+    rows = [row for part in made.parts for row in part.tolist()]
+    assert sorted(rows) == list(range(len(lengths)))
+    for part in made.parts:
+        assert 1 <= len(part) <= batch_size
+        assert len(part) == 1 or len(part) * array[part].max() <= max_tokens
+    longest = [int(array[part].max()) for part in made.parts]
+    assert longest == sorted(longest, reverse=True)
+    assert 0 <= made.padding_waste < 1
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(counts=st.lists(st.integers(0, 30), min_size=1, max_size=20), batch_size=st.integers(1, 8))
+def test_batches_hold_each_pairs_tokens_and_padding_after_them(tokenizer: Tokenizer, counts: list[int], batch_size: int) -> None:
+    encoded = PairEncoder(tokenizer, max_length=64).encode([("river", "city " * count) for count in counts])
+    seen = set()
+    for batch in plan(encoded.lengths, batch_size=batch_size).batches(encoded, pad_id=7):
+        for place, row in enumerate(batch.rows.tolist()):
+            seen.add(row)
+            start, stop = encoded.offsets[row], encoded.offsets[row + 1]
+            length = stop - start
+            np.testing.assert_array_equal(batch.input_ids[place, :length], encoded.ids[start:stop])
+            np.testing.assert_array_equal(batch.token_type_ids[place, :length], encoded.type_ids[start:stop])
+            assert (batch.input_ids[place, length:] == 7).all()
+            assert batch.attention_mask[place].tolist() == [1] * length + [0] * (batch.shape[1] - length)
+    assert seen == set(range(len(counts)))
+
+
+def test_a_plan_refuses_an_empty_batch() -> None:
+    with pytest.raises(OptionError, match="positive integer"):
+        plan(np.array([3]), batch_size=0)

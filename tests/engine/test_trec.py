@@ -1,0 +1,80 @@
+"""Retrieval files are read strictly and written as trec_eval reads them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossrt.engine.errors import DataFileError
+from crossrt.engine.trec import ranked, read_collection, read_pairs, read_qrels, read_run, read_texts, write_run
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_texts_may_hold_tabs_and_end_in_any_newline(tmp_path: Path) -> None:
+    file = written(tmp_path / "p.tsv", b"\xef\xbb\xbf1\ta\tb\r\n2\t\n\n3\tlast")
+    assert read_texts(file) == {"1": "a\tb", "2": "", "3": "last"}
+    assert read_texts(file, only={"3"}) == {"3": "last"}
+
+
+@pytest.mark.parametrize(
+    ("reader", "content", "message"),
+    [
+        (read_texts, "1\ta\nno tab\n", r"line 2: expected `id <tab> text`, got 'no tab'"),
+        (read_texts, "1\ta\n1\tb\n", "line 2: the id 1 comes a second time"),
+        (read_texts, b"1\ta\n2\t\xff\n", "line 2: byte 3 is not valid UTF-8"),
+        (read_texts, "", "is empty"),
+        (read_texts, "\n\n", "is empty"),
+        (read_run, "1 Q0 a 1 2.0\n", "line 1: expected 6 fields"),
+        (read_run, "1 Q0 a 1 high tag\n", "line 1: the score 'high' is not a number"),
+        (read_run, "1 Q0 a 1 2.0 t\n1 Q0 a 2 1.0 t\n", "line 2: passage a comes a second time for query 1"),
+        (read_qrels, "1 0 a\n", "line 1: expected `query 0 passage relevance`"),
+        (read_qrels, "1 0 a yes\n", "line 1: expected `query 0 passage relevance`"),
+        (read_pairs, "a query\n", "line 1: expected `query <tab> passage`"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, reader, content, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataFileError, match=message):
+        reader(written(tmp_path / "file", content))
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"nothing cannot be read \(No such file"):
+        read_texts(tmp_path / "nothing")
+    with pytest.raises(DataFileError, match="Is a directory"):
+        read_run(tmp_path)
+
+
+def test_ids_of_a_run_that_the_other_files_lack_are_named(tmp_path: Path) -> None:
+    queries = written(tmp_path / "q", "1\tone\n")
+    passages = written(tmp_path / "p", "a\tA\n")
+    with pytest.raises(DataFileError, match="query 2 is not in"):
+        read_collection(queries, passages, written(tmp_path / "r", "2 Q0 a 1 1.0 t\n"))
+    with pytest.raises(DataFileError, match=r"1 passage\(s\) of query 1 are not in .*, such as b"):
+        read_collection(queries, passages, written(tmp_path / "r", "1 Q0 a 1 1.0 t\n1 Q0 b 2 0.5 t\n"))
+
+
+@given(st.dictionaries(st.text("abc123", min_size=1, max_size=4), st.floats(-20, 20, width=32), min_size=1, max_size=30))
+def test_a_run_keeps_full_precision_and_the_order_in_which_it_is_evaluated(scores: dict[str, float]) -> None:
+    import io
+
+    file = io.StringIO()
+    write_run(file, "q", scores, tag="t")
+    rows = [line.split() for line in file.getvalue().splitlines()]
+    assert [np.float32(row[4]) for row in rows] == sorted((np.float32(score) for score in scores.values()), reverse=True)
+    assert [int(row[3]) for row in rows] == list(range(1, len(scores) + 1))
+    assert {row[2]: float(row[4]) for row in rows} == scores
+
+
+def test_ties_go_as_trec_eval_breaks_them() -> None:
+    ir_measures = pytest.importorskip("ir_measures")
+    scores = {"a": 1.0, "c": 1.0, "b": 1.0, "d": 0.5}
+    assert ranked(scores) == ["c", "b", "a", "d"]
+    for relevant, expected in (("c", 1.0), ("b", 0.5), ("a", 1 / 3)):
+        measured = ir_measures.calc_aggregate([ir_measures.RR], {"q": {relevant: 1}}, {"q": scores})
+        assert measured[ir_measures.RR] == pytest.approx(expected)

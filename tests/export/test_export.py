@@ -1,0 +1,158 @@
+"""Exporting: what the graph is like, and that a bundle appears whole or not at all."""
+
+import collections
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+import onnx
+
+from crossrt import Bundle, CrossEncoder
+from crossrt.engine.errors import BundleError, OptionError
+from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.export import export_bundle
+from crossrt.export.onnx import graph_of
+
+
+def test_the_graph_is_plain_and_its_opset_low(bundle: Path) -> None:
+    model = onnx.load(bundle / "model.fp32.onnx")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    operators = collections.Counter(node.op_type for node in model.graph.node)
+    assert not {"IsNaN", "Where", "If", "Loop", "Dropout", "Identity", "Constant"} & set(operators)
+    assert operators["LayerNormalization"] == 5
+    assert operators["Softmax"] == 2
+    assert operators["Unsqueeze"] == 1, "the mask is made once, not per layer"
+
+
+def test_inputs_and_output_have_hugging_faces_names_and_dynamic_shapes(bundle: Path) -> None:
+    graph = onnx.load(bundle / "model.fp32.onnx").graph
+    shapes = {
+        value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    pair = ["batch", "sequence"]
+    assert shapes == {"input_ids": pair, "attention_mask": pair, "token_type_ids": pair, "logits": ["batch", 1]}
+
+
+def test_weights_are_stored_once(bundle: Path) -> None:
+    graph = onnx.load(bundle / "model.fp32.onnx").graph
+    large = [tensor.raw_data for tensor in graph.initializer if len(tensor.raw_data) > 1000]
+    assert len(large) == len(set(large))
+    names = [tensor.name for tensor in graph.initializer]
+    assert len(names) == len(set(names))
+    used = {name for node in graph.node for name in node.input}
+    assert set(names) <= used
+
+
+def test_the_last_layer_is_computed_for_the_first_token_alone(checkpoint: Path) -> None:
+    inferred = onnx.shape_inference.infer_shapes(graph_of(Checkpoint.read(checkpoint)), data_prop=True)
+    shapes = {
+        value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in inferred.graph.value_info
+    }
+    assert shapes["layer.0.intermediate.product"][1] == "sequence"
+    assert shapes["layer.1.intermediate.product"][1] == 1
+    assert shapes["layer.1.key.product"][1] == "sequence"
+
+
+def test_weights_above_protobufs_limit_lie_beside_the_model(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.export.onnx.EXTERNAL_DATA_ABOVE", 1000)
+    bundle, report = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle")
+    assert report
+    assert {file.name for file in bundle.manifest.files} >= {"model.fp32.onnx", "model.fp32.onnx.data"}
+    with CrossEncoder(bundle.path) as model:
+        assert np.isfinite(model.predict([("a", "b")])).all()
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(checkpoint: Path, tmp_path: Path, bundle: Path) -> None:
+    export_bundle(Checkpoint.read(checkpoint), tmp_path / "again")
+    for name in ("model.fp32.onnx", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (bundle / name).read_bytes()
+
+
+def test_an_existing_bundle_is_kept_unless_forced(
+    checkpoint: Path, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    export_bundle(Checkpoint.read(checkpoint), out)
+    before = (out / "manifest.json").read_bytes()
+    other = Checkpoint.read(make_checkpoint(seed=9))
+    with pytest.raises(BundleError, match="already there.*--force"):
+        export_bundle(other, out)
+    assert (out / "manifest.json").read_bytes() == before
+    export_bundle(other, out, force=True)
+    assert (out / "manifest.json").read_bytes() != before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_directory_that_is_no_bundle_is_never_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/dear.txt").write_text("Dear")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        export_bundle(Checkpoint.read(checkpoint), tmp_path / "letters", force=True)
+    assert (tmp_path / "letters/dear.txt").read_text() == "Dear"
+
+
+def test_an_unknown_exporter_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="unknown exporter 'magic'; one of crossrt, optimum"):
+        export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", exporter="magic")
+
+
+def test_a_killed_export_leaves_the_old_bundle_and_the_next_one_clears_up(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    export_bundle(Checkpoint.read(checkpoint), out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    child = subprocess.Popen([sys.executable, "-m", "crossrt", "export", str(checkpoint), str(out), "--force"])
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".bundle.*.partial/model.fp32.onnx")):
+        assert child.poll() is None, "the export ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    Bundle.open(out, verify=True)
+    export_bundle(Checkpoint.read(checkpoint), out, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "sys.argv[0] = 'crossrt'; from crossrt.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", program, "export", str(checkpoint), str(tmp_path / "bundle")]
+    child = subprocess.run(command, capture_output=True, text=True)
+    assert child.returncode == 1
+    assert "File too large" in child.stderr
+    assert "Traceback" not in child.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_that_cannot_be_written_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(PermissionError):
+        export_bundle(Checkpoint.read(checkpoint), tmp_path / "locked/bundle")
+
+
+def test_a_vocabulary_alone_gives_the_same_tokenizer(checkpoint: Path, tmp_path: Path, bundle: Path) -> None:
+    source = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, source)
+    (source / "tokenizer.json").unlink()
+    export_bundle(Checkpoint.read(source), tmp_path / "bundle")
+    pairs = [("How long, [SEP] does", "Café 中国 it-take"), ("", "")]
+    with CrossEncoder(tmp_path / "bundle") as ours, CrossEncoder(bundle) as theirs:
+        np.testing.assert_array_equal(ours._encoder.encode(pairs).ids, theirs._encoder.encode(pairs).ids)

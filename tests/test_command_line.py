@@ -1,0 +1,237 @@
+"""The command line as a person or a program meets it."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossrt import CrossEncoder
+
+PASSAGES = ["berlin is a city", "the river is long and green", "people live in paris", "eggs and salt"]
+
+
+def crossrt(*words: object, stdin: bytes = b"") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "crossrt", *map(str, words)]
+    child = subprocess.run(command, input=stdin, capture_output=True, check=False)
+    return subprocess.CompletedProcess(command, child.returncode, child.stdout.decode(), child.stderr.decode())
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Write queries, passages and a run of two queries with three candidates each."""
+    contents = {
+        "queries": "1\twhere is the river\n2\thow long do people live\n",
+        "passages": "".join(f"p{number}\t{text}\n" for number, text in enumerate(PASSAGES)),
+        "run": "".join(f"{query} Q0 p{number} {number + 1} {9 - number} bm25\n" for query in (1, 2) for number in range(3)),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    return {name: tmp_path / name for name in contents}
+
+
+def rerank_words(bundle: Path, files: dict[str, Path], out: Path) -> Sequence[object]:
+    return ("rerank", bundle, "--queries", files["queries"], "--passages", files["passages"], "--run", files["run"], "--out", out)
+
+
+def test_help_has_examples_for_every_command() -> None:
+    assert crossrt("--help").returncode == 0
+    for command in ("export", "rank", "rerank", "parity", "info"):
+        shown = crossrt(command, "--help")
+        assert shown.returncode == 0
+        assert "Example" in shown.stdout
+    assert crossrt("--version").stdout.startswith("crossrt 0.")
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("rank",), ("info", "x", "--nonsense")])
+def test_wrong_words_exit_with_2(words: Sequence[str]) -> None:
+    assert crossrt(*words).returncode == 2
+
+
+def test_a_wrong_value_exits_with_2_and_a_failure_with_1_without_a_traceback(bundle: Path, tmp_path: Path) -> None:
+    wrong = crossrt("rank", bundle, "q", "-", "--threads", "0", stdin=b"a\n")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "threads=0" in wrong.stderr
+    failed = crossrt("info", tmp_path / "nothing")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("crossrt: ")
+    assert "Traceback" not in wrong.stderr + failed.stderr
+    assert "Traceback" in crossrt("--debug", "info", tmp_path / "nothing").stderr
+
+
+def test_export_prints_the_report_and_info_what_was_made(checkpoint: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("where is the river\tthe river is long\n")
+    made = crossrt("export", checkpoint, tmp_path / "bundle", "--pairs", pairs)
+    assert made.returncode == 0, made.stderr
+    assert "parity passed: fp32 on onnxruntime" in made.stdout
+    assert made.stderr == "", "no progress bar where no person looks"
+    info = crossrt("info", tmp_path / "bundle", "--verify")
+    assert info.returncode == 0
+    for part in ("bert, 2 layers x 32", "activation identity", "parity passed", "sizes and sha256 agree", "here", "onnxruntime"):
+        assert part in info.stdout
+    assert json.loads(crossrt("info", tmp_path / "bundle", "--json").stdout)["schema"] == 1
+    again = crossrt("export", checkpoint, tmp_path / "bundle")
+    assert again.returncode == 1
+    assert "--force" in again.stderr
+
+
+def test_export_says_what_it_cannot_export(checkpoint: Path, tmp_path: Path) -> None:
+    assert "nor a hub id" in crossrt("export", "/no/such", tmp_path / "b").stderr
+    assert "fp32 alone" in crossrt("export", checkpoint, tmp_path / "b", "--precision", "int8").stderr
+    assert "go together" in crossrt("export", checkpoint, tmp_path / "b", "--queries", "q").stderr
+    assert "unknown exporter" in crossrt("export", checkpoint, tmp_path / "b", "--exporter", "magic").stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_parity_passes_for_its_checkpoint_and_exits_with_1_for_another(
+    bundle: Path, checkpoint: Path, make_checkpoint: Any, tmp_path: Path
+) -> None:
+    assert crossrt("parity", bundle, "--against", checkpoint).returncode == 0
+    other = crossrt("parity", bundle, "--against", make_checkpoint(seed=77), "--json")
+    assert other.returncode == 1
+    assert json.loads(other.stdout)["failures"]
+
+
+def test_rank_reads_lines_or_tsv_from_a_file_or_stdin(bundle: Path, tmp_path: Path, model: CrossEncoder) -> None:
+    expected = model.rank("where is the river", PASSAGES)
+    lines = "\n".join(PASSAGES).encode()
+    tsv = "\n".join(f"id{number}\t{text}" for number, text in enumerate(PASSAGES)).encode()
+    (tmp_path / "passages").write_bytes(tsv)
+    from_stdin = json.loads(crossrt("rank", bundle, "where is the river", "--json", stdin=lines).stdout)
+    from_file = json.loads(crossrt("rank", bundle, "where is the river", tmp_path / "passages", "--json").stdout)
+    assert [row["id"] for row in from_stdin] == [str(entry["corpus_id"] + 1) for entry in expected]
+    assert [row["id"] for row in from_file] == [f"id{entry['corpus_id']}" for entry in expected]
+    np.testing.assert_allclose([row["score"] for row in from_file], [entry["score"] for entry in expected], atol=2e-5)
+    table = crossrt("rank", bundle, "where is the river", tmp_path / "passages", "--top-k", "2").stdout.splitlines()
+    assert len(table) == 3
+    assert table[0].split() == ["rank", "score", "id", "passage"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b"fine\n\xff\xfe\n", "line 2: byte 1 is not valid UTF-8")],
+)
+def test_passages_that_cannot_be_read_are_named(bundle: Path, content: bytes, message: str) -> None:
+    ranked = crossrt("rank", bundle, "q", "-", stdin=content)
+    assert ranked.returncode == 1
+    assert message in ranked.stderr
+    assert "standard input" in ranked.stderr
+
+
+def test_a_reader_that_goes_away_ends_the_command_in_words(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "passages").write_text("the river is long\n" * 20_000)
+    command = f"{sys.executable} -m crossrt rank {bundle} q {tmp_path / 'passages'} --json --max-length 8 | head -c 10"
+    child = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert child.returncode == 1
+    assert child.stderr == "crossrt: the reader of the output went away before its end\n"
+
+
+def test_rerank_writes_a_run_that_trec_tools_read(bundle: Path, files: dict[str, Path], tmp_path: Path, model: CrossEncoder) -> None:
+    ir_measures = pytest.importorskip("ir_measures")
+    out = tmp_path / "out.trec"
+    done = crossrt(*rerank_words(bundle, files, out), "--tag", "mine")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    rows = list(ir_measures.read_trec_run(str(out)))
+    assert len(rows) == 6
+    expected = model.predict([("where is the river", text) for text in PASSAGES[:3]])
+    got = {row.doc_id: row.score for row in rows if row.query_id == "1"}
+    np.testing.assert_allclose([got[f"p{number}"] for number in range(3)], expected, atol=2e-5)
+    lines = [line.split() for line in out.read_text().splitlines()]
+    assert [line[3] for line in lines] == ["1", "2", "3"] * 2
+    assert {line[5] for line in lines} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run", "1 Q0 p9 1 1.0 t\n", "passage(s) of query 1 are not in"),
+        ("run", "7 Q0 p1 1 1.0 t\n", "query 7 is not in"),
+        ("run", "", "is empty"),
+        ("passages", "p1\ta\np1\tb\n", "line 2: the id p1 comes a second time"),
+        ("queries", "no tab\n", "line 1: expected `id <tab> text`"),
+    ],
+)
+def test_rerank_names_the_line_and_leaves_the_old_output(
+    bundle: Path, files: dict[str, Path], tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    files[name].write_text(content)
+    out = tmp_path / "out.trec"
+    out.write_text("old")
+    failed = crossrt(*rerank_words(bundle, files, out))
+    assert failed.returncode == 1
+    assert message in failed.stderr
+    assert out.read_text() == "old"
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_killed_rerank_leaves_no_half_run(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    lines = "".join(f"{query} Q0 p{number} 1 1.0 t\n" for query in range(3000) for number in range(4))
+    files["run"].write_text(lines)
+    files["queries"].write_text("".join(f"{query}\twhere is the river {query}\n" for query in range(3000)))
+    out = tmp_path / "out.trec"
+    child = subprocess.Popen([sys.executable, "-m", "crossrt", *map(str, rerank_words(bundle, files, out))])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.trec.*.partial")):
+        assert child.poll() is None, "rerank ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not out.exists()
+
+
+def test_a_person_at_a_terminal_sees_a_progress_bar(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    parent, terminal = pty.openpty()
+    command = [sys.executable, "-m", "crossrt", *map(str, rerank_words(bundle, files, tmp_path / "out.trec"))]
+    child = subprocess.Popen(command, stderr=terminal, stdout=subprocess.DEVNULL)
+    child.wait()
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:  # Linux: EIO once the other end is closed and all is read
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(parent)
+    assert child.returncode == 0
+    assert b"Reranking: 100%" in shown
+
+
+def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(tmp_path: Path) -> None:
+    repository = Path(__file__).resolve().parent.parent
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(repository, source, ignore=ignore)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    wheel = next(tmp_path.glob("crossrt-*.whl"))
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    top = {path.name for path in (tmp_path / "site").iterdir() if not path.name.endswith(".dist-info")}
+    assert top == {"crossrt"}
+    folders = {path.parent.relative_to(repository) for path in repository.glob("*/__init__.py")} | {Path()}
+    shipped = {path.parent.relative_to(tmp_path / "site/crossrt") for path in (tmp_path / "site/crossrt").rglob("__init__.py")}
+    assert shipped == folders
+    program = (
+        "import pathlib, crossrt; from crossrt import CrossEncoder; root = pathlib.Path(crossrt.__file__).parent;"
+        f"assert str(root).startswith({str(tmp_path)!r}), root;"
+        "assert (root / 'demo/checkpoint/model.safetensors').is_file(); assert (root / 'py.typed').is_file();"
+        f"print(CrossEncoder(root / 'demo/checkpoint', cache_folder={str(tmp_path / 'cache')!r}).num_labels)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.strip() == "1"
