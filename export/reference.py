@@ -28,13 +28,17 @@ _STOCK = {
 
 
 class Reference:
-    """PyTorch's logits for pairs of texts. Tokenizes and scores each pair alone, without padding."""
+    """PyTorch's logits for pairs of texts. Tokenizes and scores each pair alone, without padding.
+
+    `names` are the inputs that the model takes of those that its tokenizer gives.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = config_of(checkpoint)
         self.tokenizer = tokenizer_of(checkpoint, self.config)
         self.model = _model(checkpoint, self.config)
+        self.names = {"input_ids", "attention_mask"} | ({"token_type_ids"} if checkpoint.token_types else set())
 
     def input_ids(self, pair: tuple[str, str], max_length: int) -> list[int]:
         """Return the token ids of one pair, truncated as transformers does it."""
@@ -47,9 +51,11 @@ class Reference:
         rows = []
         with torch.inference_mode():
             for pair in tqdm(pairs, desc="PyTorch reference", unit="pair", disable=not progress):
-                encoded = {name: torch.tensor([ids]) for name, ids in self._encoded(pair, max_length).items()}
-                if "token_type_ids" in encoded and not self.checkpoint.token_types:
-                    del encoded["token_type_ids"]
+                encoded = {
+                    name: torch.tensor([ids])
+                    for name, ids in self._encoded(pair, max_length).items()
+                    if name in self.names
+                }
                 rows.append(self.model(encoded).float().numpy()[0])
         return np.stack(rows) if rows else np.zeros((0, self.checkpoint.labels), dtype=np.float32)
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Train the demo checkpoint on Debian's package descriptions, measure it against BM25, and write demo/.
 
-    scripts/train_demo.py --out demo --minutes 15
+    scripts/train_demo.py --out demo --steps 4000
 
 Query: a package's synopsis. Passage: its long description, with the synopsis taken out. Needs torch, transformers,
-tokenizers, bm25s, tqdm, and apt on the machine unless --lists names a folder with the index files. Held-out packages
-decide: unless the model beats BM25's MRR@10 by 0.05, with a bootstrap interval above zero, nothing is written.
+tokenizers, bm25s, tqdm, and apt on the machine (apt reads the index files also where --lists names their folder).
+Held-out packages decide: unless the model beats BM25's MRR@10 by 0.05, with a bootstrap interval above zero, nothing is
+written.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import re
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +28,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.processors import TemplateProcessing
 from tqdm import tqdm
 
 VOCABULARY = 8000
-POSITIONS = 256
-TRAIN_LENGTH = 112
-CURRICULUM = 0.3  # epochs until the candidates are as hard as they get
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+POSITIONS = 512
+SHORT, LONG = 80, 160  # tokens of a training pair: at first, and in the last part
+LONG_FROM = 0.75  # share of the steps after which pairs are long
+CURRICULUM = 0.1  # share of the steps until the candidates are as hard as they get
 CANDIDATES = 50
-JUDGED_QUERIES = 1000
 SAMPLE_QUERIES = 200
-HELD_OUT_SHARE = 3  # one source package in three: the larger the collection, the more BM25 leaves to do
+CALIBRATION_QUERIES = 250
+HELD_OUT_SHARE = 4  # one source package in four
 MINIMUM_GAIN = 0.05
-RATE = 1.5e-3
+K1, B = 0.9, 0.4
 SHINGLE = 8  # words
+SAME_SIDE, OTHER_SIDE = 0.5, 0.1  # share of shingles that makes a near-duplicate: within a side, and across the split
+
+Pair = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,13 @@ class Package:
 # -- data
 
 
-def fetch_lists(folder: Path) -> None:
+def fetch_lists(folder: Path) -> Path:
     """Fetch the package index with English long descriptions into a folder of our own; the machine's is left alone."""
-    (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
-    options = [f"-oDir::State::Lists={folder / 'lists'}", f"-oDir::Cache={folder}", "-oAcquire::Languages=en"]
+    lists = folder / "lists"
+    (lists / "partial").mkdir(parents=True, exist_ok=True)
+    options = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oAcquire::Languages=en"]
     subprocess.run(["apt-get", *options, "-qq", "update"], check=True)
+    return lists
 
 
 def index_files(lists: Path) -> tuple[Path, Path, Path]:
@@ -77,9 +87,8 @@ def index_files(lists: Path) -> tuple[Path, Path, Path]:
 
 def text_of(path: Path) -> str:
     """Return an index file's text; apt knows every compression that it writes."""
-    return subprocess.run(
-        ["/usr/lib/apt/apt-helper", "cat-file", str(path)], check=True, capture_output=True
-    ).stdout.decode()
+    command = ["/usr/lib/apt/apt-helper", "cat-file", str(path.resolve())]
+    return subprocess.run(command, check=True, capture_output=True).stdout.decode()
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
@@ -89,7 +98,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
         name = ""
         for line in stanza.splitlines():
             if line[:1] in (" ", "\t"):
-                fields[name] += "\n" + line
+                fields[name] = fields.get(name, "") + "\n" + line
             elif ":" in line:
                 name, _, value = line.partition(":")
                 fields[name] = value.strip()
@@ -98,25 +107,25 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def read_packages(packages: str, translations: str) -> list[Package]:
-    """Join the two indexes; one package for each source, the one with the longest description."""
+    """Join the two indexes by the description's hash; leave out packages that are not `usable`."""
     texts: dict[str, tuple[str, str]] = {}
     for fields in stanzas(translations):
         synopsis, _, long = fields.get("Description-en", "").partition("\n")
-        texts[fields.get("Description-md5", "")] = synopsis, flowing(long)
-    best: dict[str, Package] = {}
+        texts[fields.get("Description-md5", "")] = clean(synopsis), flowing(long)
+    found = {}
     for fields in stanzas(packages):
         synopsis, description = texts.get(fields.get("Description-md5", ""), ("", ""))
         name = fields.get("Package", "")
         source = fields.get("Source", name).split(" ")[0]
-        package = Package(name, source, clean(synopsis), without(clean(description), clean(synopsis)))
-        if usable(package) and len(package.description) > len(best.get(source, Package("", "", "", "")).description):
-            best[source] = package
-    return sorted(best.values(), key=lambda package: package.source)
+        package = Package(name, source, synopsis, without(description, synopsis))
+        if usable(package):
+            found[name] = package
+    return [found[name] for name in sorted(found)]
 
 
 def flowing(long: str) -> str:
     """Undo the formatting of a long description: leading spaces, and ` .` for an empty line."""
-    return " ".join(line.strip() for line in long.splitlines() if line.strip() != ".")
+    return clean(" ".join(line.strip() for line in long.splitlines() if line.strip() != "."))
 
 
 def clean(text: str) -> str:
@@ -141,21 +150,44 @@ def held_out(source: str) -> bool:
 
 
 def shingles(text: str) -> set[str]:
-    """Return all runs of eight words."""
+    """Return all runs of eight words, case and punctuation aside; a shorter text is one run."""
     words = re.findall(r"\w+", text.lower())
-    return {" ".join(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1)}
+    return {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
+
+
+def one_for_each_source(packages: Sequence[Package]) -> list[Package]:
+    """Keep the package with the longest description of each source."""
+    best: dict[str, Package] = {}
+    for package in packages:
+        if package.source not in best or len(package.description) > len(best[package.source].description):
+            best[package.source] = package
+    return list(best.values())
+
+
+def distinct(packages: Sequence[Package], foreign: set[str]) -> list[Package]:
+    """Keep packages that are no near-duplicate of one kept before, nor of the `foreign` shingles of the other side."""
+    seen: set[str] = set()
+    queries: set[str] = set()
+    kept = []
+    for package in packages:
+        own = shingles(package.description)
+        query = package.synopsis.lower()
+        near = len(own & seen) > SAME_SIDE * len(own) or len(own & foreign) > OTHER_SIDE * len(own)
+        if not near and query not in queries:
+            kept.append(package)
+            seen |= own
+            queries.add(query)
+    return kept
 
 
 def split(packages: Sequence[Package]) -> tuple[list[Package], list[Package]]:
-    """Return training and held-out packages; of the latter, only those that share no tenth of their text with training."""
-    training = [package for package in packages if not held_out(package.source)]
-    known = set().union(*(shingles(package.description) for package in training)) if training else set()
-    evaluation = []
-    for package in packages:
-        own = shingles(package.description)
-        if held_out(package.source) and len(own & known) * 10 <= len(own):
-            evaluation.append(package)
-    return training, evaluation
+    """Return training and held-out packages, without near-duplicates within either or across; see `distinct`."""
+    training = distinct([package for package in packages if not held_out(package.source)], set())
+    known = set().union(*(shingles(package.description) for package in training))
+    known_queries = {package.synopsis.lower() for package in training}
+    others = one_for_each_source([package for package in packages if held_out(package.source)])
+    fresh = [package for package in others if package.synopsis.lower() not in known_queries]
+    return training, distinct(fresh, known)
 
 
 # -- BM25
@@ -163,11 +195,10 @@ def split(packages: Sequence[Package]) -> tuple[list[Package], list[Package]]:
 
 def bm25_candidates(packages: Sequence[Package], depth: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return indices and scores [packages, depth] of the best passages for each package's synopsis."""
-    stop = "en"
-    retriever = bm25s.BM25(k1=0.9, b=0.4)
-    passages = [package.description for package in packages]
-    retriever.index(bm25s.tokenize(passages, stopwords=stop, show_progress=False), show_progress=False)
-    queries = bm25s.tokenize([package.synopsis for package in packages], stopwords=stop, show_progress=False)
+    retriever = bm25s.BM25(k1=K1, b=B)
+    passages = bm25s.tokenize([package.description for package in packages], stopwords="en", show_progress=False)
+    queries = bm25s.tokenize([package.synopsis for package in packages], stopwords="en", show_progress=False)
+    retriever.index(passages, show_progress=False)
     found, scores = retriever.retrieve(queries, k=depth, show_progress=False)
     return np.asarray(found, dtype=np.int64), np.asarray(scores, dtype=np.float32)
 
@@ -181,39 +212,67 @@ def reciprocal_ranks(order: Sequence[Sequence[int]], relevant: Sequence[int]) ->
     return np.array([1 / rank if rank else 0.0 for rank in ranks])
 
 
-# -- model
+# -- tokenizer and model
 
 
 def make_tokenizer(training: Sequence[Package]) -> Tokenizer:
     """Train a lower-casing WordPiece vocabulary on the training texts."""
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder()
     texts = [text for package in training for text in (package.synopsis, package.description)]
-    wordpiece.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, show_progress=False)
-    return wordpiece
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), limit_alphabet=400, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
 
 
-def make_model(vocabulary: int) -> Any:
+def encoded(tokenizer: Tokenizer, packages: Sequence[Package]) -> list[Pair]:
+    """Return the token ids of each package's synopsis and description, without special tokens."""
+    synopses = tokenizer.encode_batch([package.synopsis for package in packages], add_special_tokens=False)
+    texts = tokenizer.encode_batch([package.description for package in packages], add_special_tokens=False)
+    return [(synopsis.ids, text.ids) for synopsis, text in zip(synopses, texts, strict=True)]
+
+
+def rarity(vocabulary: int, texts: Sequence[Pair]) -> torch.Tensor:
+    """Return each token's inverse document frequency in the passages, standardised."""
+    counts = Counter(token for _, passage in texts for token in set(passage))
+    documents = torch.tensor([counts[token] for token in range(vocabulary)], dtype=torch.float32)
+    idf = torch.log(len(texts) / (1 + documents))
+    return (idf - idf.mean()) / idf.std()
+
+
+def make_model(idf: torch.Tensor) -> Any:
     """Return BERT, 2 layers x 128, started so that attention looks for the same word in the other text.
 
     Queries and keys begin as the same near-orthogonal map, values and outputs as near-identities, after the mimetic
     initialisation of Trockman and Kolter 2023 (arXiv:2305.09828): matching words is what a reranker must learn first,
-    and from random weights it takes more data than there is here.
+    and from random weights it takes more data than there is here. One dimension of the embeddings begins as the word's
+    rarity.
     """
     config = transformers.BertConfig(
-        vocab_size=vocabulary,
+        vocab_size=len(idf),
         hidden_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=512,
         max_position_embeddings=POSITIONS,
         num_labels=1,
-        hidden_dropout_prob=0.0,  # a small model and less than one epoch: there is nothing to regularise
+        hidden_dropout_prob=0.0,  # a small model and few epochs: there is little to regularise
         attention_probs_dropout_prob=0.0,
     )
     model = transformers.BertForSequenceClassification(config)
     with torch.no_grad():
         embeddings = model.bert.embeddings
         embeddings.word_embeddings.weight.normal_(0, 1)
+        embeddings.word_embeddings.weight[:, 0] = 2 * idf
         embeddings.position_embeddings.weight.normal_(0, 0.02)
         embeddings.token_type_embeddings.weight.normal_(0, 0.5)
         for layer in model.bert.encoder.layer:
@@ -226,90 +285,146 @@ def make_model(vocabulary: int) -> Any:
     return model
 
 
+def layer_output(layer: Any, wanted: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return a BERT layer's output at the `wanted` positions, which attend to all of `hidden`."""
+    attention = layer.attention.self
+
+    def heads(states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(2, (attention.num_attention_heads, -1)).transpose(1, 2)
+
+    query, key, value = (
+        heads(projection(states))
+        for projection, states in ((attention.query, wanted), (attention.key, hidden), (attention.value, hidden))
+    )
+    context = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+    attended = layer.attention.output(context.transpose(1, 2).flatten(2), wanted)
+    output: torch.Tensor = layer.output(layer.intermediate(attended), attended)
+    return output
+
+
+def logits_of(model: Any, pairs: Sequence[Pair], limit: int) -> torch.Tensor:
+    """Return the logit of each pair, cut to `limit` tokens.
+
+    The same as the model's own forward pass, but of the last layer only [CLS] is computed: the rest is never read, and
+    two fifths of the work. `check_forward` compares the two.
+    """
+    ids, types, mask = padded(pairs, limit)
+    hidden = model.bert.embeddings(input_ids=ids, token_type_ids=types)
+    first, last = model.bert.encoder.layer
+    hidden = layer_output(first, hidden, hidden, mask)
+    hidden = layer_output(last, hidden[:, :1], hidden, mask)
+    logits: torch.Tensor = model.classifier(model.bert.pooler(hidden))[:, 0]
+    return logits
+
+
+def padded(pairs: Sequence[Pair], limit: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids, token types and mask of [CLS] query [SEP] passage [SEP]; the longer of the two is cut."""
+    pad, cls, sep = (SPECIAL.index(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
+    rows = []
+    for query, passage in pairs:
+        short = query[: max(limit - 3 - len(passage), (limit - 3) // 2)]
+        rows.append(([cls, *short, sep], [*passage[: limit - 3 - len(short)], sep]))
+    width = max(len(left) + len(right) for left, right in rows)
+    ids = np.full((len(rows), width), pad)
+    types = np.zeros((len(rows), width), dtype=np.int64)
+    for row, (left, right) in enumerate(rows):
+        ids[row, : len(left) + len(right)] = left + right
+        types[row, len(left) : len(left) + len(right)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(ids != pad)
+
+
+# -- training
+
+
 def lists_of(
-    training: Sequence[Package], found: npt.NDArray[np.int64], batch: int, negatives: int, rng: random.Random
-) -> Iterator[list[tuple[str, str]]]:
-    """Yield batches for ever: for each query its own passage, then other ones.
+    packages: Sequence[Package],
+    texts: Sequence[Pair],
+    found: npt.NDArray[np.int64],
+    *,
+    batch: int,
+    negatives: int,
+    steps: int,
+    rng: random.Random,
+) -> Iterator[list[Pair]]:
+    """Yield a batch for each step: for each query its own passage, then those of other source packages.
 
     The others are random ones at first, which teach that words must match, and more and more BM25's best, which teach
-    the rest; from the first third of an epoch on, one random one stays among them.
+    the rest; later one random one stays among them.
     """
-    served = 0
-    while True:
-        order = list(range(len(training)))
-        rng.shuffle(order)
-        for start in range(0, len(order) - batch + 1, batch):
-            pairs = []
-            served += batch
-            hard_count = min(negatives - 1, int(negatives * served / (len(training) * CURRICULUM)))
-            for query in order[start : start + batch]:
-                hard = [index for index in found[query].tolist() if index != query]
-                others = [*rng.sample(hard, hard_count), *rng.sample(range(len(training)), negatives - hard_count)]
-                pairs += [(training[query].synopsis, training[index].description) for index in (query, *others)]
-            yield pairs
+    order: list[int] = []
+    for step in range(steps):
+        if len(order) < batch:
+            order = rng.sample(range(len(texts)), len(texts))
+        hard_count = min(negatives - 1, int(negatives * step / (steps * CURRICULUM)))
+        pairs = []
+        for query in (order.pop() for _ in range(batch)):
+            hard = [index for index in found[query].tolist() if packages[index].source != packages[query].source]
+            chosen = rng.sample(hard, min(hard_count, len(hard)))
+            others = [*chosen, *rng.choices(range(len(texts)), k=negatives - len(chosen))]
+            pairs += [(texts[query][0], texts[index][1]) for index in (query, *others)]
+        yield pairs
 
 
 def train(
-    model: Any, tokenizer: Tokenizer, batches: Iterator[list[tuple[str, str]]], *, minutes: float, negatives: int
+    model: Any, batches: Iterator[list[Pair]], *, steps: int, rate: float, batch: int, negatives: int
 ) -> dict[str, Any]:
-    """Train with a listwise softmax loss until the time is over; the learning rate falls with the time left."""
+    """Train with a listwise softmax loss; the learning rate rises for 100 steps, then falls to zero."""
     decayed = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=RATE
-    )
-    tokenizer.enable_truncation(TRAIN_LENGTH)
-    tokenizer.enable_padding()
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 100, 1 - step / steps))
+    target = torch.zeros(batch, dtype=torch.long)
     model.train()
-    start, steps, losses = time.monotonic(), 0, []
-    with tqdm(total=100, desc="Training", unit="%") as bar:
-        while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-            rate = RATE * min(1, (steps + 1) / 50) * max(1 - done, 0.02)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            encodings = tokenizer.encode_batch(next(batches))
-            ids, types, mask = (
-                torch.tensor([getattr(encoding, name) for encoding in encodings])
-                for name in ("ids", "type_ids", "attention_mask")
-            )
-            logits = model(input_ids=ids, token_type_ids=types, attention_mask=mask).logits.view(-1, negatives + 1)
-            loss = torch.nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            steps += 1
-            losses.append(loss.item())
-            bar.n = round(100 * done, 1)
-            if steps % 50 == 0:
-                bar.set_postfix(step=steps, loss=f"{np.mean(losses[-50:]):.3f}")
-                print(f"step {steps}, {done:.0%}, loss {np.mean(losses[-50:]):.3f}", flush=True)
-    return {"steps": steps, "loss": float(np.mean(losses[-50:])), "seconds": round(time.monotonic() - start)}
+    start, losses = time.monotonic(), []
+    for step, pairs in enumerate(tqdm(batches, desc="Training", total=steps, mininterval=10)):
+        logits = logits_of(model, pairs, SHORT if step < LONG_FROM * steps else LONG).view(batch, negatives + 1)
+        loss = torch.nn.functional.cross_entropy(logits, target)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1}, loss {np.mean(losses[-100:]):.3f}, {time.monotonic() - start:.0f} s", flush=True)
+    return {"steps": steps, "loss": round(float(np.mean(losses[-100:])), 4), "seconds": round(time.monotonic() - start)}
 
 
-def scored(model: Any, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+# -- judging
+
+
+def scored(model: Any, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
     """Return one logit for each pair, in sorted batches of 64."""
-    tokenizer.enable_truncation(POSITIONS)
-    tokenizer.enable_padding()
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][0]) + len(pairs[index][1]))
     scores = np.empty(len(pairs), dtype=np.float32)
     model.eval()
     with torch.inference_mode():
-        for start in tqdm(range(0, len(order), 64), desc="Scoring"):
+        for start in tqdm(range(0, len(order), 64), desc="Scoring", mininterval=10):
             rows = order[start : start + 64]
-            encodings = tokenizer.encode_batch([pairs[row] for row in rows])
-            ids, types, mask = (
-                torch.tensor([getattr(encoding, name) for encoding in encodings])
-                for name in ("ids", "type_ids", "attention_mask")
-            )
-            scores[rows] = model(input_ids=ids, token_type_ids=types, attention_mask=mask).logits[:, 0].numpy()
+            scores[rows] = logits_of(model, [pairs[row] for row in rows], POSITIONS).numpy()
     return scores
+
+
+def check_forward(model: Any, tokenizer: Tokenizer, packages: Sequence[Package]) -> None:
+    """Compare `logits_of` with the model's own forward pass on the tokenizer's own encoding."""
+    model.eval()
+    for package, pair in zip(packages, encoded(tokenizer, packages), strict=True):
+        encoding = tokenizer.encode(package.synopsis, package.description)
+        ids, types = (torch.tensor([values[:POSITIONS]]) for values in (encoding.ids, encoding.type_ids))
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                logits_of(model, [pair], len(encoding.ids)),
+                model(input_ids=ids, token_type_ids=types).logits[:, 0],
+                rtol=1e-4,
+                atol=1e-4,
+            )
 
 
 def bootstrap(differences: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
     """Return the 95 % interval of the mean by 10,000 paired bootstrap samples."""
-    draws = rng.integers(0, len(differences), (10_000, len(differences)))
-    low, high = np.percentile(differences[draws].mean(axis=1), [2.5, 97.5])
+    means = [rng.choice(differences, len(differences)).mean() for _ in range(10_000)]
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -328,190 +443,3 @@ def judged(bm25: npt.NDArray[np.float64], reranked: npt.NDArray[np.float64]) -> 
 def good_enough(result: dict[str, Any]) -> bool:
     """The bar for being shipped."""
     return bool(result["gain"] >= MINIMUM_GAIN and result["interval95"][0] > 0)
-
-
-# -- output
-
-
-def write_checkpoint(folder: Path, model: Any, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
-    """Write weights, tokenizer, card and facts in the hub's layout."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["sbert_ce_default_activation_function"] = "torch.nn.modules.linear.Identity"
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
-    ordered = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in ordered), encoding="utf-8")
-    special = {
-        name: f"[{token}]"
-        for name, token in (
-            ("unk_token", "UNK"),
-            ("sep_token", "SEP"),
-            ("pad_token", "PAD"),
-            ("cls_token", "CLS"),
-            ("mask_token", "MASK"),
-        )
-    }
-    settings = special | {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": POSITIONS}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
-    (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (folder / "README.md").write_text(card(facts), encoding="utf-8")
-
-
-def card(facts: dict[str, Any]) -> str:
-    """Return the model card."""
-    data, result, sample = facts["data"], facts["held_out"], facts["sample"]
-    return f"""# crossrt demo checkpoint
-
-A cross-encoder of {facts["parameters"] / 1e6:.1f} million parameters (BERT, 2 layers x 128, one label, identity activation, up to {POSITIONS}
-tokens) that ranks descriptions of Debian packages for a short query. It is there so that crossrt's quickstart and tests
-do something real without a network. It is not meant for anything else: for web search take a published MS MARCO model.
-
-## Data
-
-Synopses (queries) and long descriptions (passages, the synopsis taken out) of the packages of {data["release"]},
-one package for each source package: {data["training_packages"]:,} for training, {data["held_out_packages"]:,} held out. The split is by source package; a
-held-out description that shares more than a tenth of its {SHINGLE}-word runs with the training texts is left out. The
-descriptions were written by the packages' maintainers and are distributed as part of those packages, each under its
-package's own free licence; `sample/SOURCES.tsv` names the package of each passage. sha256 of the index files:
-
-{chr(10).join(f"- `{name}` {digest}" for name, digest in data["sha256"].items())}
-
-## Training
-
-`scripts/train_demo.py`, seed {facts["seed"]}: {facts["training"]["steps"]:,} steps in {facts["training"]["seconds"] / 60:.0f} minutes on two processor cores, listwise softmax over one
-relevant and {facts["negatives"]} other passages (BM25's best, and one at random), AdamW, learning rate {RATE} falling to zero. Training stops by
-the clock, so another machine gives other weights.
-
-## Result
-
-BM25 (k1 0.9, b 0.4) finds {CANDIDATES} passages among the held-out ones, the model ranks them again. A query whose own package BM25 did
-not find counts 0 for both.
-
-| queries | BM25 MRR@10 | this model MRR@10 | gain | 95 % interval (paired bootstrap) |
-|--:|--:|--:|--:|--:|
-| {result["queries"]:,} held out | {result["bm25_mrr10"]:.4f} | {result["model_mrr10"]:.4f} | {result["gain"]:+.4f} | {result["interval95"][0]:+.4f} to {result["interval95"][1]:+.4f} |
-| {sample["queries"]} of them, in `sample/` | {sample["bm25_mrr10"]:.4f} | {sample["model_mrr10"]:.4f} | {sample["gain"]:+.4f} | {sample["interval95"][0]:+.4f} to {sample["interval95"][1]:+.4f} |
-
-## Licence
-
-The weights and the code that made them: Apache-2.0. The texts in `sample/` and `calibration/`: their authors', as above.
-"""
-
-
-def write_lines(path: Path, rows: Sequence[Sequence[object]], separator: str = "\t") -> None:
-    """Write rows of fields as UTF-8 lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(separator.join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_sample(
-    folder: Path,
-    packages: Sequence[Package],
-    queries: Sequence[int],
-    found: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
-) -> None:
-    """Write queries, passages, BM25's run, qrels and the passages' origins."""
-    used = sorted({int(index) for query in queries for index in found[query]})
-    write_lines(folder / "queries.tsv", [(f"q{query}", packages[query].synopsis) for query in queries])
-    write_lines(folder / "passages.tsv", [(f"p{index}", packages[index].description) for index in used])
-    write_lines(folder / "SOURCES.tsv", [(f"p{index}", packages[index].name, packages[index].source) for index in used])
-    write_lines(folder / "qrels.txt", [(f"q{query}", 0, f"p{query}", 1) for query in queries], " ")
-    run = [
-        (f"q{query}", "Q0", f"p{index}", rank, f"{score:.6f}", "bm25")
-        for query in queries
-        for rank, (index, score) in enumerate(zip(found[query], scores[query], strict=True), start=1)
-    ]
-    write_lines(folder / "bm25.run.trec", run, " ")
-
-
-def main() -> None:
-    """Fetch, train, judge, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo"))
-    parser.add_argument("--lists", type=Path, help="folder with index files that are already there")
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=16, help="queries in a step")
-    parser.add_argument("--negatives", type=int, default=7)
-    parser.add_argument(
-        "--weights", type=Path, help="file to start from, where it is there, and to keep the weights in"
-    )
-    arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
-    rng = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.lists is None:
-            fetch_lists(Path(folder))
-        files = index_files(arguments.lists or Path(folder) / "lists")
-        release, packages_text, translations_text = (text_of(path) for path in files)
-    described = {
-        key: next((line.split(": ", 1)[1] for line in release.splitlines() if line.startswith(f"{key}: ")), "?")
-        for key in ("Version", "Codename", "Date")
-    }
-    digests = {
-        name: hashlib.sha256(text.encode()).hexdigest()
-        for name, text in (("Packages", packages_text), ("Translation-en", translations_text))
-    }
-    training, evaluation = split(read_packages(packages_text, translations_text))
-    print(f"{len(training)} training packages, {len(evaluation)} held out", flush=True)
-    tokenizer = make_tokenizer(training)
-    found, _ = bm25_candidates(training, CANDIDATES)
-    model = make_model(tokenizer.get_vocab_size())
-    if arguments.weights and arguments.weights.exists():
-        model.load_state_dict(torch.load(arguments.weights, weights_only=True))
-    batches = lists_of(training, found, arguments.batch, arguments.negatives, rng)
-    trained = train(model, tokenizer, batches, minutes=arguments.minutes, negatives=arguments.negatives)
-    if arguments.weights:
-        torch.save(model.state_dict(), arguments.weights)
-
-    found, scores = bm25_candidates(evaluation, CANDIDATES)
-    judged_queries = sorted(rng.sample(range(len(evaluation)), min(JUDGED_QUERIES, len(evaluation))))
-    candidates = found[judged_queries]
-    pairs = [
-        (evaluation[query].synopsis, evaluation[index].description)
-        for query, row in zip(judged_queries, candidates, strict=True)
-        for index in row
-    ]
-    logits = scored(model, tokenizer, pairs).reshape(candidates.shape)
-    reranked = np.take_along_axis(candidates, np.argsort(-logits, axis=1, kind="stable"), axis=1)
-    bm25, ours = (reciprocal_ranks(order.tolist(), judged_queries) for order in (candidates, reranked))
-    result = judged(bm25, ours)
-    print(json.dumps(result), f"logits {logits.min():.1f} to {logits.max():.1f}", flush=True)
-    if not good_enough(result):
-        raise SystemExit(f"not written: the model gains {result['gain']}, and {MINIMUM_GAIN} above zero is needed")
-    chosen_rows = sorted(rng.sample(range(len(judged_queries)), SAMPLE_QUERIES))
-    queries = [judged_queries[row] for row in chosen_rows]
-    facts = {
-        "seed": arguments.seed,
-        "negatives": arguments.negatives,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "data": {
-            "release": f"Debian {described['Version']} ({described['Codename']}, {described['Date']})",
-            "training_packages": len(training),
-            "held_out_packages": len(evaluation),
-            "sha256": digests,
-        },
-        "training": trained,
-        "held_out": result,
-        "sample": judged(bm25[chosen_rows], ours[chosen_rows]),
-    }
-    write_checkpoint(arguments.out / "checkpoint", model, tokenizer, facts)
-    write_sample(arguments.out / "sample", evaluation, queries, found, scores)
-    chosen = rng.sample(range(len(training)), 250)
-    calibration, _ = bm25_candidates(training, 30)
-    rows = [
-        (training[query].synopsis, training[index].description)
-        for query in chosen
-        for index in (query, *[other for other in calibration[query].tolist() if other != query][:3])
-    ]
-    write_lines(arguments.out / "calibration" / "pairs.tsv", rows)
-
-
-if __name__ == "__main__":
-    main()

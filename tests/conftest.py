@@ -1,8 +1,12 @@
 """Small models made from a seed, which need no network and no GPU."""
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -31,6 +35,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker in ("slow", "network", "gpu"):
             if marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with `pytest -m {marker}`"))
+
+
+def script(name: str) -> ModuleType:
+    """Import scripts/<name>.py, which is no part of the package."""
+    loader = SourceFileLoader(name, str(REPOSITORY / "scripts" / f"{name}.py"))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    return script
 
 
 def vocabulary() -> list[str]:

@@ -1,6 +1,5 @@
 """All fifteen published architectures, and those that people try next, are exported with parity."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -8,9 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,15 +24,10 @@ from crossrt.export.heads import Head
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def load_script(name: str) -> ModuleType:
-    loader = SourceFileLoader(name, str(REPOSITORY / "scripts" / f"{name}.py"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    sys.modules[name] = module
-    loader.exec_module(module)
-    return module
+sys.path.insert(0, str(REPOSITORY / "scripts"))  # parameters are needed before fixtures are
+import model_zoo as zoo
 
-
-zoo = load_script("model_zoo")
+sys.path.pop(0)
 
 HEADS = {"bert": Head.BERT, "electra": Head.ELECTRA, "electra-plain": Head.ELECTRA_PLAIN, "bert-cat": Head.BERT_CAT}
 PAIRS = [
