@@ -42,7 +42,7 @@ Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this 
 
 def _print_version(value: bool) -> None:
     if value:
-        typer.echo(f"crossrt {__version__}")
+        _say(f"crossrt {__version__}")
         raise typer.Exit
 
 
@@ -103,8 +103,8 @@ def export(
         bundle = bundle_from_onnx(
             directory, out, source_id=source_id, revision=revision, activation=activation, force=force
         )
-        typer.echo(f"{out}: {_size(bundle.path)}, from the ONNX file of {source_id}; its parity was not checked.")
-        typer.echo(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}")
+        _say(f"{out}: {_size(bundle.path)}, from the ONNX file of {source_id}; its parity was not checked.")
+        _say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}")
         return
     _need_export()
     from .export.checkpoint import Checkpoint
@@ -113,7 +113,7 @@ def export(
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
     checkpoint = Checkpoint.read(directory, activation=activation)
     if checkpoint.leftover:
-        typer.echo(f"warning: tensors that the model does not use: {', '.join(checkpoint.leftover)}", err=True)
+        print(f"warning: tensors that the model does not use: {', '.join(checkpoint.leftover)}", file=sys.stderr)
     bundle, report = export_bundle(
         checkpoint,
         out,
@@ -125,8 +125,8 @@ def export(
         force=force,
         progress=_for_a_person(),
     )
-    typer.echo(str(report))
-    typer.echo(f"{bundle.path}: {_size(bundle.path)}")
+    _say(str(report))
+    _say(f"{bundle.path}: {_size(bundle.path)}")
 
 
 @app.command(
@@ -167,7 +167,7 @@ def parity(
     ) as model:
         checkpoint = Checkpoint.read(directory, activation=model.bundle.manifest.source.get("chosen_activation"))
         report = compare(model, checkpoint, [*builtin_pairs(model.max_length), *user_pairs], progress=_for_a_person())
-    typer.echo(report.to_json() if as_json else str(report))
+    _say(report.to_json() if as_json else str(report))
     if not report:
         raise typer.Exit(1)
 
@@ -210,7 +210,7 @@ def rank(
         for place, result in enumerate(results, start=1)
     ]
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        _say(json.dumps(rows, ensure_ascii=False, indent=1))
     else:
         _print_table(rows)
 
@@ -253,7 +253,7 @@ def rerank(
             relevance = model.relevance(model.logits(texts, batch_size=batch_size, show_progress_bar=False))
             write_run(file, query, dict(zip(scores, relevance.tolist(), strict=True)), tag=tag)
             bar.update(len(scores))
-    typer.echo(f"{out}: {len(candidates)} queries, {total} passages", err=True)
+    print(f"{out}: {len(candidates)} queries, {total} passages", file=sys.stderr)
 
 
 @app.command(epilog="Example:  crossrt info minilm-l6 --verify")
@@ -273,7 +273,7 @@ def info(
     opened = Bundle.open(bundle, verify=verify)
     manifest = opened.manifest
     if as_json:
-        typer.echo(manifest.to_json())
+        _say(manifest.to_json())
         return
     source, shape = manifest.source, manifest.architecture
     revision = f" at {source['revision']}" if source.get("revision") else ""
@@ -297,7 +297,7 @@ def info(
     lines.append(
         f"  here          {explain(opened, precision=precision, backend=backend, device=device, threads=threads)}"
     )
-    typer.echo("\n".join(lines))
+    _say("\n".join(lines))
 
 
 def main() -> None:
@@ -323,11 +323,6 @@ def _errors_in_words(debug: bool) -> Iterator[None]:
             raise
         print(f"crossrt: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, OptionError) else 1)
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit; it must find something it can write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("crossrt: the reader of the output went away before its end", file=sys.stderr)
-        sys.exit(1)
     except OSError as error:
         if debug:
             raise
@@ -419,7 +414,20 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     table.add_column("passage", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
         table.add_row(str(row["rank"]), f"{row['score']:.4f}", Text(row["id"]), Text(row["text"]))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    _say(captured.get().rstrip("\n"))
+
+
+def _say(text: str) -> None:
+    # typer.echo hides a closed pipe, and typer itself ends on one without a word.
+    try:
+        print(text, flush=True)
+    except BrokenPipeError as error:
+        # Python flushes stdout once more at exit; it must find something it can write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CrossrtError("the reader of the output went away before its end") from error
 
 
 def _size(directory: Path) -> str:

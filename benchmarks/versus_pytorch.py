@@ -9,19 +9,17 @@ warm-up that is not counted; medians and the 5th and 95th percentile of the requ
 """
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from result import write_result
 
 from crossrt import CrossEncoder
 from crossrt.engine.trec import read_collection
 from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.manifest import tool_versions
 from crossrt.export.reference import Reference
 
 
@@ -77,8 +75,7 @@ def main() -> None:
         ratios = np.array(seconds["pytorch"]) / np.array(seconds["crossrt"])
         per_request = pairs_scored / len(ratios)
         result = {
-            "machine": {"processor": platform.processor() or platform.machine(), "threads": model.threads},
-            "versions": tool_versions(),
+            "threads": model.threads,
             "bundle": model.bundle.manifest.source["id"],
             "precision": model.precision.value,
             "requests": len(ratios),
@@ -95,7 +92,7 @@ def main() -> None:
     print(f"PyTorch  {result['pytorch_pairs_per_s']:>8,.0f} pairs/s")
     print(f"ratio    {result['ratio_median']:>8.2f}           ({low:.2f} to {high:.2f} over the requests)")
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -49,21 +49,20 @@ NAMED: dict[str, Callable[[Floats], Floats]] = {
 
 
 def name_from_config(
-    config: Mapping[str, Any], sentence_transformers_config: Mapping[str, Any] | None, labels: int
+    config: Mapping[str, Any], sentence_transformers_config: Mapping[str, Any] | None, default: str
 ) -> str:
-    """Name a checkpoint's default activation, looked for where sentence-transformers 6 looks, in its order.
+    """Name the activation that a checkpoint asks for, looked for where sentence-transformers 6 looks, in its order.
 
     `config_sentence_transformers.json["activation_fn"]`, `config["sentence_transformers"]["activation_fn"]`,
-    `config["sbert_ce_default_activation_function"]`; else sigmoid for one label and identity for more. A dotted path
-    outside torch is remote code: it is not run, and the default holds, as in sentence-transformers. Raises OptionError
-    for an activation of torch that has no name here.
+    `config["sbert_ce_default_activation_function"]`; else `default`. A dotted path outside torch is remote code: it is
+    not run, and the default holds, as in sentence-transformers. Raises OptionError for an activation of torch that has
+    no name here.
     """
     places = (
         (sentence_transformers_config or {}).get("activation_fn"),
         (config.get("sentence_transformers") or {}).get("activation_fn"),
         config.get("sbert_ce_default_activation_function"),
     )
-    default = "sigmoid" if labels == 1 else "identity"
     path = next((place for place in places if place), None)
     if path is None or not path.startswith("torch."):
         return default

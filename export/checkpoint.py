@@ -77,7 +77,7 @@ class Checkpoint:
             head=head,
             dimensions=dimensions,
             labels=labels,
-            activation=activation or default_activation(path, config, labels),
+            activation=activation or default_activation(path, config, labels, own_class=head is Head.BERT_CAT),
             max_length=min(int(tokenizer_config.get("model_max_length") or dimensions.positions), dimensions.positions),
             pad_token_id=int(config.get("pad_token_id") or 0),
             leftover=leftover,

@@ -35,6 +35,11 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
     return fields
 
 
-def default_activation(path: Path, config: Mapping[str, Any], labels: int) -> str:
-    """Return the activation that the checkpoint's files ask for; see `activation.name_from_config`."""
-    return name_from_config(config, read_json(path / "config_sentence_transformers.json", missing={}), labels)
+def default_activation(path: Path, config: Mapping[str, Any], labels: int, *, own_class: bool = False) -> str:
+    """Return the activation that the checkpoint's files ask for; see `activation.name_from_config`.
+
+    A checkpoint that asks for none gets sigmoid for one label and identity for more, as in sentence-transformers; one
+    of a class of its own, which sentence-transformers cannot load, gets identity: what its own class returns.
+    """
+    default = "sigmoid" if labels == 1 and not own_class else "identity"
+    return name_from_config(config, read_json(path / "config_sentence_transformers.json", missing={}), default)

@@ -148,13 +148,13 @@ class _Graph:
 
     def _attention(self, name: str, query_input: str, hidden: str, mask: str) -> str:
         dimensions = self.checkpoint.dimensions
-        size = dimensions.hidden // dimensions.heads
-        query = self._heads(f"{name}.query", query_input, perm=[0, 2, 1, 3])
+        # softmax(QK^T / sqrt(d)): the scale is folded into the query's weights, which saves an operator a layer and
+        # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md).
+        scale = 1 / np.sqrt(dimensions.hidden // dimensions.heads)
+        query = self._heads(f"{name}.query", query_input, perm=[0, 2, 1, 3], scale=scale)
         key = self._heads(f"{name}.key", hidden, perm=[0, 2, 3, 1])
         value = self._heads(f"{name}.value", hidden, perm=[0, 2, 1, 3])
         scores = self.add("MatMul", [query, key], f"{name}.attention_scores")
-        root = self.constant("sqrt_head_size", np.float32(np.sqrt(size)))
-        scores = self.add("Div", [scores, root], f"{name}.attention_scaled")
         scores = self.add("Add", [scores, mask], f"{name}.attention_masked")
         weights = self.add("Softmax", [scores], f"{name}.attention_weights", axis=-1)
         context = self.add("MatMul", [weights, value], f"{name}.context_heads")
@@ -162,10 +162,10 @@ class _Graph:
         merged = self.integers("merge_heads", [0, 0, dimensions.hidden])
         return self.add("Reshape", [context, merged], f"{name}.context")
 
-    def _heads(self, name: str, hidden: str, *, perm: Sequence[int]) -> str:
+    def _heads(self, name: str, hidden: str, *, perm: Sequence[int], scale: float = 1.0) -> str:
         dimensions = self.checkpoint.dimensions
         split = self.integers("split_heads", [0, 0, dimensions.heads, dimensions.hidden // dimensions.heads])
-        projected = self.linear(name, hidden)
+        projected = self.linear(name, hidden, scale=scale)
         return self.add(
             "Transpose", [self.add("Reshape", [projected, split], f"{name}.split")], f"{name}.heads", perm=perm
         )
@@ -182,12 +182,14 @@ class _Graph:
 
     # -- the parts
 
-    def linear(self, name: str, value: str, *, output: str | None = None) -> str:
-        """x W^T + b, as MatMul and Add over the weight stored [in, out]."""
-        weight = self.checkpoint.tensor(f"{name}.weight").T
-        product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight)], f"{name}.product")
-        bias = self.constant(f"{name}.bias", self.checkpoint.tensor(f"{name}.bias"))
-        return self.add("Add", [product, bias], output or name)
+    def linear(self, name: str, value: str, *, output: str | None = None, scale: float = 1.0) -> str:
+        """(x W^T + b) scale, as MatMul and Add over the scaled weight stored [in, out]; scaled in FP64, rounded once."""
+        weight, bias = (
+            (self.checkpoint.tensor(f"{name}.{part}") * np.float64(scale)).astype(np.float32)
+            for part in ("weight", "bias")
+        )
+        product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
+        return self.add("Add", [product, self.constant(f"{name}.bias", bias)], output or name)
 
     def norm(self, name: str, value: str) -> str:
         """LayerNorm over the last axis."""

@@ -4,7 +4,7 @@
     scripts/train_demo.py --out demo --steps 4000
 
 Query: a package's synopsis. Passage: its long description, with the synopsis taken out. Needs torch, transformers,
-tokenizers, bm25s, tqdm, and apt on the machine (apt reads the index files also where --lists names their folder).
+tokenizers, bm25s, scipy, tqdm, and apt on the machine (apt reads the index files also where --lists names their folder).
 Held-out packages decide: unless the model beats BM25's MRR@10 by 0.05, with a bootstrap interval above zero, nothing is
 written.
 """
@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from typing import Any
 import bm25s
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
+import scipy.sparse.linalg
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -35,6 +37,8 @@ from tqdm import tqdm
 
 VOCABULARY = 8000
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD = SPECIAL.index("[PAD]")
+HIDDEN, HEADS = 128, 4
 POSITIONS = 512
 SHORT, LONG = 80, 160  # tokens of a training pair: at first, and in the last part
 LONG_FROM = 0.75  # share of the steps after which pairs are long
@@ -45,6 +49,7 @@ CALIBRATION_QUERIES = 250
 HELD_OUT_SHARE = 4  # one source package in four
 MINIMUM_GAIN = 0.05
 K1, B = 0.9, 0.4
+WINDOW = 8  # tokens
 SHINGLE = 8  # words
 SAME_SIDE, OTHER_SIDE = 0.5, 0.1  # share of shingles that makes a near-duplicate: within a side, and across the split
 
@@ -249,20 +254,56 @@ def rarity(vocabulary: int, texts: Sequence[Pair]) -> torch.Tensor:
     return (idf - idf.mean()) / idf.std()
 
 
-def make_model(idf: torch.Tensor) -> Any:
-    """Return BERT, 2 layers x 128, started so that attention looks for the same word in the other text.
+def word_vectors(vocabulary: int, texts: Sequence[Pair], size: int) -> npt.NDArray[np.float32]:
+    """Return a unit vector for each token: the truncated SVD of positive pointwise mutual information.
 
-    Queries and keys begin as the same near-orthogonal map, values and outputs as near-identities, after the mimetic
-    initialisation of Trockman and Kolter 2023 (arXiv:2305.09828): matching words is what a reranker must learn first,
-    and from random weights it takes more data than there is here. One dimension of the embeddings begins as the word's
-    rarity.
+    After Levy and Goldberg 2014 (Neural Word Embedding as Implicit Matrix Factorization), context counts smoothed by
+    the power 0.75. A token's context is the eight tokens on either side, by 1 / distance, and a synopsis' context is
+    also its description: what stands in the one means something to the other.
+    """
+    rows, columns, weights = [], [], []
+    for query, passage in texts:
+        tokens = np.array([*query, PAD, *passage])
+        for distance in range(1, min(WINDOW, len(tokens) - 1) + 1):
+            rows.append(tokens[:-distance])
+            columns.append(tokens[distance:])
+            weights.append(np.full(len(tokens) - distance, 1 / distance))
+        left, right = np.unique(query), np.unique(passage)
+        rows.append(np.repeat(left, len(right)))
+        columns.append(np.tile(right, len(left)))
+        weights.append(np.full(len(left) * len(right), 0.3))
+    row, column, weight = (np.concatenate(parts) for parts in (rows, columns, weights))
+    real = (row != PAD) & (column != PAD)
+    counts = scipy.sparse.coo_matrix((weight[real], (row[real], column[real])), shape=(vocabulary, vocabulary))
+    counts = (counts + counts.T).tocoo()  # tocoo also sums what was counted twice
+    total = np.bincount(counts.row, counts.data, minlength=vocabulary)
+    context = total**0.75 / (total**0.75).sum()
+    information = np.log(counts.data / (total[counts.row] * context[counts.col]))
+    positive = information > 0
+    matrix = scipy.sparse.csr_matrix(
+        (information[positive], (counts.row[positive], counts.col[positive])), shape=(vocabulary, vocabulary)
+    )
+    left, values, _ = scipy.sparse.linalg.svds(matrix, k=size, random_state=0)
+    vectors = left * np.sqrt(values)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-9), dtype=np.float32)
+
+
+def make_model(idf: torch.Tensor, vectors: torch.Tensor) -> Any:
+    """Return BERT, 2 layers x 128, started so that attention looks for a word of like meaning in the other text.
+
+    From random weights it takes far more data than there is here to learn that words must match, so the model begins
+    with that: word embeddings are `rarity` and `word_vectors`; one dimension tells the two texts apart; in the first
+    layer queries and keys are the same near-orthogonal map, but for the sign of that dimension, so that a token attends
+    to its like in the other text. Values and outputs begin as near-identities, after the mimetic initialisation of
+    Trockman and Kolter 2023 (arXiv:2305.09828).
     """
     config = transformers.BertConfig(
         vocab_size=len(idf),
-        hidden_size=128,
+        hidden_size=HIDDEN,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=512,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * HIDDEN,
         max_position_embeddings=POSITIONS,
         num_labels=1,
         hidden_dropout_prob=0.0,  # a small model and few epochs: there is little to regularise
@@ -271,17 +312,24 @@ def make_model(idf: torch.Tensor) -> Any:
     model = transformers.BertForSequenceClassification(config)
     with torch.no_grad():
         embeddings = model.bert.embeddings
-        embeddings.word_embeddings.weight.normal_(0, 1)
+        embeddings.word_embeddings.weight.zero_()
         embeddings.word_embeddings.weight[:, 0] = 2 * idf
+        embeddings.word_embeddings.weight[:, 2:] = HIDDEN**0.5 * vectors  # after LayerNorm a token has norm sqrt(128)
         embeddings.position_embeddings.weight.normal_(0, 0.02)
-        embeddings.token_type_embeddings.weight.normal_(0, 0.5)
+        embeddings.token_type_embeddings.weight.zero_()
+        embeddings.token_type_embeddings.weight[:, 1] = torch.tensor([4.0, -4.0])
         for layer in model.bert.encoder.layer:
             attention = layer.attention.self
-            basis = torch.linalg.qr(torch.randn(128, 128)).Q
-            attention.query.weight.copy_(basis * 1.5)
-            attention.key.weight.copy_(basis * 1.5)
-            attention.value.weight.copy_(torch.eye(128) * 0.5 + torch.randn(128, 128) * 0.03)
-            layer.attention.output.dense.weight.copy_(torch.eye(128) * 0.5 + torch.randn(128, 128) * 0.03)
+            basis = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN)).Q * 1.5
+            attention.query.weight.copy_(basis)
+            attention.key.weight.copy_(basis)
+            attention.value.weight.copy_(torch.eye(HIDDEN) * 0.5 + torch.randn(HIDDEN, HIDDEN) * 0.03)
+            layer.attention.output.dense.weight.copy_(torch.eye(HIDDEN) * 0.5 + torch.randn(HIDDEN, HIDDEN) * 0.03)
+        first = model.bert.encoder.layer[0].attention.self
+        for weight, sign in ((first.query.weight, 1.0), (first.key.weight, -1.0)):
+            weight[:, :2] = 0.0
+            weight[HIDDEN // HEADS - 1 :: HIDDEN // HEADS] = 0.0
+            weight[HIDDEN // HEADS - 1 :: HIDDEN // HEADS, 1] = 1.5 * sign
     return model
 
 
@@ -319,18 +367,18 @@ def logits_of(model: Any, pairs: Sequence[Pair], limit: int) -> torch.Tensor:
 
 def padded(pairs: Sequence[Pair], limit: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return ids, token types and mask of [CLS] query [SEP] passage [SEP]; the longer of the two is cut."""
-    pad, cls, sep = (SPECIAL.index(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
+    cls, sep = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
     rows = []
     for query, passage in pairs:
         short = query[: max(limit - 3 - len(passage), (limit - 3) // 2)]
         rows.append(([cls, *short, sep], [*passage[: limit - 3 - len(short)], sep]))
     width = max(len(left) + len(right) for left, right in rows)
-    ids = np.full((len(rows), width), pad)
+    ids = np.full((len(rows), width), PAD)
     types = np.zeros((len(rows), width), dtype=np.int64)
     for row, (left, right) in enumerate(rows):
         ids[row, : len(left) + len(right)] = left + right
         types[row, len(left) : len(left) + len(right)] = 1
-    return torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(ids != pad)
+    return torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(ids != PAD)
 
 
 # -- training
@@ -443,3 +491,185 @@ def judged(bm25: npt.NDArray[np.float64], reranked: npt.NDArray[np.float64]) -> 
 def good_enough(result: dict[str, Any]) -> bool:
     """The bar for being shipped."""
     return bool(result["gain"] >= MINIMUM_GAIN and result["interval95"][0] > 0)
+
+
+# -- output
+
+
+def write_checkpoint(folder: Path, model: Any, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+    """Write weights, tokenizer, card and facts in the hub's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["sbert_ce_default_activation_function"] = "torch.nn.modules.linear.Identity"
+    write_json(folder / "config.json", config)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    ordered = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    write_lines(folder / "vocab.txt", [(token,) for token, _ in ordered])
+    special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": POSITIONS}
+    write_json(folder / "tokenizer_config.json", special | settings)
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "training.json", facts)
+    (folder / "README.md").write_text(card(facts), encoding="utf-8")
+
+
+def card(facts: dict[str, Any]) -> str:
+    """Return the model card."""
+    data, training = facts["data"], facts["training"]
+
+    def row(name: str, result: dict[str, Any]) -> str:
+        low, high = result["interval95"]
+        scores = f"{result['bm25_mrr10']:.4f} | {result['model_mrr10']:.4f} | {result['gain']:+.4f}"
+        return f"| {result['queries']:,} {name} | {scores} | {low:+.4f} to {high:+.4f} |"
+
+    return f"""# crossrt demo checkpoint
+
+A cross-encoder of {facts["parameters"] / 1e6:.1f} million parameters (BERT, 2 layers x {HIDDEN}, one label, identity activation,
+up to {POSITIONS} tokens) that ranks descriptions of Debian packages for a short query. It is there so that crossrt's
+quickstart and tests do something real without a network. It is not meant for anything else: for web search take a
+published MS MARCO model.
+
+## Data
+
+Synopses (queries) and long descriptions (passages, the synopsis taken out) of the packages of
+{data["release"]}: {data["training_packages"]:,} packages for training, and {data["held_out_packages"]:,}
+held out, one for each source package. The split is by source package, and a held-out description that shares more than
+a tenth of its {SHINGLE}-word runs with the training texts is left out.
+
+The descriptions were written by the packages' maintainers and are distributed as part of those packages, each under its
+package's own free licence; `sample/SOURCES.tsv` names the package of each passage. sha256 of the index files:
+
+{chr(10).join(f"- `{name}` {digest}" for name, digest in data["sha256"].items())}
+
+## Training
+
+`scripts/train_demo.py`, seed {facts["seed"]}: {training["steps"]:,} steps, {training["seconds"] / 60:.0f} minutes on two
+processor cores. Words begin as vectors of their co-occurrence in the training texts, attention as a search for words of
+like meaning; then listwise softmax over one relevant and {facts["negatives"]} other passages (BM25's best, and one at
+random), AdamW, learning rate {facts["rate"]:g} falling to zero.
+
+## Result
+
+BM25 (k1 {K1}, b {B}) finds {CANDIDATES} passages among the held-out ones, and the model ranks them again. A query whose
+own package BM25 did not find counts 0 for both. Interval: 95 %, paired bootstrap over the queries.
+
+| queries | BM25 MRR@10 | this model MRR@10 | gain | interval |
+|--:|--:|--:|--:|--:|
+{row("held out", facts["held_out"])}
+{row("of them, in `sample/`", facts["sample"])}
+
+## Licence
+
+The weights and the code that made them: Apache-2.0. The texts in `sample/` and `calibration/`: their authors', as above.
+"""
+
+
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Iterable[Sequence[object]], separator: str = "\t") -> None:
+    """Write rows of fields as UTF-8 lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(separator.join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_sample(
+    folder: Path,
+    packages: Sequence[Package],
+    queries: Sequence[int],
+    found: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+) -> None:
+    """Write queries, passages, BM25's run, qrels and the passages' origins."""
+    used = sorted({int(index) for query in queries for index in found[query]})
+    write_lines(folder / "queries.tsv", [(f"q{query}", packages[query].synopsis) for query in queries])
+    write_lines(folder / "passages.tsv", [(f"p{index}", packages[index].description) for index in used])
+    write_lines(folder / "SOURCES.tsv", [(f"p{index}", packages[index].name, packages[index].source) for index in used])
+    write_lines(folder / "qrels.txt", [(f"q{query}", 0, f"p{query}", 1) for query in queries], " ")
+    run = [
+        (f"q{query}", "Q0", f"p{index}", rank, f"{score:.6f}", "bm25")
+        for query in queries
+        for rank, (index, score) in enumerate(zip(found[query], scores[query], strict=True), start=1)
+    ]
+    write_lines(folder / "bm25.run.trec", run, " ")
+
+
+# -- main
+
+
+def main() -> None:
+    """Fetch, train, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--lists", type=Path, help="folder with index files that are already there")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--batch", type=int, default=16, help="queries in a step")
+    parser.add_argument("--negatives", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        files = index_files(arguments.lists or fetch_lists(Path(folder)))
+        release, packages_text, translations_text = (text_of(path) for path in files)
+    header = dict(line.split(": ", 1) for line in release.splitlines() if ": " in line)
+    digests = {
+        name: hashlib.sha256(text.encode()).hexdigest()
+        for name, text in (("Packages", packages_text), ("Translation-en", translations_text))
+    }
+    training, evaluation = split(read_packages(packages_text, translations_text))
+    print(f"{len(training)} training packages, {len(evaluation)} held out", flush=True)
+
+    tokenizer = make_tokenizer(training)
+    vocabulary = tokenizer.get_vocab_size()
+    texts = encoded(tokenizer, training)
+    model = make_model(rarity(vocabulary, texts), torch.from_numpy(word_vectors(vocabulary, texts, HIDDEN - 2)))
+    check_forward(model, tokenizer, evaluation[:20])
+    training_found, _ = bm25_candidates(training, 30)
+    sizes = {"steps": arguments.steps, "batch": arguments.batch, "negatives": arguments.negatives}
+    trained = train(model, lists_of(training, texts, training_found, rng=rng, **sizes), rate=arguments.rate, **sizes)
+
+    found, bm25_scores = bm25_candidates(evaluation, CANDIDATES)
+    relevant = list(range(len(evaluation)))
+    held_out_texts = encoded(tokenizer, evaluation)
+    pairs = [(held_out_texts[query][0], held_out_texts[index][1]) for query in relevant for index in found[query]]
+    logits = scored(model, pairs).reshape(found.shape)
+    reranked = np.take_along_axis(found, np.argsort(-logits, axis=1, kind="stable"), axis=1)
+    bm25, ours = (reciprocal_ranks(order.tolist(), relevant) for order in (found, reranked))
+    result = judged(bm25, ours)
+    print(json.dumps(result), f"logits {logits.min():.1f} to {logits.max():.1f}", flush=True)
+    if not good_enough(result):
+        raise SystemExit(f"not written: the model gains {result['gain']}, and {MINIMUM_GAIN} above zero is needed")
+
+    sample = sorted(rng.sample(relevant, SAMPLE_QUERIES))
+    facts = {
+        "seed": arguments.seed,
+        "negatives": arguments.negatives,
+        "rate": arguments.rate,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "data": {
+            "release": f"Debian {header['Version']} ({header['Codename']}, {header['Date']})",
+            "training_packages": len(training),
+            "held_out_packages": len(evaluation),
+            "sha256": digests,
+        },
+        "training": trained,
+        "held_out": result,
+        "sample": judged(bm25[sample], ours[sample]),
+    }
+    write_checkpoint(arguments.out / "checkpoint", model, tokenizer, facts)
+    write_sample(arguments.out / "sample", evaluation, sample, found, bm25_scores)
+    calibration = [
+        (training[query].synopsis, training[index].description)
+        for query in sorted(rng.sample(range(len(training)), CALIBRATION_QUERIES))
+        for index in (query, *[other for other in training_found[query].tolist() if other != query][:3])
+    ]
+    write_lines(arguments.out / "calibration" / "pairs.tsv", calibration)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,12 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow, network and gpu tests unless -m asks for them."""
+    """Leave out slow, network and gpu tests unless -m asks for them; --checkpoints stands in for the network."""
     if config.option.markexpr:
         return
+    local = config.option.checkpoints is not None
     for item in items:
         for marker in ("slow", "network", "gpu"):
-            if marker in item.keywords:
+            if marker in item.keywords and not (marker == "network" and local):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with `pytest -m {marker}`"))
 
 

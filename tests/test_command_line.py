@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,6 +194,7 @@ def test_a_killed_rerank_leaves_no_half_run(bundle: Path, files: dict[str, Path]
 
 def test_a_person_at_a_terminal_sees_a_progress_bar(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
     parent, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))  # a terminal of no width gets no bar
     command = [sys.executable, "-m", "crossrt", *map(str, rerank_words(bundle, files, tmp_path / "out.trec"))]
     child = subprocess.Popen(command, stderr=terminal, stdout=subprocess.DEVNULL)
     child.wait()

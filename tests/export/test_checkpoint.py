@@ -211,4 +211,5 @@ def test_the_activation_is_looked_for_in_the_published_order(
 ) -> None:
     from crossrt.engine.activation import name_from_config
 
-    assert name_from_config(config, sentence_transformers, labels) == expected
+    default = "sigmoid" if labels == 1 else "identity"
+    assert name_from_config(config, sentence_transformers, default) == expected

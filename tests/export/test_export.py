@@ -59,9 +59,10 @@ def test_the_last_layer_is_computed_for_the_first_token_alone(checkpoint: Path) 
         value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in inferred.graph.value_info
     }
-    assert shapes["layer.0.intermediate.product"][1] == "sequence"
+    # A dynamic dimension has a name, which onnx releases choose differently.
+    assert isinstance(shapes["layer.0.intermediate.product"][1], str)
     assert shapes["layer.1.intermediate.product"][1] == 1
-    assert shapes["layer.1.key.product"][1] == "sequence"
+    assert isinstance(shapes["layer.1.key.product"][1], str)
 
 
 def test_weights_above_protobufs_limit_lie_beside_the_model(
