@@ -118,7 +118,9 @@ def main() -> None:
             session.run(None, feeds)
             times[name].append(time.perf_counter() - start)
     base = np.array(times["crossrt"])
-    print(f"{'exporter':<30} {'pairs/s':>8} {'of crossrt':>16} {'MB':>7} {'nodes':>6} {'export s':>8} {'max |diff|':>10}")
+    print(
+        f"{'exporter':<30} {'pairs/s':>8} {'of crossrt':>16} {'MB':>7} {'nodes':>6} {'export s':>8} {'max |diff|':>10}"
+    )
     for name, row in rows.items():
         if "failed" in row:
             print(f"{name:<30} {row['failed']}")

@@ -70,7 +70,9 @@ def export(source: str, out: Path, *, force: bool) -> Outcome:
 
 
 def main(
-    sources: Annotated[list[str] | None, typer.Argument(help="Hub ids or directories; all fifteen unless given.")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Hub ids or directories; all fifteen unless given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory for the bundles.")] = Path("bundles"),
     force: Annotated[bool, typer.Option("--force", help="Replace bundles that are there.")] = False,
 ) -> None:

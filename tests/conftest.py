@@ -78,7 +78,9 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
 
-    def make(*, labels: int = 1, seed: int = 0, activation: str | None = "torch.nn.modules.linear.Identity", **fields: Any) -> Path:
+    def make(
+        *, labels: int = 1, seed: int = 0, activation: str | None = "torch.nn.modules.linear.Identity", **fields: Any
+    ) -> Path:
         path = tmp_path_factory.mktemp("checkpoint")
         tokens = vocabulary()
         (path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
@@ -101,7 +103,9 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
                 if name.endswith("LayerNorm.weight"):
                     parameter.add_(torch.randn_like(parameter) * 0.2)
                 elif parameter.ndim == 2:
-                    parameter.copy_(torch.randn_like(parameter) * (0.5 if "embeddings" in name else parameter.shape[1] ** -0.5))
+                    parameter.copy_(
+                        torch.randn_like(parameter) * (0.5 if "embeddings" in name else parameter.shape[1] ** -0.5)
+                    )
                 else:
                     parameter.copy_(torch.randn_like(parameter) * 0.2)
             model.classifier.weight.mul_(5)

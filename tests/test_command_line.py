@@ -33,7 +33,9 @@ def files(tmp_path: Path) -> dict[str, Path]:
     contents = {
         "queries": "1\twhere is the river\n2\thow long do people live\n",
         "passages": "".join(f"p{number}\t{text}\n" for number, text in enumerate(PASSAGES)),
-        "run": "".join(f"{query} Q0 p{number} {number + 1} {9 - number} bm25\n" for query in (1, 2) for number in range(3)),
+        "run": "".join(
+            f"{query} Q0 p{number} {number + 1} {9 - number} bm25\n" for query in (1, 2) for number in range(3)
+        ),
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
@@ -41,7 +43,18 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def rerank_words(bundle: Path, files: dict[str, Path], out: Path) -> Sequence[object]:
-    return ("rerank", bundle, "--queries", files["queries"], "--passages", files["passages"], "--run", files["run"], "--out", out)
+    return (
+        "rerank",
+        bundle,
+        "--queries",
+        files["queries"],
+        "--passages",
+        files["passages"],
+        "--run",
+        files["run"],
+        "--out",
+        out,
+    )
 
 
 def test_help_has_examples_for_every_command() -> None:
@@ -78,7 +91,14 @@ def test_export_prints_the_report_and_info_what_was_made(checkpoint: Path, tmp_p
     assert made.stderr == "", "no progress bar where no person looks"
     info = crossrt("info", tmp_path / "bundle", "--verify")
     assert info.returncode == 0
-    for part in ("bert, 2 layers x 32", "activation identity", "parity passed", "sizes and sha256 agree", "here", "onnxruntime"):
+    for part in (
+        "bert, 2 layers x 32",
+        "activation identity",
+        "parity passed",
+        "sizes and sha256 agree",
+        "here",
+        "onnxruntime",
+    ):
         assert part in info.stdout
     assert json.loads(crossrt("info", tmp_path / "bundle", "--json").stdout)["schema"] == 1
     again = crossrt("export", checkpoint, tmp_path / "bundle")
@@ -137,7 +157,9 @@ def test_a_reader_that_goes_away_ends_the_command_in_words(bundle: Path, tmp_pat
     assert child.stderr == "crossrt: the reader of the output went away before its end\n"
 
 
-def test_rerank_writes_a_run_that_trec_tools_read(bundle: Path, files: dict[str, Path], tmp_path: Path, model: CrossEncoder) -> None:
+def test_rerank_writes_a_run_that_trec_tools_read(
+    bundle: Path, files: dict[str, Path], tmp_path: Path, model: CrossEncoder
+) -> None:
     ir_measures = pytest.importorskip("ir_measures")
     out = tmp_path / "out.trec"
     done = crossrt(*rerank_words(bundle, files, out), "--tag", "mine")
@@ -225,7 +247,9 @@ def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(tmp_path: 
     top = {path.name for path in (tmp_path / "site").iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"crossrt"}
     folders = {path.parent.relative_to(repository) for path in repository.glob("*/__init__.py")} | {Path()}
-    shipped = {path.parent.relative_to(tmp_path / "site/crossrt") for path in (tmp_path / "site/crossrt").rglob("__init__.py")}
+    shipped = {
+        path.parent.relative_to(tmp_path / "site/crossrt") for path in (tmp_path / "site/crossrt").rglob("__init__.py")
+    }
     assert shipped == folders
     program = (
         "import pathlib, crossrt; from crossrt import CrossEncoder; root = pathlib.Path(crossrt.__file__).parent;"
@@ -234,6 +258,8 @@ def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(tmp_path: 
         f"print(CrossEncoder(root / 'demo/checkpoint', cache_folder={str(tmp_path / 'cache')!r}).num_labels)"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    child = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     assert child.returncode == 0, child.stderr
     assert child.stdout.strip() == "1"

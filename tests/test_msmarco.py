@@ -44,7 +44,9 @@ def test_reranking_reaches_pytorchs_ndcg_to_four_decimals(
 ) -> None:
     data, out = shared / "data/msmarco-dl19", tmp_path / "out.trec"
     words = ["rerank", trained, "--queries", data / "queries.tsv", "--passages", data / "passages.tsv"]
-    monkeypatch.setattr("sys.argv", ["crossrt", *map(str, words), "--run", str(data / "bm25.run.trec"), "--out", str(out)])
+    monkeypatch.setattr(
+        "sys.argv", ["crossrt", *map(str, words), "--run", str(data / "bm25.run.trec"), "--out", str(out)]
+    )
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0

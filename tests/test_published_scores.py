@@ -37,8 +37,12 @@ def source_of(checkpoint: str, directory: Path | None) -> str:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: f"{p['published_as'].split('/')[-1][:40]}-{p['activation']}")
-def test_a_published_checkpoint_gives_its_published_scores(published: dict[str, Any], request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    "published", PUBLISHED, ids=lambda p: f"{p['published_as'].split('/')[-1][:40]}-{p['activation']}"
+)
+def test_a_published_checkpoint_gives_its_published_scores(
+    published: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     pytest.importorskip("torch")
     checkpoints = published["checkpoint"] if isinstance(published["checkpoint"], list) else [published["checkpoint"]]
     got = {}
@@ -50,7 +54,9 @@ def test_a_published_checkpoint_gives_its_published_scores(published: dict[str, 
     assert any(holds(published, scores) for scores in got.values()), (published["source"], got)
 
 
-@pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: f"{p['published_as'].split('/')[-1][:40]}-{p['activation']}")
+@pytest.mark.parametrize(
+    "published", PUBLISHED, ids=lambda p: f"{p['published_as'].split('/')[-1][:40]}-{p['activation']}"
+)
 def test_published_scores_are_complete_and_another_score_does_not_hold(published: dict[str, Any]) -> None:
     expected = np.array([score for _, _, score in published["pairs"]])
     assert published["source"]

@@ -33,7 +33,10 @@ def test_repeated_pairs_are_drawn_once_and_too_few_is_an_error() -> None:
 
 
 def test_the_hash_keeps_texts_apart() -> None:
-    assert CalibrationSet.sample([("ab", "c")], source="s").sha256 != CalibrationSet.sample([("a", "bc")], source="s").sha256
+    assert (
+        CalibrationSet.sample([("ab", "c")], source="s").sha256
+        != CalibrationSet.sample([("a", "bc")], source="s").sha256
+    )
 
 
 def test_pairs_come_from_a_file_or_from_trec_files(tmp_path: Path) -> None:

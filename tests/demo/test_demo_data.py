@@ -69,9 +69,7 @@ def test_no_passage_holds_the_synopsis_that_asks_for_it(collection: Any) -> None
             assert queries[row.query_id].lower() not in passages[row.doc_id].lower()
 
 
-def test_reranking_the_sample_gives_the_cards_mrr(
-    demo_bundle: Path, collection: Any, facts: dict[str, Any]
-) -> None:
+def test_reranking_the_sample_gives_the_cards_mrr(demo_bundle: Path, collection: Any, facts: dict[str, Any]) -> None:
     queries, passages, run = collection
     measure = ir_measures.parse_measure("RR@10")
     qrels = list(read_qrels(SAMPLE / "qrels.txt"))

@@ -1,5 +1,6 @@
 """A bundle opens when it is whole, and names the file that is not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from crossrt import Bundle, CrossEncoder
 from crossrt.engine.bundle import MANIFEST, Manifest
-from crossrt.engine.errors import BundleError, CrossrtError
+from crossrt.engine.errors import BundleError
 from crossrt.engine.publish import published_directory, published_file
 
 
@@ -109,10 +110,8 @@ def test_a_manifest_with_any_byte_changed_opens_or_raises_a_bundle_error(
             os.link(file, tmp_path / file.name)
     (tmp_path / MANIFEST).unlink()
     (tmp_path / MANIFEST).write_bytes(data)
-    try:
+    with contextlib.suppress(BundleError):  # any other exception fails the test
         Bundle.open(tmp_path)
-    except CrossrtError as error:
-        assert isinstance(error, BundleError)
 
 
 def test_a_model_file_that_is_no_model_is_named(copied: Path) -> None:

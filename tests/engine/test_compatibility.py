@@ -4,7 +4,7 @@ import inspect
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ PAIRS = [(QUERY, document) for document in DOCUMENTS]
 
 
 @pytest.fixture(scope="module")
-def both(checkpoint: Path, bundle: Path) -> Iterator[tuple[Any, Any]]:
-    yield sentence_transformers.CrossEncoder(str(checkpoint), device="cpu"), crossrt.CrossEncoder(bundle)
+def both(checkpoint: Path, bundle: Path) -> tuple[Any, Any]:
+    return sentence_transformers.CrossEncoder(str(checkpoint), device="cpu"), crossrt.CrossEncoder(bundle)
 
 
 @pytest.fixture(scope="module")
-def both_two_labels(two_label_checkpoint: Path, two_label_bundle: Path) -> Iterator[tuple[Any, Any]]:
+def both_two_labels(two_label_checkpoint: Path, two_label_bundle: Path) -> tuple[Any, Any]:
     theirs = sentence_transformers.CrossEncoder(str(two_label_checkpoint), device="cpu")
-    yield theirs, crossrt.CrossEncoder(two_label_bundle)
+    return theirs, crossrt.CrossEncoder(two_label_bundle)
 
 
 def assert_same(theirs: Any, ours: Any) -> None:
@@ -91,7 +91,9 @@ def test_predict_answers_as_sentence_transformers_does(both: tuple[Any, Any], ca
     assert_same(call(theirs), call(ours))
 
 
-@pytest.mark.parametrize("call", [c for name, c in CALLS.items() if "old" not in name], ids=[n for n in CALLS if "old" not in n])
+@pytest.mark.parametrize(
+    "call", [c for name, c in CALLS.items() if "old" not in name], ids=[n for n in CALLS if "old" not in n]
+)
 def test_predict_with_two_labels_answers_as_sentence_transformers_does(
     both_two_labels: tuple[Any, Any], call: Callable[[Any], Any]
 ) -> None:
@@ -107,7 +109,9 @@ RANKINGS: dict[str, Callable[[Any], Any]] = {
     "an activation": lambda m: m.rank(QUERY, DOCUMENTS, activation_fn=torch.nn.Sigmoid()),
     "one": lambda m: m.rank(QUERY, DOCUMENTS[:1]),
     "none": lambda m: m.rank(QUERY, []),
-    "options without effect": lambda m: m.rank(QUERY, DOCUMENTS, convert_to_tensor=True, num_workers=0, apply_softmax=True),
+    "options without effect": lambda m: m.rank(
+        QUERY, DOCUMENTS, convert_to_tensor=True, num_workers=0, apply_softmax=True
+    ),
 }
 
 
@@ -124,14 +128,21 @@ def test_empty_input_is_float32_where_sentence_transformers_gives_float64(both: 
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": -3}])
-def test_what_sentence_transformers_refuses_with_a_value_error_so_do_we(both: tuple[Any, Any], wrong: dict[str, Any]) -> None:
+def test_what_sentence_transformers_refuses_with_a_value_error_so_do_we(
+    both: tuple[Any, Any], wrong: dict[str, Any]
+) -> None:
     for model in both:
         with pytest.raises(ValueError, match="batch_size must be a positive integer"):
             model.predict(PAIRS, **wrong)
 
 
 def test_options_of_opening_give_the_same_scores(checkpoint: Path, bundle: Path) -> None:
-    for options in ({"max_length": 16}, {"activation_fn": torch.nn.Sigmoid()}, {"num_labels": 1}, {"tokenizer_args": {"model_max_length": 24}}):
+    for options in (
+        {"max_length": 16},
+        {"activation_fn": torch.nn.Sigmoid()},
+        {"num_labels": 1},
+        {"tokenizer_args": {"model_max_length": 24}},
+    ):
         theirs = sentence_transformers.CrossEncoder(str(checkpoint), device="cpu", **options)
         with crossrt.CrossEncoder(bundle, device="cpu", **options) as ours:
             assert_same(theirs.predict(PAIRS), ours.predict(PAIRS))
@@ -142,11 +153,27 @@ def test_every_keyword_is_taken_mapped_or_refused_with_an_alternative(method: st
     theirs = inspect.signature(getattr(sentence_transformers.CrossEncoder, method)).parameters
     ours = inspect.signature(getattr(crossrt.CrossEncoder, method)).parameters
     mapped = {"model_kwargs", "processor_kwargs", "config_kwargs", "self", "kwargs"}
-    known = set(ours) | mapped | set(compatibility.RENAMED) | set(compatibility.ALTERNATIVES) | compatibility.WITHOUT_EFFECT
+    known = (
+        set(ours) | mapped | set(compatibility.RENAMED) | set(compatibility.ALTERNATIVES) | compatibility.WITHOUT_EFFECT
+    )
     assert set(theirs) <= known, set(theirs) - known
     source = inspect.getsource(sentence_transformers.util.decorators)
-    deprecated = {"model_name", "automodel_args", "tokenizer_args", "tokenizer_kwargs", "config_args", "cache_dir", "default_activation_function", "classifier_dropout", "sentences", "activation_fct", "num_workers"}
-    assert all(f'"{name}"' in source or f"{name}=" in source for name in deprecated), "sentence-transformers changed its old names"
+    deprecated = {
+        "model_name",
+        "automodel_args",
+        "tokenizer_args",
+        "tokenizer_kwargs",
+        "config_args",
+        "cache_dir",
+        "default_activation_function",
+        "classifier_dropout",
+        "sentences",
+        "activation_fct",
+        "num_workers",
+    }
+    assert all(f'"{name}"' in source or f"{name}=" in source for name in deprecated), (
+        "sentence-transformers changed its old names"
+    )
     assert deprecated <= known
 
 
@@ -192,7 +219,10 @@ with torch.no_grad():
     ("snippet", "imports"),
     [
         (MODEL_CARD_1, "from crossrt import CrossEncoder"),
-        (MODEL_CARD_2, "from transformers import AutoTokenizer\nfrom crossrt import AutoModelForSequenceClassification"),
+        (
+            MODEL_CARD_2,
+            "from transformers import AutoTokenizer\nfrom crossrt import AutoModelForSequenceClassification",
+        ),
     ],
     ids=["CrossEncoder", "AutoModelForSequenceClassification"],
 )

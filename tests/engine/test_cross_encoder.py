@@ -139,7 +139,9 @@ def test_two_labels_are_ranked_by_the_margin_which_orders_as_softmax(two_label_b
         np.testing.assert_allclose(probability[0]["score"], softmaxed[:, 1].max(), atol=1e-5)
 
 
-def test_an_activation_given_to_a_call_holds_for_that_call_alone(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+def test_an_activation_given_to_a_call_holds_for_that_call_alone(
+    model: CrossEncoder, pairs: list[tuple[str, str]]
+) -> None:
     logits = model.predict(pairs)
     expected = 1 / (1 + np.exp(-logits.astype(np.float64)))
     np.testing.assert_allclose(model.predict(pairs, activation_fn="sigmoid"), expected, atol=1e-6)
@@ -149,7 +151,9 @@ def test_an_activation_given_to_a_call_holds_for_that_call_alone(model: CrossEnc
         model.predict(pairs, activation_fn="nonsense")
 
 
-def test_torch_activations_and_tensors_are_served_where_torch_is(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+def test_torch_activations_and_tensors_are_served_where_torch_is(
+    model: CrossEncoder, pairs: list[tuple[str, str]]
+) -> None:
     torch = pytest.importorskip("torch")
     expected = model.predict(pairs, activation_fn="sigmoid")
     for activation in (torch.nn.Sigmoid(), torch.sigmoid, lambda scores: scores.sigmoid()):
@@ -164,7 +168,9 @@ def test_torch_activations_and_tensors_are_served_where_torch_is(model: CrossEnc
     assert model.predict([], convert_to_tensor=True).shape == (0,)
 
 
-def test_a_default_activation_may_be_given_when_opening(bundle: Path, model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
+def test_a_default_activation_may_be_given_when_opening(
+    bundle: Path, model: CrossEncoder, pairs: list[tuple[str, str]]
+) -> None:
     with CrossEncoder(bundle, activation_fn="sigmoid") as sigmoid:
         np.testing.assert_array_equal(sigmoid.predict(pairs), model.predict(pairs, activation_fn="sigmoid"))
 
@@ -252,7 +258,9 @@ def test_keywords_of_sentence_transformers_are_mapped_or_refused_by_name(
         model.predict(pairs, prompt="query: ")
     with pytest.raises(TypeError, match="unknown keyword"):
         model.predict(pairs, nonsense=1)
-    with CrossEncoder(model_name=str(bundle), default_activation_function="sigmoid", tokenizer_args={"model_max_length": 32}) as old:
+    with CrossEncoder(
+        model_name=str(bundle), default_activation_function="sigmoid", tokenizer_args={"model_max_length": 32}
+    ) as old:
         assert old.max_length == 32
         assert old.default_activation_function == "sigmoid"
     with CrossEncoder(bundle, model_kwargs={"torch_dtype": "float32"}, config_kwargs={"num_labels": 1}) as mapped:
@@ -271,7 +279,8 @@ def test_importing_crossrt_brings_no_heavy_library_and_scoring_no_torch(bundle: 
     program = (
         "import sys, crossrt; loaded = set(sys.modules);"
         "assert not loaded & {'onnxruntime', 'torch', 'transformers', 'numpy', 'tokenizers', 'huggingface_hub', 'typer'}, loaded;"
-        "from crossrt import CrossEncoder; assert not set(sys.modules) & {'onnxruntime', 'torch', 'transformers', 'huggingface_hub'};"
+        "from crossrt import CrossEncoder;"
+        "assert not set(sys.modules) & {'onnxruntime', 'torch', 'transformers', 'huggingface_hub'};"
         f"CrossEncoder({str(bundle)!r}).rank('a', ['b', 'c']);"
         "assert not set(sys.modules) & {'torch', 'transformers', 'onnx', 'huggingface_hub', 'scipy'}"
     )
@@ -301,7 +310,10 @@ def test_two_onnx_runtimes_at_once_are_an_error(bundle: Path, monkeypatch: pytes
 
 
 def test_a_progress_bar_is_shown_when_asked_for_or_when_logging_says_info(
-    model: CrossEncoder, pairs: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    model: CrossEncoder,
+    pairs: list[tuple[str, str]],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model.predict(pairs)
     assert capsys.readouterr().err == ""
@@ -321,7 +333,10 @@ def test_large_requests_are_taken_in_chunks_with_the_same_scores(
 
 
 def test_a_checkpoint_directory_is_exported_once_and_again_when_it_changes(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, pairs: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+    make_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    pairs: list[tuple[str, str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first, second = make_checkpoint(seed=11), make_checkpoint(seed=12)
     with CrossEncoder(first, cache_folder=tmp_path) as model:

@@ -24,7 +24,9 @@ def tokenizer(bundle: Path) -> Tokenizer:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=TEXT, passage=TEXT, max_length=st.integers(4, 64))
-def test_ids_types_and_truncation_equal_transformers(checkpoint: Path, tokenizer: Tokenizer, query: str, passage: str, max_length: int) -> None:
+def test_ids_types_and_truncation_equal_transformers(
+    checkpoint: Path, tokenizer: Tokenizer, query: str, passage: str, max_length: int
+) -> None:
     reference = _reference(checkpoint)([query], [passage], truncation="longest_first", max_length=max_length)
     encoded = PairEncoder(tokenizer, max_length=max_length).encode([(query, passage)])
     assert encoded.ids.tolist() == reference["input_ids"][0]
@@ -102,7 +104,9 @@ def test_a_plan_holds_every_row_once_within_its_limits(lengths: list[int], batch
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(counts=st.lists(st.integers(0, 30), min_size=1, max_size=20), batch_size=st.integers(1, 8))
-def test_batches_hold_each_pairs_tokens_and_padding_after_them(tokenizer: Tokenizer, counts: list[int], batch_size: int) -> None:
+def test_batches_hold_each_pairs_tokens_and_padding_after_them(
+    tokenizer: Tokenizer, counts: list[int], batch_size: int
+) -> None:
     encoded = PairEncoder(tokenizer, max_length=64).encode([("river", "city " * count) for count in counts])
     seen = set()
     for batch in plan(encoded.lengths, batch_size=batch_size).batches(encoded, pad_id=7):

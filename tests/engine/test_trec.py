@@ -59,14 +59,18 @@ def test_ids_of_a_run_that_the_other_files_lack_are_named(tmp_path: Path) -> Non
         read_collection(queries, passages, written(tmp_path / "r", "1 Q0 a 1 1.0 t\n1 Q0 b 2 0.5 t\n"))
 
 
-@given(st.dictionaries(st.text("abc123", min_size=1, max_size=4), st.floats(-20, 20, width=32), min_size=1, max_size=30))
+@given(
+    st.dictionaries(st.text("abc123", min_size=1, max_size=4), st.floats(-20, 20, width=32), min_size=1, max_size=30)
+)
 def test_a_run_keeps_full_precision_and_the_order_in_which_it_is_evaluated(scores: dict[str, float]) -> None:
     import io
 
     file = io.StringIO()
     write_run(file, "q", scores, tag="t")
     rows = [line.split() for line in file.getvalue().splitlines()]
-    assert [np.float32(row[4]) for row in rows] == sorted((np.float32(score) for score in scores.values()), reverse=True)
+    assert [np.float32(row[4]) for row in rows] == sorted(
+        (np.float32(score) for score in scores.values()), reverse=True
+    )
     assert [int(row[3]) for row in rows] == list(range(1, len(scores) + 1))
     assert {row[2]: float(row[4]) for row in rows} == scores
 

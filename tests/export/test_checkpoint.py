@@ -145,7 +145,7 @@ def test_a_generative_model_is_recognised(copied: Path) -> None:
 def test_a_git_lfs_pointer_is_recognised(copied: Path) -> None:
     pointer = f"version https://git-lfs.example/spec/v1\noid sha256:{'0' * 64}\nsize 90870598\n"
     (copied / "model.safetensors").write_text(pointer)
-    with pytest.raises(CheckpointError, match="Git LFS pointer of 1[0-9][0-9] bytes"):
+    with pytest.raises(CheckpointError, match=r"Git LFS pointer of 1[0-9][0-9] bytes"):
         Checkpoint.read(copied)
 
 

@@ -43,7 +43,16 @@ def test_the_command_line_needs_no_torch_for_it(exported: Path, tmp_path: Path) 
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx', 'safetensors')));"
         "sys.argv[0] = 'crossrt'; from crossrt.__main__ import main; main()"
     )
-    command = [sys.executable, "-c", program, "export", str(exported), str(tmp_path / "bundle"), "--exporter", "existing"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "export",
+        str(exported),
+        str(tmp_path / "bundle"),
+        "--exporter",
+        "existing",
+    ]
     child = subprocess.run(command, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     assert "was not checked" in child.stdout

@@ -89,7 +89,7 @@ def test_an_existing_bundle_is_kept_unless_forced(
     export_bundle(Checkpoint.read(checkpoint), out)
     before = (out / "manifest.json").read_bytes()
     other = Checkpoint.read(make_checkpoint(seed=9))
-    with pytest.raises(BundleError, match="already there.*--force"):
+    with pytest.raises(BundleError, match=r"already there.*--force"):
         export_bundle(other, out)
     assert (out / "manifest.json").read_bytes() == before
     export_bundle(other, out, force=True)

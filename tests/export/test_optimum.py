@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("optimum.exporters.onnx", reason="optimum-onnx is not installed: scripts/optimum_env makes its environment")
+pytest.importorskip(
+    "optimum.exporters.onnx", reason="optimum-onnx is not installed: scripts/optimum_env makes its environment"
+)
 
 import numpy as np
 
@@ -36,7 +38,9 @@ def test_a_directory_that_optimum_exported_becomes_a_bundle(
         np.testing.assert_allclose(ours.predict(pairs), theirs.predict(pairs), atol=2e-5)
 
 
-def test_a_head_that_optimum_does_not_know_is_refused(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_optimum_does_not_know_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dataclasses import replace
 
     from crossrt.export.heads import Head

@@ -73,7 +73,8 @@ def test_the_report_is_kept_in_the_bundle(bundle: Path) -> None:
     kept = json.loads((bundle / "parity.fp32.json").read_text())
     assert kept["passed"] is True
     assert Bundle.open(bundle).manifest.models["fp32"].parity == {
-        name: kept[name] for name in ("passed", "pairs", "max_abs_diff", "mean_abs_diff", "kendall_tau", "top10_overlap")
+        name: kept[name]
+        for name in ("passed", "pairs", "max_abs_diff", "mean_abs_diff", "kendall_tau", "top10_overlap")
     }
 
 

@@ -43,12 +43,16 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[An
     shutil.rmtree(tmp_path)  # the fifteen together are 2 GB
 
 
-def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(written: tuple[Any, Path], tmp_path: Path) -> None:
+def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
+    written: tuple[Any, Path], tmp_path: Path
+) -> None:
     model, folder = written
     checkpoint = Checkpoint.read(folder)
     assert checkpoint.head is HEADS[model.kind]
     assert checkpoint.labels == model.labels
-    assert checkpoint.activation == ("identity" if model.activation or model.labels == 2 or model.kind == "bert-cat" else "sigmoid")
+    assert checkpoint.activation == (
+        "identity" if model.activation or model.labels == 2 or model.kind == "bert-cat" else "sigmoid"
+    )
     bundle, report = export_bundle(checkpoint, tmp_path / "bundle")
     assert report, str(report)
     assert report.max_abs_diff < 3e-5
@@ -66,19 +70,28 @@ def test_the_zoo_has_the_files_that_the_hub_has(tmp_path: Path) -> None:
     new = zoo.write_model(by_name["cross-encoder/ms-marco-TinyBERT-L-2-v2"], tmp_path)
     old = zoo.write_model(by_name["nboost/pt-tinybert-msmarco"], tmp_path, layers=2)
     assert {"model.safetensors", "tokenizer.json"} <= {file.name for file in new.iterdir()}
-    assert {file.name for file in old.iterdir()} == {"pytorch_model.bin", "vocab.txt", "config.json", "tokenizer_config.json"}
+    assert {file.name for file in old.iterdir()} == {
+        "pytorch_model.bin",
+        "vocab.txt",
+        "config.json",
+        "tokenizer_config.json",
+    }
     assert Checkpoint.read(old).leftover == ("fit_dense.weight", "fit_dense.bias")
     for model in zoo.ZOO:
         assert len(zoo.vocabulary(model.vocab)) == model.vocab
     vocabulary = zoo.vocabulary(30522)
-    assert [vocabulary.index(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [0, 100, 101, 102, 103]
+    assert [vocabulary.index(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [
+        0,
+        100,
+        101,
+        102,
+        103,
+    ]
 
 
 def test_the_same_seed_writes_the_same_weights(tmp_path: Path) -> None:
     model = zoo.ZOO[0]
-    contents = [
-        (zoo.write_model(model, tmp_path, seed=seed) / "model.safetensors").read_bytes() for seed in (3, 3, 4)
-    ]
+    contents = [(zoo.write_model(model, tmp_path, seed=seed) / "model.safetensors").read_bytes() for seed in (3, 3, 4)]
     assert contents[0] == contents[1] != contents[2]
 
 
@@ -93,17 +106,32 @@ def _roberta_tokenizer(path: Path) -> int:
     tokenizer.add_special_tokens(tokens[:4])
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     tokenizer.save(str(path / "tokenizer.json"))
-    special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    special = {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
     (path / "tokenizer_config.json").write_text(
         json.dumps(special | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 60})
     )
     return len(tokens)
 
 
-@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "distilbert", "electra-small", "bert-gelu-new", "bert-relu"])
+@pytest.mark.parametrize(
+    "kind", ["roberta", "xlm-roberta", "distilbert", "electra-small", "bert-gelu-new", "bert-relu"]
+)
 def test_what_people_try_next_is_exported_with_parity(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     source = tmp_path / "checkpoint"
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 1}
+    small = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "num_labels": 1,
+    }
     if kind.endswith("roberta"):
         source.mkdir()
         size = _roberta_tokenizer(source)
@@ -119,7 +147,15 @@ def test_what_people_try_next_is_exported_with_parity(kind: str, checkpoint: Pat
         small |= {"vocab_size": vocab, "max_position_embeddings": 64}
         config_class, model_class = transformers.BertConfig, transformers.BertForSequenceClassification
         if kind == "distilbert":
-            small = {"vocab_size": vocab, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64, "num_labels": 1}
+            small = {
+                "vocab_size": vocab,
+                "dim": 32,
+                "n_layers": 2,
+                "n_heads": 2,
+                "hidden_dim": 64,
+                "max_position_embeddings": 64,
+                "num_labels": 1,
+            }
             config_class, model_class = transformers.DistilBertConfig, transformers.DistilBertForSequenceClassification
         elif kind == "electra-small":  # narrower embeddings, projected
             small |= {"embedding_size": 16}

@@ -15,7 +15,14 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts/export_models.py"
 
 def test_it_goes_on_past_a_failure_and_ends_with_a_table(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "empty"), str(checkpoint), "--out", str(tmp_path / "bundles")]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(tmp_path / "empty"),
+        str(checkpoint),
+        "--out",
+        str(tmp_path / "bundles"),
+    ]
     child = subprocess.run(command, capture_output=True, text=True)
     assert child.returncode == 1
     rows = child.stdout
