@@ -1,7 +1,9 @@
 """The type check sees the package, and fails for a type error."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ def test_a_planted_type_error_fails_the_check(tmp_path: Path, planted: bool) -> 
     if planted:
         with (checkout / "engine/plan.py").open("a") as file:
             file.write('\n\nplan(3, batch_size="many")\n')
-    child = subprocess.run([REPOSITORY / "scripts/types", checkout], capture_output=True, text=True)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    child = subprocess.run([REPOSITORY / "scripts/types", checkout], capture_output=True, text=True, env=environment)
     assert child.returncode == (1 if planted else 0), child.stdout + child.stderr
     if planted:
         assert "engine/plan.py" in child.stdout
