@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 from ..engine.errors import BackendError, CheckpointError
@@ -26,7 +27,8 @@ def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
             "Optimum's exporter is not installed; it pins an old transformers, so give it an environment of its own "
             f'(scripts/optimum_env DIR): pip install "crossrt[optimum]" ({error})'
         ) from error
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter that Optimum uses, and of its tracing
         try:
             main_export(
                 str(checkpoint.path),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train the demo checkpoint on Debian's package descriptions, measure it against BM25, and write demo/.
 
-    scripts/train_demo.py --out demo --steps 4000
+    scripts/train_demo.py --out demo --steps 3000
 
 Query: a package's synopsis. Passage: its long description, with the synopsis taken out. Needs torch, transformers,
 tokenizers, bm25s, scipy, tqdm, and apt on the machine (apt reads the index files also where --lists names their folder).
@@ -37,10 +37,14 @@ from tqdm import tqdm
 
 VOCABULARY = 8000
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-PAD = SPECIAL.index("[PAD]")
+PAD, CLS, SEP = (SPECIAL.index(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
 HIDDEN, HEADS = 128, 4
-POSITIONS = 512
-SHORT, LONG = 80, 160  # tokens of a training pair: at first, and in the last part
+RARITY, SIDE, IS_SPECIAL = 0, 1, 2  # what a dimension of the embeddings begins as
+FLAGS = [31, 63, 95, 127]
+MEANING = [*range(3, 31), *range(32, 63)]
+CODE = [*range(64, 95), *range(96, 127)]
+POSITIONS = 160  # longest pair: training pairs are no longer, and positions beyond would stay random
+SHORT, LONG = 80, POSITIONS  # tokens of a training pair: at first, and in the last part
 LONG_FROM = 0.75  # share of the steps after which pairs are long
 CURRICULUM = 0.1  # share of the steps until the candidates are as hard as they get
 CANDIDATES = 50
@@ -254,28 +258,23 @@ def rarity(vocabulary: int, texts: Sequence[Pair]) -> torch.Tensor:
     return (idf - idf.mean()) / idf.std()
 
 
-def word_vectors(vocabulary: int, texts: Sequence[Pair], size: int) -> npt.NDArray[np.float32]:
+def word_vectors(vocabulary: int, texts: Iterable[Sequence[int]], size: int) -> npt.NDArray[np.float32]:
     """Return a unit vector for each token: the truncated SVD of positive pointwise mutual information.
 
     After Levy and Goldberg 2014 (Neural Word Embedding as Implicit Matrix Factorization), context counts smoothed by
-    the power 0.75. A token's context is the eight tokens on either side, by 1 / distance, and a synopsis' context is
-    also its description: what stands in the one means something to the other.
+    the power 0.75. A token's context is the eight tokens on either side, by 1 / distance. Synopses and descriptions
+    are texts of their own: counted together, they would tell which belongs to which.
     """
     rows, columns, weights = [], [], []
-    for query, passage in texts:
-        tokens = np.array([*query, PAD, *passage])
+    for text in texts:
+        tokens = np.array(text)
         for distance in range(1, min(WINDOW, len(tokens) - 1) + 1):
             rows.append(tokens[:-distance])
             columns.append(tokens[distance:])
             weights.append(np.full(len(tokens) - distance, 1 / distance))
-        left, right = np.unique(query), np.unique(passage)
-        rows.append(np.repeat(left, len(right)))
-        columns.append(np.tile(right, len(left)))
-        weights.append(np.full(len(left) * len(right), 0.3))
     row, column, weight = (np.concatenate(parts) for parts in (rows, columns, weights))
-    real = (row != PAD) & (column != PAD)
-    counts = scipy.sparse.coo_matrix((weight[real], (row[real], column[real])), shape=(vocabulary, vocabulary))
-    counts = (counts + counts.T).tocoo()  # tocoo also sums what was counted twice
+    counts = scipy.sparse.coo_matrix((weight, (row, column)), shape=(vocabulary, vocabulary))
+    counts = (counts + counts.T).tocoo()  # the sum also merges what was counted more than once
     total = np.bincount(counts.row, counts.data, minlength=vocabulary)
     context = total**0.75 / (total**0.75).sum()
     information = np.log(counts.data / (total[counts.row] * context[counts.col]))
@@ -290,13 +289,15 @@ def word_vectors(vocabulary: int, texts: Sequence[Pair], size: int) -> npt.NDArr
 
 
 def make_model(idf: torch.Tensor, vectors: torch.Tensor) -> Any:
-    """Return BERT, 2 layers x 128, started so that attention looks for a word of like meaning in the other text.
+    """Return BERT, 2 layers x 128, started as a search for the query's words in the passage.
 
     From random weights it takes far more data than there is here to learn that words must match, so the model begins
-    with that: word embeddings are `rarity` and `word_vectors`; one dimension tells the two texts apart; in the first
-    layer queries and keys are the same near-orthogonal map, but for the sign of that dimension, so that a token attends
-    to its like in the other text. Values and outputs begin as near-identities, after the mimetic initialisation of
-    Trockman and Kolter 2023 (arXiv:2305.09828).
+    with that, and learns the rest. A token's embedding holds its `rarity`, which text it is in, whether it is a special
+    token, a random code (its identity) and its word vector (its meaning). In the first layer two heads compare codes and
+    two compare meanings, always with the other text; a token that finds no match attends to a special token, and so
+    raises a flag. In the last layer two heads of [CLS] look at the flags of the query's rarest words. The other
+    values and outputs begin as near-identities, after the mimetic initialisation of Trockman and Kolter 2023
+    (arXiv:2305.09828).
     """
     config = transformers.BertConfig(
         vocab_size=len(idf),
@@ -311,13 +312,16 @@ def make_model(idf: torch.Tensor, vectors: torch.Tensor) -> Any:
     )
     model = transformers.BertForSequenceClassification(config)
     with torch.no_grad():
-        embeddings = model.bert.embeddings
-        embeddings.word_embeddings.weight.zero_()
-        embeddings.word_embeddings.weight[:, 0] = 2 * idf
-        embeddings.word_embeddings.weight[:, 2:] = HIDDEN**0.5 * vectors  # after LayerNorm a token has norm sqrt(128)
-        embeddings.position_embeddings.weight.normal_(0, 0.02)
-        embeddings.token_type_embeddings.weight.zero_()
-        embeddings.token_type_embeddings.weight[:, 1] = torch.tensor([4.0, -4.0])
+        words = torch.zeros(len(idf), HIDDEN)
+        words[:, RARITY] = 2 * idf
+        words[:, CODE] = 7 * torch.nn.functional.normalize(torch.randn(len(idf), len(CODE)))
+        words[:, MEANING] = 7 * vectors
+        words[[PAD, CLS, SEP]] = 0
+        words[[CLS, SEP], IS_SPECIAL] = 8
+        model.bert.embeddings.word_embeddings.weight.copy_(words)
+        sides = torch.zeros(2, HIDDEN)
+        sides[:, SIDE] = torch.tensor([4.0, -4.0])
+        model.bert.embeddings.token_type_embeddings.weight.copy_(sides)
         for layer in model.bert.encoder.layer:
             attention = layer.attention.self
             basis = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN)).Q * 1.5
@@ -325,12 +329,43 @@ def make_model(idf: torch.Tensor, vectors: torch.Tensor) -> Any:
             attention.key.weight.copy_(basis)
             attention.value.weight.copy_(torch.eye(HIDDEN) * 0.5 + torch.randn(HIDDEN, HIDDEN) * 0.03)
             layer.attention.output.dense.weight.copy_(torch.eye(HIDDEN) * 0.5 + torch.randn(HIDDEN, HIDDEN) * 0.03)
-        first = model.bert.encoder.layer[0].attention.self
-        for weight, sign in ((first.query.weight, 1.0), (first.key.weight, -1.0)):
-            weight[:, :2] = 0.0
-            weight[HIDDEN // HEADS - 1 :: HIDDEN // HEADS] = 0.0
-            weight[HIDDEN // HEADS - 1 :: HIDDEN // HEADS, 1] = 1.5 * sign
+        first, last = model.bert.encoder.layer
+        match_words(first.attention)
+        read_flags(last.attention.self)
     return model
+
+
+def match_words(attention: Any) -> None:
+    """Let the heads of a layer compare tokens with those of the other text, and flag those without a match."""
+    size = HIDDEN // HEADS
+    query, key = torch.randn(2, HIDDEN, HIDDEN) * 0.02
+    for head, compared in enumerate((CODE[:30], CODE[31:61], MEANING[:28], MEANING[28:58])):
+        start = head * size
+        for row, dimension in enumerate(compared, start=start):
+            query[row, dimension] = key[row, dimension] = 1.6
+        query[start + size - 2, SIDE], key[start + size - 2, SIDE] = 1.5, -1.5
+        key[start + size - 1, IS_SPECIAL] = attention.self.query.bias[start + size - 1] = 2
+    attention.self.query.weight.copy_(query)
+    attention.self.key.weight.copy_(key)
+    attention.self.value.weight[FLAGS] = 0
+    attention.self.value.weight[FLAGS, IS_SPECIAL] = 1
+    attention.output.dense.weight[FLAGS] = 0
+    attention.output.dense.weight[FLAGS, FLAGS] = 1
+
+
+def read_flags(attention: Any) -> None:
+    """Let two heads of [CLS] attend to the query's rare words, and pass their flags on."""
+    size = HIDDEN // HEADS
+    for start, sharpness in ((0, 1.4), (size, 2.8)):
+        rare, side = start + size - 2, start + size - 1
+        for projection in (attention.query, attention.key):
+            projection.weight[start : start + size] *= 0.3
+            projection.weight[[rare, side]] = 0
+        attention.key.weight[rare, RARITY] = attention.key.weight[side, SIDE] = 2
+        attention.query.bias[rare], attention.query.bias[side] = sharpness, 2
+        rows = list(range(start, start + len(FLAGS)))
+        attention.value.weight[rows] = 0
+        attention.value.weight[rows, FLAGS] = 1
 
 
 def layer_output(layer: Any, wanted: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -367,11 +402,10 @@ def logits_of(model: Any, pairs: Sequence[Pair], limit: int) -> torch.Tensor:
 
 def padded(pairs: Sequence[Pair], limit: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return ids, token types and mask of [CLS] query [SEP] passage [SEP]; the longer of the two is cut."""
-    cls, sep = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
     rows = []
     for query, passage in pairs:
         short = query[: max(limit - 3 - len(passage), (limit - 3) // 2)]
-        rows.append(([cls, *short, sep], [*passage[: limit - 3 - len(short)], sep]))
+        rows.append(([CLS, *short, SEP], [*passage[: limit - 3 - len(short)], SEP]))
     width = max(len(left) + len(right) for left, right in rows)
     ids = np.full((len(rows), width), PAD)
     types = np.zeros((len(rows), width), dtype=np.int64)
@@ -605,7 +639,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--lists", type=Path, help="folder with index files that are already there")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--batch", type=int, default=16, help="queries in a step")
     parser.add_argument("--negatives", type=int, default=7)
@@ -627,7 +661,9 @@ def main() -> None:
     tokenizer = make_tokenizer(training)
     vocabulary = tokenizer.get_vocab_size()
     texts = encoded(tokenizer, training)
-    model = make_model(rarity(vocabulary, texts), torch.from_numpy(word_vectors(vocabulary, texts, HIDDEN - 2)))
+    single = (text for pair in texts for text in pair)
+    vectors = torch.from_numpy(word_vectors(vocabulary, single, len(MEANING)))
+    model = make_model(rarity(vocabulary, texts), vectors)
     check_forward(model, tokenizer, evaluation[:20])
     training_found, _ = bm25_candidates(training, 30)
     sizes = {"steps": arguments.steps, "batch": arguments.batch, "negatives": arguments.negatives}

@@ -56,17 +56,9 @@ def load_script() -> Callable[[str], ModuleType]:
 
 def vocabulary() -> list[str]:
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    return [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *letters,
-        *(f"##{letter}" for letter in letters if letter.isalnum()),
-        *PIECES,
-        *WORDS,
-    ]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [f"##{letter}" for letter in letters if letter.isalnum()]
+    return list(dict.fromkeys([*special, *letters, *pieces, *PIECES, *WORDS]))
 
 
 @pytest.fixture(scope="session")

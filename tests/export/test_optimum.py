@@ -16,6 +16,8 @@ from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.existing import bundle_from_onnx
 from crossrt.export.export import export_bundle
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # Optimum's own: the exporter it uses is deprecated, files left open
+
 
 def test_an_export_by_optimum_passes_parity(checkpoint: Path, tmp_path: Path) -> None:
     bundle, report = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", exporter="optimum")

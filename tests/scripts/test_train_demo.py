@@ -95,7 +95,7 @@ def test_the_interval_of_a_clear_gain_is_above_zero_and_of_none_is_not(demo: Mod
 def test_words_that_stand_together_get_like_vectors(demo: ModuleType) -> None:
     rng = np.random.default_rng(0)
     topics = [list(range(5, 15)), list(range(15, 25))]
-    texts = [(rng.choice(topic, 3).tolist(), rng.choice(topic, 12).tolist()) for _ in range(200) for topic in topics]
+    texts = [rng.choice(topic, 12).tolist() for _ in range(200) for topic in topics]
     vectors = demo.word_vectors(25, texts, 4)
     likeness = vectors @ vectors.T
     assert likeness[5:15, 5:15].mean() > likeness[5:15, 15:25].mean() + 0.5
@@ -104,7 +104,7 @@ def test_words_that_stand_together_get_like_vectors(demo: ModuleType) -> None:
 def test_training_computes_what_the_model_computes(demo: ModuleType) -> None:
     torch.manual_seed(0)
     vocabulary = 40
-    idf, vectors = torch.randn(vocabulary), torch.randn(vocabulary, demo.HIDDEN - 2)
+    idf, vectors = torch.randn(vocabulary), torch.randn(vocabulary, len(demo.MEANING))
     model = demo.make_model(idf, vectors).eval()
     pairs = [([5, 6, 7], list(range(8, 30))), ([9], [5]), ([5] * 4, [])]
     ids, types, mask = demo.padded(pairs, 64)
