@@ -39,7 +39,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def script(name: str) -> ModuleType:
-    """Import scripts/<name>.py, which is no part of the package."""
+    """Import scripts/<name>.py, which is no part of the package, and may import its neighbours."""
+    if str(REPOSITORY / "scripts") not in sys.path:
+        sys.path.append(str(REPOSITORY / "scripts"))
     loader = SourceFileLoader(name, str(REPOSITORY / "scripts" / f"{name}.py"))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None

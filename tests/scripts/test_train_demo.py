@@ -16,6 +16,16 @@ def demo(load_script: Callable[[str], ModuleType]) -> ModuleType:
     return load_script("train_demo")
 
 
+@pytest.fixture(scope="module")
+def data(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("demo_data")
+
+
+@pytest.fixture(scope="module")
+def network(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("demo_model")
+
+
 PACKAGES = """Package: chess
 Source: chess-src (1.0)
 Description-md5: a
@@ -42,34 +52,34 @@ Description-en: transitional dummy package for chess
 """
 
 
-def test_a_passage_is_the_long_description_without_the_synopsis(demo: ModuleType) -> None:
-    (package,) = demo.read_packages(PACKAGES, TRANSLATIONS)
+def test_a_passage_is_the_long_description_without_the_synopsis(data: ModuleType) -> None:
+    (package,) = data.read_packages(PACKAGES, TRANSLATIONS)
     assert (package.name, package.source, package.synopsis) == ("chess", "chess-src", "plays chess against you")
     assert package.description.startswith("A program that and never grows tired of it. It has many openings")
 
 
-def package(demo: ModuleType, source: str, text: str) -> object:
-    return demo.Package(f"{source}-bin", source, f"what {source} is", text)
+def package(data: ModuleType, source: str, text: str) -> object:
+    return data.Package(f"{source}-bin", source, f"what {source} is", text)
 
 
-def test_no_source_package_and_no_near_duplicate_is_on_both_sides(demo: ModuleType) -> None:
+def test_no_source_package_and_no_near_duplicate_is_on_both_sides(data: ModuleType) -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(f"w{word}" for word in rng.integers(0, 5000, 30)) for _ in range(200)]
-    packages = [package(demo, f"s{index}", text) for index, text in enumerate(texts)]
-    copies = [package(demo, f"copy{index}", f"{text} and more") for index, text in enumerate(texts)]
-    training, evaluation = demo.split(packages + copies)
+    packages = [package(data, f"s{index}", text) for index, text in enumerate(texts)]
+    copies = [package(data, f"copy{index}", f"{text} and more") for index, text in enumerate(texts)]
+    training, evaluation = data.split(packages + copies)
     assert len(training) > 100
     assert len(evaluation) > 10
     assert not {p.source for p in training} & {p.source for p in evaluation}
-    known = set().union(*(demo.shingles(p.description) for p in training))
+    known = set().union(*(data.shingles(p.description) for p in training))
     for p in evaluation:
-        own = demo.shingles(p.description)
+        own = data.shingles(p.description)
         assert len(own & known) <= 0.1 * len(own)
 
 
-def test_a_text_shorter_than_a_shingle_is_one(demo: ModuleType) -> None:
-    assert demo.shingles("Two words") == {"two words"}
-    assert len(demo.shingles("one two three four five six seven eight nine")) == 2
+def test_a_text_shorter_than_a_shingle_is_one(data: ModuleType) -> None:
+    assert data.shingles("Two words") == {"two words"}
+    assert len(data.shingles("one two three four five six seven eight nine")) == 2
 
 
 def test_reciprocal_ranks_count_ten_places(demo: ModuleType) -> None:
@@ -92,30 +102,30 @@ def test_the_interval_of_a_clear_gain_is_above_zero_and_of_none_is_not(demo: Mod
     assert noise["interval95"][0] < 0 < noise["interval95"][1]
 
 
-def test_words_that_stand_together_get_like_vectors(demo: ModuleType) -> None:
+def test_words_that_stand_together_get_like_vectors(network: ModuleType) -> None:
     rng = np.random.default_rng(0)
     topics = [list(range(5, 15)), list(range(15, 25))]
     texts = [rng.choice(topic, 12).tolist() for _ in range(200) for topic in topics]
-    vectors = demo.word_vectors(25, texts, 4)
+    vectors = network.word_vectors(25, texts, 4)
     likeness = vectors @ vectors.T
     assert likeness[5:15, 5:15].mean() > likeness[5:15, 15:25].mean() + 0.5
 
 
-def test_training_computes_what_the_model_computes(demo: ModuleType) -> None:
+def test_training_computes_what_the_model_computes(network: ModuleType) -> None:
     torch.manual_seed(0)
     vocabulary = 40
-    idf, vectors = torch.randn(vocabulary), torch.randn(vocabulary, len(demo.MEANING))
-    model = demo.make_model(idf, vectors).eval()
+    idf, vectors = torch.randn(vocabulary), torch.randn(vocabulary, len(network.MEANING))
+    model = network.make_model(idf, vectors).eval()
     pairs = [([5, 6, 7], list(range(8, 30))), ([9], [5]), ([5] * 4, [])]
-    ids, types, mask = demo.padded(pairs, 64)
+    ids, types, mask = network.padded(pairs, 64)
     with torch.inference_mode():
         expected = model(input_ids=ids, token_type_ids=types, attention_mask=mask).logits[:, 0]
-        torch.testing.assert_close(demo.logits_of(model, pairs, 64), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(network.logits_of(model, pairs, 64), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("query", "passage"), [(3, 500), (100, 3), (100, 100)])
-def test_a_long_pair_is_cut_to_the_limit(demo: ModuleType, query: int, passage: int) -> None:
-    ids, _, mask = demo.padded([([7] * query, [8] * passage)], 80)
+def test_a_long_pair_is_cut_to_the_limit(network: ModuleType, query: int, passage: int) -> None:
+    ids, _, mask = network.padded([([7] * query, [8] * passage)], 80)
     assert ids.shape[1] == min(80, query + passage + 3)
     assert mask.all()
     assert (ids == 7).sum() >= min(query, 38)
