@@ -9,7 +9,7 @@ from pathlib import Path
 
 HELD_OUT_SHARE = 4  # one source package in four
 SHINGLE = 8  # words
-SAME_SIDE, OTHER_SIDE = 0.9, 0.1  # share of shingles that makes a near-duplicate: within a side, and across the split
+SAME_SIDE, OTHER_SIDE = 0.5, 0.1  # share of shingles that makes a near-duplicate: within a side, and across the split
 
 
 @dataclass(frozen=True, slots=True)

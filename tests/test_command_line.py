@@ -235,7 +235,7 @@ def test_a_person_at_a_terminal_sees_a_progress_bar(bundle: Path, files: dict[st
     assert b"Reranking: 100%" in shown
 
 
-def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(tmp_path: Path) -> None:
+def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(bundle: Path, tmp_path: Path) -> None:
     repository = Path(__file__).resolve().parent.parent
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
@@ -254,9 +254,12 @@ def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(tmp_path: 
     program = (
         "import pathlib, crossrt; from crossrt import CrossEncoder; root = pathlib.Path(crossrt.__file__).parent;"
         f"assert str(root).startswith({str(tmp_path)!r}), root;"
-        "assert (root / 'demo/checkpoint/model.safetensors').is_file(); assert (root / 'py.typed').is_file();"
-        f"print(CrossEncoder(root / 'demo/checkpoint', cache_folder={str(tmp_path / 'cache')!r}).num_labels)"
+        "assert (root / 'py.typed').is_file();"
+        f"print(CrossEncoder({str(bundle)!r}).num_labels)"
     )
+    demo = {path.relative_to(repository) for path in (repository / "demo").rglob("*") if path.is_file()}
+    site = tmp_path / "site/crossrt"
+    assert {path.relative_to(site) for path in (site / "demo").rglob("*") if path.is_file()} == demo
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     child = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment

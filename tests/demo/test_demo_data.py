@@ -19,6 +19,8 @@ from crossrt.export.export import export_bundle
 from crossrt.export.reference import Reference
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
+if not (DEMO / "checkpoint").is_dir():
+    pytest.skip("no demo checkpoint has beaten BM25 by enough to be shipped yet", allow_module_level=True)
 SAMPLE = DEMO / "sample"
 
 
