@@ -407,9 +407,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
+    table = Table(box=None, pad_edge=False, expand=True)  # without, a long passage squeezes the others to nothing
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
     table.add_column("id", no_wrap=True)
     table.add_column("passage", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
@@ -417,7 +417,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     with console.capture() as captured:
         console.print(table)
-    _say(captured.get().rstrip("\n"))
+    _say("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _say(text: str) -> None:

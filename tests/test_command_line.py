@@ -136,6 +136,13 @@ def test_rank_reads_lines_or_tsv_from_a_file_or_stdin(bundle: Path, tmp_path: Pa
     table = crossrt("rank", bundle, "where is the river", tmp_path / "passages", "--top-k", "2").stdout.splitlines()
     assert len(table) == 3
     assert table[0].split() == ["rank", "score", "id", "passage"]
+    long = "".join(f"the river is long {'and green ' * 40}{number}\n" for number in range(3)).encode()
+    for row in crossrt("rank", bundle, "river", "-", stdin=long).stdout.splitlines()[1:]:
+        place, score, name, *_ = row.split()
+        assert place.isdigit()
+        assert np.isfinite(float(score))
+        assert name.isdigit()
+        assert row.endswith("…")
 
 
 @pytest.mark.parametrize(
