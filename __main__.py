@@ -203,7 +203,7 @@ def rank(
             top_k=top_k,
             return_documents=True,
             batch_size=batch_size,
-            show_progress_bar=_for_a_person() and len(texts) > 200,
+            show_progress_bar=_for_a_person() and len(texts) > 16,
         )
     rows = [
         {"rank": place, "id": ids[result["corpus_id"]], "score": result["score"], "text": result["text"]}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train the demo checkpoint on Debian's package descriptions, measure it against BM25, and write demo/.
 
-    scripts/train_demo.py --out demo --steps 2000
+    scripts/train_demo.py --out demo --steps 3000
 
 Query: a package's synopsis. Passage: its long description, with the synopsis taken out. Needs torch, transformers,
 tokenizers, bm25s, scipy, tqdm, and apt on the machine (apt reads the index files also where --lists names their folder).
@@ -294,10 +294,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--lists", type=Path, help="folder with index files that are already there")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--rate", type=float, default=7e-4, help="highest learning rate")
-    parser.add_argument("--batch", type=int, default=12, help="queries in a step")
-    parser.add_argument("--negatives", type=int, default=11)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--batch", type=int, default=16, help="queries in a step")
+    parser.add_argument("--negatives", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
