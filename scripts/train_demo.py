@@ -12,9 +12,11 @@ written.
 import argparse
 import hashlib
 import json
+import math
 import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ SHORT, LONG = 80, POSITIONS  # tokens of a training pair: at first, and in the l
 LONG_FROM = 0.75  # share of the steps after which pairs are long
 CURRICULUM = 0.1  # share of the steps until the candidates are as hard as they get
 CANDIDATES = 50
+LEXICAL_SHARPNESS = 16.0  # a query's greatest BM25 score, as a logit
 SAMPLE_QUERIES = 200
 CALIBRATION_QUERIES = 250
 MINIMUM_GAIN = 0.05
@@ -61,6 +64,25 @@ def bm25_candidates(packages: Sequence[Package], depth: int) -> tuple[npt.NDArra
     retriever.index(passages, show_progress=False)
     found, scores = retriever.retrieve(queries, k=depth, show_progress=False)
     return np.asarray(found, dtype=np.int64), np.asarray(scores, dtype=np.float32)
+
+
+class TokenBM25:
+    """BM25 over the tokenizer's own tokens: what a model that only looks for the query's tokens would say."""
+
+    def __init__(self, texts: Sequence[Pair]) -> None:
+        self.counts = [Counter(passage[:POSITIONS]) for _, passage in texts]
+        documents = Counter(token for count in self.counts for token in count)
+        self.idf = {token: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5)) for token, n in documents.items()}
+        self.unknown = math.log(2 * len(texts))
+        self.mean = sum(count.total() for count in self.counts) / len(texts)
+
+    def share(self, query: Sequence[int], passage: int) -> float:
+        """Return the score as a share of the greatest that the query can have, 0 to 1."""
+        count = self.counts[passage]
+        norm = K1 * (1 - B + B * count.total() / self.mean)
+        weights = {token: self.idf.get(token, self.unknown) for token in set(query)}
+        score = sum(weight * count[token] / (count[token] + norm) for token, weight in weights.items())
+        return score / max(sum(weights.values()), 1e-9)
 
 
 def reciprocal_ranks(order: Sequence[Sequence[int]], relevant: Sequence[int]) -> npt.NDArray[np.float64]:
@@ -84,30 +106,38 @@ def lists_of(
     negatives: int,
     steps: int,
     rng: random.Random,
-) -> Iterator[list[Pair]]:
-    """Yield a batch for each step: for each query its own passage, then those of other source packages.
+) -> Iterator[tuple[list[Pair], torch.Tensor]]:
+    """Yield a batch for each step: for each query its own passage, then those of other source packages, with BM25.
+
+    BM25 is float32 [batch, 1 + negatives], each query's a distribution over its passages.
 
     The others are random ones at first, which teach that words must match, and more and more BM25's best, which teach
     the rest; later one random one stays among them.
     """
     order: list[int] = []
+    bm25 = TokenBM25(texts)
     for step in range(steps):
         if len(order) < batch:
             order = rng.sample(range(len(texts)), len(texts))
         hard_count = min(negatives - 1, int(negatives * step / (steps * CURRICULUM)))
-        pairs = []
+        pairs, shares = [], []
         for query in (order.pop() for _ in range(batch)):
             hard = [index for index in found[query].tolist() if packages[index].source != packages[query].source]
             chosen = rng.sample(hard, min(hard_count, len(hard)))
             others = [*chosen, *rng.choices(range(len(texts)), k=negatives - len(chosen))]
             pairs += [(texts[query][0], texts[index][1]) for index in (query, *others)]
-        yield pairs
+            shares.append([bm25.share(texts[query][0], index) for index in (query, *others)])
+        yield pairs, torch.softmax(LEXICAL_SHARPNESS * torch.tensor(shares), dim=1)
 
 
 def train(
-    model: Any, batches: Iterator[list[Pair]], *, steps: int, rate: float, batch: int, negatives: int
+    model: Any, batches: Iterator[tuple[list[Pair], torch.Tensor]], *, steps: int, rate: float, batch: int, negatives: int
 ) -> dict[str, Any]:
-    """Train with a listwise softmax loss; the learning rate rises for 100 steps, then falls to zero."""
+    """Train with two listwise softmax losses of equal weight: the right passage, and BM25's distribution.
+
+    The second keeps the model to what it can see, words of the query in the passage: without it, it soon knows the
+    training packages by heart. The learning rate rises for 100 steps, then falls to zero.
+    """
     decayed = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
@@ -116,15 +146,16 @@ def train(
     target = torch.zeros(batch, dtype=torch.long)
     model.train()
     start, losses = time.monotonic(), []
-    for step, pairs in enumerate(tqdm(batches, desc="Training", total=steps, mininterval=10)):
+    for step, (pairs, bm25) in enumerate(tqdm(batches, desc="Training", total=steps, mininterval=10)):
         logits = logits_of(model, pairs, SHORT if step < LONG_FROM * steps else LONG).view(batch, negatives + 1)
         loss = torch.nn.functional.cross_entropy(logits, target)
+        losses.append(loss.item())
+        loss = loss + torch.nn.functional.cross_entropy(logits, bm25)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
         if (step + 1) % 100 == 0:
             print(f"step {step + 1}, loss {np.mean(losses[-100:]):.3f}, {time.monotonic() - start:.0f} s", flush=True)
     return {"steps": steps, "loss": round(float(np.mean(losses[-100:])), 4), "seconds": round(time.monotonic() - start)}
@@ -236,7 +267,8 @@ package's own free licence; `sample/SOURCES.tsv` names the package of each passa
 `scripts/train_demo.py`, seed {facts["seed"]}: {training["steps"]:,} steps, {training["seconds"] / 60:.0f} minutes on two
 processor cores. Words begin as vectors of their co-occurrence in the training texts, attention as a search for words of
 like meaning; then listwise softmax over one relevant and {facts["negatives"]} other passages (BM25's best, and one at
-random), AdamW, learning rate {facts["rate"]:g} falling to zero.
+random), with the relevant one and BM25's own distribution over them as equal targets, AdamW, learning rate
+{facts["rate"]:g} falling to zero.
 
 ## Result
 
@@ -295,7 +327,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--lists", type=Path, help="folder with index files that are already there")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--batch", type=int, default=16, help="queries in a step")
     parser.add_argument("--negatives", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)

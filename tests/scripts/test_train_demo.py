@@ -129,3 +129,18 @@ def test_a_long_pair_is_cut_to_the_limit(network: ModuleType, query: int, passag
     assert ids.shape[1] == min(80, query + passage + 3)
     assert mask.all()
     assert (ids == 7).sum() >= min(query, 38)
+
+
+def test_the_second_target_orders_passages_as_bm25_does(demo: ModuleType) -> None:
+    import bm25s
+
+    rng = np.random.default_rng(0)
+    passages = [rng.integers(10, 60, size=rng.integers(5, 40)).tolist() for _ in range(50)]
+    query = [11, 17, 23, 40]
+    ours = demo.TokenBM25([([], passage) for passage in passages])
+    shares = np.array([ours.share(query, index) for index in range(len(passages))])
+    peer = bm25s.BM25(k1=demo.K1, b=demo.B, method="lucene")
+    peer.index([[str(token) for token in passage] for passage in passages], show_progress=False)
+    expected = peer.get_scores([str(token) for token in query])
+    assert 0 <= shares.min() and shares.max() <= 1
+    np.testing.assert_allclose(shares / shares.max(), expected / expected.max(), rtol=1e-4)
