@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .engine.errors import CrossrtError, DataFileError, OptionError, ParityError
+from .engine.precision import Precision as Precisions
 
 app = typer.Typer(
     help="MS MARCO cross-encoders, exported with proof and run fast.",
@@ -63,7 +64,13 @@ def _options(
 def export(
     source: Annotated[str, typer.Argument(help="A checkpoint directory or a hub id.")],
     out: Annotated[Path, typer.Argument(help="The bundle to make.")],
-    precision: Annotated[str, typer.Option(help="Precisions to hold; this version makes fp32.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Precisions to hold, as fp32,fp16; fp32 is always among them.")
+    ] = "fp32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Real pairs, `query <tab> passage` lines, on which FP16 decides what it can hold."),
+    ] = None,
     exporter: Annotated[
         str, typer.Option(help="auto, crossrt, optimum, or existing: the directory's own ONNX file.")
     ] = "auto",
@@ -87,8 +94,7 @@ def export(
     from .engine.source import can_export
     from .export.existing import bundle_from_onnx, existing_onnx
 
-    if precision != "fp32":
-        raise OptionError(f"--precision {precision}: this version exports fp32 alone")
+    precisions = [Precisions.parse(name.strip()) for name in precision.split(",")]
     if exporter not in ("auto", "crossrt", "optimum", "existing"):
         raise OptionError(f"unknown exporter {exporter!r}; one of auto, crossrt, optimum, existing")
     check_target(out, force=force)
@@ -100,6 +106,8 @@ def export(
         exporter = "existing" if existing_onnx(directory) and not (has_weights and can_export()) else "crossrt"
     source_id = source_id or (str(source) if not Path(source).is_dir() else directory.resolve().name)
     if exporter == "existing":
+        if precisions != [Precisions.FP32]:
+            raise OptionError(f"--precision {precision}: an ONNX file that is there already is taken as it is, in fp32")
         bundle = bundle_from_onnx(
             directory, out, source_id=source_id, revision=revision, activation=activation, force=force
         )
@@ -107,25 +115,37 @@ def export(
         _say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}")
         return
     _need_export()
+    from .calibration.calibration_set import CalibrationSet
     from .export.checkpoint import Checkpoint
     from .export.export import export_bundle
 
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
+    calibration = None if calibrate is None else CalibrationSet.from_pairs_file(calibrate)
+    if calibration is None and precisions != [Precisions.FP32]:
+        print(
+            "warning: what FP16 can hold is decided on the built-in pairs alone; give real ones with --calibrate",
+            file=sys.stderr,
+        )
     checkpoint = Checkpoint.read(directory, activation=activation)
     if checkpoint.leftover:
         print(f"warning: tensors that the model does not use: {', '.join(checkpoint.leftover)}", file=sys.stderr)
-    bundle, report = export_bundle(
+    bundle, reports = export_bundle(
         checkpoint,
         out,
         source_id=source_id,
         revision=revision,
         activation=activation,
         exporter=exporter,
+        precisions=precisions,
         pairs=user_pairs,
+        calibration=calibration,
         force=force,
         progress=_for_a_person(),
     )
-    _say(str(report))
+    for report in reports:
+        _say(str(report))
+        for kept in (bundle.manifest.models[report.precision].numerics or {}).get("float32", ()):
+            _say(f"  stays in FP32        {kept['name']}: {kept['reason']}")
     _say(f"{bundle.path}: {_size(bundle.path)}")
 
 

@@ -33,10 +33,12 @@ class BundleFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleModel:
-    """One precision: the ONNX `file` and the `parity` summary, which is None before the check has run."""
+    """One precision: the ONNX `file`, the `parity` summary, which is None before the check has run, and for people, in
+    `numerics`, which tensors stayed in another precision and on what data that was decided."""
 
     file: str
     parity: Mapping[str, Any] | None = None
+    numerics: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,21 +1,34 @@
 """`export_bundle`: a checkpoint becomes a bundle, and nothing that fails parity is published."""
 
+import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from ..calibration.calibration_set import CalibrationSet
 from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
-from ..engine.encoding import without_truncation_and_padding
+from ..engine.encoding import PairEncoder, without_truncation_and_padding
 from ..engine.errors import OptionError, ParityError
+from ..engine.precision import Precision
 from ..engine.publish import check_target, published_directory
 from .checkpoint import Checkpoint
 from .manifest import tool_versions, write_manifest
-from .onnx import OPSET, onnx_from_checkpoint
+from .onnx import OPSET, graph_of, onnx_from_checkpoint, save
 from .pairs import builtin_pairs
 from .parity import ParityReport, parity
+from .precision import batches_of, half_precision, rounded
 from .reference import tokenizer_of
+from .tolerance import TOLERANCE
 
 EXPORTERS = ("crossrt", "optimum")
+PRECISIONS = (Precision.FP32, Precision.FP16)
+MAGNITUDE_PAIRS = 200
+"""Calibration pairs on which FP16's tensors are looked at, besides the built-in ones."""
+
+Pairs = Sequence[tuple[str, str]]
 
 
 def export_bundle(
@@ -26,40 +39,108 @@ def export_bundle(
     revision: str | None = None,
     activation: str | None = None,
     exporter: str = "crossrt",
-    pairs: Sequence[tuple[str, str]] | None = None,
+    precisions: Sequence[Precision] = (Precision.FP32,),
+    pairs: Pairs | None = None,
+    calibration: CalibrationSet | None = None,
     force: bool = False,
     progress: bool = False,
-) -> tuple[Bundle, ParityReport]:
-    """Export a checkpoint to FP32 ONNX, check it against PyTorch, and publish it as a bundle at `out`.
+) -> tuple[Bundle, tuple[ParityReport, ...]]:
+    """Export a checkpoint, check each precision against PyTorch, and publish them as a bundle at `out`.
 
-    `activation` names the one that the caller chose over the checkpoint's own. `pairs` are checked besides the built-in
-    ones. An existing bundle is kept unless `force`, and then replaced in one step. Raises ParityError, with the report,
-    when the scores differ; `out` is then as it was.
+    FP32 is always among them, since the others are judged beside it. `activation` names the one that the caller chose
+    over the checkpoint's own. `pairs` are checked besides the built-in ones; `calibration` are the pairs on which the
+    other precisions decide what they can hold. An existing bundle is kept unless `force`, and then replaced in one
+    step. Raises ParityError, with the report, when the scores of a precision differ; `out` is then as it was.
     """
     if exporter not in EXPORTERS:
         raise OptionError(f"unknown exporter {exporter!r}; one of {', '.join(EXPORTERS)}")
+    wanted = [precision for precision in PRECISIONS if precision in (Precision.FP32, *precisions)]
+    unknown = [precision.value for precision in precisions if precision not in PRECISIONS]
+    if unknown:
+        raise OptionError(
+            f"{', '.join(unknown)} cannot be exported; one or more of {', '.join(p.value for p in PRECISIONS)}"
+        )
+    if len(wanted) > 1 and exporter == "optimum":
+        raise OptionError("Optimum's graph is exported in fp32 alone; leave out --exporter for other precisions")
     check_target(out, force=force)
     with published_directory(out, force=force) as partial:
-        model_file = partial / "model.fp32.onnx"
-        if exporter == "optimum":
-            from .optimum import onnx_by_optimum
-
-            onnx_by_optimum(checkpoint, model_file)
-        else:
-            onnx_from_checkpoint(checkpoint, model_file)
+        making = _Making(checkpoint, partial, exporter, pairs or (), calibration, progress)
         tokenizer = tokenizer_of(checkpoint)
         (partial / TOKENIZER).write_text(
             without_truncation_and_padding(tokenizer.backend_tokenizer.to_str()), encoding="utf-8"
         )
         manifest = _manifest(checkpoint, source_id or checkpoint.path.name, revision, activation, exporter)
-        write_manifest(partial, manifest)
-        with CrossEncoder(partial) as model:
-            report = parity(model, checkpoint, [*builtin_pairs(model.max_length), *(pairs or ())], progress=progress)
-        if not report:
-            raise ParityError(f"{out} was not published: {'; '.join(report.failures)}", report)
-        (partial / "parity.fp32.json").write_text(report.to_json(), encoding="utf-8")
-        write_manifest(partial, manifest, {"fp32": BundleModel(file=model_file.name, parity=report.summary())})
-    return Bundle.open(out), report
+        models: dict[str, BundleModel] = {}
+        reports = []
+        for precision in wanted:
+            model = BundleModel(file=f"model.{precision.value}.onnx")
+            making.manifest = replace(manifest, models=models | {precision.value: model})
+            report, numerics = making.half() if precision is Precision.FP16 else making.full()
+            if not report:
+                raise ParityError(f"{out} was not published: {'; '.join(report.failures)}", report)
+            (partial / f"parity.{precision.value}.json").write_text(report.to_json(), encoding="utf-8")
+            models[precision.value] = replace(model, parity=report.summary(), numerics=numerics)
+            reports.append(report)
+        write_manifest(partial, replace(manifest, models=models))
+    return Bundle.open(out), tuple(reports)
+
+
+@dataclass(slots=True)
+class _Making:
+    """A bundle under construction. Each precision has a method that writes its model file and judges it."""
+
+    checkpoint: Checkpoint
+    directory: Path
+    exporter: str
+    pairs: Pairs
+    calibration: CalibrationSet | None
+    progress: bool
+    manifest: Manifest = field(init=False)
+
+    def full(self) -> tuple[ParityReport, None]:
+        """FP32."""
+        file = self.directory / self.manifest.models["fp32"].file
+        if self.exporter == "optimum":
+            from .optimum import onnx_by_optimum
+
+            onnx_by_optimum(self.checkpoint, file)
+        else:
+            onnx_from_checkpoint(self.checkpoint, file)
+        return self._judged(self.directory, Precision.FP32), None
+
+    def half(self) -> tuple[ParityReport, dict[str, Any]]:
+        """FP16, judged twice: as it runs here, and as it runs where every operator rounds.
+
+        The first shows that the file loads and takes the same inputs; the second, whose report is returned unless the
+        first fails, is what a GPU's arithmetic does to the scores.
+        """
+        file = self.directory / self.manifest.models["fp16"].file
+        encoder = PairEncoder.from_file(self.directory / TOKENIZER, max_length=self.manifest.max_length)
+        watched = list(builtin_pairs(self.manifest.max_length))
+        if self.calibration is not None:
+            watched += self.calibration.pairs[:MAGNITUDE_PAIRS]
+        batches = list(batches_of(encoder, watched, pad_id=self.manifest.pad_token_id))
+        limit = TOLERANCE[Precision.FP16].max_abs
+        half = half_precision(self.checkpoint, batches, max_abs=limit, progress=self.progress)
+        onnx_from_checkpoint(self.checkpoint, file, half.numerics)
+        here = self._judged(self.directory, Precision.FP16)
+        with tempfile.TemporaryDirectory() as twin:
+            shutil.copy(self.directory / TOKENIZER, twin)
+            save(rounded(graph_of(self.checkpoint, half.numerics)), Path(twin) / file.name)
+            there = self._judged(Path(twin), Precision.FP16)
+        there = replace(there, backend=f"{there.backend}, rounded after every operator")
+        source = self.calibration
+        return there if here else here, {
+            "float32": [asdict(kept) for kept in half.kept],
+            "chosen_on": source and {"source": source.source, "seed": source.seed, "sha256": source.sha256},
+        }
+
+    def _judged(self, directory: Path, precision: Precision) -> ParityReport:
+        models = {name: model for name, model in self.manifest.models.items() if (directory / model.file).exists()}
+        write_manifest(directory, replace(self.manifest, models=models))
+        judged = [*builtin_pairs(self.manifest.max_length), *self.pairs]
+        with CrossEncoder(directory, precision=precision) as model:
+            return parity(model, self.checkpoint, judged, progress=self.progress)
 
 
 def _manifest(
@@ -96,6 +177,6 @@ def _manifest(
         max_positions=dimensions.positions,
         pad_token_id=checkpoint.pad_token_id,
         inputs=dict.fromkeys(inputs, "int64"),
-        models={"fp32": BundleModel(file="model.fp32.onnx")},
+        models={},
         tools=tool_versions(),
     )

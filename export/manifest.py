@@ -2,19 +2,17 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..engine.bundle import MANIFEST, BundleModel, Manifest, listed
+from ..engine.bundle import MANIFEST, Manifest, listed
 
 TOOLS = ("crossrt", "torch", "transformers", "onnx", "onnxruntime", "tokenizers", "numpy", "optimum-onnx")
 
 
-def write_manifest(directory: Path, manifest: Manifest, models: Mapping[str, BundleModel] | None = None) -> None:
-    """Write the manifest of a bundle under construction: the files that are there, and `models` where given."""
-    files = listed(path for path in directory.iterdir() if path.name != MANIFEST)
-    manifest = replace(manifest, files=files, models=models or manifest.models)
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle under construction, listing the files that are there."""
+    manifest = replace(manifest, files=listed(path for path in directory.iterdir() if path.name != MANIFEST))
     (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 

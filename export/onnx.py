@@ -23,32 +23,37 @@ from onnx import TensorProto, helper, numpy_helper
 from ..engine.errors import CheckpointError
 from .checkpoint import Checkpoint
 from .heads import HEAD_LAYERS
+from .numerics import FLOATS, FP32, Numerics
 
 OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 parses
 IR_VERSION = 8
 EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
 
 
-def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the FP32 ONNX model of a checkpoint.
+def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, numerics: Numerics = FP32) -> None:
+    """Write the ONNX model of a checkpoint, computed as `numerics` says.
 
     Inputs `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: int64 [batch, sequence], both
-    dynamic. Output `logits`: float32 [batch, labels]. Weights lie in the file, or beside it as `<file>.data` when they
-    are larger than protobuf can hold. Raises CheckpointError for weights that are NaN or Inf.
+    dynamic. Output `logits`: float32 [batch, labels], in every precision. Weights lie in the file, or beside it as
+    `<file>.data` when they are larger than protobuf can hold. Raises CheckpointError for weights that are NaN or Inf.
     """
-    model = graph_of(checkpoint)
+    save(graph_of(checkpoint, numerics), path)
+    onnx.checker.check_model(str(path))
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, with its weights beside it as `<path>.data` when they are larger than protobuf can hold."""
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > EXTERNAL_DATA_ABOVE:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
     else:
         onnx.save_model(model, path)
-    onnx.checker.check_model(str(path))
 
 
-def graph_of(checkpoint: Checkpoint) -> onnx.ModelProto:
+def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelProto:
     """Return the model as a protobuf in memory."""
     dimensions = checkpoint.dimensions
-    graph = _Graph(checkpoint)
+    graph = _Graph(checkpoint, numerics)
     hidden = graph.embeddings()
     mask = graph.additive_mask()
     for number in range(dimensions.layers):
@@ -68,13 +73,20 @@ def graph_of(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 class _Graph:
-    """Nodes and initializers as they are added. Every tensor is called after the part of the model that makes it."""
+    """Nodes and initializers as they are added. Every tensor is called after the part of the model that makes it.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    Each node is typed as it is added: its floating-point inputs are brought to the type that `numerics` gives its
+    output, by a Cast where they have another, and weights are stored in the type that they are used in.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         self.checkpoint = checkpoint
+        self.numerics = numerics
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self._known: set[str] = set()
+        self._constants: dict[str, npt.NDArray[Any]] = {}
+        self._types: dict[str, int] = {}
+        self._written: set[str] = set()
 
     # -- the model
 
@@ -120,11 +132,13 @@ class _Graph:
         return self.add("Gather", [self.constant("position.weight", table), ids], "embeddings.position")
 
     def additive_mask(self) -> str:
-        """0 for tokens and the type's lowest number for padding, float32 [batch, 1, 1, sequence]; made once."""
+        """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence]; made once."""
         mask = self.add("Unsqueeze", ["attention_mask", self.integers("axes_1_2", [1, 2])], "mask.unsqueezed")
-        mask = self.add("Cast", [mask], "mask.float", to=TensorProto.FLOAT)
+        mask = self.add("Cast", [mask], "mask.float", to=self.numerics.type_of("mask.float"))
         inverted = self.add("Sub", [self.constant("one", np.float32(1)), mask], "mask.inverted")
-        return self.add("Mul", [inverted, self.constant("lowest", np.finfo(np.float32).min)], "mask.additive")
+        # Of the narrower type throughout: -inf would turn a row to NaN.
+        lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
+        return self.add("Mul", [inverted, self.constant("lowest", lowest)], "mask.additive")
 
     def layer(self, number: int, hidden: str, mask: str, *, cls_alone: bool) -> str:
         """One encoder layer, [batch, sequence, hidden]; with `cls_alone` its output is [batch, 1, hidden]."""
@@ -228,17 +242,50 @@ class _Graph:
         self, operator: str, inputs: Sequence[str], output: str, *, weights: Sequence[str] = (), **attributes: Any
     ) -> str:
         """Add a node that makes `output`; `weights` are tensors of the checkpoint that come before the inputs."""
-        constants = [self.constant(name, self.checkpoint.tensor(name)) for name in weights]
-        self.nodes.append(helper.make_node(operator, [*constants, *inputs], [output], name=output, **attributes))
+        names = [*(self.constant(name, self.checkpoint.tensor(name)) for name in weights), *inputs]
+        floats = [name for name in names if self._types.get(name) in FLOATS]
+        if operator == "Cast":
+            self._types[output] = attributes["to"]
+        elif floats:
+            computed = [name for name in floats if name not in self._constants]
+            weights_used = [self._constants[name] for name in floats if name in self._constants]
+            kind = self.numerics.type_of(output, computed, weights_used)
+            names = [self._in_type(name, kind) for name in names]
+            self._types[output] = kind
+        for name in names:
+            self._write(name)
+        self._node(operator, names, output, **attributes)
         return output
 
+    def _node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+
+    def _in_type(self, name: str, kind: int) -> str:
+        """Return the tensor's name in the floating-point type `kind`: itself, or a copy."""
+        if self._types.get(name) not in FLOATS or self._types[name] == kind:
+            return name
+        copy = f"{name}.{FLOATS[kind]}"
+        if copy not in self._types:
+            self._types[copy] = kind
+            if name in self._constants:
+                self._constants[copy] = self._constants[name].astype(FLOATS[kind])
+            else:
+                self._node("Cast", [name], copy, to=kind)
+        return copy
+
     def constant(self, name: str, values: npt.ArrayLike) -> str:
-        """Add an initializer once and return its name."""
-        if name not in self._known:
-            self._known.add(name)
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        """Know a constant by its name; it is written when a node uses it, in the type that the node computes in."""
+        if name not in self._constants:
+            array = np.ascontiguousarray(values)
+            self._constants[name] = array
+            self._types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
         return name
 
     def integers(self, name: str, values: npt.ArrayLike) -> str:
-        """Add an int64 initializer once and return its name."""
+        """Know an int64 constant by its name."""
         return self.constant(name, np.asarray(values, dtype=np.int64))
+
+    def _write(self, name: str) -> None:
+        if name in self._constants and name not in self._written:
+            self._written.add(name)
+            self.initializers.append(numpy_helper.from_array(self._constants[name], name))

@@ -20,6 +20,8 @@ from .pairs import groups_of
 from .reference import Reference
 from .tolerance import TOLERANCE, Tolerance
 
+LIST_LENGTH = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorstPair:
@@ -38,7 +40,8 @@ class ParityReport:
 
     Differences are absolute, over all pairs, scored alone and in mixed batches. `activation_max_abs_diff` compares the
     scores after each side's own activation. `kendall_tau` and `top10_overlap` are means over the queries that have at
-    least two candidates, None when there are none.
+    least two candidates, `list_kendall_tau`, which has a limit, over those with at least 20, since one near tie weighs
+    little there; None when there are none.
     """
 
     precision: str
@@ -52,6 +55,7 @@ class ParityReport:
     token_mismatches: int
     not_finite: int
     kendall_tau: float | None
+    list_kendall_tau: float | None
     top10_overlap: float | None
     tolerance: Tolerance
     worst: tuple[WorstPair, ...]
@@ -71,8 +75,11 @@ class ParityReport:
             )
         if self.token_mismatches:
             found.append(f"{self.token_mismatches} pairs are tokenized differently")
-        if self.kendall_tau is not None and self.kendall_tau < self.tolerance.kendall_tau:
-            found.append(f"Kendall tau is {self.kendall_tau:.4f}, at least {self.tolerance.kendall_tau} is needed")
+        tau = self.list_kendall_tau
+        if tau is not None and tau < self.tolerance.kendall_tau:
+            found.append(
+                f"Kendall tau is {tau:.4f} over lists of at least {LIST_LENGTH}, {self.tolerance.kendall_tau} is needed"
+            )
         return found
 
     def __bool__(self) -> bool:
@@ -86,6 +93,7 @@ class ParityReport:
             "max_abs_diff": self.max_abs_diff,
             "mean_abs_diff": self.mean_abs_diff,
             "kendall_tau": self.kendall_tau,
+            "list_kendall_tau": self.list_kendall_tau,
             "top10_overlap": self.top10_overlap,
         }
 
@@ -107,6 +115,11 @@ class ParityReport:
             f"  mean |difference|    {self.mean_abs_diff:.2e}",
             f"  after activation     {self.activation_max_abs_diff:.2e}",
             f"  Kendall tau          {shown(self.kendall_tau, 6)}   over {self.queries} queries",
+            *(
+                [f"  ... of long lists    {shown(self.list_kendall_tau, 6)}   at least {self.tolerance.kendall_tau}"]
+                if self.list_kendall_tau is not None and self.tolerance.kendall_tau > -1
+                else []
+            ),
             f"  top-10 overlap       {shown(self.top10_overlap, 4)}",
             f"  tokenized otherwise  {self.token_mismatches}",
             f"  NaN or Inf           {self.not_finite}",
@@ -214,6 +227,11 @@ def _report(
         token_mismatches=mismatches,
         not_finite=not_finite,
         kendall_tau=_mean(kendall_tau(reference[rows], candidate[rows]) for rows in groups) if finite else None,
+        list_kendall_tau=_mean(
+            kendall_tau(reference[rows], candidate[rows]) for rows in groups if len(rows) >= LIST_LENGTH
+        )
+        if finite
+        else None,
         top10_overlap=_mean(top_overlap(reference[rows], candidate[rows]) for rows in groups) if finite else None,
         tolerance=TOLERANCE[model.precision],
         worst=worst,

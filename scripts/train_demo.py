@@ -131,7 +131,13 @@ def lists_of(
 
 
 def train(
-    model: Any, batches: Iterator[tuple[list[Pair], torch.Tensor]], *, steps: int, rate: float, batch: int, negatives: int
+    model: Any,
+    batches: Iterator[tuple[list[Pair], torch.Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    batch: int,
+    negatives: int,
 ) -> dict[str, Any]:
     """Train with two listwise softmax losses of equal weight: the right passage, and BM25's distribution.
 

@@ -22,7 +22,7 @@ NDCG10_OF_PYTORCH = 0.6180
 @pytest.fixture(scope="module")
 def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "bundle"
-    _, report = export_bundle(Checkpoint.read(shared / "models/minilm-l6-trained"), out)
+    _, (report,) = export_bundle(Checkpoint.read(shared / "models/minilm-l6-trained"), out)
     assert report, str(report)
     return out
 

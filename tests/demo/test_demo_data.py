@@ -32,7 +32,7 @@ def facts() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "bundle"
-    _, report = export_bundle(Checkpoint.read(DEMO / "checkpoint"), out)
+    _, (report,) = export_bundle(Checkpoint.read(DEMO / "checkpoint"), out)
     assert report, str(report)
     return out
 

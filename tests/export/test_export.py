@@ -69,7 +69,7 @@ def test_weights_above_protobufs_limit_lie_beside_the_model(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("crossrt.export.onnx.EXTERNAL_DATA_ABOVE", 1000)
-    bundle, report = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle")
+    bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle")
     assert report
     assert {file.name for file in bundle.manifest.files} >= {"model.fp32.onnx", "model.fp32.onnx.data"}
     with CrossEncoder(bundle.path) as model:

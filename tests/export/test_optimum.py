@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Optimum's own: the exporter
 
 
 def test_an_export_by_optimum_passes_parity(checkpoint: Path, tmp_path: Path) -> None:
-    bundle, report = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", exporter="optimum")
+    bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", exporter="optimum")
     assert report, str(report)
     assert bundle.manifest.source["exporter"] == "optimum"
     assert "optimum-onnx" in bundle.manifest.tools

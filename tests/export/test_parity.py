@@ -74,7 +74,15 @@ def test_the_report_is_kept_in_the_bundle(bundle: Path) -> None:
     assert kept["passed"] is True
     assert Bundle.open(bundle).manifest.models["fp32"].parity == {
         name: kept[name]
-        for name in ("passed", "pairs", "max_abs_diff", "mean_abs_diff", "kendall_tau", "top10_overlap")
+        for name in (
+            "passed",
+            "pairs",
+            "max_abs_diff",
+            "mean_abs_diff",
+            "kendall_tau",
+            "list_kendall_tau",
+            "top10_overlap",
+        )
     }
 
 
@@ -187,6 +195,6 @@ def test_parity_holds_on_real_passages(
     query = next(iter(run))
     pairs = [(queries[query], passages[passage]) for passage in run[query]]
     source = make_checkpoint(labels=2 if two_labels else 1, seed=5)
-    _, report = export_bundle(Checkpoint.read(source), tmp_path / "bundle", pairs=pairs)
+    _, (report,) = export_bundle(Checkpoint.read(source), tmp_path / "bundle", pairs=pairs)
     assert report
     assert report.pairs == len(pairs) + len(builtin_pairs(64))

@@ -53,7 +53,7 @@ def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
     assert checkpoint.activation == (
         "identity" if model.activation or model.labels == 2 or model.kind == "bert-cat" else "sigmoid"
     )
-    bundle, report = export_bundle(checkpoint, tmp_path / "bundle")
+    bundle, (report,) = export_bundle(checkpoint, tmp_path / "bundle")
     assert report, str(report)
     assert report.max_abs_diff < 3e-5
     inputs = {"input_ids", "attention_mask"} | (set() if model.kind == "bert-cat" else {"token_type_ids"})
@@ -172,7 +172,7 @@ def test_what_people_try_next_is_exported_with_parity(kind: str, checkpoint: Pat
     model.save_pretrained(source)
     read = Checkpoint.read(source)
     assert read.max_length <= 62 if kind.endswith("roberta") else 64
-    bundle, report = export_bundle(read, tmp_path / "bundle")
+    bundle, (report,) = export_bundle(read, tmp_path / "bundle")
     assert report, str(report)
     assert ("token_type_ids" in bundle.manifest.inputs) == (kind not in ("roberta", "xlm-roberta", "distilbert"))
 

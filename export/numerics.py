@@ -1,0 +1,36 @@
+"""`Numerics`: what each tensor of an exported graph is computed in."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """Floating-point types of a graph's tensors, by the tensors' names.
+
+    FP32 everywhere, or, where `half`, FP16 but for the head, the tensors in `float32`, and whatever is computed from
+    those directly: a value that does not fit into FP16 must not be cast to it on the way.
+    """
+
+    half: bool = False
+    float32: frozenset[str] = frozenset()
+
+    def type_of(self, output: str, inputs: Iterable[str] = (), weights: Sequence[npt.NDArray[Any]] = ()) -> int:
+        """Return the ONNX type of the node that makes `output` from computed `inputs` and constant `weights`."""
+        if not self.half or output == "logits" or output.startswith("head."):
+            return TensorProto.FLOAT
+        wide = any(name in self.float32 for name in (output, *inputs))
+        wide = wide or any(np.abs(weight).max(initial=0) > HALF_MAX for weight in weights)
+        return TensorProto.FLOAT if wide else TensorProto.FLOAT16
+
+
+FP32 = Numerics()
+FP16 = Numerics(half=True)
