@@ -69,8 +69,24 @@ def export(
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Real pairs, `query <tab> passage` lines, on which FP16 decides what it can hold."),
+        typer.Option(help="Real pairs, `query <tab> passage` lines, on which FP16 and INT8 decide what they can hold,"),
     ] = None,
+    calibrate_run: Annotated[
+        tuple[Path, Path, Path] | None, typer.Option(metavar="QUERIES PASSAGES RUN", help="or as TREC files.")
+    ] = None,
+    judge: Annotated[
+        tuple[Path, Path, Path] | None,
+        typer.Option(metavar="QUERIES PASSAGES RUN", help="Lists whose order must be kept, of other queries."),
+    ] = None,
+    judge_qrels: Annotated[Path | None, typer.Option(help="Their TREC qrels, for nDCG@10 and RR@10.")] = None,
+    recipe: Annotated[str, typer.Option(help="What INT8 holds in 8 bits: projections, full or ffn.")] = "projections",
+    method: Annotated[
+        str, typer.Option(help="How INT8 chooses ranges: token, minmax, percentile, entropy or mse.")
+    ] = "token",
+    smoothing: Annotated[float | None, typer.Option(help="SmoothQuant's alpha, 0 to 1; by the method.")] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Bundle FP16 and INT8 also when they fail, marked as failed.")
+    ] = False,
     exporter: Annotated[
         str, typer.Option(help="auto, crossrt, optimum, or existing: the directory's own ONNX file.")
     ] = "auto",
@@ -115,15 +131,21 @@ def export(
         _say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}")
         return
     _need_export()
-    from .calibration.calibration_set import CalibrationSet
+    from .calibration.judging_set import JudgingSet
+    from .calibration.recipe import Recipe
     from .export.checkpoint import Checkpoint
     from .export.export import export_bundle
 
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
-    calibration = None if calibrate is None else CalibrationSet.from_pairs_file(calibrate)
+    calibration = _calibration(calibrate, calibrate_run)
+    judging = None if judge is None else JudgingSet.from_trec(*judge, qrels=judge_qrels)
+    if judge_qrels is not None and judge is None:
+        raise OptionError("--judge-qrels goes with --judge QUERIES PASSAGES RUN")
+    chosen = Recipe(parts=recipe, method=method, smoothing=smoothing)
     if calibration is None and precisions != [Precisions.FP32]:
         print(
-            "warning: what FP16 can hold is decided on the built-in pairs alone; give real ones with --calibrate",
+            "warning: what FP16 and INT8 can hold is decided on the built-in pairs alone; give real ones of your own "
+            "kind, at least 40 queries with several passages each, with --calibrate",
             file=sys.stderr,
         )
     checkpoint = Checkpoint.read(directory, activation=activation)
@@ -139,13 +161,14 @@ def export(
         precisions=precisions,
         pairs=user_pairs,
         calibration=calibration,
+        judging=judging,
+        recipe=chosen,
+        keep_going=keep_going,
         force=force,
         progress=_for_a_person(),
     )
     for report in reports:
         _say(str(report))
-        for kept in (bundle.manifest.models[report.precision].numerics or {}).get("float32", ()):
-            _say(f"  stays in FP32        {kept['name']}: {kept['reason']}")
     _say(f"{bundle.path}: {_size(bundle.path)}")
 
 
@@ -160,6 +183,7 @@ def parity(
     passages: PassagesFile = None,
     run: RunFile = None,
     sample: Sample = None,
+    qrels: Annotated[Path | None, typer.Option(help="TREC qrels, for nDCG@10 and RR@10 of the run's lists.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     precision: Precision = None,
     backend: Backend = "auto",
@@ -171,7 +195,10 @@ def parity(
     cache_folder: CacheFolder = None,
     local_files_only: LocalFilesOnly = False,
 ) -> None:
-    """Compare a bundle's scores with its checkpoint in PyTorch; exit 1 when they differ."""
+    """Compare a bundle's scores with its checkpoint in PyTorch; exit 1 when they differ.
+
+    A run with at least 20 queries of 50 candidates is judged as a ranking too, which INT8 needs.
+    """
     _need_export()
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
     directory, _ = _checkpoint_directory(against, revision, token, cache_folder, local_files_only)
@@ -179,14 +206,25 @@ def parity(
     from .engine.cross_encoder import CrossEncoder
     from .export.checkpoint import Checkpoint
     from .export.pairs import builtin_pairs
+    from .export.parity import judge_of
     from .export.parity import parity as compare
 
     Bundle.open(bundle)
+    judging = _judging(queries, passages, run, qrels)
     with CrossEncoder(
-        bundle, precision=precision, backend=backend, device=device, threads=threads, max_length=max_length
+        bundle,
+        precision=precision,
+        backend=backend,
+        device=device,
+        threads=threads,
+        max_length=max_length,
+        allow_failed=True,  # a precision that failed may be checked again
     ) as model:
         checkpoint = Checkpoint.read(directory, activation=model.bundle.manifest.source.get("chosen_activation"))
-        report = compare(model, checkpoint, [*builtin_pairs(model.max_length), *user_pairs], progress=_for_a_person())
+        progress = _for_a_person()
+        judge = judging and judge_of(checkpoint, judging, max_length=model.max_length, progress=progress)
+        checked = [*builtin_pairs(model.max_length), *user_pairs]
+        report = compare(model, checkpoint, checked, judge=judge, progress=progress)
     _say(report.to_json() if as_json else str(report))
     if not report:
         raise typer.Exit(1)
@@ -401,6 +439,31 @@ def _user_pairs(
     if queries is None or passages is None or run is None:
         raise OptionError("--queries, --passages and --run go together")
     return list(CalibrationSet.from_trec(queries, passages, run, size=sample).pairs)
+
+
+def _judging(queries: Path | None, passages: Path | None, run: Path | None, qrels: Path | None) -> Any:
+    """The run's lists, or None where they are too few or too short to judge a ranking by."""
+    from .calibration.judging_set import JudgingSet
+
+    if queries is None or passages is None or run is None:
+        if qrels is not None:
+            raise OptionError("--qrels goes with --queries, --passages and --run")
+        return None
+    try:
+        return JudgingSet.from_trec(queries, passages, run, qrels=qrels)
+    except DataFileError as error:
+        print(f"warning: the ranking is not judged: {error}", file=sys.stderr)
+        return None
+
+
+def _calibration(pairs: Path | None, trec: tuple[Path, Path, Path] | None) -> Any:
+    from .calibration.calibration_set import CalibrationSet
+
+    if pairs is not None and trec is not None:
+        raise OptionError("give --calibrate PAIRS or --calibrate-run QUERIES PASSAGES RUN, not both")
+    if trec is not None:
+        return CalibrationSet.from_trec(*trec)
+    return None if pairs is None else CalibrationSet.from_pairs_file(pairs)
 
 
 def _passages(file: str) -> tuple[list[str], list[str]]:

@@ -2,12 +2,16 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.errors import DataFileError, OptionError
 from ..engine.trec import read_collection, read_pairs
+
+FEWEST = 100
+"""Calibration pairs below which a range is left to chance."""
+BUILTIN = Path(__file__).resolve().parent.parent / "demo" / "calibration" / "pairs.tsv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +52,29 @@ class CalibrationSet:
         return cls(pairs=tuple(unique), source=source, seed=seed, sha256=digest.hexdigest())
 
     @classmethod
-    def from_pairs_file(cls, path: Path, *, size: int | None = None, seed: int = 0) -> "CalibrationSet":
+    def builtin(cls) -> "CalibrationSet":
+        """The pairs that come with crossrt: synopses and descriptions of Debian packages."""
+        return cls.from_pairs_file(BUILTIN, source="built-in pairs")
+
+    def without_queries(self, queries: Collection[str], *, size: int) -> "CalibrationSet":
+        """Return at most `size` of the pairs, drawn by the seed from those of other queries.
+
+        Raises DataFileError, saying how many are needed, when fewer than 100 are left.
+        """
+        left = [pair for pair in self.pairs if pair[0] not in queries]
+        if len(left) < FEWEST:
+            raise DataFileError(
+                f"{self.source}: {len(left)} pairs are left beside those of the judging queries, and at least {FEWEST} "
+                "are needed to calibrate; give more pairs"
+            )
+        return self.sample(left, source=self.source, size=min(size, len(left)), seed=self.seed)
+
+    @classmethod
+    def from_pairs_file(
+        cls, path: Path, *, size: int | None = None, seed: int = 0, source: str | None = None
+    ) -> "CalibrationSet":
         """Draw from a file of `query <tab> passage` lines."""
-        return cls.sample(read_pairs(path), source=path.name, size=size, seed=seed)
+        return cls.sample(read_pairs(path), source=source or path.name, size=size, seed=seed)
 
     @classmethod
     def from_trec(

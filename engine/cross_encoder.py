@@ -32,8 +32,9 @@ class CrossEncoder:
 
     `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
     `precision` None is FP32 and never changes scores behind your back; `"auto"` takes the fastest that passed its
-    parity check. `threads` defaults to the processors this process may use. `num_labels`, when given, must be the
-    model's. Several threads may call `predict` and `rank` at once. Use `with`, or `close()`, to free the model.
+    parity check; `allow_failed` opens one that did not. `threads` defaults to the processors this process may use.
+    `num_labels`, when given, must be the model's. Several threads may call `predict` and `rank` at once. Use `with`, or
+    `close()`, to free the model.
 
     Raises SourceError when the model cannot be found, BundleError when a bundle is damaged, BackendError when no
     backend is installed, OptionError for an option that is not allowed.
@@ -54,6 +55,7 @@ class CrossEncoder:
         cache_folder: str | PathLike[str] | None = None,
         local_files_only: bool = False,
         threads: int | None = None,
+        allow_failed: bool = False,
         **others: Any,
     ) -> None:
         given = {
@@ -89,6 +91,7 @@ class CrossEncoder:
             backend=compatibility.backend_named(backend),
             device=None if device is None else str(device),
             threads=threads,
+            allow_failed=allow_failed,
         )
 
     # -- scoring

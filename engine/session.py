@@ -35,11 +35,12 @@ class Session(Protocol):
         """Free what the session allocated. May be called again."""
 
 
-def choose_precision(bundle: Bundle, asked: str | Precision | None) -> Precision:
+def choose_precision(bundle: Bundle, asked: str | Precision | None, *, allow_failed: bool = False) -> Precision:
     """Return the precision to run: FP32 unless another was asked for, `"auto"` included.
 
     `"auto"` takes the fastest that passed its parity gate, in the order int8, fp16, fp32, of what a CPU can run.
-    Raises OptionError for an unknown name and BundleError for a precision that the bundle lacks or that failed.
+    Raises OptionError for an unknown name and BundleError for a precision that the bundle lacks, or that failed its
+    check unless `allow_failed`.
     """
     models = bundle.manifest.models
     if asked is None:
@@ -55,8 +56,11 @@ def choose_precision(bundle: Bundle, asked: str | Precision | None) -> Precision
         raise BackendError("bf16 is not a precision that the installed backends compute in; use fp32")
     bundle.model_file(precision)
     parity = models[precision.value].parity
-    if parity is not None and not parity.get("passed"):
-        raise BundleError(f"the {precision.value} model of {bundle.path} failed its parity check; export it again")
+    if parity is not None and not parity.get("passed") and not allow_failed:
+        raise BundleError(
+            f"the {precision.value} model of {bundle.path} failed its check: parity.{precision.value}.json says why. Export "
+            "it again, or take it as it is with allow_failed=True"
+        )
     return precision
 
 
@@ -67,6 +71,7 @@ def open_session(
     backend: str = "auto",
     device: str | None = None,
     threads: int | None = None,
+    allow_failed: bool = False,
 ) -> Session:
     """Open the bundle's model on a backend.
 
@@ -84,7 +89,7 @@ def open_session(
         raise OptionError(
             f"threads={threads!r}: give a whole number from 1, or None for all {usable} usable processors"
         )
-    chosen = choose_precision(bundle, precision)
+    chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
     _check_onnxruntime()
     from .onnxruntime import OnnxRuntimeSession
 

@@ -60,6 +60,7 @@ class Checkpoint:
         """
         config = read_json(path / "config.json")
         tensors = _read_tensors(path)
+        _check_not_quantised(path, config, tensors)
         found = head_of(tensors)
         if found is None:
             raise CheckpointError(_not_a_cross_encoder(path, config, tensors))
@@ -89,6 +90,11 @@ class Checkpoint:
     def relevant_label(self) -> int:
         """Which logit means relevant: 0 of one; 1 of two, as the published two-label rerankers have it."""
         return self.labels - 1
+
+    def relevance(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the score that ranks, float32 [n], of logits [n, labels]: the relevant one, or its margin of two."""
+        label = self.relevant_label
+        return logits[:, label] - logits[:, 1 - label] if self.labels == 2 else logits[:, label]
 
     @property
     def token_types(self) -> bool:
@@ -150,6 +156,30 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     for old, new in renames.items():
         tensors = {name.replace(old, new): value for name, value in tensors.items()}
     return tensors
+
+
+def _check_not_quantised(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for weights that were quantised before: what was lost cannot be found again."""
+    quantization = config.get("quantization_config")
+    integers = [
+        f"{name} is {str(value.dtype).removeprefix('torch.')}"
+        for name, value in tensors.items()
+        if _is_integer(name, value)
+    ]
+    if quantization:
+        method = quantization.get("quant_method", "?") if isinstance(quantization, dict) else "?"
+        found = f"config.json has a quantization_config ({method})"
+    elif integers:
+        found = integers[0]
+    else:
+        return
+    raise CheckpointError(
+        f"{path}: {found}, so the model is quantised already; give the original FP32 or FP16 checkpoint"
+    )
+
+
+def _is_integer(name: str, value: Any) -> bool:
+    return value.ndim > 1 and not value.is_floating_point() and not name.endswith(_BUFFERS)
 
 
 def _not_a_cross_encoder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """`export_bundle`: a checkpoint becomes a bundle, and nothing that fails parity is published."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.calibration_set import CalibrationSet
+from ..calibration.judging_set import JudgingSet
+from ..calibration.ranking import Judge
+from ..calibration.recipe import Recipe
 from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder, without_truncation_and_padding
@@ -15,18 +19,22 @@ from ..engine.errors import OptionError, ParityError
 from ..engine.precision import Precision
 from ..engine.publish import check_target, published_directory
 from .checkpoint import Checkpoint
+from .int8 import eight_bit
 from .manifest import tool_versions, write_manifest
 from .onnx import OPSET, graph_of, onnx_from_checkpoint, save
 from .pairs import builtin_pairs
-from .parity import ParityReport, parity
+from .parity import ParityReport, judge_of, parity
+from .picture import can_draw, draw
 from .precision import batches_of, half_precision, rounded
 from .reference import tokenizer_of
 from .tolerance import TOLERANCE
 
 EXPORTERS = ("crossrt", "optimum")
-PRECISIONS = (Precision.FP32, Precision.FP16)
+PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
 MAGNITUDE_PAIRS = 200
 """Calibration pairs on which FP16's tensors are looked at, besides the built-in ones."""
+CALIBRATION_PAIRS = 2000
+"""The most that INT8's ranges are chosen on; more changes little and takes longer."""
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -42,6 +50,9 @@ def export_bundle(
     precisions: Sequence[Precision] = (Precision.FP32,),
     pairs: Pairs | None = None,
     calibration: CalibrationSet | None = None,
+    judging: JudgingSet | None = None,
+    recipe: Recipe | None = None,
+    keep_going: bool = False,
     force: bool = False,
     progress: bool = False,
 ) -> tuple[Bundle, tuple[ParityReport, ...]]:
@@ -49,8 +60,13 @@ def export_bundle(
 
     FP32 is always among them, since the others are judged beside it. `activation` names the one that the caller chose
     over the checkpoint's own. `pairs` are checked besides the built-in ones; `calibration` are the pairs on which the
-    other precisions decide what they can hold. An existing bundle is kept unless `force`, and then replaced in one
-    step. Raises ParityError, with the report, when the scores of a precision differ; `out` is then as it was.
+    other precisions decide what they can hold, the built-in ones for INT8 unless given. Every precision is judged on
+    `judging`, or else, for INT8, on lists pooled from the calibration pairs; pairs of judged queries are left out of
+    calibration. INT8 follows `recipe`.
+
+    An existing bundle is kept unless `force`, and then replaced in one step. Raises ParityError, with the report, when
+    a precision differs beyond its tolerance; `out` is then as it was. With `keep_going` the bundle is published with
+    that precision marked as failed, unless it is FP32.
     """
     if exporter not in EXPORTERS:
         raise OptionError(f"unknown exporter {exporter!r}; one of {', '.join(EXPORTERS)}")
@@ -64,19 +80,21 @@ def export_bundle(
         raise OptionError("Optimum's graph is exported in fp32 alone; leave out --exporter for other precisions")
     check_target(out, force=force)
     with published_directory(out, force=force) as partial:
-        making = _Making(checkpoint, partial, exporter, pairs or (), calibration, progress)
+        making = _Making(checkpoint, partial, exporter, pairs or (), calibration, judging, recipe or Recipe(), progress)
         tokenizer = tokenizer_of(checkpoint)
         (partial / TOKENIZER).write_text(
             without_truncation_and_padding(tokenizer.backend_tokenizer.to_str()), encoding="utf-8"
         )
         manifest = _manifest(checkpoint, source_id or checkpoint.path.name, revision, activation, exporter)
+        if Precision.INT8 in wanted:
+            making.share_out()
         models: dict[str, BundleModel] = {}
         reports = []
         for precision in wanted:
             model = BundleModel(file=f"model.{precision.value}.onnx")
             making.manifest = replace(manifest, models=models | {precision.value: model})
-            report, numerics = making.half() if precision is Precision.FP16 else making.full()
-            if not report:
+            report, numerics = making.make(precision)
+            if not report and (precision is Precision.FP32 or not keep_going):
                 raise ParityError(f"{out} was not published: {'; '.join(report.failures)}", report)
             (partial / f"parity.{precision.value}.json").write_text(report.to_json(), encoding="utf-8")
             models[precision.value] = replace(model, parity=report.summary(), numerics=numerics)
@@ -94,10 +112,26 @@ class _Making:
     exporter: str
     pairs: Pairs
     calibration: CalibrationSet | None
+    judging: JudgingSet | None
+    recipe: Recipe
     progress: bool
     manifest: Manifest = field(init=False)
+    _judge: Judge | None = None
 
-    def full(self) -> tuple[ParityReport, None]:
+    def share_out(self) -> None:
+        """Part the pairs into those that calibrate and those that judge, before hours are spent on anything else."""
+        calibration = self.calibration or CalibrationSet.builtin()
+        if self.judging is None:
+            self.judging = JudgingSet.pooled(calibration.pairs, source=calibration.source, seed=calibration.seed)
+        self.calibration = calibration.without_queries(self.judging.texts_of_queries, size=CALIBRATION_PAIRS)
+
+    def make(self, precision: Precision) -> tuple[ParityReport, dict[str, Any] | None]:
+        """Write the model file of a precision; return its report and what the manifest says of its numerics."""
+        if precision is Precision.FP32:
+            return self.full(), None
+        return self.half() if precision is Precision.FP16 else self.int8()
+
+    def full(self) -> ParityReport:
         """FP32."""
         file = self.directory / self.manifest.models["fp32"].file
         if self.exporter == "optimum":
@@ -106,7 +140,7 @@ class _Making:
             onnx_by_optimum(self.checkpoint, file)
         else:
             onnx_from_checkpoint(self.checkpoint, file)
-        return self._judged(self.directory, Precision.FP32), None
+        return self._judged(self.directory, Precision.FP32)
 
     def half(self) -> tuple[ParityReport, dict[str, Any]]:
         """FP16, judged twice: as it runs here, and as it runs where every operator rounds.
@@ -115,11 +149,10 @@ class _Making:
         first fails, is what a GPU's arithmetic does to the scores.
         """
         file = self.directory / self.manifest.models["fp16"].file
-        encoder = PairEncoder.from_file(self.directory / TOKENIZER, max_length=self.manifest.max_length)
         watched = list(builtin_pairs(self.manifest.max_length))
         if self.calibration is not None:
             watched += self.calibration.pairs[:MAGNITUDE_PAIRS]
-        batches = list(batches_of(encoder, watched, pad_id=self.manifest.pad_token_id))
+        batches = list(batches_of(self._encoder(), watched, pad_id=self.manifest.pad_token_id))
         limit = TOLERANCE[Precision.FP16].max_abs
         half = half_precision(self.checkpoint, batches, max_abs=limit, progress=self.progress)
         onnx_from_checkpoint(self.checkpoint, file, half.numerics)
@@ -130,17 +163,45 @@ class _Making:
             there = self._judged(Path(twin), Precision.FP16)
         there = replace(there, backend=f"{there.backend}, rounded after every operator")
         source = self.calibration
-        return there if here else here, {
+        kept = tuple(f"  stays in FP32        {kept.name}: {kept.reason}" for kept in half.kept)
+        return replace(there if here else here, notes=kept), {
             "float32": [asdict(kept) for kept in half.kept],
             "chosen_on": source and {"source": source.source, "seed": source.seed, "sha256": source.sha256},
         }
+
+    def int8(self) -> tuple[ParityReport, dict[str, Any]]:
+        """INT8: quantised by the recipe, judged by its ranking, and by how much of it really runs in 8 bits."""
+        assert self.calibration is not None
+        limits = TOLERANCE[Precision.INT8]
+        made = eight_bit(
+            self.checkpoint, self._encoder(), self.calibration, self._judged_lists(), self.recipe, limits,
+            progress=self.progress,
+        )  # fmt: skip
+        onnx_from_checkpoint(self.checkpoint, self.directory / self.manifest.models["int8"].file, made.numerics)
+        (self.directory / "calibration.int8.json").write_text(
+            json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8"
+        )
+        if can_draw():
+            draw(made, self.directory / "calibration.int8.svg")
+        report = self._judged(self.directory, Precision.INT8)
+        return replace(report, other_failures=tuple(made.failures), notes=tuple(made.lines)), made.summary()
+
+    def _encoder(self) -> PairEncoder:
+        return PairEncoder.from_file(self.directory / TOKENIZER, max_length=self.manifest.max_length)
+
+    def _judged_lists(self) -> Judge:
+        assert self.judging is not None
+        if self._judge is None:
+            self._judge = judge_of(self.checkpoint, self.judging, progress=self.progress)
+        return self._judge
 
     def _judged(self, directory: Path, precision: Precision) -> ParityReport:
         models = {name: model for name, model in self.manifest.models.items() if (directory / model.file).exists()}
         write_manifest(directory, replace(self.manifest, models=models))
         judged = [*builtin_pairs(self.manifest.max_length), *self.pairs]
-        with CrossEncoder(directory, precision=precision) as model:
-            return parity(model, self.checkpoint, judged, progress=self.progress)
+        with CrossEncoder(directory, precision=precision, allow_failed=True) as model:
+            judge = None if self.judging is None else self._judged_lists()
+            return parity(model, self.checkpoint, judged, judge=judge, progress=self.progress)
 
 
 def _manifest(

@@ -1,12 +1,14 @@
 """`Numerics`: what each tensor of an exported graph is computed in."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
+
+from ..calibration.quantization import Quantization
 
 FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
@@ -14,14 +16,16 @@ HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """Floating-point types of a graph's tensors, by the tensors' names.
+    """What a graph's tensors are held in, by the tensors' names.
 
     FP32 everywhere, or, where `half`, FP16 but for the head, the tensors in `float32`, and whatever is computed from
-    those directly: a value that does not fit into FP16 must not be cast to it on the way.
+    those directly: a value that does not fit into FP16 must not be cast to it on the way. The points in `quantized`
+    (`export/points.py`) are held in 8 bits.
     """
 
     half: bool = False
     float32: frozenset[str] = frozenset()
+    quantized: Mapping[str, Quantization] = field(default_factory=dict)
 
     def type_of(self, output: str, inputs: Iterable[str] = (), weights: Sequence[npt.NDArray[Any]] = ()) -> int:
         """Return the ONNX type of the node that makes `output` from computed `inputs` and constant `weights`."""

@@ -12,6 +12,7 @@ two fifths.
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -152,37 +153,57 @@ class _Graph:
             )
         context = self._attention(name, query_input, hidden, mask)
         attended = self.linear(f"{name}.attention_output", context)
-        attended = self.add("Add", [attended, query_input], f"{name}.attention_residual")
+        attended = self._residual(f"{name}.attention_residual", attended, query_input)
         attended = self.norm(f"{name}.attention_norm", attended)
         wide = self.linear(f"{name}.intermediate", attended)
         wide = self.activation(self.checkpoint.dimensions.hidden_act, wide, f"{name}.activation")
         output = self.linear(f"{name}.output", wide)
-        output = self.add("Add", [output, attended], f"{name}.output_residual")
+        output = self._residual(f"{name}.output_residual", output, attended)
         return self.norm(f"{name}.output_norm", output)
+
+    def _residual(self, name: str, branch: str, skip: str) -> str:
+        return self.add("Add", [self.rounded(f"{name}.branch", branch), self.rounded(f"{name}.skip", skip)], name)
 
     def _attention(self, name: str, query_input: str, hidden: str, mask: str) -> str:
         dimensions = self.checkpoint.dimensions
         # softmax(QK^T / sqrt(d)): the scale is folded into the query's weights, which saves an operator a layer and
         # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md).
         scale = 1 / np.sqrt(dimensions.hidden // dimensions.heads)
-        query = self._heads(f"{name}.query", query_input, perm=[0, 2, 1, 3], scale=scale)
-        key = self._heads(f"{name}.key", hidden, perm=[0, 2, 3, 1])
-        value = self._heads(f"{name}.value", hidden, perm=[0, 2, 1, 3])
+        if query_input == hidden:
+            # One product of three times the width: fewer operators, and ONNX Runtime computes a product of 8 bits in
+            # floating point, without a word, when another product reads the same operand.
+            query, key, value = self._split(f"{name}.query_key_value", hidden, ("query", "key", "value"), scale)
+        else:
+            query = self.linear(f"{name}.query", query_input, scales=(scale,))
+            key, value = self._split(f"{name}.key_value", hidden, ("key", "value"))
+        query = self._heads(query, perm=[0, 2, 1, 3])
+        key = self._heads(key, perm=[0, 2, 3, 1])
+        value = self._heads(value, perm=[0, 2, 1, 3])
         scores = self.add("MatMul", [query, key], f"{name}.attention_scores")
         scores = self.add("Add", [scores, mask], f"{name}.attention_masked")
         weights = self.add("Softmax", [scores], f"{name}.attention_weights", axis=-1)
+        weights = self.rounded(f"{name}.attention_weights", weights)
         context = self.add("MatMul", [weights, value], f"{name}.context_heads")
         context = self.add("Transpose", [context], f"{name}.context_transposed", perm=[0, 2, 1, 3])
         merged = self.integers("merge_heads", [0, 0, dimensions.hidden])
         return self.add("Reshape", [context, merged], f"{name}.context")
 
-    def _heads(self, name: str, hidden: str, *, perm: Sequence[int], scale: float = 1.0) -> str:
+    def _split(self, name: str, hidden: str, parts: Sequence[str], *scales: float) -> list[str]:
+        """Several linear layers of one input as one, [batch, sequence, hidden] each."""
+        layer = name.rpartition(".")[0]
+        names = [f"{layer}.{part}" for part in parts]
+        product = self.linear(name, hidden, layers=names, scales=scales)
+        hidden_size = self.checkpoint.dimensions.hidden
+        ends = [self.integers(f"hidden_x_{n}", [n * hidden_size]) for n in range(len(parts) + 1)]
+        axis = self.integers("axis_2d", [2])
+        return [self.add("Slice", [product, ends[n], ends[n + 1], axis], part) for n, part in enumerate(names)]
+
+    def _heads(self, projected: str, *, perm: Sequence[int]) -> str:
         dimensions = self.checkpoint.dimensions
         split = self.integers("split_heads", [0, 0, dimensions.heads, dimensions.hidden // dimensions.heads])
-        projected = self.linear(name, hidden, scale=scale)
-        return self.add(
-            "Transpose", [self.add("Reshape", [projected, split], f"{name}.split")], f"{name}.heads", perm=perm
-        )
+        heads = self.add("Reshape", [projected, split], f"{projected}.split")
+        heads = self.add("Transpose", [heads], f"{projected}.heads", perm=perm)
+        return self.rounded(heads, heads)
 
     def head(self, hidden: str) -> None:
         """From [batch, 1, hidden], `[CLS]` alone, to `logits` [batch, labels]."""
@@ -196,14 +217,78 @@ class _Graph:
 
     # -- the parts
 
-    def linear(self, name: str, value: str, *, output: str | None = None, scale: float = 1.0) -> str:
-        """(x W^T + b) scale, as MatMul and Add over the scaled weight stored [in, out]; scaled in FP64, rounded once."""
+    def linear(
+        self,
+        name: str,
+        value: str,
+        *,
+        layers: Sequence[str] = (),
+        scales: Sequence[float] = (),
+        output: str | None = None,
+    ) -> str:
+        """x W^T + b, as MatMul and Add over the weight stored [in, out]; in 8 bits where the point `name` is quantised.
+
+        W and b are those of the checkpoint's `layers`, one below the other, each times its scale, 1 unless given: in
+        FP64, rounded once.
+        """
+        layers = layers or (name,)
         weight, bias = (
-            (self.checkpoint.tensor(f"{name}.{part}") * np.float64(scale)).astype(np.float32)
+            np.concatenate(
+                [
+                    (self.checkpoint.tensor(f"{layer}.{part}") * np.float64(scale)).astype(np.float32)
+                    for layer, scale in zip_longest(layers, scales, fillvalue=1.0)
+                ]
+            )
             for part in ("weight", "bias")
         )
-        product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
-        return self.add("Add", [product, self.constant(f"{name}.bias", bias)], output or name)
+        quantization = self.numerics.quantized.get(name)
+        if quantization is not None:
+            bias = bias + quantization.bias(weight)
+        constant = self.constant(f"{name}.bias", bias)
+        if quantization is None:
+            product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
+            return self.add("Add", [product, constant], output or name)
+        smooth = value
+        if quantization.smoothing is not None:
+            smoothing = self.constant(f"{name}.smoothing", 1 / quantization.smoothing)
+            smooth = self.add("Mul", [value, smoothing], f"{name}.smoothed")
+        if quantization.shift is not None:
+            smooth = self.add("Sub", [smooth, self.constant(f"{name}.shift", quantization.shift)], f"{name}.shifted")
+        operands = [self.rounded(name, smooth), self._weight(name, *quantization.weight(weight))]
+        product = self.add("MatMul", operands, f"{name}.product")
+        if not quantization.kept:
+            return self.add("Add", [product, constant], output or name)
+        # The outlying channels in floating point; the bias joins them, so that the large tensor is passed over once.
+        channels = self.integers(f"{name}.channels", quantization.kept)
+        kept = self.add("Gather", [value, channels], f"{name}.kept", axis=2)
+        kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.kept)].T)
+        kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product")
+        kept = self.add("Add", [kept, constant], f"{name}.kept_biased")
+        return self.add("Add", [product, kept], output or name)
+
+    def rounded(self, point: str, value: str) -> str:
+        """Return the tensor as it is after 8 bits, by QuantizeLinear and DequantizeLinear; itself at any other point."""
+        quantization = self.numerics.quantized.get(point)
+        if quantization is None:
+            return value
+        scale = self.constant(f"{point}.scale", np.float32(quantization.scale))
+        zero = self.constant("zero_int8", np.int8(0))
+        quantized = self.add("QuantizeLinear", [value, scale, zero], f"{point}.quantized")
+        self._types[quantized] = TensorProto.INT8
+        return self.add("DequantizeLinear", [quantized, scale, zero], f"{point}.dequantized")
+
+    def _weight(self, name: str, integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> str:
+        """A weight [in, out] from 8 bits, one scale an output channel."""
+        return self.add(
+            "DequantizeLinear",
+            [
+                self.constant(f"{name}.weight_int8", integers.T),
+                self.constant(f"{name}.weight_scale", scales),
+                self.constant(f"{name}.weight_zero", np.zeros(len(scales), dtype=np.int8)),
+            ],
+            f"{name}.weight_dequantized",
+            axis=1,
+        )
 
     def norm(self, name: str, value: str) -> str:
         """LayerNorm over the last axis."""

@@ -4,14 +4,15 @@ import json
 import random
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ..calibration.ranking import kendall_tau, top_overlap
+from ..calibration.judging_set import CANDIDATES, QUERIES, JudgingSet
+from ..calibration.ranking import Judge, RankingReport, kendall_tau, top_overlap
 from ..engine.activation import Floats
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import InputError
@@ -41,7 +42,8 @@ class ParityReport:
     Differences are absolute, over all pairs, scored alone and in mixed batches. `activation_max_abs_diff` compares the
     scores after each side's own activation. `kendall_tau` and `top10_overlap` are means over the queries that have at
     least two candidates, `list_kendall_tau`, which has a limit, over those with at least 20, since one near tie weighs
-    little there; None when there are none.
+    little there; None when there are none. `ranking` is over the lists of a judging set, where one was given;
+    `other_failures` are what the making of a precision found against it, `notes` what else it has to say, as lines.
     """
 
     precision: str
@@ -59,12 +61,15 @@ class ParityReport:
     top10_overlap: float | None
     tolerance: Tolerance
     worst: tuple[WorstPair, ...]
+    ranking: RankingReport | None = None
+    other_failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def failures(self) -> list[str]:
         """Each limit that does not hold, in words; empty when the check passed."""
         limit = self.tolerance.max_abs
-        found = []
+        found = list(self.other_failures)
         if self.not_finite:
             found.append(f"{self.not_finite} logits are NaN or Inf")
         if not self.max_abs_diff <= limit:
@@ -79,6 +84,12 @@ class ParityReport:
         if tau is not None and tau < self.tolerance.kendall_tau:
             found.append(
                 f"Kendall tau is {tau:.4f} over lists of at least {LIST_LENGTH}, {self.tolerance.kendall_tau} is needed"
+            )
+        if self.ranking is not None:
+            found += self.tolerance.ranking_failures(self.ranking)
+        elif self.tolerance.ranked:
+            found.append(
+                f"{self.precision} is judged by its ranking; give at least {QUERIES} queries of {CANDIDATES} candidates"
             )
         return found
 
@@ -95,6 +106,7 @@ class ParityReport:
             "kendall_tau": self.kendall_tau,
             "list_kendall_tau": self.list_kendall_tau,
             "top10_overlap": self.top10_overlap,
+            "ranking": None if self.ranking is None else asdict(self.ranking),
         }
 
     def to_json(self) -> str:
@@ -128,15 +140,34 @@ class ParityReport:
         for pair in self.worst:
             text = textwrap.shorten(f"{pair.query} | {pair.passage}".replace("\x00", ""), 60, placeholder="...")
             lines.append(f"    {pair.scored:<8} {pair.reference:>20.6f} {pair.candidate:>14.6f}  {text!a}")
+        if self.ranking is not None:
+            lines += [f"  {line}" for line in self.ranking.lines]
+        lines += self.notes
         lines += [f"  FAILED: {failure}" for failure in self.failures]
         return "\n".join(lines)
 
 
+def judge_of(
+    checkpoint: Checkpoint, judging: JudgingSet, *, max_length: int | None = None, progress: bool = False
+) -> Judge:
+    """Return the judging set with the reference's scores, which every precision is judged beside."""
+    logits = Reference(checkpoint).logits(
+        judging.pairs, max_length=max_length or checkpoint.max_length, progress=progress
+    )
+    return Judge(judging=judging, expected=checkpoint.relevance(logits))
+
+
 def parity(
-    model: CrossEncoder, checkpoint: Checkpoint, pairs: Sequence[tuple[str, str]], *, progress: bool = False
+    model: CrossEncoder,
+    checkpoint: Checkpoint,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    judge: Judge | None = None,
+    progress: bool = False,
 ) -> ParityReport:
     """Compare an opened bundle with its checkpoint on these pairs, each scored alone and inside mixed batches.
 
+    With a `judge`, its lists are ranked too; INT8 does not pass without one.
     `checkpoint` is read with the activation that the bundle is supposed to have. Raises InputError without pairs.
     """
     if not pairs:
@@ -165,9 +196,13 @@ def parity(
         batched[rows] = _in_one_batch(model, [pairs[row] for row in rows])
     activated = _activated(checkpoint.activation, expected)
     scores = np.asarray(model.predict(pairs)).reshape(len(pairs), -1)
-    return _report(
+    report = _report(
         model, checkpoint, pairs, expected, {"alone": alone, "batched": batched}, mismatches, scores - activated
     )
+    if judge is None:
+        return report
+    ranked = tqdm(judge.judging.pairs, desc="Judging", unit="pair", disable=not progress)
+    return replace(report, ranking=judge.report(checkpoint.relevance(model.logits(ranked))))
 
 
 def _in_one_batch(model: CrossEncoder, pairs: list[tuple[str, str]]) -> Floats:
@@ -212,7 +247,7 @@ def _report(
     every = np.stack(list(differences.values()))
     worst_rows = np.argsort(-every.max(axis=(0, 2)), kind="stable")[:5].tolist()
     worst = tuple(_worst(row, pairs, expected, candidates, differences) for row in worst_rows)
-    reference, candidate = (_relevance(logits, checkpoint) for logits in (expected, candidates["batched"]))
+    reference, candidate = (checkpoint.relevance(logits) for logits in (expected, candidates["batched"]))
     groups = groups_of(pairs)
     finite = not_finite == 0
     return ParityReport(
@@ -254,12 +289,6 @@ def _worst(
         reference=float(expected[row, label]),
         candidate=float(candidates[scored][row, label]),
     )
-
-
-def _relevance(logits: Floats, checkpoint: Checkpoint) -> Floats:
-    """The score that ranks, float32 [n]: the relevant logit, or its margin over the other of two."""
-    label = checkpoint.relevant_label
-    return logits[:, label] - logits[:, 1 - label] if checkpoint.labels == 2 else logits[:, label]
 
 
 def _mean(values: Any) -> float | None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..engine.cpus import usable_cpus
 from ..engine.encoding import PairEncoder
 from ..engine.errors import CheckpointError
+from ..engine.onnxruntime import session_options
 from ..engine.plan import Batch, plan
 from .checkpoint import Checkpoint
 from .numerics import FP16, FP32, HALF_MAX, Numerics
@@ -126,11 +127,11 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
             helper.make_node("ReduceMax", [f"{name}.absolute"], [f"{name}.magnitude"], keepdims=0)
         )
         watched.graph.output.append(helper.make_tensor_value_info(f"{name}.magnitude", TensorProto.FLOAT, []))
-    session = _session(watched)
+    session = session_of(watched)
     outputs = [f"{name}.magnitude" for name in names]
     largest = np.zeros(len(names))
     for batch in batches:
-        largest = np.maximum(largest, session.run(outputs, _inputs(session, batch)))
+        largest = np.maximum(largest, session.run(outputs, feeds_of(session, batch)))
     found = dict(zip(names, largest.tolist(), strict=True))
     # Scores with the mask added are as large as the scores, where they count.
     return found | {
@@ -172,8 +173,8 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def logits_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Floats:
     """Return the logits of all batches, one after the other, float32 [pairs, labels]."""
-    session = _session(model)
-    return np.concatenate([session.run(["logits"], _inputs(session, batch))[0] for batch in batches])
+    session = session_of(model)
+    return np.concatenate([session.run(["logits"], feeds_of(session, batch))[0] for batch in batches])
 
 
 def batches_of(encoder: PairEncoder, pairs: Sequence[tuple[str, str]], *, pad_id: int) -> Iterator[Batch]:
@@ -182,15 +183,18 @@ def batches_of(encoder: PairEncoder, pairs: Sequence[tuple[str, str]], *, pad_id
     yield from plan(encoded.lengths, batch_size=16).batches(encoded, pad_id=pad_id)
 
 
-def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cpus()
+def session_of(model: onnx.ModelProto, *, profile: Path | None = None) -> onnxruntime.InferenceSession:
+    """Open a graph in ONNX Runtime, with all usable processors and exact integer sums."""
+    options = session_options(usable_cpus())
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     with tempfile.TemporaryDirectory() as directory:  # from a file, since a model above 2 GB does not fit into a string
         path = Path(directory) / "model.onnx"
         save(model, path)
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _inputs(session: onnxruntime.InferenceSession, batch: Batch) -> Mapping[str, npt.NDArray[np.int64]]:
+def feeds_of(session: onnxruntime.InferenceSession, batch: Batch) -> Mapping[str, npt.NDArray[np.int64]]:
+    """Return those arrays of a batch that the session takes."""
     return {field.name: getattr(batch, field.name) for field in session.get_inputs()}

@@ -55,14 +55,14 @@ def test_weights_are_stored_once(bundle: Path) -> None:
 
 
 def test_the_last_layer_is_computed_for_the_first_token_alone(checkpoint: Path) -> None:
-    exposed = ("layer.0.intermediate.product", "layer.1.key.product", "layer.1.intermediate.product")
+    exposed = ("layer.0.intermediate.product", "layer.1.key_value.product", "layer.1.intermediate.product")
     proto = graph_of(Checkpoint.read(checkpoint))
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in exposed)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     ids = np.full((3, 7), 5)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     shapes = [values.shape for values in session.run(list(exposed), feeds)]
-    assert shapes == [(3, 7, 64), (3, 7, 32), (3, 1, 64)]
+    assert shapes == [(3, 7, 64), (3, 7, 64), (3, 1, 64)]
 
 
 def test_weights_above_protobufs_limit_lie_beside_the_model(

@@ -1,0 +1,275 @@
+#!/usr/bin/env python3
+"""What does each way to INT8 cost in ranking, and what does it gain in speed?
+
+    benchmarks/int8.py CHECKPOINT --queries Q.tsv --passages P.tsv --run BM25.trec --qrels QRELS \\
+        --nncf-python .venv-nncf/bin/python --out benchmarks/results/int8.json
+
+crossrt's recipes, range methods and smoothings, onnxruntime's static and dynamic quantisation, and NNCF's, on crossrt's
+own FP32 graph. Half of the queries calibrate (of crossrt's default, half of those judge what goes back to floating
+point); the verdict is the other half's, both ways round. All run in ONNX Runtime with exact sums. NNCF wants an
+environment of its own: `pip install nncf onnx onnxruntime`.
+"""
+
+import argparse
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from result import write_result
+
+from crossrt.calibration.calibration_set import CalibrationSet
+from crossrt.calibration.judging_set import JudgingSet
+from crossrt.calibration.quantization import chosen
+from crossrt.calibration.ranking import Judge
+from crossrt.calibration.recipe import Recipe
+from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.plan import Batch
+from crossrt.engine.precision import Precision
+from crossrt.engine.trec import read_collection, read_qrels
+from crossrt.export.activations import observed
+from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.execution import executed
+from crossrt.export.int8 import eight_bit
+from crossrt.export.numerics import Numerics
+from crossrt.export.onnx import graph_of, save
+from crossrt.export.points import points_of
+from crossrt.export.precision import batches_of, feeds_of, logits_of, session_of
+from crossrt.export.tolerance import TOLERANCE
+
+PAIRS_A_QUERY = 50
+ROUNDS = 7
+RECIPES = {
+    "projections, minmax": Recipe(method="minmax"),
+    "projections, percentile": Recipe(method="percentile"),
+    "projections, entropy": Recipe(method="entropy"),
+    "projections, mse": Recipe(method="mse"),
+    "projections, minmax, smoothing 0.5": Recipe(method="minmax", smoothing=0.5),
+    "projections, minmax, smoothing 0.8": Recipe(method="minmax", smoothing=0.8),
+    "projections, mse, smoothing 0.8": Recipe(method="mse", smoothing=0.8),
+    "projections, token, smoothing 0": Recipe(smoothing=0.0),
+    "projections, token": Recipe(),
+    "ffn, token": Recipe(parts="ffn"),
+    "full, token": Recipe(parts="full"),
+}
+
+
+@dataclass
+class Half:
+    """The pairs that calibrate and the lists that judge; `name` is for the table."""
+
+    calibrating: Sequence[str]
+    judging: Sequence[str]
+
+
+class Lists:
+    """The collection, and what FP32 makes of it."""
+
+    def __init__(self, arguments: argparse.Namespace, checkpoint: Checkpoint) -> None:
+        self.queries, self.passages, self.run = read_collection(arguments.queries, arguments.passages, arguments.run)
+        self.qrels = read_qrels(arguments.qrels)
+        self.checkpoint = checkpoint
+        self.encoder = PairEncoder.from_file(arguments.checkpoint / "tokenizer.json", max_length=checkpoint.max_length)
+        self.full = graph_of(checkpoint)
+
+    def judge(self, queries: Sequence[str]) -> Judge:
+        candidates = {query: tuple(self.run[query])[:100] for query in queries}
+        # Not JudgingSet.of: a quarter of these 43 queries is fewer than it takes.
+        judging = JudgingSet(
+            queries=self.queries,
+            passages=self.passages,
+            candidates=candidates,
+            qrels=self.qrels,
+            source=f"{len(queries)} queries",
+            sha256="",
+        )
+        return Judge(judging=judging, expected=self.scores(self.full, judging))
+
+    def batches(self, pairs: Sequence[tuple[str, str]]) -> list[Batch]:
+        return list(batches_of(self.encoder, pairs, pad_id=self.checkpoint.pad_token_id))
+
+    def scores(self, model: onnx.ModelProto, judging: JudgingSet) -> Any:
+        batches = self.batches(judging.pairs)
+        logits = logits_of(model, batches)
+        ordered = np.empty_like(logits)
+        ordered[np.concatenate([batch.rows for batch in batches])] = logits
+        return self.checkpoint.relevance(ordered)
+
+    def pairs(self, queries: Sequence[str], count: int) -> list[tuple[str, str]]:
+        rng = random.Random(0)
+        return [
+            (self.queries[query], self.passages[passage])
+            for query in queries
+            for passage in rng.sample(list(self.run[query]), count)
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    for name in ("queries", "passages", "run", "qrels"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--nncf-python", type=Path, help="Python of an environment with nncf and onnx")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    lists = Lists(arguments, checkpoint)
+    names = sorted(lists.run)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    rows: dict[str, dict[str, Any]] = {}
+    timed: dict[str, onnx.ModelProto] = {"FP32": lists.full}
+    for number, (calibrating, judging) in enumerate((halves, halves[::-1])):
+        judge = lists.judge(judging)
+        for name, make in ways(lists, calibrating, arguments.nncf_python).items():
+            start = time.perf_counter()
+            model = make()
+            seconds = time.perf_counter() - start
+            found = judge.report(lists.scores(model, judge.judging))
+            row = rows.setdefault(name, {"recipe": name, "megabytes": round(model.ByteSize() / 1e6, 1), "halves": []})
+            row["eight_bit_share"] = round(executed(model, lists.batches(judge.judging.pairs[:16])[0]).share, 3)
+            row["halves"].append(
+                {
+                    "queries": found.queries,
+                    "top10_overlap": round(found.top10_overlap, 4),
+                    "kendall_tau": round(found.kendall_tau, 4),
+                    "mean_abs_diff": round(found.mean_abs_diff, 4),
+                    "ndcg10_fp32": round(found.changes["nDCG@10"].reference, 4),
+                    "ndcg10_difference": round(found.changes["nDCG@10"].difference, 4),
+                    "seconds_to_make": round(seconds, 1),
+                }
+            )
+            if number == 0:
+                timed[name] = model
+            print(name, row["eight_bit_share"], row["halves"][-1], flush=True)
+    for name, ratios in speeds(timed, lists.batches(lists.pairs(names[:10], 20))).items():
+        if name in rows:
+            rows[name]["speed_of_fp32"] = ratios
+            print(name, ratios)
+    if arguments.out:
+        write_result(arguments.out, {"pairs_a_query": PAIRS_A_QUERY, "candidates": 100, "rows": list(rows.values())})
+
+
+def ways(lists: Lists, queries: Sequence[str], nncf: Path | None) -> Mapping[str, Callable[[], onnx.ModelProto]]:
+    """Return what makes an INT8 model from these queries' pairs, by its name."""
+    pairs = lists.pairs(queries, PAIRS_A_QUERY)
+    found: dict[str, Callable[[], onnx.ModelProto]] = {
+        name: lambda recipe=recipe: by_recipe(lists, pairs, recipe) for name, recipe in RECIPES.items()
+    }
+    found["projections, token, worst put back"] = lambda: by_default(lists, queries)
+    found["onnxruntime, static, min-max"] = lambda: by_onnxruntime(lists, pairs)
+    found["onnxruntime, dynamic"] = lambda: by_onnxruntime(lists, None)
+    if nncf is not None:
+        found["NNCF, performance, head left"] = lambda: by_nncf(lists, pairs[:300], nncf)
+    return found
+
+
+def by_recipe(lists: Lists, pairs: Sequence[tuple[str, str]], recipe: Recipe) -> onnx.ModelProto:
+    points = points_of(lists.checkpoint, recipe)
+    seen = observed(lists.checkpoint, points, lists.encoder.encode(pairs))
+    quantized = {
+        point.name: chosen(
+            seen[point.tensor], [lists.checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
+        )
+        for point in points
+    }
+    return graph_of(lists.checkpoint, Numerics(quantized=quantized))
+
+
+def by_default(lists: Lists, queries: Sequence[str]) -> onnx.ModelProto:
+    """What the export does, with half of the queries for ranges and half to judge by."""
+    middle = (len(queries) + 1) // 2
+    calibration = CalibrationSet.sample(lists.pairs(queries[:middle], 100), source="half of the half")
+    made = eight_bit(
+        lists.checkpoint,
+        lists.encoder,
+        calibration,
+        lists.judge(queries[middle:]),
+        Recipe(),
+        TOLERANCE[Precision.INT8],
+    )
+    print("back in FP32:", [one.unit for one in made.sensitivities if one.restored])
+    return graph_of(lists.checkpoint, made.numerics)
+
+
+class Reader(CalibrationDataReader):
+    """Batches for onnxruntime.quantization."""
+
+    def __init__(self, batches: Sequence[Batch], names: Sequence[str]) -> None:
+        self.feeds = iter([{name: getattr(batch, name) for name in names} for batch in batches])
+
+    def get_next(self) -> Any:
+        return next(self.feeds, None)
+
+
+def by_onnxruntime(lists: Lists, pairs: Sequence[tuple[str, str]] | None) -> onnx.ModelProto:
+    inputs = [value.name for value in lists.full.graph.input]
+    head = [node.name for node in lists.full.graph.node if node.name.startswith("head.") or node.name == "logits"]
+    with tempfile.TemporaryDirectory() as folder:
+        full, out = Path(folder) / "full.onnx", Path(folder) / "out.onnx"
+        save(lists.full, full)
+        if pairs is None:
+            quantize_dynamic(full, out, per_channel=True, weight_type=QuantType.QInt8)
+        else:
+            quantize_static(
+                full,
+                out,
+                Reader(lists.batches(pairs), inputs),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=head,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+        return onnx.load(out)
+
+
+def by_nncf(lists: Lists, pairs: Sequence[tuple[str, str]], python: Path) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        full, feeds, out = (Path(folder) / name for name in ("full.onnx", "feeds.npz", "out.onnx"))
+        save(lists.full, full)
+        inputs = [value.name for value in lists.full.graph.input]
+        np.savez(
+            feeds,
+            **{
+                f"{number}/{name}": getattr(batch, name)
+                for number, batch in enumerate(lists.batches(pairs))
+                for name in inputs
+            },
+        )
+        script = Path(__file__).parent / "peers" / "nncf_int8.py"
+        subprocess.run([python, script, full, feeds, out], check=True, capture_output=True)
+        return onnx.load(out)
+
+
+def speeds(models: Mapping[str, onnx.ModelProto], batches: Sequence[Batch]) -> dict[str, Any]:
+    """Return each model's speed as a multiple of FP32's, in turn on the same batches: median, least, greatest."""
+    sessions = {name: session_of(model) for name, model in models.items()}
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for number in range(ROUNDS + 1):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            for batch in batches:
+                session.run(["logits"], feeds_of(session, batch))
+            if number:
+                times[name].append(time.perf_counter() - start)
+    full = np.array(times["FP32"])
+    return {
+        name: {
+            "median": round(float(np.median(ratios)), 2),
+            "range": [round(float(ratios.min()), 2), round(float(ratios.max()), 2)],
+        }
+        for name, ratios in ((name, full / np.array(taken)) for name, taken in times.items())
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`JudgingSet`: ranked lists on which a precision shows whether it keeps the order."""
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine.errors import DataFileError
+from ..engine.trec import read_collection, read_qrels
+
+QUERIES = 20
+CANDIDATES = 50
+"""The least that tells anything: a top ten of ten candidates always agrees."""
+MOST_CANDIDATES = 100
+MOST_PAIRS = 5000
+
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingSet:
+    """Queries with their candidates, at least 20 of at least 50.
+
+    `candidates` maps a query's id to its passages' ids; `qrels`, where there are any, are relevance by the same ids.
+    """
+
+    queries: Mapping[str, str]
+    passages: Mapping[str, str]
+    candidates: Mapping[str, tuple[str, ...]]
+    qrels: Mapping[str, Mapping[str, int]] | None
+    source: str
+    sha256: str
+
+    @classmethod
+    def of(
+        cls,
+        queries: Mapping[str, str],
+        passages: Mapping[str, str],
+        candidates: Mapping[str, Sequence[str]],
+        *,
+        source: str,
+        qrels: Mapping[str, Mapping[str, int]] | None = None,
+        seed: int = 0,
+    ) -> "JudgingSet":
+        """Take the first 100 candidates of every query that has at least 50; a sample of the queries beyond 5,000 pairs.
+
+        Raises DataFileError, saying how many are needed, when fewer than 20 queries are left.
+        """
+        long = {query: tuple(ids)[:MOST_CANDIDATES] for query, ids in candidates.items() if len(ids) >= CANDIDATES}
+        if len(long) < QUERIES:
+            raise DataFileError(
+                f"{source}: {len(long)} of {len(candidates)} queries have at least {CANDIDATES} candidates, and a ranking "
+                f"is judged on at least {QUERIES} such queries; give more candidates or more queries"
+            )
+        most = max(QUERIES, MOST_PAIRS // max(len(ids) for ids in long.values()))
+        if len(long) > most:
+            long = {query: long[query] for query in sorted(random.Random(seed).sample(sorted(long), most))}
+        digest = hashlib.sha256()
+        for query, ids in long.items():
+            for text in (queries[query], *(passages[passage] for passage in ids)):
+                data = text.encode("utf-8", "surrogatepass")
+                digest.update(len(data).to_bytes(8, "little") + data)
+        return cls(
+            queries=queries, passages=passages, candidates=long, qrels=qrels, source=source, sha256=digest.hexdigest()
+        )
+
+    @classmethod
+    def from_trec(
+        cls, queries: Path, passages: Path, run: Path, *, qrels: Path | None = None, seed: int = 0
+    ) -> "JudgingSet":
+        """Read a TREC run over texts in two TSV files, and qrels where there are any."""
+        query_texts, passage_texts, candidates = read_collection(queries, passages, run)
+        return cls.of(
+            query_texts,
+            passage_texts,
+            {query: tuple(scores) for query, scores in candidates.items()},
+            source=run.name,
+            qrels=None if qrels is None else read_qrels(qrels),
+            seed=seed,
+        )
+
+    @classmethod
+    def pooled(cls, pairs: Pairs, *, source: str, seed: int = 0) -> "JudgingSet":
+        """Make lists from bare pairs: a query's own passages, filled up to 50 with BM25's best of all others.
+
+        A quarter of the queries are taken, at least 20 and at most 50; the rest is left for calibration. Raises
+        DataFileError, saying how many are needed, for fewer than 20 queries or 50 different passages.
+        """
+        by_query: dict[str, list[str]] = {}
+        for query, passage in dict.fromkeys(pairs):
+            by_query.setdefault(query, []).append(passage)
+        pool = list(dict.fromkeys(passage for _, passage in pairs))
+        if len(by_query) < 2 * QUERIES or len(pool) < CANDIDATES:
+            raise DataFileError(
+                f"{source} holds {len(by_query)} different queries and {len(pool)} different passages; to calibrate and to "
+                f"judge, at least {2 * QUERIES} queries and {CANDIDATES} passages are needed. Give more pairs, or ranked "
+                "lists to judge on with --judge"
+            )
+        count = min(50, max(QUERIES, len(by_query) // 4))
+        chosen = random.Random(seed).sample(sorted(by_query), count)
+        nearest = _bm25(chosen, pool)
+        numbers = {passage: number for number, passage in enumerate(pool)}
+        candidates = {}
+        for place, query in enumerate(chosen):
+            own = [numbers[passage] for passage in by_query[query]]
+            filled = list(dict.fromkeys([*own, *nearest[place]]))[: max(CANDIDATES, len(own))]
+            candidates[str(place)] = tuple(str(number) for number in filled)
+        return cls.of(
+            {str(place): query for place, query in enumerate(chosen)},
+            {str(number): passage for number, passage in enumerate(pool)},
+            candidates,
+            source=f"{source}, pooled",
+            seed=seed,
+        )
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs, one list after the other."""
+        return [
+            (self.queries[query], self.passages[passage]) for query, ids in self.candidates.items() for passage in ids
+        ]
+
+    @property
+    def rows(self) -> list[range]:
+        """Where each list lies in `pairs`."""
+        found, start = [], 0
+        for ids in self.candidates.values():
+            found.append(range(start, start + len(ids)))
+            start += len(ids)
+        return found
+
+    @property
+    def texts_of_queries(self) -> frozenset[str]:
+        """The texts of the judged queries."""
+        return frozenset(self.queries[query] for query in self.candidates)
+
+
+def _bm25(queries: Sequence[str], passages: Sequence[str]) -> list[list[int]]:
+    """The best `CANDIDATES` passages of each query, best first."""
+    import bm25s
+
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(list(passages), stopwords=None, show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(list(queries), stopwords=None, show_progress=False)
+    found, _ = retriever.retrieve(tokens, k=min(CANDIDATES, len(passages)), show_progress=False)
+    return [list(map(int, row)) for row in found]

@@ -1,0 +1,39 @@
+"""`Recipe`: what of a model is quantised, and how its ranges are chosen."""
+
+from dataclasses import dataclass
+
+from ..engine.errors import OptionError
+
+PARTS = ("projections", "full", "ffn")
+METHODS = ("token", "minmax", "percentile", "entropy", "mse")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What runs in 8 bits, and by which method the range of each tensor is chosen.
+
+    `parts` is `projections`, all linear layers of the encoder; `ffn`, its feed-forward layers alone; or `full`, all
+    linear layers, both attention products and both inputs of the residual additions, as NVIDIA quantises BERT.
+    Embeddings, LayerNorm, GELU, softmax and the head stay in floating point.
+
+    `method` is `minmax`; `percentile`, of the magnitudes; `entropy`, least Kullback-Leibler divergence; `mse`, least
+    squared error of the tensor; or `token`, least error of the layer's output, each token's by its own norm, over
+    ranges, smoothings, and channels that stay in floating point. `smoothing` is SmoothQuant's alpha; None leaves it to
+    `token`, and means none to the others. Raises OptionError for what is none of these.
+    """
+
+    parts: str = "projections"
+    method: str = "token"
+    smoothing: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.parts not in PARTS:
+            raise OptionError(f"unknown recipe {self.parts!r}; one of {', '.join(PARTS)}")
+        if self.method not in METHODS:
+            raise OptionError(f"unknown calibration method {self.method!r}; one of {', '.join(METHODS)}")
+        if self.smoothing is not None and not 0 <= self.smoothing <= 1:
+            raise OptionError(f"smoothing {self.smoothing}: SmoothQuant's alpha lies between 0, none, and 1, all")
+
+    def __str__(self) -> str:
+        smoothed = "" if self.smoothing is None else f", smoothing {self.smoothing}"
+        return f"{self.parts}, {self.method}{smoothed}"
