@@ -349,7 +349,9 @@ def info(
             if checked is None
             else f"parity {'passed' if checked['passed'] else 'FAILED'}, max |difference| {checked['max_abs_diff']:.1e}"
         )
-        lines.append(f"  {name:<12}  {model.file}, {proof}")
+        share = (model.numerics or {}).get("eight_bit_share")
+        integer = "" if share is None else f", {share:.1%} of the multiply-adds in 8 bits"
+        lines.append(f"  {name:<12}  {model.file}, {proof}{integer}")
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
     lines.append(

@@ -172,11 +172,15 @@ class _Making:
     def int8(self) -> tuple[ParityReport, dict[str, Any]]:
         """INT8: quantised by the recipe, judged by its ranking, and by how much of it really runs in 8 bits."""
         assert self.calibration is not None
-        limits = TOLERANCE[Precision.INT8]
         made = eight_bit(
-            self.checkpoint, self._encoder(), self.calibration, self._judged_lists(), self.recipe, limits,
+            self.checkpoint,
+            self._encoder(),
+            self.calibration,
+            self._judged_lists(),
+            self.recipe,
+            TOLERANCE[Precision.INT8],
             progress=self.progress,
-        )  # fmt: skip
+        )
         onnx_from_checkpoint(self.checkpoint, self.directory / self.manifest.models["int8"].file, made.numerics)
         (self.directory / "calibration.int8.json").write_text(
             json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8"
