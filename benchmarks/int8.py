@@ -117,6 +117,7 @@ def main() -> None:
     for name in ("queries", "passages", "run", "qrels"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--nncf-python", type=Path, help="Python of an environment with nncf and onnx")
+    parser.add_argument("--only", action="append", help="part of a row's name; may be repeated")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     checkpoint = Checkpoint.read(arguments.checkpoint)
@@ -128,12 +129,13 @@ def main() -> None:
     for number, (calibrating, judging) in enumerate((halves, halves[::-1])):
         judge = lists.judge(judging)
         for name, make in ways(lists, calibrating, arguments.nncf_python).items():
+            if arguments.only and not any(part in name for part in arguments.only):
+                continue
             start = time.perf_counter()
             model = make()
             seconds = time.perf_counter() - start
             found = judge.report(lists.scores(model, judge.judging))
-            row = rows.setdefault(name, {"recipe": name, "megabytes": round(model.ByteSize() / 1e6, 1), "halves": []})
-            row["eight_bit_share"] = round(executed(model, lists.batches(judge.judging.pairs[:16])[0]).share, 3)
+            row = rows.setdefault(name, {"recipe": name, "halves": []})
             row["halves"].append(
                 {
                     "queries": found.queries,
@@ -142,12 +144,14 @@ def main() -> None:
                     "mean_abs_diff": round(found.mean_abs_diff, 4),
                     "ndcg10_fp32": round(found.changes["nDCG@10"].reference, 4),
                     "ndcg10_difference": round(found.changes["nDCG@10"].difference, 4),
+                    "eight_bit_share": round(executed(model, lists.batches(judge.judging.pairs[:16])[0]).share, 3),
+                    "megabytes": round(model.ByteSize() / 1e6, 1),
                     "seconds_to_make": round(seconds, 1),
                 }
             )
             if number == 0:
                 timed[name] = model
-            print(name, row["eight_bit_share"], row["halves"][-1], flush=True)
+            print(name, row["halves"][-1], flush=True)
     for name, ratios in speeds(timed, lists.batches(lists.pairs(names[:10], 20))).items():
         if name in rows:
             rows[name]["speed_of_fp32"] = ratios

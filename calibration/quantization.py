@@ -128,30 +128,39 @@ def chosen(seen: Activation, weights: Sequence[Floats], recipe: Recipe) -> Quant
     return _scaled(np.array([clip], dtype=np.float32), smoothing=smoothing)
 
 
-def token_error(seen: Activation, weights: Sequence[Floats], quantization: Quantization) -> float:
-    """Return the mean squared error of the layers' outputs, each token's divided by its own squared norm.
+class TokenError:
+    """What a quantisation of one tensor does to the layers that read it, seen a token at a time.
 
-    By its own norm because LayerNorm follows: in a plain mean, the one token of each text that carries massive
-    activations (Sun et al. 2024, arXiv:2402.17762) outweighs all others.
+    Each token's squared error is divided by its own squared norm, because LayerNorm follows: in a plain mean, the one
+    token of each text that carries massive activations (Sun et al. 2024, arXiv:2402.17762) outweighs all others.
     """
-    rows = seen.rows[:ROWS]
-    total = 0.0
-    for weight in weights:
-        exact = rows @ weight.T
-        wrong = ((quantization.product(rows, weight) - exact) ** 2).sum(axis=1)
-        norm = (exact**2).sum(axis=1)
-        total += float((wrong / (norm + 0.1 * np.median(norm) + np.finfo(np.float32).tiny)).mean())
-    return total / len(weights)
+
+    def __init__(self, seen: Activation, weights: Sequence[Floats]) -> None:
+        self._rows = seen.rows[:ROWS]
+        self._layers = []
+        for weight in weights:
+            exact = self._rows @ weight.T
+            norm = (exact**2).sum(axis=1)
+            self._layers.append((weight, exact, norm + 0.1 * np.median(norm) + np.finfo(np.float32).tiny))
+
+    def __call__(self, quantization: Quantization) -> float:
+        """Return the mean over tokens and layers; 0 when nothing is lost."""
+        errors = [
+            (((quantization.product(self._rows, weight) - exact) ** 2).sum(axis=1) / norm).mean()
+            for weight, exact, norm in self._layers
+        ]
+        return float(np.mean(errors))
 
 
 def _least_token_error(seen: Activation, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
     best: Quantization | None = None
     least = np.inf
+    error = TokenError(seen, weights)
     alphas = ALPHAS if recipe.smoothing is None else (recipe.smoothing,)
     # From the cheapest form to the dearest: a smoothing or a shift is one more operator, kept channels are three.
     for kept, shifted, smoothed in product(KEPT, (False, True), (False, True)):
         errors = {
-            candidate: token_error(seen, weights, candidate)
+            candidate: error(candidate)
             for candidate in _candidates(seen, weights, [a for a in alphas if bool(a) == smoothed], kept, shifted)
         }
         if not errors:

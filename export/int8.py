@@ -165,9 +165,11 @@ def eight_bit(
         kept = {point.name: quantized[point.name] for point in points if point.unit not in restored}
         numerics = Numerics(quantized=kept)
         graph = graph_of(checkpoint, numerics)
+        execution = executed(graph, batches[len(batches) // 2])
         ranking = judge.report(checkpoint.relevance(_in_order(logits_of(graph, batches), batches)))
-        integer = sum(one.share for one in sensitivities if one.unit not in restored)
-        candidates = [one for one in sensitivities if one.unit not in restored and integer - one.share >= needed]
+        candidates = [
+            one for one in sensitivities if one.unit not in restored and execution.share - one.share >= needed
+        ]
         if not tolerance.ranking_failures(ranking) or not candidates:
             break
         restored.append(candidates[0].unit)
@@ -176,7 +178,7 @@ def eight_bit(
         numerics=numerics,
         quantized=quantized,
         sensitivities=tuple(Sensitivity(**(asdict(one) | {"restored": one.unit in restored})) for one in sensitivities),
-        execution=executed(graph, batches[len(batches) // 2]),
+        execution=execution,
         ranking=ranking,
         calibration=calibration,
         points=points,

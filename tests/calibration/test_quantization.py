@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrt.calibration.quantization import Activation, Quantization, chosen, token_error
+from crossrt.calibration.quantization import Activation, Quantization, TokenError, chosen
 from crossrt.calibration.ranges import LEVELS
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.errors import OptionError
@@ -64,7 +64,8 @@ def test_an_outlying_channel_is_smoothed_or_kept_by_token_and_not_by_minmax() ->
     assert plain.smoothing is None
     assert plain.kept == ()
     assert found.smoothing is not None or 3 in found.kept
-    assert token_error(seen, [matrix], found) < token_error(seen, [matrix], plain) / 10
+    error = TokenError(seen, [matrix])
+    assert error(found) < error(plain) / 10
 
 
 def test_a_tensor_of_one_sign_is_shifted_to_use_both() -> None:
@@ -90,7 +91,7 @@ def test_the_error_of_a_token_counts_by_its_own_norm() -> None:
     seen, matrix = activation(), weight()
     loud = replace(seen, rows=np.concatenate([seen.rows, seen.rows[:1] * 1000]))
     quantization = Quantization(scale=4 / LEVELS)
-    quiet, with_loud = (token_error(one, [matrix], quantization) for one in (seen, loud))
+    quiet, with_loud = (TokenError(one, [matrix])(quantization) for one in (seen, loud))
     assert with_loud < quiet + 2 / len(loud.rows), "one clipped token of 601 cannot weigh more than itself"
 
 

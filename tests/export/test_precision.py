@@ -237,4 +237,4 @@ def test_the_command_prints_what_stayed_behind(
     monkeypatch.setattr("sys.argv", [*command, "--force"])
     with pytest.raises(SystemExit):
         main()
-    assert "give real ones with --calibrate" in capsys.readouterr().err
+    assert "give real ones of your own kind, at least 40 queries" in capsys.readouterr().err
