@@ -12,15 +12,24 @@ if TYPE_CHECKING:
     from .engine.bundle import Bundle as Bundle
     from .engine.cross_encoder import CrossEncoder as CrossEncoder
     from .engine.errors import CrossrtError as CrossrtError
+    from .engine.passages import PassageStore as PassageStore
 
 __version__ = "0.1.0"
-__all__ = ["AutoModelForSequenceClassification", "Bundle", "CrossEncoder", "CrossrtError", "__version__"]
+__all__ = [
+    "AutoModelForSequenceClassification",
+    "Bundle",
+    "CrossEncoder",
+    "CrossrtError",
+    "PassageStore",
+    "__version__",
+]
 
 _HOMES = {
     "AutoModelForSequenceClassification": "auto_model",
     "Bundle": "bundle",
     "CrossEncoder": "cross_encoder",
     "CrossrtError": "errors",
+    "PassageStore": "passages",
 }
 
 

@@ -279,9 +279,10 @@ def rank(
 def rerank(
     bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
     queries: Annotated[Path, typer.Option(help="`id <tab> query` lines.")],
-    passages: Annotated[Path, typer.Option(help="`id <tab> passage` lines.")],
     run: Annotated[Path, typer.Option(help="The TREC run to rerank.")],
     out: Annotated[Path, typer.Option(help="The TREC run to write.")],
+    passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
+    store: Annotated[Path | None, typer.Option(help="or what `crossrt prepare` made of them.")] = None,
     tag: Annotated[str, typer.Option(help="Name of the run in its last column.")] = "crossrt",
     batch_size: BatchSize = 32,
     precision: Precision = None,
@@ -292,12 +293,20 @@ def rerank(
 ) -> None:
     """Rerank a TREC run: every candidate is scored again, and the new run is written whole or not at all."""
     from .engine.cross_encoder import CrossEncoder
+    from .engine.passages import PassageStore
     from .engine.publish import published_file
-    from .engine.trec import read_collection, write_run
+    from .engine.trec import read_candidates, read_collection, write_run
 
     if not tag or len(tag.split()) != 1:
         raise OptionError(f"--tag {tag!r}: give one word")
-    query_texts, passage_texts, candidates = read_collection(queries, passages, run)
+    if (passages is None) == (store is None):
+        raise OptionError("give --passages or --store, one of them")
+    prepared = None if store is None else PassageStore(store)
+    passage_texts: dict[str, str] = {}
+    if passages is None:
+        query_texts, candidates = read_candidates(queries, run)
+    else:
+        query_texts, passage_texts, candidates = read_collection(queries, passages, run)
     total = sum(len(scores) for scores in candidates.values())
     with (
         CrossEncoder(
@@ -307,11 +316,41 @@ def rerank(
         tqdm(total=total, desc="Reranking", unit="pair", disable=not _for_a_person()) as bar,
     ):
         for query, scores in candidates.items():
-            texts = ((query_texts[query], passage_texts[passage]) for passage in scores)
-            relevance = model.relevance(model.logits(texts, batch_size=batch_size, show_progress_bar=False))
+            if prepared is not None:
+                logits = model.logits_from(prepared, query_texts[query], list(scores), batch_size=batch_size)
+            else:
+                texts = ((query_texts[query], passage_texts[passage]) for passage in scores)
+                logits = model.logits(texts, batch_size=batch_size, show_progress_bar=False)
+            relevance = model.relevance(logits)
             write_run(file, query, dict(zip(scores, relevance.tolist(), strict=True)), tag=tag)
             bar.update(len(scores))
     print(f"{out}: {len(candidates)} queries, {total} passages", file=sys.stderr)
+
+
+@app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")
+def prepare(
+    bundle: Annotated[Path, typer.Argument(help="A bundle; every model with its tokenizer can use the store.")],
+    passages: Annotated[Path, typer.Argument(help="`id <tab> passage` lines.")],
+    store: Annotated[Path, typer.Argument(help="The store to make.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store, in one step.")] = False,
+) -> None:
+    """Tokenize a collection once, for `rerank --store`. An interrupted run goes on when it is started again."""
+    from tokenizers import Tokenizer
+
+    from .engine.bundle import Bundle
+    from .engine.preparation import prepare
+
+    opened = Bundle.open(bundle)
+    made = prepare(
+        passages,
+        store,
+        Tokenizer.from_file(str(opened.tokenizer_file)),
+        tokenizer_sha256=opened.tokenizer_sha256,
+        limit=opened.manifest.max_positions,
+        force=force,
+        progress=_for_a_person(),
+    )
+    print(f"{store}: {len(made):,} passages, {made.description.tokens:,} tokens, {_size(store)}", file=sys.stderr)
 
 
 @app.command(epilog="Example:  crossrt info minilm-l6 --verify")

@@ -147,6 +147,11 @@ class Bundle:
         """The `tokenizer.json`."""
         return self.path / TOKENIZER
 
+    @property
+    def tokenizer_sha256(self) -> str:
+        """What a store of prepared passages knows its tokenizer by, in hex."""
+        return next(file.sha256 for file in self.manifest.files if file.name == TOKENIZER)
+
     def _check_files(self, verify: bool) -> None:
         for file in self.manifest.files:
             path = self.path / file.name

@@ -16,10 +16,12 @@ from .bundle import Bundle
 from .encoding import PairEncoder
 from .errors import InputError, OptionError
 from .pairs import check_text, checked_pair, checked_pairs, is_single
+from .passages import PassageStore
 from .plan import plan
 from .precision import Precision
 from .session import open_session
 from .source import bundle_from_source
+from .template import EncodedPairs
 
 logger = logging.getLogger("crossrt")
 
@@ -140,8 +142,10 @@ class CrossEncoder:
     def rank(
         self,
         query: str,
-        documents: Iterable[str],
+        documents: Iterable[str] | None = None,
         *,
+        passage_ids: Sequence[str] | None = None,
+        passages: PassageStore | None = None,
         top_k: int | None = None,
         return_documents: bool = False,
         batch_size: int = 32,
@@ -152,8 +156,11 @@ class CrossEncoder:
         """Rank passages for one query, best first; equal scores keep the order given.
 
         Returns dictionaries with `corpus_id` (index into `documents`), `score` (float) and, with `return_documents`,
-        `text`. A model with two labels ranks by the margin between its relevant logit and the other, which orders as
-        `softmax` does but does not saturate. Raises InputError, naming the index, for what is no text.
+        `text`. Instead of `documents`, `passage_ids` names passages of the store `passages`, which are not tokenized
+        again; `corpus_id` is then an index into them, and `passage_id` the id. A model with two labels ranks by the
+        margin between its relevant logit and the other, which orders as `softmax` does but does not saturate. Raises
+        InputError, naming the index, for what is no text, and StoreError for an id that the store lacks or a store of
+        another tokenizer.
         """
         others = compatibility.renamed(others, {"activation_fn": activation_fn})
         activation_fn = others.pop("activation_fn", activation_fn)
@@ -163,24 +170,34 @@ class CrossEncoder:
         if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 0):
             raise OptionError(f"top_k={top_k!r}: give a whole number from 0, or None for all")
         check_text(query, "the query")
-        if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
-            raise InputError("documents is one text; pass a list of passages")
-        documents = list(documents)
-        for index, document in enumerate(documents):
-            check_text(document, f"passage {index}")
-        logits = self.logits(
-            ((query, document) for document in documents),
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            total=len(documents),
-        )
+        texts: list[str] = []
+        if passage_ids is not None or passages is not None:
+            if passage_ids is None or passages is None or documents is not None or return_documents:
+                raise OptionError(
+                    "passage_ids and passages go together, in place of documents, and return no texts: a store holds none"
+                )
+            logits = self.logits_from(passages, query, passage_ids, batch_size=batch_size)
+        else:
+            if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+                raise InputError("documents is one text; pass a list of passages")
+            texts = list(documents)
+            for index, document in enumerate(texts):
+                check_text(document, f"passage {index}")
+            logits = self.logits(
+                ((query, document) for document in texts),
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                total=len(texts),
+            )
         scores = self.relevance(logits, activation_fn)
         best = np.argsort(-scores, kind="stable")[:top_k]
         results: list[dict[str, Any]] = []
         for index in best.tolist():
             result: dict[str, Any] = {"corpus_id": index, "score": float(scores[index])}
+            if passage_ids is not None:
+                result["passage_id"] = passage_ids[index]
             if return_documents:
-                result["text"] = documents[index]
+                result["text"] = texts[index]
             results.append(result)
         return results
 
@@ -193,13 +210,23 @@ class CrossEncoder:
         total: int | None = None,
     ) -> Floats:
         """Return the raw logits of pairs of texts, float32 [n, labels], before any activation."""
-        if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
-            raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
+        _check_batch_size(batch_size)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         with tqdm(total=total, desc="Scoring", unit="pair", disable=not show_progress_bar) as bar:
-            chunks = [self._chunk_logits(chunk, int(batch_size), bar) for chunk in _chunks(pairs)]
+            chunks = [self._encoded_logits(self._encoder.encode(chunk), batch_size, bar) for chunk in _chunks(pairs)]
         return np.concatenate(chunks) if chunks else np.zeros((0, self.num_labels), dtype=np.float32)
+
+    def logits_from(
+        self, passages: PassageStore, query: str, passage_ids: Sequence[str], *, batch_size: int = 32
+    ) -> Floats:
+        """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` of their texts."""
+        _check_batch_size(batch_size)
+        check_text(query, "the query")
+        if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
+            raise InputError("passage_ids is a list of texts, the ids of the store's passages")
+        passages.check(self.bundle.tokenizer_sha256, max_length=self.max_length)
+        return self._encoded_logits(self._encoder.encode_from(passages, query, passage_ids), batch_size)
 
     def relevance(self, logits: Floats, activation_fn: Activation | None = None) -> npt.NDArray[np.float32]:
         """Return one score per pair, float32 [n], from logits [n, labels]: the activation of the relevant logit.
@@ -213,12 +240,12 @@ class CrossEncoder:
         relevant = logits[:, label] - logits[:, 1 - label] if self.num_labels == 2 else logits[:, label]
         return apply(activation_fn, relevant) if activation_fn is not None else relevant
 
-    def _chunk_logits(self, pairs: list[tuple[str, str]], batch_size: int, bar: Any) -> Floats:
-        encoded = self._encoder.encode(pairs)
-        logits = np.empty((len(pairs), self.num_labels), dtype=np.float32)
-        for batch in plan(encoded.lengths, batch_size=batch_size).batches(encoded, pad_id=self._pad_id):
+    def _encoded_logits(self, encoded: EncodedPairs, batch_size: int, bar: Any = None) -> Floats:
+        logits = np.empty((len(encoded), self.num_labels), dtype=np.float32)
+        for batch in plan(encoded.lengths, batch_size=int(batch_size)).batches(encoded, pad_id=self._pad_id):
             logits[batch.rows] = self._session.run(batch)
-            bar.update(len(batch.rows))
+            if bar is not None:
+                bar.update(len(batch.rows))
         return logits
 
     def _scores(self, logits: Floats, activation_fn: Activation | None, *, softmaxed: bool) -> Floats:
@@ -299,6 +326,11 @@ class CrossEncoder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
+        raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
 
 
 def _chunks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

@@ -1,36 +1,16 @@
-"""From text to token ids: `PairEncoder` tokenizes query-passage pairs into ragged `EncodedPairs`."""
+"""From text to token ids: `PairEncoder` tokenizes query-passage pairs."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 
 from .errors import BundleError, InputError, OptionError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedPairs:
-    """Token ids of n query-passage pairs, ragged: what tokenization gives, before any padding.
-
-    `ids` int32 [tokens] and `type_ids` uint8 [tokens] hold all pairs one after the other; pair i is
-    `ids[offsets[i]:offsets[i + 1]]`, with `offsets` int64 [n + 1].
-    """
-
-    ids: npt.NDArray[np.int32]
-    type_ids: npt.NDArray[np.uint8]
-    offsets: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each pair, int64 [n]."""
-        return np.diff(self.offsets)
+from .passages import PassageStore
+from .template import EncodedPairs, PairTemplate
 
 
 class PairEncoder:
@@ -85,6 +65,27 @@ class PairEncoder:
             ids[start:stop] = encoding.ids
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets)
+
+    def encode_from(self, store: PassageStore, query: str, passage_ids: Sequence[str]) -> EncodedPairs:
+        """Tokenize a query and join it with prepared passages: token for token what `encode` gives for their texts.
+
+        Raises StoreError for a passage that the store lacks, and InputError for a query that is no valid Unicode.
+        """
+        untruncated, template = self._joining
+        if not _is_text(query):
+            raise InputError(
+                "the query holds a lone surrogate, no valid Unicode; decode it with errors='replace' first"
+            )
+        tokens = np.array(untruncated.encode(query, add_special_tokens=False).ids, dtype=np.int32)
+        ids, starts, lengths = store.tokens(passage_ids)
+        return template.joined(tokens, ids, starts, lengths, max_length=self.max_length)
+
+    @cached_property
+    def _joining(self) -> tuple[tokenizers.Tokenizer, PairTemplate]:
+        # Made when first needed: most users bring texts, and this costs as much as reading the tokenizer.
+        untruncated = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        untruncated.no_truncation()
+        return untruncated, PairTemplate.of(untruncated)
 
 
 def _is_text(text: str) -> bool:

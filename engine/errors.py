@@ -9,6 +9,7 @@
     ├── SourceError       a checkpoint or model name that cannot be found or fetched
     ├── CheckpointError   a checkpoint that is not a cross-encoder we can export
     ├── BundleError       a bundle that is missing, altered, of a newer schema, or in the way
+    ├── StoreError        a store of prepared passages that cannot be used, or lacks a passage
     ├── BackendError      a runtime that is not installed, or cannot do what is asked
     └── ParityError       an export whose scores differ from the reference; carries the report
 
@@ -52,6 +53,10 @@ class CheckpointError(CrossrtError):
 
 class BundleError(CrossrtError):
     """A bundle that is missing, altered, of a newer schema, or in the way."""
+
+
+class StoreError(CrossrtError):
+    """A store of prepared passages that is missing, truncated, unfinished, of another tokenizer, or lacks a passage."""
 
 
 class BackendError(CrossrtError):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .encoding import EncodedPairs
 from .errors import OptionError
+from .template import EncodedPairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ def published_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
             _flush(path)
         _flush(partial)
         check_target(target, force=force)
-        _replace(partial, target)
+        put_in_place(partial, target)
         _flush(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -74,7 +74,8 @@ def check_target(target: Path, *, force: bool) -> None:
         raise BundleError(f"{target} is not a directory; give another output directory")
 
 
-def _replace(partial: Path, target: Path) -> None:
+def put_in_place(partial: Path, target: Path) -> None:
+    """Give the directory `partial` the name `target`, in one step; what had it, if anything, may lie at `partial` then."""
     if target.exists() and _exchanged(partial, target):
         return  # `partial` now holds the old bundle, and the caller removes it
     if target.exists():

@@ -78,17 +78,24 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+def read_candidates(queries: Path, run: Path) -> tuple[dict[str, str], Run]:
+    """Read queries and a run over them. Raises DataFileError for a query of the run that the other file lacks."""
+    query_texts, candidates = read_texts(queries), read_run(run)
+    for query in candidates:
+        if query not in query_texts:
+            raise DataFileError(f"{run}: query {query} is not in {queries}")
+    return query_texts, candidates
+
+
 def read_collection(queries: Path, passages: Path, run: Path) -> tuple[dict[str, str], dict[str, str], Run]:
     """Read queries, a run over them, and those passages that the run names.
 
     Raises DataFileError for an id in the run that the other files lack.
     """
-    query_texts, candidates = read_texts(queries), read_run(run)
+    query_texts, candidates = read_candidates(queries, run)
     wanted = {passage for scores in candidates.values() for passage in scores}
     passage_texts = read_texts(passages, only=wanted)
     for query, scores in candidates.items():
-        if query not in query_texts:
-            raise DataFileError(f"{run}: query {query} is not in {queries}")
         missing = [passage for passage in scores if passage not in passage_texts]
         if missing:
             raise DataFileError(

@@ -8,9 +8,9 @@ from onnx import TensorProto, helper
 from tqdm import tqdm
 
 from ..calibration.quantization import Activation, Floats
-from ..engine.encoding import EncodedPairs
 from ..engine.errors import DataFileError
 from ..engine.plan import Batch, BatchPlan
+from ..engine.template import EncodedPairs
 from .checkpoint import Checkpoint
 from .onnx import graph_of
 from .points import Point

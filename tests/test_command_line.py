@@ -184,6 +184,28 @@ def test_rerank_writes_a_run_that_trec_tools_read(
     assert {line[5] for line in lines} == {"mine"}
 
 
+def test_rerank_from_a_prepared_store_writes_the_same_run(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    store = tmp_path / "passages.store"
+    prepared = crossrt("prepare", bundle, files["passages"], store)
+    assert prepared.returncode == 0, prepared.stderr
+    assert f"{store}: {len(PASSAGES)} passages" in prepared.stderr
+    assert crossrt(*rerank_words(bundle, files, tmp_path / "texts.trec")).returncode == 0
+    words = [str(word) for word in rerank_words(bundle, files, tmp_path / "store.trec")]
+    at = words.index("--passages")
+    done = crossrt(*words[:at], "--store", store, *words[at + 2 :])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "store.trec").read_text() == (tmp_path / "texts.trec").read_text()
+    assert "one of them" in crossrt(*words, "--store", store).stderr
+    assert "one of them" in crossrt(*words[:at], *words[at + 2 :]).stderr
+    again = crossrt("prepare", bundle, files["passages"], store)
+    assert again.returncode == 1
+    assert "--force" in again.stderr
+    files["run"].write_text("1 Q0 p99 1 1.0 t\n")
+    absent = crossrt(*words[:at], "--store", store, *words[at + 2 :])
+    assert absent.returncode == 1
+    assert "holds no passage 'p99'" in absent.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

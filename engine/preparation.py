@@ -1,0 +1,256 @@
+"""`prepare`: tokenize a collection into a `PassageStore`, in a stream, so that a killed run goes on where it was.
+
+The files grow in a hidden directory beside the store. After every piece they are flushed to the disk and `progress.json`
+is replaced, which says how much of each is good; whatever a killed run wrote after that is cut off by the next.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import tokenizers
+from tqdm import tqdm
+
+from .errors import DataFileError, StoreError
+from .passages import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
+from .publish import put_in_place
+
+PIECE = 5_000
+"""Passages between two notes of the progress: half a second of work."""
+PROGRESS = "progress.json"
+GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passages", "names.txt": "name_bytes"}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """How far a run came, and on what: bytes and lines read, and how much of each file is good."""
+
+    tokenizer_sha256: str
+    limit: int
+    id_type: str
+    source_size: int
+    source_time: int
+    position: int = 0
+    line: int = 0
+    passages: int = 0
+    tokens: int = 0
+    name_bytes: int = 0
+    name_width: int = 1
+    ascending: bool = True
+    last_name: str = ""
+
+    def same_work(self, other: "_Progress") -> bool:
+        """Tell whether both tokenize the same file in the same way."""
+        fields = ("tokenizer_sha256", "limit", "id_type", "source_size", "source_time")
+        return all(getattr(self, field) == getattr(other, field) for field in fields)
+
+
+def prepare(
+    passages: Path,
+    store: Path,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    tokenizer_sha256: str,
+    limit: int,
+    force: bool = False,
+    progress: bool = False,
+) -> PassageStore:
+    """Tokenize the `id <tab> text` lines of `passages` into `store`, keeping at most `limit` tokens of each.
+
+    Goes on from where an interrupted run with the same input stopped. Memory does not grow with the text; ids that do
+    not come in ascending order are sorted at the end, which takes about 30 bytes each. Raises DataFileError, naming the
+    line, for what is no passage, and StoreError when the store is there and `force` is not set, or is being written.
+    """
+    if store.exists() and not force:
+        raise StoreError(f"{store} is already there; give another path, or --force to replace it")
+    if store.exists() and not (store / DESCRIPTION).is_file():
+        raise StoreError(f"{store} is not a store of prepared passages, so it is not replaced; give another path")
+    try:
+        status = passages.stat()
+    except OSError as error:
+        raise DataFileError(f"{passages} cannot be read ({error.strerror})") from error
+    start = _Progress(
+        tokenizer_sha256=tokenizer_sha256,
+        limit=limit,
+        id_type="uint16" if tokenizer.get_vocab_size() <= 1 << 16 else "uint32",
+        source_size=status.st_size,
+        source_time=status.st_mtime_ns,
+    )
+    plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    partial = partial_path(store)
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        state = _resumed(partial, start)
+        with tqdm(
+            total=state.source_size,
+            initial=state.position,
+            desc="Preparing",
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar:
+            _grow(passages, partial, plain, state, bar)
+        if not state.passages:
+            shutil.rmtree(partial)
+            raise DataFileError(f"{passages} is empty; expected `id <tab> text` lines")
+        _finish(partial, state, source=passages.name)
+        put_in_place(partial, store)
+    shutil.rmtree(partial, ignore_errors=True)  # holds the store that was replaced
+    return PassageStore(store)
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    with (partial / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"{partial} is being written by another process; wait for it, or give another path"
+            ) from error
+        yield
+
+
+def _resumed(partial: Path, start: _Progress) -> _Progress:
+    """Return how far an earlier run of the same work came, with its files cut to that; else `start`, with none."""
+    try:
+        state = _Progress(**json.loads((partial / PROGRESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        state = start
+    if not state.same_work(start) or any(
+        not (partial / name).is_file() or (partial / name).stat().st_size < size for name, size in _sizes(state).items()
+    ):
+        state = start
+    for name, size in _sizes(state).items():
+        with (partial / name).open("ab") as file:
+            file.truncate(size)
+    return state
+
+
+def _sizes(state: _Progress) -> dict[str, int]:
+    width = {"ids.bin": np.dtype(state.id_type).itemsize, "starts.bin": 8, "lengths.bin": 2, "names.txt": 1}
+    return {name: getattr(state, field) * width[name] for name, field in GROWING.items()}
+
+
+def _grow(passages: Path, partial: Path, tokenizer: tokenizers.Tokenizer, state: _Progress, bar: "tqdm[None]") -> None:
+    with ExitStack() as opened:
+        source = opened.enter_context(passages.open("rb"))
+        files = {name: opened.enter_context((partial / name).open("ab")) for name in GROWING}
+        source.seek(state.position)
+        while lines := list(islice(source, PIECE)):
+            names, texts = _split(lines, passages, state)
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            kept = [encoding.ids[: state.limit] for encoding in encodings]
+            sizes = np.array([len(ids) for ids in kept], dtype=np.uint64)
+            starts = state.tokens + np.cumsum(sizes, dtype=np.uint64) - sizes
+            flat = np.fromiter((token for ids in kept for token in ids), dtype=state.id_type, count=int(sizes.sum()))
+            lengths = np.minimum([len(encoding) for encoding in encodings], 65_535)
+            _write(files["ids.bin"], flat)
+            _write(files["starts.bin"], starts.astype("<u8"))
+            _write(files["lengths.bin"], lengths.astype("<u2"))
+            names_text = "".join(f"{name}\n" for name in names).encode()
+            files["names.txt"].write(names_text)
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            for name in names:
+                state.ascending = state.ascending and _shortlex(state.last_name) < _shortlex(name)
+                state.last_name = name
+                state.name_width = max(state.name_width, len(name.encode()))
+            read = sum(map(len, lines))
+            state.position += read
+            state.line += len(lines)
+            state.passages += len(names)
+            state.tokens += int(sizes.sum())
+            state.name_bytes += len(names_text)
+            _note(partial, state)
+            bar.update(read)
+
+
+def _split(lines: list[bytes], passages: Path, state: _Progress) -> tuple[list[str], list[str]]:
+    names, texts = [], []
+    for number, raw in enumerate(lines, start=state.line + 1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataFileError(
+                f"{passages}, line {number}: byte {error.start + 1} is not valid UTF-8; convert the file to UTF-8 first"
+            ) from None
+        if not line:
+            continue
+        name, tab, text = line.partition("\t")
+        if not tab or not name or "\0" in name or len(name.encode()) > LONGEST_NAME:
+            raise DataFileError(
+                f"{passages}, line {number}: expected `id <tab> text`, with an id of 1 to {LONGEST_NAME} bytes, got {line[:60]!r}"
+            )
+        names.append(name)
+        texts.append(text)
+    return names, texts
+
+
+def _finish(partial: Path, state: _Progress, *, source: str) -> None:
+    """Write the names at their fixed width, their order, and the description."""
+    with (partial / "starts.bin").open("ab") as file:
+        _write(file, np.array([state.tokens], dtype="<u8"))
+    width = state.name_width
+    with (partial / "names.txt").open("rb") as names, (partial / "names.bin").open("wb") as file:
+        while lines := list(islice(names, PIECE)):
+            file.write(b"".join(line[:-1].rjust(width, b"\0") for line in lines))
+    kept = ["ids.bin", "starts.bin", "lengths.bin", "names.bin"]
+    if not state.ascending:
+        fixed = np.fromfile(partial / "names.bin", dtype=f"S{width}")
+        order = np.argsort(fixed, kind="stable")
+        ordered = fixed[order]
+        same = np.flatnonzero(ordered[1:] == ordered[:-1])
+        if len(same):
+            shutil.rmtree(partial)  # going on from here would only find it again
+            raise DataFileError(
+                f"the id {ordered[same[0]].lstrip(bytes(1)).decode()} comes a second time in {source}; ids must be unique"
+            )
+        order.astype("<u4").tofile(partial / "order.bin")
+        kept.append("order.bin")
+    description = StoreDescription(
+        tokenizer_sha256=state.tokenizer_sha256,
+        source=source,
+        limit=state.limit,
+        passages=state.passages,
+        tokens=state.tokens,
+        id_type=state.id_type,
+        name_width=width,
+        files={name: (partial / name).stat().st_size for name in kept},
+    )
+    (partial / DESCRIPTION).write_text(description.to_json(), encoding="utf-8")
+    for name in [*kept, DESCRIPTION]:
+        with (partial / name).open("rb") as file:
+            os.fsync(file.fileno())
+    for name in ("names.txt", PROGRESS, "lock"):
+        (partial / name).unlink(missing_ok=True)
+
+
+def _note(partial: Path, state: _Progress) -> None:
+    new = partial / f"{PROGRESS}.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(partial / PROGRESS)
+
+
+def _write(file: IO[bytes], values: "np.ndarray[tuple[int], np.dtype[np.generic]]") -> None:
+    file.write(values.tobytes())
+
+
+def _shortlex(name: str) -> tuple[int, bytes]:
+    encoded = name.encode()
+    return len(encoded), encoded
