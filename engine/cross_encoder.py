@@ -176,6 +176,7 @@ class CrossEncoder:
                 raise OptionError(
                     "passage_ids and passages go together, in place of documents, and return no texts: a store holds none"
                 )
+            passage_ids = passage_ids if isinstance(passage_ids, str) else list(passage_ids)
             logits = self.logits_from(passages, query, passage_ids, batch_size=batch_size)
         else:
             if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
@@ -226,7 +227,13 @@ class CrossEncoder:
         if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
             raise InputError("passage_ids is a list of texts, the ids of the store's passages")
         passages.check(self.bundle.tokenizer_sha256, max_length=self.max_length)
-        return self._encoded_logits(self._encoder.encode_from(passages, query, passage_ids), batch_size)
+        chunks = [
+            self._encoded_logits(
+                self._encoder.encode_from(passages, query, passage_ids[start : start + CHUNK]), batch_size
+            )
+            for start in range(0, len(passage_ids), CHUNK)
+        ]
+        return np.concatenate(chunks) if chunks else np.zeros((0, self.num_labels), dtype=np.float32)
 
     def relevance(self, logits: Floats, activation_fn: Activation | None = None) -> npt.NDArray[np.float32]:
         """Return one score per pair, float32 [n], from logits [n, labels]: the activation of the relevant logit.

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from .errors import DataFileError, StoreError
 from .passages import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
 from .publish import put_in_place
+from .trec import text_lines
 
 PIECE = 5_000
 """Passages between two notes of the progress: half a second of work."""
@@ -106,6 +107,8 @@ def prepare(
             raise DataFileError(f"{passages} is empty; expected `id <tab> text` lines")
         _finish(partial, state, source=passages.name)
         put_in_place(partial, store)
+        # Not before: while the name is free, another process could lock it anew and cut the finished files.
+        (store / "lock").unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)  # holds the store that was replaced
     return PassageStore(store)
 
@@ -180,15 +183,7 @@ def _grow(passages: Path, partial: Path, tokenizer: tokenizers.Tokenizer, state:
 
 def _split(lines: list[bytes], passages: Path, state: _Progress) -> tuple[list[str], list[str]]:
     names, texts = [], []
-    for number, raw in enumerate(lines, start=state.line + 1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataFileError(
-                f"{passages}, line {number}: byte {error.start + 1} is not valid UTF-8; convert the file to UTF-8 first"
-            ) from None
-        if not line:
-            continue
+    for number, line in text_lines(lines, passages, first=state.line + 1):
         name, tab, text = line.partition("\t")
         if not tab or not name or "\0" in name or len(name.encode()) > LONGEST_NAME:
             raise DataFileError(
@@ -234,7 +229,7 @@ def _finish(partial: Path, state: _Progress, *, source: str) -> None:
     for name in [*kept, DESCRIPTION]:
         with (partial / name).open("rb") as file:
             os.fsync(file.fileno())
-    for name in ("names.txt", PROGRESS, "lock"):
+    for name in ("names.txt", PROGRESS):
         (partial / name).unlink(missing_ok=True)
 
 

@@ -118,9 +118,12 @@ def ranked(scores: Mapping[str, float]) -> Sequence[str]:
     return sorted(scores, key=lambda passage: (scores[passage], passage), reverse=True)
 
 
-def text_lines(stream: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, str]]:
-    """Yield numbered, decoded lines without their ends; empty lines are passed over. Raises DataFileError."""
-    for number, raw in enumerate(stream, start=1):
+def text_lines(stream: Iterable[bytes], path: Path | str, *, first: int = 1) -> Iterator[tuple[int, str]]:
+    """Yield numbered, decoded lines without their ends; empty lines are passed over. Raises DataFileError.
+
+    `first` is the number of the stream's first line.
+    """
+    for number, raw in enumerate(stream, start=first):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:

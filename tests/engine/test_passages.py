@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from crossrt.engine import preparation
+from crossrt.engine import cross_encoder, preparation
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.encoding import PairEncoder
@@ -116,13 +116,19 @@ def test_the_odd_token_goes_where_the_tokenizer_puts_it(
     assert joined.type_ids.tolist() == expected.type_ids.tolist()
 
 
-def test_ranking_from_a_store_is_ranking_the_texts(bundle: Path, make: Callable[..., PassageStore]) -> None:
+def test_ranking_from_a_store_is_ranking_the_texts(
+    bundle: Path, make: Callable[..., PassageStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = make()
     with CrossEncoder(bundle) as model:
         from_texts = model.rank(QUERY, list(PASSAGES.values()))
         from_store = model.rank(QUERY, passage_ids=list(PASSAGES), passages=store)
         assert model.rank(QUERY, passage_ids=[], passages=store) == []
         assert len(model.rank(QUERY, passage_ids=["a", "a", "10"], passages=store, top_k=2)) == 2
+        monkeypatch.setattr(cross_encoder, "CHUNK", 2)
+        in_chunks = model.rank(QUERY, passage_ids=iter(PASSAGES), passages=store)
+    assert [row["passage_id"] for row in in_chunks] == [row["passage_id"] for row in from_store]
+    np.testing.assert_allclose([row["score"] for row in in_chunks], [row["score"] for row in from_store], atol=2e-6)
     assert [row["score"] for row in from_store] == [row["score"] for row in from_texts]
     assert [row["corpus_id"] for row in from_store] == [row["corpus_id"] for row in from_texts]
     assert [row["passage_id"] for row in from_store] == [list(PASSAGES)[row["corpus_id"]] for row in from_texts]
