@@ -1,4 +1,4 @@
-"""How a request is cut into batches: sorted by length, within a row and a token limit."""
+"""How a request is cut into batches: sorted by length, so that padding and the number of batches together cost least."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from .errors import OptionError
 from .template import EncodedPairs
+
+BATCH_COST = 64
+"""What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/design.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,24 +50,40 @@ class BatchPlan:
             yield _padded(pairs, rows, pad_id)
 
 
-def plan(lengths: npt.NDArray[np.int64], *, batch_size: int, max_tokens: int = 4096) -> BatchPlan:
-    """Cut pairs of these lengths (int64 [n], tokens) into batches of nearly equal length.
+def plan(
+    lengths: npt.NDArray[np.int64], *, batch_size: int, max_tokens: int = 4096, batch_cost: int = BATCH_COST
+) -> BatchPlan:
+    """Cut pairs of these lengths (int64 [n], tokens) into the batches that cost least.
 
-    A batch has at most `batch_size` rows and, from two rows on, at most `max_tokens` tokens with padding. The limit
-    keeps a batch's activations in the processor's caches and its memory bounded. Raises OptionError for a
-    `batch_size` below one.
+    A batch costs its tokens with padding, plus `batch_cost` tokens for being one more; the plan has the least sum of
+    all that keep the pairs sorted by length. A batch has at most `batch_size` rows and, from two rows on, at most
+    `max_tokens` tokens with padding, which keeps its activations in the processor's caches and its memory bounded.
+    Raises OptionError for a `batch_size` below one.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
     order = np.argsort(-lengths, kind="stable")
+    longest = lengths[order].tolist()
+    # cost[i] is the least for the first i pairs, whose last batch begins at begins[i].
+    cost, begins = [0], [0]
+    for stop in range(1, len(longest) + 1):
+        begin = stop - 1
+        best, best_begin = cost[begin] + longest[begin], begin
+        while begin > 0 and stop - begin < batch_size:
+            begin -= 1
+            tokens = (stop - begin) * longest[begin]
+            if tokens > max_tokens:
+                break
+            if cost[begin] + tokens < best:
+                best, best_begin = cost[begin] + tokens, begin
+        cost.append(best + batch_cost)
+        begins.append(best_begin)
     parts = []
-    start = 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        stop = start + max(1, min(batch_size, max_tokens // max(longest, 1)))
-        parts.append(order[start:stop])
-        start = stop
-    return BatchPlan(lengths=lengths, parts=tuple(parts))
+    stop = len(longest)
+    while stop:
+        parts.append(order[begins[stop] : stop])
+        stop = begins[stop]
+    return BatchPlan(lengths=lengths, parts=tuple(reversed(parts)))
 
 
 def _padded(pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int) -> Batch:

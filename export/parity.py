@@ -209,7 +209,8 @@ def _in_one_batch(model: CrossEncoder, pairs: list[tuple[str, str]]) -> Floats:
     from ..engine.plan import plan
 
     encoded = model._encoder.encode(pairs)
-    whole = plan(encoded.lengths, batch_size=len(pairs), max_tokens=len(pairs) * model.max_length)
+    most = len(pairs) * model.max_length
+    whole = plan(encoded.lengths, batch_size=len(pairs), max_tokens=most, batch_cost=most)
     logits = np.empty((len(pairs), model.num_labels), dtype=np.float32)
     for batch in whole.batches(encoded, pad_id=model.bundle.manifest.pad_token_id):
         logits[batch.rows] = model._session.run(batch)

@@ -1,5 +1,6 @@
 """Tokenization equals transformers', and may be called from any thread."""
 
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -100,6 +101,38 @@ def test_a_plan_holds_every_row_once_within_its_limits(lengths: list[int], batch
     longest = [int(array[part].max()) for part in made.parts]
     assert longest == sorted(longest, reverse=True)
     assert 0 <= made.padding_waste < 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+    batch_size=st.integers(1, 9),
+    max_tokens=st.integers(1, 200),
+    batch_cost=st.integers(0, 60),
+)
+def test_no_other_cut_of_the_sorted_pairs_costs_less(
+    lengths: list[int], batch_size: int, max_tokens: int, batch_cost: int
+) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    made = plan(array, batch_size=batch_size, max_tokens=max_tokens, batch_cost=batch_cost)
+    ordered = sorted(lengths, reverse=True)
+
+    def costs(parts: list[list[int]]) -> int:
+        return sum(batch_cost + len(part) * part[0] for part in parts)
+
+    cuts = []
+    for places in itertools.product((False, True), repeat=len(ordered) - 1):
+        borders = [0, *(place + 1 for place, cut in enumerate(places) if cut), len(ordered)]
+        parts = [ordered[start:stop] for start, stop in itertools.pairwise(borders)]
+        if all(len(part) == 1 or (len(part) <= batch_size and len(part) * part[0] <= max_tokens) for part in parts):
+            cuts.append(costs(parts))
+    assert costs([array[part].tolist() for part in made.parts]) == min(cuts)
+
+
+def test_pairs_of_one_length_stay_together_and_of_very_different_ones_do_not() -> None:
+    assert [len(part) for part in plan(np.full(32, 90), batch_size=32).parts] == [32]
+    assert [len(part) for part in plan(np.array([500, 20, 500, 20]), batch_size=32).parts] == [2, 2]
+    assert [len(part) for part in plan(np.array([50, 49, 48, 47]), batch_size=32).parts] == [4]
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
