@@ -353,6 +353,55 @@ def prepare(
     print(f"{store}: {len(made):,} passages, {made.description.tokens:,} tokens, {_size(store)}", file=sys.stderr)
 
 
+@app.command(epilog="Example:  crossrt tune minilm-l6 --pairs pairs.tsv")
+def tune(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    precision: Precision = None,
+    threads: Threads = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Real pairs to measure with: `query <tab> passage` lines; as MS MARCO's if none."),
+    ] = None,
+) -> None:
+    """Measure what is fastest here, backend, streams and batch, and keep it for this bundle and machine."""
+    from tokenizers import Tokenizer
+    from tqdm import tqdm
+
+    from .engine.bundle import Bundle
+    from .engine.encoding import PairEncoder
+    from .engine.session import choose_setup
+    from .engine.tuner import ROUNDS, candidates, fastest, tune
+    from .engine.tuning import Tuning
+    from .engine.typical_pairs import typical_pairs
+
+    opened = Bundle.open(bundle)
+    setup = choose_setup(opened, precision=precision, threads=threads, tuned=False)
+    texts = (
+        _user_pairs(pairs, None, None, None, 100)
+        if pairs is not None
+        else typical_pairs(Tokenizer.from_file(str(opened.tokenizer_file)), 100)
+    )
+    encoder = PairEncoder.from_file(opened.tokenizer_file, max_length=opened.manifest.max_length)
+    runs = len(candidates(setup)) * (ROUNDS + 1)
+    with tqdm(total=runs, desc="Measuring", unit="run", disable=not _for_a_person()) as bar:
+        found = tune(opened, setup, [encoder.encode(texts)], progress=bar.update)
+    best = fastest(found)
+    lines = [f"{'backend':<12}streams  batch  pairs/s  ratio (lowest to highest)   mean |difference|"]
+    for candidate in found:
+        chosen = candidate.setup
+        note = "" if candidate.same_scores else "  other scores: not taken"
+        lines.append(
+            f"{chosen.backend:<12}{chosen.streams:>7}{chosen.batch_size:>7}{candidate.pairs_per_second:>9,.0f}"
+            f"  {candidate.ratio:>5.2f} ({candidate.lowest:.2f} to {candidate.highest:.2f})"
+            f"{candidate.mean_abs_diff:>22.1e}{'  <- kept' if candidate is best else note}"
+        )
+    _say("\n".join(lines))
+    kept = Tuning(backend=best.setup.backend, streams=best.setup.streams, batch_size=best.setup.batch_size).store(
+        opened, setup.precision, setup.threads
+    )
+    print(f"kept in {kept}", file=sys.stderr)
+
+
 @app.command(epilog="Example:  crossrt info minilm-l6 --verify")
 def info(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
@@ -365,7 +414,7 @@ def info(
 ) -> None:
     """Say what a bundle holds, and what would run here and why."""
     from .engine.bundle import Bundle
-    from .engine.session import explain
+    from .engine.session import choose_setup
 
     opened = Bundle.open(bundle, verify=verify)
     manifest = opened.manifest
@@ -394,7 +443,7 @@ def info(
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
     lines.append(
-        f"  here          {explain(opened, precision=precision, backend=backend, device=device, threads=threads)}"
+        f"  here          {choose_setup(opened, precision=precision, backend=backend, device=device, threads=threads)}"
     )
     _say("\n".join(lines))
 

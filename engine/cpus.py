@@ -1,7 +1,11 @@
-"""How many processors this process may use."""
+"""How many processors this process may use, and how many are in use: `CORES`."""
 
 import math
 import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -30,3 +34,40 @@ def _quota(root: Path) -> float | None:
         return quota / period if quota > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+class Cores:
+    """Counts processors that compute, so that all models of a process together never start more work than fits.
+
+    Any number of threads may wait; they are served in the order they came, so one that wants all is not passed over.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = count
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, wanted: int) -> Iterator[None]:
+        """Wait until this many are free, and hold them; more than there are counts as all."""
+        wanted = min(wanted, self.count)
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is ticket and self._free >= wanted)
+                self._free -= wanted
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
+CORES = Cores(usable_cpus())
+"""The processors of this process."""

@@ -1,7 +1,7 @@
 """`CrossEncoder`: what users hold."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from os import PathLike, fspath
 from typing import Any
@@ -17,10 +17,10 @@ from .encoding import PairEncoder
 from .errors import InputError, OptionError
 from .pairs import check_text, checked_pair, checked_pairs, is_single
 from .passages import PassageStore
-from .plan import plan
 from .precision import Precision
-from .session import open_session
+from .session import choose_setup
 from .source import bundle_from_source
+from .streams import Pending, Streams
 from .template import EncodedPairs
 
 logger = logging.getLogger("crossrt")
@@ -87,7 +87,7 @@ class CrossEncoder:
             )
         self._encoder = self._encoder_for(max_length if max_length is not None else mapped.get("max_length"))
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
-        self._session = open_session(
+        setup = choose_setup(
             self.bundle,
             precision=precision if precision is not None else mapped.get("precision"),
             backend=compatibility.backend_named(backend),
@@ -95,6 +95,7 @@ class CrossEncoder:
             threads=threads,
             allow_failed=allow_failed,
         )
+        self._streams = Streams(self.bundle, setup)
 
     # -- scoring
 
@@ -214,9 +215,9 @@ class CrossEncoder:
         _check_batch_size(batch_size)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        encoded = (self._encoder.encode(chunk) for chunk in _chunks(pairs))
         with tqdm(total=total, desc="Scoring", unit="pair", disable=not show_progress_bar) as bar:
-            chunks = [self._encoded_logits(self._encoder.encode(chunk), batch_size, bar) for chunk in _chunks(pairs)]
-        return np.concatenate(chunks) if chunks else np.zeros((0, self.num_labels), dtype=np.float32)
+            return self._encoded_logits(encoded, batch_size, bar.update)
 
     def logits_from(
         self, passages: PassageStore, query: str, passage_ids: Sequence[str], *, batch_size: int = 32
@@ -227,13 +228,11 @@ class CrossEncoder:
         if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
             raise InputError("passage_ids is a list of texts, the ids of the store's passages")
         passages.check(self.bundle.tokenizer_sha256, max_length=self.max_length)
-        chunks = [
-            self._encoded_logits(
-                self._encoder.encode_from(passages, query, passage_ids[start : start + CHUNK]), batch_size
-            )
+        encoded = (
+            self._encoder.encode_from(passages, query, passage_ids[start : start + CHUNK])
             for start in range(0, len(passage_ids), CHUNK)
-        ]
-        return np.concatenate(chunks) if chunks else np.zeros((0, self.num_labels), dtype=np.float32)
+        )
+        return self._encoded_logits(encoded, batch_size)
 
     def relevance(self, logits: Floats, activation_fn: Activation | None = None) -> npt.NDArray[np.float32]:
         """Return one score per pair, float32 [n], from logits [n, labels]: the activation of the relevant logit.
@@ -247,13 +246,25 @@ class CrossEncoder:
         relevant = logits[:, label] - logits[:, 1 - label] if self.num_labels == 2 else logits[:, label]
         return apply(activation_fn, relevant) if activation_fn is not None else relevant
 
-    def _encoded_logits(self, encoded: EncodedPairs, batch_size: int, bar: Any = None) -> Floats:
-        logits = np.empty((len(encoded), self.num_labels), dtype=np.float32)
-        for batch in plan(encoded.lengths, batch_size=int(batch_size)).batches(encoded, pad_id=self._pad_id):
-            logits[batch.rows] = self._session.run(batch)
-            if bar is not None:
-                bar.update(len(batch.rows))
-        return logits
+    def _encoded_logits(
+        self, encoded: Iterable[EncodedPairs], batch_size: int, progress: Callable[[int], object] = lambda rows: None
+    ) -> Floats:
+        # A chunk is tokenized while the one before it is computed.
+        logits: list[Floats] = []
+        pending: Pending | None = None
+        try:
+            for chunk in encoded:
+                started = self._streams.start(chunk, batch_size=int(batch_size))
+                before, pending = pending, started
+                if before is not None:
+                    logits.append(before.wait(progress))
+            if pending is not None:
+                logits.append(pending.wait(progress))
+        except BaseException:
+            if pending is not None:
+                pending.cancel()
+            raise
+        return np.concatenate(logits) if logits else np.zeros((0, self.num_labels), dtype=np.float32)
 
     def _scores(self, logits: Floats, activation_fn: Activation | None, *, softmaxed: bool) -> Floats:
         scores = apply(self.activation_fn if activation_fn is None else activation_fn, logits)
@@ -287,26 +298,22 @@ class CrossEncoder:
     @property
     def device(self) -> str:
         """Where the model runs, such as `cpu`."""
-        return self._session.device
+        return self._streams.setup.device
 
     @property
     def precision(self) -> Precision:
         """The precision the model computes in."""
-        return self._session.precision
+        return self._streams.setup.precision
 
     @property
     def backend(self) -> str:
         """The runtime that computes."""
-        return self._session.backend
+        return self._streams.setup.backend
 
     @property
     def threads(self) -> int:
-        """Threads that compute one batch."""
-        return self._session.threads
-
-    @property
-    def _pad_id(self) -> int:
-        return self.bundle.manifest.pad_token_id
+        """Threads that compute, in all."""
+        return self._streams.setup.threads
 
     def _encoder_for(self, max_length: int | None) -> PairEncoder:
         manifest = self.bundle.manifest
@@ -326,7 +333,7 @@ class CrossEncoder:
 
     def close(self) -> None:
         """Free the model. May be called again; scoring afterwards raises BackendError."""
-        self._session.close()
+        self._streams.close()
 
     def __enter__(self) -> "CrossEncoder":
         return self

@@ -5,13 +5,14 @@ import numpy.typing as npt
 import onnxruntime
 
 from .bundle import Bundle
-from .errors import BackendError, BundleError, ShapeError
+from .errors import BackendError, BundleError
 from .plan import Batch
 from .precision import Precision
+from .session import check_length
 
 
 class OnnxRuntimeSession:
-    """The bundle's ONNX file on ONNX Runtime's CPU provider. Several threads may call `run` at once."""
+    """The bundle's ONNX file on ONNX Runtime's CPU provider, whose session serves any number of threads at once."""
 
     backend = "onnxruntime"
     device = "cpu"
@@ -40,14 +41,7 @@ class OnnxRuntimeSession:
         session = self._session
         if session is None:
             raise BackendError("this session is closed; open the bundle again")
-        positions = self._bundle.manifest.max_positions
-        if batch.shape[1] > positions:
-            raise ShapeError(
-                f"a batch of {batch.shape[0]} x {batch.shape[1]} tokens does not fit this model\n"
-                f"  model    {self._bundle.manifest.source.get('id')}, {self.precision.value}\n"
-                f"  accepts  sequence 1..{positions}\n"
-                f"  try      max_length={positions}"
-            )
+        check_length(batch, self._bundle, self.precision)
         feeds = {name: getattr(batch, name) for name in self._inputs}
         return np.asarray(session.run(["logits"], feeds)[0], dtype=np.float32)
 

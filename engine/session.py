@@ -1,19 +1,18 @@
-"""`Session`: an opened model that owns its memory; and `open_session`, which picks the backend."""
+"""`Session`: an opened model that owns its memory; and `Setup`, how a bundle is run here."""
 
-import importlib.metadata
-import importlib.util
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .backends import BACKENDS, backend_version, installed_backends
 from .bundle import Bundle
 from .cpus import usable_cpus
-from .errors import BackendError, BundleError, OptionError
+from .errors import BackendError, BundleError, OptionError, ShapeError
 from .plan import Batch
 from .precision import Precision
-
-BACKENDS = ("onnxruntime",)
+from .tuning import Tuning
 
 
 class Session(Protocol):
@@ -23,6 +22,7 @@ class Session(Protocol):
     device: str
     precision: Precision
     threads: int
+    """Threads that compute one batch."""
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Score one padded batch.
@@ -35,36 +35,41 @@ class Session(Protocol):
         """Free what the session allocated. May be called again."""
 
 
-def choose_precision(bundle: Bundle, asked: str | Precision | None, *, allow_failed: bool = False) -> Precision:
-    """Return the precision to run: FP32 unless another was asked for, `"auto"` included.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How a bundle is run: by which backend, in which precision, on how many processors.
 
-    `"auto"` takes the fastest that passed its parity gate, in the order int8, fp16, fp32, of what a CPU can run.
-    Raises OptionError for an unknown name and BundleError for a precision that the bundle lacks, or that failed its
-    check unless `allow_failed`.
+    `threads` compute in all, in `streams` batches side by side of at most `batch_size` rows. `reason` says in words why
+    this backend.
     """
-    models = bundle.manifest.models
-    if asked is None:
-        return Precision.FP32
-    if asked == "auto":
-        for candidate in (Precision.INT8, Precision.FP32):
-            model = models.get(candidate.value)
-            if model is not None and (model.parity or {}).get("passed"):
-                return candidate
-        return Precision.FP32
-    precision = Precision.parse(asked)
-    if precision is Precision.BF16:
-        raise BackendError("bf16 is not a precision that the installed backends compute in; use fp32")
-    bundle.model_file(precision)
-    parity = models[precision.value].parity
-    if parity is not None and not parity.get("passed") and not allow_failed:
-        raise BundleError(
-            f"the {precision.value} model of {bundle.path} failed its check: parity.{precision.value}.json says why. Export "
-            "it again, or take it as it is with allow_failed=True"
+
+    backend: str
+    precision: Precision
+    threads: int
+    streams: int
+    batch_size: int
+    reason: str
+    device: str = "cpu"
+
+    def open(self, bundle: Bundle, *, threads: int, streams: int) -> Session:
+        """Open a session that computes `streams` batches at once, each by `threads`."""
+        if self.backend == "openvino":
+            from .openvino import OpenVinoSession
+
+            return OpenVinoSession(bundle, precision=self.precision, threads=threads, streams=streams)
+        from .onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)
+
+    def __str__(self) -> str:
+        version = backend_version(self.backend)
+        return (
+            f"{self.precision.value} on {self.backend} {version} ({self.reason}), {self.device}, {self.threads} of "
+            f"{usable_cpus()} usable processors, {self.streams} {'stream' if self.streams == 1 else 'streams'}"
         )
-    return precision
 
 
-def open_session(
+def choose_setup(
     bundle: Bundle,
     *,
     precision: str | Precision | None = None,
@@ -72,11 +77,14 @@ def open_session(
     device: str | None = None,
     threads: int | None = None,
     allow_failed: bool = False,
-) -> Session:
-    """Open the bundle's model on a backend.
+    tuned: bool = True,
+) -> Setup:
+    """Decide how a bundle is run here.
 
-    `threads` defaults to the processors this process may use (affinity and cgroup quota). Raises OptionError for an
-    unknown value and BackendError, saying what to install, when the backend is missing.
+    `backend="auto"` obeys what `crossrt tune` has stored for this bundle and machine, and else takes ONNX Runtime where
+    it is installed, as always without `tuned`. `threads` defaults to the processors this process may use (affinity and
+    cgroup quota). Raises OptionError for an unknown value and BackendError, saying what to install, when the backend is
+    missing.
     """
     if backend not in ("auto", *BACKENDS):
         raise OptionError(f"unknown backend {backend!r}; one of auto, {', '.join(BACKENDS)}")
@@ -89,49 +97,79 @@ def open_session(
         raise OptionError(
             f"threads={threads!r}: give a whole number from 1, or None for all {usable} usable processors"
         )
+    threads = min(threads or usable, usable)
     chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
-    _check_onnxruntime()
-    from .onnxruntime import OnnxRuntimeSession
-
-    return OnnxRuntimeSession(bundle, precision=chosen, threads=min(threads or usable, usable))
-
-
-def explain(
-    bundle: Bundle,
-    *,
-    precision: str | Precision | None = None,
-    backend: str = "auto",
-    device: str | None = None,
-    threads: int | None = None,
-) -> str:
-    """Say in one line what `open_session` would open with these options, and why."""
-    session = open_session(bundle, precision=precision, backend=backend, device=device, threads=threads)
-    session.close()
-    why = {None: "fp32 unless another is asked for", "auto": "the fastest that passed parity"}.get(
-        precision, "asked for"
-    )
-    version = importlib.metadata.version("onnxruntime") if _has_distribution("onnxruntime") else "?"
-    choice = "asked for" if backend != "auto" else "the one backend of this version"
-    return (
-        f"{session.precision.value} ({why}) on {session.backend} {version} ({choice}), {session.device}, "
-        f"{session.threads} of {usable_cpus()} usable processors"
-    )
-
-
-def _check_onnxruntime() -> None:
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _has_distribution(name)]
-    if len(installed) == 2:
+    able = BACKENDS if chosen is not Precision.BF16 else ("openvino",)
+    if backend not in ("auto", *able):
+        raise BackendError(f"{backend} does not compute in {chosen.value} on a CPU; use backend={able[0]!r}")
+    present = installed_backends()
+    missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
+    if backend != "auto" and missing:
+        raise BackendError(f'{backend} is not installed: pip install "crossrt[cpu]"')
+    if len(missing) == len(able):
         raise BackendError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            'uninstall both, then install one of "crossrt[cpu]" and onnxruntime-gpu'
+            'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
+            if able == BACKENDS
+            else f'{chosen.value} needs {able[0]}, which is not installed: pip install "crossrt[cpu]"'
         )
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise BackendError('no backend is installed; on a CPU: pip install "crossrt[cpu]"')
+    stored = Tuning.stored(bundle, chosen, threads) if tuned and backend == "auto" else None
+    if stored is not None and stored.backend in able and stored.backend in present:
+        return Setup(
+            backend=stored.backend,
+            precision=chosen,
+            threads=threads,
+            streams=min(stored.streams, threads),
+            batch_size=stored.batch_size,
+            reason="the fastest that crossrt tune measured here",
+        )
+    found = backend if backend != "auto" else next(name for name in able if name in present)
+    return Setup(
+        backend=found,
+        precision=chosen,
+        threads=threads,
+        streams=threads,
+        batch_size=32,
+        reason="asked for" if backend != "auto" else "not tuned; crossrt tune measures what is fastest",
+    )
 
 
-def _has_distribution(name: str) -> bool:
-    try:
-        importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def choose_precision(bundle: Bundle, asked: str | Precision | None, *, allow_failed: bool = False) -> Precision:
+    """Return the precision to run: FP32 unless another was asked for, `"auto"` included.
+
+    `"auto"` takes the fastest that passed its parity gate, in the order int8, fp32, of what a CPU can run. BF16 is the
+    FP32 file computed in BF16. Raises OptionError for an unknown name and BundleError for a precision that the bundle
+    lacks, or that failed its check unless `allow_failed`.
+    """
+    models = bundle.manifest.models
+    if asked is None:
+        return Precision.FP32
+    if asked == "auto":
+        for candidate in (Precision.INT8, Precision.FP32):
+            model = models.get(candidate.value)
+            if model is not None and (model.parity or {}).get("passed"):
+                return candidate
+        return Precision.FP32
+    precision = Precision.parse(asked)
+    if precision is Precision.BF16:
+        bundle.model_file(Precision.FP32)
+        return precision
+    bundle.model_file(precision)
+    parity = models[precision.value].parity
+    if parity is not None and not parity.get("passed") and not allow_failed:
+        raise BundleError(
+            f"the {precision.value} model of {bundle.path} failed its check: parity.{precision.value}.json says why. Export "
+            "it again, or take it as it is with allow_failed=True"
+        )
+    return precision
+
+
+def check_length(batch: Batch, bundle: Bundle, precision: Precision) -> None:
+    """Raise ShapeError, saying what fits, for a batch longer than the model's positions."""
+    positions = bundle.manifest.max_positions
+    if batch.shape[1] > positions:
+        raise ShapeError(
+            f"a batch of {batch.shape[0]} x {batch.shape[1]} tokens does not fit this model\n"
+            f"  model    {bundle.manifest.source.get('id')}, {precision.value}\n"
+            f"  accepts  sequence 1..{positions}\n"
+            f"  try      max_length={positions}"
+        )

@@ -206,6 +206,41 @@ def test_rerank_from_a_prepared_store_writes_the_same_run(bundle: Path, files: d
     assert "holds no passage 'p99'" in absent.stderr
 
 
+def test_tune_measures_what_is_installed_and_what_opens_next_obeys_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "not tuned; crossrt tune measures what is fastest" in crossrt("info", bundle).stdout
+    tuned = crossrt("tune", bundle)
+    assert tuned.returncode == 0, tuned.stderr
+    rows = tuned.stdout.splitlines()
+    assert {row.split()[0] for row in rows[1:]} == {"onnxruntime", "openvino"}
+    [kept] = [row.split() for row in rows if "<- kept" in row]
+    [file] = (tmp_path / ".cache/crossrt/tunings").iterdir()
+    assert str(file) in tuned.stderr
+    stored = json.loads(file.read_text())["tuning"]
+    assert [stored["backend"], str(stored["streams"]), str(stored["batch_size"])] == kept[:3]
+    shown = crossrt("info", bundle).stdout
+    assert f"fp32 on {kept[0]}" in shown
+    assert "the fastest that crossrt tune measured here" in shown
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("no tab here\n")
+    failed = crossrt("tune", bundle, "--pairs", pairs)
+    assert failed.returncode == 1
+    assert "pairs.tsv, line 1" in failed.stderr
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="taskset is not installed")
+def test_a_process_bound_to_one_processor_uses_one(bundle: Path) -> None:
+    command = ["taskset", "-c", "0", sys.executable, "-m", "crossrt"]
+    shown = subprocess.run([*command, "info", bundle], capture_output=True, text=True, check=True).stdout
+    assert "1 of 1 usable processors, 1 stream" in shown
+    ranked = subprocess.run(
+        [*command, "rank", bundle, "river", "-"], input="\n".join(PASSAGES), capture_output=True, text=True, check=True
+    )
+    assert ranked.stdout.count("\n") == 1 + len(PASSAGES)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -298,13 +298,13 @@ def test_a_local_bundle_opens_where_the_hub_library_is_missing(bundle: Path) -> 
 
 
 def test_without_a_backend_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.session.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("crossrt.engine.backends.importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r'pip install "crossrt\[cpu\]"'):
         CrossEncoder(bundle)
 
 
 def test_two_onnx_runtimes_at_once_are_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.session._has_distribution", lambda name: True)
+    monkeypatch.setattr("crossrt.engine.backends._has_distribution", lambda name: True)
     with pytest.raises(BackendError, match="both installed and overwrite each other"):
         CrossEncoder(bundle)
 

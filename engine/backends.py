@@ -1,0 +1,35 @@
+"""The backends crossrt knows, and which of them are installed. Nothing is imported to find out."""
+
+import importlib.metadata
+import importlib.util
+
+from .errors import BackendError
+
+BACKENDS = ("onnxruntime", "openvino")
+DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
+
+
+def installed_backends() -> tuple[str, ...]:
+    """Return the backends that can be imported. Raises BackendError when two packages overwrite each other's files."""
+    if all(_has_distribution(name) for name in DISTRIBUTIONS["onnxruntime"]):
+        raise BackendError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            'uninstall both, then install one of "crossrt[cpu]" and onnxruntime-gpu'
+        )
+    return tuple(name for name in BACKENDS if importlib.util.find_spec(name) is not None)
+
+
+def backend_version(backend: str) -> str:
+    """Return the installed version of a backend, or `?`."""
+    for name in DISTRIBUTIONS[backend]:
+        if _has_distribution(name):
+            return importlib.metadata.version(name)
+    return "?"
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

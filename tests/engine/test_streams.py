@@ -1,0 +1,230 @@
+"""Batches side by side: never more than there are processors, and the same scores however they are cut."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossrt.engine import streams
+from crossrt.engine.bundle import Bundle
+from crossrt.engine.cpus import Cores
+from crossrt.engine.cross_encoder import CrossEncoder
+from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.errors import BackendError
+from crossrt.engine.plan import Batch
+from crossrt.engine.precision import Precision
+from crossrt.engine.session import Setup
+from crossrt.engine.streams import Streams
+from crossrt.engine.template import EncodedPairs
+
+
+class Counting:
+    """A session whose logit is a pair's number of tokens, and that counts what runs at once."""
+
+    backend, device, precision = "counting", "cpu", Precision.FP32
+    lock = threading.Lock()
+    busy = most = 0
+    fails_at = -1
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.closed = False
+
+    def run(self, batch: Batch) -> Any:
+        with Counting.lock:
+            Counting.busy += self.threads
+            Counting.most = max(Counting.most, Counting.busy)
+        time.sleep(0.002)
+        with Counting.lock:
+            Counting.busy -= self.threads
+        if batch.shape[1] == Counting.fails_at:
+            raise MemoryError("no memory for this batch")
+        return batch.attention_mask.sum(axis=1, keepdims=True).astype(np.float32)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
+    """The sessions that were opened, on a machine of four processors."""
+    found: list[Counting] = []
+
+    def open_counting(self: Setup, bundle: Bundle, *, threads: int, streams: int) -> Counting:
+        found.append(Counting(threads))
+        return found[-1]
+
+    monkeypatch.setattr(Setup, "open", open_counting)
+    monkeypatch.setattr(streams, "CORES", Cores(4))
+    Counting.busy = Counting.most = 0
+    Counting.fails_at = -1
+    return found
+
+
+@pytest.fixture
+def make(bundle: Path, opened: list[Counting]) -> Iterator[Callable[..., Streams]]:
+    made: list[Streams] = []
+
+    def make(streams: int = 4, batch_size: int = 32) -> Streams:
+        setup = Setup(
+            backend="counting",
+            precision=Precision.FP32,
+            threads=4,
+            streams=streams,
+            batch_size=batch_size,
+            reason="a test",
+        )
+        made.append(Streams(Bundle.open(bundle), setup))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def pairs_of(lengths: list[int]) -> EncodedPairs:
+    tokens = sum(lengths)
+    return EncodedPairs(
+        ids=np.ones(tokens, dtype=np.int32),
+        type_ids=np.zeros(tokens, dtype=np.uint8),
+        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+    )
+
+
+LENGTHS = [int(length) for length in np.random.default_rng(3).integers(4, 60, 200)]
+
+
+def test_scores_come_back_in_the_order_of_the_pairs(make: Callable[..., Streams]) -> None:
+    made = make()
+    seen: list[int] = []
+    logits = made.start(pairs_of(LENGTHS), batch_size=16).wait(seen.append)
+    assert logits.ravel().tolist() == LENGTHS
+    assert sum(seen) == len(LENGTHS)
+    assert max(seen) <= 16
+    assert made.start(pairs_of([]), batch_size=16).wait().shape == (0, 1)
+
+
+def test_two_models_together_keep_no_more_in_flight_than_there_are_processors(make: Callable[..., Streams]) -> None:
+    models = [make(), make(), make(streams=1)]
+    pending = [model.start(pairs_of(LENGTHS), batch_size=8) for model in models for _ in range(2)]
+    for each in pending:
+        assert each.wait().ravel().tolist() == LENGTHS
+    assert Counting.most == 4
+
+
+def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
+    make: Callable[..., Streams], opened: list[Counting]
+) -> None:
+    made = make()
+    seen: list[int] = []
+    made.start(pairs_of([50] * 8), batch_size=32).wait(seen.append)
+    assert seen == [2, 2, 2, 2]
+    assert [session.threads for session in opened] == [1]
+    assert made.start(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
+    made.start(pairs_of([9]), batch_size=32).wait()
+    assert [session.threads for session in opened] == [1, 4]  # opened once, when it was needed
+    assert Counting.most == 4
+
+
+def test_an_error_calls_off_what_has_not_begun_and_leaves_the_model_usable(make: Callable[..., Streams]) -> None:
+    made = make()
+    Counting.fails_at = max(LENGTHS)
+    with pytest.raises(MemoryError, match="no memory for this batch"):
+        made.start(pairs_of(LENGTHS), batch_size=1).wait()
+    assert Counting.busy == 0
+    Counting.fails_at = -1
+    assert made.start(pairs_of([5, 6, 7, 8]), batch_size=1).wait().ravel().tolist() == [5, 6, 7, 8]
+
+
+def test_closing_waits_frees_both_sessions_and_refuses_more(
+    make: Callable[..., Streams], opened: list[Counting]
+) -> None:
+    made = make()
+    made.start(pairs_of([9]), batch_size=1).wait()
+    made.close()
+    made.close()
+    assert [session.closed for session in opened] == [True, True]
+    with pytest.raises(BackendError, match="this model is closed"):
+        made.start(pairs_of([9] * 9), batch_size=1)
+
+
+def test_one_that_wants_all_processors_is_not_passed_over() -> None:
+    cores = Cores(2)
+    order: list[str] = []
+    first, stop = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cores.taken(1):
+            first.set()
+            stop.wait()
+
+    def take(name: str, wanted: int) -> None:
+        with cores.taken(wanted):
+            order.append(name)
+
+    threads = [threading.Thread(target=hold)]
+    threads[0].start()
+    first.wait()
+    for name, wanted in (("all", 99), ("one", 1)):
+        threads.append(threading.Thread(target=take, args=(name, wanted)))
+        threads[-1].start()
+        while len(cores._waiting) < len(threads) - 1:
+            time.sleep(0.001)
+    assert order == []  # one processor is free, but who came first waits for two
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["all", "one"]
+
+
+def test_requests_of_many_threads_each_get_their_own_scores(bundle: Path) -> None:
+    pairs = [(f"river {number}", "city " * (number % 23)) for number in range(60)]
+    with CrossEncoder(bundle) as model:
+        expected = model.predict(pairs)
+        results: dict[int, Any] = {}
+
+        def score(number: int) -> None:
+            results[number] = model.predict(pairs[number:] + pairs[:number])
+
+        threads = [threading.Thread(target=score, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for number, scores in results.items():
+        np.testing.assert_allclose(scores, np.concatenate([expected[number:], expected[:number]]), atol=2e-6)
+
+
+def test_nothing_spins_when_idle(bundle: Path) -> None:
+    with CrossEncoder(bundle) as model:
+        model.predict([("river", "city")] * 50)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.1
+
+
+def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
+    bundle: Path, opened: list[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.engine.cross_encoder.CHUNK", 10)
+    events: list[str] = []
+    encode, run = PairEncoder.encode, Counting.run
+
+    def noted_encode(self: PairEncoder, chunk: Any) -> EncodedPairs:
+        events.append("tokenize")
+        return encode(self, chunk)
+
+    def noted_run(self: Counting, batch: Batch) -> Any:
+        time.sleep(0.05)
+        events.append("computed")
+        return run(self, batch)
+
+    monkeypatch.setattr(PairEncoder, "encode", noted_encode)
+    monkeypatch.setattr(Counting, "run", noted_run)
+    with CrossEncoder(bundle) as model:
+        model.logits([("river", "city")] * 30)
+    assert events[:2] == ["tokenize", "tokenize"]
