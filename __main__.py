@@ -24,9 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Precision = Annotated[str | None, typer.Option(help="fp32, fp16, int8, or auto: the fastest that passed parity.")]
-Backend = Annotated[str, typer.Option(help="auto or onnxruntime.")]
-Device = Annotated[str | None, typer.Option(help="cpu.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, int8, or auto: the fastest that passed parity.")]
+Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or tensorrt.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU that can, else the CPU.")]
 Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest pair in tokens; the model's own unless given.")]
 BatchSize = Annotated[int, typer.Option(help="Most pairs computed together.")]
@@ -93,6 +93,9 @@ def export(
     activation: Annotated[
         str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, ...")
     ] = None,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Build TensorRT engines too, for the GPU that is here.")
+    ] = False,
     pairs: PairsFile = None,
     queries: QueriesFile = None,
     passages: PassagesFile = None,
@@ -114,6 +117,11 @@ def export(
     if exporter not in ("auto", "crossrt", "optimum", "existing"):
         raise OptionError(f"unknown exporter {exporter!r}; one of auto, crossrt, optimum, existing")
     check_target(out, force=force)
+    if tensorrt:
+        _need_export()
+        from .export.engines import here
+
+        here()  # what is missing is better known before the export than after
     directory, revision = _checkpoint_directory(
         source, revision, token, cache_folder, local_files_only, onnx=exporter == "existing"
     )
@@ -169,7 +177,26 @@ def export(
     )
     for report in reports:
         _say(str(report))
+    if tensorrt:
+        bundle = _with_engines(bundle, precisions, calibration.pairs if calibration else user_pairs)
     _say(f"{bundle.path}: {_size(bundle.path)}")
+
+
+@app.command(epilog="Example:  crossrt engines minilm-l6 --precision fp16,int8 --pairs pairs.tsv")
+def engines(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    precision: Annotated[str, typer.Option(help="Precisions to build, as fp16,int8.")] = "fp16",
+    pairs: Annotated[
+        Path | None, typer.Option(help="Real pairs, `query <tab> passage` lines, whose lengths kernels are chosen for.")
+    ] = None,
+) -> None:
+    """Build TensorRT engines of a bundle for the GPU that is here, check them on it, and put them into the bundle."""
+    from .engine.bundle import Bundle
+    from .export.engines import here
+
+    here()
+    precisions = [Precisions.parse(name.strip()) for name in precision.split(",")]
+    _with_engines(Bundle.open(bundle), precisions, _user_pairs(pairs, None, None, None, None))
 
 
 @app.command(
@@ -327,6 +354,77 @@ def rerank(
     print(f"{out}: {len(candidates)} queries, {total} passages", file=sys.stderr)
 
 
+@app.command(
+    epilog="Examples:  crossrt evaluate minilm-l6 --precision fp32,int8 --queries q.tsv --passages p.tsv --run bm25.trec "
+    "--qrels qrels.txt --out quality  |  crossrt evaluate minilm-l6 --dataset beir/scifact/test --out scifact"
+)
+def evaluate(
+    bundles: Annotated[list[str], typer.Argument(help="Bundles, checkpoint directories or hub ids.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Directory for runs, measures of every query and result.json; goes on with what is there."),
+    ],
+    dataset: Annotated[str | None, typer.Option(help="An id of ir_datasets, as msmarco-passage/dev/small,")] = None,
+    queries: Annotated[Path | None, typer.Option(help="or files: `id <tab> query` lines,")] = None,
+    passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
+    store: Annotated[Path | None, typer.Option(help="or what `crossrt prepare` made of them,")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="and TREC qrels.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="The TREC run to rerank; the data set's own candidates if none, or else a BM25 run made here."
+        ),
+    ] = None,
+    bm25: Annotated[
+        bool, typer.Option("--bm25", help="Make a BM25 run also where the data set has candidates.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="Precisions of every bundle, as fp32,int8.")] = "fp32",
+    measures: Annotated[str, typer.Option(help="As ir_measures names them.")] = "nDCG@10 RR@10 AP R@100",
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="What the others are compared with: BUNDLE.PRECISION, the first if none, or candidates."),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Rerank the best K candidates of each query; all if none, 100 of a BM25 run.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, for a try-out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start anew: throw away the runs that are there.")] = False,
+    batch_size: BatchSize = 32,
+    backend: Backend = "auto",
+    device: Device = None,
+    threads: Threads = None,
+    max_length: MaxLength = None,
+) -> None:
+    """Measure how well bundles rank: each in each precision, beside the candidates as they came, with intervals."""
+    from .evaluation.collection import Collection, open_passages
+    from .evaluation.dataset import collection_of_dataset
+    from .evaluation.evaluate import evaluate, opened_folder
+    from .evaluation.measures import Measures
+    from .evaluation.system import Options, systems_of
+
+    parsed = Measures.parse(measures)
+    options = Options(backend=backend, device=device, threads=threads, max_length=max_length, batch_size=batch_size)
+    systems = systems_of(bundles, [name.strip() for name in precision.split(",")], options)
+    if dataset is not None and (queries or passages or qrels):
+        raise OptionError(
+            "give --dataset, or --queries, --passages and --qrels, not both; --run and --store go with each"
+        )
+    choice: dict[str, Any] = {"folder": out, "run": run, "depth": depth, "limit": limit, "progress": _for_a_person()}
+    with opened_folder(out):
+        if dataset is not None:
+            collection = collection_of_dataset(dataset, store=store, bm25=bm25, **choice)
+        elif queries is not None and qrels is not None:
+            opened = open_passages(passages, store, progress=_for_a_person())
+            collection = Collection.from_files(queries=queries, qrels=qrels, passages=opened, **choice)
+        else:
+            raise OptionError("give --dataset ID, or --queries, --qrels and one of --passages and --store")
+        result = evaluate(
+            systems, collection, out, measures=parsed, baseline=baseline, restart=force, progress=_for_a_person()
+        )
+    _say(str(result))
+    print(f"{out}: runs, queries.jsonl and result.json", file=sys.stderr)
+
+
 @app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")
 def prepare(
     bundle: Annotated[Path, typer.Argument(help="A bundle; every model with its tokenizer can use the store.")],
@@ -375,7 +473,7 @@ def tune(
     from .engine.typical_pairs import typical_pairs
 
     opened = Bundle.open(bundle)
-    setup = choose_setup(opened, precision=precision, threads=threads, tuned=False)
+    setup = choose_setup(opened, precision=precision, device="cpu", threads=threads, tuned=False)
     texts = (
         _user_pairs(pairs, None, None, None, 100)
         if pairs is not None
@@ -512,6 +610,17 @@ def _need_export() -> None:
 
     if not can_export():
         raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
+
+
+def _with_engines(bundle: Any, precisions: Any, pairs: Any) -> Any:
+    from .engine.encoding import PairEncoder
+    from .export.engines import add_engines
+
+    encoder = PairEncoder.from_file(bundle.tokenizer_file, max_length=bundle.manifest.max_length)
+    bundle, checks = add_engines(bundle, precisions, lengths=encoder.encode(pairs).lengths if pairs else None)
+    for check in checks:
+        _say(str(check))
+    return bundle
 
 
 def _user_pairs(

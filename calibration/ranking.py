@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from .change import Change
 from .judging_set import JudgingSet
 
 MEASURES = ("nDCG@10", "RR@10")
-RESAMPLES = 10_000
 
 Scores = npt.NDArray[np.float32]
 
@@ -31,34 +31,6 @@ def top_overlap(reference: Scores, candidate: Scores, depth: int = 10) -> float:
     depth = min(depth, len(reference))
     best = [set(np.argsort(-scores, kind="stable")[:depth].tolist()) for scores in (reference, candidate)]
     return len(best[0] & best[1]) / depth if depth else 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A measure's mean over the queries, by the reference and by the candidate.
-
-    `low` and `high` are the 95 % interval of candidate - reference, by a paired bootstrap over the queries.
-    """
-
-    reference: float
-    candidate: float
-    low: float
-    high: float
-
-    @property
-    def difference(self) -> float:
-        """Candidate - reference."""
-        return self.candidate - self.reference
-
-    @classmethod
-    def of(cls, reference: npt.ArrayLike, candidate: npt.ArrayLike) -> "Change":
-        """Compare two arrays [queries]."""
-        before, after = np.asarray(reference, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
-        differences = after - before
-        # The percentile bootstrap of Efron (1979), resampled with a fixed seed so that a report can be made again.
-        drawn = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
-        low, high = np.quantile(differences[drawn].mean(axis=1), (0.025, 0.975))
-        return cls(reference=float(before.mean()), candidate=float(after.mean()), low=float(low), high=float(high))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,7 @@ class AutoModelForSequenceClassification:
         mask = np.ones_like(ids) if attention_mask is None else _integers(attention_mask, "attention_mask", ids.shape)
         types = np.zeros_like(ids) if token_type_ids is None else _integers(token_type_ids, "token_type_ids", ids.shape)
         batch = Batch(input_ids=ids, attention_mask=mask, token_type_ids=types, rows=np.arange(len(ids)))
-        logits = self._model._streams.run(batch)
+        logits = self._model._scorer.run(batch)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(input_ids, torch.Tensor):
             return SequenceClassifierOutput(torch.from_numpy(logits))

@@ -6,7 +6,15 @@ import importlib.util
 from .errors import BackendError
 
 BACKENDS = ("onnxruntime", "openvino")
-DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
+"""Those of a CPU."""
+GPU_BACKENDS = ("tensorrt", "onnxruntime")
+"""Those of a GPU, the faster first."""
+DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt-rtx",),
+}
 
 
 def installed_backends() -> tuple[str, ...]:
@@ -25,6 +33,12 @@ def backend_version(backend: str) -> str:
         if _has_distribution(name):
             return importlib.metadata.version(name)
     return "?"
+
+
+def has_cuda() -> bool:
+    """Tell whether the ONNX Runtime that is installed was built for CUDA, and bindings to CUDA are there."""
+    bindings = importlib.util.find_spec("cuda") is not None or importlib.util.find_spec("pycuda") is not None
+    return bindings and _has_distribution("onnxruntime-gpu")
 
 
 def _has_distribution(name: str) -> bool:

@@ -4,6 +4,7 @@ manifest.json      what it is, where it came from, and size and sha256 of every 
 tokenizer.json     with the checkpoint's own truncation and padding removed
 model.fp32.onnx    the plain graph; further precisions lie beside it
 parity.fp32.json   the report of the parity check that let it be published
+*.engine           TensorRT engines, each for one kind of GPU and one version
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import BundleError
+from .engine_file import EngineFile
+from .errors import BundleError, OptionError
 from .precision import Precision
 
 SCHEMA = 1
@@ -57,6 +59,7 @@ class Manifest:
     inputs: Mapping[str, str]
     models: Mapping[str, BundleModel]
     files: tuple[BundleFile, ...] = ()
+    engines: tuple[EngineFile, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -80,8 +83,9 @@ class Manifest:
         try:
             models = {name: BundleModel(**model) for name, model in fields.pop("models").items()}
             files = tuple(BundleFile(**file) for file in fields.pop("files"))
-            manifest = cls(**fields, models=models, files=files)
-        except (KeyError, TypeError, AttributeError) as error:
+            engines = tuple(EngineFile.from_json(engine) for engine in fields.pop("engines", ()))
+            manifest = cls(**fields, models=models, files=files, engines=engines)
+        except (KeyError, TypeError, AttributeError, OptionError) as error:
             raise BundleError(f"{where} does not have the fields of schema {SCHEMA} ({error}); export again") from error
         manifest._check(where)
         return manifest
@@ -89,7 +93,11 @@ class Manifest:
     def _check(self, where: Path) -> None:
         names = {file.name for file in self.files}
         # A name with a folder in it could point outside the bundle.
-        for name in [*names, *(model.file for model in self.models.values())]:
+        for name in [
+            *names,
+            *(model.file for model in self.models.values()),
+            *(engine.file for engine in self.engines),
+        ]:
             if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..", MANIFEST):
                 raise BundleError(f"{where} lists the file name {name!r}; a bundle holds plain file names alone")
         for precision, model in self.models.items():
@@ -97,6 +105,9 @@ class Manifest:
                 raise BundleError(f"{where} holds a model of unknown precision {precision!r}")
             if model.file not in names:
                 raise BundleError(f"{where} names {model.file} for {precision} but does not list that file")
+        for engine in self.engines:
+            if engine.file not in names:
+                raise BundleError(f"{where} has the engine {engine.file} but does not list that file")
         whole = (self.labels, self.max_length, self.max_positions, self.relevant_label, self.pad_token_id)
         if not all(isinstance(number, int) for number in whole) or self.labels < 1:
             raise BundleError(f"{where}: labels, lengths and label numbers are whole numbers, got {whole}")
@@ -150,7 +161,11 @@ class Bundle:
     @property
     def tokenizer_sha256(self) -> str:
         """What a store of prepared passages knows its tokenizer by, in hex."""
-        return next(file.sha256 for file in self.manifest.files if file.name == TOKENIZER)
+        return self.sha256(TOKENIZER)
+
+    def sha256(self, name: str) -> str:
+        """What the manifest says of a file, in hex."""
+        return next(file.sha256 for file in self.manifest.files if file.name == name)
 
     def _check_files(self, verify: bool) -> None:
         for file in self.manifest.files:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +21,17 @@ def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
         count = os.cpu_count() or 1
     quota = _quota(cgroup_root)
     return max(1, min(count, math.ceil(quota)) if quota else count)
+
+
+def processor() -> str:
+    """Return the processor's name and all that it can do, as text to compare."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    # The flags too: a hypervisor may hide some of a processor's instructions.
+    kept = dict.fromkeys(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    return "; ".join(" ".join(line.split()) for line in kept)
 
 
 def _quota(root: Path) -> float | None:
@@ -44,7 +56,11 @@ class Cores:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._free = count
+        self.free_all()
+
+    def free_all(self) -> None:
+        """Forget who computes and who waits, as a forked process must: those threads are its parent's."""
+        self._free = self.count
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -71,3 +87,6 @@ class Cores:
 
 CORES = Cores(usable_cpus())
 """The processors of this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=CORES.free_all)

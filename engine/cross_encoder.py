@@ -18,9 +18,10 @@ from .errors import InputError, OptionError
 from .pairs import check_text, checked_pair, checked_pairs, is_single
 from .passages import PassageStore
 from .precision import Precision
+from .scorer import Scorer, open_scorer
 from .session import choose_setup
 from .source import bundle_from_source
-from .streams import Pending, Streams
+from .streams import Pending
 from .template import EncodedPairs
 
 logger = logging.getLogger("crossrt")
@@ -34,7 +35,8 @@ class CrossEncoder:
 
     `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
     `precision` None is FP32 and never changes scores behind your back; `"auto"` takes the fastest that passed its
-    parity check; `allow_failed` opens one that did not. `threads` defaults to the processors this process may use.
+    parity check; `allow_failed` opens one that did not. `device` is `cpu`, `cuda` or `cuda:1`, `devices` several GPUs; None
+    takes the first GPU that can run the bundle, and else the CPU. `threads` defaults to the processors this process may use.
     `num_labels`, when given, must be the model's. Several threads may call `predict` and `rank` at once. Use `with`, or
     `close()`, to free the model.
 
@@ -47,6 +49,7 @@ class CrossEncoder:
         model_name_or_path: str | PathLike[str] | None = None,
         *,
         device: Any = None,
+        devices: Sequence[str] | None = None,
         precision: str | Precision | None = None,
         backend: str = "auto",
         max_length: int | None = None,
@@ -91,11 +94,11 @@ class CrossEncoder:
             self.bundle,
             precision=precision if precision is not None else mapped.get("precision"),
             backend=compatibility.backend_named(backend),
-            device=None if device is None else str(device),
+            device=_device_names(device if devices is None else devices),
             threads=threads,
             allow_failed=allow_failed,
         )
-        self._streams = Streams(self.bundle, setup)
+        self._scorer: Scorer = open_scorer(self.bundle, setup)
 
     # -- scoring
 
@@ -254,7 +257,7 @@ class CrossEncoder:
         pending: Pending | None = None
         try:
             for chunk in encoded:
-                started = self._streams.start(chunk, batch_size=int(batch_size))
+                started = self._scorer.start(chunk, batch_size=int(batch_size))
                 before, pending = pending, started
                 if before is not None:
                     logits.append(before.wait(progress))
@@ -298,22 +301,22 @@ class CrossEncoder:
     @property
     def device(self) -> str:
         """Where the model runs, such as `cpu`."""
-        return self._streams.setup.device
+        return self._scorer.setup.device
 
     @property
     def precision(self) -> Precision:
         """The precision the model computes in."""
-        return self._streams.setup.precision
+        return self._scorer.setup.precision
 
     @property
     def backend(self) -> str:
         """The runtime that computes."""
-        return self._streams.setup.backend
+        return self._scorer.setup.backend
 
     @property
     def threads(self) -> int:
         """Threads that compute, in all."""
-        return self._streams.setup.threads
+        return self._scorer.setup.threads
 
     def _encoder_for(self, max_length: int | None) -> PairEncoder:
         manifest = self.bundle.manifest
@@ -333,13 +336,20 @@ class CrossEncoder:
 
     def close(self) -> None:
         """Free the model. May be called again; scoring afterwards raises BackendError."""
-        self._streams.close()
+        self._scorer.close()
 
     def __enter__(self) -> "CrossEncoder":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _device_names(device: Any) -> str | list[str] | None:
+    """A torch.device too goes by its name."""
+    if device is None:
+        return None
+    return [str(each) for each in device] if isinstance(device, (list, tuple)) else str(device)
 
 
 def _check_batch_size(batch_size: Any) -> None:

@@ -11,12 +11,13 @@
     ├── BundleError       a bundle that is missing, altered, of a newer schema, or in the way
     ├── StoreError        a store of prepared passages that cannot be used, or lacks a passage
     ├── BackendError      a runtime that is not installed, or cannot do what is asked
+    │   └── CudaError     a CUDA call that failed; carries CUDA's name for it
     └── ParityError       an export whose scores differ from the reference; carries the report
 
 A message says what happened, what is allowed and what to do.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 
 class CrossrtError(Exception):
@@ -61,6 +62,25 @@ class StoreError(CrossrtError):
 
 class BackendError(CrossrtError):
     """A runtime that is not installed, or cannot do what is asked."""
+
+
+class CudaError(BackendError):
+    """A CUDA call that failed: CUDA's `name` of the failure, and what to do about it."""
+
+    HINTS: ClassVar = {
+        "OUT_OF_MEMORY": "the device has no memory left: close what else uses it, or lower --workspace, lanes or the profiles",
+        "NO_DEVICE": "there is no NVIDIA GPU that this process may use; look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+        "INVALID_DEVICE": "there is no such device; nvidia-smi lists them, counted from 0",
+        "SYSTEM_DRIVER_MISMATCH": "driver and CUDA libraries do not fit; install a newer driver, or restart after an update",
+        "ILLEGAL_ADDRESS": "the device's context is lost; open the model in a new process",
+        "LAUNCH_FAILED": "the device's context is lost; open the model in a new process",
+        "ECC_UNCORRECTABLE": "the device's memory is damaged; look at nvidia-smi -q",
+    }
+
+    def __init__(self, name: str, said: str = "") -> None:
+        hint = self.HINTS.get(name.removeprefix("CUDA_ERROR_"), "nvidia-smi shows the device's state")
+        super().__init__(f"{said or name}: {hint}")
+        self.name = name
 
 
 class ParityError(CrossrtError):

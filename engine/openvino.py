@@ -1,16 +1,24 @@
 """OpenVINO sessions."""
 
+import io
+import logging
 import queue
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino
 
 from .bundle import Bundle
+from .compiled import CompiledModels
+from .cpus import processor
 from .errors import BackendError, BundleError
 from .plan import Batch
 from .precision import Precision
 from .session import check_length
+
+logger = logging.getLogger("crossrt")
 
 KERNELS = 256
 """Compiled kernels kept, a few for each shape that was met: OpenVINO keeps 5,000, which grows with every new shape."""
@@ -44,13 +52,7 @@ class OpenVinoSession:
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
         }
-        try:
-            compiled = core.compile_model(core.read_model(path), "CPU", properties)
-        except Exception as error:  # OpenVINO raises bare RuntimeError, for files and for properties
-            raise BundleError(
-                f"{path} cannot be opened by OpenVINO {openvino.__version__} ({error}); "
-                "check the bundle with: crossrt info --verify"
-            ) from error
+        compiled, memory = _compiled(core, path, bundle.sha256(path.name), properties)
         self._inputs = tuple(field.any_name for field in compiled.inputs)
         unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:
@@ -58,6 +60,7 @@ class OpenVinoSession:
         self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
+        self._memory = memory  # last, so that it is freed after the requests
         self._closed = False
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
@@ -77,3 +80,33 @@ class OpenVinoSession:
         """See `Session.close`."""
         self._closed = True
         self._requests = queue.SimpleQueue()
+
+
+def _compiled(
+    core: openvino.Core, path: Path, sha256: str, properties: dict[str, Any]
+) -> tuple[openvino.CompiledModel, openvino.Tensor | None]:
+    """Open what an earlier process has compiled of this file with these properties, or compile it and keep that.
+
+    Returns the memory too that the model computes from, and must outlive it: OpenVINO holds no reference. Bytes that it
+    did not write make it crash, so what was kept is checked before.
+    """
+    kept = CompiledModels.of_user()
+    key = {"model": sha256, "openvino": openvino.get_version(), "processor": processor(), **properties}
+    found = kept.load(key)
+    if found is not None:
+        try:
+            memory = openvino.Tensor(np.frombuffer(found, dtype=np.uint8), shared_memory=True)
+            return core.import_model(memory, "CPU", properties), memory
+        except RuntimeError as error:
+            logger.warning("OpenVINO cannot open what it compiled of %s (%s), and compiles it again", path, error)
+    try:
+        compiled = core.compile_model(core.read_model(path), "CPU", properties)
+    except Exception as error:  # OpenVINO raises bare RuntimeError, for files and for properties
+        raise BundleError(
+            f"{path} cannot be opened by OpenVINO {openvino.__version__} ({error}); "
+            "check the bundle with: crossrt info --verify"
+        ) from error
+    content = io.BytesIO()
+    compiled.export_model(content)
+    kept.store(key, content.getbuffer())
+    return compiled, None

@@ -1,12 +1,13 @@
 """`Session`: an opened model that owns its memory; and `Setup`, how a bundle is run here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .backends import BACKENDS, backend_version, installed_backends
+from .backends import BACKENDS, GPU_BACKENDS, backend_version, installed_backends
 from .bundle import Bundle
 from .cpus import usable_cpus
 from .errors import BackendError, BundleError, OptionError, ShapeError
@@ -49,7 +50,12 @@ class Setup:
     streams: int
     batch_size: int
     reason: str
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cpu`, `cuda:0`, or several, with commas."""
+        return ", ".join(self.devices)
 
     def open(self, bundle: Bundle, *, threads: int, streams: int) -> Session:
         """Open a session that computes `streams` batches at once, each by `threads`."""
@@ -63,6 +69,8 @@ class Setup:
 
     def __str__(self) -> str:
         version = backend_version(self.backend)
+        if self.devices != ("cpu",):
+            return f"{self.precision.value} on {self.backend} {version} ({self.reason}), {self.device}"
         return (
             f"{self.precision.value} on {self.backend} {version} ({self.reason}), {self.device}, {self.threads} of "
             f"{usable_cpus()} usable processors, {self.streams} {'stream' if self.streams == 1 else 'streams'}"
@@ -74,24 +82,28 @@ def choose_setup(
     *,
     precision: str | Precision | None = None,
     backend: str = "auto",
-    device: str | None = None,
+    device: str | Sequence[str] | None = None,
     threads: int | None = None,
     allow_failed: bool = False,
     tuned: bool = True,
 ) -> Setup:
     """Decide how a bundle is run here.
 
-    `backend="auto"` obeys what `crossrt tune` has stored for this bundle and machine, and else takes ONNX Runtime where
-    it is installed, as always without `tuned`. `threads` defaults to the processors this process may use (affinity and
-    cgroup quota). Raises OptionError for an unknown value and BackendError, saying what to install, when the backend is
-    missing.
+    `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU where one can run this bundle, and else
+    the CPU. On a GPU see `gpu_setup`. On a CPU `backend="auto"` obeys what `crossrt tune` has stored for this bundle and
+    machine, and else takes ONNX Runtime where it is installed, as always without `tuned`. `threads` defaults to the
+    processors this process may use (affinity and cgroup quota). Raises OptionError for an unknown value and BackendError,
+    saying what to install, when the backend is missing.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise OptionError(f"unknown backend {backend!r}; one of auto, {', '.join(BACKENDS)}")
-    if device is not None and device != "cpu":
-        raise BackendError(
-            f"device {device!r} is not supported by this version of crossrt, which runs on the CPU: device='cpu'"
-        )
+    if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
+        known = ", ".join(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
+        raise OptionError(f"unknown backend {backend!r}; one of auto, {known}")
+    if device != "cpu":
+        from .gpu import gpu_setup
+
+        on_gpu = gpu_setup(bundle, precision=precision, backend=backend, device=device, allow_failed=allow_failed)
+        if on_gpu is not None:
+            return on_gpu
     usable = usable_cpus()
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise OptionError(
@@ -133,18 +145,24 @@ def choose_setup(
     )
 
 
-def choose_precision(bundle: Bundle, asked: str | Precision | None, *, allow_failed: bool = False) -> Precision:
+def choose_precision(
+    bundle: Bundle,
+    asked: str | Precision | None,
+    *,
+    allow_failed: bool = False,
+    fastest_first: Sequence[Precision] = (Precision.INT8, Precision.FP32),
+) -> Precision:
     """Return the precision to run: FP32 unless another was asked for, `"auto"` included.
 
-    `"auto"` takes the fastest that passed its parity gate, in the order int8, fp32, of what a CPU can run. BF16 is the
-    FP32 file computed in BF16. Raises OptionError for an unknown name and BundleError for a precision that the bundle
+    `"auto"` takes the fastest that passed its parity gate, of those named `fastest_first`. BF16 is the FP32 file computed
+    in BF16. Raises OptionError for an unknown name and BundleError for a precision that the bundle
     lacks, or that failed its check unless `allow_failed`.
     """
     models = bundle.manifest.models
     if asked is None:
         return Precision.FP32
     if asked == "auto":
-        for candidate in (Precision.INT8, Precision.FP32):
+        for candidate in fastest_first:
             model = models.get(candidate.value)
             if model is not None and (model.parity or {}).get("passed"):
                 return candidate

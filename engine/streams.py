@@ -1,6 +1,8 @@
 """`Streams`: the batches of a request computed side by side, one on each processor."""
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -50,26 +52,34 @@ class Streams:
 
     A stream is one batch on one processor. Two streams do more than one batch on two processors, since their threads
     never wait for one another; only a request of fewer pairs than streams would leave processors idle, and is computed
-    a batch at a time by all of them. That needs a session of its own, which is opened at the first such request.
+    a batch at a time by all of them. That needs a wide session of its own, which is opened beside the first such
+    request, for those that follow.
+
+    A process that is forked opens the model anew when it scores: threads do not come along.
     """
 
     def __init__(self, bundle: Bundle, setup: Setup) -> None:
         """Open the model. Raises BundleError or BackendError when the backend cannot."""
         self.setup = setup
         self._bundle = bundle
-        self.session = setup.open(bundle, threads=max(1, setup.threads // setup.streams), streams=setup.streams)
-        self._wide: Session | None = None
-        self._lock = threading.Lock()
         self._closed = False
-        self._executor = ThreadPoolExecutor(setup.streams, thread_name_prefix="crossrt")
+        self._left_behind: list[object] = []
+        self._sessions: dict[bool, Session] = {}
+        """By whether they are wide."""
+        self._widening: Future[Session] | None = None
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._executor = self._threads()
+        self._session(wide=False)
+        OPENED.add(self)
 
     def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
         """Begin to score a request in batches of at most `batch_size` rows, and of the setup's. See `Pending`."""
         manifest = self._bundle.manifest
         logits = np.empty((len(pairs), manifest.labels), dtype=np.float32)
         streams = self.setup.streams
-        wide = 0 < len(pairs) < streams
-        session = self._wide_session() if wide else self.session
+        few = 0 < len(pairs) < streams
+        wide = self._sessions.get(True) if few else None
+        session = wide or self._session(wide=False)
         made = plan(pairs.lengths, batch_size=min(batch_size, self.setup.batch_size), streams=1 if wide else streams)
 
         def score(rows: npt.NDArray[np.int64]) -> int:
@@ -79,13 +89,16 @@ class Streams:
             return len(rows)
 
         with self._lock:
-            if self._closed:
-                raise BackendError("this model is closed; open the bundle again")
-            return Pending([self._executor.submit(score, rows) for rows in made.parts], logits)
+            self._check_open()
+            pending = Pending([self._executor.submit(score, rows) for rows in made.parts], logits)
+            if few and self._widening is None:
+                # Should it not open, the streams serve small requests too, only slower.
+                self._widening = self._executor.submit(self._session, wide=True)
+        return pending
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one batch that was padded elsewhere, on all processors. See `Session.run`."""
-        session = self.session if self.setup.streams == 1 else self._wide_session()
+        session = self._session(wide=self.setup.streams > 1)
         with CORES.taken(session.threads):
             return session.run(batch)
 
@@ -94,12 +107,40 @@ class Streams:
         with self._lock:
             self._closed = True
         self._executor.shutdown(cancel_futures=True)
-        for session in (self.session, self._wide):
-            if session is not None:
-                session.close()
+        for session in self._sessions.values():
+            session.close()
 
-    def _wide_session(self) -> Session:
-        with self._lock:
-            if self._wide is None and not self._closed:
-                self._wide = self.setup.open(self._bundle, threads=self.setup.threads, streams=1)
-            return self._wide or self.session
+    def start_anew_after_fork(self) -> None:
+        """Forget the parent's sessions and threads. They are kept, since freeing one would wait for a thread it lost."""
+        self._left_behind += [self._sessions, self._executor, self._widening]
+        self._sessions, self._widening = {}, None
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._executor = self._threads()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.setup.streams, thread_name_prefix="crossrt")
+
+    def _session(self, *, wide: bool) -> Session:
+        with self._opening:
+            self._check_open()
+            if wide not in self._sessions:
+                setup = self.setup
+                threads, streams = (setup.threads, 1) if wide else (setup.threads // setup.streams, setup.streams)
+                self._sessions[wide] = setup.open(self._bundle, threads=max(1, threads), streams=streams)
+            return self._sessions[wide]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("this model is closed; open the bundle again")
+
+
+OPENED: "weakref.WeakSet[Streams]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for streams in OPENED:
+        streams.start_anew_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -36,35 +36,53 @@ def read_run(path: Path) -> Run:
     """Read a TREC run: `query Q0 passage rank score tag`. Raises DataFileError for a repeated passage of a query."""
     run: Run = {}
     for number, line in _lines(path):
-        fields = line.split()
-        if len(fields) != 6:
-            raise DataFileError(
-                f"{path}, line {number}: expected 6 fields, `query Q0 passage rank score tag`, got {_shown(line)}"
-            )
-        query, _, passage, _, score, _ = fields
+        query, passage, score = run_fields(line, number, path)
         scores = run.setdefault(query, {})
         if passage in scores:
             raise DataFileError(f"{path}, line {number}: passage {passage} comes a second time for query {query}")
-        try:
-            scores[passage] = float(score)
-        except ValueError:
-            raise DataFileError(f"{path}, line {number}: the score {score!r} is not a number") from None
+        scores[passage] = score
     return run
 
 
+def run_fields(line: str, number: int, path: Path) -> tuple[str, str, float]:
+    """Return query, passage and score of a TREC run's line. Raises DataFileError, naming path and line number."""
+    fields = line.split()
+    if len(fields) != 6:
+        raise DataFileError(
+            f"{path}, line {number}: expected 6 fields, `query Q0 passage rank score tag`, got {_shown(line)}"
+        )
+    query, _, passage, _, score, _ = fields
+    try:
+        return query, passage, float(score)
+    except ValueError:
+        raise DataFileError(f"{path}, line {number}: the score {score!r} is not a number") from None
+
+
 def read_qrels(path: Path) -> Qrels:
-    """Read TREC qrels: `query 0 passage relevance`."""
+    """Read TREC qrels: `query 0 passage relevance`. Raises DataFileError for a repeated passage of a query."""
     qrels: Qrels = {}
     for number, line in _lines(path):
-        fields = line.split()
         try:
-            query, _, passage, relevance = fields
-            qrels.setdefault(query, {})[passage] = int(relevance)
+            query, _, passage, relevance = line.split()
+            grade = int(relevance)
         except ValueError:
             raise DataFileError(
                 f"{path}, line {number}: expected `query 0 passage relevance`, got {_shown(line)}"
             ) from None
+        judged = qrels.setdefault(query, {})
+        if passage in judged:
+            raise DataFileError(f"{path}, line {number}: passage {passage} comes a second time for query {query}")
+        judged[passage] = grade
     return qrels
+
+
+def line_of(path: Path, query: str, passage: str | None = None) -> int:
+    """Return the first line of a run or of qrels that names this query, with this passage; 0 when none does."""
+    for number, line in _lines(path):
+        fields = line.split()
+        if fields[0] == query and passage in (None, fields[2]):
+            return number
+    return 0
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -124,27 +142,42 @@ def text_lines(stream: Iterable[bytes], path: Path | str, *, first: int = 1) -> 
     `first` is the number of the stream's first line.
     """
     for number, raw in enumerate(stream, start=first):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataFileError(
-                f"{path}, line {number}: byte {error.start + 1} is not valid UTF-8; convert the file to UTF-8 first"
-            ) from None
+        line = _decoded(raw, number, path)
         if line:
             yield number, line
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def located_lines(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield the lines of a file with their number and the byte they begin at; as `text_lines` otherwise.
+
+    Raises DataFileError for a file that cannot be read or is empty too.
+    """
+    empty, position = True, 0
     try:
         with path.open("rb") as file:
-            empty = True
-            for numbered in text_lines(file, path):
-                empty = False
-                yield numbered
+            for number, raw in enumerate(file, start=1):
+                line = _decoded(raw, number, path)
+                if line:
+                    empty = False
+                    yield number, position, line
+                position += len(raw)
     except OSError as error:
         raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
     if empty:
         raise DataFileError(f"{path} is empty")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, _, line in located_lines(path))
+
+
+def _decoded(raw: bytes, number: int, path: Path | str) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataFileError(
+            f"{path}, line {number}: byte {error.start + 1} is not valid UTF-8; convert the file to UTF-8 first"
+        ) from None
 
 
 def _shown(line: str) -> str:

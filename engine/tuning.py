@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from .backends import BACKENDS, backend_version
 from .bundle import Bundle
+from .cpus import processor
 from .precision import Precision
 
 FOLDER = Path("~/.cache/crossrt/tunings")
@@ -60,19 +60,9 @@ def _key(bundle: Bundle, precision: Precision, threads: int) -> dict[str, object
     # BF16 is the FP32 file computed otherwise.
     model = bundle.model_file(Precision.FP32 if precision is Precision.BF16 else precision).name
     return {
-        "model": next(file.sha256 for file in bundle.manifest.files if file.name == model),
+        "model": bundle.sha256(model),
         "precision": precision.value,
         "threads": threads,
-        "processor": _processor(),
+        "processor": processor(),
         "versions": {name: backend_version(name) for name in BACKENDS},
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    # The flags too: a hypervisor may hide some of a processor's instructions.
-    kept = dict.fromkeys(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
-    return "; ".join(" ".join(line.split()) for line in kept)

@@ -213,7 +213,7 @@ def _in_one_batch(model: CrossEncoder, pairs: list[tuple[str, str]]) -> Floats:
     whole = plan(encoded.lengths, batch_size=len(pairs), max_tokens=most, batch_cost=most)
     logits = np.empty((len(pairs), model.num_labels), dtype=np.float32)
     for batch in whole.batches(encoded, pad_id=model.bundle.manifest.pad_token_id):
-        logits[batch.rows] = model._streams.run(batch)
+        logits[batch.rows] = model._scorer.run(batch)
     return logits
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from crossrt.engine import compiled
 from crossrt.engine.cross_encoder import CrossEncoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -36,6 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker in ("slow", "network", "gpu"):
             if marker in item.keywords and not (marker == "network" and local):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with `pytest -m {marker}`"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what OpenVINO compiles out of the user's cache."""
+    compiled.FOLDER = tmp_path_factory.mktemp("compiled")
 
 
 def script(name: str) -> ModuleType:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from crossrt.calibration.calibration_set import CalibrationSet
+from crossrt.calibration.change import Change
 from crossrt.calibration.judging_set import CANDIDATES, QUERIES, JudgingSet
-from crossrt.calibration.ranking import Change, Judge
+from crossrt.calibration.ranking import Judge
 from crossrt.engine.errors import DataFileError
 
 

@@ -125,7 +125,11 @@ def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
     assert seen == [2, 2, 2, 2]
     assert [session.threads for session in opened] == [1]
     assert made.start(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
-    made.start(pairs_of([9]), batch_size=32).wait()
+    assert made._widening is not None
+    made._widening.result(timeout=10)
+    seen.clear()
+    made.start(pairs_of([9, 9]), batch_size=32).wait(seen.append)
+    assert seen == [2]
     assert [session.threads for session in opened] == [1, 4]  # opened once, when it was needed
     assert Counting.most == 4
 
@@ -228,3 +232,12 @@ def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
     with CrossEncoder(bundle) as model:
         model.logits([("river", "city")] * 30)
     assert events[:2] == ["tokenize", "tokenize"]
+
+
+def test_a_wide_session_that_cannot_be_opened_leaves_small_requests_to_the_streams(
+    make: Callable[..., Streams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make()
+    monkeypatch.setattr(Setup, "open", lambda *_, **__: 1 / 0)
+    for _ in range(3):
+        assert made.start(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Does a model that stays open keep the memory it has?
+
+    benchmarks/memory.py BUNDLE --backend openvino --out benchmarks/results/memory.json
+
+Requests of random shapes, one after the other: 1 to 8 pairs of 3 to 250 words each. Resident size is read as it goes;
+the bar is 5 % of growth over the last nine tenths of the requests, and above it the exit status is 1. The first tenth
+is left out: until every size has been met, buffers grow to the largest.
+"""
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+from result import write_result
+from tqdm import tqdm
+
+from crossrt import CrossEncoder
+
+WORDS = "the cat sat on a mat while seven large grey geese crossed under bridges in new york city during winter".split()
+LIMIT = 0.05
+
+
+def main() -> None:
+    """Measure, print, and write JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--words", type=int, default=250, help="words of the longest passage")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    chance = random.Random(0)
+    sizes = []
+    with CrossEncoder(arguments.bundle, backend=arguments.backend, precision=arguments.precision) as model:
+        for number in tqdm(range(arguments.requests)):
+            passages = [
+                " ".join(chance.choices(WORDS, k=chance.randint(3, arguments.words)))
+                for _ in range(chance.randint(1, 8))
+            ]
+            model.predict([("how large is the cat", passage) for passage in passages])
+            if number % (arguments.requests // 100) == 0:
+                sizes.append(resident_mb())
+        sizes.append(resident_mb())
+        name, precision = model.bundle.manifest.source["id"], model.precision.value
+    after = sizes[len(sizes) // 10 :]
+    growth = max(after) / after[0] - 1
+    print(f"{name}, {precision}, {arguments.backend}: {sizes[0]:.0f} MB at first, {after[0]:.0f} MB after a tenth of")
+    print(f"{arguments.requests} requests, at most {max(after):.0f} MB later: {growth:+.1%}, of {LIMIT:.0%} allowed")
+    if arguments.out:
+        result = {"model": name, "backend": arguments.backend, "precision": precision, "requests": arguments.requests}
+        write_result(arguments.out, result | {"resident_mb": [round(size) for size in sizes], "growth": growth})
+    sys.exit(growth > LIMIT)
+
+
+def resident_mb() -> float:
+    """Return this process's resident size."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The NVIDIA driver, asked before any library of NVIDIA's is loaded: without one TensorRT takes the process down."""
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A GPU that this process may use: its `name` and compute `capability`, such as `9.0`."""
+
+    name: str
+    capability: str
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that this process may use, in CUDA's order; none without a driver.
+
+    CUDA_VISIBLE_DEVICES is obeyed, as it was when the driver was first asked.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    found = []
+    for ordinal in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        driver.cuDeviceGet(ctypes.byref(device), ordinal)
+        driver.cuDeviceGetName(name, len(name), device)
+        driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+        found.append(Gpu(name=name.value.decode(), capability=f"{major.value}.{minor.value}"))
+    return tuple(found)

@@ -1,0 +1,132 @@
+"""How a bundle is run on GPUs: which of them, by which backend, in which precision."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .backends import GPU_BACKENDS, backend_version, has_cuda
+from .bundle import Bundle
+from .cuda import open_cuda
+from .driver import gpus
+from .engine_file import EngineFile
+from .errors import BackendError, OptionError
+from .precision import Precision
+from .session import Setup, choose_precision
+
+if TYPE_CHECKING:
+    from .pipeline import Executor
+
+
+def gpu_setup(
+    bundle: Bundle,
+    *,
+    precision: str | Precision | None,
+    backend: str,
+    device: str | Sequence[str] | None,
+    allow_failed: bool,
+) -> Setup | None:
+    """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
+
+    `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
+    takes an engine that was built for this GPU and TensorRT, and else ONNX Runtime's CUDA. Raises BackendError, saying
+    what is missing, when a GPU was asked for.
+    """
+    present = gpus()
+    ordinals = _ordinals(device)
+    if device is None and (not present or backend not in ("auto", *GPU_BACKENDS)):
+        return None
+    if not present:
+        raise BackendError(
+            f"device {device!r}: no NVIDIA driver with a GPU was found here; install the driver, or use device='cpu'"
+        )
+    missing = [ordinal for ordinal in ordinals if ordinal >= len(present)]
+    if missing:
+        raise BackendError(f"there is no device cuda:{missing[0]}; there are cuda:0 to cuda:{len(present) - 1}")
+    chosen = choose_precision(
+        bundle, precision, allow_failed=allow_failed, fastest_first=(Precision.FP16, Precision.FP32)
+    )
+    reasons = {"tensorrt": _no_engine(bundle, chosen, ordinals), "onnxruntime": _no_cuda(chosen)}
+    wanted = GPU_BACKENDS if backend == "auto" else (backend,)
+    found = next((name for name in wanted if name in reasons and not reasons[name]), None)
+    if found is None:
+        if device is None:
+            return None
+        raise BackendError(
+            f"{bundle.path} cannot run on {device} in {chosen.value}:\n  "
+            + "\n  ".join(f"{name}: {reasons.get(name, 'is for CPUs')}" for name in wanted)
+        )
+    return Setup(
+        backend=found,
+        precision=chosen,
+        threads=1,
+        streams=1,
+        batch_size=1,
+        reason="asked for" if backend != "auto" else "the first of " + ", ".join(GPU_BACKENDS) + " that can",
+        devices=tuple(f"cuda:{ordinal}" for ordinal in ordinals),
+    )
+
+
+def open_executors(bundle: Bundle, setup: Setup) -> "list[Executor]":
+    """Load the engine, or prepare the ONNX file, on each device of the setup. Raises BackendError or CudaError."""
+    executors: list[Executor] = []
+    try:
+        for ordinal in _ordinals(setup.devices):
+            cuda = open_cuda(ordinal)
+            if setup.backend == "tensorrt":
+                from .tensorrt import TensorRtExecutor
+
+                engine, _ = _engine(bundle, setup.precision, ordinal)
+                assert engine is not None
+                with cuda.current():
+                    executors.append(TensorRtExecutor(bundle, engine, cuda))
+            else:
+                from .onnxruntime_cuda import OnnxRuntimeExecutor
+
+                executors.append(OnnxRuntimeExecutor(bundle, setup.precision, cuda))
+    except BaseException:
+        for executor in executors:
+            with executor.cuda.current():
+                executor.close()
+            executor.cuda.close()
+        raise
+    return executors
+
+
+def _ordinals(device: str | Sequence[str] | None) -> tuple[int, ...]:
+    names = ("cuda",) if device is None else (device,) if isinstance(device, str) else tuple(device)
+    found = []
+    for name in names:
+        kind, colon, number = str(name).partition(":")
+        if kind != "cuda" or (colon and not number.isdecimal()):
+            raise BackendError(f"device {name!r} is not supported; use 'cpu', 'cuda', 'cuda:1', or a list of GPUs")
+        found.append(int(number or 0))
+    if not found or len(set(found)) < len(found):
+        raise OptionError(f"device={device!r}: name each GPU once")
+    return tuple(found)
+
+
+def _engine(bundle: Bundle, precision: Precision, ordinal: int) -> tuple[EngineFile | None, str]:
+    gpu = gpus()[ordinal]
+    reason = f"the bundle has no {precision.value} engine; build one here with: crossrt export --tensorrt"
+    for engine in bundle.manifest.engines:
+        if engine.precision != precision.value:
+            continue
+        if importlib.util.find_spec(engine.library) is None:
+            reason = f"{engine.file} needs {engine.library} {engine.version}, which is not installed"
+            continue
+        version = backend_version(engine.library)
+        mismatch = engine.mismatch(library=engine.library, version=version, gpu=gpu.name, capability=gpu.capability)
+        if not mismatch:
+            return engine, ""
+        reason = f"{mismatch}; build one here with: crossrt export --tensorrt"
+    return None, reason
+
+
+def _no_engine(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) -> str:
+    return next((reason for ordinal in ordinals if (reason := _engine(bundle, precision, ordinal)[1])), "")
+
+
+def _no_cuda(precision: Precision) -> str:
+    if precision not in (Precision.FP32, Precision.FP16, Precision.INT8):
+        return f"does not compute in {precision.value} on a GPU"
+    return "" if has_cuda() else 'needs onnxruntime-gpu and cuda-bindings: pip install "crossrt[cuda]"'

@@ -1,0 +1,94 @@
+"""ONNX Runtime on a GPU: the bundle's ONNX file in the memory and on the stream of a lane."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from .bundle import Bundle
+from .cuda import Cuda
+from .engine_file import Shape
+from .errors import BackendError, BundleError
+from .lattice import Lattice
+from .onnxruntime import session_options
+from .precision import Precision
+
+TOKENS = 32_768
+"""Tokens of the largest batch, with padding; ONNX Runtime takes any shape, but memory is finite."""
+
+
+class OnnxRuntimeExecutor:
+    """See `Executor`. A session belongs to the stream it was opened with, so there is one lane, and no graphs."""
+
+    lanes = 1
+    graphs = 0
+
+    def __init__(self, bundle: Bundle, precision: Precision, cuda: Cuda, *, device: str = "cuda") -> None:
+        """Open nothing yet; `context` does."""
+        self.cuda = cuda
+        self._device = device
+        self._path = bundle.model_file(precision)
+        self.inputs: Mapping[str, np.dtype[Any]] = {
+            name: np.dtype(kind) for name, kind in bundle.manifest.inputs.items()
+        }
+        self.output = np.dtype(np.float32)
+        lengths = [length for length in (64, 128, 256, 512) if length < bundle.manifest.max_positions]
+        lengths.append(bundle.manifest.max_positions)
+        self.lattice = Lattice([(max(1, TOKENS // length), length) for length in lengths])
+
+    def context(self, stream: int) -> "OnnxRuntimeContext":
+        """See `Executor.context`. Raises BackendError where ONNX Runtime would compute on the CPU instead."""
+        provider: Any = "CPUExecutionProvider"
+        if self._device == "cuda":
+            if hasattr(onnxruntime, "preload_dlls"):
+                onnxruntime.preload_dlls()  # finds CUDA and cuDNN where torch or NVIDIA's wheels have put them
+            provider = (
+                "CUDAExecutionProvider",
+                {"device_id": self.cuda.ordinal, "user_compute_stream": str(stream)},
+            )
+        try:
+            session = onnxruntime.InferenceSession(str(self._path), session_options(1), providers=[provider])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise BundleError(
+                f"{self._path} cannot be opened by ONNX Runtime {onnxruntime.__version__} ({error}); "
+                "check the bundle with: crossrt info --verify"
+            ) from error
+        if self._device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise BackendError(
+                f"ONNX Runtime {onnxruntime.__version__} found no CUDA libraries and would compute on the CPU: install "
+                'onnxruntime-gpu with the CUDA and cuDNN it was made for, or use device="cpu"'
+            )
+        return OnnxRuntimeContext(session, self.inputs, self._device, self.cuda.ordinal)
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+
+
+class OnnxRuntimeContext:
+    """See `Context`."""
+
+    def __init__(self, session: Any, inputs: Mapping[str, np.dtype[Any]], device: str, ordinal: int) -> None:
+        self._session = session
+        self._inputs = inputs
+        self._place = (device, ordinal)
+        self._labels = int(session.get_outputs()[0].shape[1])
+        self._options = onnxruntime.RunOptions()
+        if device == "cuda":
+            # The lane waits for its stream, once, when the logits are down.
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
+        """See `Context.enqueue`."""
+        binding = self._session.io_binding()
+        for name, dtype in self._inputs.items():
+            binding.bind_input(name, *self._place, dtype.type, shape, addresses[name])
+        binding.bind_output("logits", *self._place, np.float32, (shape[0], self._labels), addresses["logits"])
+        try:
+            self._session.run_with_iobinding(binding, self._options)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime refused a batch of {shape[0]} x {shape[1]} tokens: {error}") from error
+
+    def close(self) -> None:
+        """See `Context.close`."""
+        self._session = None

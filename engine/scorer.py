@@ -1,0 +1,37 @@
+"""`Scorer`: what scores the requests of an opened model, on whatever device."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .bundle import Bundle
+from .plan import Batch
+from .session import Setup
+from .streams import Pending, Streams
+from .template import EncodedPairs
+
+
+class Scorer(Protocol):
+    """Scores requests; any number of threads may start them."""
+
+    setup: Setup
+
+    def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
+        """Begin to score a request. See `Pending`."""
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Compute one batch that was padded elsewhere. See `Session.run`."""
+
+    def close(self) -> None:
+        """Wait for what is being computed, then free everything. May be called again."""
+
+
+def open_scorer(bundle: Bundle, setup: Setup) -> Scorer:
+    """Open a model. Raises BundleError, BackendError or CudaError when the setup cannot run it."""
+    if setup.devices == ("cpu",):
+        return Streams(bundle, setup)
+    from .gpu import open_executors
+    from .pipeline import Pipeline
+
+    return Pipeline(bundle, setup, open_executors(bundle, setup))

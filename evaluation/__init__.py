@@ -1,0 +1,1 @@
+"""Ranking quality of bundles on collections with relevance judgments: `crossrt evaluate`."""

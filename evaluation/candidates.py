@@ -1,0 +1,91 @@
+"""Candidates for queries that come without a run: BM25's, or a data set's own."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from ..engine.errors import BackendError, DataFileError, OptionError
+from ..engine.publish import published_file
+from ..engine.trec import write_run
+from .passages import Passages, TextPassages
+from .source import Source
+
+CANDIDATES = "candidates.run.trec"
+DEPTH = 100
+"""BM25's candidates of a query, unless another depth is asked for."""
+SETTINGS = {"k1": 0.9, "b": 0.4, "method": "lucene", "stopwords": "english", "stemmer": None}
+"""k1 and b as Anserini has them for MS MARCO and BEIR. Without a stemmer it finds a little less than Anserini does."""
+
+
+def bm25_run(
+    queries: Mapping[str, str], passages: Passages, folder: Path, *, depth: int | None = None, progress: bool = False
+) -> Path:
+    """Write BM25's best passages of each query as a TREC run into `folder`, unless it is there already.
+
+    Passages that share no word with the query are not candidates. The index is made in memory: 3 KB a passage of 55
+    words. Raises OptionError for prepared passages, whose texts are gone, and BackendError where bm25s is missing.
+    """
+    if not isinstance(passages, TextPassages):
+        raise OptionError(
+            f"{passages.where} holds no texts to make a BM25 run from: give the candidates with --run, or --passages"
+        )
+    try:
+        import bm25s
+    except ImportError:
+        raise BackendError(
+            'a BM25 run needs bm25s: pip install "crossrt[report]"; or give the candidates with --run'
+        ) from None
+    wanted = depth or DEPTH
+    texts = passages
+
+    def write(file: IO[str]) -> None:
+        ids: list[str] = []
+
+        def read() -> Iterable[str]:
+            for name, text in tqdm(texts, desc="Reading for BM25", unit="passage", disable=not progress):
+                ids.append(name)
+                yield text
+
+        tokenizer = bm25s.tokenization.Tokenizer(stopwords=SETTINGS["stopwords"])
+        retriever = bm25s.BM25(k1=SETTINGS["k1"], b=SETTINGS["b"], method=SETTINGS["method"])
+        tokens = list(tokenizer.streaming_tokenize(read()))
+        if not ids:
+            raise DataFileError(f"{texts.where} holds no passages")
+        retriever.index((tokens, tokenizer.get_vocab_dict()), show_progress=progress)
+        for query, text in tqdm(queries.items(), desc="BM25", unit="query", disable=not progress):
+            known = tokenizer.tokenize([text], update_vocab="never", allow_empty=False, show_progress=False)
+            if known[0]:
+                found, scores = retriever.retrieve(
+                    known, k=min(wanted, len(ids)), show_progress=False, backend_selection="numpy"
+                )
+                best = {
+                    ids[row]: score for row, score in zip(found[0].tolist(), scores[0].tolist(), strict=True) if score
+                }
+                write_run(file, query, best, tag="bm25")
+
+    made_of = {
+        "bm25s": bm25s.__version__,
+        **SETTINGS,
+        "depth": wanted,
+        "passages": [texts.where, texts.source.sha256],
+        "queries": Source.digest(dict(queries)),
+    }
+    return made(folder / CANDIDATES, made_of, write)
+
+
+def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) -> Path:
+    """Write a file whole or not at all, unless it is there and was made of the same, and return it."""
+    note = path.with_name(f".{path.name}.made")
+    try:
+        if path.exists() and json.loads(note.read_text(encoding="utf-8")) == dict(of):
+            return path
+    except (OSError, ValueError):
+        pass  # without its note nobody knows what the file was made of
+    note.unlink(missing_ok=True)
+    with published_file(path) as file:
+        write(file)
+    note.write_text(json.dumps(of, indent=1), encoding="utf-8")
+    return path

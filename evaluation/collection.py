@@ -1,0 +1,192 @@
+"""`Collection`: queries, their candidates, passages and relevance judgments, all found to fit together."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..engine.errors import DataFileError, OptionError
+from ..engine.trec import Qrels, line_of, read_qrels, read_texts
+from .candidates import bm25_run
+from .passages import PassageFile, Passages, PreparedPassages
+from .run_file import RunFile
+from .source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """What is evaluated: of each judged query its first `depth` candidates, or all of them.
+
+    `evaluated` maps the judged queries that have candidates to the number of those that are scored, in the run's order;
+    `unanswered` are judged queries without candidates, which count as lists that found nothing; `unjudged` is how many
+    queries of the run have no judgments, and are left out. In memory are queries, judgments and these; passages and
+    candidates are looked up a query at a time. `ordered` is false when the candidates' scores are all alike.
+    """
+
+    name: str
+    queries: Mapping[str, str]
+    qrels: Qrels
+    passages: Passages
+    run: RunFile
+    depth: int | None
+    limit: int | None
+    evaluated: Mapping[str, int]
+    unanswered: tuple[str, ...]
+    unjudged: int
+    ordered: bool
+    sources: Mapping[str, Source]
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str,
+        queries: Mapping[str, str],
+        qrels: Qrels,
+        passages: Passages,
+        run: RunFile,
+        queries_source: Path | str,
+        qrels_source: Path | str,
+        depth: int | None = None,
+        limit: int | None = None,
+        progress: bool = False,
+    ) -> "Collection":
+        """Check that everything fits, reading all candidates once; with `limit`, those of the first judged queries alone.
+
+        The sources are files, or what messages call them. Raises DataFileError, naming file and line, for a judged query
+        that is not among the queries, for a query or passage of the run that is not there, for a passage that comes twice,
+        and when no query of the run is judged.
+        """
+        for option, value in (("depth", depth), ("limit", limit)):
+            if value is not None and value < 1:
+                raise OptionError(f"--{option} {value}: give a whole number from 1, or leave it out for all")
+        for query in qrels:
+            if query not in queries:
+                raise DataFileError(f"{_where(qrels_source, query)}: query {query} is not in {queries_source}")
+        for query in run:
+            if query not in queries:
+                raise DataFileError(f"{run.path}, line {run.line_of(query)}: query {query} is not in {queries_source}")
+        judged = [query for query in run if query in qrels]
+        if not judged:
+            answered, asked = next(iter(run)), next(iter(qrels))
+            raise DataFileError(
+                f"no query of {run.path} is judged in {qrels_source}: the one has queries such as {answered} (line "
+                f"{run.line_of(answered)}), the other such as {asked} ({_where(qrels_source, asked)})"
+            )
+        evaluated: dict[str, int] = {}
+        ordered = False
+        for query in tqdm(judged[:limit], desc="Checking", unit="query", disable=not progress):
+            candidates = run.candidates(query, depth)
+            missing = passages.missing(list(candidates))
+            if missing:
+                raise DataFileError(
+                    f"{run.path}, line {run.line_of(query, missing[0])}: passage {missing[0]} of query {query} is not in "
+                    f"{passages.where}" + (f", and {len(missing) - 1} more of this query" if missing[1:] else "")
+                )
+            evaluated[query] = len(candidates)
+            ordered = ordered or len(set(candidates.values())) > 1
+        if depth is not None and not ordered and any(count == depth for count in evaluated.values()):
+            raise OptionError(
+                f"--depth {depth}: the scores in {run.path} are all alike, so there are no best {depth}; leave --depth out"
+            )
+        return cls(
+            name=name,
+            queries={query: queries[query] for query in evaluated},
+            qrels=qrels,
+            passages=passages,
+            run=run,
+            depth=depth,
+            limit=limit,
+            evaluated=evaluated,
+            unanswered=() if limit is not None else tuple(query for query in qrels if query not in run),
+            unjudged=len(run) - len(judged),
+            ordered=ordered,
+            sources={
+                "queries": _source(queries_source, queries),
+                "passages": passages.source,
+                "run": Source.of_file(run.path),
+                "qrels": _source(qrels_source, qrels),
+                # What is scored, in what order, apart from --limit: an interrupted evaluation goes on with the same.
+                "judged": Source(name="queries that are judged", sha256=Source.digest(judged)),
+            },
+        )
+
+    @classmethod
+    def from_files(
+        cls,
+        *,
+        queries: Path,
+        qrels: Path,
+        passages: Passages,
+        folder: Path,
+        run: Path | None = None,
+        depth: int | None = None,
+        limit: int | None = None,
+        progress: bool = False,
+    ) -> "Collection":
+        """Read TREC files. Without a run, BM25 makes one in `folder`, of 100 candidates or `depth`. See `of`."""
+        query_texts, judged = read_texts(queries), read_qrels(qrels)
+        name = _with_folder(run or queries)
+        if run is None:
+            name += ", candidates of a BM25 run made for it"
+            asked = {query: text for query, text in query_texts.items() if query in judged}
+            run = bm25_run(asked, passages, folder, depth=depth, progress=progress)
+        return cls.of(
+            name=name,
+            queries=query_texts,
+            qrels=judged,
+            passages=passages,
+            run=RunFile(run),
+            queries_source=queries,
+            qrels_source=qrels,
+            depth=depth,
+            limit=limit,
+            progress=progress,
+        )
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that each system scores."""
+        return sum(self.evaluated.values())
+
+    def lists(self, start: int = 0) -> Iterator[tuple[str, list[str]]]:
+        """Yield the evaluated queries with the ids of their candidates, best first, from the `start`-th query on."""
+        for query in list(self.evaluated)[start:]:
+            yield query, list(self.run.candidates(query, self.depth))
+
+    def describe(self) -> list[str]:
+        """Say in words what is evaluated and what is left out."""
+        depth = "" if self.depth is None else f", the first {self.depth} of each"
+        said = [f"{self.name}: {len(self.evaluated)} queries with {self.pairs:,} candidates{depth}"]
+        if self.limit is not None:
+            said.append(f"a try-out: the first {self.limit} judged queries alone (--limit)")
+        if self.unanswered:
+            said.append(
+                f"{len(self.unanswered)} judged queries have no candidates and count as such, as {self.unanswered[0]}"
+            )
+        if self.unjudged:
+            said.append(f"{self.unjudged} queries of the run have no judgments and are left out")
+        return said
+
+
+def open_passages(passages: Path | None, store: Path | None, *, progress: bool = False) -> Passages:
+    """Open the one of both that was given. Raises OptionError when it is not one."""
+    if passages is not None and store is None:
+        return PassageFile(passages, progress=progress)
+    if store is not None and passages is None:
+        return PreparedPassages(store)
+    raise OptionError("give --passages or --store, one of them")
+
+
+def _source(source: Path | str, content: object) -> Source:
+    return Source.of_file(source) if isinstance(source, Path) else Source(name=source, sha256=Source.digest(content))
+
+
+def _where(source: Path | str, query: str) -> str:
+    return f"{source}, line {line_of(source, query)}" if isinstance(source, Path) else str(source)
+
+
+def _with_folder(file: Path) -> str:
+    """The file's name after its folder's, which often says what `run.trec` does not."""
+    return "/".join(file.absolute().parts[-2:])

@@ -1,0 +1,210 @@
+"""`evaluate`: every system's ranking of a collection, and what the measures say of it."""
+
+import fcntl
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..calibration.change import Change
+from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import BackendError, DataFileError, OptionError
+from ..engine.publish import published_file
+from .collection import Collection
+from .facts import commit, machine, versions
+from .growing_run import GrowingRun
+from .measures import Measures
+from .result import Evaluation, Ranking
+from .run_file import RunFile
+from .source import Source
+from .system import CANDIDATES, System
+
+RESULT, PER_QUERY = "result.json", "queries.jsonl"
+
+Values = dict[str, list[list[float]]]
+"""By a ranking's label, each query's measures, in the order of `Measures.names`."""
+
+
+def evaluate(
+    systems: Sequence[System],
+    collection: Collection,
+    folder: Path,
+    *,
+    measures: Measures,
+    baseline: str | None = None,
+    restart: bool = False,
+    progress: bool = False,
+) -> Evaluation:
+    """Rerank the collection's candidates by each system, measure all rankings, and write everything into `folder`,
+    which the caller holds with `opened_folder`.
+
+    There, `LABEL.run.trec` is each system's run, `queries.jsonl` every query's measures, and `result.json` the result. A
+    query is scored at a time and is safe on the disk before the next one, so that an interrupted evaluation goes on where
+    it was, with the same bytes in the end; runs that are finished are not computed again. `baseline` is the label that the
+    others are compared with: the first system's, or for a single one the candidates'. Judged queries without candidates
+    count as empty lists.
+
+    Raises DataFileError when the folder holds another evaluation's runs, unless `restart` replaces them;
+    OptionError for an unknown baseline; BackendError for a model that gives a score that is not a number.
+    """
+    labels = [*([CANDIDATES] if collection.ordered else []), *(system.label for system in systems)]
+    if baseline is None:
+        baseline = systems[0].label if len(systems) > 1 or not collection.ordered else CANDIDATES
+    if baseline not in labels:
+        raise OptionError(f"--baseline {baseline!r}: one of {', '.join(labels)}")
+    runs = _runs(systems, collection, folder, restart=restart)
+    _score(systems, collection, runs, progress=progress)
+    values = _measured(systems, collection, runs, measures)
+    queries = [*collection.evaluated, *collection.unanswered]
+    with published_file(folder / PER_QUERY) as file:
+        for place, query in enumerate(queries):
+            found = {label: dict(zip(measures.names, rows[place], strict=True)) for label, rows in values.items()}
+            file.write(json.dumps({"query": query, "measures": found}, ensure_ascii=False) + "\n")
+    result = _result(systems, collection, runs, measures, values, baseline)
+    with published_file(folder / RESULT) as file:
+        file.write(result.to_json())
+    return result
+
+
+@contextmanager
+def opened_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where it is not, for this process alone. Raises DataFileError when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataFileError(
+            f"--out {folder} cannot be written to ({error.strerror}); give another directory"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataFileError(
+                f"{folder} is in use by another evaluation; wait for it, or give another --out"
+            ) from error
+        yield
+
+
+def _runs(systems: Sequence[System], collection: Collection, folder: Path, *, restart: bool) -> dict[str, GrowingRun]:
+    data = {name: collection.sources[name] for name in ("queries", "passages", "run", "judged")}
+    on = {name: source.sha256 or source.name for name, source in data.items()} | {"depth": collection.depth}
+    return {
+        system.label: GrowingRun(
+            folder / f"{system.label}.run.trec",
+            work={**system.work, **on},
+            queries=len(collection.evaluated),
+            restart=restart,
+        )
+        for system in systems
+    }
+
+
+def _score(
+    systems: Sequence[System], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
+) -> None:
+    waiting = [system for system in systems if not runs[system.label].finished]
+    if len(waiting) > 1:
+        # A model that cannot be opened, or cannot use the passages, is better found before the others take hours.
+        for system in waiting:
+            with system.open() as model:
+                collection.passages.check(model)
+    sizes = list(collection.evaluated.values())
+    done = sum(sum(sizes[: runs[system.label].done]) for system in systems)
+    with tqdm(total=len(systems) * sum(sizes), initial=done, unit="pair", smoothing=0.1, disable=not progress) as bar:
+        for system in waiting:
+            bar.set_description(system.label)
+            run = runs[system.label]
+            with system.open() as model:
+                collection.passages.check(model)
+                for query, ids in collection.lists(run.done):
+                    run.append(query, _scores(system, model, collection, query, ids), tag=system.label)
+                    bar.update(len(ids))
+            run.finish()
+
+
+def _scores(
+    system: System, model: CrossEncoder, collection: Collection, query: str, ids: Sequence[str]
+) -> dict[str, float]:
+    # A model's first request of fewer pairs than streams is computed by other kernels than those that follow, and an
+    # interrupted evaluation has two first ones: so short lists are filled up with their own passages.
+    filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), system.setup.streams)))
+    logits = collection.passages.logits(model, collection.queries[query], filled, batch_size=system.options.batch_size)
+    scores = dict(zip(ids, model.relevance(logits).tolist(), strict=False))
+    for passage, score in scores.items():
+        if not math.isfinite(score):
+            raise BackendError(
+                f"{system.label} scores passage {passage} of query {query} as {score}: numbers overflow in this precision; "
+                "try another, or export the bundle again with pairs like these"
+            )
+    return scores
+
+
+def _measured(
+    systems: Sequence[System], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
+) -> Values:
+    """Measure what is in the files, the candidates first."""
+    values: Values = {}
+    if collection.ordered:
+        values[CANDIDATES] = _of(collection.lists(), collection, measures)
+    for system in systems:
+        run = RunFile(runs[system.label].target)
+        values[system.label] = _of(((query, list(run.candidates(query))) for query in run), collection, measures)
+    return values
+
+
+def _of(lists: Iterable[tuple[str, list[str]]], collection: Collection, measures: Measures) -> list[list[float]]:
+    unanswered: Iterable[tuple[str, list[str]]] = ((query, []) for query in collection.unanswered)
+    return [measures.of(collection.qrels[query], ids) for query, ids in itertools.chain(lists, unanswered)]
+
+
+def _result(
+    systems: Sequence[System],
+    collection: Collection,
+    runs: Mapping[str, GrowingRun],
+    measures: Measures,
+    values: Values,
+    baseline: str,
+) -> Evaluation:
+    of = {system.label: system for system in systems}
+    rankings = []
+    for label, rows in values.items():
+        changes = {
+            name: Change.of([row[place] for row in values[baseline]], [row[place] for row in rows])
+            for place, name in enumerate(measures.names)
+        }
+        means = {name: change.candidate for name, change in changes.items()}
+        about = _about(of[label], runs[label]) if label in of else {}
+        rankings.append(Ranking(label=label, means=means, changes=None if label == baseline else changes, **about))
+    return Evaluation(
+        machine=machine(),
+        versions=versions("openvino", "ir_measures", "bm25s", "ir_datasets"),
+        commit=commit(),
+        collection=collection.name,
+        description=collection.describe(),
+        sources=collection.sources,
+        queries=len(collection.evaluated) + len(collection.unanswered),
+        unanswered=len(collection.unanswered),
+        pairs=collection.pairs,
+        depth=collection.depth,
+        limit=collection.limit,
+        measures=list(measures.names),
+        baseline=baseline,
+        rankings=rankings,
+    )
+
+
+def _about(system: System, run: GrowingRun) -> dict[str, Any]:
+    return {
+        "model": system.bundle.manifest.source.get("id"),
+        "bundle_sha256": system.bundle_sha256,
+        "precision": system.precision.value,
+        "runs_on": system.runs_on,
+        "max_length": system.work["max_length"],
+        "run": Source.of_file(run.target),
+    }

@@ -1,0 +1,51 @@
+"""What stands beside every figure: machine, versions, commit."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ..engine.cpus import usable_cpus
+from ..export.manifest import tool_versions
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor's name, what it can compute, and how many of it may be used."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        cpuinfo = ""
+    name = re.search(r"model name\s*: (.*)", cpuinfo)
+    flags = re.search(r"flags\s*: (.*)", cpuinfo)
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
+    return {
+        "processor": name[1] if name else platform.processor() or platform.machine(),
+        "instructions": [flag for flag in known if flags and flag in flags[1].split()],
+        "usable_cpus": usable_cpus(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+    }
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Return the versions of crossrt and what it is made with, and of these other packages, where installed."""
+    found = tool_versions()
+    for package in others:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """Return the commit of the checkout, with `+` when files differ from it; `unknown` for an installed crossrt."""
+    if not (ROOT / ".git").exists():  # git would name the commit of whatever repository lies around site-packages
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,117 @@
+"""`GrowingRun`: a TREC run that is written query by query and outlives the process that writes it."""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..engine.errors import DataFileError
+from ..engine.trec import write_run
+
+
+class GrowingRun:
+    """The run `target`, written a query at a time; it takes its name when `queries` of them are there.
+
+    Until then it grows in a hidden sibling. After every query the sibling is flushed to the disk, and then a checkpoint
+    beside it says how much of it is good, so that whoever opens the same run later goes on from there, however the
+    process ended. `work` is what the scores depend on, as JSON can hold it: a run of other work, or of more queries, is
+    refused with DataFileError unless `restart` says to throw it away. The checkpoint stays when the run is finished: a
+    finished run is not computed again, and goes on when more queries are wanted.
+    """
+
+    def __init__(self, target: Path, *, work: Mapping[str, Any], queries: int, restart: bool = False) -> None:
+        self.target = target
+        self.queries = queries
+        self.done = 0
+        """Queries that are in the run."""
+        self._work = dict(work)
+        self._size = 0
+        self._partial = target.with_name(f".{target.name}.partial")
+        self._checkpoint = target.with_name(f".{target.name}.checkpoint")
+        if restart:
+            for path in (self._checkpoint, self._partial, target):
+                path.unlink(missing_ok=True)
+        self._resume()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all queries are there, under the run's own name."""
+        return self.done == self.queries and self.target.exists()
+
+    def append(self, query: str, scores: Mapping[str, float], *, tag: str) -> None:
+        """Add a query's passages, best first. They are safe on the disk when this returns."""
+        block = io.StringIO()
+        write_run(block, query, scores, tag=tag)
+        with self._partial.open("ab") as file:
+            self._size += file.write(block.getvalue().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.done += 1
+        self._note()
+
+    def finish(self) -> None:
+        """Give the run its name."""
+        assert self.done == self.queries
+        if not self.target.exists():
+            self._partial.replace(self.target)
+
+    def _resume(self) -> None:
+        try:
+            noted = json.loads(self._checkpoint.read_text(encoding="utf-8"))
+            work, done, size = noted["work"], noted["queries"], noted["bytes"]
+        except FileNotFoundError:
+            if self.target.exists():
+                raise DataFileError(
+                    f"{self.target} is already there, and no checkpoint says what of; give another --out, or --force to "
+                    "replace it"
+                ) from None
+            self._partial.unlink(missing_ok=True)
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataFileError(
+                f"{self._checkpoint} cannot be used ({error}); give --force to start anew, or another --out"
+            ) from error
+        other = [
+            f"{name} was {_short(work.get(name))} and is {_short(self._work.get(name))}"
+            for name in {**work, **self._work}
+            if work.get(name) != self._work.get(name)
+        ]
+        if other:
+            raise DataFileError(
+                f"{self._checkpoint} is of another evaluation: {'; '.join(other)}. Give another --out, or --force to throw "
+                f"away the {done} queries that it holds"
+            )
+        if done > self.queries:
+            raise DataFileError(
+                f"{self._checkpoint} holds {done} queries, and {self.queries} are asked for; give another --out, or --force "
+                "to throw it away"
+            )
+        if self.target.exists():
+            if self.target.stat().st_size != size:
+                raise DataFileError(
+                    f"{self.target} was altered after it was written; give --force to compute it again, or another --out"
+                )
+            if done < self.queries:
+                self.target.replace(self._partial)
+        elif not self._partial.is_file() or self._partial.stat().st_size < size:
+            raise DataFileError(
+                f"{self._partial} is gone or was cut, and {self._checkpoint} needs it; give --force to start anew"
+            )
+        if self._partial.is_file():
+            os.truncate(self._partial, size)  # what a killed process wrote after its last checkpoint
+        self.done, self._size = done, size
+
+    def _note(self) -> None:
+        new = self._checkpoint.with_name(f"{self._checkpoint.name}.new")
+        with new.open("w", encoding="utf-8") as file:
+            json.dump({"work": self._work, "queries": self.done, "bytes": self._size}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._checkpoint)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 64 else f"{text[:8]}..."  # a sha256

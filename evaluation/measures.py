@@ -1,0 +1,52 @@
+"""`Measures`: what a ranking is measured by, computed by ir_measures."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.errors import BackendError, OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """Measures in the order asked for, as ir_measures names them: nDCG@10, RR@10, AP, R@100, RR(rel=2)@10, ..."""
+
+    names: tuple[str, ...]
+    _parsed: tuple[Any, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Measures":
+        """Read names with spaces between. Raises OptionError for one that ir_measures does not know or cannot compute."""
+        try:
+            import ir_measures
+        except ImportError:
+            raise BackendError('measures need ir_measures: pip install "crossrt[report]"') from None
+        parsed = {}
+        for name in re.findall(r"[^\s(]+(?:\([^)]*\)?[^\s(]*)?", text):
+            try:
+                measure = ir_measures.parse_measure(name)
+                # Some that parse have no provider that computes them here, or want a parameter: better said at once.
+                list(ir_measures.iter_calc([measure], {"1": {"1": 1}}, {"1": {"1": 1.0}}))
+            except Exception as error:  # ValueError, NameError, KeyError, AssertionError, whatever a provider raises
+                raise OptionError(
+                    f"--measures: {name!r} cannot be computed ({error}); ir_measures' names are allowed, as in "
+                    "--measures 'nDCG@10 RR@10 AP R@100 RR(rel=2)@10'"
+                ) from error
+            parsed[str(measure)] = measure
+        if not parsed:
+            raise OptionError("--measures is empty; give names as in --measures 'nDCG@10 RR@10 AP R@100'")
+        return cls(names=tuple(parsed), _parsed=tuple(parsed.values()))
+
+    def of(self, relevance: Mapping[str, int], ranking: Sequence[str]) -> list[float]:
+        """Return each measure of one query's ranking, best passage first, given its judged passages' relevance."""
+        import ir_measures
+
+        # Places instead of scores: trec_eval and ir_measures' RR@k break ties in opposite directions, and here the order is
+        # settled already.
+        run = {passage: float(-place) for place, passage in enumerate(ranking)}
+        found = {
+            str(metric.measure): float(metric.value)
+            for metric in ir_measures.iter_calc(self._parsed, {"1": relevance}, {"1": run} if run else {})
+        }
+        return [found[name] for name in self.names]

@@ -1,0 +1,110 @@
+"""`Evaluation`: the result of `crossrt evaluate`, as it is printed and as it is kept."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..calibration.change import Change
+from ..engine.errors import DataFileError
+from .source import Source
+
+SCHEMA = 1
+KIND = "crossrt evaluation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """One row: a system's ranking, or the candidates' as they came, which have no bundle and no run of their own.
+
+    `means` are over the queries, by measure. `changes` compare them with the baseline's, and are None for the baseline
+    itself. `run` names the TREC run beside the result.
+    """
+
+    label: str
+    means: Mapping[str, float]
+    changes: Mapping[str, Change] | None
+    model: str | None = None
+    bundle_sha256: str | None = None
+    precision: str | None = None
+    runs_on: str | None = None
+    max_length: int | None = None
+    run: Source | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was evaluated, where, and how well each system ranked. Holds no texts and no paths."""
+
+    schema: int = SCHEMA
+    kind: str = KIND
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    commit: str
+    collection: str
+    description: Sequence[str]
+    sources: Mapping[str, Source]
+    queries: int
+    unanswered: int
+    pairs: int
+    depth: int | None
+    limit: int | None
+    measures: Sequence[str]
+    baseline: str
+    rankings: Sequence[Ranking]
+
+    def to_json(self) -> str:
+        """Return indented JSON that `read` reads back to an equal evaluation."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Evaluation":
+        """Read what `to_json` wrote. Raises DataFileError, naming the file, for anything else or of another schema."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise DataFileError(f"{path} is not JSON ({error})") from error
+        if not isinstance(fields, dict) or fields.get("kind") != KIND:
+            raise DataFileError(f"{path} is not a result of crossrt evaluate: its kind is not {KIND!r}")
+        if fields.get("schema") != SCHEMA:
+            raise DataFileError(
+                f"{path} has schema {fields.get('schema')}, and this crossrt reads {SCHEMA}: evaluate again with this one"
+            )
+        try:
+            rankings = [_ranking(row) for row in fields.pop("rankings")]
+            sources = {name: Source(**source) for name, source in fields.pop("sources").items()}
+            return cls(**fields, sources=sources, rankings=rankings)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataFileError(
+                f"{path} does not have the fields of schema {SCHEMA} ({error}); evaluate again"
+            ) from error
+
+    def __str__(self) -> str:
+        """Return what a person reads: for each measure a row of each ranking, with its difference from the baseline."""
+        width = max(len(ranking.label) for ranking in self.rankings)
+        first = max(len(measure) for measure in self.measures)
+        lines = [*self.description, f"{'':<{first}}  {'':<{width}}    mean  difference  95 % interval"]
+        for measure in self.measures:
+            head = measure
+            for ranking in self.rankings:
+                line = f"{head:<{first}}  {ranking.label:<{width}}  {ranking.means[measure]:.4f}"
+                if ranking.changes is None:
+                    lines.append(f"{line}    baseline")
+                else:
+                    change = ranking.changes[measure]
+                    lines.append(f"{line}     {change.difference:+.4f}  {change.low:+.4f} to {change.high:+.4f}")
+                head = ""
+        return "\n".join(lines)
+
+
+def _ranking(fields: dict[str, Any]) -> Ranking:
+    changes, run = fields.pop("changes"), fields.pop("run")
+    return Ranking(
+        **fields,
+        changes=None if changes is None else {name: Change(**change) for name, change in changes.items()},
+        run=None if run is None else Source(**run),
+    )

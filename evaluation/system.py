@@ -1,0 +1,117 @@
+"""`System`: a bundle in one precision, as it runs here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.backends import backend_version
+from ..engine.bundle import MANIFEST, Bundle, sha256_of
+from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import OptionError
+from ..engine.precision import Precision
+from ..engine.session import Setup, choose_setup
+from ..engine.source import bundle_from_source
+
+CANDIDATES = "candidates"
+"""What the row of the candidates as they came is called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How systems are opened, as `CrossEncoder` takes it."""
+
+    backend: str = "auto"
+    device: str | None = None
+    threads: int | None = None
+    max_length: int | None = None
+    batch_size: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """One row of an evaluation: `label` is the bundle's name and the precision, as in `minilm-l6.fp32`."""
+
+    label: str
+    bundle: Bundle
+    setup: Setup
+    options: Options
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+        return self.setup.precision
+
+    @property
+    def bundle_sha256(self) -> str:
+        """The sha256 of the bundle's manifest, which lists that of every other file."""
+        return sha256_of(self.bundle.path / MANIFEST)
+
+    @property
+    def runs_on(self) -> str:
+        """Backend, version and device, in words."""
+        return f"{self.setup.backend} {backend_version(self.setup.backend)}, {self.setup.device}"
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What its scores depend on, to the last bit, as JSON can hold it."""
+        manifest, setup = self.bundle.manifest, self.setup
+        file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision).name
+        return {
+            "model": self.bundle.sha256(file),
+            "tokenizer": self.bundle.tokenizer_sha256,
+            "head": f"label {manifest.relevant_label} of {manifest.labels}, {manifest.activation}",
+            "precision": self.precision.value,
+            "max_length": self.options.max_length or manifest.max_length,
+            "runs on": self.runs_on,
+            # Batches are cut by these, and a pair's last bits depend on its batch.
+            "threads": setup.threads,
+            "streams": setup.streams,
+            "batch size": min(setup.batch_size, self.options.batch_size),
+        }
+
+    def open(self) -> CrossEncoder:
+        """Open the model; close it after use."""
+        options = self.options
+        return CrossEncoder(
+            self.bundle.path,
+            precision=self.precision,
+            backend=options.backend,
+            device=options.device,
+            threads=options.threads,
+            max_length=options.max_length,
+        )
+
+
+def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Options) -> list[System]:
+    """Return every bundle in every precision. Nothing is opened.
+
+    Raises BundleError for a bundle that lacks a precision, OptionError for one that is named twice, and whatever
+    `choose_setup` and `bundle_from_source` raise.
+    """
+    systems: dict[str, System] = {}
+    for source, name in zip(sources, _names(sources), strict=True):
+        bundle = bundle_from_source(source)
+        for precision in precisions:
+            setup = choose_setup(
+                bundle,
+                precision=precision,
+                backend=options.backend,
+                device=options.device,
+                threads=options.threads,
+            )
+            label = f"{name}.{setup.precision.value}"
+            if label in systems:
+                raise OptionError(f"{source} in {setup.precision.value} is asked for twice; name each once")
+            systems[label] = System(label=label, bundle=bundle, setup=setup, options=options)
+    return list(systems.values())
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """Return the last part of each path, or as many parts as it takes to tell different ones apart, as one word each."""
+    paths = [Path(source).absolute() if Path(source).is_dir() else Path(source) for source in sources]
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["_".join("-".join(path.parts[-parts:]).replace("/", "").split()) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names

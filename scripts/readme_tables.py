@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Write the README's tables and its picture from the results of benchmarks, so that no figure is typed.
+
+    scripts/readme_tables            # write
+    scripts/readme_tables --check    # exit 1 when the README says something else than the results
+
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+PICTURE = ROOT / "docs/cpu.svg"
+
+Result = Mapping[str, Any]
+
+
+def main() -> None:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    arguments = parser.parse_args()
+    stale = []
+    for path in (ROOT / "README.md", ROOT / "docs/design.md"):
+        text = path.read_text(encoding="utf-8")
+        made = with_tables(text)
+        if made != text:
+            stale.append(path.name)
+            if not arguments.check:
+                path.write_text(made, encoding="utf-8")
+    if arguments.check:
+        sys.exit(
+            f"{', '.join(stale)}: other figures than benchmarks/results; run scripts/readme_tables" if stale else 0
+        )
+    draw(load("cpu"), PICTURE)
+
+
+def with_tables(text: str) -> str:
+    """Return a document with all tables made anew."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if pattern.search(text):
+            table = begin + make() + end
+            text = pattern.sub(lambda _, table=table: table, text)
+    return text
+
+
+def load(name: str) -> Result:
+    """Return a result by the name of its file."""
+    found: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def peers_table() -> str:
+    """All systems of the main run, the fastest first."""
+    result = load("cpu")
+    lines = ["| | pairs/s | of PyTorch FP32 (5th to 95th percentile) | largest, mean difference | top-10 overlap |"]
+    lines.append("|---|--:|--:|--:|--:|")
+    for row in ranked(result):
+        name = named(row)
+        if "failed" in row:
+            lines.append(f"| {name} | - | {reason(row)} | - | - |")
+            continue
+        low, high = row["ratio_p5_p95"]
+        exact = row["system"] == "PyTorch FP32"
+        errors = "-" if exact else f"{row['max_abs_diff']:.0e}, {row['mean_abs_diff']:.0e}"
+        overlap = "-" if exact else f"{row['top10_overlap']:.3f}"
+        lines.append(
+            f"| {name} | {row['pairs_per_s']:.0f} | {row['ratio_median']:.2f} ({low:.2f} to {high:.2f}) | {errors} | {overlap} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def shapes_table() -> str:
+    """The other runs: ratios of what is fastest."""
+    runs = {
+        "1 x 100, MiniLM-L-6": "cpu",
+        "1 x 10, MiniLM-L-6": "cpu_latency",
+        "1 x 100, MiniLM-L-6, one thread": "cpu_one_thread",
+        "1 x 100, TinyBERT-L-2": "cpu_tinybert",
+        "1 x 100, BERT-base": "cpu_base",
+    }
+    lines = [
+        "| request, model | crossrt FP32 | p50, p99 | share of ceiling | fastest exact peer | crossrt INT8 | PyTorch FP32 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for title, name in runs.items():
+        rows = [row for row in load(name)["systems"] if "failed" not in row]
+        ours = max((row for row in rows if row["system"].startswith("crossrt FP32")), key=speed)
+        eight = [row for row in rows if row["system"].startswith("crossrt INT8")]
+        peers = [row for row in rows if not row["system"].startswith(("crossrt", "PyTorch FP32")) and is_exact(row)]
+        peer = max(peers, key=speed)
+        reference = next(row for row in rows if row["system"] == "PyTorch FP32")
+        p50, _, p99 = ours["ms_p50_p95_p99"]
+        best = f"{max(speed(row) for row in eight):.2f}" if eight else "-"
+        lines.append(
+            f"| {title} | {speed(ours):.2f} | {p50:,.0f}, {p99:,.0f} ms | {ours['of_ceiling']:.0%} | "
+            f"{speed(peer):.2f} ({peer['system']}) | {best} | {reference['pairs_per_s']:,.0f}/s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def ranked(result: Result) -> list[dict[str, Any]]:
+    """The systems, the fastest first, those that failed last."""
+    return sorted(result["systems"], key=lambda row: -speed(row))
+
+
+def speed(row: Mapping[str, Any]) -> float:
+    """Median ratio to the reference."""
+    return float(row.get("ratio_median", 0))
+
+
+def is_exact(row: Mapping[str, Any]) -> bool:
+    """Whether its scores are the reference's."""
+    return float(row["max_abs_diff"]) < 1e-3
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """The system's name with its version."""
+    name: str = row["system"]
+    if name.startswith("crossrt"):
+        return f"**{name}**"
+    package = {"PyTorch": "sentence-transformers", "torch.compile": "sentence-transformers", "Optimum": "optimum"}
+    key = next((package for word, package in package.items() if name.startswith(word)), name.split(" ")[0])
+    versions = row["versions"]
+    found = versions.get(key)
+    return f"{name} ({key + ' ' if not name.startswith(key) else ''}{found})" if found else name
+
+
+def reason(row: Mapping[str, Any]) -> str:
+    """Why there is no figure."""
+    said: str = row["failed"].split(": ", 1)[-1].split(":")[0]
+    return f"failed: {said}"
+
+
+TABLES: dict[str, Callable[[], str]] = {"peers": peers_table, "shapes": shapes_table}
+
+
+def draw(result: Result, path: Path) -> None:
+    """Draw a bar for each system, with the spread of its ratios."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "crossrt"
+    from matplotlib import pyplot
+
+    rows = [row for row in ranked(result) if "failed" not in row][::-1]
+    figure, axes = pyplot.subplots(figsize=(8, 0.33 * len(rows) + 0.9))
+    colours = ["#0b6e99" if row["system"].startswith("crossrt") else "#9aa7b0" for row in rows]
+    values = [speed(row) for row in rows]
+    low = [max(0.0, speed(row) - row["ratio_p5_p95"][0]) for row in rows]
+    high = [max(0.0, row["ratio_p5_p95"][1] - speed(row)) for row in rows]
+    axes.barh([row["system"] for row in rows], values, color=colours, xerr=[low, high], ecolor="#444444")
+    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+        axes.text(0.03, place, f"{value:.2f}", va="center", color="white" if value > 0.4 else "black", fontsize=8)
+        if not is_exact(row):
+            axes.text(
+                max(row["ratio_p5_p95"][1], 0.3) + 0.03,
+                place,
+                f"overlap {row['top10_overlap']:.3f}",
+                va="center",
+                fontsize=7,
+            )
+    machine = result["machine"]
+    axes.set_xlabel(f"speed of PyTorch FP32, median with 5th to 95th percentile; {machine['processor']}", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The way of a request through a GPU, on a device in memory that is stricter than a real one."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossrt.engine.bundle import Bundle
+from crossrt.engine.errors import BackendError, CudaError, ShapeError
+from crossrt.engine.pipeline import Pipeline
+from crossrt.engine.plan import Batch
+from crossrt.engine.precision import Precision
+from crossrt.engine.session import Setup
+from crossrt.engine.template import EncodedPairs
+
+from .memory_device import MemoryDevice, MemoryExecutor
+
+SETUP = Setup(
+    backend="tensorrt", precision=Precision.FP16, threads=1, streams=3, batch_size=32, reason="", devices=("cuda:0",)
+)
+
+
+def open_pipeline(*executors: MemoryExecutor) -> Pipeline:
+    manifest = SimpleNamespace(labels=executors[0].labels, pad_token_id=0)
+    return Pipeline(cast(Bundle, SimpleNamespace(manifest=manifest)), SETUP, executors)
+
+
+def pairs_of(lengths: list[int], seed: int = 0) -> EncodedPairs:
+    chance = np.random.default_rng(seed)
+    offsets = np.concatenate(([0], np.cumsum(np.array(lengths, dtype=np.int64)))).astype(np.int64)
+    return EncodedPairs(
+        ids=chance.integers(1, 30_000, offsets[-1]).astype(np.int32),
+        type_ids=chance.integers(0, 2, offsets[-1]).astype(np.uint8),
+        offsets=offsets,
+    )
+
+
+def expected(pairs: EncodedPairs, labels: int = 1) -> np.ndarray:
+    sums = [
+        pairs.ids[a:b].sum() + pairs.type_ids[a:b].sum()
+        for a, b in zip(pairs.offsets[:-1], pairs.offsets[1:], strict=True)
+    ]
+    return np.array(sums, dtype=np.float32).reshape(-1, 1) * np.arange(1, labels + 1, dtype=np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("labels", [1, 2])
+def test_logits_come_in_the_order_of_the_pairs(dtype: Any, labels: int) -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device, dtype=dtype, labels=labels))
+    pairs = pairs_of([*range(1, 129), 5, 5, 128, 60])
+    assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs, labels))
+    pipeline.close()
+    assert device.left_behind == []
+    assert device.closed
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(st.integers(1, 128), max_size=60), min_size=1, max_size=6), st.integers(1, 4), st.booleans())
+def test_any_requests_one_after_the_other(requests: list[list[int]], lanes: int, graphs: bool) -> None:
+    device = MemoryDevice()
+    device.graphs = graphs
+    pipeline = open_pipeline(MemoryExecutor(device, lanes=lanes))
+    started = [(pairs_of(lengths, seed), lengths) for seed, lengths in enumerate(requests)]
+    pending = [pipeline.start(pairs, batch_size=32) for pairs, _ in started]
+    for (pairs, _), each in zip(started, pending, strict=True):
+        assert np.array_equal(each.wait(), expected(pairs).reshape(-1, 1))
+    pipeline.close()
+    assert device.left_behind == []
+
+
+def test_scoring_allocates_nothing() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device))
+    device.log.clear()
+    for seed in range(5):
+        pipeline.start(pairs_of([3, 70, 128] * 20, seed), batch_size=32).wait()
+    assert not {"allocate", "allocate_pinned", "free", "create_stream"} & set(device.log)
+    pipeline.close()
+
+
+def test_the_device_is_waited_for_once_a_lane_at_the_end_of_a_small_request() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device))
+    device.log.clear()
+    pipeline.start(pairs_of([20]), batch_size=32).wait()
+    assert device.log.count("synchronize") == 1
+    work = [verb for verb in device.log if verb in ("upload", "kernel", "download", "synchronize")]
+    assert work == ["upload", "kernel", "download", "synchronize"]
+    pipeline.close()
+
+
+def test_batches_are_started_before_the_first_is_waited_for() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device, limits=((2, 64), (2, 128))))
+    device.log.clear()
+    pipeline.start(pairs_of([10] * 6), batch_size=32).wait()
+    work = "".join({"upload": "u", "kernel": "k", "download": "d", "synchronize": "s"}.get(v, "") for v in device.log)
+    assert work == "ukdukdukdsss"
+    pipeline.close()
+
+
+def test_a_shape_that_comes_again_becomes_a_graph_and_few_are_kept() -> None:
+    device = MemoryDevice()
+    executor = MemoryExecutor(device, lanes=1, graphs=2)
+    pipeline = open_pipeline(executor)
+    for seed in range(12):
+        for length in (10, 30, 60):
+            pairs = pairs_of([length], seed)
+            assert pipeline.start(pairs, batch_size=32).wait() == expected(pairs)
+    assert len(device.graph_works) == 2, "the least recently used leave"
+    launches = device.log.count("launch")
+    pairs_again = pairs_of([60], 99)
+    enqueued = len(executor.shapes)
+    assert pipeline.start(pairs_again, batch_size=32).wait() == expected(pairs_again)
+    assert device.log.count("launch") == launches + 1
+    assert len(executor.shapes) == enqueued, "a graph needs the runtime no more"
+    pipeline.close()
+    assert device.left_behind == []
+
+
+def test_a_large_shape_gets_no_graph() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device, limits=((64, 512),), lanes=1))
+    for seed in range(4):
+        pipeline.start(pairs_of([512] * 64, seed), batch_size=32).wait()
+    assert device.graph_works == {}
+    pipeline.close()
+
+
+def test_more_rows_than_a_profile_takes_are_split() -> None:
+    executor = MemoryExecutor(MemoryDevice(), limits=((4, 64), (2, 128)))
+    pipeline = open_pipeline(executor)
+    pairs = pairs_of([100] * 7)
+    assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs))
+    assert [rows for rows, _ in executor.shapes] == [2, 2, 2, 1]
+    pipeline.close()
+
+
+def test_a_pair_longer_than_the_engine_takes_is_refused_with_what_to_do() -> None:
+    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    with pytest.raises(ShapeError, match="up to 128: set max_length=128"):
+        pipeline.start(pairs_of([129]), batch_size=32)
+    pipeline.close()
+
+
+def test_half_precision_logits() -> None:
+    pipeline = open_pipeline(MemoryExecutor(MemoryDevice(), output=np.float16))
+    pairs = EncodedPairs(ids=np.array([1, 2, 3], np.int32), type_ids=np.zeros(3, np.uint8), offsets=np.array([0, 1, 3]))
+    scores = pipeline.start(pairs, batch_size=32).wait()
+    assert scores.dtype == np.float32
+    assert scores.tolist() == [[1.0], [5.0]]
+    pipeline.close()
+
+
+def test_an_engine_without_token_types() -> None:
+    pipeline = open_pipeline(MemoryExecutor(MemoryDevice(), names=("input_ids", "attention_mask")))
+    pairs = pairs_of([7])
+    assert pipeline.start(pairs, batch_size=32).wait() == pairs.ids.sum()
+    pipeline.close()
+
+
+def test_a_padded_batch_from_elsewhere_and_one_that_is_padded_in_the_middle() -> None:
+    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    pairs = pairs_of([3, 9, 1])
+    batch = Batch.padded(pairs, np.arange(3), 0)
+    assert np.array_equal(pipeline.run(batch), expected(pairs))
+    batch.attention_mask[0, 0] = 0
+    with pytest.raises(ShapeError, match="pad on the right"):
+        pipeline.run(batch)
+    pipeline.close()
+
+
+def test_several_threads_share_one_pipeline() -> None:
+    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for each in range(20):
+            pairs = pairs_of([seed + 1, 40, 100, 7 * seed + 2], 100 * seed + each)
+            if not np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs)):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    pipeline.close()
+
+
+def test_two_devices_share_a_request_by_tokens() -> None:
+    devices = [MemoryDevice(0), MemoryDevice(1)]
+    executors = [MemoryExecutor(device) for device in devices]
+    pipeline = open_pipeline(*executors)
+    pairs = pairs_of([100] * 32)
+    assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs))
+    assert [sum(rows for rows, _ in executor.shapes) for executor in executors] == [16, 16]
+    pipeline.close()
+    assert [device.left_behind for device in devices] == [[], []]
+
+
+@pytest.mark.parametrize("verb", ["upload", "kernel", "download", "synchronize", "launch", "begin_capture"])
+def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device, lanes=2))
+    pairs = pairs_of([50] * 80)
+    for _ in range(2):
+        pipeline.start(pairs, batch_size=32).wait()
+    if verb in ("upload", "kernel", "download", "begin_capture"):
+        pairs = pairs_of([5] * 80)  # a shape without a graph
+        if verb == "begin_capture":
+            pipeline.start(pairs, batch_size=32).wait()
+    device.failing = verb
+    with pytest.raises(CudaError, match="open the model in a new process"):
+        pipeline.start(pairs, batch_size=32).wait()
+    device.failing = ""
+    for stream in device.streams.values():
+        stream.clear()  # what a lost context does
+    pairs = pairs_of([9, 12, 80])
+    assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs)), "the pipeline goes on"
+    pipeline.close()
+    assert device.left_behind == []
+
+
+def test_too_little_memory_is_told_at_opening_and_leaves_nothing_behind() -> None:
+    device = MemoryDevice(total=60_000)
+    with pytest.raises(CudaError, match="no memory left"):
+        open_pipeline(MemoryExecutor(device))
+    assert device.left_behind == []
+    assert device.closed
+
+
+def test_closed_twice_and_used_afterwards() -> None:
+    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    pipeline.close()
+    pipeline.close()
+    with pytest.raises(BackendError, match="closed"):
+        pipeline.start(pairs_of([3]), batch_size=32)
+
+
+def test_opened_and_closed_a_hundred_times_memory_is_as_before() -> None:
+    used = []
+    for _ in range(100):
+        device = MemoryDevice()
+        pipeline = open_pipeline(MemoryExecutor(device))
+        pipeline.start(pairs_of([3, 4]), batch_size=32).wait()
+        pipeline.close()
+        used.append(device.used)
+    assert set(used) == {0}
