@@ -167,7 +167,7 @@ def open_systems(
     arguments: argparse.Namespace, requests: list[tuple[str, list[str]]], running: contextlib.ExitStack
 ) -> list[Process]:
     """Start every system, the reference first, one after the other."""
-    calibration = running.enter_context(tempfile.NamedTemporaryFile("w", suffix=".tsv"))
+    calibration = running.enter_context(tempfile.NamedTemporaryFile("w", suffix=".tsv"))  # noqa: SIM115, the stack's
     for query, text in [(query, text) for query, texts in requests for text in texts][::14][:300]:
         print(f"{query}\t{text}", file=calibration)
     calibration.flush()
