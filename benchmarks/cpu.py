@@ -230,8 +230,8 @@ def encoded_lengths(bundle: Bundle, requests: list[tuple[str, list[str]]]) -> li
 def padding(requests: list[np.ndarray[Any, Any]]) -> dict[str, float]:
     """Return the share of computed tokens that are padding, of the batch plan and of sorted batches of 32."""
     real = sum(int(lengths.sum()) for lengths in requests)
-    made = [plan(lengths, batch_size=32, streams=usable_cpus()) for lengths in requests]
-    ours = sum(len(part) * int(each.lengths[part].max()) for each in made for part in each.parts)
+    made = [plan(lengths, batch_size=32, streams=usable_cpus(), few_shapes_to=512) for lengths in requests]
+    ours = sum(len(part) * width for each in made for part, width in zip(each.parts, each.widths, strict=True))
     sorted32 = 0
     for lengths in requests:
         ordered = np.sort(lengths)[::-1]

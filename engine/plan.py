@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from .errors import OptionError
 from .template import EncodedPairs
 
-BATCH_COST = 16
+BATCH_COST = 10
 """What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/design.md."""
 
 
@@ -26,10 +27,10 @@ class Batch:
     rows: npt.NDArray[np.int64]
 
     @classmethod
-    def padded(cls, pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int) -> "Batch":
-        """Pad these rows of a request to the longest of them."""
+    def padded(cls, pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int, width: int | None = None) -> "Batch":
+        """Pad these rows of a request to `width` tokens, or to the longest of them."""
         lengths = pairs.lengths[rows]
-        shape = (len(rows), int(lengths.max()))
+        shape = (len(rows), int(lengths.max()) if width is None else width)
         real = np.arange(shape[1]) < lengths[:, None]
         # The tokens of all rows, in row order: exactly the cells that `real` marks.
         starts = pairs.offsets[rows]
@@ -48,21 +49,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """Which rows go together. Made by `plan`; the longest come first, so that a lack of memory shows at once."""
+    """Which rows go together, and the tokens that each row is padded to. Made by `plan`; the longest come first, so that
+    a lack of memory shows at once."""
 
     lengths: npt.NDArray[np.int64]
     parts: tuple[npt.NDArray[np.int64], ...]
+    widths: tuple[int, ...]
 
     @property
     def padding_waste(self) -> float:
         """Share of the computed tokens that are padding, 0 to 1."""
-        computed = sum(len(part) * int(self.lengths[part].max()) for part in self.parts)
+        computed = sum(len(part) * width for part, width in zip(self.parts, self.widths, strict=True))
         return 1 - int(self.lengths.sum()) / computed if computed else 0.0
 
     def batches(self, pairs: EncodedPairs, *, pad_id: int) -> Iterator[Batch]:
-        """Pad each part to its own longest pair."""
-        for rows in self.parts:
-            yield Batch.padded(pairs, rows, pad_id)
+        """Pad each part to its width."""
+        for rows, width in zip(self.parts, self.widths, strict=True):
+            yield Batch.padded(pairs, rows, pad_id, width)
 
 
 def plan(
@@ -72,38 +75,56 @@ def plan(
     streams: int = 1,
     max_tokens: int = 4096,
     batch_cost: int = BATCH_COST,
+    few_shapes_to: int = 0,
 ) -> BatchPlan:
     """Cut pairs of these lengths (int64 [n], tokens) into the batches that cost least.
 
     A batch costs its tokens with padding, plus `batch_cost` tokens for being one more; the plan has the least sum of
     all that keep the pairs sorted by length. A batch has at most `batch_size` rows and, from two rows on, at most
     `max_tokens` tokens with padding, which keeps its activations in the processor's caches and its memory bounded;
-    with several `streams` at most their share of the request, so that each has something to do. Raises OptionError for
-    a `batch_size` below one.
+    with several `streams` at most their share of the request, so that each has something to do.
+
+    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input, makes them few: rows are a
+    power of four, and tokens rounded up in steps of a 64th to a 32nd of them, but never beyond the longest input. Raises
+    OptionError for a `batch_size` below one.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
     if streams > 1:
         max_tokens = min(max_tokens, -(-int(lengths.sum()) // streams))
     order = np.argsort(-lengths, kind="stable")
-    longest = lengths[order].tolist()
+    longest = lengths[order]
+    if few_shapes_to:
+        longest = np.maximum(longest, np.minimum(_rounded_up(longest), few_shapes_to))
+        sizes = [4**power for power in range((batch_size.bit_length() + 1) // 2)]
+    else:
+        sizes = list(range(1, batch_size + 1))
+    widths = longest.tolist()
     # cost[i] is the least for the first i pairs, whose last batch begins at begins[i].
     cost, begins = [0], [0]
-    for stop in range(1, len(longest) + 1):
-        begin = stop - 1
-        best, best_begin = cost[begin] + longest[begin], begin
-        while begin > 0 and stop - begin < batch_size:
-            begin -= 1
-            tokens = (stop - begin) * longest[begin]
-            if tokens > max_tokens:
+    for stop in range(1, len(widths) + 1):
+        best, best_begin = cost[stop - 1] + widths[stop - 1], stop - 1
+        for size in sizes[1:]:
+            begin = stop - size
+            if begin < 0 or size * widths[begin] > max_tokens:
                 break
-            if cost[begin] + tokens < best:
-                best, best_begin = cost[begin] + tokens, begin
+            if cost[begin] + size * widths[begin] < best:
+                best, best_begin = cost[begin] + size * widths[begin], begin
         cost.append(best + batch_cost)
         begins.append(best_begin)
-    parts = []
-    stop = len(longest)
-    while stop:
-        parts.append(order[begins[stop] : stop])
-        stop = begins[stop]
-    return BatchPlan(lengths=lengths, parts=tuple(reversed(parts)))
+    borders = [len(widths)]
+    while borders[-1]:
+        borders.append(begins[borders[-1]])
+    cuts = list(pairwise(reversed(borders)))
+    return BatchPlan(
+        lengths=lengths,
+        parts=tuple(order[start:stop] for start, stop in cuts),
+        widths=tuple(widths[start] for start, _ in cuts),
+    )
+
+
+def _rounded_up(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Round up to steps of a 64th to a 32nd of the length: 2 up to 128 tokens, 4 up to 256, 8 up to 512."""
+    steps = 2 ** np.maximum(1, np.ceil(np.log2(lengths)).astype(np.int64) - 6)
+    rounded: npt.NDArray[np.int64] = -(-lengths // steps) * steps
+    return rounded

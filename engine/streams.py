@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -80,17 +81,22 @@ class Streams:
         few = 0 < len(pairs) < streams
         wide = self._sessions.get(True) if few else None
         session = wide or self._session(wide=False)
-        made = plan(pairs.lengths, batch_size=min(batch_size, self.setup.batch_size), streams=1 if wide else streams)
+        made = plan(
+            pairs.lengths,
+            batch_size=min(batch_size, self.setup.batch_size),
+            streams=1 if wide else streams,
+            few_shapes_to=manifest.max_positions,
+        )
 
-        def score(rows: npt.NDArray[np.int64]) -> int:
-            batch = Batch.padded(pairs, rows, manifest.pad_token_id)
+        def score(rows: npt.NDArray[np.int64], width: int) -> int:
+            batch = Batch.padded(pairs, rows, manifest.pad_token_id, width)
             with CORES.taken(session.threads):
                 logits[rows] = session.run(batch)
             return len(rows)
 
         with self._lock:
             self._check_open()
-            pending = Pending([self._executor.submit(score, rows) for rows in made.parts], logits)
+            pending = Pending(list(map(self._executor.submit, repeat(score), made.parts, made.widths)), logits)
             if few and self._widening is None:
                 # Should it not open, the streams serve small requests too, only slower.
                 self._widening = self._executor.submit(self._session, wide=True)

@@ -81,4 +81,5 @@ def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:
     order = np.argsort(-pairs.lengths, kind="stable")
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1
     parts = [group[start : start + BATCH] for group in np.split(order, cuts) for start in range(0, len(group), BATCH)]
-    return BatchPlan(lengths=pairs.lengths, parts=tuple(parts)).batches(pairs, pad_id=0)
+    widths = tuple(int(pairs.lengths[part[0]]) for part in parts)
+    return BatchPlan(lengths=pairs.lengths, parts=tuple(parts), widths=widths).batches(pairs, pad_id=0)

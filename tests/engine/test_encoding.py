@@ -129,6 +129,31 @@ def test_no_other_cut_of_the_sorted_pairs_costs_less(
     assert costs([array[part].tolist() for part in made.parts]) == min(cuts)
 
 
+@settings(max_examples=200, deadline=None)
+@given(lengths=st.lists(st.integers(1, 511), max_size=200), batch_size=st.integers(1, 64))
+def test_a_plan_of_few_shapes_holds_every_row_and_fits_the_model(lengths: list[int], batch_size: int) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    made = plan(array, batch_size=batch_size, few_shapes_to=511)
+    assert sorted(row for part in made.parts for row in part.tolist()) == list(range(len(lengths)))
+    for part, width in zip(made.parts, made.widths, strict=True):
+        assert len(part) in {1, 4, 16, 64}
+        assert len(part) <= batch_size
+        assert array[part].max() <= width <= 511
+
+
+def test_few_shapes_are_few_and_their_padding_little() -> None:
+    generator = np.random.default_rng(0)
+    shapes, real, computed = set(), 0, 0
+    for _ in range(50):  # requests of 100 passages, as long as MS MARCO's
+        lengths = np.clip(generator.gamma(9, 10.5, 100), 20, 512).astype(np.int64)
+        made = plan(lengths, batch_size=32, streams=2, few_shapes_to=512)
+        shapes |= {(len(part), width) for part, width in zip(made.parts, made.widths, strict=True)}
+        real += int(lengths.sum())
+        computed += sum(len(part) * width for part, width in zip(made.parts, made.widths, strict=True))
+    assert len(shapes) < 250
+    assert 1 - real / computed < 0.03
+
+
 def test_pairs_of_one_length_stay_together_and_of_very_different_ones_do_not() -> None:
     assert [len(part) for part in plan(np.full(32, 90), batch_size=32).parts] == [32]
     assert [len(part) for part in plan(np.array([500, 20, 500, 20]), batch_size=32).parts] == [2, 2]
