@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .errors import OptionError
 from .template import EncodedPairs
 
-BATCH_COST = 10
+BATCH_COST = 8
 """What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/design.md."""
 
 

@@ -85,7 +85,7 @@ class Streams:
             pairs.lengths,
             batch_size=min(batch_size, self.setup.batch_size),
             streams=1 if wide else streams,
-            few_shapes_to=manifest.max_positions,
+            few_shapes_to=0 if wide else manifest.max_positions,  # a wide batch holds all of the few pairs there are
         )
 
         def score(rows: npt.NDArray[np.int64], width: int) -> int:

@@ -121,8 +121,8 @@ def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
 ) -> None:
     made = make()
     seen: list[int] = []
-    made.start(pairs_of([50] * 8), batch_size=32).wait(seen.append)
-    assert seen == [2, 2, 2, 2]
+    made.start(pairs_of([50] * 16), batch_size=32).wait(seen.append)
+    assert seen == [4, 4, 4, 4]
     assert [session.threads for session in opened] == [1]
     assert made.start(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
     assert made._widening is not None
