@@ -425,6 +425,92 @@ def evaluate(
     print(f"{out}: runs, queries.jsonl and result.json", file=sys.stderr)
 
 
+@app.command(
+    epilog="Examples:  crossrt bench minilm-l6 --precision fp32,int8 --backend onnxruntime,openvino --out speeds.json  |  "
+    "crossrt bench --compare before.json after.json"
+)
+def bench(
+    bundles: Annotated[list[str] | None, typer.Argument(help="Bundles, checkpoint directories or hub ids.")] = None,
+    precision: Annotated[str, typer.Option(help="Precisions of every bundle, as fp32,int8.")] = "fp32",
+    backend: Annotated[
+        str, typer.Option(help="Backends of each, as onnxruntime,openvino; auto is what opens by itself.")
+    ] = "auto",
+    threads: Annotated[
+        str | None, typer.Option(help="Numbers of threads, as 1,2; all usable processors unless given.")
+    ] = None,
+    device: Device = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Real pairs to score, `query <tab> passage` lines; as long as MS MARCO's if none."),
+    ] = None,
+    queries: QueriesFile = None,
+    passages: PassagesFile = None,
+    run: RunFile = None,
+    counts: Annotated[
+        str, typer.Option(help="Passages of one query whose latency is measured; none for none.")
+    ] = "1,10,100,1000",
+    repeats: Annotated[int, typer.Option(help="Times that everything is measured, the rows in turns.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="A glance: fewer of everything.")] = False,
+    scaling: Annotated[
+        bool,
+        typer.Option("--scaling", help="Also over batch tokens, length of a pair and threads, with fitted curves."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file to keep the result in.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BEFORE AFTER", help="Measure nothing: say what changed between two kept results."),
+    ] = None,
+    limit: Annotated[float, typer.Option(help="With --compare: percent that is too much worse; exit status 1.")] = 5,
+) -> None:
+    """Measure how fast bundles score here, beside the machine's own ceiling, or compare two such results."""
+    if compare is not None:
+        if bundles:
+            raise OptionError("--compare takes two results and no bundles")
+        _compare(compare, limit)
+        return
+    if not bundles:
+        raise OptionError("give bundles to measure, or --compare BEFORE AFTER")
+    from .engine.publish import published_file
+    from .speed.bench import bench
+    from .speed.ceiling import SECONDS
+    from .speed.lineup import lineup
+    from .speed.measure import Plan
+    from .speed.texts import Texts
+
+    if repeats < 1:
+        raise OptionError(f"--repeats {repeats}: give a whole number from 1")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise OptionError(f"--out {out}: there is no directory {out.absolute().parent}")
+    sizes = [] if counts == "none" else _whole_numbers("--counts", counts)
+    plan = Plan(counts=sizes, repeats=repeats)
+    if quick:
+        plan = Plan(counts=sizes, repeats=min(repeats, 3), lists=1, starts=2, least_requests=2, latency_s=0.5)
+    rows = lineup(
+        bundles,
+        precisions=[name.strip() for name in precision.split(",")],
+        backends=[name.strip() for name in backend.split(",")],
+        threads=[] if threads is None else _whole_numbers("--threads", threads),
+        device=device,
+    )
+    trec = (queries, passages, run)
+    if pairs is not None:
+        if any(trec):
+            raise OptionError("give --pairs, or --queries, --passages and --run, not both")
+        texts = Texts.of_pairs(pairs)
+    elif queries is not None and passages is not None and run is not None:
+        texts = Texts.of_run(queries, passages, run)
+    elif any(trec):
+        raise OptionError("--queries, --passages and --run go together")
+    else:
+        texts = Texts.typical()
+    stretch = SECONDS / 3 if quick else SECONDS
+    result = bench(rows, texts, plan, scaling=scaling, stretch_s=stretch, progress=_for_a_person())
+    if out is not None:
+        with published_file(out) as file:
+            file.write(result.to_json())
+    _say(str(result))
+
+
 @app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")
 def prepare(
     bundle: Annotated[Path, typer.Argument(help="A bundle; every model with its tokenizer can use the store.")],
@@ -653,6 +739,29 @@ def _judging(queries: Path | None, passages: Path | None, run: Path | None, qrel
     except DataFileError as error:
         print(f"warning: the ranking is not judged: {error}", file=sys.stderr)
         return None
+
+
+def _compare(results: tuple[Path, Path], limit: float) -> None:
+    from .speed.compare import compare
+    from .speed.result import Speeds
+
+    if not 0 <= limit < 100:
+        raise OptionError(f"--limit {limit:g}: give a percentage from 0 to 100")
+    before, after = (Speeds.read(path) for path in results)
+    found = compare(before, after, limit=limit / 100)
+    _say(str(found))
+    if not found:
+        raise typer.Exit(1)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise OptionError(f"{option} {text!r}: give whole numbers from 1, as 1,2")
+    return list(dict.fromkeys(numbers))
 
 
 def _calibration(pairs: Path | None, trec: tuple[Path, Path, Path] | None) -> Any:

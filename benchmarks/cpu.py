@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ceiling import matrix_rates
 from peers.peer import SYSTEMS
 from result import write_result
 from tqdm import tqdm
@@ -32,6 +31,8 @@ from crossrt.engine.cpus import usable_cpus
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.plan import plan
 from crossrt.engine.trec import read_collection
+from crossrt.speed.ceiling import again, ceilings
+from crossrt.speed.operations import flops_of
 
 HERE = Path(__file__).parent
 REFERENCE = "PyTorch FP32"
@@ -130,7 +131,7 @@ def main() -> None:
         opened = open_systems(arguments, requests, running)
         if opened[0].failed:
             sys.exit(f"{REFERENCE}, which all are measured by, failed: {opened[0].failed}")
-        before = matrix_rates(arguments.threads)
+        measured = ceilings(arguments.threads)
         for each in opened:
             each.score(*requests[0])
         for number, request in enumerate(tqdm(requests * arguments.rounds, desc="Measuring")):
@@ -138,8 +139,7 @@ def main() -> None:
             for each in [*opened[turn:], *opened[:turn]]:
                 if number < FEW or sum(each.seconds.values()) < SLOW * sum(opened[0].seconds.values()):
                     each.score(*request, number=number)
-    after = matrix_rates(arguments.threads)
-    ceiling = {name: max(before[name], after[name]) for name in before}
+    ceiling = {one.quantity: round(one.rate, 1) for one in again(measured) if one.quantity in ("fp32", "int8")}
     bundle = Bundle.open(arguments.bundle)
     lengths = encoded_lengths(bundle, requests)
     flops = sum(flops_of(bundle, request) for request in lengths) / len(lengths)
@@ -237,19 +237,6 @@ def padding(requests: list[np.ndarray[Any, Any]]) -> dict[str, float]:
         ordered = np.sort(lengths)[::-1]
         sorted32 += sum(len(part) * int(part[0]) for part in (ordered[i : i + 32] for i in range(0, len(ordered), 32)))
     return {"crossrt": round(1 - real / ours, 4), "sorted_batches_of_32": round(1 - real / sorted32, 4)}
-
-
-def flops_of(bundle: Bundle, lengths: np.ndarray[Any, Any]) -> float:
-    """Return the operations that a request needs in crossrt's graph, padding not counted.
-
-    Each layer: 2 (4 h^2 + 2 h f) a token and 4 n^2 h a pair for attention; the last one, of which only [CLS] is used,
-    keys and values alone.
-    """
-    shape = bundle.manifest.architecture
-    layers, hidden, inner = (int(shape[name]) for name in ("layers", "hidden_size", "intermediate_size"))
-    tokens, squares = float(lengths.sum()), float((lengths.astype(np.float64) ** 2).sum())
-    whole = 2 * tokens * (4 * hidden**2 + 2 * hidden * inner) + 4 * squares * hidden
-    return (layers - 1) * whole + 2 * tokens * 2 * hidden**2
 
 
 def show(result: dict[str, Any]) -> None:

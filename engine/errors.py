@@ -12,6 +12,7 @@
     ├── StoreError        a store of prepared passages that cannot be used, or lacks a passage
     ├── BackendError      a runtime that is not installed, or cannot do what is asked
     │   └── CudaError     a CUDA call that failed; carries CUDA's name for it
+    ├── MeasurementError  a measurement that contradicts itself, such as a rate above the machine's own
     └── ParityError       an export whose scores differ from the reference; carries the report
 
 A message says what happened, what is allowed and what to do.
@@ -81,6 +82,10 @@ class CudaError(BackendError):
         hint = self.HINTS.get(name.removeprefix("CUDA_ERROR_"), "nvidia-smi shows the device's state")
         super().__init__(f"{said or name}: {hint}")
         self.name = name
+
+
+class MeasurementError(CrossrtError):
+    """A measurement that contradicts itself: nothing of its run can be used."""
 
 
 class ParityError(CrossrtError):

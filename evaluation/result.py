@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..calibration.change import Change
-from ..engine.errors import DataFileError
+from .kept import CHECKED, read_kept
 from .source import Source
 
 SCHEMA = 1
@@ -38,6 +38,8 @@ class Ranking:
 class Evaluation:
     """What was evaluated, where, and how well each system ranked. Holds no texts and no paths."""
 
+    __pydantic_config__: ClassVar = CHECKED
+
     schema: int = SCHEMA
     kind: str = KIND
     machine: Mapping[str, Any]
@@ -62,26 +64,7 @@ class Evaluation:
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
         """Read what `to_json` wrote. Raises DataFileError, naming the file, for anything else or of another schema."""
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise DataFileError(f"{path} is not JSON ({error})") from error
-        if not isinstance(fields, dict) or fields.get("kind") != KIND:
-            raise DataFileError(f"{path} is not a result of crossrt evaluate: its kind is not {KIND!r}")
-        if fields.get("schema") != SCHEMA:
-            raise DataFileError(
-                f"{path} has schema {fields.get('schema')}, and this crossrt reads {SCHEMA}: evaluate again with this one"
-            )
-        try:
-            rankings = [_ranking(row) for row in fields.pop("rankings")]
-            sources = {name: Source(**source) for name, source in fields.pop("sources").items()}
-            return cls(**fields, sources=sources, rankings=rankings)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataFileError(
-                f"{path} does not have the fields of schema {SCHEMA} ({error}); evaluate again"
-            ) from error
+        return read_kept(cls, path, kind=KIND, schema=SCHEMA, command="crossrt evaluate")
 
     def __str__(self) -> str:
         """Return what a person reads: for each measure a row of each ranking, with its difference from the baseline."""
@@ -99,12 +82,3 @@ class Evaluation:
                     lines.append(f"{line}     {change.difference:+.4f}  {change.low:+.4f} to {change.high:+.4f}")
                 head = ""
         return "\n".join(lines)
-
-
-def _ranking(fields: dict[str, Any]) -> Ranking:
-    changes, run = fields.pop("changes"), fields.pop("run")
-    return Ranking(
-        **fields,
-        changes=None if changes is None else {name: Change(**change) for name, change in changes.items()},
-        run=None if run is None else Source(**run),
-    )

@@ -90,7 +90,7 @@ def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Optio
     `choose_setup` and `bundle_from_source` raise.
     """
     systems: dict[str, System] = {}
-    for source, name in zip(sources, _names(sources), strict=True):
+    for source, name in zip(sources, names_of(sources), strict=True):
         bundle = bundle_from_source(source)
         for precision in precisions:
             setup = choose_setup(
@@ -107,7 +107,7 @@ def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Optio
     return list(systems.values())
 
 
-def _names(sources: Sequence[str]) -> list[str]:
+def names_of(sources: Sequence[str]) -> list[str]:
     """Return the last part of each path, or as many parts as it takes to tell different ones apart, as one word each."""
     paths = [Path(source).absolute() if Path(source).is_dir() else Path(source) for source in sources]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):

@@ -1,8 +1,16 @@
 """`Speeds`: the result of `crossrt bench`, as it is printed and as it is kept."""
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..evaluation.kept import CHECKED, read_kept
 
 SCHEMA = 1
 KIND = "crossrt speeds"
@@ -17,16 +25,34 @@ class Spread:
     p95: float
     repeats: int
 
+    @classmethod
+    def of(cls, values: npt.ArrayLike) -> "Spread":
+        """Return the spread of at least one value."""
+        found = np.asarray(values, dtype=np.float64)
+        low, middle, high = (float(value) for value in np.percentile(found, (5, 50, 95)))
+        return cls(median=middle, p5=low, p95=high, repeats=len(found))
+
+    @property
+    def width(self) -> float:
+        """Half of the way from the 5th to the 95th percentile, as a share of the median."""
+        return (self.p95 - self.p5) / 2 / abs(self.median) if self.median else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Milliseconds of one query with so many `passages`, from texts to scores, over so many `requests`."""
+    """Milliseconds of one query with so many `passages`, from texts to scores, over so many `requests`.
+
+    `p50_interval` is the median's 95 % interval, by order statistics, and `of_ceiling` the median's rate as a share of
+    the machine's own.
+    """
 
     passages: int
     p50_ms: float
     p95_ms: float
     p99_ms: float
     requests: int
+    p50_interval: Sequence[float] | None = None
+    of_ceiling: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +69,7 @@ class Ceiling:
     rate: float
     by: str
     rates: Mapping[str, float]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +106,11 @@ class Speed:
     """One row: a bundle in one precision by one backend on so many threads. `failed` says why there is no figure.
 
     `pairs_per_s` and `tokens_per_s` (real tokens, padding not counted) are end to end, from texts to scores, in requests
-    of 100; `model_pairs_per_s` is the model alone, on batches that are ready. `padding` is the share of computed tokens
+    of 100; `model_pairs_per_s` is the model alone, from token ids to logits. `padding` is the share of computed tokens
     that is padding, `gflop_per_pair` what the graph computes for an average pair, and `of_ceiling` the rate, end to end,
-    as a share of the machine's own. `ratio` is to the first row, of interleaved repeats. `start_s` is from the start of a
-    process to its first score, `memory_mb` its largest resident size after all requests.
+    as a share of the machine's own; `model_of_ceiling` is the model's alone. `ratio` is to the first row, of interleaved
+    repeats. `start_s` is from the start of a process to its first score, `memory_mb` its largest resident size after all
+    requests. `warm_up_s` is what the first pass over all of them took, which is in no other figure.
     """
 
     label: str
@@ -101,6 +129,8 @@ class Speed:
     padding: float | None = None
     gflop_per_pair: float | None = None
     of_ceiling: float | None = None
+    model_of_ceiling: float | None = None
+    warm_up_s: float | None = None
     latencies: Sequence[Latency] = ()
     start_s: Spread | None = None
     memory_mb: float | None = None
@@ -132,6 +162,8 @@ class Speeds:
     less 1): figures that differ by less say nothing.
     """
 
+    __pydantic_config__: ClassVar = CHECKED
+
     schema: int = SCHEMA
     kind: str = KIND
     machine: Mapping[str, Any]
@@ -142,3 +174,26 @@ class Speeds:
     noise: float
     rows: Sequence[Speed]
     curves: Sequence[Curve] = ()
+
+    def to_json(self) -> str:
+        """Return indented JSON that `read` reads back to an equal result; figures have six digits."""
+        return json.dumps(_shortened(dataclasses.asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Speeds":
+        """Read what `to_json` wrote. Raises DataFileError, naming the file and the line or field, for anything else."""
+        return read_kept(cls, path, kind=KIND, schema=SCHEMA, command="crossrt bench")
+
+    def __str__(self) -> str:
+        """Return what a person reads."""
+        from .table import table_of
+
+        return table_of(self)
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _shortened(each) for name, each in value.items()}
+    return [_shortened(each) for each in value] if isinstance(value, (list, tuple)) else value

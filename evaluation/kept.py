@@ -1,0 +1,56 @@
+"""`read_kept`: a result that was kept as JSON, read back and checked field by field."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from ..engine.errors import BackendError, DataFileError
+
+
+class Kept(Protocol):
+    """A dataclass whose JSON names its `kind` and `schema`, and whose `__pydantic_config__` is `CHECKED`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    kind: Any
+    schema: Any
+
+
+CHECKED = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+"""pydantic's configuration of a kept result, which the dataclasses inside it take over: no unknown field, no text for a
+number, no NaN."""
+
+Result = TypeVar("Result", bound=Kept)
+
+
+def read_kept(result: type[Result], path: Path, *, kind: str, schema: int, command: str) -> Result:
+    """Read a result of `command` of this kind and schema.
+
+    Raises DataFileError, naming the file and the line or the field, for anything else; BackendError without pydantic.
+    """
+    try:
+        from pydantic import TypeAdapter, ValidationError
+    except ImportError:
+        raise BackendError('reading a result needs pydantic: pip install "crossrt[report]"') from None
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text)
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise DataFileError(f"{path}, line {error.lineno}: the file is not JSON ({error.msg})") from error
+    except ValueError as error:
+        raise DataFileError(f"{path} is not JSON ({error})") from error
+    if not isinstance(fields, dict) or fields.get("kind") != kind:
+        raise DataFileError(f"{path} is not a result of {command}: its kind is not {kind!r}")
+    if fields.get("schema") != schema:
+        raise DataFileError(
+            f"{path} has schema {fields.get('schema')}, and this crossrt reads {schema}: run {command} again with this one"
+        )
+    try:
+        return TypeAdapter(result).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataFileError(
+            f"{path} does not have the fields of schema {schema}: {where}: {first['msg']}; run {command} again"
+        ) from error

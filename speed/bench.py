@@ -1,0 +1,217 @@
+"""`bench`: how fast rows are here, beside what the machine could do."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from ..engine.bundle import MANIFEST, sha256_of
+from ..engine.encoding import PairEncoder
+from ..engine.errors import BackendError
+from ..engine.precision import Precision
+from ..evaluation.facts import commit, machine, versions
+from ..evaluation.system import System
+from .ceiling import SECONDS, Probe, again, ceiling_of, ceilings, check_share
+from .child import first_score_s, peak_mb
+from .lineup import Missing
+from .measure import Floats, Plan, Row, identity, measure, opened, reference_of, speed_of, warm_up
+from .result import Ceiling, Curve, Latency, Speed, Speeds, Spread, Workload
+from .scaling import curves_of
+from .texts import Texts
+
+Failures = dict[str, str]
+"""Why a row has no figures, by its label."""
+
+
+def bench(
+    rows: Sequence[System | Missing],
+    texts: Texts,
+    plan: Plan,
+    *,
+    scaling: bool = False,
+    stretch_s: float = SECONDS,
+    progress: bool = False,
+) -> Speeds:
+    """Measure the rows in turns, the machine's ceilings before and after them, and what varies meanwhile.
+
+    A row that fails keeps its place and says why. `stretch_s` is the length of one stretch of a ceiling's measurement.
+    Raises MeasurementError for a row above its ceiling, BackendError when no row can run.
+    """
+    systems = [row for row in rows if isinstance(row, System)]
+    failed = {row.label: row.why for row in rows if isinstance(row, Missing)}
+    steps = plan.starts + 2 * len(systems) + plan.repeats + len(plan.counts) + 2 + scaling * len(systems)
+    with tqdm(total=steps, desc="Measuring", unit="step", disable=not progress) as bar:
+
+        def step() -> None:
+            bar.update(1)
+
+        starts = _starts(systems, plan, failed, step)
+        found = [
+            ceiling
+            for threads, device in dict.fromkeys((one.setup.threads, one.setup.device) for one in systems)
+            for ceiling in ceilings(threads, device=device, seconds=stretch_s)
+        ]
+        step()
+        speeds, memory, workload, noise = _measured(systems, texts, plan, failed, step)
+        found = again(found, seconds=stretch_s)
+        step()
+        speeds = {
+            label: replace(speed, start_s=starts.get(label), memory_mb=memory.get(label))
+            for label, speed in speeds.items()
+        }
+        shared, found = with_shares(list(speeds.values()), found)
+        speeds = {speed.label: speed for speed in shared}
+        curves: list[Curve] = []
+        for system in systems if scaling else ():
+            if system.label not in failed:
+                curves += curves_of(system, texts, plan)
+            step()
+    return Speeds(
+        machine=machine(),
+        versions=versions("openvino"),
+        commit=commit(),
+        workload=workload,
+        ceilings=found,
+        noise=noise,
+        rows=[speeds.get(row.label) or _failed(row, failed[row.label]) for row in rows],
+        curves=curves,
+    )
+
+
+def _starts(systems: Sequence[System], plan: Plan, failed: Failures, step: Callable[[], None]) -> dict[str, Spread]:
+    """Start processes in turns; the first of each fills the file cache and what OpenVINO keeps."""
+    seconds: dict[str, list[float]] = {}
+    for turn in range(plan.starts + 1 if plan.starts else 0):
+        for system in systems:
+            if system.label not in failed:
+                try:
+                    taken = first_score_s(system)
+                except BackendError as error:
+                    failed[system.label] = str(error)
+                    continue
+                if turn:
+                    seconds.setdefault(system.label, []).append(taken)
+        if turn:
+            step()
+    return {label: Spread.of(taken) for label, taken in seconds.items() if label not in failed}
+
+
+def _measured(
+    systems: Sequence[System], texts: Texts, plan: Plan, failed: Failures, step: Callable[[], None]
+) -> tuple[dict[str, Speed], dict[str, float], Workload, float]:
+    """Return the figures by label, the memory by label, the workload, and the noise."""
+    memory: dict[str, float] = {}
+    opened_rows: list[Row] = []
+    probe = Probe(max(system.setup.threads for system in systems))
+    try:
+        for system in systems:
+            if system.label not in failed:
+                try:
+                    opened_rows.append(opened(system, texts, plan))
+                    warm_up(opened_rows[-1])
+                except Exception as error:  # the runtimes' own have no other base: no memory, an operator that fails
+                    failed[system.label] = f"{type(error).__name__}: {error}"
+                    opened_rows = _without(opened_rows, system.label)
+            step()
+        if not opened_rows:
+            raise BackendError("; ".join(failed.values()))
+        measure(opened_rows, plan, probe, progress=step)
+        references: dict[Path, list[Floats]] = {}
+        for row in opened_rows:
+            if row.system.precision is Precision.FP32:
+                references.setdefault(row.system.bundle.path, row.logits)
+        speeds: dict[str, Speed] = {}
+        for row in opened_rows:
+            path = row.system.bundle.path
+            if path not in references:
+                references[path] = reference_of(row)
+            try:
+                speeds[row.system.label] = speed_of(row, opened_rows[0], references[path])
+            except BackendError as error:
+                failed[row.system.label] = str(error)
+        workload = _workload(opened_rows[0], texts)
+        requests = {
+            row.system.label: [*row.requests, *(each[0] for each in row.by_count.values())] for row in opened_rows
+        }
+    finally:
+        probe.close()
+        for row in opened_rows:
+            row.model.close()
+    for system in systems:
+        if plan.memory and system.label in speeds:
+            memory[system.label] = peak_mb(system, requests[system.label])
+        step()
+    return speeds, memory, workload, probe.noise
+
+
+def _without(rows: Sequence[Row], label: str) -> list[Row]:
+    for row in rows:
+        if row.system.label == label:
+            row.model.close()
+    return [row for row in rows if row.system.label != label]
+
+
+def _workload(row: Row, texts: Texts) -> Workload:
+    manifest = row.system.bundle.manifest
+    encoder = PairEncoder(
+        Tokenizer.from_file(str(row.system.bundle.tokenizer_file)),
+        max_length=row.system.options.max_length or manifest.max_length,
+    )
+    return texts.workload([pair for request in row.requests for pair in request], encoder)
+
+
+def with_shares(rows: Sequence[Speed], found: list[Ceiling]) -> tuple[list[Speed], list[Ceiling]]:
+    """Put beside each figure its share of the ceiling. Raises MeasurementError for one above it.
+
+    A ceiling that something disturbed is measured once more before; the ceilings are returned as they are then.
+    """
+    shared = [_shared(row, found) for row in rows]
+    if any(share > 1 for row in shared for share in _shares(row)):
+        found = again(found, seconds=3 * SECONDS)
+        shared = [_shared(row, found) for row in rows]
+    for row in shared:
+        ceiling = ceiling_of(row, found)
+        for share in _shares(row):
+            assert ceiling is not None
+            check_share(row.label, share, ceiling)
+    return shared, found
+
+
+def _shares(row: Speed) -> list[float]:
+    all_of_them = (row.of_ceiling, row.model_of_ceiling, *(latency.of_ceiling for latency in row.latencies))
+    return [share for share in all_of_them if share is not None]
+
+
+def _shared(row: Speed, found: Sequence[Ceiling]) -> Speed:
+    ceiling = ceiling_of(row, found)
+    if ceiling is None or row.gflop_per_pair is None or row.pairs_per_s is None or row.model_pairs_per_s is None:
+        return row
+    pair = row.gflop_per_pair / ceiling.rate
+    latencies: list[Latency] = [
+        replace(latency, of_ceiling=latency.passages * pair / (latency.p50_ms / 1e3)) for latency in row.latencies
+    ]
+    return replace(
+        row,
+        of_ceiling=row.pairs_per_s.median * pair,
+        model_of_ceiling=row.model_pairs_per_s.median * pair,
+        latencies=latencies,
+    )
+
+
+def _failed(row: System | Missing, why: str) -> Speed:
+    if isinstance(row, System):
+        return Speed(**identity(row), failed=why, latencies=[])
+    fields: dict[str, Any] = {
+        "label": row.label,
+        "model": str(row.bundle.manifest.source.get("id")),
+        "bundle_sha256": sha256_of(row.bundle.path / MANIFEST),
+        "precision": row.precision.value,
+        "backend": row.backend,
+        "device": row.device,
+        "threads": row.threads,
+        "runs_on": row.backend,
+    }
+    return Speed(**fields, failed=row.why, latencies=[])

@@ -1,0 +1,89 @@
+"""`lineup`: which rows are measured, each a bundle in one precision by one backend on so many threads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from ..engine.backends import BACKENDS, GPU_BACKENDS, installed_backends
+from ..engine.bundle import Bundle
+from ..engine.cpus import usable_cpus
+from ..engine.errors import BackendError, OptionError
+from ..engine.precision import Precision
+from ..engine.session import choose_setup
+from ..engine.source import bundle_from_source
+from ..evaluation.system import Options, System, names_of
+
+RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A row that cannot run here: `why` in words."""
+
+    label: str
+    bundle: Bundle
+    precision: Precision
+    backend: str
+    device: str
+    threads: int
+    why: str
+
+
+def lineup(
+    sources: Sequence[str],
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    backends: Sequence[str] = ("auto",),
+    threads: Sequence[int] = (),
+    device: str | None = None,
+) -> list[System | Missing]:
+    """Return every bundle in every precision by every backend on every number of threads. Nothing is opened.
+
+    FP32 is best first, since every row is compared with the first one. `auto` is the backend that `CrossEncoder` would
+    take. A row that this machine cannot run is `Missing`. Raises OptionError for an unknown name, for threads that there
+    are not and for a row that is asked for twice; BundleError for a bundle that lacks a precision; BackendError when no
+    row can run.
+    """
+    for backend in backends:
+        if backend not in ("auto", *RUNTIMES):
+            raise OptionError(f"--backend {backend!r}: one or more of auto, {', '.join(RUNTIMES)}")
+    usable = usable_cpus()
+    for number in threads:
+        if not 1 <= number <= usable:
+            raise OptionError(f"--threads {number}: this process may use {usable} processors; give 1 to {usable}")
+    installed_backends()  # two packages in each other's way are an error for all rows alike
+    rows: dict[str, System | Missing] = {}
+    for source, name in zip(sources, names_of(sources), strict=True):
+        bundle = bundle_from_source(source)
+        for precision, backend, count in product(map(Precision.parse, precisions), backends, threads or (usable,)):
+            row = _row(name, bundle, precision, backend, count, device, several=len(threads) > 1)
+            if row.label in rows:
+                raise OptionError(f"{row.label} is asked for twice; name each bundle, precision and backend once")
+            rows[row.label] = row
+    if not any(isinstance(row, System) for row in rows.values()):
+        raise BackendError("; ".join(row.why for row in rows.values() if isinstance(row, Missing)))
+    return list(rows.values())
+
+
+def _row(
+    name: str, bundle: Bundle, precision: Precision, backend: str, threads: int, device: str | None, *, several: bool
+) -> System | Missing:
+    suffix = f" {threads}t" if several else ""
+    try:
+        setup = choose_setup(bundle, precision=precision, backend=backend, device=device, threads=threads)
+    except BackendError as error:
+        return Missing(
+            label=f"{name}.{precision.value} {backend}{suffix}",
+            bundle=bundle,
+            precision=precision,
+            backend=backend,
+            device=device or "cpu",
+            threads=threads,
+            why=str(error),
+        )
+    return System(
+        label=f"{name}.{precision.value} {setup.backend}{suffix}",
+        bundle=bundle,
+        setup=setup,
+        options=Options(backend=setup.backend if backend != "auto" else "auto", device=device, threads=threads),
+    )

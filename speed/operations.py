@@ -1,0 +1,36 @@
+"""What a model computes for its pairs: operations and padding."""
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine.bundle import Bundle
+from ..engine.plan import plan
+from ..engine.session import Setup
+
+Lengths = npt.NDArray[np.int64]
+
+
+def flops_of(bundle: Bundle, lengths: Lengths) -> float:
+    """Return the operations that pairs of these lengths (int64 [n], tokens) need in the graph, padding not counted.
+
+    Each layer: 2 (4 h^2 + 2 h f) a token and 4 n^2 h a pair for attention; in crossrt's own graph the last layer, of
+    which only [CLS] is used, keys and values alone. Raises KeyError for a bundle that does not say its dimensions.
+    """
+    shape = bundle.manifest.architecture
+    layers, hidden, inner = (int(shape[name]) for name in ("layers", "hidden_size", "intermediate_size"))
+    tokens, squares = float(lengths.sum()), float((lengths.astype(np.float64) ** 2).sum())
+    whole = 2 * tokens * (4 * hidden**2 + 2 * hidden * inner) + 4 * squares * hidden
+    if bundle.manifest.source.get("exporter", "crossrt") != "crossrt":
+        return layers * whole
+    return (layers - 1) * whole + 2 * tokens * 2 * hidden**2
+
+
+def padding_of(setup: Setup, positions: int, lengths: Lengths, *, batch_size: int) -> float:
+    """Return the share of computed tokens that is padding, 0 to 1, when a request of these lengths runs as streams."""
+    made = plan(
+        lengths,
+        batch_size=min(batch_size, setup.batch_size),
+        streams=setup.streams,
+        few_shapes_to=positions,
+    )
+    return made.padding_waste

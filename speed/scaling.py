@@ -1,0 +1,169 @@
+"""`curves_of`: how fast a row is over the tokens of a batch, the length of a pair and the number of threads."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine.cpus import usable_cpus
+from ..engine.errors import BackendError
+from ..engine.plan import Batch
+from ..evaluation.system import System
+from .measure import Plan, opened
+from .result import Curve, Spread
+from .texts import Texts
+
+TYPICAL = 96
+"""Tokens of a pair, where the tokens of a batch are what changes."""
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
+BATCH_TOKENS = 1536
+"""Of a batch, where the length of a pair is what changes."""
+REPEATS = 5
+
+Floats = npt.NDArray[np.float64]
+
+
+def curves_of(system: System, texts: Texts, plan: Plan) -> list[Curve]:
+    """Measure one row along three axes and fit each: batches on one thread, as a stream computes them; requests on all.
+
+    On a GPU, whose batches are not computed by threads, there are none. Raises BackendError without scipy.
+    """
+    try:
+        import scipy  # noqa: F401
+    except ImportError:
+        raise BackendError('--scaling needs scipy: pip install "crossrt[report]"') from None
+    if system.setup.devices != ("cpu",):
+        return []
+    manifest = system.bundle.manifest
+    length = min(TYPICAL, manifest.max_positions)
+    shapes = [(rows, length) for rows in ROWS]
+    batches = _batch_speeds(system, shapes)
+    tokens = [float(rows * columns) for rows, columns in shapes]
+    lengths = [length for length in LENGTHS if length <= manifest.max_positions]
+    sequences = _batch_speeds(system, [(max(1, BATCH_TOKENS // length), length) for length in lengths])
+    curves = [
+        _curve(system, "tokens", tokens, batches, saturating),
+        _curve(system, "sequence", [float(length) for length in lengths], sequences, polynomial),
+    ]
+    threads = sorted({*(2**power for power in range(10) if 2**power < usable_cpus()), usable_cpus()})
+    by_threads = _request_speeds(system, texts, plan, threads)
+    curves.append(_curve(system, "threads", [float(number) for number in threads], by_threads, amdahl))
+    return curves
+
+
+def _curve(
+    system: System,
+    axis: str,
+    at: Sequence[float],
+    speeds: Sequence[Spread],
+    fit: Callable[[Floats, Floats], tuple[str, Floats]],
+) -> Curve:
+    words, fitted = fit(np.array(at), np.array([speed.median for speed in speeds]))
+    return Curve(
+        label=system.label, axis=axis, at=list(at), pairs_per_s=list(speeds), fit=words, fitted=fitted.tolist()
+    )
+
+
+def _batch_speeds(system: System, shapes: Sequence[tuple[int, int]]) -> list[Spread]:
+    """Pairs a second of batches of these shapes (rows, tokens), by one thread; the shapes take turns."""
+    manifest = system.bundle.manifest
+    rng = np.random.default_rng(0)
+    session = system.setup.open(system.bundle, threads=1, streams=1)
+    speeds: list[list[float]] = [[] for _ in shapes]
+    try:
+        batches = [
+            Batch(
+                input_ids=rng.integers(1, int(manifest.architecture.get("vocab_size", 100)), shape),
+                attention_mask=np.ones(shape, dtype=np.int64),
+                token_type_ids=np.zeros(shape, dtype=np.int64),
+                rows=np.arange(shape[0]),
+            )
+            for shape in shapes
+        ]
+        for repeat in range(REPEATS + 1):
+            for place, batch in enumerate(batches):
+                begin = time.perf_counter()
+                session.run(batch)
+                if repeat:
+                    speeds[place].append(batch.shape[0] / (time.perf_counter() - begin))
+    finally:
+        session.close()
+    return [Spread.of(found) for found in speeds]
+
+
+def _request_speeds(system: System, texts: Texts, plan: Plan, threads: Sequence[int]) -> list[Spread]:
+    """Pairs a second from texts to scores on so many threads; they take turns."""
+    short = replace(plan, lists=1, counts=(), starts=0)
+    rows = [
+        opened(
+            replace(
+                system,
+                setup=replace(system.setup, threads=number, streams=min(system.setup.streams, number)),
+                options=replace(system.options, backend=system.setup.backend, threads=number),
+            ),
+            texts,
+            short,
+        )
+        for number in threads
+    ]
+    speeds: list[list[float]] = [[] for _ in threads]
+    try:
+        for repeat in range(REPEATS + 1):
+            for place, row in enumerate(rows):
+                begin = time.perf_counter()
+                row.model.logits(row.requests[0])
+                if repeat:
+                    speeds[place].append(row.pairs / (time.perf_counter() - begin))
+    finally:
+        for row in rows:
+            row.model.close()
+    return [Spread.of(found) for found in speeds]
+
+
+# -- curves: each returns its words and its values at the points
+
+
+def saturating(tokens: Floats, speeds: Floats) -> tuple[str, Floats]:
+    """A batch costs as many tokens as it has and a constant number more: pairs/s = most T / (T + half)."""
+    from scipy.optimize import curve_fit
+
+    (most, half), _ = curve_fit(
+        lambda t, most, half: most * t / (t + half),
+        tokens,
+        speeds,
+        p0=(speeds.max(), tokens[0]),
+        sigma=speeds,  # relative errors count alike
+        bounds=(0, np.inf),
+    )
+    return f"pairs/s = {most:.3g} T / (T + {half:.3g}) for batches of T tokens", most * tokens / (tokens + half)
+
+
+def polynomial(lengths: Floats, speeds: Floats) -> tuple[str, Floats]:
+    """A pair of n tokens costs a + b n + c n^2 seconds, none of them below 0: what a pair, a token and attention cost."""
+    from scipy.optimize import nnls
+
+    powers = np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
+    # A row times its speed turns the errors into shares; columns of like size keep the solver exact.
+    scale = powers.max(axis=0)
+    constants, _ = nnls(powers / scale * speeds[:, None], np.ones_like(speeds))
+    a, b, c = (constants / scale).tolist()
+    fitted: Floats = 1 / (powers @ (constants / scale))
+    return f"seconds a pair = {a:.2g} + {b:.2g} n + {c:.2g} n^2 for n tokens", fitted
+
+
+def amdahl(threads: Floats, speeds: Floats) -> tuple[str, Floats]:
+    """A share s of the work is done by one thread alone (Amdahl 1967): pairs/s = one / (s + (1 - s) / N)."""
+    from scipy.optimize import curve_fit
+
+    if len(threads) == 1:
+        return f"pairs/s = {speeds[0]:.3g} on one thread; one point has no curve", speeds
+
+    def curve(number: Floats, one: float, alone: float) -> Floats:
+        return one / (alone + (1 - alone) / number)
+
+    (one, alone), _ = curve_fit(curve, threads, speeds, p0=(speeds[0], 0.1), sigma=speeds, bounds=((0, 0), (np.inf, 1)))
+    exact = ", exact through two points" if len(threads) == 2 else ""
+    return f"pairs/s = {one:.3g} / ({alone:.2g} + {1 - alone:.2g} / N) on N threads{exact}", curve(threads, one, alone)

@@ -1,0 +1,91 @@
+"""`Texts`: what is scored while it is timed, one query with its passages a request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from ..engine.encoding import PairEncoder
+from ..engine.errors import DataFileError, OptionError
+from ..engine.trec import read_collection, read_pairs
+from ..engine.typical_pairs import typical_pairs
+from ..evaluation.source import Source
+from .result import Workload
+
+Pairs = list[tuple[str, str]]
+
+TYPICAL = "typical lengths: random words as long as MS MARCO's passages with a query"
+STEP = 16
+"""Tokens of a bar of the histogram."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """Queries, each with passages; or none, for random words of each model's own vocabulary, as long as MS MARCO's.
+
+    `sha256` is that of the texts, in hex.
+    """
+
+    source: str
+    sha256: str | None
+    lists: Sequence[tuple[str, Sequence[str]]]
+
+    @classmethod
+    def typical(cls) -> "Texts":
+        """Return what stands in where no real pairs are at hand."""
+        return cls(source=TYPICAL, sha256=None, lists=())
+
+    @classmethod
+    def of_pairs(cls, path: Path) -> "Texts":
+        """Read `query <tab> passage` lines. Raises DataFileError, naming the file and line."""
+        lists: dict[str, list[str]] = {}
+        for query, passage in read_pairs(path):
+            lists.setdefault(query, []).append(passage)
+        return cls._of(path.name, lists)
+
+    @classmethod
+    def of_run(cls, queries: Path, passages: Path, run: Path) -> "Texts":
+        """Read the candidates of a TREC run. Raises DataFileError, naming the file."""
+        query_texts, passage_texts, candidates = read_collection(queries, passages, run)
+        lists = {
+            query_texts[query]: [passage_texts[passage] for passage in scores] for query, scores in candidates.items()
+        }
+        return cls._of(run.name, lists)
+
+    @classmethod
+    def _of(cls, source: str, lists: dict[str, list[str]]) -> "Texts":
+        if not lists:
+            raise DataFileError(f"{source} holds no pairs")
+        return cls(source=source, sha256=Source.digest(list(lists.items())), lists=list(lists.items()))
+
+    def request(self, number: int, passages: int, tokenizer: tokenizers.Tokenizer) -> Pairs:
+        """Return one query with so many passages, another query for each number: its own passages, then other queries'.
+
+        Passages come again where there are fewer. `tokenizer` gives the words where there are no texts.
+        """
+        if passages < 1:
+            raise OptionError(f"--counts {passages}: give whole numbers from 1")
+        if not self.lists:
+            drawn = typical_pairs(tokenizer, passages, seed=number)
+            return [(drawn[0][0], passage) for _, passage in drawn]
+        first = number % len(self.lists)
+        query = self.lists[first][0]
+        order = cycle([*self.lists[first:], *self.lists[:first]])
+        return [(query, text) for text in islice((text for _, texts in order for text in texts), passages)]
+
+    def workload(self, pairs: Pairs, encoder: PairEncoder) -> Workload:
+        """Return how long these pairs are."""
+        lengths = encoder.encode(pairs).lengths
+        starts, counts = np.unique(lengths // STEP * STEP, return_counts=True)
+        return Workload(
+            source=self.source,
+            sha256=self.sha256,
+            pairs=len(pairs),
+            mean_tokens=float(lengths.mean()),
+            p50_tokens=float(np.percentile(lengths, 50)),
+            p99_tokens=float(np.percentile(lengths, 99)),
+            histogram={str(start): int(count) for start, count in zip(starts, counts, strict=True)},
+        )
