@@ -2,28 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..engine.errors import BackendError, DataFileError
 
 
-class Kept(Protocol):
-    """A dataclass whose JSON names its `kind` and `schema`, and whose `__pydantic_config__` is `CHECKED`."""
+CHECKED: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+"""pydantic's configuration, for the `__pydantic_config__` of a kept result; the dataclasses inside it take it over. No
+unknown field, no text for a number, no NaN."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    kind: Any
-    schema: Any
-
-
-CHECKED = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
-"""pydantic's configuration of a kept result, which the dataclasses inside it take over: no unknown field, no text for a
-number, no NaN."""
-
-Result = TypeVar("Result", bound=Kept)
+Result = TypeVar("Result")
 
 
 def read_kept(result: type[Result], path: Path, *, kind: str, schema: int, command: str) -> Result:
-    """Read a result of `command` of this kind and schema.
+    """Read a dataclass that `command` has kept with this kind and schema.
 
     Raises DataFileError, naming the file and the line or the field, for anything else; BackendError without pydantic.
     """
@@ -47,7 +39,8 @@ def read_kept(result: type[Result], path: Path, *, kind: str, schema: int, comma
             f"{path} has schema {fields.get('schema')}, and this crossrt reads {schema}: run {command} again with this one"
         )
     try:
-        return TypeAdapter(result).validate_json(text)
+        checked: Result = TypeAdapter(result).validate_json(text)
+        return checked
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

@@ -85,7 +85,7 @@ def export_bundle(
         (partial / TOKENIZER).write_text(
             without_truncation_and_padding(tokenizer.backend_tokenizer.to_str()), encoding="utf-8"
         )
-        manifest = _manifest(checkpoint, source_id or checkpoint.path.name, revision, activation, exporter)
+        manifest = manifest_of(checkpoint, source_id or checkpoint.path.name, revision, activation, exporter)
         if Precision.INT8 in wanted:
             making.share_out()
         models: dict[str, BundleModel] = {}
@@ -208,13 +208,14 @@ class _Making:
             return parity(model, self.checkpoint, judged, judge=judge, progress=self.progress)
 
 
-def _manifest(
+def manifest_of(
     checkpoint: Checkpoint,
     source_id: str,
     revision: str | None,
     activation: str | None,
     exporter: str,
 ) -> Manifest:
+    """Return the manifest of a checkpoint's bundle, without models and files yet."""
     dimensions = checkpoint.dimensions
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if checkpoint.token_types else [])]
     return Manifest(

@@ -32,12 +32,14 @@ def bench(
     plan: Plan,
     *,
     scaling: bool = False,
+    known: Sequence[Ceiling] = (),
     stretch_s: float = SECONDS,
     progress: bool = False,
 ) -> Speeds:
     """Measure the rows in turns, the machine's ceilings before and after them, and what varies meanwhile.
 
-    A row that fails keeps its place and says why. `stretch_s` is the length of one stretch of a ceiling's measurement.
+    A row that fails keeps its place and says why. `known` are ceilings that were measured before, in place of the first
+    measurement. `stretch_s` is the length of one stretch of a ceiling's measurement.
     Raises MeasurementError for a row above its ceiling, BackendError when no row can run.
     """
     systems = [row for row in rows if isinstance(row, System)]
@@ -49,7 +51,7 @@ def bench(
             bar.update(1)
 
         starts = _starts(systems, plan, failed, step)
-        found = [
+        found = list(known) or [
             ceiling
             for threads, device in dict.fromkeys((one.setup.threads, one.setup.device) for one in systems)
             for ceiling in ceilings(threads, device=device, seconds=stretch_s)
@@ -134,7 +136,7 @@ def _measured(
                 failed[row.system.label] = str(error)
         workload = _workload(opened_rows[0], texts)
         requests = {
-            row.system.label: [*row.requests, *(each[0] for each in row.by_count.values())] for row in opened_rows
+            row.system.label: [row.requests[0], *(each[0] for each in row.by_count.values())] for row in opened_rows
         }
     finally:
         probe.close()
@@ -187,7 +189,7 @@ def _shares(row: Speed) -> list[float]:
 
 def _shared(row: Speed, found: Sequence[Ceiling]) -> Speed:
     ceiling = ceiling_of(row, found)
-    if ceiling is None or row.gflop_per_pair is None or row.pairs_per_s is None or row.model_pairs_per_s is None:
+    if ceiling is None or row.gflop_per_pair is None or row.pairs_per_s is None:
         return row
     pair = row.gflop_per_pair / ceiling.rate
     latencies: list[Latency] = [
@@ -196,7 +198,7 @@ def _shared(row: Speed, found: Sequence[Ceiling]) -> Speed:
     return replace(
         row,
         of_ceiling=row.pairs_per_s.median * pair,
-        model_of_ceiling=row.model_pairs_per_s.median * pair,
+        model_of_ceiling=None if row.model_pairs_per_s is None else row.model_pairs_per_s.median * pair,
         latencies=latencies,
     )
 

@@ -21,7 +21,7 @@ SHAPES = ((1024, 1024, 1024), (768, 384, 1536), (768, 1536, 384), (768, 384, 115
 GPU_SHAPES = ((8192, 8192, 8192), (16_384, 1024, 4096))
 READ_BYTES = 512 << 20
 """The least that memory's rate is read from; eight times the last cache where that is more."""
-SECONDS = 0.3
+SECONDS = 0.2
 """One stretch of a measurement; a kernel's rate is its best of three."""
 
 Shape = tuple[int, int, int]
@@ -74,7 +74,7 @@ def higher(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> list[Ceiling]
         rates = dict(one.rates)
         for other in after:
             if (other.quantity, other.threads, other.device) == (one.quantity, one.threads, one.device):
-                rates = {name: max(rates.get(name, 0.0), other.rates.get(name, 0.0)) for name in rates | other.rates}
+                rates = {name: max(rates.get(name, 0.0), other.rates.get(name, 0.0)) for name in {*rates, *other.rates}}
         by = max(rates, key=rates.__getitem__)
         merged.append(replace(one, rates=rates, by=by, rate=rates[by]))
     return merged

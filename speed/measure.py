@@ -24,7 +24,7 @@ LIST = 100
 TOP = 10
 SAMPLE = 500
 """Logits that are kept of each row, for a picture."""
-LATENCY_SECONDS = 4.0
+LATENCY_SECONDS = 3.0
 """Of requests of one size, for each row; the repeats are the least, and a hundred the most."""
 MOST_REQUESTS = 100
 
@@ -34,14 +34,16 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is measured: `lists` requests of `list_length` pairs in each of `repeats`, then one query with each of `counts`
-    passages, and `starts` processes for start-up. None of the last two means that they are not measured."""
+    passages, and `starts` processes for start-up. What is 0, empty or False is not measured. `alone` is the model's speed
+    without tokenization."""
 
     repeats: int = 5
-    lists: int = 3
+    lists: int = 2
     list_length: int = LIST
     counts: Sequence[int] = (1, 10, 100, 1000)
     starts: int = 5
     memory: bool = True
+    alone: bool = True
     least_requests: int = 3
     latency_s: float = LATENCY_SECONDS
 
@@ -103,8 +105,6 @@ def warm_up(row: Row) -> None:
     begin = time.perf_counter()
     for pairs in (*row.requests, *(requests[0] for requests in row.by_count.values())):
         row.model.logits(pairs)
-    for tokens in row.tokens:
-        _alone(row, tokens)
     row.warm_up_s = time.perf_counter() - begin
 
 
@@ -124,7 +124,8 @@ def measure(rows: Sequence[Row], plan: Plan, probe: Probe, *, progress: Callable
                 row.end_to_end[-1].append(seconds)
                 if repeat == 0:
                     row.logits.append(logits)
-                row.alone[-1].append(timed(lambda row=row: _alone(row, row.tokens[number]))[0])  # type: ignore[misc] # noqa: B023
+                if plan.alone:
+                    row.alone[-1].append(timed(lambda row=row: _alone(row, row.tokens[number]))[0])  # type: ignore[misc] # noqa: B023
         progress()
     for count in plan.counts:
         _latencies(rows, count, plan, probe)
@@ -188,7 +189,7 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
         **identity(system),
         pairs_per_s=Spread.of(row.pairs / whole),
         tokens_per_s=Spread.of(lengths.sum() / whole),
-        model_pairs_per_s=Spread.of(row.pairs / alone.sum(axis=1)),
+        model_pairs_per_s=Spread.of(row.pairs / alone.sum(axis=1)) if alone.size else None,
         # Of one request's times each, so that what else the machine does hits both alike.
         ratio=Spread.of((np.array(first.end_to_end) / seconds).ravel()),
         padding=padding,

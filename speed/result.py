@@ -109,8 +109,8 @@ class Speed:
     of 100; `model_pairs_per_s` is the model alone, from token ids to logits. `padding` is the share of computed tokens
     that is padding, `gflop_per_pair` what the graph computes for an average pair, and `of_ceiling` the rate, end to end,
     as a share of the machine's own; `model_of_ceiling` is the model's alone. `ratio` is to the first row, of interleaved
-    repeats. `start_s` is from the start of a process to its first score, `memory_mb` its largest resident size after all
-    requests. `warm_up_s` is what the first pass over all of them took, which is in no other figure.
+    repeats. `start_s` is from the start of a process to its first score, `memory_mb` its largest resident size after a
+    request of every size. `warm_up_s` is what the first pass over all of them took, which is in no other figure.
     """
 
     label: str

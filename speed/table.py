@@ -9,6 +9,10 @@ NOISY = 0.10
 """From this noise on the machine is called noisy."""
 WIDE = 0.10
 """From this width of a figure's own spread on too."""
+CEILING_WIDTH = 0.02
+"""A ceiling is the best of many stretches, which comes again within this share."""
+FEW = 3
+"""Repeats below which a spread says nothing."""
 AN_HOUR = 8.8e6
 """Passages: all of MS MARCO's."""
 
@@ -23,8 +27,8 @@ def rounded(value: float, width: float) -> str:
 
 
 def width_of(found: Spread, noise: float) -> float:
-    """Return how far off a median may be: its own spread, or the machine's noise over so many repeats."""
-    return max(found.width, noise / math.sqrt(found.repeats))
+    """Return how far off a median may be: its own spread, and where so few repeats show none, the machine's noise."""
+    return found.width if found.repeats >= FEW else max(found.width, noise)
 
 
 def table_of(speeds: Speeds) -> str:
@@ -50,7 +54,7 @@ def _ceilings(speeds: Speeds) -> list[str]:
     for device, threads in dict.fromkeys((one.device, one.threads) for one in speeds.ceilings):
         found = {one.quantity: one for one in speeds.ceilings if (one.device, one.threads) == (device, threads)}
         parts = [
-            f"{quantity} {rounded(found[quantity].rate, speeds.noise / 2)} {found[quantity].unit} ({found[quantity].by})"
+            f"{quantity} {rounded(found[quantity].rate, CEILING_WIDTH)} {found[quantity].unit} ({found[quantity].by})"
             if quantity in found
             else f"{quantity} unmeasured"
             for quantity in ("fp32", "bf16", "int8", "memory")
@@ -120,7 +124,9 @@ def _latencies(speeds: Speeds) -> list[str]:
     counts = sorted({latency.passages for row in speeds.rows for latency in row.latencies})
     if not counts:
         return []
-    cells = [["ms of one query, p50 / p95 / p99", *(f"{count:,} passage{'s' if count > 1 else ''}" for count in counts)]]
+    cells = [
+        ["ms of one query, p50 / p95 / p99", *(f"{count:,} passage{'s' if count > 1 else ''}" for count in counts)]
+    ]
     few: dict[int, int] = {}
     for row in speeds.rows:
         if row.failed:
@@ -139,7 +145,8 @@ def _percentiles(latency: Latency | None, noise: float) -> str:
     if latency is None:
         return "-"
     low, high = latency.p50_interval or (latency.p50_ms, latency.p50_ms)
-    width = max(noise / math.sqrt(latency.requests), (high - low) / 2 / latency.p50_ms)
+    width = (high - low) / 2 / latency.p50_ms
+    width = width if latency.requests >= FEW else max(width, noise)
     return " / ".join(rounded(value, width) for value in (latency.p50_ms, latency.p95_ms, latency.p99_ms))
 
 

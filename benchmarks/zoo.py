@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""How many pairs a second do the fifteen published architectures score here, and what do a million pairs cost?
+
+    benchmarks/zoo.py --out benchmarks/results/zoo.json --price-per-hour 0.10
+    benchmarks/zoo.py --out /tmp/zoo.json --only TinyBERT-L-2-v2 --only electra-base
+
+Each at full size with seeded random weights, in FP32, BF16 and INT8 on each backend, in turns; beside them what the model's
+card says of a V100. Speed does not depend on the weights, and these models are for nothing but speed: their scores mean
+nothing, and the INT8 file is the exporter's own graph with every linear layer in 8 bits by the ranges of a few pairs, which
+no calibration chose and no gate passed. A calibrated one keeps some channels in floating point, and is somewhat slower.
+
+A request is 100 pairs of MS MARCO's lengths, fewer for large models. The result is written after each model, and a run that
+was stopped goes on where it was. The price is of an hour of a machine like this one.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from crossrt.calibration.quantization import chosen
+from crossrt.calibration.recipe import Recipe
+from crossrt.engine import compiled
+from crossrt.engine.bundle import TOKENIZER, Bundle, BundleModel
+from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
+from crossrt.engine.publish import published_file
+from crossrt.engine.typical_pairs import typical_pairs
+from crossrt.evaluation.facts import commit, machine
+from crossrt.export.activations import observed
+from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.export import manifest_of
+from crossrt.export.manifest import write_manifest
+from crossrt.export.numerics import Numerics
+from crossrt.export.onnx import onnx_from_checkpoint
+from crossrt.export.points import points_of
+from crossrt.export.reference import tokenizer_of
+from crossrt.speed.bench import bench, with_shares
+from crossrt.speed.ceiling import ceilings, higher
+from crossrt.speed.lineup import Missing, lineup
+from crossrt.speed.measure import LIST, Plan
+from crossrt.speed.operations import flops_of
+from crossrt.speed.result import Ceiling, Speed, Speeds
+from crossrt.speed.table import rounded, width_of
+from crossrt.speed.texts import Texts
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
+from model_zoo import ZooModel, selected, write_model
+
+REPEATS = 3
+GFLOP = 500.0
+"""Of a request of a large model, so that the largest takes seconds."""
+FEWEST = 16
+"""Pairs of a request: two batches for each of a few processors."""
+RANGE_PAIRS = 8
+STRETCH_S = 0.1
+
+
+def main() -> None:
+    """Measure what the result lacks, write it model by model, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; goes on with what is there")
+    parser.add_argument("--only", action="append", help="part of a model's name; may be repeated")
+    parser.add_argument("--price-per-hour", type=float, help="of this machine, in any currency")
+    arguments = parser.parse_args()
+    models = selected(arguments.only)
+    if not models:
+        parser.error(f"no model is called {arguments.only}")
+    whole = Speeds.read(arguments.out) if arguments.out.exists() else None
+    if whole is not None and (whole.machine, whole.commit) != (machine(), commit()):
+        parser.error(f"{arguments.out} is of another machine or commit; give another --out")
+    found = list(whole.ceilings) if whole is not None else ceilings(machine()["usable_cpus"])
+    for model in models:
+        if whole is not None and model.name in {row.model for row in whole.rows}:
+            continue
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            compiled.FOLDER = Path(folder) / "compiled"  # gigabytes that nobody opens again
+            bundle = write_bundle(model, Path(folder))
+            made = time.perf_counter()
+            speeds = measured(model, bundle, found)
+        print(
+            f"{model.name}: {made - begin:.0f} s to make, {time.perf_counter() - made:.0f} s to measure",
+            file=sys.stderr,
+            flush=True,
+        )
+        whole = speeds if whole is None else joined(whole, speeds)
+        found = list(whole.ceilings)
+        with published_file(arguments.out) as file:
+            file.write(whole.to_json())
+    assert whole is not None
+    print("\n".join(table(whole, arguments.price_per_hour)))
+
+
+def write_bundle(model: ZooModel, folder: Path) -> Path:
+    """Write the model as a bundle of FP32 and INT8, unchecked."""
+    source = write_model(model, folder / "checkpoints")
+    checkpoint = Checkpoint.read(source)
+    bundle = folder / model.name.rpartition("/")[2]
+    bundle.mkdir()
+    tokenizer = without_truncation_and_padding(tokenizer_of(checkpoint).backend_tokenizer.to_str())
+    (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+    onnx_from_checkpoint(checkpoint, bundle / "model.fp32.onnx")
+    recipe = Recipe(method="minmax")
+    points = points_of(checkpoint, recipe)
+    encoder = PairEncoder(Tokenizer.from_str(tokenizer), max_length=checkpoint.max_length)
+    seen = observed(
+        checkpoint, points, encoder.encode(typical_pairs(Tokenizer.from_str(tokenizer), RANGE_PAIRS, seed=1))
+    )
+    quantized = {
+        point.name: chosen(
+            seen[point.tensor], [checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
+        )
+        for point in points
+    }
+    onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", Numerics(quantized=quantized))
+    manifest = manifest_of(checkpoint, model.name, None, None, "crossrt")
+    models = {name: BundleModel(file=f"model.{name}.onnx") for name in ("fp32", "int8")}
+    write_manifest(bundle, replace(manifest, models=models))
+    shutil.rmtree(source)
+    return bundle
+
+
+def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
+    """Measure all precisions of one bundle by all backends, and put the card's figures beside them."""
+    rows = [
+        row
+        for row in lineup(
+            [str(bundle)], precisions=("fp32", "bf16", "int8"), backends=("onnxruntime", "openvino"), device="cpu"
+        )
+        # ONNX Runtime has no BF16 on a CPU; what OpenVINO cannot do here is a row that says so.
+        if not (isinstance(row, Missing) and row.backend == "onnxruntime")
+    ]
+    gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9
+    length = min(LIST, max(FEWEST, round(GFLOP / gflop)))
+    plan = Plan(repeats=REPEATS, lists=1, list_length=length, counts=(), starts=0, memory=False, alone=False)
+    speeds = bench(rows, Texts.typical(), plan, known=found, stretch_s=STRETCH_S)
+    card = {
+        "ndcg10": model.published_ndcg10,
+        "mrr10": model.published_mrr10,
+        "docs_per_s_v100": float(model.published_docs_per_s),
+    }
+    return replace(speeds, rows=[replace(row, published=card) for row in speeds.rows])
+
+
+def joined(whole: Speeds, more: Speeds) -> Speeds:
+    """Put further rows behind those there are: shares of the highest ceiling met, and the worst noise."""
+    rows, found = with_shares([*whole.rows, *more.rows], higher(whole.ceilings, more.ceilings))
+    return replace(whole, rows=rows, ceilings=found, noise=max(whole.noise, more.noise))
+
+
+def table(speeds: Speeds, price: float | None) -> list[str]:
+    """Return the lines that a person reads; costs are computed from the speeds."""
+    lines = [
+        f"{speeds.machine['processor']}, {speeds.machine['usable_cpus']} processors; noise {speeds.noise:.0%}",
+        f"{'':<58}{'pairs/s':>9}{'of ceiling':>12}{'V100, by its card':>19}"
+        + ("" if price is None else f"{'a million pairs':>17}"),
+    ]
+    return lines + [line(row, speeds.noise, price) for row in speeds.rows]
+
+
+def line(row: Speed, noise: float, price: float | None) -> str:
+    """Return one row: `a million pairs` costs the price of the hours that they take."""
+    if row.pairs_per_s is None:
+        return f"{row.label:<58}failed: {row.failed}"
+    width = width_of(row.pairs_per_s, noise)
+    share = "-" if row.of_ceiling is None else f"{row.of_ceiling:.0%}"
+    card = "-" if row.published is None else f"{row.published['docs_per_s_v100']:,.0f}"
+    cost = "" if price is None else f"{rounded(1e6 / row.pairs_per_s.median / 3600 * price, width):>17}"
+    return f"{row.label:<58}{rounded(row.pairs_per_s.median, width):>9}{share:>12}{card:>19}{cost}"
+
+
+if __name__ == "__main__":
+    main()
