@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from ..engine.errors import BackendError, DataFileError
 
-
 CHECKED: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """pydantic's configuration, for the `__pydantic_config__` of a kept result; the dataclasses inside it take it over. No
 unknown field, no text for a number, no NaN."""

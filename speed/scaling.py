@@ -128,42 +128,36 @@ def _request_speeds(system: System, texts: Texts, plan: Plan, threads: Sequence[
 
 def saturating(tokens: Floats, speeds: Floats) -> tuple[str, Floats]:
     """A batch costs as many tokens as it has and a constant number more: pairs/s = most T / (T + half)."""
-    from scipy.optimize import curve_fit
-
-    (most, half), _ = curve_fit(
-        lambda t, most, half: most * t / (t + half),
-        tokens,
-        speeds,
-        p0=(speeds.max(), tokens[0]),
-        sigma=speeds,  # relative errors count alike
-        bounds=(0, np.inf),
-    )
-    return f"pairs/s = {most:.3g} T / (T + {half:.3g}) for batches of T tokens", most * tokens / (tokens + half)
+    (token, batch), fitted = _costs([np.ones_like(tokens), 1 / tokens], speeds)
+    most, half = 1 / token if token else np.inf, batch / token if token else np.inf
+    return f"pairs/s = {most:.3g} T / (T + {half:.3g}) for batches of T tokens", fitted
 
 
 def polynomial(lengths: Floats, speeds: Floats) -> tuple[str, Floats]:
-    """A pair of n tokens costs a + b n + c n^2 seconds, none of them below 0: what a pair, a token and attention cost."""
-    from scipy.optimize import nnls
-
-    powers = np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
-    # A row times its speed turns the errors into shares; columns of like size keep the solver exact.
-    scale = powers.max(axis=0)
-    constants, _ = nnls(powers / scale * speeds[:, None], np.ones_like(speeds))
-    a, b, c = (constants / scale).tolist()
-    fitted: Floats = 1 / (powers @ (constants / scale))
+    """A pair of n tokens costs a + b n + c n^2 seconds: what a pair, a token and attention cost."""
+    (a, b, c), fitted = _costs([np.ones_like(lengths), lengths, lengths**2], speeds)
     return f"seconds a pair = {a:.2g} + {b:.2g} n + {c:.2g} n^2 for n tokens", fitted
 
 
 def amdahl(threads: Floats, speeds: Floats) -> tuple[str, Floats]:
     """A share s of the work is done by one thread alone (Amdahl 1967): pairs/s = one / (s + (1 - s) / N)."""
-    from scipy.optimize import curve_fit
-
     if len(threads) == 1:
         return f"pairs/s = {speeds[0]:.3g} on one thread; one point has no curve", speeds
+    (alone, shared), fitted = _costs([np.ones_like(threads), 1 / threads], speeds)
+    one, share = 1 / (alone + shared), alone / (alone + shared)
+    few = "; two points fit any such curve" if len(threads) == 2 else ""
+    return f"pairs/s = {one:.3g} / ({share:.2g} + {1 - share:.2g} / N) on N threads{few}", fitted
 
-    def curve(number: Floats, one: float, alone: float) -> Floats:
-        return one / (alone + (1 - alone) / number)
 
-    (one, alone), _ = curve_fit(curve, threads, speeds, p0=(speeds[0], 0.1), sigma=speeds, bounds=((0, 0), (np.inf, 1)))
-    exact = ", exact through two points" if len(threads) == 2 else ""
-    return f"pairs/s = {one:.3g} / ({alone:.2g} + {1 - alone:.2g} / N) on N threads{exact}", curve(threads, one, alone)
+def _costs(columns: Sequence[Floats], speeds: Floats) -> tuple[list[float], Floats]:
+    """Fit seconds a pair as a sum of these columns, none of them below 0; return what each costs, and the speeds fitted.
+
+    Errors count as shares of the speed, so that slow points do not outweigh fast ones.
+    """
+    from scipy.optimize import nnls
+
+    matrix = np.stack(columns, axis=1)
+    scale = matrix.max(axis=0)  # columns of like size keep the solver exact
+    costs, _ = nnls(matrix / scale * speeds[:, None], np.ones_like(speeds))
+    fitted: Floats = 1 / (matrix @ (costs / scale))
+    return (costs / scale).tolist(), fitted
