@@ -19,7 +19,7 @@ from .child import first_score_s, peak_mb
 from .lineup import Missing
 from .measure import Floats, Plan, Row, identity, measure, opened, reference_of, speed_of, warm_up
 from .result import Ceiling, Curve, Latency, Speed, Speeds, Spread, Workload
-from .scaling import curves_of
+from .scaling import curves_of, need_scipy
 from .texts import Texts
 
 Failures = dict[str, str]
@@ -42,6 +42,8 @@ def bench(
     measurement. `stretch_s` is the length of one stretch of a ceiling's measurement.
     Raises MeasurementError for a row above its ceiling, BackendError when no row can run.
     """
+    if scaling:
+        need_scipy()
     systems = [row for row in rows if isinstance(row, System)]
     failed = {row.label: row.why for row in rows if isinstance(row, Missing)}
     steps = plan.starts + 2 * len(systems) + plan.repeats + len(plan.counts) + 2 + scaling * len(systems)
@@ -50,13 +52,13 @@ def bench(
         def step() -> None:
             bar.update(1)
 
-        starts = _starts(systems, plan, failed, step)
         found = list(known) or [
             ceiling
             for threads, device in dict.fromkeys((one.setup.threads, one.setup.device) for one in systems)
             for ceiling in ceilings(threads, device=device, seconds=stretch_s)
         ]
         step()
+        starts = _starts(systems, plan, failed, step)
         speeds, memory, workload, noise = _measured(systems, texts, plan, failed, step)
         found = again(found, seconds=stretch_s)
         step()
@@ -78,7 +80,7 @@ def bench(
         workload=workload,
         ceilings=found,
         noise=noise,
-        rows=[speeds.get(row.label) or _failed(row, failed[row.label]) for row in rows],
+        rows=[speeds[row.label] if row.label in speeds else _failed(row, failed[row.label]) for row in rows],
         curves=curves,
     )
 
@@ -144,7 +146,11 @@ def _measured(
             row.model.close()
     for system in systems:
         if plan.memory and system.label in speeds:
-            memory[system.label] = peak_mb(system, requests[system.label])
+            try:
+                memory[system.label] = peak_mb(system, requests[system.label])
+            except BackendError as error:
+                failed[system.label] = str(error)
+                del speeds[system.label]
         step()
     return speeds, memory, workload, probe.noise
 

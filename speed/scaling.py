@@ -1,5 +1,6 @@
 """`curves_of`: how fast a row is over the tokens of a batch, the length of a pair and the number of threads."""
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,15 +27,17 @@ REPEATS = 5
 Floats = npt.NDArray[np.float64]
 
 
+def need_scipy() -> None:
+    """Raise BackendError where curves cannot be fitted."""
+    if importlib.util.find_spec("scipy") is None:
+        raise BackendError('--scaling needs scipy: pip install "crossrt[report]"')
+
+
 def curves_of(system: System, texts: Texts, plan: Plan) -> list[Curve]:
     """Measure one row along three axes and fit each: batches on one thread, as a stream computes them; requests on all.
 
-    On a GPU, whose batches are not computed by threads, there are none. Raises BackendError without scipy.
+    On a GPU, whose batches are not computed by threads, there are none.
     """
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        raise BackendError('--scaling needs scipy: pip install "crossrt[report]"') from None
     if system.setup.devices != ("cpu",):
         return []
     manifest = system.bundle.manifest

@@ -93,8 +93,7 @@ def _share(share: float | None) -> str:
 
 
 def _throughput(speeds: Speeds) -> list[str]:
-    head = "", "pairs/s", "tokens/s", "of ceiling", "model alone", "of ceiling", "padding", "speed of first"
-    cells = [[*head, "max, mean difference", "top 10"]]
+    cells = [["", "pairs/s", "of ceiling", "speed of first", "max, mean difference", "top 10"]]
     failures = []
     for row in speeds.rows:
         if row.failed:
@@ -106,11 +105,7 @@ def _throughput(speeds: Speeds) -> list[str]:
             [
                 row.label,
                 _spread(row.pairs_per_s, speeds.noise),
-                _middle(row.tokens_per_s, speeds.noise),
                 _share(row.of_ceiling),
-                _middle(row.model_pairs_per_s, speeds.noise),
-                _share(row.model_of_ceiling),
-                "-" if row.padding is None else f"{row.padding:.1%}",
                 # Of interleaved requests: what disturbs the machine disturbs both.
                 _spread(row.ratio, 0.0),
                 "-" if difference is None else f"{difference.max_abs:.0e}, {difference.mean_abs:.0e}",
@@ -125,7 +120,10 @@ def _latencies(speeds: Speeds) -> list[str]:
     if not counts:
         return []
     cells = [
-        ["ms of one query, p50 / p95 / p99", *(f"{count:,} passage{'s' if count > 1 else ''}" for count in counts)]
+        [
+            "ms of one query, p50 / p95 / p99 (p50 of ceiling)",
+            *(f"{count:,} passage{'s' if count > 1 else ''}" for count in counts),
+        ]
     ]
     few: dict[int, int] = {}
     for row in speeds.rows:
@@ -147,19 +145,38 @@ def _percentiles(latency: Latency | None, noise: float) -> str:
     low, high = latency.p50_interval or (latency.p50_ms, latency.p50_ms)
     width = (high - low) / 2 / latency.p50_ms
     width = width if latency.requests >= FEW else max(width, noise)
-    return " / ".join(rounded(value, width) for value in (latency.p50_ms, latency.p95_ms, latency.p99_ms))
+    share = "" if latency.of_ceiling is None else f" ({latency.of_ceiling:.0%})"
+    return " / ".join(rounded(value, width) for value in (latency.p50_ms, latency.p95_ms, latency.p99_ms)) + share
 
 
 def _processes(speeds: Speeds) -> list[str]:
-    rows = [row for row in speeds.rows if row.start_s or row.memory_mb]
-    if not rows:
-        return []
-    cells = [["", "start to first score, s", "largest memory, MB", "warm-up, s"]]
-    for row in rows:
-        memory = "-" if row.memory_mb is None else f"{row.memory_mb:,.0f}"
-        warm_up = "-" if row.warm_up_s is None else rounded(row.warm_up_s, 0.05)
-        cells.append([row.label, _spread(row.start_s, 0.0), memory, warm_up])
-    return ["", *_aligned(cells)]
+    head = (
+        "",
+        "tokens/s",
+        "model alone, pairs/s",
+        "of ceiling",
+        "padding",
+        "to first score, s",
+        "memory, MB",
+        "warm-up, s",
+    )
+    cells = [list(head)]
+    for row in speeds.rows:
+        if row.failed:
+            continue
+        cells.append(
+            [
+                row.label,
+                _middle(row.tokens_per_s, speeds.noise),
+                _middle(row.model_pairs_per_s, speeds.noise),
+                _share(row.model_of_ceiling),
+                "-" if row.padding is None else f"{row.padding:.1%}",
+                _spread(row.start_s, 0.0),
+                "-" if row.memory_mb is None else f"{row.memory_mb:,.0f}",
+                "-" if row.warm_up_s is None else rounded(row.warm_up_s, 0.05),
+            ]
+        )
+    return ["", *_aligned(cells)] if len(cells) > 1 else []
 
 
 def _curves(speeds: Speeds) -> list[str]:

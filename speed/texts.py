@@ -17,7 +17,7 @@ from .result import Workload
 
 Pairs = list[tuple[str, str]]
 
-TYPICAL = "typical lengths: random words as long as MS MARCO's passages with a query"
+TYPICAL = "random words as long as MS MARCO's passages with a query"
 STEP = 16
 """Tokens of a bar of the histogram."""
 

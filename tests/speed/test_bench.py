@@ -92,7 +92,7 @@ def test_what_is_printed_is_what_is_kept(command: Command, two_precisions: Path,
     assert speeds.rows[0].ratio is not None
     assert speeds.rows[0].ratio.median == 1
     assert str(tmp_path) not in out.read_text(), "no paths"
-    for part in ("small.fp32 onnxruntime", "start to first score", "p50 / p95 / p99", "memory", "pairs of"):
+    for part in ("small.fp32 onnxruntime", "to first score, s", "p50 / p95 / p99", "memory", "pairs of"):
         assert part in printed
 
 

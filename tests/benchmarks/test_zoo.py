@@ -1,0 +1,103 @@
+"""benchmarks/zoo.py measures a published architecture once, and goes on where it was."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("pydantic")
+
+from crossrt.engine import compiled
+from crossrt.engine.precision import Precision
+from crossrt.speed import ceiling
+from crossrt.speed.result import Speeds, Spread
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def zoo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import benchmarks/zoo.py, with small requests and ceilings that are quickly measured."""
+    spec = importlib.util.spec_from_file_location("zoo", REPOSITORY / "benchmarks/zoo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["zoo"] = module
+    spec.loader.exec_module(module)
+    for name, value in {"REPEATS": 1, "GFLOP": 0.1, "FEWEST": 4, "STRETCH_S": 0.005}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(ceiling, "SHAPES", ((256, 256, 256),))
+    monkeypatch.setattr(ceiling, "read_bytes", lambda: 1 << 22)
+    monkeypatch.setattr("crossrt.speed.bench.SECONDS", 0.005)
+    monkeypatch.setattr("crossrt.speed.bench.check_share", lambda *_: None)
+    monkeypatch.setattr(compiled, "FOLDER", compiled.FOLDER)
+    return module
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    zoo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "zoo.json"
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["zoo.py", "--out", str(out), *words])
+        zoo.main()
+        return capsys.readouterr().out
+
+    printed = run("--only", "TinyBERT-L-2-v2", "--price-per-hour", "0.5")
+    speeds = Speeds.read(out)
+    assert [row.label for row in speeds.rows] == [
+        "ms-marco-TinyBERT-L-2-v2.fp32 onnxruntime",
+        "ms-marco-TinyBERT-L-2-v2.fp32 openvino",
+        "ms-marco-TinyBERT-L-2-v2.bf16 openvino",
+        "ms-marco-TinyBERT-L-2-v2.int8 onnxruntime",
+        "ms-marco-TinyBERT-L-2-v2.int8 openvino",
+    ]
+    for row in speeds.rows:
+        if row.precision == Precision.BF16 and row.failed:
+            assert "is not what this processor computes in" in row.failed
+            continue
+        assert row.failed is None
+        assert row.published == {"ndcg10": 69.84, "mrr10": 32.56, "docs_per_s_v100": 9000}
+        assert row.difference is not None
+        assert row.difference.max_abs < (1e-4 if row.precision == Precision.FP32 else 5)
+    int8 = speeds.rows[3].difference
+    assert int8 is not None
+    assert int8.max_abs > 0, "it is another file"
+    assert "a million pairs" in printed
+    with monkeypatch.context() as patched:
+        patched.setattr(zoo, "write_bundle", lambda *_: pytest.fail("made again"))
+        assert run("--only", "TinyBERT-L-2-v2").count("\n") == 7
+    assert Speeds.read(out) == speeds
+
+
+def test_a_result_of_another_commit_is_not_gone_on_with(
+    zoo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "zoo.json"
+    file.write_text("{}")
+    monkeypatch.setattr("sys.argv", ["zoo.py", "--out", str(file), "--only", "nothing"])
+    with pytest.raises(SystemExit):
+        zoo.main()
+    assert "no model is called ['nothing']" in capsys.readouterr().err
+
+
+def test_a_million_pairs_cost_the_hours_that_they_take(zoo: Any) -> None:
+    row = zoo.Speed(
+        label="m.fp32 onnxruntime",
+        model="m",
+        bundle_sha256="0" * 64,
+        precision="fp32",
+        backend="onnxruntime",
+        device="cpu",
+        threads=2,
+        runs_on="onnxruntime",
+        pairs_per_s=Spread(median=1e6 / 3600, p5=1e6 / 3600, p95=1e6 / 3600, repeats=5),
+        published={"docs_per_s_v100": 1800.0},
+    )
+    assert zoo.line(row, 0.0, 0.25).split() == ["m.fp32", "onnxruntime", "278", "-", "1,800", "0.250"]
+    assert zoo.line(row, 0.0, None).split()[-1] == "1,800"
