@@ -123,6 +123,7 @@ def _measured(
         if not opened_rows:
             raise BackendError("; ".join(failed.values()))
         measure(opened_rows, plan, probe, progress=step)
+        noise = probe.noise
         references: dict[Path, list[Floats]] = {}
         for row in opened_rows:
             if row.system.precision is Precision.FP32:
@@ -152,7 +153,7 @@ def _measured(
                 failed[system.label] = str(error)
                 del speeds[system.label]
         step()
-    return speeds, memory, workload, probe.noise
+    return speeds, memory, workload, noise
 
 
 def _without(rows: Sequence[Row], label: str) -> list[Row]:

@@ -24,6 +24,10 @@ READ_BYTES = 512 << 20
 SECONDS = 0.2
 """One stretch of a measurement; a kernel's rate is its best of three."""
 
+PROBE_CALLS = 8
+"""Products of one probe, about 65 ms: of one or two, what is measured is how soon threads wake up."""
+FEWEST_PROBES = 10
+
 Shape = tuple[int, int, int]
 Call = Callable[[], object]
 """One piece of work; several threads may call at once."""
@@ -129,12 +133,14 @@ class Probe:
     def run(self) -> None:
         """Time it once more."""
         begin = time.perf_counter()
-        list(self._pool.map(lambda call: (call(), call()), repeat(self._call, self._threads)))
+        list(self._pool.map(lambda call: [call() for _ in range(PROBE_CALLS)], repeat(self._call, self._threads)))
         self.seconds.append(time.perf_counter() - begin)
 
     @property
     def noise(self) -> float:
-        """The 95th percentile over the median, less 1."""
+        """The 95th percentile over the median, less 1; of at least ten times."""
+        while len(self.seconds) < FEWEST_PROBES:
+            self.run()
         return float(np.percentile(self.seconds, 95) / np.median(self.seconds) - 1)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from ..engine.plan import Batch
 from ..evaluation.system import System
 from .measure import Plan, opened
 from .result import Curve, Spread
+from .table import rounded
 from .texts import Texts
 
 TYPICAL = 96
@@ -133,7 +134,7 @@ def saturating(tokens: Floats, speeds: Floats) -> tuple[str, Floats]:
     """A batch costs as many tokens as it has and a constant number more: pairs/s = most T / (T + half)."""
     (token, batch), fitted = _costs([np.ones_like(tokens), 1 / tokens], speeds)
     most, half = 1 / token if token else np.inf, batch / token if token else np.inf
-    return f"pairs/s = {most:.3g} T / (T + {half:.3g}) for batches of T tokens", fitted
+    return f"pairs/s = {rounded(most, 0)} T / (T + {rounded(half, 0)}) for batches of T tokens", fitted
 
 
 def polynomial(lengths: Floats, speeds: Floats) -> tuple[str, Floats]:
@@ -145,11 +146,11 @@ def polynomial(lengths: Floats, speeds: Floats) -> tuple[str, Floats]:
 def amdahl(threads: Floats, speeds: Floats) -> tuple[str, Floats]:
     """A share s of the work is done by one thread alone (Amdahl 1967): pairs/s = one / (s + (1 - s) / N)."""
     if len(threads) == 1:
-        return f"pairs/s = {speeds[0]:.3g} on one thread; one point has no curve", speeds
+        return f"pairs/s = {rounded(float(speeds[0]), 0)} on one thread; one point has no curve", speeds
     (alone, shared), fitted = _costs([np.ones_like(threads), 1 / threads], speeds)
     one, share = 1 / (alone + shared), alone / (alone + shared)
     few = "; two points fit any such curve" if len(threads) == 2 else ""
-    return f"pairs/s = {one:.3g} / ({share:.2g} + {1 - share:.2g} / N) on N threads{few}", fitted
+    return f"pairs/s = {rounded(one, 0)} / ({share:.2g} + {1 - share:.2g} / N) on N threads{few}", fitted
 
 
 def _costs(columns: Sequence[Floats], speeds: Floats) -> tuple[list[float], Floats]:

@@ -30,7 +30,7 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(module)
     for name, value in {"REPEATS": 1, "GFLOP": 0.1, "FEWEST": 4, "STRETCH_S": 0.005}.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(ceiling, "SHAPES", ((256, 256, 256),))
+    monkeypatch.setattr(ceiling, "SHAPES", ((256, 256, 256), (256, 128, 256)))
     monkeypatch.setattr(ceiling, "read_bytes", lambda: 1 << 22)
     monkeypatch.setattr("crossrt.speed.bench.SECONDS", 0.005)
     monkeypatch.setattr("crossrt.speed.bench.check_share", lambda *_: None)

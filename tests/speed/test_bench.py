@@ -58,16 +58,20 @@ def benched(rows: list[System | Missing], plan: Plan = SHORT) -> Speeds:
 
 
 @pytest.mark.usefixtures("below_the_ceiling")
-def test_what_is_printed_is_what_is_kept(command: Command, two_precisions: Path, tmp_path: Path) -> None:
-    out = tmp_path / "speeds.json"
+def test_what_is_printed_is_what_is_kept(
+    command: Command, two_precisions: Path, tmp_path: Path, pairs: list[tuple[str, str]]
+) -> None:
+    out, file = tmp_path / "speeds.json", tmp_path / "pairs.tsv"
+    file.write_text("".join(f"{query}\t{passage}\n" for query, passage in pairs))
     status, printed, said = command(
         two_precisions, "--precision", "fp32,int8", "--backend", "onnxruntime", "--device", "cpu", "--quick",
-        "--counts", "1,10", "--out", out,
+        "--counts", "1,10", "--pairs", file, "--out", out,
     )  # fmt: skip
     assert status == 0, said
     speeds = Speeds.read(out)
     assert [row.label for row in speeds.rows] == ["small.fp32 onnxruntime", "small.int8 onnxruntime"]
     assert {one.quantity for one in speeds.ceilings} >= {"fp32", "int8", "memory"}
+    assert (speeds.workload.source, speeds.workload.pairs) == ("pairs.tsv", 100)
     for row in speeds.rows:
         assert row.failed is None
         assert row.bundle_sha256 == sha256_of(two_precisions / MANIFEST)
