@@ -115,6 +115,8 @@ def compare(before: Speeds, after: Speeds, *, limit: float = 0.05) -> Comparison
     found: list[Changed] = []
     broken = []
     for label in common:
+        if old[label].threads != new[label].threads:
+            notes.append(f"{label}: {old[label].threads} threads before, {new[label].threads} after")
         if new[label].failed and not old[label].failed:
             broken.append(f"{label} failed: {new[label].failed}")
             continue

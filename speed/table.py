@@ -132,7 +132,7 @@ def _latencies(speeds: Speeds) -> list[str]:
         by_count = {latency.passages: latency for latency in row.latencies}
         cells.append([row.label, *(_percentiles(by_count.get(count), speeds.noise) for count in counts)])
         few |= {one.passages: one.requests for one in row.latencies if one.requests < 100}
-    lines = ["", *_aligned(cells)]
+    lines = ["", "ms of one query: p50 / p95 / p99 (p50 of ceiling)", *_aligned(cells)]
     if few:
         of = ", ".join(f"{requests} requests of {count:,}" for count, requests in few.items())
         lines.append(f"  of fewer than 100 requests p99 is the slowest, of fewer than 20 p95 too: {of}")

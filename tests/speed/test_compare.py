@@ -95,6 +95,11 @@ def test_a_row_that_fails_now_is_a_regression(speeds_of: Make, speed_of: Make) -
     assert "WORSE   b.fp32 onnxruntime failed: out of memory" in str(found)
 
 
+def test_other_threads_are_said(speeds_of: Make, speed_of: Make) -> None:
+    found = compare(speeds_of(speed_of()), speeds_of(dataclasses.replace(speed_of(), threads=1)))
+    assert "b.fp32 onnxruntime: 2 threads before, 1 after" in found.notes
+
+
 def test_rows_of_one_result_alone_are_named(speeds_of: Make, speed_of: Make) -> None:
     other = dataclasses.replace(speed_of(), label="b.int8 onnxruntime")
     assert "in one result alone: b.int8 onnxruntime (after)" in str(
