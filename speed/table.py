@@ -121,7 +121,7 @@ def _latencies(speeds: Speeds) -> list[str]:
         return []
     cells = [
         [
-            "ms of one query, p50 / p95 / p99 (p50 of ceiling)",
+            "",
             *(f"{count:,} passage{'s' if count > 1 else ''}" for count in counts),
         ]
     ]
