@@ -93,6 +93,23 @@ class Quantization:
         sums: Floats = ((integers.astype(np.float64) @ self.shift) * scales).astype(np.float32)
         return sums
 
+    def spread(self, places: npt.NDArray[np.int64], channels: int) -> "Quantization":
+        """Return it for a tensor of more `channels`, where channel i lies at `places[i]` and zeros everywhere else."""
+
+        def put(values: Floats | None, rest: float) -> Floats | None:
+            if values is None:
+                return None
+            wide = np.full(channels, rest, dtype=np.float32)
+            wide[places] = values
+            return wide
+
+        return Quantization(
+            scale=self.scale,
+            smoothing=put(self.smoothing, 1),
+            shift=put(self.shift, 0),
+            kept=tuple(places[list(self.kept)].tolist()),
+        )
+
     def product(self, values: Floats, weight: Floats) -> Floats:
         """Return x W^T as the quantised graph computes it, float32 [tokens, out]."""
         integers, scales = self.weight(weight)

@@ -83,6 +83,10 @@ class _Graph:
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         self.checkpoint = checkpoint
         self.numerics = numerics
+        dimensions = checkpoint.dimensions
+        self._head = dimensions.hidden // dimensions.heads
+        self._padded_head = -(-self._head // numerics.head_multiple) * numerics.head_multiple
+        self._all_heads = dimensions.heads * self._padded_head
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[str, npt.NDArray[Any]] = {}
@@ -152,7 +156,7 @@ class _Graph:
                 f"{name}.cls",
             )
         context = self._attention(name, query_input, hidden, mask)
-        attended = self.linear(f"{name}.attention_output", context)
+        attended = self.linear(f"{name}.attention_output", context, heads_in=True)
         attended = self._residual(f"{name}.attention_residual", attended, query_input)
         attended = self.norm(f"{name}.attention_norm", attended)
         wide = self.linear(f"{name}.intermediate", attended)
@@ -165,16 +169,15 @@ class _Graph:
         return self.add("Add", [self.rounded(f"{name}.branch", branch), self.rounded(f"{name}.skip", skip)], name)
 
     def _attention(self, name: str, query_input: str, hidden: str, mask: str) -> str:
-        dimensions = self.checkpoint.dimensions
         # softmax(QK^T / sqrt(d)): the scale is folded into the query's weights, which saves an operator a layer and
-        # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md).
-        scale = 1 / np.sqrt(dimensions.hidden // dimensions.heads)
+        # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md). d is without padding.
+        scale = 1 / np.sqrt(self._head)
         if query_input == hidden:
             # One product of three times the width: fewer operators, and ONNX Runtime computes a product of 8 bits in
             # floating point, without a word, when another product reads the same operand.
             query, key, value = self._split(f"{name}.query_key_value", hidden, ("query", "key", "value"), scale)
         else:
-            query = self.linear(f"{name}.query", query_input, scales=(scale,))
+            query = self.linear(f"{name}.query", query_input, scales=(scale,), heads_out=True)
             key, value = self._split(f"{name}.key_value", hidden, ("key", "value"))
         query = self._heads(query, perm=[0, 2, 1, 3])
         key = self._heads(key, perm=[0, 2, 3, 1])
@@ -185,22 +188,20 @@ class _Graph:
         weights = self.rounded(f"{name}.attention_weights", weights)
         context = self.add("MatMul", [weights, value], f"{name}.context_heads")
         context = self.add("Transpose", [context], f"{name}.context_transposed", perm=[0, 2, 1, 3])
-        merged = self.integers("merge_heads", [0, 0, dimensions.hidden])
+        merged = self.integers("merge_heads", [0, 0, self._all_heads])
         return self.add("Reshape", [context, merged], f"{name}.context")
 
     def _split(self, name: str, hidden: str, parts: Sequence[str], *scales: float) -> list[str]:
-        """Several linear layers of one input as one, [batch, sequence, hidden] each."""
+        """Several linear layers of one input as one, [batch, sequence, all heads] each."""
         layer = name.rpartition(".")[0]
         names = [f"{layer}.{part}" for part in parts]
-        product = self.linear(name, hidden, layers=names, scales=scales)
-        hidden_size = self.checkpoint.dimensions.hidden
-        ends = [self.integers(f"hidden_x_{n}", [n * hidden_size]) for n in range(len(parts) + 1)]
+        product = self.linear(name, hidden, layers=names, scales=scales, heads_out=True)
+        ends = [self.integers(f"heads_x_{n}", [n * self._all_heads]) for n in range(len(parts) + 1)]
         axis = self.integers("axis_2d", [2])
         return [self.add("Slice", [product, ends[n], ends[n + 1], axis], part) for n, part in enumerate(names)]
 
     def _heads(self, projected: str, *, perm: Sequence[int]) -> str:
-        dimensions = self.checkpoint.dimensions
-        split = self.integers("split_heads", [0, 0, dimensions.heads, dimensions.hidden // dimensions.heads])
+        split = self.integers("split_heads", [0, 0, self.checkpoint.dimensions.heads, self._padded_head])
         heads = self.add("Reshape", [projected, split], f"{projected}.split")
         heads = self.add("Transpose", [heads], f"{projected}.heads", perm=perm)
         return self.rounded(heads, heads)
@@ -224,12 +225,15 @@ class _Graph:
         *,
         layers: Sequence[str] = (),
         scales: Sequence[float] = (),
+        heads_in: bool = False,
+        heads_out: bool = False,
         output: str | None = None,
     ) -> str:
         """x W^T + b, as MatMul and Add over the weight stored [in, out]; in 8 bits where the point `name` is quantised.
 
         W and b are those of the checkpoint's `layers`, one below the other, each times its scale, 1 unless given: in
-        FP64, rounded once.
+        FP64, rounded once. `heads_in` and `heads_out` tell that the channels of x, or of the result, are attention heads,
+        which are padded.
         """
         layers = layers or (name,)
         weight, bias = (
@@ -242,6 +246,11 @@ class _Graph:
             for part in ("weight", "bias")
         )
         quantization = self.numerics.quantized.get(name)
+        if heads_out:
+            weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
+        if heads_in:
+            weight = self._with_padded_heads(weight, axis=1)
+            quantization = quantization and quantization.spread(self._heads_places(weight.shape[1]), weight.shape[1])
         if quantization is not None:
             bias = bias + quantization.bias(weight)
         constant = self.constant(f"{name}.bias", bias)
@@ -265,6 +274,18 @@ class _Graph:
         kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product")
         kept = self.add("Add", [kept, constant], f"{name}.kept_biased")
         return self.add("Add", [product, kept], output or name)
+
+    def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
+        """Where each of the checkpoint's channels lies among so many of padded heads."""
+        return np.arange(channels).reshape(-1, self._padded_head)[:, : self._head].reshape(-1)
+
+    def _with_padded_heads(self, values: npt.NDArray[np.float32], *, axis: int) -> npt.NDArray[np.float32]:
+        """Put zeros behind each head of `axis`, which holds the heads of one or several projections."""
+        shape = list(values.shape)
+        shape[axis] = shape[axis] // self._head * self._padded_head
+        padded = np.zeros(shape, dtype=values.dtype)
+        np.moveaxis(padded, axis, 0)[self._heads_places(shape[axis])] = np.moveaxis(values, axis, 0)
+        return padded
 
     def rounded(self, point: str, value: str) -> str:
         """Return the tensor as it is after 8 bits, by QuantizeLinear and DequantizeLinear; itself at any other point."""
