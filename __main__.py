@@ -537,7 +537,8 @@ def info(
         )
         share = (model.numerics or {}).get("eight_bit_share")
         integer = "" if share is None else f", {share:.1%} of the multiply-adds in 8 bits"
-        lines.append(f"  {name:<12}  {model.file}, {proof}{integer}")
+        gpus = "" if model.gpu_file is None else f"; {model.gpu_file} on GPUs"
+        lines.append(f"  {name:<12}  {model.file}, {proof}{integer}{gpus}")
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
     lines.append(

@@ -75,7 +75,7 @@ def add_engines(
     others.
     """
     gpu, library = here(device)
-    models = [(precision, bundle.model_file(precision)) for precision in precisions]
+    models = [(precision, bundle.model_file(precision, gpu=True)) for precision in precisions]
     unknown = [precision.value for precision in precisions if precision not in ALLOWED]
     if unknown:
         raise OptionError(f"no engine is built in {', '.join(unknown)}; one or more of fp32, fp16, int8")

@@ -12,6 +12,7 @@ from ..calibration.quantization import Quantization
 
 FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
+HALF_SMALLEST = float(np.finfo(np.float16).smallest_normal)  # 6.1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

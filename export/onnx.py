@@ -24,10 +24,11 @@ from onnx import TensorProto, helper, numpy_helper
 from ..engine.errors import CheckpointError
 from .checkpoint import Checkpoint
 from .heads import HEAD_LAYERS
-from .numerics import FLOATS, FP32, Numerics
+from .numerics import FLOATS, FP32, HALF_SMALLEST, Numerics
 
 OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 parses
-IR_VERSION = 8
+OPSET_OF_HALF_SCALES = 19  # the lowest whose QuantizeLinear takes FP16
+IR_VERSIONS = {OPSET: 8, OPSET_OF_HALF_SCALES: 9}
 EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
 
 
@@ -68,8 +69,12 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", checkpoint.labels])],
         graph.initializers,
     )
+    opset = OPSET_OF_HALF_SCALES if numerics.half and numerics.quantized else OPSET
     return helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="crossrt"
+        proto,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=IR_VERSIONS[opset],
+        producer_name="crossrt",
     )
 
 
@@ -91,6 +96,7 @@ class _Graph:
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[str, npt.NDArray[Any]] = {}
         self._types: dict[str, int] = {}
+        self._origins: dict[str, str] = {}
         self._written: set[str] = set()
 
     # -- the model
@@ -246,33 +252,38 @@ class _Graph:
             for part in ("weight", "bias")
         )
         quantization = self.numerics.quantized.get(name)
+        # A scale that FP16 rounds to 0 is refused by TensorRT, and one of few bits is none.
+        least = HALF_SMALLEST if self.numerics.half else 0.0
         if heads_out:
             weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
         if heads_in:
             weight = self._with_padded_heads(weight, axis=1)
             quantization = quantization and quantization.spread(self._heads_places(weight.shape[1]), weight.shape[1])
         if quantization is not None:
-            bias = bias + quantization.bias(weight)
+            bias = bias + quantization.bias(weight, least)
         constant = self.constant(f"{name}.bias", bias)
         if quantization is None:
             product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
             return self.add("Add", [product, constant], output or name)
+        # One type for all that belongs to the product: a Cast between would keep it from running in 8 bits.
+        kind = self.numerics.type_of(f"{name}.product", [value])
         smooth = value
         if quantization.smoothing is not None:
             smoothing = self.constant(f"{name}.smoothing", 1 / quantization.smoothing)
-            smooth = self.add("Mul", [value, smoothing], f"{name}.smoothed")
+            smooth = self.add("Mul", [value, smoothing], f"{name}.smoothed", kind=kind)
         if quantization.shift is not None:
-            smooth = self.add("Sub", [smooth, self.constant(f"{name}.shift", quantization.shift)], f"{name}.shifted")
-        operands = [self.rounded(name, smooth), self._weight(name, *quantization.weight(weight))]
-        product = self.add("MatMul", operands, f"{name}.product")
+            shift = self.constant(f"{name}.shift", quantization.shift)
+            smooth = self.add("Sub", [smooth, shift], f"{name}.shifted", kind=kind)
+        operands = [self.rounded(name, smooth, kind), self._weight(name, *quantization.weight(weight, least), kind)]
+        product = self.add("MatMul", operands, f"{name}.product", kind=kind)
         if not quantization.kept:
             return self.add("Add", [product, constant], output or name)
         # The outlying channels in floating point; the bias joins them, so that the large tensor is passed over once.
         channels = self.integers(f"{name}.channels", quantization.kept)
-        kept = self.add("Gather", [value, channels], f"{name}.kept", axis=2)
+        kept = self.add("Gather", [value, channels], f"{name}.kept", kind=kind, axis=2)
         kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.kept)].T)
-        kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product")
-        kept = self.add("Add", [kept, constant], f"{name}.kept_biased")
+        kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product", kind=kind)
+        kept = self.add("Add", [kept, constant], f"{name}.kept_biased", kind=kind)
         return self.add("Add", [product, kept], output or name)
 
     def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
@@ -287,18 +298,23 @@ class _Graph:
         np.moveaxis(padded, axis, 0)[self._heads_places(shape[axis])] = np.moveaxis(values, axis, 0)
         return padded
 
-    def rounded(self, point: str, value: str) -> str:
-        """Return the tensor as it is after 8 bits, by QuantizeLinear and DequantizeLinear; itself at any other point."""
+    def rounded(self, point: str, value: str, kind: int | None = None) -> str:
+        """Return the tensor as it is after 8 bits, by QuantizeLinear and DequantizeLinear; itself at any other point.
+
+        `kind` is the type that it is given back in, its own unless given.
+        """
         quantization = self.numerics.quantized.get(point)
         if quantization is None:
             return value
         scale = self.constant(f"{point}.scale", np.float32(quantization.scale))
         zero = self.constant("zero_int8", np.int8(0))
-        quantized = self.add("QuantizeLinear", [value, scale, zero], f"{point}.quantized")
+        kind = kind or self.numerics.type_of(point, [value])
+        quantized = self.add("QuantizeLinear", [value, scale, zero], f"{point}.quantized", kind=kind)
         self._types[quantized] = TensorProto.INT8
-        return self.add("DequantizeLinear", [quantized, scale, zero], f"{point}.dequantized")
+        self._origins[f"{point}.dequantized"] = value
+        return self.add("DequantizeLinear", [quantized, scale, zero], f"{point}.dequantized", kind=kind)
 
-    def _weight(self, name: str, integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> str:
+    def _weight(self, name: str, integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], kind: int) -> str:
         """A weight [in, out] from 8 bits, one scale an output channel."""
         return self.add(
             "DequantizeLinear",
@@ -308,6 +324,7 @@ class _Graph:
                 self.constant(f"{name}.weight_zero", np.zeros(len(scales), dtype=np.int8)),
             ],
             f"{name}.weight_dequantized",
+            kind=kind,
             axis=1,
         )
 
@@ -345,17 +362,28 @@ class _Graph:
     # -- nodes
 
     def add(
-        self, operator: str, inputs: Sequence[str], output: str, *, weights: Sequence[str] = (), **attributes: Any
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        weights: Sequence[str] = (),
+        kind: int | None = None,
+        **attributes: Any,
     ) -> str:
-        """Add a node that makes `output`; `weights` are tensors of the checkpoint that come before the inputs."""
+        """Add a node that makes `output`; `weights` are tensors of the checkpoint that come before the inputs.
+
+        `kind` is the floating-point type it is computed in; without, `numerics` says.
+        """
         names = [*(self.constant(name, self.checkpoint.tensor(name)) for name in weights), *inputs]
         floats = [name for name in names if self._types.get(name) in FLOATS]
         if operator == "Cast":
             self._types[output] = attributes["to"]
         elif floats:
-            computed = [name for name in floats if name not in self._constants]
+            # What came through 8 bits is as large as it was before.
+            computed = [self._origins.get(name, name) for name in floats if name not in self._constants]
             weights_used = [self._constants[name] for name in floats if name in self._constants]
-            kind = self.numerics.type_of(output, computed, weights_used)
+            kind = kind or self.numerics.type_of(output, computed, weights_used)
             names = [self._in_type(name, kind) for name in names]
             self._types[output] = kind
         for name in names:

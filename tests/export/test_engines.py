@@ -144,7 +144,7 @@ def test_an_error_while_building_leaves_the_bundle_as_it_was(
 
 
 def test_precisions_that_have_no_engine(machine: dict[str, Any], copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bundle, "model_file", lambda self, precision: self.path / "model.fp32.onnx")
+    monkeypatch.setattr(Bundle, "model_file", lambda self, precision, gpu: self.path / "model.fp32.onnx")
     with pytest.raises(OptionError, match="no engine is built in bf16"):
         add_engines(copy, [Precision.BF16])
 

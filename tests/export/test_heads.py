@@ -75,7 +75,9 @@ def test_in_8_bits_the_channels_keep_their_smoothing_shift_and_places(
             )
     plain = graph_of(odd, Numerics(quantized=quantized))
     padded = graph_of(odd, Numerics(quantized=quantized, head_multiple=8))
-    assert constants(padded)["layer.0.attention_output.channels"].tolist() == [1, 36], "30 is the 5th of the second head"
+    assert constants(padded)["layer.0.attention_output.channels"].tolist() == [1, 36], (
+        "30 is the 5th of the second head"
+    )
     assert constants(padded)["layer.0.attention_output.smoothing"].shape == (64,)
     assert np.abs(logits_of(padded, batches) - logits_of(plain, batches)).max() == 0.0
 
