@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine import compiled
+from crossrt.engine import compiled, engine_cache
 from crossrt.engine.cross_encoder import CrossEncoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,8 +41,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what OpenVINO compiles out of the user's cache."""
+    """Keep what OpenVINO compiles, and engines, out of the user's cache, and the user's out of the tests."""
     compiled.FOLDER = tmp_path_factory.mktemp("compiled")
+    engine_cache.FOLDER = tmp_path_factory.mktemp("engines")
 
 
 def script(name: str) -> ModuleType:
