@@ -1,5 +1,6 @@
 """Small models made from a seed, which need no network and no GPU."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -25,6 +26,9 @@ PIECES = ["##s", "##ing", "##ed", "##er", "##ly", "##tion", "##al"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine-rows", type=Path, help="file that gets a line of JSON for every engine that the tests build"
+    )
     parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
 
 
@@ -62,6 +66,19 @@ def script(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
     return script
+
+
+@pytest.fixture(scope="session")
+def load_benchmark() -> Callable[[str], ModuleType]:
+    """Return a function that imports benchmarks/<name>.py, which may import its neighbours and scripts."""
+
+    def load(name: str) -> ModuleType:
+        for folder in ("scripts", "benchmarks"):
+            if str(REPOSITORY / folder) not in sys.path:
+                sys.path.append(str(REPOSITORY / folder))
+        return importlib.import_module(name)
+
+    return load
 
 
 def vocabulary() -> list[str]:
