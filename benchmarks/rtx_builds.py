@@ -30,7 +30,7 @@ from crossrt.export.points import points_of
 from crossrt.export.tensorrt import BuildOptions, ParsedNetwork, engine_from_onnx
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-import model_zoo as zoo  # noqa: E402 (the scripts are no package)
+import model_zoo as zoo
 
 RECIPES = ("fp32", "fp16", "int8 projections", "int8 full")
 LIBRARY = "tensorrt_rtx"
