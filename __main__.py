@@ -38,6 +38,22 @@ PairsFile = Annotated[Path | None, typer.Option(help="Real pairs to check beside
 QueriesFile = Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")]
 PassagesFile = Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")]
 RunFile = Annotated[Path | None, typer.Option(help="and a TREC run over them.")]
+Workspace = Annotated[int, typer.Option(help="Most device memory in MiB that a TensorRT kernel may use while it runs.")]
+OptimizationLevel = Annotated[
+    int | None, typer.Option(help="How long TensorRT looks for kernels, 0 to 5; its own default unless given.")
+]
+TimingCache = Annotated[
+    Path | None, typer.Option(help="File of what TensorRT has measured of kernels; in the user's cache unless given.")
+]
+HardwareCompatible = Annotated[
+    bool, typer.Option("--hardware-compatible", help="Engines for every GPU from Ampere on; slower.")
+]
+VersionCompatible = Annotated[
+    bool, typer.Option("--version-compatible", help="Engines for later TensorRTs of the same major version; slower.")
+]
+Refittable = Annotated[
+    bool, typer.Option("--refittable", help="Engines that take the weights of a fine-tuned copy: see --refit-from.")
+]
 Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this many of them.")]
 
 
@@ -96,6 +112,12 @@ def export(
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Build TensorRT engines too, for the GPU that is here.")
     ] = False,
+    workspace: Workspace = 4096,
+    optimization_level: OptimizationLevel = None,
+    timing_cache: TimingCache = None,
+    hardware_compatible: HardwareCompatible = False,
+    version_compatible: VersionCompatible = False,
+    refittable: Refittable = False,
     pairs: PairsFile = None,
     queries: QueriesFile = None,
     passages: PassagesFile = None,
@@ -117,6 +139,11 @@ def export(
     if exporter not in ("auto", "crossrt", "optimum", "existing"):
         raise OptionError(f"unknown exporter {exporter!r}; one of auto, crossrt, optimum, existing")
     check_target(out, force=force)
+    options = _building(
+        workspace, optimization_level, timing_cache, hardware_compatible, version_compatible, refittable
+    )
+    if not tensorrt and options != _building():
+        raise OptionError("--workspace and the other options of building engines go with --tensorrt")
     if tensorrt:
         _need_export()
         from .export.engines import here
@@ -178,7 +205,7 @@ def export(
     for report in reports:
         _say(str(report))
     if tensorrt:
-        bundle = _with_engines(bundle, precisions, calibration.pairs if calibration else user_pairs)
+        bundle = _with_engines(bundle, precisions, calibration.pairs if calibration else user_pairs, options)
     _say(f"{bundle.path}: {_size(bundle.path)}")
 
 
@@ -189,14 +216,56 @@ def engines(
     pairs: Annotated[
         Path | None, typer.Option(help="Real pairs, `query <tab> passage` lines, whose lengths kernels are chosen for.")
     ] = None,
+    device: Annotated[str, typer.Option(help="The GPU, as cuda:1.")] = "cuda:0",
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest pair in tokens that the engine takes; all positions unless given.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens of the largest batch; fewer take less memory. 16384 unless given.")
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache", help="Leave the bundle as it is: put them into the user's cache, where it is looked too."
+        ),
+    ] = False,
+    refit_from: Annotated[
+        Path | None,
+        typer.Option(help="A bundle of the same shape whose --refittable engine takes this one's weights, in seconds."),
+    ] = None,
+    workspace: Workspace = 4096,
+    optimization_level: OptimizationLevel = None,
+    timing_cache: TimingCache = None,
+    hardware_compatible: HardwareCompatible = False,
+    version_compatible: VersionCompatible = False,
+    refittable: Refittable = False,
 ) -> None:
     """Build TensorRT engines of a bundle for the GPU that is here, check them on it, and put them into the bundle."""
     from .engine.bundle import Bundle
+    from .engine.gpu import ordinals_of
     from .export.engines import here
 
-    here()
+    options = _building(
+        workspace, optimization_level, timing_cache, hardware_compatible, version_compatible, refittable
+    )
+    if refit_from is not None and (cache or pairs or max_length or tokens or options != _building()):
+        raise OptionError(
+            "--refit-from takes an engine as it was built: leave out the options of building, and --cache"
+        )
+    [ordinal] = ordinals_of(device)
+    here(ordinal)
     precisions = [Precisions.parse(name.strip()) for name in precision.split(",")]
-    _with_engines(Bundle.open(bundle), precisions, _user_pairs(pairs, None, None, None, None))
+    _with_engines(
+        Bundle.open(bundle),
+        precisions,
+        _user_pairs(pairs, None, None, None, None),
+        options,
+        device=ordinal,
+        max_length=max_length,
+        cache=cache,
+        refit_from=None if refit_from is None else Bundle.open(refit_from),
+        **({} if tokens is None else {"tokens": tokens}),
+    )
 
 
 @app.command(
@@ -623,7 +692,8 @@ def info(
         )
         share = (model.numerics or {}).get("eight_bit_share")
         integer = "" if share is None else f", {share:.1%} of the multiply-adds in 8 bits"
-        lines.append(f"  {name:<12}  {model.file}, {proof}{integer}")
+        gpus = "" if model.gpu_file is None else f"; {model.gpu_file} on GPUs"
+        lines.append(f"  {name:<12}  {model.file}, {proof}{integer}{gpus}")
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
     lines.append(
@@ -698,12 +768,40 @@ def _need_export() -> None:
         raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
 
 
-def _with_engines(bundle: Any, precisions: Any, pairs: Any) -> Any:
+def _building(
+    workspace: int = 4096,
+    optimization_level: int | None = None,
+    timing_cache: Path | None = None,
+    hardware_compatible: bool = False,
+    version_compatible: bool = False,
+    refittable: bool = False,
+) -> Any:
+    """How engines are built."""
+    from .export.tensorrt import BuildOptions
+
+    return BuildOptions(
+        workspace=workspace << 20,
+        optimization_level=optimization_level,
+        timing_cache=timing_cache,
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        refittable=refittable,
+    )
+
+
+def _with_engines(bundle: Any, precisions: Any, pairs: Any, options: Any, **others: Any) -> Any:
     from .engine.encoding import PairEncoder
     from .export.engines import add_engines
 
     encoder = PairEncoder.from_file(bundle.tokenizer_file, max_length=bundle.manifest.max_length)
-    bundle, checks = add_engines(bundle, precisions, lengths=encoder.encode(pairs).lengths if pairs else None)
+    bundle, checks = add_engines(
+        bundle,
+        precisions,
+        lengths=encoder.encode(pairs).lengths if pairs else None,
+        options=options,
+        progress=lambda text: print(f"crossrt: {text}", file=sys.stderr, flush=True),
+        **others,
+    )
     for check in checks:
         _say(str(check))
     return bundle

@@ -12,13 +12,14 @@ Every request goes to all systems, one after the other; a system that cannot run
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from result import write_result
 
-from crossrt import CrossEncoder
+from crossrt import Bundle, CrossEncoder
 from crossrt.engine.errors import CrossrtError
 from crossrt.engine.trec import read_collection
 
@@ -59,7 +60,13 @@ def main() -> None:
     latencies = {count: in_turns(systems, requests, count, arguments.rounds) for count in COUNTS}
     for row in rows:
         row["ms_p50_p99"] = {str(count): latencies[count][row["system"]] for count in COUNTS}
-    result = {"device": device_facts(arguments.device), "bundle": str(arguments.bundle.name), "systems": rows + failed}
+    built = Bundle.open(arguments.bundle).manifest.engines
+    result = {
+        "device": device_facts(arguments.device),
+        "bundle": str(arguments.bundle.name),
+        "engines": [asdict(engine) for engine in built],
+        "systems": rows + failed,
+    }
     show(result)
     if arguments.out:
         write_result(arguments.out, result)
@@ -155,6 +162,8 @@ def device_facts(device: str) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     print(result["device"])
+    for engine in result["engines"]:
+        print(f"{engine['file']:<44}built in {engine['build_seconds']:.0f} s, fused kernels: {engine['attention']}")
     for row in result["systems"]:
         if "failed" in row:
             print(f"{row['system']:<44}failed: {row['failed'].splitlines()[0]}")

@@ -71,10 +71,11 @@ class Quantization:
             smooth[:, list(self.kept)] = 0
         return smooth
 
-    def weight(self, weight: Floats) -> tuple[Int8s, Floats]:
+    def weight(self, weight: Floats, least_scale: float = 0.0) -> tuple[Int8s, Floats]:
         """Return a weight float32 [out, in] in 8 bits, int8 [out, in], and its scales, float32 [out].
 
-        Rows of kept channels are 0, so whatever the activation holds there counts for nothing.
+        Rows of kept channels are 0, so whatever the activation holds there counts for nothing. No scale is below
+        `least_scale`.
         """
         smooth = weight if self.smoothing is None else weight * self.smoothing
         if self.kept:
@@ -82,16 +83,33 @@ class Quantization:
             smooth[:, list(self.kept)] = 0
         greatest = np.abs(smooth).max(axis=1)
         # A row of zeros has no range of its own; any scale gives zeros.
-        scales = (np.where(greatest > 0, greatest, 1) / LEVELS).astype(np.float32)
+        scales = np.maximum(np.where(greatest > 0, greatest, 1) / LEVELS, least_scale).astype(np.float32)
         return np.clip(np.rint(smooth / scales[:, None]), -LEVELS, LEVELS).astype(np.int8), scales
 
-    def bias(self, weight: Floats) -> Floats:
+    def bias(self, weight: Floats, least_scale: float = 0.0) -> Floats:
         """Return what the shift adds to the bias of a linear layer of this `weight`, float32 [out]."""
-        integers, scales = self.weight(weight)
+        integers, scales = self.weight(weight, least_scale)
         if self.shift is None:
             return np.zeros(len(scales), dtype=np.float32)
         sums: Floats = ((integers.astype(np.float64) @ self.shift) * scales).astype(np.float32)
         return sums
+
+    def spread(self, places: npt.NDArray[np.int64], channels: int) -> "Quantization":
+        """Return it for a tensor of more `channels`, where channel i lies at `places[i]` and zeros everywhere else."""
+
+        def put(values: Floats | None, rest: float) -> Floats | None:
+            if values is None:
+                return None
+            wide = np.full(channels, rest, dtype=np.float32)
+            wide[places] = values
+            return wide
+
+        return Quantization(
+            scale=self.scale,
+            smoothing=put(self.smoothing, 1),
+            shift=put(self.shift, 0),
+            kept=tuple(places[list(self.kept)].tolist()),
+        )
 
     def product(self, values: Floats, weight: Floats) -> Floats:
         """Return x W^T as the quantised graph computes it, float32 [tokens, out]."""

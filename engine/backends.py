@@ -9,6 +9,8 @@ BACKENDS = ("onnxruntime", "openvino")
 """Those of a CPU."""
 GPU_BACKENDS = ("tensorrt", "onnxruntime")
 """Those of a GPU, the faster first."""
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+"""Both are the backend `tensorrt`; the first that is installed builds."""
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),

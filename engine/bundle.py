@@ -4,6 +4,7 @@ manifest.json      what it is, where it came from, and size and sha256 of every 
 tokenizer.json     with the checkpoint's own truncation and padding removed
 model.fp32.onnx    the plain graph; further precisions lie beside it
 parity.fp32.json   the report of the parity check that let it be published
+model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
 *.engine           TensorRT engines, each for one kind of GPU and one version
 """
 
@@ -36,9 +37,13 @@ class BundleFile:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleModel:
     """One precision: the ONNX `file`, the `parity` summary, which is None before the check has run, and for people, in
-    `numerics`, which tensors stayed in another precision and on what data that was decided."""
+    `numerics`, which tensors stayed in another precision and on what data that was decided.
+
+    `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32.
+    """
 
     file: str
+    gpu_file: str | None = None
     parity: Mapping[str, Any] | None = None
     numerics: Mapping[str, Any] | None = None
 
@@ -95,7 +100,7 @@ class Manifest:
         # A name with a folder in it could point outside the bundle.
         for name in [
             *names,
-            *(model.file for model in self.models.values()),
+            *(file for model in self.models.values() for file in (model.file, model.gpu_file) if file is not None),
             *(engine.file for engine in self.engines),
         ]:
             if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..", MANIFEST):
@@ -103,8 +108,9 @@ class Manifest:
         for precision, model in self.models.items():
             if precision not in {p.value for p in Precision}:
                 raise BundleError(f"{where} holds a model of unknown precision {precision!r}")
-            if model.file not in names:
-                raise BundleError(f"{where} names {model.file} for {precision} but does not list that file")
+            for file in (model.file, model.gpu_file):
+                if file is not None and file not in names:
+                    raise BundleError(f"{where} names {file} for {precision} but does not list that file")
         for engine in self.engines:
             if engine.file not in names:
                 raise BundleError(f"{where} has the engine {engine.file} but does not list that file")
@@ -143,15 +149,18 @@ class Bundle:
         bundle._check_files(verify)
         return bundle
 
-    def model_file(self, precision: Precision) -> Path:
-        """Return the ONNX file of a precision. Raises BundleError, naming those there are, for one it lacks."""
+    def model_file(self, precision: Precision, *, gpu: bool = False) -> Path:
+        """Return the ONNX file of a precision, for a GPU or a CPU.
+
+        Raises BundleError, naming those there are, for one it lacks.
+        """
         model = self.manifest.models.get(precision.value)
         if model is None:
             raise BundleError(
                 f"{self.path} holds no {precision.value} model; it holds {', '.join(self.manifest.models)}. "
                 f"Export again with --precision {precision.value}"
             )
-        return self.path / model.file
+        return self.path / ((gpu and model.gpu_file) or model.file)
 
     @property
     def tokenizer_file(self) -> Path:

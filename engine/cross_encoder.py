@@ -36,7 +36,8 @@ class CrossEncoder:
     `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
     `precision` None is FP32 and never changes scores behind your back; `"auto"` takes the fastest that passed its
     parity check; `allow_failed` opens one that did not. `device` is `cpu`, `cuda` or `cuda:1`, `devices` several GPUs; None
-    takes the first GPU that can run the bundle, and else the CPU. `threads` defaults to the processors this process may use.
+    takes the first GPU that can run the bundle, and else the CPU. `rebuild` builds a TensorRT engine for a GPU that the
+    bundle has none for, once, into a cache; it takes minutes. `threads` defaults to the processors this process may use.
     `num_labels`, when given, must be the model's. Several threads may call `predict` and `rank` at once. Use `with`, or
     `close()`, to free the model.
 
@@ -61,6 +62,7 @@ class CrossEncoder:
         local_files_only: bool = False,
         threads: int | None = None,
         allow_failed: bool = False,
+        rebuild: bool = False,
         **others: Any,
     ) -> None:
         given = {
@@ -97,6 +99,7 @@ class CrossEncoder:
             device=_device_names(device if devices is None else devices),
             threads=threads,
             allow_failed=allow_failed,
+            rebuild=rebuild,
         )
         self._scorer: Scorer = open_scorer(self.bundle, setup)
 

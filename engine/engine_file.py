@@ -1,5 +1,6 @@
 """`EngineFile`: what a bundle says of a TensorRT engine in it; `Profile`: the shapes that an engine was built for."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class Profile:
 class EngineFile:
     """An engine and all that it is bound to: the `library` (`tensorrt` or `tensorrt_rtx`) with its version, and the GPU.
 
-    `onnx_sha256` is of the model file it was built from, `build_seconds` and `options` are for people.
+    `onnx_sha256` is of the model file it was built from, `build_seconds` and `attention`, how much of it is computed in fused
+    kernels, are for people. Of `options`, `hardware_compatible` and `version_compatible` loosen what it is bound to.
     """
 
     file: str
@@ -59,6 +61,7 @@ class EngineFile:
     onnx_sha256: str
     build_seconds: float
     options: Mapping[str, Any]
+    attention: str = "unmeasured"
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "EngineFile":
@@ -68,14 +71,25 @@ class EngineFile:
 
     def mismatch(self, *, library: str, version: str, gpu: str, capability: str) -> str:
         """Return why it cannot run there, naming both sides, or nothing when it can."""
-        here = {"library": library, "version": version, "gpu": gpu, "capability": capability}
-        differing = [name for name, value in here.items() if getattr(self, name) != value]
-        if not differing:
+        same_gpu = (gpu, capability) == (self.gpu, self.capability)
+        if self.options.get("hardware_compatible"):
+            same_gpu = same_gpu or min(_numbers(capability), _numbers(self.capability)) >= (8,)
+        same_version = version == self.version
+        if self.options.get("version_compatible"):
+            ours, theirs = _numbers(self.version), _numbers(version)
+            same_version = same_version or (ours[:1] == theirs[:1] and ours <= theirs)
+        if library == self.library and same_gpu and same_version:
             return ""
         return (
             f"{self.file} was built by {self.library} {self.version} for {self.gpu} (compute capability {self.capability}), "
             f"and this is {library} {version} on {gpu} ({capability})"
         )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """A dotted version as far as it is numbers: (10, 13, 0)."""
+    parts = itertools.takewhile(str.isdecimal, version.split("."))
+    return tuple(int(part) for part in parts)
 
 
 def profiles_for(

@@ -69,7 +69,8 @@ class CudaError(BackendError):
     """A CUDA call that failed: CUDA's `name` of the failure, and what to do about it."""
 
     HINTS: ClassVar = {
-        "OUT_OF_MEMORY": "the device has no memory left: close what else uses it, or lower --workspace, lanes or the profiles",
+        "OUT_OF_MEMORY": "the device has no memory left: close what else uses it, or build the engine with fewer "
+        "--tokens, a smaller --max-length or --workspace",
         "NO_DEVICE": "there is no NVIDIA GPU that this process may use; look at nvidia-smi and CUDA_VISIBLE_DEVICES",
         "INVALID_DEVICE": "there is no such device; nvidia-smi lists them, counted from 0",
         "SYSTEM_DRIVER_MISMATCH": "driver and CUDA libraries do not fit; install a newer driver, or restart after an update",

@@ -4,10 +4,12 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .backends import GPU_BACKENDS, backend_version, has_cuda
+from . import engine_cache
+from .backends import GPU_BACKENDS, LIBRARIES, backend_version, has_cuda
 from .bundle import Bundle
 from .cuda import open_cuda
 from .driver import gpus
+from .engine_cache import EngineCache
 from .engine_file import EngineFile
 from .errors import BackendError, OptionError
 from .precision import Precision
@@ -24,15 +26,17 @@ def gpu_setup(
     backend: str,
     device: str | Sequence[str] | None,
     allow_failed: bool,
+    rebuild: bool = False,
 ) -> Setup | None:
     """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
 
     `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
-    takes an engine that was built for this GPU and TensorRT, and else ONNX Runtime's CUDA. Raises BackendError, saying
+    takes an engine that was built for this GPU and TensorRT, from the bundle or the user's cache, and else ONNX Runtime's
+    CUDA. With `rebuild` an engine that is missing is built into the cache, which takes minutes. Raises BackendError, saying
     what is missing, when a GPU was asked for.
     """
     present = gpus()
-    ordinals = _ordinals(device)
+    ordinals = ordinals_of(device)
     if device is None and (not present or backend not in ("auto", *GPU_BACKENDS)):
         return None
     if not present:
@@ -45,6 +49,10 @@ def gpu_setup(
     chosen = choose_precision(
         bundle, precision, allow_failed=allow_failed, fastest_first=(Precision.FP16, Precision.FP32)
     )
+    if rebuild and backend in ("auto", "tensorrt"):
+        for ordinal in ordinals:
+            if _engine(bundle, chosen, ordinal)[0] is None:
+                engine_cache.rebuild(bundle, chosen, ordinal)
     reasons = {"tensorrt": _no_engine(bundle, chosen, ordinals), "onnxruntime": _no_cuda(chosen)}
     wanted = GPU_BACKENDS if backend == "auto" else (backend,)
     found = next((name for name in wanted if name in reasons and not reasons[name]), None)
@@ -70,15 +78,15 @@ def open_executors(bundle: Bundle, setup: Setup) -> "list[Executor]":
     """Load the engine, or prepare the ONNX file, on each device of the setup. Raises BackendError or CudaError."""
     executors: list[Executor] = []
     try:
-        for ordinal in _ordinals(setup.devices):
+        for ordinal in ordinals_of(setup.devices):
             cuda = open_cuda(ordinal)
             if setup.backend == "tensorrt":
                 from .tensorrt import TensorRtExecutor
 
-                engine, _ = _engine(bundle, setup.precision, ordinal)
-                assert engine is not None
+                found, _ = _engine(bundle, setup.precision, ordinal)
+                assert found is not None
                 with cuda.current():
-                    executors.append(TensorRtExecutor(bundle, engine, cuda))
+                    executors.append(TensorRtExecutor(*found, cuda))
             else:
                 from .onnxruntime_cuda import OnnxRuntimeExecutor
 
@@ -92,7 +100,8 @@ def open_executors(bundle: Bundle, setup: Setup) -> "list[Executor]":
     return executors
 
 
-def _ordinals(device: str | Sequence[str] | None) -> tuple[int, ...]:
+def ordinals_of(device: str | Sequence[str] | None) -> tuple[int, ...]:
+    """Return the numbers of the GPUs that `device` names. Raises BackendError for what is no name of a GPU."""
     names = ("cuda",) if device is None else (device,) if isinstance(device, str) else tuple(device)
     found = []
     for name in names:
@@ -105,9 +114,11 @@ def _ordinals(device: str | Sequence[str] | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _engine(bundle: Bundle, precision: Precision, ordinal: int) -> tuple[EngineFile | None, str]:
+def _engine(bundle: Bundle, precision: Precision, ordinal: int) -> tuple[tuple[Bundle, EngineFile] | None, str]:
+    """The engine for this GPU with the bundle that holds it, or why there is none and what to do."""
     gpu = gpus()[ordinal]
-    reason = f"the bundle has no {precision.value} engine; build one here with: crossrt export --tensorrt"
+    build = f"build one here with: crossrt engines {bundle.path} --precision {precision.value}, or with rebuild=True"
+    reason = f"the bundle has no {precision.value} engine; {build}"
     for engine in bundle.manifest.engines:
         if engine.precision != precision.value:
             continue
@@ -117,8 +128,14 @@ def _engine(bundle: Bundle, precision: Precision, ordinal: int) -> tuple[EngineF
         version = backend_version(engine.library)
         mismatch = engine.mismatch(library=engine.library, version=version, gpu=gpu.name, capability=gpu.capability)
         if not mismatch:
-            return engine, ""
-        reason = f"{mismatch}; build one here with: crossrt export --tensorrt"
+            return (bundle, engine), ""
+        reason = f"{mismatch}; {build}"
+    for library in LIBRARIES:
+        if importlib.util.find_spec(library) is not None:
+            version = backend_version(library)
+            cached = EngineCache.of_user().find(bundle, precision, gpu=gpu, library=library, version=version)
+            if cached is not None:
+                return cached, ""
     return None, reason
 
 

@@ -28,7 +28,7 @@ class OnnxRuntimeExecutor:
         """Open nothing yet; `context` does."""
         self.cuda = cuda
         self._device = device
-        self._path = bundle.model_file(precision)
+        self._path = bundle.model_file(precision, gpu=True)
         self.inputs: Mapping[str, np.dtype[Any]] = {
             name: np.dtype(kind) for name, kind in bundle.manifest.inputs.items()
         }

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .cuda import Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream
 from .engine_file import Shape
-from .errors import BackendError, ShapeError
+from .errors import BackendError, CudaError, ShapeError
 from .lattice import Lattice
 from .plan import Batch
 from .session import Setup
@@ -134,7 +134,12 @@ class Lane:
     def _pair(self, size: int, opened: contextlib.ExitStack) -> tuple[PinnedBuffer, DeviceBuffer]:
         host = PinnedBuffer(self.cuda, size)
         opened.callback(host.close)
-        device = DeviceBuffer(self.cuda, size)
+        try:
+            device = DeviceBuffer(self.cuda, size)
+        except CudaError as error:
+            free, _ = self.cuda.memory()
+            said = f"the largest batch needs {size / 1e6:,.1f} MB on the device for its tokens, {free / 1e6:,.1f} MB are free"
+            raise CudaError(error.name, f"{error.name}: {said}") from error
         opened.callback(device.close)
         return host, device
 

@@ -86,6 +86,7 @@ def choose_setup(
     threads: int | None = None,
     allow_failed: bool = False,
     tuned: bool = True,
+    rebuild: bool = False,
 ) -> Setup:
     """Decide how a bundle is run here.
 
@@ -98,10 +99,14 @@ def choose_setup(
     if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
         known = ", ".join(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
         raise OptionError(f"unknown backend {backend!r}; one of auto, {known}")
+    if rebuild and (device == "cpu" or backend not in ("auto", "tensorrt")):
+        raise OptionError("rebuild=True builds a TensorRT engine: it goes with a GPU, and backend auto or tensorrt")
     if device != "cpu":
         from .gpu import gpu_setup
 
-        on_gpu = gpu_setup(bundle, precision=precision, backend=backend, device=device, allow_failed=allow_failed)
+        on_gpu = gpu_setup(
+            bundle, precision=precision, backend=backend, device=device, allow_failed=allow_failed, rebuild=rebuild
+        )
         if on_gpu is not None:
             return on_gpu
     usable = usable_cpus()

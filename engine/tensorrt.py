@@ -1,5 +1,6 @@
 """TensorRT engines, loaded and run: TensorRT 8.6 to 11, and TensorRT-RTX, which has the same names."""
 
+import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from .bundle import Bundle
 from .cuda import Cuda
 from .engine_file import EngineFile, Profile, Shape, profile_for
-from .errors import BackendError
+from .errors import BackendError, BundleError
 from .lattice import Lattice
 
 LANES = 3
@@ -25,13 +26,20 @@ class TensorRtExecutor:
     graphs = GRAPHS
 
     def __init__(self, bundle: Bundle, file: EngineFile, cuda: Cuda) -> None:
-        """Load an engine of the bundle. Raises BackendError, with what TensorRT said, when it cannot be loaded."""
+        """Load an engine of the bundle.
+
+        Raises BundleError, before TensorRT sees it, for an engine that is not byte for byte what the manifest says, since
+        TensorRT takes the process down with it; BackendError, with what TensorRT said, when it cannot be loaded.
+        """
+        path = bundle.path / file.file
+        plan = checked_plan(bundle, file)
         self.cuda = cuda
         tensorrt = importlib.import_module(file.library)
         self._log = collecting_logger(tensorrt)
         self._runtime = tensorrt.Runtime(self._log)
-        path = bundle.path / file.file
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if file.options.get("version_compatible"):
+            self._runtime.engine_host_code_allowed = True  # such a plan brings TensorRT's own lean runtime along
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._log.error(f"{path} cannot be loaded by {file.library} {tensorrt.__version__}")
         self._profiles = file.profiles
@@ -51,7 +59,8 @@ class TensorRtExecutor:
             needed = self._engine.device_memory_size if newer is None else newer
             raise self._log.error(
                 f"an execution context needs {needed / 1e6:,.0f} MB of device memory, and {free / 1e6:,.0f} MB "
-                "are free: close what else uses the device, or build the engine with smaller profiles"
+                "are free: close what else uses the device, or build the engine with smaller profiles, by --tokens or "
+                "--max-length of crossrt engines"
             )
         return TensorRtContext(context, stream, self._profiles, self._log)
 
@@ -86,6 +95,18 @@ class TensorRtContext:
         self._context = None
 
 
+def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
+    """Return an engine's bytes. Raises BundleError when they are not those that the manifest knows."""
+    path = bundle.path / file.file
+    plan = path.read_bytes()
+    if hashlib.sha256(plan).hexdigest() != bundle.sha256(file.file):
+        raise BundleError(
+            f"{path} was altered: its sha256 is not the manifest's; build it again with: crossrt engines {bundle.path} "
+            f"--precision {file.precision}"
+        )
+    return plan
+
+
 def collecting_logger(tensorrt: Any) -> Any:
     """Return a logger of this TensorRT module whose `error(message)` makes a BackendError of what TensorRT has said.
 
@@ -96,13 +117,17 @@ def collecting_logger(tensorrt: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.said: list[str] = []
+            self.warned: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
                 self.said.append(message)
+            elif severity == tensorrt.ILogger.WARNING:
+                self.warned = [*self.warned[-4:], message]
 
         def error(self, message: str) -> BackendError:
-            said, self.said = self.said, []
+            said = self.said or self.warned  # 8.6 tells of a missing driver in a warning
+            self.said, self.warned = [], []
             return BackendError(f"{message}\n  TensorRT says: " + ("\n  ".join(said) or "nothing"))
 
     return Logger()

@@ -10,28 +10,32 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from ..engine.backends import backend_version
+from ..engine.backends import LIBRARIES, backend_version
 from ..engine.bundle import MANIFEST, Bundle
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.driver import Gpu, gpus
-from ..engine.engine_file import EngineFile, Profile, Shape, profiles_for
-from ..engine.errors import BackendError, OptionError, ParityError
+from ..engine.engine_cache import EngineCache
+from ..engine.engine_file import TOKENS, EngineFile, Profile, Shape, profiles_for
+from ..engine.errors import BackendError, BundleError, OptionError, ParityError
 from ..engine.plan import Batch
 from ..engine.precision import Precision
 from ..engine.publish import published_directory
+from ..engine.tensorrt import checked_plan
+from .attention import UNMEASURED, fused_attention
 from .manifest import write_manifest
 from .pairs import builtin_pairs
-from .tensorrt import TIMINGS, BuildOptions, engine_from_onnx
+from .tensorrt import TIMINGS, BuildOptions, Progress, engine_from_onnx, layer_information, refitted
+from .tensorrt8 import is_tensorrt8
 
-LIBRARIES = ("tensorrt", "tensorrt_rtx")
 ALLOWED = {Precision.FP32: 2e-3, Precision.FP16: 0.03, Precision.INT8: 0.5}
 """The largest difference of a logit. FP32 leaves room for TF32 being off and other sums; in INT8 one value rounded to its
 other neighbour moves a logit by some hundredths."""
@@ -56,7 +60,8 @@ class EngineCheck:
         return (
             f"{self.engine.file}: {'passed' if self.passed else 'FAILED'}, max |difference| {self.max_abs_diff:.2e} of "
             f"{self.allowed} allowed, on {self.pairs} pairs and {len(self.shapes)} shapes; built in "
-            f"{self.engine.build_seconds:.0f} s by {self.engine.library} {self.engine.version} for {self.engine.gpu}"
+            f"{self.engine.build_seconds:.0f} s by {self.engine.library} {self.engine.version} for {self.engine.gpu}; "
+            f"fused kernels: {self.engine.attention}"
         )
 
 
@@ -67,59 +72,186 @@ def add_engines(
     device: int = 0,
     lengths: npt.NDArray[np.int64] | None = None,
     options: BuildOptions | None = None,
+    max_length: int | None = None,
+    tokens: int = TOKENS,
+    refit_from: Bundle | None = None,
+    cache: bool = False,
+    progress: Progress = lambda text: None,
 ) -> tuple[Bundle, tuple[EngineCheck, ...]]:
     """Build an engine for each precision and put all into the bundle, in one step, replacing those of the same GPU.
 
-    `lengths`, int64 [n], of the user's pairs in tokens tell which shapes kernels are chosen for. Takes minutes for each.
-    Raises BackendError without a GPU or TensorRT, and ParityError, with the bundle as it was, when an engine's scores are
-    others.
+    `lengths`, int64 [n], of the user's pairs in tokens tell which shapes kernels are chosen for; `max_length` and `tokens`
+    bound a pair's and a batch's tokens, and so the memory that the engine takes. Without a timing cache in `options` there is
+    one in the user's cache. With `refit_from`, a bundle of the same
+    shape with a refittable engine, that engine takes this bundle's weights and nothing is built. With `cache` the engines go
+    to the user's cache instead, but for those that are there already, and whoever builds the same waits for it. Takes
+    minutes for each; `progress` is told what is being done.
+
+    Raises BackendError without a GPU or TensorRT, OptionError for shapes that the model does not take, and ParityError, with
+    the bundle as it was, when an engine's scores are others.
     """
     gpu, library = here(device)
-    models = [(precision, bundle.model_file(precision)) for precision in precisions]
     unknown = [precision.value for precision in precisions if precision not in ALLOWED]
     if unknown:
         raise OptionError(f"no engine is built in {', '.join(unknown)}; one or more of fp32, fp16, int8")
-    options = options or BuildOptions(timing_cache=TIMINGS / f"{_slug(gpu.name)}.{backend_version(library)}")
-    profiles = profiles_for(bundle.manifest.max_positions, lengths=lengths)
-    with published_directory(bundle.path, force=True) as partial:
-        _link(bundle.path, partial)
+    for precision in precisions:
+        bundle.model_file(precision)  # before minutes are spent
+    positions = bundle.manifest.max_positions
+    if max_length is not None and not 1 <= max_length <= positions:
+        raise OptionError(f"max_length={max_length}: the model has positions for {positions} tokens; give 1 to that")
+    version = backend_version(library)
+    options = options or BuildOptions()
+    making = _Making(
+        bundle=bundle,
+        gpu=gpu,
+        library=library,
+        version=version,
+        device=device,
+        profiles=profiles_for(max_length or positions, lengths=lengths, tokens=tokens),
+        options=replace(options, timing_cache=options.timing_cache or TIMINGS / f"{_slug(gpu.name)}.{version}"),
+        refit_from=refit_from,
+        progress=progress,
+    )
+    if not cache:
+        checks = making.publish(bundle.path, precisions, replace_engines=False)
+        return Bundle.open(bundle.path), checks
+    checks = ()
+    kept = EngineCache.of_user()
+    for precision in precisions:
+        names = {"gpu": gpu, "library": library, "version": version}
+        entry = kept.entry(bundle, precision, **names, profiles=making.profiles)  # type: ignore[arg-type]
+        with kept.locked(entry):
+            if making.is_made(entry):
+                progress(f"{entry} holds the {precision.value} engine already")
+            else:
+                checks += making.publish(entry, [precision], replace_engines=True)
+    return bundle, checks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Making:
+    """Engines of a bundle in the making."""
+
+    bundle: Bundle
+    gpu: Gpu
+    library: str
+    version: str
+    device: int
+    profiles: tuple[Profile, ...]
+    options: BuildOptions
+    refit_from: Bundle | None
+    progress: Progress
+
+    def publish(
+        self, target: Path, precisions: Sequence[Precision], *, replace_engines: bool
+    ) -> tuple[EngineCheck, ...]:
+        """Put engines that have passed into the bundle at `target`; with `replace_engines` one that holds nothing else."""
+        manifest = self.bundle.manifest
+        left_out = {MANIFEST}
+        if replace_engines:
+            wanted = {precision.value for precision in precisions}
+            models = {name: model for name, model in manifest.models.items() if name in wanted}
+            others = [model for name, model in manifest.models.items() if name not in wanted]
+            files = [file for model in others for file in (model.file, model.gpu_file) if file is not None]
+            left_out |= {engine.file for engine in manifest.engines} | {*files, *(f"{file}.data" for file in files)}
+            manifest = replace(manifest, models=models, engines=())
         checks = []
-        manifest = bundle.manifest
-        for precision, model in models:
-            begin = time.perf_counter()
-            plan = engine_from_onnx(model, profiles, library=library, options=options)
-            engine = EngineFile(
-                file=f"model.{precision.value}.{_slug(gpu.name)}.engine",
-                precision=precision.value,
-                library=library,
-                version=backend_version(library),
-                gpu=gpu.name,
-                capability=gpu.capability,
-                profiles=profiles,
-                onnx_sha256=bundle.sha256(model.name),
-                build_seconds=round(time.perf_counter() - begin, 1),
-                options={key: value for key, value in dataclasses.asdict(options).items() if key != "timing_cache"},
+        with published_directory(target, force=True) as partial:
+            _link(self.bundle.path, partial, left_out)
+            for precision in precisions:
+                engine, plan = self.engine(precision)
+                (partial / engine.file).unlink(missing_ok=True)  # a link to the old one, which must stay as it is
+                (partial / engine.file).write_bytes(plan)
+                kept = tuple(other for other in manifest.engines if other.file != engine.file)
+                manifest = replace(manifest, engines=(*kept, engine))
+                write_manifest(partial, manifest)
+                self.progress(f"{engine.file}: comparing its scores with the ONNX model's")
+                check = check_engine(Bundle.open(partial), engine, device=f"cuda:{self.device}")
+                if not check.passed:
+                    raise ParityError(f"{target} stays as it was: {check}", check)
+                checks.append(check)
+        return tuple(checks)
+
+    def engine(self, precision: Precision) -> tuple[EngineFile, bytes]:
+        """Build, or refit, an engine; return what the manifest says of it, and its plan."""
+        # TensorRT 8 reads no opset above 17, and types its networks by flags.
+        model = self.bundle.model_file(precision, gpu=not is_tensorrt8(self.version))
+        file = f"model.{precision.value}.{_slug(self.gpu.name)}.engine"
+        begin = time.perf_counter()
+        profiles, options = self.profiles, _described(self.options)
+        if self.refit_from is None:
+            self.progress(f"{file}: building by {self.library} {self.version} for {self.gpu.name}, which takes minutes")
+            plan = engine_from_onnx(
+                model,
+                profiles,
+                library=self.library,
+                options=self.options,
+                progress=lambda text: self.progress(f"{file}: {text}"),
             )
-            (partial / engine.file).unlink(missing_ok=True)  # a link to the old one, which must stay as it is
-            (partial / engine.file).write_bytes(plan)
-            others = tuple(other for other in manifest.engines if other.file != engine.file)
-            manifest = replace(manifest, engines=(*others, engine))
-            write_manifest(partial, manifest)
-            check = check_engine(Bundle.open(partial), engine, device=f"cuda:{device}")
-            if not check.passed:
-                raise ParityError(f"{bundle.path} stays as it was: {check}", check)
-            checks.append(check)
-    return Bundle.open(bundle.path), tuple(checks)
+        else:
+            old = self.refittable(self.refit_from, precision)
+            self.progress(f"{file}: weights into {self.refit_from.path / old.file}")
+            plan = refitted(checked_plan(self.refit_from, old), model, library=self.library)
+            profiles, options = old.profiles, {**old.options, "refitted_from": old.onnx_sha256}
+        layers = self.bundle.manifest.architecture.get("layers")
+        attention = UNMEASURED
+        if isinstance(layers, int):
+            attention = fused_attention(layer_information(plan, library=self.library), layers)
+        engine = EngineFile(
+            file=file,
+            precision=precision.value,
+            library=self.library,
+            version=self.version,
+            gpu=self.gpu.name,
+            capability=self.gpu.capability,
+            profiles=profiles,
+            onnx_sha256=self.bundle.sha256(model.name),
+            build_seconds=round(time.perf_counter() - begin, 1),
+            options=options,
+            attention=attention,
+        )
+        return engine, plan
+
+    def refittable(self, other: Bundle, precision: Precision) -> EngineFile:
+        """Return the engine of another bundle that can take this one's weights. Raises BackendError where none can."""
+        if other.manifest.architecture != self.bundle.manifest.architecture:
+            raise BackendError(f"{other.path} holds a model of another shape than {self.bundle.path}; build an engine")
+        reason = f"{other.path} holds no {precision.value} engine"
+        for engine in other.manifest.engines:
+            if engine.precision != precision.value:
+                continue
+            here = {"gpu": self.gpu.name, "capability": self.gpu.capability}
+            reason = engine.mismatch(library=self.library, version=self.version, **here)
+            if not reason and engine.options.get("refittable"):
+                return engine
+            reason = reason or f"{engine.file} was not built with --refittable"
+        raise BackendError(f"no weights can be replaced: {reason}; build an engine of {self.bundle.path} instead")
+
+    def is_made(self, entry: Path) -> bool:
+        """Tell whether a whole engine with these options is there."""
+        try:
+            [engine] = Bundle.open(entry, verify=True).manifest.engines
+        except (BundleError, ValueError):
+            return False
+        return engine.options == _described(self.options)
+
+
+def _described(options: BuildOptions) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(options).items() if key != "timing_cache"}
 
 
 def check_engine(bundle: Bundle, engine: EngineFile, *, device: str) -> EngineCheck:
     """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts."""
     precision = Precision.parse(engine.precision)
     shapes = tuple(dict.fromkeys(shape for profile in engine.profiles for shape in corners(profile)))
-    worst = 0.0
+    opened: dict[str, Any] = {
+        "precision": precision,
+        "max_length": min(bundle.manifest.max_length, engine.profiles[-1].max[1]),
+        "allow_failed": True,
+    }
     with (
-        CrossEncoder(bundle.path, precision=precision, device="cpu", allow_failed=True) as reference,
-        CrossEncoder(bundle.path, precision=precision, device=device, backend="tensorrt", allow_failed=True) as ours,
+        CrossEncoder(bundle.path, device="cpu", **opened) as reference,
+        CrossEncoder(bundle.path, device=device, backend="tensorrt", **opened) as ours,
     ):
         pairs = builtin_pairs(reference.max_length)
         differences = [np.abs(ours.logits(pairs) - reference.logits(pairs))]
@@ -166,10 +298,10 @@ def here(device: int = 0) -> tuple[Gpu, str]:
     return present[device], library
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, target: Path, left_out: Collection[str]) -> None:
     """Give a bundle's files a second name, or copy them where the file system cannot."""
     for path in source.iterdir():
-        if path.name == MANIFEST or not path.is_file():
+        if path.name in left_out or not path.is_file():
             continue
         try:
             os.link(path, target / path.name)

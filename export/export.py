@@ -21,6 +21,7 @@ from ..engine.publish import check_target, published_directory
 from .checkpoint import Checkpoint
 from .int8 import eight_bit
 from .manifest import tool_versions, write_manifest
+from .numerics import Numerics
 from .onnx import OPSET, graph_of, onnx_from_checkpoint, save
 from .pairs import builtin_pairs
 from .parity import ParityReport, judge_of, parity
@@ -31,6 +32,7 @@ from .tolerance import TOLERANCE
 
 EXPORTERS = ("crossrt", "optimum")
 PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
+INT8_FOR_GPUS = "model.int8.gpu.onnx"
 MAGNITUDE_PAIRS = 200
 """Calibration pairs on which FP16's tensors are looked at, besides the built-in ones."""
 CALIBRATION_PAIRS = 2000
@@ -62,11 +64,12 @@ def export_bundle(
     over the checkpoint's own. `pairs` are checked besides the built-in ones; `calibration` are the pairs on which the
     other precisions decide what they can hold, the built-in ones for INT8 unless given. Every precision is judged on
     `judging`, or else, for INT8, on lists pooled from the calibration pairs; pairs of judged queries are left out of
-    calibration. INT8 follows `recipe`.
+    calibration. INT8 follows `recipe`; where FP16 is wanted too, a second INT8 file for GPUs has its rest in FP16, and a
+    report of its own.
 
     An existing bundle is kept unless `force`, and then replaced in one step. Raises ParityError, with the report, when
     a precision differs beyond its tolerance; `out` is then as it was. With `keep_going` the bundle is published with
-    that precision marked as failed, unless it is FP32.
+    that precision marked as failed, unless it is FP32, and without a second INT8 file that failed.
     """
     if exporter not in EXPORTERS:
         raise OptionError(f"unknown exporter {exporter!r}; one of {', '.join(EXPORTERS)}")
@@ -99,6 +102,16 @@ def export_bundle(
             (partial / f"parity.{precision.value}.json").write_text(report.to_json(), encoding="utf-8")
             models[precision.value] = replace(model, parity=report.summary(), numerics=numerics)
             reports.append(report)
+        if {Precision.FP16, Precision.INT8} <= set(wanted) and reports[-1]:
+            report = making.int8_for_gpus()
+            if not report and not keep_going:
+                raise ParityError(f"{out} was not published: {'; '.join(report.failures)}", report)
+            (partial / "parity.int8.gpu.json").write_text(report.to_json(), encoding="utf-8")
+            if report:
+                models["int8"] = replace(models["int8"], gpu_file=INT8_FOR_GPUS)
+            else:
+                (partial / INT8_FOR_GPUS).unlink()
+            reports.append(report)
         write_manifest(partial, replace(manifest, models=models))
     return Bundle.open(out), tuple(reports)
 
@@ -116,6 +129,7 @@ class _Making:
     recipe: Recipe
     progress: bool
     manifest: Manifest = field(init=False)
+    _numerics: dict[Precision, Numerics] = field(default_factory=dict)
     _judge: Judge | None = None
 
     def share_out(self) -> None:
@@ -155,13 +169,10 @@ class _Making:
         batches = list(batches_of(self._encoder(), watched, pad_id=self.manifest.pad_token_id))
         limit = TOLERANCE[Precision.FP16].max_abs
         half = half_precision(self.checkpoint, batches, max_abs=limit, progress=self.progress)
+        self._numerics[Precision.FP16] = half.numerics
         onnx_from_checkpoint(self.checkpoint, file, half.numerics)
         here = self._judged(self.directory, Precision.FP16)
-        with tempfile.TemporaryDirectory() as twin:
-            shutil.copy(self.directory / TOKENIZER, twin)
-            save(rounded(graph_of(self.checkpoint, half.numerics)), Path(twin) / file.name)
-            there = self._judged(Path(twin), Precision.FP16)
-        there = replace(there, backend=f"{there.backend}, rounded after every operator")
+        there = self._judged_rounded(Precision.FP16, half.numerics)
         source = self.calibration
         kept = tuple(f"  stays in FP32        {kept.name}: {kept.reason}" for kept in half.kept)
         return replace(there if here else here, notes=kept), {
@@ -181,6 +192,7 @@ class _Making:
             TOLERANCE[Precision.INT8],
             progress=self.progress,
         )
+        self._numerics[Precision.INT8] = made.numerics
         onnx_from_checkpoint(self.checkpoint, self.directory / self.manifest.models["int8"].file, made.numerics)
         (self.directory / "calibration.int8.json").write_text(
             json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8"
@@ -189,6 +201,23 @@ class _Making:
             draw(made, self.directory / "calibration.int8.svg")
         report = self._judged(self.directory, Precision.INT8)
         return replace(report, other_failures=tuple(made.failures), notes=tuple(made.lines)), made.summary()
+
+    def int8_for_gpus(self) -> ParityReport:
+        """INT8 as it was quantised, with its rest in FP16 as FP16 has it; judged as both: rounded, and by its ranking."""
+        quantized = self._numerics[Precision.INT8].quantized
+        numerics = replace(self._numerics[Precision.FP16], quantized=quantized)
+        onnx_from_checkpoint(self.checkpoint, self.directory / INT8_FOR_GPUS, numerics)
+        report = self._judged_rounded(Precision.INT8, numerics)
+        return replace(report, backend=f"{report.backend}, the rest in FP16, for GPUs")
+
+    def _judged_rounded(self, precision: Precision, numerics: Numerics) -> ParityReport:
+        """Judge what a GPU's arithmetic makes of a graph."""
+        with tempfile.TemporaryDirectory() as twin:
+            shutil.copy(self.directory / TOKENIZER, twin)
+            graph = rounded(graph_of(self.checkpoint, numerics))
+            save(graph, Path(twin) / self.manifest.models[precision.value].file)
+            report = self._judged(Path(twin), precision)
+        return replace(report, backend=f"{report.backend}, rounded after every operator")
 
     def _encoder(self) -> PairEncoder:
         return PairEncoder.from_file(self.directory / TOKENIZER, max_length=self.manifest.max_length)

@@ -12,6 +12,7 @@ from ..calibration.quantization import Quantization
 
 FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
+HALF_SMALLEST = float(np.finfo(np.float16).smallest_normal)  # 6.1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +21,14 @@ class Numerics:
 
     FP32 everywhere, or, where `half`, FP16 but for the head, the tensors in `float32`, and whatever is computed from
     those directly: a value that does not fit into FP16 must not be cast to it on the way. The points in `quantized`
-    (`export/points.py`) are held in 8 bits.
+    (`export/points.py`) are held in 8 bits. Attention heads are padded with zeros to a multiple of `head_multiple`, which
+    changes no score: TensorRT fuses attention for multiples of 8 alone.
     """
 
     half: bool = False
     float32: frozenset[str] = frozenset()
     quantized: Mapping[str, Quantization] = field(default_factory=dict)
+    head_multiple: int = 1
 
     def type_of(self, output: str, inputs: Iterable[str] = (), weights: Sequence[npt.NDArray[Any]] = ()) -> int:
         """Return the ONNX type of the node that makes `output` from computed `inputs` and constant `weights`."""
@@ -37,4 +40,4 @@ class Numerics:
 
 
 FP32 = Numerics()
-FP16 = Numerics(half=True)
+FP16 = Numerics(half=True, head_multiple=8)

@@ -24,10 +24,11 @@ from onnx import TensorProto, helper, numpy_helper
 from ..engine.errors import CheckpointError
 from .checkpoint import Checkpoint
 from .heads import HEAD_LAYERS
-from .numerics import FLOATS, FP32, Numerics
+from .numerics import FLOATS, FP32, HALF_SMALLEST, Numerics
 
 OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 parses
-IR_VERSION = 8
+OPSET_OF_HALF_SCALES = 19  # the lowest whose QuantizeLinear takes FP16
+IR_VERSIONS = {OPSET: 8, OPSET_OF_HALF_SCALES: 9}
 EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
 
 
@@ -68,8 +69,12 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", checkpoint.labels])],
         graph.initializers,
     )
+    opset = OPSET_OF_HALF_SCALES if numerics.half and numerics.quantized else OPSET
     return helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="crossrt"
+        proto,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=IR_VERSIONS[opset],
+        producer_name="crossrt",
     )
 
 
@@ -83,10 +88,15 @@ class _Graph:
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         self.checkpoint = checkpoint
         self.numerics = numerics
+        dimensions = checkpoint.dimensions
+        self._head = dimensions.hidden // dimensions.heads
+        self._padded_head = -(-self._head // numerics.head_multiple) * numerics.head_multiple
+        self._all_heads = dimensions.heads * self._padded_head
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[str, npt.NDArray[Any]] = {}
         self._types: dict[str, int] = {}
+        self._origins: dict[str, str] = {}
         self._written: set[str] = set()
 
     # -- the model
@@ -152,7 +162,7 @@ class _Graph:
                 f"{name}.cls",
             )
         context = self._attention(name, query_input, hidden, mask)
-        attended = self.linear(f"{name}.attention_output", context)
+        attended = self.linear(f"{name}.attention_output", context, heads_in=True)
         attended = self._residual(f"{name}.attention_residual", attended, query_input)
         attended = self.norm(f"{name}.attention_norm", attended)
         wide = self.linear(f"{name}.intermediate", attended)
@@ -165,16 +175,15 @@ class _Graph:
         return self.add("Add", [self.rounded(f"{name}.branch", branch), self.rounded(f"{name}.skip", skip)], name)
 
     def _attention(self, name: str, query_input: str, hidden: str, mask: str) -> str:
-        dimensions = self.checkpoint.dimensions
         # softmax(QK^T / sqrt(d)): the scale is folded into the query's weights, which saves an operator a layer and
-        # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md).
-        scale = 1 / np.sqrt(dimensions.hidden // dimensions.heads)
+        # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md). d is without padding.
+        scale = 1 / np.sqrt(self._head)
         if query_input == hidden:
             # One product of three times the width: fewer operators, and ONNX Runtime computes a product of 8 bits in
             # floating point, without a word, when another product reads the same operand.
             query, key, value = self._split(f"{name}.query_key_value", hidden, ("query", "key", "value"), scale)
         else:
-            query = self.linear(f"{name}.query", query_input, scales=(scale,))
+            query = self.linear(f"{name}.query", query_input, scales=(scale,), heads_out=True)
             key, value = self._split(f"{name}.key_value", hidden, ("key", "value"))
         query = self._heads(query, perm=[0, 2, 1, 3])
         key = self._heads(key, perm=[0, 2, 3, 1])
@@ -185,22 +194,20 @@ class _Graph:
         weights = self.rounded(f"{name}.attention_weights", weights)
         context = self.add("MatMul", [weights, value], f"{name}.context_heads")
         context = self.add("Transpose", [context], f"{name}.context_transposed", perm=[0, 2, 1, 3])
-        merged = self.integers("merge_heads", [0, 0, dimensions.hidden])
+        merged = self.integers("merge_heads", [0, 0, self._all_heads])
         return self.add("Reshape", [context, merged], f"{name}.context")
 
     def _split(self, name: str, hidden: str, parts: Sequence[str], *scales: float) -> list[str]:
-        """Several linear layers of one input as one, [batch, sequence, hidden] each."""
+        """Several linear layers of one input as one, [batch, sequence, all heads] each."""
         layer = name.rpartition(".")[0]
         names = [f"{layer}.{part}" for part in parts]
-        product = self.linear(name, hidden, layers=names, scales=scales)
-        hidden_size = self.checkpoint.dimensions.hidden
-        ends = [self.integers(f"hidden_x_{n}", [n * hidden_size]) for n in range(len(parts) + 1)]
+        product = self.linear(name, hidden, layers=names, scales=scales, heads_out=True)
+        ends = [self.integers(f"heads_x_{n}", [n * self._all_heads]) for n in range(len(parts) + 1)]
         axis = self.integers("axis_2d", [2])
         return [self.add("Slice", [product, ends[n], ends[n + 1], axis], part) for n, part in enumerate(names)]
 
     def _heads(self, projected: str, *, perm: Sequence[int]) -> str:
-        dimensions = self.checkpoint.dimensions
-        split = self.integers("split_heads", [0, 0, dimensions.heads, dimensions.hidden // dimensions.heads])
+        split = self.integers("split_heads", [0, 0, self.checkpoint.dimensions.heads, self._padded_head])
         heads = self.add("Reshape", [projected, split], f"{projected}.split")
         heads = self.add("Transpose", [heads], f"{projected}.heads", perm=perm)
         return self.rounded(heads, heads)
@@ -224,12 +231,15 @@ class _Graph:
         *,
         layers: Sequence[str] = (),
         scales: Sequence[float] = (),
+        heads_in: bool = False,
+        heads_out: bool = False,
         output: str | None = None,
     ) -> str:
         """x W^T + b, as MatMul and Add over the weight stored [in, out]; in 8 bits where the point `name` is quantised.
 
         W and b are those of the checkpoint's `layers`, one below the other, each times its scale, 1 unless given: in
-        FP64, rounded once.
+        FP64, rounded once. `heads_in` and `heads_out` tell that the channels of x, or of the result, are attention heads,
+        which are padded.
         """
         layers = layers or (name,)
         weight, bias = (
@@ -242,42 +252,69 @@ class _Graph:
             for part in ("weight", "bias")
         )
         quantization = self.numerics.quantized.get(name)
+        # A scale that FP16 rounds to 0 is refused by TensorRT, and one of few bits is none.
+        least = HALF_SMALLEST if self.numerics.half else 0.0
+        if heads_out:
+            weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
+        if heads_in:
+            weight = self._with_padded_heads(weight, axis=1)
+            quantization = quantization and quantization.spread(self._heads_places(weight.shape[1]), weight.shape[1])
         if quantization is not None:
-            bias = bias + quantization.bias(weight)
+            bias = bias + quantization.bias(weight, least)
         constant = self.constant(f"{name}.bias", bias)
         if quantization is None:
             product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
             return self.add("Add", [product, constant], output or name)
+        # One type for all that belongs to the product: a Cast between would keep it from running in 8 bits.
+        kind = self.numerics.type_of(f"{name}.product", [value])
         smooth = value
         if quantization.smoothing is not None:
             smoothing = self.constant(f"{name}.smoothing", 1 / quantization.smoothing)
-            smooth = self.add("Mul", [value, smoothing], f"{name}.smoothed")
+            smooth = self.add("Mul", [value, smoothing], f"{name}.smoothed", kind=kind)
         if quantization.shift is not None:
-            smooth = self.add("Sub", [smooth, self.constant(f"{name}.shift", quantization.shift)], f"{name}.shifted")
-        operands = [self.rounded(name, smooth), self._weight(name, *quantization.weight(weight))]
-        product = self.add("MatMul", operands, f"{name}.product")
+            shift = self.constant(f"{name}.shift", quantization.shift)
+            smooth = self.add("Sub", [smooth, shift], f"{name}.shifted", kind=kind)
+        operands = [self.rounded(name, smooth, kind), self._weight(name, *quantization.weight(weight, least), kind)]
+        product = self.add("MatMul", operands, f"{name}.product", kind=kind)
         if not quantization.kept:
             return self.add("Add", [product, constant], output or name)
         # The outlying channels in floating point; the bias joins them, so that the large tensor is passed over once.
         channels = self.integers(f"{name}.channels", quantization.kept)
-        kept = self.add("Gather", [value, channels], f"{name}.kept", axis=2)
+        kept = self.add("Gather", [value, channels], f"{name}.kept", kind=kind, axis=2)
         kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.kept)].T)
-        kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product")
-        kept = self.add("Add", [kept, constant], f"{name}.kept_biased")
+        kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product", kind=kind)
+        kept = self.add("Add", [kept, constant], f"{name}.kept_biased", kind=kind)
         return self.add("Add", [product, kept], output or name)
 
-    def rounded(self, point: str, value: str) -> str:
-        """Return the tensor as it is after 8 bits, by QuantizeLinear and DequantizeLinear; itself at any other point."""
+    def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
+        """Where each of the checkpoint's channels lies among so many of padded heads."""
+        return np.arange(channels).reshape(-1, self._padded_head)[:, : self._head].reshape(-1)
+
+    def _with_padded_heads(self, values: npt.NDArray[np.float32], *, axis: int) -> npt.NDArray[np.float32]:
+        """Put zeros behind each head of `axis`, which holds the heads of one or several projections."""
+        shape = list(values.shape)
+        shape[axis] = shape[axis] // self._head * self._padded_head
+        padded = np.zeros(shape, dtype=values.dtype)
+        np.moveaxis(padded, axis, 0)[self._heads_places(shape[axis])] = np.moveaxis(values, axis, 0)
+        return padded
+
+    def rounded(self, point: str, value: str, kind: int | None = None) -> str:
+        """Return the tensor as it is after 8 bits, by QuantizeLinear and DequantizeLinear; itself at any other point.
+
+        `kind` is the type that it is given back in, its own unless given.
+        """
         quantization = self.numerics.quantized.get(point)
         if quantization is None:
             return value
         scale = self.constant(f"{point}.scale", np.float32(quantization.scale))
         zero = self.constant("zero_int8", np.int8(0))
-        quantized = self.add("QuantizeLinear", [value, scale, zero], f"{point}.quantized")
+        kind = kind or self.numerics.type_of(point, [value])
+        quantized = self.add("QuantizeLinear", [value, scale, zero], f"{point}.quantized", kind=kind)
         self._types[quantized] = TensorProto.INT8
-        return self.add("DequantizeLinear", [quantized, scale, zero], f"{point}.dequantized")
+        self._origins[f"{point}.dequantized"] = value
+        return self.add("DequantizeLinear", [quantized, scale, zero], f"{point}.dequantized", kind=kind)
 
-    def _weight(self, name: str, integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> str:
+    def _weight(self, name: str, integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], kind: int) -> str:
         """A weight [in, out] from 8 bits, one scale an output channel."""
         return self.add(
             "DequantizeLinear",
@@ -287,6 +324,7 @@ class _Graph:
                 self.constant(f"{name}.weight_zero", np.zeros(len(scales), dtype=np.int8)),
             ],
             f"{name}.weight_dequantized",
+            kind=kind,
             axis=1,
         )
 
@@ -324,17 +362,28 @@ class _Graph:
     # -- nodes
 
     def add(
-        self, operator: str, inputs: Sequence[str], output: str, *, weights: Sequence[str] = (), **attributes: Any
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        weights: Sequence[str] = (),
+        kind: int | None = None,
+        **attributes: Any,
     ) -> str:
-        """Add a node that makes `output`; `weights` are tensors of the checkpoint that come before the inputs."""
+        """Add a node that makes `output`; `weights` are tensors of the checkpoint that come before the inputs.
+
+        `kind` is the floating-point type it is computed in; without, `numerics` says.
+        """
         names = [*(self.constant(name, self.checkpoint.tensor(name)) for name in weights), *inputs]
         floats = [name for name in names if self._types.get(name) in FLOATS]
         if operator == "Cast":
             self._types[output] = attributes["to"]
         elif floats:
-            computed = [name for name in floats if name not in self._constants]
+            # What came through 8 bits is as large as it was before.
+            computed = [self._origins.get(name, name) for name in floats if name not in self._constants]
             weights_used = [self._constants[name] for name in floats if name in self._constants]
-            kind = self.numerics.type_of(output, computed, weights_used)
+            kind = kind or self.numerics.type_of(output, computed, weights_used)
             names = [self._in_type(name, kind) for name in names]
             self._types[output] = kind
         for name in names:

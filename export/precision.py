@@ -161,7 +161,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16:
             half.add(output)
             node.attribute[0].i = TensorProto.FLOAT
-        elif node.op_type != "Cast" and any(name in half for name in node.input):
+        elif node.op_type not in ("Cast", "QuantizeLinear") and any(name in half for name in node.input):
             half.add(output)  # the writer gives a node one type for all its floating-point inputs and its output
         graph.node.append(node)
         if output in half:

@@ -1,9 +1,13 @@
-"""TensorRT engines from ONNX files: TensorRT 10.12 to 11 and TensorRT-RTX, whose networks are typed by the file alone."""
+"""TensorRT engines from ONNX files: TensorRT 10.12 to 11 and TensorRT-RTX, whose networks are typed by the file alone.
+
+What TensorRT 8.6 wants besides is in `tensorrt8.py`.
+"""
 
 import importlib
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,15 @@ from typing import Any
 from ..engine.engine_file import Profile
 from ..engine.errors import BackendError, OptionError
 from ..engine.tensorrt import collecting_logger
+from . import tensorrt8
 
 logger = logging.getLogger("crossrt")
 
 TIMINGS = Path("~/.cache/crossrt/timings")
+PROGRESS_EVERY = 5.0
+"""Seconds between two words on how far a build is."""
+
+Progress = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,28 +51,60 @@ class BuildOptions:
             raise OptionError(f"optimization_level={self.optimization_level}: give 0 (fast build) to 5 (fast engine)")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedNetwork:
+    """A `network` as TensorRT has read it, with the builder, the parser and the logger that it lives by."""
+
+    library: str
+    tensorrt: Any
+    log: Any
+    builder: Any
+    parser: Any
+    network: Any
+
+    @classmethod
+    def of(cls, onnx: bytes | Path, *, library: str) -> "ParsedNetwork":
+        """Read a model. Raises BackendError, naming the node and its operator, for one that TensorRT does not take."""
+        tensorrt = importlib.import_module(library)
+        log = collecting_logger(tensorrt)
+        try:
+            builder = tensorrt.Builder(log)
+        except TypeError as error:  # its way of telling that there is none
+            raise log.error(f"{library} {tensorrt.__version__} cannot build here") from error
+        if tensorrt8.is_tensorrt8(tensorrt.__version__):
+            network = tensorrt8.create_network(tensorrt, builder)
+        else:
+            network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = tensorrt.OnnxParser(network, log)
+        parsed = parser.parse(onnx) if isinstance(onnx, bytes) else parser.parse_from_file(str(onnx))
+        if not parsed:
+            raise BackendError(f"{library} {tensorrt.__version__} does not take this model:\n  {_errors_of(parser)}")
+        return cls(library=library, tensorrt=tensorrt, log=log, builder=builder, parser=parser, network=network)
+
+
 def engine_from_onnx(
-    onnx: bytes | Path, profiles: Sequence[Profile], *, library: str = "tensorrt", options: BuildOptions | None = None
+    onnx: bytes | Path,
+    profiles: Sequence[Profile],
+    *,
+    library: str = "tensorrt",
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
 ) -> bytes:
     """Build an engine of an ONNX model, given as bytes or as a file with its weights beside it, and return its plan.
 
     FP16 and INT8 come from the file: its types and its Q/DQ nodes. A profile's shapes are those of every input, rows and
-    tokens. `library` is `tensorrt`, which needs a GPU, or `tensorrt_rtx`, which builds without one. Raises BackendError,
-    naming the node and its operator, for a model that TensorRT does not take.
+    tokens. `library` is `tensorrt`, which needs a GPU, or `tensorrt_rtx`, which builds without one. `progress` is told, every
+    few seconds, what is being done; TensorRT 8.6 does not say. Raises BackendError, naming the node and its operator, for a
+    model that TensorRT does not take.
     """
     options = options or BuildOptions()
     if not profiles:
         raise OptionError("an engine needs at least one profile")
-    tensorrt = importlib.import_module(library)
-    log = collecting_logger(tensorrt)
-    builder = tensorrt.Builder(log)
-    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = tensorrt.OnnxParser(network, log)
-    parsed = parser.parse(onnx) if isinstance(onnx, bytes) else parser.parse_from_file(str(onnx))
-    if not parsed:
-        said = "\n  ".join(_described(parser.get_error(number)) for number in range(parser.num_errors))
-        raise BackendError(f"{library} {tensorrt.__version__} does not take this model:\n  {said}")
+    parsed = ParsedNetwork.of(onnx, library=library)
+    tensorrt, builder, network, log = parsed.tensorrt, parsed.builder, parsed.network, parsed.log
     config = _config(tensorrt, builder, options)
+    if tensorrt8.is_tensorrt8(tensorrt.__version__):
+        tensorrt8.constrain(tensorrt, network, config)
     for wanted in profiles:
         profile = builder.create_optimization_profile()
         for number in range(network.num_inputs):
@@ -73,6 +114,9 @@ def engine_from_onnx(
     cache = options.timing_cache if library == "tensorrt" else None
     if cache is not None:
         use_timings(config, cache)
+    monitor = None if progress is None else _monitor(tensorrt, progress)
+    if monitor is not None:
+        config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise log.error(f"{library} {tensorrt.__version__} found no engine for this model")
@@ -81,7 +125,58 @@ def engine_from_onnx(
     return bytes(plan)
 
 
+def refitted(plan: bytes, onnx: bytes | Path, *, library: str = "tensorrt") -> bytes:
+    """Return the plan of a refittable engine with the weights of another ONNX model of the same graph.
+
+    Ask the driver first: without, TensorRT's runtime takes the process down. Raises BackendError, naming what is missing, for
+    an engine that was not built refittable, a model of another graph, and a TensorRT before 10.
+    """
+    tensorrt = importlib.import_module(library)
+    if not hasattr(tensorrt, "OnnxParserRefitter"):
+        raise BackendError(
+            f"{library} {tensorrt.__version__} cannot take weights from an ONNX file: build the engine again"
+        )
+    log = collecting_logger(tensorrt)
+    engine = tensorrt.Runtime(log).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise log.error(f"the engine cannot be loaded by {library} {tensorrt.__version__}")
+    if not engine.refittable:
+        raise BackendError("the engine was not built to be refitted: build it again with --refittable")
+    refitter = tensorrt.Refitter(engine, log)
+    parser = tensorrt.OnnxParserRefitter(refitter, log)
+    taken = parser.refit_from_bytes(onnx) if isinstance(onnx, bytes) else parser.refit_from_file(str(onnx))
+    if not taken:
+        raise BackendError(
+            f"the engine does not take this model's weights; build one of its own:\n  {_errors_of(parser)}"
+        )
+    missing = list(refitter.get_missing_weights())
+    if missing:
+        raise BackendError(
+            f"{len(missing)} of the engine's weights are not in this model ({', '.join(missing[:5])}): it has another graph; "
+            "build an engine of its own"
+        )
+    if not refitter.refit_cuda_engine():
+        raise log.error("the engine's weights could not be replaced; build it again")
+    return bytes(engine.serialize())
+
+
+def layer_information(plan: bytes, *, library: str = "tensorrt") -> str:
+    """Return what TensorRT tells of an engine's layers, as JSON. Ask the driver first, as for `refitted`."""
+    tensorrt = importlib.import_module(library)
+    log = collecting_logger(tensorrt)
+    engine = tensorrt.Runtime(log).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise log.error(f"the engine cannot be loaded by {library} {tensorrt.__version__}")
+    return str(engine.create_engine_inspector().get_engine_information(tensorrt.LayerInformationFormat.JSON))
+
+
+def _errors_of(parser: Any) -> str:
+    return "\n  ".join(_described(parser.get_error(number)) for number in range(parser.num_errors))
+
+
 def _described(error: Any) -> str:
+    if not hasattr(error, "node_operator"):  # 8.6 has a number alone
+        return f"node {error.node()} of the file: {error.desc()}"
     node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_operator() else ""
     return f"{node}{error.desc()}"
 
@@ -90,6 +185,7 @@ def _config(tensorrt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, options.workspace)
     config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
+    config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default; ten bits of mantissa are not what FP32 promises
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.refittable:
@@ -99,6 +195,32 @@ def _config(tensorrt: Any, builder: Any, options: BuildOptions) -> Any:
     if options.hardware_compatible:
         config.hardware_compatibility_level = tensorrt.HardwareCompatibilityLevel.AMPERE_PLUS
     return config
+
+
+def _monitor(tensorrt: Any, progress: Progress) -> Any:
+    """Return what TensorRT tells its progress to, or None for 8.6, which tells none."""
+    if not hasattr(tensorrt, "IProgressMonitor"):
+        return None
+
+    class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._steps: dict[str, int] = {}
+            self._last = time.monotonic()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if time.monotonic() - self._last >= PROGRESS_EVERY:
+                self._last = time.monotonic()
+                progress(f"{phase_name.lower()}, {step + 1} of {self._steps.get(phase_name, step + 1)}")
+            return True  # False would stop the build
+
+    return Monitor()
 
 
 def use_timings(config: Any, file: Path) -> None:

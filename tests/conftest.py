@@ -1,5 +1,6 @@
 """Small models made from a seed, which need no network and no GPU."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine import compiled
+from crossrt.engine import compiled, engine_cache
 from crossrt.engine.cross_encoder import CrossEncoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,6 +26,9 @@ PIECES = ["##s", "##ing", "##ed", "##er", "##ly", "##tion", "##al"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine-rows", type=Path, help="file that gets a line of JSON for every engine that the tests build"
+    )
     parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
 
 
@@ -41,8 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what OpenVINO compiles out of the user's cache."""
+    """Keep what OpenVINO compiles, and engines, out of the user's cache, and the user's out of the tests."""
     compiled.FOLDER = tmp_path_factory.mktemp("compiled")
+    engine_cache.FOLDER = tmp_path_factory.mktemp("engines")
 
 
 def script(name: str) -> ModuleType:
@@ -61,6 +66,19 @@ def script(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
     return script
+
+
+@pytest.fixture(scope="session")
+def load_benchmark() -> Callable[[str], ModuleType]:
+    """Return a function that imports benchmarks/<name>.py, which may import its neighbours and scripts."""
+
+    def load(name: str) -> ModuleType:
+        for folder in ("scripts", "benchmarks"):
+            if str(REPOSITORY / folder) not in sys.path:
+                sys.path.append(str(REPOSITORY / folder))
+        return importlib.import_module(name)
+
+    return load
 
 
 def vocabulary() -> list[str]:

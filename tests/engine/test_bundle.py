@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from crossrt import Bundle, CrossEncoder
 from crossrt.engine.bundle import MANIFEST, Manifest
 from crossrt.engine.errors import BundleError
+from crossrt.engine.precision import Precision
 from crossrt.engine.publish import published_directory, published_file
 
 
@@ -78,6 +79,7 @@ def test_an_unreadable_file_is_named(copied: Path) -> None:
         (lambda fields: fields.update(surprise=1), "does not have the fields"),
         (lambda fields: fields["files"][0].update(name="../../etc/passwd"), "plain file names alone"),
         (lambda fields: fields["models"]["fp32"].update(file="other.onnx"), r"names other\.onnx for fp32"),
+        (lambda fields: fields["models"]["fp32"].update(gpu_file="g.onnx"), r"names g\.onnx for fp32"),
         (lambda fields: fields["models"].update(fp7=fields["models"]["fp32"]), "unknown precision 'fp7'"),
         (lambda fields: fields.update(relevant_label=1), "relevant_label 1"),
         (lambda fields: fields.update(labels="one"), "whole numbers"),
@@ -87,6 +89,12 @@ def test_a_manifest_that_is_wrong_is_refused_in_words(copied: Path, change: Any,
     edit(copied, change)
     with pytest.raises(BundleError, match=message):
         Bundle.open(copied)
+
+
+def test_a_bundle_from_before_files_for_gpus_opens_as_it_did(copied: Path) -> None:
+    edit(copied, lambda fields: fields["models"]["fp32"].pop("gpu_file"))
+    opened = Bundle.open(copied)
+    assert opened.model_file(Precision.FP32, gpu=True) == opened.model_file(Precision.FP32)
 
 
 def test_what_is_no_manifest_is_refused(copied: Path, tmp_path: Path) -> None:

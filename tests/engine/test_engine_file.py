@@ -87,3 +87,29 @@ def test_a_shape_that_no_profile_takes_is_told_what_does() -> None:
 def test_a_budget_that_holds_no_pair_is_refused() -> None:
     with pytest.raises(OptionError, match="tokens=100 do not hold one pair of max_length=512"):
         profiles_for(512, tokens=100)
+
+
+@pytest.mark.parametrize(
+    ("option", "other", "runs"),
+    [
+        ("hardware_compatible", {"gpu": "NVIDIA L4", "capability": "8.9"}, True),
+        ("hardware_compatible", {"gpu": "NVIDIA B200", "capability": "10.0"}, True),
+        ("hardware_compatible", {"gpu": "Tesla T4", "capability": "7.5"}, False),
+        ("hardware_compatible", {"version": "10.14.0"}, False),
+        ("version_compatible", {"version": "10.14.0.17"}, True),
+        ("version_compatible", {"version": "10.9.0"}, False),
+        ("version_compatible", {"version": "11.0.0"}, False),
+        ("version_compatible", {"gpu": "NVIDIA L4", "capability": "8.9"}, False),
+    ],
+)
+def test_what_an_engine_was_built_to_run_on_it_runs_on(option: str, other: dict[str, str], runs: bool) -> None:
+    here = {"library": "tensorrt", "version": "10.13.0", "gpu": "NVIDIA H200", "capability": "9.0", **other}
+    assert ENGINE.mismatch(**here)
+    loose = dataclasses.replace(ENGINE, options={option: True})
+    assert (loose.mismatch(**here) == "") == runs
+
+
+def test_an_entry_from_before_attention_was_read_is_unmeasured() -> None:
+    fields = dataclasses.asdict(ENGINE)
+    del fields["attention"]
+    assert EngineFile.from_json(json.loads(json.dumps(fields))).attention == "unmeasured"

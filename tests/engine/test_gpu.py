@@ -1,6 +1,7 @@
 """Which GPU, backend and precision: decided without one, by what a driver would say."""
 
 import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,17 @@ def test_without_a_driver_nothing_is_found_and_nothing_of_nvidias_is_loaded(bund
 def test_two_builds_of_onnxruntime_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_has_distribution", lambda name: name == "onnxruntime")
     assert not backends.has_cuda(), "the CPU's ONNX Runtime would compute on the CPU without a word"
+
+
+def test_onnxruntime_takes_the_file_for_gpus_where_there_is_one(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.copy(copy / "model.fp32.onnx", copy / "for-gpus.onnx")
+    opened = Bundle.open(copy)
+    (copy / "model.fp32.onnx").write_bytes(b"not to be opened")
+    models = {"fp32": replace(opened.manifest.models["fp32"], gpu_file="for-gpus.onnx")}
+    opened = replace(opened, manifest=replace(opened.manifest, models=models))
+    executor = OnnxRuntimeExecutor(opened, Precision.FP32, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
+    executor.context(0).close()
 
 
 def test_onnxruntime_computes_in_memory_that_is_lent_to_it(bundle: Path) -> None:

@@ -230,7 +230,8 @@ def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
 
 def test_too_little_memory_is_told_at_opening_and_leaves_nothing_behind() -> None:
     device = MemoryDevice(total=60_000)
-    with pytest.raises(CudaError, match="no memory left"):
+    said = r"needs 0\.0 MB on the device for its tokens, 0\.0 MB are free: the device has no memory left.*--tokens"
+    with pytest.raises(CudaError, match=said):
         open_pipeline(MemoryExecutor(device))
     assert device.left_behind == []
     assert device.closed
@@ -253,3 +254,12 @@ def test_opened_and_closed_a_hundred_times_memory_is_as_before() -> None:
         pipeline.close()
         used.append(device.used)
     assert set(used) == {0}
+
+
+def test_a_batch_of_no_rows_is_no_work() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device, labels=2))
+    nothing = np.empty((0, 7), dtype=np.int64)
+    batch = Batch(input_ids=nothing, attention_mask=nothing, token_type_ids=nothing, rows=np.arange(0))
+    assert pipeline.run(batch).shape == (0, 2)
+    pipeline.close()

@@ -1,8 +1,11 @@
 """An engine that has not given the ONNX model's scores on its GPU is in no bundle. The GPU here is one in memory."""
 
+import json
 import shutil
 import sys
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,17 @@ import pytest
 pytest.importorskip("torch")
 
 from crossrt.__main__ import main
+from crossrt.engine import engine_cache
 from crossrt.engine import gpu as gpu_module
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.driver import Gpu
 from crossrt.engine.engine_file import Shape
-from crossrt.engine.errors import BackendError, OptionError, ParityError
+from crossrt.engine.errors import BackendError, BundleError, OptionError, ParityError
 from crossrt.engine.precision import Precision
 from crossrt.export import engines
 from crossrt.export.engines import add_engines, here
+from crossrt.export.manifest import write_manifest
 from tests.engine.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 
 GPU = Gpu(name="NVIDIA Memory 1", capability="9.0")
@@ -48,7 +53,9 @@ class OnnxContext(MemoryContext):
 
 class OnnxExecutor(MemoryExecutor):
     def __init__(self, bundle: Bundle, precision: Precision, error: float) -> None:
-        profiles = next(e for e in bundle.manifest.engines if e.precision == precision.value).profiles
+        found, _ = gpu_module._engine(bundle, precision, 0)
+        assert found is not None
+        profiles = found[1].profiles
         super().__init__(
             MemoryDevice(),
             limits=tuple(profile.max for profile in profiles),
@@ -64,18 +71,27 @@ class OnnxExecutor(MemoryExecutor):
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """A GPU and a TensorRT whose engines err by `error`."""
     found: dict[str, Any] = {"error": 0.0, "built": [], "version": "10.13.0"}
 
-    def build(model: Path, profiles: Any, *, library: str, options: Any) -> bytes:
+    def build(model: Path, profiles: Any, *, library: str, options: Any, progress: Any) -> bytes:
         found["built"].append(model.name)
+        progress("timing graph nodes, 3 of 5")
         return b"plan of " + model.name.encode()
+
+    def refit(plan: bytes, model: Path, *, library: str) -> bytes:
+        return plan + b" with the weights of " + model.name.encode()
+
+    layers = [{"Name": f"_gemm_mha_v2_myl0_{n}", "Metadata": f"[ONNX Layer: layer.{n}.context_heads]"} for n in (0, 1)]
 
     for module in (engines, gpu_module):
         monkeypatch.setattr(module, "gpus", lambda: (GPU,))
         monkeypatch.setattr(module, "backend_version", lambda name: found["version"])
     monkeypatch.setattr(engines, "engine_from_onnx", build)
+    monkeypatch.setattr(engines, "refitted", refit)
+    monkeypatch.setattr(engines, "layer_information", lambda plan, library: json.dumps({"Layers": layers}))
+    monkeypatch.setattr(engine_cache, "FOLDER", tmp_path / "cache")
     monkeypatch.setattr(engines, "here", lambda device=0: (GPU, "tensorrt"))
     monkeypatch.setattr(gpu_module.importlib.util, "find_spec", lambda name, *rest: True)
     monkeypatch.setattr(
@@ -98,10 +114,12 @@ def test_an_engine_that_passes_enters_the_bundle_and_is_used(machine: dict[str, 
     made, (check,) = add_engines(copy, [Precision.FP32])
     assert check.passed
     assert "passed, max |difference|" in str(check)
+    assert "fused kernels: 2 of 2 attention layers fused" in str(check)
     [engine] = Bundle.open(copy.path, verify=True).manifest.engines
     assert engine.file == "model.fp32.nvidia-memory-1.engine"
     assert (made.path / engine.file).read_bytes() == b"plan of model.fp32.onnx"
     assert (engine.version, engine.gpu, engine.capability) == ("10.13.0", GPU.name, "9.0")
+    assert engine.attention == "2 of 2 attention layers fused"
     with CrossEncoder(copy.path) as model, CrossEncoder(copy.path, device="cpu") as reference:
         assert (model.backend, model.device) == ("tensorrt", "cuda:0")
         pairs = [("what is k2", "a mountain"), ("what is k2", "a long river in the north of the country")] * 9
@@ -144,9 +162,225 @@ def test_an_error_while_building_leaves_the_bundle_as_it_was(
 
 
 def test_precisions_that_have_no_engine(machine: dict[str, Any], copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bundle, "model_file", lambda self, precision: self.path / "model.fp32.onnx")
+    monkeypatch.setattr(Bundle, "model_file", lambda self, precision, gpu: self.path / "model.fp32.onnx")
     with pytest.raises(OptionError, match="no engine is built in bf16"):
         add_engines(copy, [Precision.BF16])
+
+
+# -- into the user's cache
+
+
+def child(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Run `crossrt engines`, which would be a process of its own, in this one."""
+    commands: list[list[str]] = []
+
+    class Child:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            commands.append(command)
+            arguments, sys.argv = sys.argv, ["crossrt", *command[3:]]
+            try:
+                main()
+            except SystemExit as ended:
+                self.returncode = int(ended.code or 0)
+            finally:
+                sys.argv = arguments
+            self.stdout = ["last words\n"]
+
+        def __enter__(self) -> "Child":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(engine_cache.subprocess, "Popen", Child)
+    return commands
+
+
+def test_rebuilt_once_into_the_cache_and_found_there_afterwards(
+    machine: dict[str, Any],
+    copy: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = child(monkeypatch)
+    before = contents(copy.path)
+    with pytest.raises(BackendError, match=r"no fp32 engine; build one here with: crossrt engines .*rebuild=True"):
+        CrossEncoder(copy.path, device="cuda", backend="tensorrt")
+    for rebuild in (True, True, False):
+        with CrossEncoder(copy.path, device="cuda", backend="tensorrt", rebuild=rebuild) as model:
+            assert (model.backend, model.device) == ("tensorrt", "cuda:0")
+    [command] = commands
+    assert command[3:] == ["engines", str(copy.path), "--cache", "--precision", "fp32", "--device", "cuda:0"]
+    assert machine["built"] == ["model.fp32.onnx"]
+    assert contents(copy.path) == before
+    said = capsys.readouterr().err
+    assert "building a fp32 engine" in said
+    assert "timing graph nodes, 3 of 5" in said
+    machine["version"] = "11.0.0"
+    with pytest.raises(BackendError, match="no fp32 engine"):
+        CrossEncoder(copy.path, device="cuda", backend="tensorrt")
+    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert Bundle.open(entry, verify=True).manifest.engines[0].version == "10.13.0"
+
+
+def test_a_rebuild_whose_scores_are_others_leaves_nothing_and_says_so(
+    machine: dict[str, Any], copy: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child(monkeypatch)
+    machine["error"] = 0.01
+    with pytest.raises(BackendError, match=r"no fp32 engine of .* could be built for cuda:0:\n  last words"):
+        CrossEncoder(copy.path, device="cuda", rebuild=True)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_two_that_build_into_one_cache_build_once(machine: dict[str, Any], copy: Bundle, tmp_path: Path) -> None:
+    said: list[str] = []
+    builders = [
+        threading.Thread(
+            target=add_engines, args=(copy, [Precision.FP32]), kwargs={"cache": True, "progress": said.append}
+        )
+        for _ in range(2)
+    ]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+    assert machine["built"] == ["model.fp32.onnx"]
+    assert sum("holds the fp32 engine already" in line for line in said) == 1
+    # Other options are another engine; a damaged one is built anew.
+    add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
+    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    (entry / "model.fp32.nvidia-memory-1.engine").write_bytes(b"plan of model.fp32.ONNX")
+    add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
+    assert len(machine["built"]) == 3
+    Bundle.open(entry, verify=True)
+
+
+def test_a_damaged_entry_is_as_good_as_none(
+    machine: dict[str, Any], copy: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_engines(copy, [Precision.FP32], cache=True)
+    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    (entry / "model.fp32.nvidia-memory-1.engine").write_bytes(b"cut off")
+    with pytest.raises(BackendError, match="the bundle has no fp32 engine"):
+        CrossEncoder(copy.path, device="cuda", backend="tensorrt")
+    assert "is not used" in caplog.text
+
+
+def test_an_entry_holds_the_one_model_and_its_engine(
+    machine: dict[str, Any], copy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(copy.path / "model.fp32.onnx", copy.path / "model.fp16.onnx")
+    models = {**copy.manifest.models, "fp16": replace(copy.manifest.models["fp32"], file="model.fp16.onnx")}
+    write_manifest(copy.path, replace(copy.manifest, models=models))
+    made, _ = add_engines(Bundle.open(copy.path), [Precision.FP16])
+    add_engines(made, [Precision.FP32], cache=True)
+    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    names = {path.name for path in entry.iterdir()}
+    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1.engine", "tokenizer.json"} < names
+    assert not {"model.fp16.onnx", "model.fp16.nvidia-memory-1.engine"} & names
+
+
+def test_rebuild_goes_with_a_gpu_and_tensorrt(bundle: Path) -> None:
+    for others in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"backend": "openvino"}):
+        with pytest.raises(OptionError, match="rebuild=True builds a TensorRT engine"):
+            CrossEncoder(bundle, rebuild=True, **others)
+
+
+# -- weights of a fine-tuned copy
+
+
+def test_a_refittable_engine_takes_the_weights_of_another_checkpoint(
+    machine: dict[str, Any], copy: Bundle, make_bundle: Any, tmp_path: Path
+) -> None:
+    base = Bundle.open(shutil.copytree(make_bundle(seed=5), tmp_path / "base"))
+    base, _ = add_engines(base, [Precision.FP32], options=engines.BuildOptions(refittable=True), max_length=32)
+    made, (check,) = add_engines(copy, [Precision.FP32], refit_from=base)
+    assert check.passed
+    assert machine["built"] == ["model.fp32.onnx"], "nothing was built for the second"
+    [engine] = made.manifest.engines
+    assert (made.path / engine.file).read_bytes() == b"plan of model.fp32.onnx with the weights of model.fp32.onnx"
+    assert engine.onnx_sha256 == made.sha256("model.fp32.onnx")
+    assert engine.options["refitted_from"] == base.sha256("model.fp32.onnx")
+    assert engine.profiles[-1].max[1] == 32, "the shapes are those it was built with"
+    with CrossEncoder(copy.path, device="cuda", backend="tensorrt", max_length=32) as model:
+        assert model.backend == "tensorrt"
+
+
+def test_what_cannot_be_refitted_says_why(
+    machine: dict[str, Any], copy: Bundle, two_label_bundle: Path, bundle: Path, tmp_path: Path, make_bundle: Any
+) -> None:
+    base = Bundle.open(shutil.copytree(bundle, tmp_path / "base"))
+    with pytest.raises(BackendError, match="holds no fp32 engine"):
+        add_engines(copy, [Precision.FP32], refit_from=base)
+    base, _ = add_engines(base, [Precision.FP32])
+    with pytest.raises(BackendError, match="was not built with --refittable"):
+        add_engines(copy, [Precision.FP32], refit_from=base)
+    base, _ = add_engines(base, [Precision.FP32], options=engines.BuildOptions(refittable=True))
+    with pytest.raises(BackendError, match="a model of another shape"):
+        add_engines(copy, [Precision.FP32], refit_from=Bundle.open(make_bundle(intermediate_size=48)))
+    plan = base.path / base.manifest.engines[0].file
+    plan.write_bytes(plan.read_bytes().upper())
+    with pytest.raises(BundleError, match="was altered"):
+        add_engines(copy, [Precision.FP32], refit_from=base)
+    machine["version"] = "11.0.0"
+    with pytest.raises(BackendError, match=r"built by tensorrt 10\.13\.0 .* this is tensorrt 11\.0\.0"):
+        add_engines(copy, [Precision.FP32], refit_from=base)
+    assert not Bundle.open(copy.path).manifest.engines
+
+
+# -- what is asked for
+
+
+def test_shapes_that_the_model_does_not_take(machine: dict[str, Any], copy: Bundle) -> None:
+    with pytest.raises(OptionError, match="max_length=65: the model has positions for 64"):
+        add_engines(copy, [Precision.FP32], max_length=65)
+    with pytest.raises(OptionError, match="max_length=0"):
+        add_engines(copy, [Precision.FP32], max_length=0)
+    with pytest.raises(OptionError, match="tokens=63 do not hold one pair of max_length=64"):
+        add_engines(copy, [Precision.FP32], tokens=63)
+    made, _ = add_engines(copy, [Precision.FP32], max_length=32, tokens=256)
+    assert [profile.max for profile in made.manifest.engines[0].profiles] == [(8, 32)]
+
+
+def test_options_of_the_command_reach_the_engine(
+    machine: dict[str, Any], copy: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["crossrt", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    command = ["engines", str(copy.path), "--precision", "fp32"]
+    asked = ["--workspace", "256", "--optimization-level", "2", "--version-compatible", "--hardware-compatible"]
+    assert run(*command, *asked, "--refittable", "--max-length", "48", "--tokens", "96") == 0
+    [engine] = Bundle.open(copy.path).manifest.engines
+    assert engine.options == {
+        "workspace": 256 << 20,
+        "optimization_level": 2,
+        "refittable": True,
+        "hardware_compatible": True,
+        "version_compatible": True,
+    }
+    assert engine.profiles[-1].max == (2, 48)
+    assert run(*command, "--optimization-level", "7") == 2
+    assert run(*command, "--refit-from", str(copy.path), "--refittable") == 2
+    assert "leave out the options of building" in capsys.readouterr().err
+    assert run("export", "nowhere", str(copy.path.parent / "out"), "--refittable") == 2
+    assert "go with --tensorrt" in capsys.readouterr().err
+
+
+def test_tensorrt8_gets_the_int8_file_that_it_can_read(machine: dict[str, Any], copy: Bundle) -> None:
+    for name in ("model.int8.onnx", "model.int8.gpu.onnx"):
+        shutil.copy(copy.path / "model.fp32.onnx", copy.path / name)
+    int8 = replace(copy.manifest.models["fp32"], file="model.int8.onnx", gpu_file="model.int8.gpu.onnx")
+    write_manifest(copy.path, replace(copy.manifest, models={**copy.manifest.models, "int8": int8}))
+    for version in ("10.13.0", "8.6.0"):
+        machine["version"] = version
+        add_engines(Bundle.open(copy.path), [Precision.INT8])
+    assert machine["built"] == ["model.int8.gpu.onnx", "model.int8.onnx"]
 
 
 def test_without_a_gpu_the_command_says_so_before_it_exports(

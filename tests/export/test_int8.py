@@ -30,16 +30,16 @@ from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BundleError, CheckpointError, DataFileError, ParityError
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
-from crossrt.export import activations
+from crossrt.export import activations, export
 from crossrt.export.activations import observed
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.execution import executed
 from crossrt.export.export import export_bundle
 from crossrt.export.int8 import LEAST_SHARE, eight_bit
-from crossrt.export.numerics import Numerics
-from crossrt.export.onnx import graph_of
+from crossrt.export.numerics import FP16, Numerics
+from crossrt.export.onnx import graph_of, onnx_from_checkpoint
 from crossrt.export.pairs import builtin_pairs
-from crossrt.export.parity import judge_of, parity
+from crossrt.export.parity import ParityReport, judge_of, parity
 from crossrt.export.points import points_of
 from crossrt.export.precision import feeds_of, session_of
 from crossrt.export.tolerance import TOLERANCE
@@ -58,10 +58,13 @@ def calibration() -> CalibrationSet:
 
 @pytest.fixture(scope="module")
 def exported(calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The demo checkpoint, which is really trained, with its INT8 model."""
+    """The demo checkpoint, which is really trained, with its INT8 models, for CPUs and for GPUs."""
     out = tmp_path_factory.mktemp("int8") / "bundle"
     return export_bundle(
-        Checkpoint.read(DEMO / "checkpoint"), out, precisions=[Precision.INT8], calibration=calibration
+        Checkpoint.read(DEMO / "checkpoint"),
+        out,
+        precisions=[Precision.FP16, Precision.INT8],
+        calibration=calibration,
     )[0]
 
 
@@ -148,6 +151,9 @@ def test_the_same_pairs_give_the_same_bytes(exported: Bundle, calibration: Calib
     again, _ = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
     for name in ("model.int8.onnx", "calibration.int8.json", "calibration.int8.svg"):
         assert (again.path / name).read_bytes() == (exported.path / name).read_bytes(), name
+    assert again.model_file(Precision.INT8, gpu=True) == again.model_file(Precision.INT8), (
+        "without FP16 there is one file"
+    )
 
 
 def test_the_report_tells_the_damage_of_each_part(exported: Bundle) -> None:
@@ -161,6 +167,103 @@ def test_the_report_tells_the_damage_of_each_part(exported: Bundle) -> None:
     picture = (exported.path / "calibration.int8.svg").read_text()
     assert picture.startswith("<?xml")
     assert "</svg>" in picture
+
+
+# -- the file for GPUs
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    found = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    return found | {tensor.name: tensor.data_type for tensor in inferred.initializer}
+
+
+def test_gpus_get_the_same_8_bits_with_the_rest_in_fp16(exported: Bundle) -> None:
+    assert exported.model_file(Precision.INT8).name == "model.int8.onnx"
+    ours, theirs = (onnx.load(exported.model_file(Precision.INT8, gpu=gpu)) for gpu in (False, True))
+    onnx.checker.check_model(theirs, full_check=True)
+    for model, kind in ((ours, TensorProto.FLOAT), (theirs, TensorProto.FLOAT16)):
+        types = types_of(model)
+        inner = [n for n in model.graph.node if n.op_type in ("MatMul", "Softmax") and n.name.startswith("layer.1")]
+        assert {types[node.output[0]] for node in inner} == {kind}
+        for node in model.graph.node:
+            if node.op_type == "DequantizeLinear":
+                assert types[node.output[0]] == types[node.input[1]]
+                assert types[node.output[0]] == kind or node.name.startswith("layer.0.query"), (
+                    "its embeddings stay FP32"
+                )
+    integers = [
+        {t.name: t.raw_data for t in model.graph.initializer if t.data_type == TensorProto.INT8}
+        for model in (ours, theirs)
+    ]
+    assert integers[0] == integers[1]
+    report = json.loads((exported.path / "parity.int8.gpu.json").read_text())
+    assert report["passed"]
+    assert "rounded after every operator, the rest in FP16" in report["backend"]
+    assert report["ranking"]["top10_overlap"] >= 0.96
+
+
+def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, wanted = Checkpoint.read(checkpoint), [Precision.FP16, Precision.INT8]
+    _, (passed,) = export_bundle(read, tmp_path / "a")
+
+    def make(making: export._Making, precision: Precision) -> tuple[ParityReport, None]:
+        making._numerics[precision] = FP16 if precision is Precision.FP16 else held_in_8_bits(read, Recipe())
+        onnx_from_checkpoint(read, making.directory / f"model.{precision.value}.onnx", making._numerics[precision])
+        return passed, None
+
+    monkeypatch.setattr(export._Making, "make", make)
+    monkeypatch.setattr(export._Making, "_judged_rounded", lambda *_: replace(passed, not_finite=3))
+    with pytest.raises(ParityError, match="was not published: 3 logits are NaN or Inf"):
+        export_bundle(read, tmp_path / "b", precisions=wanted)
+    assert not (tmp_path / "b").exists()
+    made, reports = export_bundle(read, tmp_path / "b", precisions=wanted, keep_going=True)
+    assert [bool(report) for report in reports] == [True, True, True, False]
+    assert made.manifest.models["int8"].gpu_file is None
+    assert not (made.path / "model.int8.gpu.onnx").exists()
+    assert not json.loads((made.path / "parity.int8.gpu.json").read_text())["passed"]
+
+
+@pytest.mark.parametrize("parts", ["projections", "full"])
+def test_what_overflows_fp16_does_not_pass_through_it_on_its_way_to_8_bits(checkpoint: Path, parts: str) -> None:
+    read = Checkpoint.read(checkpoint)
+    plain = replace(FP16, quantized=held_in_8_bits(read, Recipe(parts=parts)).quantized)
+    wide = replace(plain, float32=frozenset({"layer.0.attention_norm", "layer.0.output.product"}))
+    for numerics, kind in ((plain, TensorProto.FLOAT16), (wide, TensorProto.FLOAT)):
+        graph = graph_of(read, numerics)
+        onnx.checker.check_model(graph, full_check=True)
+        types = types_of(graph)
+        for name in ("layer.0.intermediate", "layer.0.output"):
+            belonging = [f"{name}.{part}" for part in ("dequantized", "weight_dequantized", "product")]
+            assert {types[each] for each in belonging} == {kind}, "no Cast inside what is to run in 8 bits"
+        if parts == "full":
+            assert types["layer.0.output_residual.skip.dequantized"] == kind
+        assert types["layer.0.query_key_value.product"] == TensorProto.FLOAT16
+
+
+def test_no_scale_is_rounded_to_nothing(checkpoint: Path) -> None:
+    read = Checkpoint.read(checkpoint)
+    read.tensor("layer.0.intermediate.weight")[3] *= 1e-8
+    graph = graph_of(read, replace(FP16, quantized=held_in_8_bits(read, Recipe()).quantized))
+    for tensor in graph.graph.initializer:
+        if "scale" in tensor.name:
+            assert numpy_helper.to_array(tensor).min() >= np.float16(6.1e-5), tensor.name
+
+
+def test_tensorrt_builds_the_file_for_gpus(exported: Bundle) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    from crossrt.engine.engine_file import profiles_for
+    from crossrt.export.tensorrt import BuildOptions, engine_from_onnx
+
+    plan = engine_from_onnx(
+        exported.model_file(Precision.INT8, gpu=True),
+        profiles_for(160),
+        library="tensorrt_rtx",
+        options=BuildOptions(optimization_level=0),
+    )
+    assert len(plan) > 1e6
 
 
 # -- what is computed

@@ -1,10 +1,8 @@
 """Engines are built for real, by TensorRT-RTX, which needs no GPU: that the graphs build is proved, not that they are fast."""
 
-import hashlib
 import json
-import os
+import re
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +14,14 @@ from onnx import TensorProto, helper
 pytest.importorskip("torch")
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-from crossrt.calibration.quantization import Quantization
-from crossrt.calibration.recipe import Recipe
+from crossrt.engine.driver import gpus
 from crossrt.engine.engine_file import profiles_for
 from crossrt.engine.errors import BackendError, OptionError
+from crossrt.export import tensorrt
 from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.numerics import FP16, FP32, Numerics
+from crossrt.export.numerics import FP16, FP32
 from crossrt.export.onnx import graph_of
-from crossrt.export.points import points_of
-from crossrt.export.tensorrt import BuildOptions, engine_from_onnx, keep_timings, use_timings
+from crossrt.export.tensorrt import BuildOptions, engine_from_onnx, keep_timings, refitted, use_timings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))  # parameters are needed before fixtures are
@@ -33,13 +30,6 @@ import model_zoo as zoo
 sys.path.pop(0)
 
 QUICK = BuildOptions(optimization_level=0)
-
-
-def eight_bits(checkpoint: Checkpoint) -> Numerics:
-    """FP16 with Q/DQ where the default recipe has them. The scale is any: kernels do not depend on it."""
-    return Numerics(
-        half=True, quantized={point.name: Quantization(scale=0.05) for point in points_of(checkpoint, Recipe())}
-    )
 
 
 def build(model: onnx.ModelProto, profiles: Any = None, options: BuildOptions = QUICK) -> bytes:
@@ -55,29 +45,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.mark.parametrize("model", zoo.ZOO, ids=lambda model: model.folder)
-def test_each_of_the_fifteen_builds_in_every_precision(model: Any, tmp_path: Path) -> None:
+def test_each_of_the_fifteen_builds_in_every_precision(
+    model: Any, tmp_path: Path, pytestconfig: pytest.Config, load_benchmark: Any
+) -> None:
     checkpoint = Checkpoint.read(zoo.write_model(model, tmp_path, layers=2))
-    profiles = profiles_for(checkpoint.dimensions.positions)
-    rows = []
-    for name, numerics in (("fp32", FP32), ("fp16", FP16), ("int8", eight_bits(checkpoint))):
-        graph = graph_of(checkpoint, numerics)
-        begin = time.perf_counter()
-        plan = build(graph, profiles)
-        assert len(plan) > 1e6
-        rows.append(
-            {
-                "model": model.name,
-                "layers": 2,
-                "precision": name,
-                "engine_bytes": len(plan),
-                "profiles": [[profile.min, profile.opt, profile.max] for profile in profiles],
-                "onnx_sha256": hashlib.sha256(graph.SerializeToString()).hexdigest(),
-                "build_s": round(time.perf_counter() - begin, 2),
-            }
-        )
+    rows = [
+        load_benchmark("rtx_builds").built(model.name, checkpoint, recipe)
+        for recipe in ("fp32", "fp16", "int8 projections")
+    ]
+    for row in rows:
+        assert row["engine_bytes"] > 1e6
+        assert row["attention"] == "2 of 2 layers in the form that fuses; fused: unmeasured"
+        assert row["head_size"] % 8 == 0 or row["precision"] == "fp32"
     assert rows[1]["engine_bytes"] < 0.8 * rows[0]["engine_bytes"], "FP16 weights are half the size"
-    if folder := os.environ.get("CROSSRT_ENGINE_ROWS"):
-        (Path(folder) / f"{model.folder}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if file := pytestconfig.option.engine_rows:
+        with file.open("a") as opened:
+            opened.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_the_whole_of_minilm_builds_in_every_recipe(tmp_path: Path, load_benchmark: Any) -> None:
+    model = next(model for model in zoo.ZOO if model.name.endswith("MiniLM-L-6-v2"))
+    checkpoint = Checkpoint.read(zoo.write_model(model, tmp_path))
+    for recipe in ("fp16", "int8 full"):
+        row = load_benchmark("rtx_builds").built(model.name, checkpoint, recipe)
+        assert row["layers"] == 6
+        assert row["profiles"][-1][-1] == (32, 512)
+        assert row["attention"].startswith("6 of 6 layers in the form that fuses")
+        assert row["operands_in_8_bits"] == (5 if recipe == "int8 full" else 0), "of the last, [CLS] alone asks"
 
 
 def test_a_node_that_tensorrt_does_not_know_is_named(tiny: Checkpoint) -> None:
@@ -103,6 +97,117 @@ def test_types_that_do_not_fit_together_do_not_build(tiny: Checkpoint) -> None:
     graph.graph.node.extend(moved)
     with pytest.raises(BackendError):
         build(graph)
+
+
+def test_progress_is_told_while_it_builds(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "PROGRESS_EVERY", 0.0)
+    said: list[str] = []
+    model = graph_of(tiny, FP32).SerializeToString()
+    engine_from_onnx(model, profiles_for(512), library="tensorrt_rtx", options=QUICK, progress=said.append)
+    assert len(said) > 10
+    assert re.fullmatch(r"[a-z ]+, \d+ of \d+", said[0])
+
+
+def test_a_refittable_engine_that_cannot_be_built_here_is_told_in_words(tiny: Checkpoint) -> None:
+    """TensorRT-RTX wants a driver for it."""
+    if gpus():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(BackendError, match="found no engine for this model\n  TensorRT says: "):
+        build(graph_of(tiny, FP16), options=BuildOptions(optimization_level=0, refittable=True))
+
+
+class Refitting:
+    """TensorRT's documented API for refitting, on plans that are JSON: {"refittable": ..., "weights": {...}}."""
+
+    __version__ = "10.13.0"
+
+    class ILogger:
+        ERROR, INTERNAL_ERROR, WARNING = "error", "internal error", "warning"
+
+    class Runtime:
+        def __init__(self, log: Any) -> None:
+            self.log = log
+
+        def deserialize_cuda_engine(self, plan: bytes) -> Any:
+            if not plan.startswith(b"{"):
+                self.log.log("error", "magic tag does not match")
+                return None
+            fields = json.loads(plan)
+            engine = SimpleNamespace(fields=fields, refittable=fields["refittable"])
+            engine.serialize = lambda: json.dumps(engine.fields).encode()
+            return engine
+
+    class Refitter:
+        def __init__(self, engine: Any, log: Any) -> None:
+            if not engine.refittable:
+                raise TypeError("factory function returned nullptr")
+            self.engine, self.log, self.weights = engine, log, {}
+
+        def get_missing_weights(self) -> list[str]:
+            return sorted(set(self.engine.fields["weights"]) - set(self.weights))
+
+        def refit_cuda_engine(self) -> bool:
+            if not self.engine.fields.get("device", True):
+                self.log.log("error", "out of memory")
+                return False
+            self.engine.fields["weights"] |= self.weights
+            return True
+
+    class OnnxParserRefitter:
+        num_errors = 1
+
+        def __init__(self, refitter: Any, log: Any) -> None:
+            self.refitter = refitter
+
+        def refit_from_bytes(self, model: bytes) -> bool:
+            if model == b"no model":
+                return False
+            self.refitter.weights = {
+                t.name: len(t.raw_data) for t in onnx.ModelProto.FromString(model).graph.initializer
+            }
+            return True
+
+        def refit_from_file(self, path: str) -> bool:
+            return self.refit_from_bytes(Path(path).read_bytes())
+
+        def get_error(self, number: int) -> Any:
+            return SimpleNamespace(
+                node_operator=lambda: "", node_name=lambda: "", desc=lambda: "Failed to parse ONNX model"
+            )
+
+
+def plan_for(model: onnx.ModelProto, **fields: Any) -> bytes:
+    weights = {tensor.name: 0 for tensor in model.graph.initializer}
+    return json.dumps({"refittable": True, "weights": weights, **fields}).encode()
+
+
+def test_weights_go_into_an_engine_of_the_same_graph(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", Refitting)
+    model = graph_of(tiny, FP16)
+    plan = refitted(plan_for(model), model.SerializeToString())
+    assert json.loads(plan)["weights"] == {tensor.name: len(tensor.raw_data) for tensor in model.graph.initializer}
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert refitted(plan_for(model), tmp_path / "model.onnx") == plan
+
+
+def test_what_cannot_be_refitted_is_told(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", Refitting)
+    half, full = graph_of(tiny, FP16), graph_of(tiny, FP32)
+    model = half.SerializeToString()
+    for plan, onnx_model, said in (
+        (b"cut", model, "cannot be loaded by tensorrt 10.13.0\n  TensorRT says: magic tag"),
+        (plan_for(half, refittable=False), model, "not built to be refitted: build it again with --refittable"),
+        (plan_for(half), b"no model", "does not take this model's weights.*\n  Failed to parse"),
+        (plan_for(half), full.SerializeToString(), r"weights are not in this model \(.*float16.*another graph"),
+        (plan_for(half, device=False), model, "could not be replaced; build it again\n  TensorRT says: out of memory"),
+    ):
+        with pytest.raises(BackendError, match=said):
+            refitted(plan, onnx_model)
+    monkeypatch.delattr(Refitting, "OnnxParserRefitter")
+    with pytest.raises(BackendError, match="cannot take weights from an ONNX file: build the engine again"):
+        refitted(plan_for(half), model)
 
 
 def test_what_is_no_model_is_refused() -> None:

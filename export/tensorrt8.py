@@ -1,0 +1,55 @@
+"""What TensorRT 8.6 wants besides: its networks are typed weakly, so what the file says of types is put into flags and pins.
+
+Its parser ends at opset 17, and int64 inputs become int32, which the runtime reads from the engine.
+"""
+
+from typing import Any
+
+
+def is_tensorrt8(version: str) -> bool:
+    """Tell whether a version of TensorRT, such as `8.6.0`, is one that this module is for."""
+    return version.partition(".")[0] == "8"
+
+
+def create_network(tensorrt: Any, builder: Any) -> Any:
+    """Return a network with the batch in its shapes, as it is always from 10 on."""
+    return builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+
+
+def constrain(tensorrt: Any, network: Any, config: Any) -> None:
+    """Have a parsed network computed in the types that its file names.
+
+    In a file with FP16 the builder may choose FP16 anywhere, but for layers whose output is float in the file: those stay
+    FP32, LayerNorm's statistics too. INT8 is where the Q/DQ are; products that read them are left to TensorRT, which would
+    compute them in FP32 if they were pinned. Without FP16 in the file, all that is not INT8 is FP32 in any case.
+    """
+    # Their libraries are not needed, and may be missing.
+    config.set_tactic_sources(0)
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    outputs = [[layer.get_output(number) for number in range(layer.num_outputs)] for layer in layers]
+    kinds, half, single = tensorrt.LayerType, tensorrt.DataType.HALF, tensorrt.DataType.FLOAT
+    if any(layer.type == kinds.QUANTIZE for layer in layers):
+        config.set_flag(tensorrt.BuilderFlag.INT8)
+    if not any(tensor.dtype == half for made in outputs for tensor in made):
+        return
+    config.set_flag(tensorrt.BuilderFlag.FP16)
+    config.set_flag(tensorrt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    dequantized = {
+        tensor.name
+        for layer, made in zip(layers, outputs, strict=True)
+        if layer.type == kinds.DEQUANTIZE
+        for tensor in made
+    }
+    for layer, made in zip(layers, outputs, strict=True):
+        if layer.type == kinds.NORMALIZATION:
+            layer.__class__ = tensorrt.INormalizationLayer  # a layer comes as its base class, which lacks the property
+            layer.compute_precision = single
+        if layer.type in (kinds.CONSTANT, kinds.QUANTIZE, kinds.DEQUANTIZE, kinds.SHAPE):
+            continue
+        read = [layer.get_input(number) for number in range(layer.num_inputs)]
+        if any(tensor is not None and tensor.name in dequantized for tensor in read):
+            continue
+        if made and all(tensor.dtype == single and not tensor.is_shape_tensor for tensor in made):
+            layer.precision = single
+            for number in range(len(made)):
+                layer.set_output_type(number, single)

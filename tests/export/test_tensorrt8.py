@@ -1,0 +1,94 @@
+"""TensorRT 8.6's flags and pins, on networks that TensorRT-RTX parsed from our files: layers are real, the rest is noted."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+
+from crossrt.calibration.quantization import Quantization
+from crossrt.calibration.recipe import Recipe
+from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.numerics import FP16, FP32, Numerics
+from crossrt.export.onnx import graph_of
+from crossrt.export.points import points_of
+from crossrt.export.tensorrt import ParsedNetwork
+from crossrt.export.tensorrt8 import constrain, is_tensorrt8
+
+
+class Layer:
+    """A parsed layer; what 8.6 would have set on it is noted."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self.precision: Any = None
+        self.types: dict[int, Any] = {}
+        for name in ("name", "type", "num_inputs", "num_outputs", "get_input", "get_output"):
+            setattr(self, name, getattr(layer, name))
+
+    def set_output_type(self, number: int, kind: Any) -> None:
+        self.types[number] = kind
+
+
+def constrained(checkpoint: Path, numerics: Numerics) -> tuple[set[str], dict[str, Layer]]:
+    """Return the flags that were set and the layers by name."""
+    parsed = ParsedNetwork.of(
+        graph_of(Checkpoint.read(checkpoint), numerics).SerializeToString(), library="tensorrt_rtx"
+    )
+    layers = [Layer(parsed.network.get_layer(number)) for number in range(parsed.network.num_layers)]
+    flags: set[str] = set()
+    module = SimpleNamespace(
+        LayerType=trt.LayerType,
+        DataType=trt.DataType,
+        BuilderFlag=SimpleNamespace(INT8="INT8", FP16="FP16", OBEY_PRECISION_CONSTRAINTS="OBEY"),
+        INormalizationLayer=type("Normalization", (Layer,), {}),
+    )
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    constrain(module, network, SimpleNamespace(set_flag=flags.add, set_tactic_sources=lambda sources: None))
+    return flags, {layer.name: layer for layer in layers}  # type: ignore[attr-defined]
+
+
+def eight_bits(checkpoint: Path) -> dict[str, Quantization]:
+    return {point.name: Quantization(scale=0.05) for point in points_of(Checkpoint.read(checkpoint), Recipe())}
+
+
+def test_fp32_has_no_flags_and_int8_its_own_alone(checkpoint: Path) -> None:
+    flags, layers = constrained(checkpoint, FP32)
+    assert flags == set()
+    flags, layers = constrained(checkpoint, Numerics(quantized=eight_bits(checkpoint)))
+    assert flags == {"INT8"}
+    assert not any(layer.precision for layer in layers.values())
+
+
+def test_what_is_float_in_a_file_of_fp16_is_pinned_and_nothing_else(checkpoint: Path) -> None:
+    kept = frozenset({"layer.0.output_residual"})
+    flags, layers = constrained(checkpoint, replace(FP16, float32=kept))
+    assert flags == {"FP16", "OBEY"}
+    pinned = {name for name, layer in layers.items() if layer.precision == trt.DataType.FLOAT}
+    assert {"layer.0.output_residual", "head.0.product", "logits"} <= pinned
+    assert not {"layer.0.attention_scores", "layer.0.query_key_value.product", "layer.1.output_residual"} & pinned
+    for name in pinned:
+        assert set(layers[name].types.values()) == {trt.DataType.FLOAT}, name
+    norms = [layer for layer in layers.values() if layer.type == trt.LayerType.NORMALIZATION]  # type: ignore[attr-defined]
+    assert len(norms) == 5
+    assert all(norm.compute_precision == trt.DataType.FLOAT for norm in norms)  # type: ignore[attr-defined]
+
+
+def test_products_of_8_bits_are_left_to_tensorrt(checkpoint: Path) -> None:
+    wide = replace(FP16, float32=frozenset({"layer.0.intermediate.product"}), quantized=eight_bits(checkpoint))
+    flags, layers = constrained(checkpoint, wide)
+    assert flags == {"FP16", "INT8", "OBEY"}
+    assert layers["layer.0.intermediate.product"].precision is None
+    assert layers["layer.0.intermediate"].precision == trt.DataType.FLOAT, (
+        "it reads the product, which may not fit FP16"
+    )
+    assert not any(name.endswith(("quantized", "dequantized")) for name, layer in layers.items() if layer.precision)
+
+
+@pytest.mark.parametrize(("version", "old"), [("8.6.0", True), ("8.6.1.6", True), ("10.13.0", False), ("11.0", False)])
+def test_only_tensorrt_8_is_8(version: str, old: bool) -> None:
+    assert is_tensorrt8(version) == old
