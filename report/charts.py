@@ -1,58 +1,70 @@
 """The pictures beside the Pareto one: latencies, padding, lengths, parity, calibration, peers, curves."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
+from matplotlib.ticker import NullLocator
 
 from ..speed.result import Curve, Latency, Speed, Workload
 from .numbers import error, percent, rate
-from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, drawing, numbered
+from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, decades, drawing, legend, numbered
 from .results import Calibration, Parity, System
 
 WIDTH = 420
-ROW = 17
-"""Units of height that a row of a chart takes."""
+ROW, GAP = 12, 0.8
+"""Units of height that a lane of a chart takes, and lanes that are left free between groups."""
 MOST = 600
 """Points of a scatter that are drawn; more would cost a megabyte and show the same."""
 
 
-def latencies(rows: Mapping[str, tuple[str, Latency]], *, name: str) -> Picture:
-    """Draw, for requests of one size, each row's p50 as its precision's mark, and a line on to p95 and p99.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One row in a chart whose rows are grouped: the precisions of a `group` share its name."""
 
-    `rows` are precision and latency, by the row's name.
-    """
+    group: str
+    precision: str
+
+    @property
+    def says(self) -> str:
+        """How it is called under the mouse."""
+        return f"{self.group} {self.precision}"
+
+
+def latencies(rows: Sequence[tuple[Lane, Latency]], *, name: str) -> Picture:
+    """Draw, for requests of one size, each row's p50 as its precision's mark, and a line on to p95 and p99."""
     with drawing():
-        canvas, axes = _rows([*rows], log=True, written=rate)
-        for place, (label, (precision, latency)) in enumerate(rows.items()):
-            colour, marker = _style(precision)
+        canvas, axes, places = _lanes([lane for lane, _ in rows])
+        axes.set_xscale("log")
+        for (lane, latency), place in zip(rows, places, strict=True):
+            colour, marker = _style(lane.precision)
             axes.plot([latency.p50_ms, latency.p99_ms], [place] * 2, color=colour, linewidth=1.4, alpha=0.6)
             axes.plot([latency.p95_ms, latency.p99_ms], [place] * 2, color=colour, marker="|", linestyle="")
             (mark,) = axes.plot([latency.p50_ms], [place], color=colour, marker=marker)
             canvas.says(
                 mark,
-                f"{label}: p50 {rate(latency.p50_ms)}, p95 {rate(latency.p95_ms)}, p99 {rate(latency.p99_ms)} ms, "
+                f"{lane.says}: p50 {rate(latency.p50_ms)}, p95 {rate(latency.p95_ms)}, p99 {rate(latency.p99_ms)} ms, "
                 f"{latency.requests} requests",
             )
-        axes.set_xlabel("ms a request: mark p50, ticks p95 and p99")
+        decades(axes, 0.55 * WIDTH)
+        axes.set_xlabel("ms: mark p50, ticks p95 and p99")
         return canvas.picture(name, f"Latency of {len(rows)} rows: p50, p95 and p99")
 
 
-def padding(rows: Mapping[str, tuple[str, float]], *, name: str) -> Picture:
-    """Draw each row's share of padding. `rows` are precision and share, by the row's name."""
+def padding(rows: Sequence[tuple[Lane, float]], *, name: str) -> Picture:
+    """Draw each row's share of padding."""
     with drawing():
-        canvas, axes = _rows([*rows], written=lambda share: f"{100 * share:g}")
-        for place, (label, (precision, share)) in enumerate(rows.items()):
-            (bar,) = axes.barh([place], [share], color=_style(precision)[0], height=0.62)
-            canvas.says(bar, f"{label}: {percent(share)} % of computed tokens are padding")
-            axes.annotate(
-                f"{percent(share)}", (share, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
-            )
-        axes.set_xlim(left=0, right=max([0.01, *(share for _, share in rows.values())]) * 1.15)
-        axes.set_xlabel("% of computed tokens that are padding")
+        canvas, axes, places = _lanes([lane for lane, _ in rows])
+        for (lane, share), place in zip(rows, places, strict=True):
+            (bar,) = axes.barh([place], [100 * share], color=_style(lane.precision)[0], height=0.62)
+            canvas.says(bar, f"{lane.says}: {percent(share)} % of computed tokens are padding")
+            _note(axes, percent(share), 100 * share, place)
+        axes.set_xlim(left=0, right=max([1.0, *(100 * share for _, share in rows)]) * 1.2)
+        numbered(axes.xaxis)
+        axes.set_xlabel("% of computed tokens")
         return canvas.picture(name, f"Padding of {len(rows)} rows")
 
 
@@ -70,7 +82,7 @@ def lengths(workload: Workload, *, name: str) -> Picture:
         axes.margins(y=0.15)
         axes.set_xlabel("tokens of a pair")
         axes.set_ylabel("pairs")
-        numbered(axes.yaxis, lambda count: f"{count:,g}")
+        numbered(axes.yaxis)
         return canvas.picture(name, f"Lengths of {workload.pairs} pairs in tokens")
 
 
@@ -102,7 +114,8 @@ def scatter(rows: Mapping[str, Speed], precision: str, *, name: str) -> tuple[Pi
                 line = below.axhline(end, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
                 canvas.says(line, f"largest difference of all pairs: {error(most)}")
             below.set_ylim(-1.15 * most, 1.15 * most) if most else None
-        numbered(below.yaxis, lambda value: f"{value:.3g}".replace("-", "\N{MINUS SIGN}"))
+        for axis in (above.xaxis, above.yaxis, below.yaxis):
+            numbered(axis, "{:.3g}".format)
         above.set_ylabel(f"{precision.upper()} logit")
         below.set_ylabel("difference")
         below.set_xlabel("reference logit: the bundle's FP32")
@@ -112,12 +125,13 @@ def scatter(rows: Mapping[str, Speed], precision: str, *, name: str) -> tuple[Pi
         return picture, len(shown), len(found)
 
 
-def parities(reports: Mapping[str, Parity], *, name: str) -> Picture:
-    """Draw how far each report's logits lie from PyTorch's: mark the mean, tick the largest, bar what is allowed."""
+def parities(reports: Sequence[tuple[Lane, Parity]], *, name: str) -> Picture:
+    """Draw how far each report's logits lie from PyTorch's: mark the mean, tick the largest, tall tick what is allowed."""
     with drawing():
-        canvas, axes = _rows([*reports], log=True, written=lambda value: f"{value:g}")
-        for place, (label, report) in enumerate(reports.items()):
-            colour, marker = _style(report.precision)
+        canvas, axes, places = _lanes([lane for lane, _ in reports])
+        axes.set_xscale("log")
+        for (lane, report), place in zip(reports, places, strict=True):
+            colour, marker = _style(lane.precision)
             limit = report.tolerance.max_abs
             mean, most = (max(value, 1e-9) for value in (report.mean_abs_diff, report.max_abs_diff))
             if math.isfinite(most):
@@ -126,11 +140,13 @@ def parities(reports: Mapping[str, Parity], *, name: str) -> Picture:
                 (mark,) = axes.plot([mean], [place], color=colour, marker=marker)
                 canvas.says(
                     mark,
-                    f"{label}: mean {error(report.mean_abs_diff)}, largest {error(report.max_abs_diff)} of {limit:g} allowed",
+                    f"{lane.says}: mean {error(report.mean_abs_diff)}, largest {error(report.max_abs_diff)} of "
+                    f"{limit:g} allowed",
                 )
             (end,) = axes.plot([limit], [place], color=INK, marker="|", markersize=13, linestyle="")
-            canvas.says(end, f"{label}: {limit:g} allowed")
-        axes.set_xlabel("|logit − PyTorch's|: mark mean, tick largest, tall tick allowed")
+            canvas.says(end, f"{lane.says}: {limit:g} allowed")
+        decades(axes, 0.55 * WIDTH)
+        axes.set_xlabel("|logit − PyTorch's|")
         return canvas.picture(name, f"Differences of {len(reports)} parity reports from PyTorch")
 
 
@@ -138,7 +154,7 @@ def damages(calibration: Calibration, *, name: str) -> Picture:
     """Draw what each part does to the logits when it alone is in 8 bits: bar the mean, tick the largest."""
     with drawing():
         units = calibration.sensitivities
-        canvas, axes = _rows([unit.unit for unit in units], written=lambda value: f"{value:g}", row=15)
+        canvas, axes = _rows([unit.unit for unit in units])
         for place, unit in enumerate(units):
             kept = {"color": PAPER, "edgecolor": _style("int8")[0]} if unit.restored else {"color": _style("int8")[0]}
             (bar,) = axes.barh([place], [unit.mean_abs_diff], height=0.6, **kept)
@@ -151,6 +167,7 @@ def damages(calibration: Calibration, *, name: str) -> Picture:
             axes.plot([unit.mean_abs_diff, unit.max_abs_diff], [place] * 2, color=MUTED, linewidth=0.8)
             axes.plot([unit.max_abs_diff], [place], color=MUTED, marker="|")
         axes.set_xlim(left=0)
+        numbered(axes.xaxis)
         axes.set_xlabel("|logit − FP32|: bar mean, tick largest")
         return canvas.picture(name, f"Damage of {len(units)} parts alone in 8 bits")
 
@@ -170,8 +187,9 @@ def systems(rows: Sequence[System], *, name: str) -> Picture:
             canvas.says(bar, f"{row.system}: {row.ratio_median:.2f} ({low:.2f} to {high:.2f}){overlap}")
             inexact = row.max_abs_diff is not None and row.max_abs_diff >= 1e-3
             note = f"{row.ratio_median:.2f}{f'   overlap {row.top10_overlap:.3f}' if inexact else ''}"
-            axes.annotate(note, (high, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9.5)
+            _note(axes, note, high, place)
         axes.set_xlim(0, 1.28 * max(row.ratio_p5_p95[1] for row in rows if row.ratio_p5_p95))
+        numbered(axes.xaxis)
         axes.axvline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
         axes.set_xlabel("speed of PyTorch FP32: median, 5th to 95th percentile")
         return canvas.picture(name, f"Speed of {len(rows)} systems relative to PyTorch FP32")
@@ -197,40 +215,56 @@ def curves(found: Sequence[Curve], axis: str, *, name: str) -> Picture:
                 )
         if axis != "threads":
             axes.set_xscale("log", base=2)
-            axes.set_xticks(sorted({at for curve in found for at in curve.at if at > 0}))
-            axes.xaxis.set_minor_locator(_none())
-        numbered_x: Callable[[float], str] = lambda value: f"{value:g}"  # noqa: E731
-        axes.xaxis.set_major_formatter(lambda value, _: numbered_x(value))
+        axes.set_xticks(sorted({at for curve in found for at in curve.at if at > 0}))
+        axes.xaxis.set_minor_locator(NullLocator())
+        numbered(axes.xaxis)
         axes.set_ylim(bottom=0)
-        numbered(axes.yaxis, rate)
+        numbered(axes.yaxis)
         axes.set_xlabel(axis)
         axes.set_ylabel("pairs per second")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderpad=0, fontsize=9.5)
         return canvas.picture(name, f"Pairs per second along {axis}, {len(found)} rows")
 
 
-def _rows(
-    names: Sequence[str],
-    *,
-    written: Callable[[float], str] = rate,
-    log: bool = False,
-    row: int = ROW,
-    width: int = WIDTH,
-) -> tuple[Canvas, Axes]:
-    """Axes with a named row for each, the first on top, and numbers along the bottom."""
-    canvas = Canvas(width, 46 + row * max(1, len(names)))
-    axes = canvas.figure.subplots()
-    if log:
-        axes.set_xscale("log")
-    numbered(axes.xaxis, written, log=log)
-    if not log:
-        axes.xaxis.get_major_locator().set_params(nbins=5)  # type: ignore[call-arg]
-    axes.set_yticks(range(len(names)), names)
+def _lanes(lanes: Sequence[Lane]) -> tuple[Canvas, Axes, list[float]]:
+    """Axes with a name for each group and a line for each of its lanes, and the lanes' heights on it."""
+    groups = list(dict.fromkeys(lane.group for lane in lanes))
+    ordered = sorted(range(len(lanes)), key=lambda index: groups.index(lanes[index].group))
+    heights, middles, at = [0.0] * len(lanes), [], 0.0
+    for group in groups:
+        own = [index for index in ordered if lanes[index].group == group]
+        for step, index in enumerate(own):
+            heights[index] = at + step
+        middles.append(at + (len(own) - 1) / 2)
+        at += len(own) + GAP
+    canvas, axes = _named(groups, middles, 66 + ROW * at, WIDTH)
+    axes.set_ylim(at - GAP - 0.4, -0.6)
+    legend(axes, [lane.precision for lane in lanes])
+    return canvas, axes, heights
+
+
+def _rows(names: Sequence[str], *, row: int = 15, width: int = WIDTH) -> tuple[Canvas, Axes]:
+    """Axes with a named line for each row, the first on top."""
+    canvas, axes = _named(names, range(len(names)), 46 + row * max(1, len(names)), width)
     axes.set_ylim(max(1, len(names)) - 0.4, -0.6)
+    return canvas, axes
+
+
+def _named(names: Sequence[str], places: Sequence[float], height: float, width: int) -> tuple[Canvas, Axes]:
+    canvas = Canvas(width, height)
+    axes = canvas.figure.subplots()
+    most = width // 16
+    axes.set_yticks(
+        places, [name if len(name) <= most else f"{name[: most // 2]}…{name[-most // 2 :]}" for name in names]
+    )
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(True, axis="x")
     return canvas, axes
+
+
+def _note(axes: Axes, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9.5)
 
 
 def _style(precision: str) -> tuple[str, str]:
@@ -262,9 +296,3 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> Non
     axes.add_patch(PathPatch(outline, edgecolor=colour, linewidth=3, capstyle="round", alpha=0.55, fill=False))
     axes.update_datalim(points)
     axes.autoscale_view()
-
-
-def _none() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()

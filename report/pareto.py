@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 
 from ..speed.result import Spread
-from .numbers import rate
-from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, drawing, legend, numbered
+from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, decades, drawing, legend, numbered
 from .placement import placed
 
 SIZES: Mapping[str, tuple[int, int]] = {"wide": (960, 540), "narrow": (400, 620)}
@@ -58,7 +57,7 @@ def _drawn(
         axes.set_xscale("log")
         axes.margins(0.06, 0.1)
         axes.grid(True)
-        numbered(axes.xaxis, rate, log=True)
+        numbered(axes.yaxis)
         axes.set_xlabel("pairs per second, from text to score (faster to the right)")
         axes.set_ylabel(measure)
         best = frontier(points)
@@ -76,18 +75,10 @@ def _drawn(
             axes.plot([p.speed.median for p in own], [p.quality for p in own], color=LINE, linewidth=1.2, zorder=1.5)
         for point in points:
             _mark(canvas, axes, point)
-        for label, level in levels.items():
-            axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate(
-                label,
-                (0, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(3, 3),
-                textcoords="offset points",
-                color=MUTED,
-            )
-        present = [precision for precision in PRECISIONS if any(point.precision == precision for point in points)]
-        legend(axes, {precision: precision.upper() for precision in present})
+        for place, (label, level) in enumerate(levels.items()):
+            _level(axes, f"{label} {level:.4g}", level, points, 3 + 14 * place)
+        decades(axes, 0.85 * width)
+        legend(axes, [point.precision for point in points])
         _label(canvas, axes, points)
         return canvas.picture(
             name, f"{measure} against pairs per second, {len(points)} points; their values are in the table"
@@ -112,6 +103,22 @@ def _mark(canvas: Canvas, axes: Axes, point: Point) -> None:
     canvas.says(mark, point.says)
 
 
+def _level(axes: Axes, label: str, level: float, points: Sequence[Point], height: float) -> None:
+    """A line across, or where it would squeeze the points together, words at the bottom of the axes."""
+    low, high = (found(point.quality for point in points) for found in (min, max))
+    near = low - (high - low) <= level <= high + (high - low)
+    if near:
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        label if near else f"{label}, {'below' if level < low else 'above'}",
+        (0, level) if near else (0, 0),
+        xycoords=("axes fraction", "data") if near else "axes fraction",
+        xytext=(3, 3 if near else height),
+        textcoords="offset points",
+        color=MUTED,
+    )
+
+
 def _label(canvas: Canvas, axes: Axes, points: Sequence[Point]) -> None:
     """Each point its precision, and each model its name at one of its points."""
     canvas.settle()
@@ -126,15 +133,18 @@ def _label(canvas: Canvas, axes: Axes, points: Sequence[Point]) -> None:
             for point, colour, (x, y) in list(zip(own, colours, at, strict=True))[1:]
         ]
     font = FontProperties(size=9.5)
-    sizes = [canvas.size(text, font) for text, _, _ in labels]
     box = axes.get_window_extent()
-    places = placed([at for _, _, at in labels], sizes, within=(box.x0 + 2, box.y0 + 2, box.x1 + 4, box.y1))
+    places = placed(
+        [at for _, _, at in labels],
+        [canvas.size(text, font) for text, _, _ in labels],
+        within=(box.x0 + 2, box.y0 + 2, box.x1 + 4, box.y1),
+        lines=[axes.transData.transform(line.get_xydata()) for line in axes.lines if len(line.get_xydata()) > 1],
+    )
     back = axes.transData.inverted()
     for (text, colour, at), place in zip(labels, places, strict=True):
         x, y, led = (place.x, place.y, place.led) if place else (at[0], at[1] + 10, False)
         if led:
             ends = [back.transform(at), back.transform((x, y))]
             axes.plot([end[0] for end in ends], [end[1] for end in ends], color=MUTED, linewidth=0.6, zorder=1.6)
-        axes.text(
-            *back.transform((x, y)), text, color=colour, fontproperties=font, ha="center", va="center", zorder=4
-        ).set_in_layout(False)
+        said = axes.text(*back.transform((x, y)), text, color=colour, fontproperties=font, ha="center", va="center")
+        said.set_zorder(4)

@@ -5,9 +5,10 @@ light, in dark and on paper. Text stays text. What a point says under the mouse 
 """
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, MUTED, LINE, PAPER, ACCENT = "#1b1d21", "#5c636e", "#d9dde3", "#fefefe", "#0b6e99"
@@ -127,25 +129,42 @@ def _glyphs_are_the_browsers() -> Iterator[None]:
         yield
 
 
-def numbered(axis: Axis, written: Callable[[float], str], *, log: bool = False) -> None:
-    """Write an axis's numbers by `written`; on a logarithmic one at 1, 2 and 5 of each power of ten."""
-    if log:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
+def numbered(axis: Axis, written: Callable[[float], str] = "{:,g}".format) -> None:
+    """Write an axis's numbers by `written`, with a true minus."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value).replace("-", "\N{MINUS SIGN}")))
 
 
-def legend(axes: Axes, precisions: Mapping[str, str] | None = None, **options: Any) -> None:
-    """Say which mark is which precision, above the axes."""
-    from matplotlib.lines import Line2D
-
-    marks = [
-        Line2D([], [], color=PRECISIONS[name][0], marker=PRECISIONS[name][1], linestyle="", label=text)
-        for name, text in (precisions or {}).items()
-    ]
-    axes.legend(
-        handles=marks, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(marks), frameon=False, borderpad=0, **options
+def decades(axes: Axes, room: float) -> None:
+    """Number a logarithmic x-axis that is drawn, at as many places of a decade as `room`, in pixels, has space for."""
+    low, high = axes.get_xlim()
+    choices = ((1, 2, 5), (1, 3), (1,))
+    span = math.log10(high / low)
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=next((subs for subs in choices if (span * len(subs) + 1) * 40 < room), (1,)))
     )
+    axes.xaxis.set_minor_locator(NullLocator())
+    numbered(axes.xaxis)
+
+
+def legend(axes: Axes, present: Iterable[str]) -> None:
+    """Say above the axes which mark is which of the precisions that are present."""
+    found = {*present}
+    marks = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=precision.upper())
+        for precision, (colour, marker) in PRECISIONS.items()
+        if precision in found
+    ]
+    if marks:
+        axes.legend(
+            handles=marks,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=len(marks),
+            frameon=False,
+            borderpad=0.2,
+            handletextpad=0,
+            columnspacing=1,
+        )
 
 
 _COLOUR = re.compile("|".join(COLOURS))

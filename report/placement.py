@@ -1,14 +1,18 @@
 """Labels beside points that cover neither one another nor a point."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
 DISTANCES = (4, 8, 14, 22, 32, 44, 58, 75, 95, 120, 150, 190)
-DIRECTIONS = (0, 90, 270, 180, 45, 315, 135, 225, 20, 340, 160, 200, 65, 295, 115, 245)
+DIRECTIONS = (90, 270, 45, 315, 135, 225, 0, 180, 20, 340, 160, 200, 65, 295, 115, 245)
 """Degrees, those first that a reader expects."""
 MARK = 5
 
@@ -27,13 +31,17 @@ def placed(
     sizes: Sequence[tuple[float, float]],
     *,
     within: Box,
-    marks: Iterable[tuple[float, float]] = (),
+    lines: Iterable[npt.ArrayLike] = (),
 ) -> list[Place | None]:
     """Return a place for each point's label, [width, height], inside the box; None where none is left.
 
-    Labels keep clear of all `marks`, of one another, and of the lines that lead to others. Those where it is crowded come first.
+    Labels keep clear of the points, of `lines` [n, 2], of one another, and of what leads to others. Those where it is crowded
+    come first.
     """
-    taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in {*marks, *points}]
+    taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
+    for line in lines:
+        for start, end in itertools.pairwise(np.asarray(line, dtype=float).tolist()):
+            taken += _pieces(start, end)
     crowd = [sum(abs(x - a) < 60 and abs(y - b) < 20 for a, b in points) for x, y in points]
     found: list[Place | None] = [None] * len(points)
     for index in sorted(range(len(points)), key=lambda index: (-crowd[index], points[index], index)):
@@ -78,12 +86,15 @@ def _nearest(point: tuple[float, float], box: Box) -> tuple[float, float]:
 
 
 def _line(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
-    """Small boxes along a line, but for its first piece, which is its own mark."""
-    length = math.dist(start, end)
-    steps = max(1, int(length / 4))
-    at = [
-        (start[0] + (end[0] - start[0]) * step / steps, start[1] + (end[1] - start[1]) * step / steps)
-        for step in range(1, steps)
-        if length * step / steps > 2 * MARK
+    """Small boxes along what leads from a point to its label, but for the beginning, which is its own mark."""
+    return [
+        piece
+        for piece in _pieces(start, end)
+        if math.dist(start, ((piece[0] + piece[2]) / 2, (piece[1] + piece[3]) / 2)) > 2 * MARK
     ]
+
+
+def _pieces(start: Sequence[float], end: Sequence[float]) -> list[Box]:
+    steps = max(1, int(math.dist(start, end) / 4))
+    at = [[a + (b - a) * step / steps for a, b in zip(start, end, strict=True)] for step in range(steps + 1)]
     return [(x - 0.5, y - 0.5, x + 0.5, y + 0.5) for x, y in at]

@@ -22,6 +22,11 @@ class Row:
     measured: Speeds | None
     rankings: Sequence[Ranking | None]
 
+    @property
+    def group(self) -> str:
+        """The name without the precision: what the precisions of one model, by one backend, share."""
+        return self.name.replace(f" {self.precision}", "", 1)
+
 
 def short(model: str) -> str:
     """A model's name without its owner and what all of them share."""

@@ -9,6 +9,7 @@ from ..engine.precision import Precision
 from ..evaluation.result import Evaluation
 from ..speed.result import Latency, Speed, Speeds, Spread
 from . import charts
+from .charts import Lane
 from .numbers import error, percent, quality, rate, signed
 from .pareto import Point, pareto
 from .results import Peers, Proof, Results
@@ -70,12 +71,12 @@ def _main(results: Results, rows: Sequence[Row]) -> Table:
         Column(title="nDCG@10", unit="×100, the card's"),
         Column(title="Speed", unit="pairs/s"),
         Column(title="Of the first", unit="ratio"),
-        Column(title="p50", unit=f"ms, {REQUEST} passages"),
-        Column(title="p95", unit="ms"),
-        Column(title="p99", unit="ms"),
         Column(title="Largest difference", unit="logit"),
         Column(title="Mean difference", unit="logit"),
         Column(title="Top-10 overlap"),
+        Column(title="p50", unit=f"ms, {REQUEST} passages"),
+        Column(title="p95", unit="ms"),
+        Column(title="p99", unit="ms"),
         Column(title="Padding", unit="%"),
         Column(title="Of the ceiling", unit="%"),
         Column(title="Model alone", unit="pairs/s"),
@@ -84,7 +85,6 @@ def _main(results: Results, rows: Sequence[Row]) -> Table:
         Column(title="First score", unit="s"),
         Column(title="Memory", unit="MB"),
         Column(title="Runs on", number=False),
-        Column(title="No figure, because", number=False),
     ]
     return Table(
         label="Quality, speed and error", columns=columns, rows=[_main_row(evaluations, row) for row in rows]
@@ -100,19 +100,19 @@ def _main_row(evaluations: Sequence[Evaluation], row: Row) -> list[Cell]:
     ]
     if speed is None:
         on = next((ranking.runs_on for ranking in row.rankings if ranking and ranking.runs_on), None)
-        return [*cells, *[EMPTY] * 16, Cell(on) if on else EMPTY, EMPTY]
+        return [*cells, *[EMPTY] * 16, Cell(on) if on else EMPTY]
     published = (speed.published or {}).get("ndcg10")
     latency = next((latency for latency in speed.latencies if latency.passages == REQUEST), None)
     difference = speed.difference
     return [
         *cells,
         _number(published, "{:.2f}".format),
-        _spread(speed.pairs_per_s),
+        Cell("failed", speed.failed, words=True) if speed.failed else _spread(speed.pairs_per_s),
         _spread(speed.ratio),
-        *([EMPTY] * 3 if latency is None else [Cell(rate(value)) for value in _quantiles(latency)]),
         _number(difference and difference.max_abs, error),
         _number(difference and difference.mean_abs, error),
         _number(difference and difference.top10_overlap, "{:.3f}".format),
+        *([EMPTY] * 3 if latency is None else [Cell(rate(value)) for value in _quantiles(latency)]),
         _number(speed.padding, percent),
         _number(speed.of_ceiling, percent),
         _spread(speed.model_pairs_per_s),
@@ -121,7 +121,6 @@ def _main_row(evaluations: Sequence[Evaluation], row: Row) -> list[Cell]:
         _spread(speed.start_s),
         _number(speed.memory_mb, "{:,.0f}".format),
         Cell(speed.runs_on) if speed.runs_on else EMPTY,
-        Cell(speed.failed) if speed.failed else EMPTY,
     ]
 
 
@@ -139,7 +138,7 @@ def _measured_pareto(
         baseline = mean if change is None else change.reference
         points.append(
             Point(
-                model=_model_of(row),
+                model=row.group,
                 precision=row.precision,
                 speed=row.speed.pairs_per_s,
                 quality=mean,
@@ -154,9 +153,9 @@ def _measured_pareto(
     yield Figure(
         title=f"{measure} against speed, {evaluation.collection}",
         reading=(
-            "Up is better, right is faster; no other point is both faster and better than those on the broad line. Bars along: 5th "
-            f"to 95th percentile of the speed. Upright bars: 95 % interval of the difference from {evaluation.baseline}, which "
-            "has none itself. The dashed line is the candidates as they came. Values are in the table above."
+            "Up is better, right is faster; no point is both faster and better than one on the broad line. Bars along: 5th to "
+            "95th percentile of the speed. Upright bars: 95 % interval of the difference from "
+            f"{evaluation.baseline}, which has none itself. Candidates are as they came. Values are in the table above."
         ),
         pictures=[
             *pareto(points, name=name, measure=f"{measure}, {evaluation.queries} queries", levels=levels).values()
@@ -167,7 +166,7 @@ def _measured_pareto(
 def _published_pareto(name: str, rows: Sequence[Row], speeds: Speeds) -> Iterator[Figure]:
     points = [
         Point(
-            model=_model_of(row),
+            model=row.group,
             precision=row.precision,
             speed=row.speed.pairs_per_s,
             quality=row.speed.published["ndcg10"],
@@ -185,17 +184,12 @@ def _published_pareto(name: str, rows: Sequence[Row], speeds: Speeds) -> Iterato
         yield Figure(
             title="Published nDCG@10 against measured speed",
             reading=(
-                "The quality is what each model's card says of its FP32 weights, TREC DL 2019, without an interval; it was not "
-                "measured here. Hollow marks are other precisions, at the card's height for want of their own. Bars along: 5th to 95th "
-                "percentile of the speed; no other point is both faster and better than those on the broad line."
+                "The quality is what each model's card says of its FP32 weights on TREC DL 2019, without an interval; it was not "
+                "measured here. Hollow marks are other precisions, at the card's height for want of their own. Bars along: 5th "
+                "to 95th percentile of the speed; no point is both faster and better than one on the broad line."
             ),
             pictures=[*pareto(points, name=name, measure="published nDCG@10, ×100").values()],
         )
-
-
-def _model_of(row: Row) -> str:
-    """What the points of one line share."""
-    return row.name.replace(f" {row.precision}", "", 1)
 
 
 def _said(speed: Speed) -> str:
@@ -209,36 +203,20 @@ def _said(speed: Speed) -> str:
 
 
 def _speeds(name: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
-    fast = {row.name: row.speed for row in rows if row.speed is not None}
+    fast = [(row, row.speed) for row in rows if row.speed is not None]
     workload = speeds.workload
-    figures: list[Figure] = []
-    sizes = sorted({latency.passages for speed in fast.values() for latency in speed.latencies})
-    for passages in sizes:
-        found = {
-            label: (speed.precision, latency)
-            for label, speed in fast.items()
-            for latency in speed.latencies
-            if latency.passages == passages
-        }
-        figures.append(
-            Figure(
-                title=f"Latency, one query with {passages:,} passage{'s' if passages > 1 else ''}",
-                reading="Left is faster. A short line is a steady row: half of the requests take no longer than the mark, 95 % and 99 % "
-                "no longer than the ticks.",
-                pictures=[charts.latencies(found, name=f"{name}-latency-{passages}")],
-                table=_latencies(found),
-            )
-        )
-    padded = {label: (speed.precision, speed.padding) for label, speed in fast.items() if speed.padding is not None}
+    figures = [*_latencies(name, fast)]
+    padded = [(_lane(row), speed.padding) for row, speed in fast if speed.padding is not None]
     if padded:
         figures.append(
             Figure(
                 title="Padding waste",
-                reading="The share of computed tokens that is padding, in requests of 100. It is counted, not timed, so it has no "
-                "spread.",
+                reading="The share of computed tokens that is padding, in requests of 100. It is counted, not timed, and so "
+                "has no spread.",
                 pictures=[charts.padding(padded, name=f"{name}-padding")],
             )
         )
+    figures += _scatters(name, {row.name: speed for row, speed in fast})
     if workload.histogram:
         figures.append(
             Figure(
@@ -247,39 +225,52 @@ def _speeds(name: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
                 pictures=[charts.lengths(workload, name=f"{name}-lengths")],
             )
         )
-    figures += _scatters(name, fast)
     figures += _curves(name, speeds)
     return Section(
         name=name,
         title=f"Speed on {_processor(speeds.machine)}",
         words=[
-            f"{workload.pairs:,} pairs of {workload.source}: {workload.mean_tokens:.1f} tokens on average, half have no more than "
-            f"{workload.p50_tokens:g}, 99 % no more than {workload.p99_tokens:g}.",
-            f"One and the same piece of work varied by {percent(speeds.noise)} % during the run (95th percentile over the median): "
-            "figures that differ by less say nothing.",
+            f"{workload.pairs:,} pairs of {workload.source}, {workload.mean_tokens:.1f} tokens on average; half have no more "
+            f"than {workload.p50_tokens:g}, 99 % no more than {workload.p99_tokens:g}.",
+            f"One and the same piece of work varied by {percent(speeds.noise)} % during the run, 95th percentile over the "
+            "median: figures that differ by less say nothing.",
         ],
         tables=[_ceilings(speeds)] if speeds.ceilings else [],
         figures=figures,
     )
 
 
-def _latencies(found: Mapping[str, tuple[str, Latency]]) -> Table:
-    return Table(
-        label="Latencies",
-        columns=[
-            Column(title="Row", number=False),
-            *(Column(title=title, unit="ms") for title in ("p50", "p95", "p99")),
-            Column(title="Requests"),
-        ],
-        rows=[
-            [
-                Cell(label, precision=precision),
-                *(Cell(rate(value)) for value in _quantiles(latency)),
-                Cell(f"{latency.requests:,}"),
-            ]
-            for label, (precision, latency) in found.items()
-        ],
-    )
+def _latencies(name: str, fast: Sequence[tuple[Row, Speed]]) -> Iterator[Figure]:
+    for passages in sorted({latency.passages for _, speed in fast for latency in speed.latencies}):
+        found = [(row, latency) for row, speed in fast for latency in speed.latencies if latency.passages == passages]
+        yield Figure(
+            title=f"Latency, one query with {passages:,} passage{'s' if passages > 1 else ''}",
+            reading="Left is faster, and a short line is steady: half of the requests take no longer than the mark, 95 % and "
+            "99 % no longer than the ticks.",
+            pictures=[
+                charts.latencies([(_lane(row), latency) for row, latency in found], name=f"{name}-latency-{passages}")
+            ],
+            table=Table(
+                label="Latencies",
+                columns=[
+                    Column(title="Row", number=False),
+                    *(Column(title=title, unit="ms") for title in ("p50", "p95", "p99")),
+                    Column(title="Requests"),
+                ],
+                rows=[
+                    [
+                        Cell(row.name, precision=row.precision),
+                        *(Cell(rate(value)) for value in _quantiles(latency)),
+                        Cell(f"{latency.requests:,}"),
+                    ]
+                    for row, latency in found
+                ],
+            ),
+        )
+
+
+def _lane(row: Row) -> Lane:
+    return Lane(group=row.group, precision=row.precision)
 
 
 def _scatters(name: str, fast: Mapping[str, Speed]) -> Iterator[Figure]:
@@ -452,8 +443,8 @@ def _peers(name: str, peers: Peers) -> Section:
     padding = ", ".join(f"{by.replace('_', ' ')} {percent(share)} %" for by, share in peers.padding.items())
     figure = Figure(
         title="Speed of each system",
-        reading="Longer is faster, 1 is PyTorch FP32. The black line is the 5th to 95th percentile of one request's ratio. Where scores "
-        "are not the reference's, the share of the best ten that is kept stands behind.",
+        reading="Longer is faster, 1 is PyTorch FP32. The thin line is the 5th to 95th percentile of one request's ratio. "
+        "Where scores are not the reference's, the share of the best ten that is kept stands behind.",
         pictures=[charts.systems(ran, name=f"{name}-systems")],
     )
     return Section(
@@ -473,11 +464,11 @@ def _peers(name: str, peers: Peers) -> Section:
 
 
 def _bundles(proofs: Sequence[Proof]) -> Section:
-    reports = {
-        f"{label} {report.precision}": report
+    reports = [
+        (Lane(group=label, precision=report.precision), report)
         for label, proof in zip(_apart(proofs), proofs, strict=True)
         for report in proof.parities
-    }
+    ]
     table = Table(
         label="Parity reports",
         columns=[
@@ -494,7 +485,7 @@ def _bundles(proofs: Sequence[Proof]) -> Section:
         ],
         rows=[
             [
-                Cell(label, precision=report.precision),
+                Cell(lane.says, precision=report.precision),
                 Cell("passed" if report.passed else "FAILED"),
                 Cell(error(report.max_abs_diff)),
                 Cell(f"{report.tolerance.max_abs:g}"),
@@ -510,7 +501,7 @@ def _bundles(proofs: Sequence[Proof]) -> Section:
                 EMPTY if report.ranking is None else Cell(f"{report.ranking.queries:,}"),
                 Cell(report.backend),
             ]
-            for label, report in reports.items()
+            for lane, report in reports
         ],
     ).filled()
     figures = []
@@ -519,7 +510,7 @@ def _bundles(proofs: Sequence[Proof]) -> Section:
             Figure(
                 title="Differences from PyTorch",
                 reading="From the mark, the mean over all pairs, to the tick, the largest; the tall tick is what the precision is "
-                "allowed. A logarithmic scale: each decade is a digit.",
+                "allowed. The scale is logarithmic.",
                 pictures=[charts.parities(reports, name="bundles-parity")],
             )
         )
@@ -542,9 +533,11 @@ def _calibration(name: str, label: str, proof: Proof) -> Iterator[Figure]:
         return
     yield Figure(
         title=f"INT8 calibration of {label}",
-        reading=f"What each part does to the logits when it alone is in 8 bits, the worst first: the mean, and a line to the largest. "
-        f"Hollow parts went back to FP32. Recipe {calibration.recipe}; {percent(calibration.eight_bit_share)} % of the multiply-adds "
-        "run in 8 bits.",
+        reading=(
+            "What each part does to the logits when it alone is in 8 bits, the worst first: the mean, and a line to the "
+            f"largest. Hollow parts went back to FP32. Recipe {calibration.recipe}; "
+            f"{percent(calibration.eight_bit_share)} % of the multiply-adds run in 8 bits."
+        ),
         pictures=[charts.damages(calibration, name=name)],
         table=Table(
             label=f"Parts of {label} alone in 8 bits",

@@ -15,11 +15,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is said, and in small beside it its spread or interval. `precision` puts that precision's mark before it."""
+    """What is said, and in small below it its spread or interval, or `words`, which may be broken into lines.
+
+    `precision` puts that precision's mark before it.
+    """
 
     text: str
     spread: str = ""
     precision: str = ""
+    words: bool = False
 
 
 EMPTY = Cell("–")
