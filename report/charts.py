@@ -156,8 +156,9 @@ def damages(calibration: Calibration, *, name: str) -> Picture:
         units = calibration.sensitivities
         canvas, axes = _rows([unit.unit for unit in units])
         for place, unit in enumerate(units):
-            kept = {"color": PAPER, "edgecolor": _style("int8")[0]} if unit.restored else {"color": _style("int8")[0]}
-            (bar,) = axes.barh([place], [unit.mean_abs_diff], height=0.6, **kept)
+            colour, _ = _style("int8")
+            fill = PAPER if unit.restored else colour
+            (bar,) = axes.barh([place], [unit.mean_abs_diff], height=0.6, color=fill, edgecolor=colour)
             back = ", back in FP32" if unit.restored else ""
             canvas.says(
                 bar,

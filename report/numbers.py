@@ -17,8 +17,8 @@ def percent(share: float) -> str:
 
 
 def error(value: float) -> str:
-    """A difference of logits: 0, or two digits and a power of ten."""
-    return "0" if value == 0 else f"{value:.1e}"
+    """A difference of logits, with two digits: 0, 0.17, 5.2e-06."""
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.2g}"
 
 
 def quality(value: float) -> str:

@@ -1,5 +1,6 @@
 """The page: results as one HTML file that needs nothing else."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,13 @@ def _html(sections: Sequence[Section], title: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["unbroken"] = _unbroken
     style = (HERE / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.jinja").render(
         title=title, sections=sections, style=style, marks=MARKS, generator=GENERATOR
     )
+
+
+def _unbroken(text: str) -> str:
+    """Keep a number and its percent sign on one line."""
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)

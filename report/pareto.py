@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 
@@ -10,8 +11,8 @@ from ..speed.result import Spread
 from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, decades, drawing, legend, numbered
 from .placement import placed
 
-SIZES: Mapping[str, tuple[int, int]] = {"wide": (960, 540), "narrow": (400, 620)}
-"""Width and height: one for a desk or paper, one for a phone, of which a page shows one."""
+SIZES: Mapping[str, tuple[int, int, int]] = {"wide": (960, 480, 3), "narrow": (400, 420, 11)}
+"""Width, height, and height for each point: one for a desk or paper, one for a phone, of which a page shows one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,10 @@ def pareto(
     points: Sequence[Point], *, name: str, measure: str, levels: Mapping[str, float] | None = None
 ) -> dict[str, Picture]:
     """Draw points, and `levels` (what has a quality and no speed) as lines across; the wide and the narrow picture."""
-    return {size: _drawn(points, f"{name}-{size}", measure, levels or {}, *SIZES[size]) for size in SIZES}
+    return {
+        size: _drawn(points, f"{name}-{size}", measure, levels or {}, width, height + each * len(points))
+        for size, (width, height, each) in SIZES.items()
+    }
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
@@ -134,17 +138,17 @@ def _label(canvas: Canvas, axes: Axes, points: Sequence[Point]) -> None:
         ]
     font = FontProperties(size=9.5)
     box = axes.get_window_extent()
+    lines = [np.asarray(line.get_xydata()) for line in axes.lines]
     places = placed(
         [at for _, _, at in labels],
         [canvas.size(text, font) for text, _, _ in labels],
         within=(box.x0 + 2, box.y0 + 2, box.x1 + 4, box.y1),
-        lines=[axes.transData.transform(line.get_xydata()) for line in axes.lines if len(line.get_xydata()) > 1],
+        lines=[axes.transData.transform(line) for line in lines if len(line) > 1],
     )
     back = axes.transData.inverted()
     for (text, colour, at), place in zip(labels, places, strict=True):
-        x, y, led = (place.x, place.y, place.led) if place else (at[0], at[1] + 10, False)
-        if led:
-            ends = [back.transform(at), back.transform((x, y))]
-            axes.plot([end[0] for end in ends], [end[1] for end in ends], color=MUTED, linewidth=0.6, zorder=1.6)
-        said = axes.text(*back.transform((x, y)), text, color=colour, fontproperties=font, ha="center", va="center")
-        said.set_zorder(4)
+        where = (place.x, place.y) if place else (at[0], at[1] + 10)
+        (x0, y0), (x1, y1) = back.transform(np.array([at, where])).tolist()
+        if place and place.led:
+            axes.plot([x0, x1], [y0, y1], color=MUTED, linewidth=0.6, zorder=1.6)
+        axes.text(x1, y1, text, color=colour, fontproperties=font, ha="center", va="center", zorder=4)

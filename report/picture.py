@@ -34,33 +34,31 @@ COLOURS: Mapping[str, str] = MappingProxyType(
     {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", ACCENT: "accent"}
     | {colour: precision for precision, (colour, _) in PRECISIONS.items()}
 )
-STYLE: Mapping[str, Any] = MappingProxyType(
-    {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "crossrt",
-        "text.parse_math": False,  # a name with $ in it is a name
-        "font.size": 10.5,
-        "text.color": INK,
-        "axes.labelcolor": MUTED,
-        "axes.labelsize": 10,
-        "axes.titlesize": 11,
-        "axes.titlelocation": "left",
-        "axes.edgecolor": LINE,
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "grid.color": LINE,
-        "grid.linewidth": 0.6,
-        "xtick.color": LINE,
-        "ytick.color": LINE,
-        "xtick.labelcolor": MUTED,
-        "ytick.labelcolor": INK,
-        "lines.markersize": 6.5,
-        "lines.markeredgewidth": 1.2,
-        "figure.constrained_layout.use": True,
-    }
-)
+STYLE: Any = {  # Any: matplotlib's type is a Literal of every name
+    "svg.fonttype": "none",
+    "svg.hashsalt": "crossrt",
+    "text.parse_math": False,  # a name with $ in it is a name
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
+    "lines.markersize": 6.5,
+    "lines.markeredgewidth": 1.2,
+    "figure.constrained_layout.use": True,
+}
 UNIT = 72
 """Units of the drawing in one of matplotlib's inches: a font of 10 points is 10 units, and a pixel where nothing scales."""
 
@@ -89,7 +87,8 @@ class Canvas:
 
     def size(self, text: str, font: FontProperties) -> tuple[float, float]:
         """Return a text's width and height in pixels, in matplotlib's own font, which is wider than most of a browser's."""
-        width, height, _ = self._agg.get_renderer().get_text_width_height_descent(text, font, ismath=False)
+        renderer = self._agg.get_renderer()  # type: ignore[no-untyped-call]
+        width, height, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
         return width, height
 
     def says(self, artist: Artist, text: str) -> None:
@@ -117,7 +116,7 @@ class Canvas:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw in the page's style."""
-    with mpl.rc_context(dict(STYLE)), _glyphs_are_the_browsers():
+    with mpl.rc_context(STYLE), _glyphs_are_the_browsers():
         yield
 
 

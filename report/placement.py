@@ -35,17 +35,21 @@ def placed(
 ) -> list[Place | None]:
     """Return a place for each point's label, [width, height], inside the box; None where none is left.
 
-    Labels keep clear of the points, of `lines` [n, 2], of one another, and of what leads to others. Those where it is crowded
-    come first.
+    Labels keep clear of the points, of one another, of what leads to others, and, where there is room, of `lines` [n, 2].
+    Those where it is crowded come first.
     """
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
-    for line in lines:
-        for start, end in itertools.pairwise(np.asarray(line, dtype=float).tolist()):
-            taken += _pieces(start, end)
+    drawn = [
+        piece
+        for line in lines
+        for start, end in itertools.pairwise(np.asarray(line, dtype=float).tolist())
+        for piece in _pieces(start, end)
+    ]
     crowd = [sum(abs(x - a) < 60 and abs(y - b) < 20 for a, b in points) for x, y in points]
     found: list[Place | None] = [None] * len(points)
     for index in sorted(range(len(points)), key=lambda index: (-crowd[index], points[index], index)):
-        box = _free(points[index], sizes[index], taken, within)
+        point, size = points[index], sizes[index]
+        box = _free(point, size, [*taken, *drawn], within) or _free(point, size, taken, within)
         if box is None:
             continue
         (left, bottom, right, top), distance = box

@@ -7,7 +7,7 @@ from typing import Any
 from ..calibration.change import Change
 from ..engine.precision import Precision
 from ..evaluation.result import Evaluation
-from ..speed.result import Latency, Speed, Speeds, Spread
+from ..speed.result import Difference, Latency, Speed, Speeds, Spread
 from . import charts
 from .charts import Lane
 from .numbers import error, percent, quality, rate, signed
@@ -44,7 +44,7 @@ def sections_of(results: Results) -> list[Section]:
 
 
 def _overview(results: Results, rows: Sequence[Row]) -> Section:
-    figures = []
+    figures: list[Figure] = []
     for place, (_, evaluation) in enumerate(results.evaluations):
         for other, (_, speeds) in enumerate(results.speeds):
             figures += _measured_pareto(f"pareto-{other}-{place}", rows, place, evaluation, speeds)
@@ -78,13 +78,6 @@ def _main(results: Results, rows: Sequence[Row]) -> Table:
         Column(title="p95", unit="ms"),
         Column(title="p99", unit="ms"),
         Column(title="Padding", unit="%"),
-        Column(title="Of the ceiling", unit="%"),
-        Column(title="Model alone", unit="pairs/s"),
-        Column(title="Tokens", unit="1/s"),
-        Column(title="Work", unit="GFLOP/pair"),
-        Column(title="First score", unit="s"),
-        Column(title="Memory", unit="MB"),
-        Column(title="Runs on", number=False),
     ]
     return Table(
         label="Quality, speed and error", columns=columns, rows=[_main_row(evaluations, row) for row in rows]
@@ -99,28 +92,17 @@ def _main_row(evaluations: Sequence[Evaluation], row: Row) -> list[Cell]:
         for evaluation, ranking in zip(evaluations, row.rankings, strict=True)
     ]
     if speed is None:
-        on = next((ranking.runs_on for ranking in row.rankings if ranking and ranking.runs_on), None)
-        return [*cells, *[EMPTY] * 16, Cell(on) if on else EMPTY]
+        return [*cells, *[EMPTY] * 10]
     published = (speed.published or {}).get("ndcg10")
     latency = next((latency for latency in speed.latencies if latency.passages == REQUEST), None)
-    difference = speed.difference
     return [
         *cells,
         _number(published, "{:.2f}".format),
-        Cell("failed", speed.failed, words=True) if speed.failed else _spread(speed.pairs_per_s),
+        _fast(speed),
         _spread(speed.ratio),
-        _number(difference and difference.max_abs, error),
-        _number(difference and difference.mean_abs, error),
-        _number(difference and difference.top10_overlap, "{:.3f}".format),
+        *_difference(speed.difference),
         *([EMPTY] * 3 if latency is None else [Cell(rate(value)) for value in _quantiles(latency)]),
         _number(speed.padding, percent),
-        _number(speed.of_ceiling, percent),
-        _spread(speed.model_pairs_per_s),
-        _spread(speed.tokens_per_s),
-        _number(speed.gflop_per_pair, rate),
-        _spread(speed.start_s),
-        _number(speed.memory_mb, "{:,.0f}".format),
-        Cell(speed.runs_on) if speed.runs_on else EMPTY,
     ]
 
 
@@ -235,9 +217,40 @@ def _speeds(name: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
             f"One and the same piece of work varied by {percent(speeds.noise)} % during the run, 95th percentile over the "
             "median: figures that differ by less say nothing.",
         ],
-        tables=[_ceilings(speeds)] if speeds.ceilings else [],
+        tables=[_details(fast), *([_ceilings(speeds)] if speeds.ceilings else [])],
         figures=figures,
     )
+
+
+def _details(fast: Sequence[tuple[Row, Speed]]) -> Table:
+    return Table(
+        label="What stands behind each speed",
+        columns=[
+            Column(title="Model and precision", number=False),
+            Column(title="Speed", unit="pairs/s"),
+            Column(title="Model alone", unit="pairs/s"),
+            Column(title="Tokens", unit="1/s"),
+            Column(title="Work", unit="GFLOP/pair"),
+            Column(title="Of the ceiling", unit="%"),
+            Column(title="First score", unit="s"),
+            Column(title="Memory", unit="MB"),
+            Column(title="Runs on", number=False),
+        ],
+        rows=[
+            [
+                Cell(row.name, precision=row.precision),
+                _fast(speed),
+                _spread(speed.model_pairs_per_s),
+                _spread(speed.tokens_per_s),
+                _number(speed.gflop_per_pair, rate),
+                _number(speed.of_ceiling, percent),
+                _spread(speed.start_s),
+                _number(speed.memory_mb, "{:,.0f}".format),
+                Cell(speed.runs_on) if speed.runs_on else EMPTY,
+            ]
+            for row, speed in fast
+        ],
+    ).filled()
 
 
 def _latencies(name: str, fast: Sequence[tuple[Row, Speed]]) -> Iterator[Figure]:
@@ -310,9 +323,7 @@ def _differences(found: Mapping[str, Speed]) -> Table:
         rows=[
             [
                 Cell(label, precision=speed.precision),
-                Cell(error(speed.difference.max_abs)),
-                Cell(error(speed.difference.mean_abs)),
-                _number(speed.difference.top10_overlap, "{:.3f}".format),
+                *_difference(speed.difference),
                 Cell(f"{len(speed.difference.logits):,}"),
             ]
             for label, speed in found.items()
@@ -376,11 +387,16 @@ def _ceilings(speeds: Speeds) -> Table:
 
 
 def _evaluation(name: str, evaluation: Evaluation) -> Section:
-    columns = [Column(title="Ranking", number=False), *(Column(title=measure) for measure in evaluation.measures)]
+    columns = [
+        Column(title="Ranking", number=False),
+        *(Column(title=measure) for measure in evaluation.measures),
+        Column(title="Runs on", number=False),
+    ]
     rows = [
         [
             Cell(ranking.label, precision=ranking.precision or ""),
             *(_quality(measure, ranking.means, ranking.changes) for measure in evaluation.measures),
+            Cell(ranking.runs_on) if ranking.runs_on else EMPTY,
         ]
         for ranking in evaluation.rankings
     ]
@@ -391,7 +407,7 @@ def _evaluation(name: str, evaluation: Evaluation) -> Section:
             *(f"{line}." for line in evaluation.description),
             f"In small the difference from {evaluation.baseline} and its 95 % interval, by a paired bootstrap over the queries.",
         ],
-        tables=[Table(label=f"Quality on {evaluation.collection}", columns=columns, rows=rows)],
+        tables=[Table(label=f"Quality on {evaluation.collection}", columns=columns, rows=rows).filled()],
     )
 
 
@@ -509,8 +525,8 @@ def _bundles(proofs: Sequence[Proof]) -> Section:
         figures.append(
             Figure(
                 title="Differences from PyTorch",
-                reading="From the mark, the mean over all pairs, to the tick, the largest; the tall tick is what the precision is "
-                "allowed. The scale is logarithmic.",
+                reading="From the mark, the mean over all pairs, to the tick, the largest; the tall tick is what the precision "
+                "is allowed. The scale is logarithmic.",
                 pictures=[charts.parities(reports, name="bundles-parity")],
             )
         )
@@ -646,6 +662,17 @@ def _number(value: float | None, written: Any) -> Cell:
 
 def _spread(spread: Spread | None) -> Cell:
     return EMPTY if spread is None else Cell(rate(spread.median), _between((spread.p5, spread.p95), rate))
+
+
+def _difference(difference: Difference | None) -> list[Cell]:
+    if difference is None:
+        return [EMPTY] * 3
+    overlap = _number(difference.top10_overlap, "{:.3f}".format)
+    return [Cell(error(difference.max_abs)), Cell(error(difference.mean_abs)), overlap]
+
+
+def _fast(speed: Speed) -> Cell:
+    return Cell("failed", speed.failed, words=True) if speed.failed else _spread(speed.pairs_per_s)
 
 
 def _between(ends: tuple[float, float] | None, written: Any) -> str:

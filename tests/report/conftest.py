@@ -171,7 +171,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
     def make(models: int = 2, **fields: Any) -> Evaluation:
         rng = random.Random(1)
         measures = ["nDCG@10", "RR@10"]
-        first = list(MODELS)[0]
+        first = next(iter(MODELS))
         baseline = MODELS[first][0] / 100
 
         def ranking(label: str, mean: float, **more: Any) -> Ranking:
