@@ -121,7 +121,9 @@ def zoo_table() -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for model, own in rows.items():
-        speeds = " | ".join(fastest([row for row in own if row["precision"] == name]) for name in ("fp32", "bf16", "int8"))
+        speeds = " | ".join(
+            fastest([row for row in own if row["precision"] == name]) for name in ("fp32", "bf16", "int8")
+        )
         card = next((row["published"] for row in own if row.get("published")), {})
         said = " | ".join(
             "-" if key not in card else form.format(card[key])
