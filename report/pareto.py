@@ -146,9 +146,9 @@ def _label(canvas: Canvas, axes: Axes, points: Sequence[Point]) -> None:
         lines=[axes.transData.transform(line) for line in lines if len(line) > 1],
     )
     back = axes.transData.inverted()
-    for (text, colour, at), place in zip(labels, places, strict=True):
-        where = (place.x, place.y) if place else (at[0], at[1] + 10)
-        (x0, y0), (x1, y1) = back.transform(np.array([at, where])).tolist()
+    for (text, colour, mark), place in zip(labels, places, strict=True):
+        where = (place.x, place.y) if place else (mark[0], mark[1] + 10)
+        (x0, y0), (x1, y1) = back.transform(np.array([mark, where])).tolist()
         if place and place.led:
             axes.plot([x0, x1], [y0, y1], color=MUTED, linewidth=0.6, zorder=1.6)
         axes.text(x1, y1, text, color=colour, fontproperties=font, ha="center", va="center", zorder=4)

@@ -195,7 +195,9 @@ def _clean(element: ElementTree.Element, name: str, said: Mapping[str, str]) -> 
         elif key == "clip-path":
             value = value.replace("url(#", f"url(#{name}-")
         elif key == "style":
+            # The size stays, the font is the page's. matplotlib before 3.11 says both in one word.
             value = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", value)
+            value = re.sub(r"font-family: [^;]*(; )?", "", value)
             value = _COLOUR.sub(lambda found: f"var(--{COLOURS[found[0]]})", value)
         elif key in _DRAWN:
             value = _NUMBER.sub(lambda found: f"{float(found[0]):.1f}".replace(".0", ""), value).replace("\n", " ")

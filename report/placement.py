@@ -35,8 +35,8 @@ def placed(
 ) -> list[Place | None]:
     """Return a place for each point's label, [width, height], inside the box; None where none is left.
 
-    Labels keep clear of the points, of one another, of what leads to others, and, where there is room, of `lines` [n, 2].
-    Those where it is crowded come first.
+    Labels keep clear of the points, of one another, of what leads to others, and, where there is room, of `lines` [n, 2];
+    what leads to one crosses another only where there is no other way. Those where it is crowded come first.
     """
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
     drawn = [
@@ -49,7 +49,11 @@ def placed(
     found: list[Place | None] = [None] * len(points)
     for index in sorted(range(len(points)), key=lambda index: (-crowd[index], points[index], index)):
         point, size = points[index], sizes[index]
-        box = _free(point, size, [*taken, *drawn], within) or _free(point, size, taken, within)
+        box = (
+            _free(point, size, [*taken, *drawn], within)
+            or _free(point, size, taken, within)
+            or _free(point, size, taken, within, crossing=True)
+        )
         if box is None:
             continue
         (left, bottom, right, top), distance = box
@@ -62,7 +66,12 @@ def placed(
 
 
 def _free(
-    point: tuple[float, float], size: tuple[float, float], taken: Sequence[Box], within: Box
+    point: tuple[float, float],
+    size: tuple[float, float],
+    taken: Sequence[Box],
+    within: Box,
+    *,
+    crossing: bool = False,
 ) -> tuple[Box, float] | None:
     x, y = point
     width, height = size
@@ -75,7 +84,7 @@ def _free(
             inside = within[0] <= box[0] and within[1] <= box[1] and box[2] <= within[2] and box[3] <= within[3]
             if not inside or any(_overlap(box, other) for other in taken):
                 continue
-            line = _line(point, _nearest(point, box)) if distance > 10 else []
+            line = _line(point, _nearest(point, box)) if distance > 10 and not crossing else []
             if not any(_overlap(piece, other) for piece in line for other in taken):
                 return box, distance
     return None

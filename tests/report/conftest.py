@@ -109,7 +109,7 @@ def failed_speed(model: str, precision: str, reason: str) -> Speed:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_speeds() -> Callable[..., Speeds]:
     """Return a function that makes Speeds of the first N models in three precisions; fields by keyword."""
 
@@ -164,7 +164,7 @@ def make_speeds() -> Callable[..., Speeds]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_evaluation() -> Callable[..., Evaluation]:
     """Return a function that makes an Evaluation of the first N models in three precisions; fields by keyword."""
 
