@@ -423,7 +423,7 @@ def _peers(name: str, peers: Peers) -> Section:
     rows = [
         [
             Cell(row.system),
-            _number(row.pairs_per_s, rate),
+            Cell("failed", row.failed, words=True) if row.failed else _number(row.pairs_per_s, rate),
             EMPTY
             if row.ratio_median is None
             else Cell(f"{row.ratio_median:.2f}", _between(row.ratio_p5_p95, "{:.2f}".format)),

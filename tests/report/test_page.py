@@ -156,6 +156,7 @@ def test_figures_stand_with_their_spread_and_where_they_come_from(page: str) -> 
 def test_what_failed_says_why_and_markup_in_names_is_text(page: str) -> None:
     assert "no &lt;FP16&gt; here" in page
     assert "<h1>A &lt;title&gt; &amp; more</h1>" in page
+    assert re.search(r"failed <small[^>]*>[^<]*bf16 is not what this processor computes in", page)  # of cpu.json
     assert "FAILED" in page  # the parity report of INT8
 
 
