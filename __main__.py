@@ -580,6 +580,32 @@ def bench(
     _say(str(result))
 
 
+@app.command(epilog="Example:  crossrt report quality speeds.json minilm-l6 -o report.html")
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Results of crossrt evaluate, of crossrt bench and of benchmarks/cpu.py, and bundles, in any order."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")],
+    title: Annotated[str | None, typer.Option(help="Its title.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no such page.")] = False,
+) -> None:
+    """Show results as one page: tables, quality against speed, latencies, padding, parity and calibration."""
+    from .engine.publish import published_file
+
+    _need_report()
+    from .report.page import TITLE, check_page, page_of
+    from .report.results import Results
+
+    check_page(out, force=force)
+    page = page_of(Results.read(results), title=title or TITLE)
+    with published_file(out) as file:
+        file.write(page)
+    print(f"{out}: {len(page.encode()) / 1e6:.1f} MB", file=sys.stderr)
+
+
 @app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")
 def prepare(
     bundle: Annotated[Path, typer.Argument(help="A bundle; every model with its tokenizer can use the store.")],
@@ -766,6 +792,16 @@ def _need_export() -> None:
 
     if not can_export():
         raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
+
+
+def _need_report() -> None:
+    from importlib.util import find_spec
+
+    from .engine.errors import BackendError
+
+    missing = [package for package in ("jinja2", "matplotlib", "pydantic") if find_spec(package) is None]
+    if missing:
+        raise BackendError(f'this needs {" and ".join(missing)}: pip install "crossrt[report]"')
 
 
 def _building(

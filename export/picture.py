@@ -25,7 +25,7 @@ def draw(made: EightBit, file: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure, SubFigure
 
-    with mpl.rc_context({"svg.hashsalt": "crossrt", "font.size": 8}):
+    with mpl.rc_context({"svg.hashsalt": "crossrt", "svg.fonttype": "none", "font.size": 8}):
         bars = made.sensitivities
         figure = Figure(figsize=(11, max(5.0, 0.2 * len(bars) + 1)), layout="constrained")
         left, right = cast(tuple[SubFigure, SubFigure], figure.subfigures(1, 2, width_ratios=(3, 2)))
@@ -51,7 +51,7 @@ def _histograms(made: EightBit, figure: Any) -> None:
     for panel, point in zip(panels, tensors, strict=True):
         quantization = made.quantized[point.name]
         values = quantization.smoothed(made.activations[point.tensor].rows).ravel()
-        panel.hist(values, bins=120, log=True, color="tab:gray")
+        panel.hist(values, bins=120, log=True, histtype="stepfilled", color="tab:gray")
         for end in (-LEVELS, LEVELS):
             panel.axvline(end * quantization.scale, color="tab:red", linewidth=0.8)
         panel.set_title(f"{point.tensor}, as 8 bits read it (red: where they end)", loc="left")

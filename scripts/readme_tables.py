@@ -4,10 +4,11 @@
     scripts/readme_tables            # write
     scripts/readme_tables --check    # exit 1 when the README says something else than the results
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. One whose results are not there yet is left as it is.
 """
 
 import argparse
+import hashlib
 import json
 import re
 import sys
@@ -35,6 +36,8 @@ def main() -> None:
             stale.append(path.name)
             if not arguments.check:
                 path.write_text(made, encoding="utf-8")
+    if digest(load("cpu")) not in PICTURE.read_text(encoding="utf-8"):
+        stale.append(PICTURE.name)
     if arguments.check:
         sys.exit(
             f"{', '.join(stale)}: other figures than benchmarks/results; run scripts/readme_tables" if stale else 0
@@ -47,7 +50,7 @@ def with_tables(text: str) -> str:
     for name, make in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if pattern.search(text):
+        if pattern.search(text) and all((RESULTS / f"{need}.json").is_file() for need in NEEDED.get(name, ())):
             table = begin + make() + end
             text = pattern.sub(lambda _, table=table: table, text)
     return text
@@ -108,6 +111,66 @@ def shapes_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def zoo_table() -> str:
+    """Every model of the zoo: the best backend's speed in each precision, beside what its card says."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in load("zoo")["rows"]:
+        rows.setdefault(row["model"], []).append(row)
+    lines = [
+        "| | FP32 docs/s | BF16 | INT8 | card: docs/s on a V100 | nDCG@10 | MRR@10 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for model, own in rows.items():
+        speeds = " | ".join(
+            fastest([row for row in own if row["precision"] == name]) for name in ("fp32", "bf16", "int8")
+        )
+        card = next((row["published"] for row in own if row.get("published")), {})
+        said = " | ".join(
+            "-" if key not in card else form.format(card[key])
+            for key, form in (("docs_per_s_v100", "{:,.0f}"), ("ndcg10", "{:.2f}"), ("mrr10", "{:.2f}"))
+        )
+        lines.append(f"| {model} | {speeds} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def fastest(rows: list[dict[str, Any]]) -> str:
+    """The best of several backends, with its 5th to 95th percentile, or why there is none."""
+    ran = [row["pairs_per_s"] for row in rows if row.get("pairs_per_s")]
+    if not ran:
+        return next((reason(row) for row in rows if row.get("failed")), "-")
+    best = max(ran, key=lambda spread: float(spread["median"]))
+    return f"{docs(best['median'])} ({docs(best['p5'])} to {docs(best['p95'])})"
+
+
+def docs(rate: float) -> str:
+    """Documents a second: whole ones, but for slow models."""
+    return f"{rate:,.0f}" if rate >= 20 else f"{rate:.1f}"
+
+
+def quality_table() -> str:
+    """Each collection's rankings: means, and differences from the baseline with their intervals."""
+    results = [load(name) for name in NEEDED["quality"]]
+    measures = list(dict.fromkeys(measure for result in results for measure in result["measures"]))
+    lines = [f"| | {' | '.join(measures)} |", f"|---|{'--:|' * len(measures)}"]
+    for result in results:
+        lines.append(f"| *{result['collection']}, {result['queries']} queries* |{' |' * len(measures)}")
+        for row in result["rankings"]:
+            cells = " | ".join(
+                f"{row['means'][measure]:.4f}{changed(row, measure)}" if measure in row["means"] else "-"
+                for measure in measures
+            )
+            lines.append(f"| {row['label']} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def changed(row: Mapping[str, Any], measure: str) -> str:
+    """The difference from the baseline with its 95 % interval; nothing for the baseline itself."""
+    if row["changes"] is None:
+        return ""
+    change = row["changes"][measure]
+    return f", {change['candidate'] - change['reference']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+
+
 def ranked(result: Result) -> list[dict[str, Any]]:
     """The systems, the fastest first, those that failed last."""
     return sorted(result["systems"], key=lambda row: -speed(row))
@@ -141,7 +204,20 @@ def reason(row: Mapping[str, Any]) -> str:
     return f"failed: {said}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"peers": peers_table, "shapes": shapes_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "peers": peers_table,
+    "shapes": shapes_table,
+    "zoo": zoo_table,
+    "quality": quality_table,
+}
+NEEDED: Mapping[str, tuple[str, ...]] = {"zoo": ("zoo",), "quality": ("evaluate_minilm", "evaluate_demo")}
+"""Results without which a table is left as it is."""
+
+
+def digest(result: Result) -> str:
+    """What the picture is known to be made of."""
+    drawn = [result["machine"]["processor"], *(row for row in result["systems"] if "failed" not in row)]
+    return "sha256:" + hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
 
 
 def draw(result: Result, path: Path) -> None:
@@ -174,7 +250,7 @@ def draw(result: Result, path: Path) -> None:
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    figure.savefig(path, format="svg", metadata={"Date": None, "Source": digest(result)})
 
 
 if __name__ == "__main__":

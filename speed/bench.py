@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def bench(
         noise=noise,
         rows=[speeds[row.label] if row.label in speeds else _failed(row, failed[row.label]) for row in rows],
         curves=curves,
+        date=date.today().isoformat(),
     )
 
 

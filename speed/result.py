@@ -174,6 +174,8 @@ class Speeds:
     noise: float
     rows: Sequence[Speed]
     curves: Sequence[Curve] = ()
+    date: str | None = None
+    """Day of the measurement, as 2026-11-25."""
 
     def to_json(self) -> str:
         """Return indented JSON that `read` reads back to an equal result; figures have six digits."""

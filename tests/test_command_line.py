@@ -332,3 +332,42 @@ def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(bundle: Pa
     )
     assert child.returncode == 0, child.stderr
     assert child.stdout.strip() == "1"
+
+
+def test_report_writes_one_page(tmp_path: Path) -> None:
+    results = Path(__file__).resolve().parent.parent / "benchmarks/results"
+    page = tmp_path / "report.html"
+    done = crossrt(
+        "report", results / "cpu.json", results / "evaluate_minilm.json", "-o", page, "--title", "Two results"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>Two results</h1>" in text
+    assert "minilm-l6.int8" in text
+    assert "fastembed" in text
+
+
+def test_report_refuses_what_is_no_result_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "strange.json").write_text("{}")
+    done = crossrt("report", tmp_path / "strange.json", "-o", tmp_path / "report.html")
+    assert done.returncode == 1
+    assert "strange.json is no result that a page is made of" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["strange.json"]
+
+
+def test_report_does_not_write_over_another_file(tmp_path: Path) -> None:
+    result = tmp_path / "strange.json"
+    result.write_text("{}")
+    done = crossrt("report", result, "-o", result)
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert result.read_text() == "{}"
+
+
+def test_report_says_what_must_be_installed(tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['jinja2'] = None; sys.argv = ['crossrt', 'report', 'a.json', '-o', 'b.html']"
+    code = f"{hidden}; from crossrt.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert 'jinja2: pip install "crossrt[report]"' in done.stderr

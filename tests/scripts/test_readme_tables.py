@@ -44,3 +44,49 @@ def test_the_picture_has_every_system_that_ran(tables: ModuleType, tmp_path: Pat
 
 def test_what_failed_stays_in_the_table_with_its_reason(tables: ModuleType) -> None:
     assert "crossrt BF16** | - | failed: bf16 is not what this processor computes in" in tables.peers_table()
+
+
+def test_a_picture_of_other_figures_is_stale(tables: ModuleType, tmp_path: Path) -> None:
+    result = tables.load("cpu")
+    tables.draw(result, tmp_path / "cpu.svg")
+    drawn = (tmp_path / "cpu.svg").read_text()
+    assert tables.digest(result) in drawn
+    result["systems"][1]["ratio_median"] += 1
+    assert tables.digest(result) not in drawn
+
+
+def test_the_zoo_has_a_row_for_each_model_with_its_best_backend(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(precision: str, median: float | None, **fields: object) -> dict[str, object]:
+        spread = None if median is None else {"median": median, "p5": median - 1, "p95": median + 1, "repeats": 5}
+        card = {"ndcg10": 74.3, "mrr10": 39.01, "docs_per_s_v100": 1800}
+        return {"model": "some/model", "precision": precision, "pairs_per_s": spread, "published": card, **fields}
+
+    rows = [
+        row("fp32", 50),
+        row("fp32", 80),
+        row("bf16", None, failed="BackendError: no AVX512-BF16"),
+        row("int8", 7.5),
+    ]
+    (tmp_path / "zoo.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    lines = tables.zoo_table().splitlines()
+    assert lines[2:] == [
+        "| some/model | 80 (79 to 81) | failed: no AVX512-BF16 | 7.5 (6.5 to 8.5) | 1,800 | 74.30 | 39.01 |"
+    ]
+
+
+def test_quality_has_every_ranking_with_its_interval(tables: ModuleType) -> None:
+    table = tables.quality_table()
+    assert "| minilm-l6.fp32 | 0.6180 |" in table
+    assert "| minilm-l6.int8 | 0.6188, +0.0008 (-0.0014 to +0.0031) |" in table
+    assert "*msmarco-dl19/bm25.run.trec, 43 queries*" in table
+
+
+def test_a_table_without_its_results_is_left_as_it_is(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "<!-- zoo -->\nas it was\n<!-- /zoo -->\n<!-- quality -->\nas it was\n<!-- /quality -->\n"
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.with_tables(text) == text

@@ -1,0 +1,106 @@
+"""`Row`: one model in one precision by one backend, with its speed and its quality, where they were measured."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..evaluation.result import Ranking
+from ..speed.result import Speed, Speeds
+from .results import Results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """`rankings` has one place for each evaluation of the results, None where this row was not evaluated.
+
+    `name` tells it from all other rows of the page.
+    """
+
+    name: str
+    model: str
+    precision: str
+    speed: Speed | None
+    measured: Speeds | None
+    rankings: Sequence[Ranking | None]
+
+    @property
+    def group(self) -> str:
+        """The name without the precision: what the precisions of one model, by one backend, share."""
+        return self.name.replace(f" {self.precision}", "", 1)
+
+
+def short(model: str) -> str:
+    """A model's name without its owner and what all of them share."""
+    return model.rstrip("/").rpartition("/")[2].removeprefix("ms-marco-")
+
+
+def rows_of(results: Results) -> list[Row]:
+    """Join speeds and rankings by the bundle's sha256 and the precision.
+
+    A bundle that was measured in several results has a row in each; rankings without a speed follow, candidates last.
+    """
+    evaluations = [evaluation for _, evaluation in results.evaluations]
+    rankings: list[dict[tuple[str, str], Ranking]] = [
+        {
+            (ranking.bundle_sha256, ranking.precision): ranking
+            for ranking in evaluation.rankings
+            if ranking.bundle_sha256 is not None and ranking.precision is not None
+        }
+        for evaluation in evaluations
+    ]
+    fast = [(speeds, speed) for _, speeds in results.speeds for speed in speeds.rows]
+    names = names_of([speed for _, speed in fast])
+    rows = [
+        Row(
+            name=name,
+            model=speed.model,
+            precision=speed.precision,
+            speed=speed,
+            measured=speeds,
+            rankings=[found.get((speed.bundle_sha256, speed.precision)) for found in rankings],
+        )
+        for name, (speeds, speed) in zip(names, fast, strict=True)
+    ]
+    known = {(speed.bundle_sha256, speed.precision) for _, speed in fast}
+    others: dict[tuple[str, str, str], list[Ranking | None]] = {}
+    for place, evaluation in enumerate(evaluations):
+        for ranking in evaluation.rankings:
+            key = (ranking.bundle_sha256 or "", ranking.precision or "")
+            if key not in known:
+                # Candidates have no bundle, and those of one collection are not those of another.
+                apart = f"{ranking.label} of {evaluation.collection}" if not key[0] else ranking.label
+                others.setdefault((*key, apart), [None] * len(evaluations))[place] = ranking
+    rows += [
+        Row(
+            name=label,
+            model=next(ranking.model for ranking in found if ranking) or "",
+            precision=precision,
+            speed=None,
+            measured=None,
+            rankings=found,
+        )
+        for (_, precision, label), found in sorted(others.items(), key=lambda item: not item[0][0])
+    ]
+    return rows
+
+
+def names_of(speeds: Sequence[Speed]) -> list[str]:
+    """Name each row by model and precision, and by as much more as tells it from the others."""
+    names = [f"{short(speed.model)} {speed.precision}" for speed in speeds]
+    further: Sequence[Callable[[Speed], str]] = (
+        lambda speed: speed.backend,
+        lambda speed: f"{speed.threads} threads",
+        lambda speed: speed.device,
+        lambda speed: speed.label,
+        lambda speed: speed.bundle_sha256[:8],
+    )
+    for more in further:
+        shared = {
+            name: {more(one) for one, other in zip(speeds, names, strict=True) if other == name} for name in names
+        }
+        names = [
+            f"{name}, {more(one)}" if len(shared[name]) > 1 else name for one, name in zip(speeds, names, strict=True)
+        ]
+    return [
+        f"{name} ({names[:place].count(name) + 1})" if names[:place].count(name) else name
+        for place, name in enumerate(names)
+    ]
