@@ -20,8 +20,9 @@ from .session import check_length
 
 logger = logging.getLogger("crossrt")
 
-KERNELS = 2048
-"""Compiled kernels kept for each stream, about ten for each shape that was met, of 0.1 MB each; OpenVINO keeps 5,000."""
+KERNELS = 512
+"""Compiled kernels kept for each stream, about ten for each shape that was met; OpenVINO keeps 5,000. More are a few percent
+faster, and the memory then grows for thousands of requests: see docs/design.md."""
 
 
 class OpenVinoSession:

@@ -1,6 +1,6 @@
 """How a request is cut into batches: sorted by length, so that padding and the number of batches together cost least."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,6 +12,13 @@ from .template import EncodedPairs
 
 BATCH_COST = 8
 """What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/design.md."""
+
+ROWS = (1, 4, 16)
+SHORT = 64
+"""Tokens up to which sixteen rows go together: of longer ones four keep a processor as busy."""
+STEPS_TOGETHER = ((96, 2), (224, 4), (448, 8))
+STEPS_ALONE = ((192, 4), (320, 8))
+"""Up to so many tokens, lengths are rounded up to a multiple of so many. A row alone wastes little by it: see docs/design.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +91,9 @@ def plan(
     `max_tokens` tokens with padding, which keeps its activations in the processor's caches and its memory bounded;
     with several `streams` at most their share of the request, so that each has something to do.
 
-    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input, makes them few: rows are a
-    power of four, and tokens rounded up in steps of a 64th to a 32nd of them, but never beyond the longest input. Raises
-    OptionError for a `batch_size` below one.
+    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input, makes them few: one row or
+    four, or sixteen short ones, and tokens rounded up in steps of a few hundredths of them, but never beyond the longest
+    input. Raises OptionError for a `batch_size` below one.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
@@ -94,37 +101,39 @@ def plan(
         max_tokens = min(max_tokens, -(-int(lengths.sum()) // streams))
     order = np.argsort(-lengths, kind="stable")
     longest = lengths[order]
+    alone, together = longest.tolist(), longest.tolist()
+    sizes = list(range(1, batch_size + 1))
+    most = len(longest)
     if few_shapes_to:
-        longest = np.maximum(longest, np.minimum(_rounded_up(longest), few_shapes_to))
-        sizes = [4**power for power in range((batch_size.bit_length() + 1) // 2)]
-    else:
-        sizes = list(range(1, batch_size + 1))
-    widths = longest.tolist()
+        alone, together = (_rounded_up(longest, steps, few_shapes_to) for steps in (STEPS_ALONE, STEPS_TOGETHER))
+        sizes = [size for size in ROWS if size <= batch_size]
+        most = ROWS[-2]
     # cost[i] is the least for the first i pairs, whose last batch begins at begins[i].
     cost, begins = [0], [0]
-    for stop in range(1, len(widths) + 1):
-        best, best_begin = cost[stop - 1] + widths[stop - 1], stop - 1
+    for stop in range(1, len(longest) + 1):
+        best, best_begin = cost[stop - 1] + alone[stop - 1], stop - 1
         for size in sizes[1:]:
             begin = stop - size
-            if begin < 0 or size * widths[begin] > max_tokens:
+            if begin < 0 or size * together[begin] > max_tokens or (size > most and together[begin] > SHORT):
                 break
-            if cost[begin] + size * widths[begin] < best:
-                best, best_begin = cost[begin] + size * widths[begin], begin
+            if cost[begin] + size * together[begin] < best:
+                best, best_begin = cost[begin] + size * together[begin], begin
         cost.append(best + batch_cost)
         begins.append(best_begin)
-    borders = [len(widths)]
+    borders = [len(longest)]
     while borders[-1]:
         borders.append(begins[borders[-1]])
     cuts = list(pairwise(reversed(borders)))
     return BatchPlan(
         lengths=lengths,
         parts=tuple(order[start:stop] for start, stop in cuts),
-        widths=tuple(widths[start] for start, _ in cuts),
+        widths=tuple(alone[start] if stop - start == 1 else together[start] for start, stop in cuts),
     )
 
 
-def _rounded_up(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Round up to steps of a 64th to a 32nd of the length: 2 up to 128 tokens, 4 up to 256, 8 up to 512."""
-    steps = 2 ** np.maximum(1, np.ceil(np.log2(lengths)).astype(np.int64) - 6)
-    rounded: npt.NDArray[np.int64] = -(-lengths // steps) * steps
+def _rounded_up(lengths: npt.NDArray[np.int64], steps: Sequence[tuple[int, int]], end: int) -> list[int]:
+    """Round up in steps that grow with the length, but not beyond `end`, nor below the length itself."""
+    borders, sizes = zip(*steps, strict=True)
+    size = np.array([*sizes, 2 * sizes[-1]])[np.searchsorted(borders, lengths)]
+    rounded: list[int] = np.maximum(lengths, np.minimum(-(-lengths // size) * size, end)).tolist()
     return rounded

@@ -57,7 +57,7 @@ def results(make_speeds: Callable[..., Any], make_evaluation: Callable[..., Any]
             drawing=DRAWING,
         ),
     )
-    peers = Results.read([REPOSITORY / "benchmarks/results/cpu.json"]).peers
+    peers = Results.read([REPOSITORY / "benchmarks/results/cpu_avx2.json"]).peers
     return Results(
         speeds=[("zoo.json", dataclasses.replace(speeds, rows=rows))],
         evaluations=[("quality.json", make_evaluation(4))],
@@ -156,7 +156,7 @@ def test_figures_stand_with_their_spread_and_where_they_come_from(page: str) -> 
 def test_what_failed_says_why_and_markup_in_names_is_text(page: str) -> None:
     assert "no &lt;FP16&gt; here" in page
     assert "<h1>A &lt;title&gt; &amp; more</h1>" in page
-    assert re.search(r"failed <small[^>]*>[^<]*bf16 is not what this processor computes in", page)  # of cpu.json
+    assert re.search(r"failed <small[^>]*>[^<]*bf16 is not what this processor computes in", page)  # of cpu_avx2.json
     assert "FAILED" in page  # the parity report of INT8
 
 
