@@ -24,10 +24,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading, sentences below it, then tables and figures. `name` is its anchor."""
+    """A heading, sentences below it, then tables and figures, or with `figures_first` the figures above long tables.
+
+    `name` is its anchor.
+    """
 
     name: str
     title: str
     words: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
+    figures_first: bool = False

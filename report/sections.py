@@ -27,8 +27,8 @@ def sections_of(results: Results) -> list[Section]:
     rows = rows_of(results)
     found = [_overview(results, rows)] if rows else []
     found += [
-        _speeds(f"speed-{place}", speeds, [row for row in rows if row.measured is speeds])
-        for place, (_, speeds) in enumerate(results.speeds, start=1)
+        _speeds(f"speed-{place}", file, speeds, [row for row in rows if row.measured is speeds])
+        for place, (file, speeds) in enumerate(results.speeds, start=1)
     ]
     found += [
         _evaluation(f"quality-{place}", evaluation)
@@ -59,7 +59,12 @@ def _overview(results: Results, rows: Sequence[Row]) -> Section:
             "Quality is a mean over queries; in small the difference from the baseline with its 95 % interval."
         )
     return Section(
-        name="all", title="Quality, speed and error", words=words, tables=[_main(results, rows)], figures=figures
+        name="all",
+        title="Quality, speed and error",
+        words=words,
+        tables=[_main(results, rows)],
+        figures=figures,
+        figures_first=True,
     )
 
 
@@ -137,7 +142,7 @@ def _measured_pareto(
         reading=(
             "Up is better, right is faster; no point is both faster and better than one on the broad line. Bars along: 5th to "
             "95th percentile of the speed. Upright bars: 95 % interval of the difference from "
-            f"{evaluation.baseline}, which has none itself. Candidates are as they came. Values are in the table above."
+            f"{evaluation.baseline}, which has none itself. Candidates are as they came. Values are in the table below."
         ),
         pictures=[
             *pareto(points, name=name, measure=f"{measure}, {evaluation.queries} queries", levels=levels).values()
@@ -184,7 +189,7 @@ def _said(speed: Speed) -> str:
 # -- speed
 
 
-def _speeds(name: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
+def _speeds(name: str, file: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
     fast = [(row, row.speed) for row in rows if row.speed is not None]
     workload = speeds.workload
     figures = [*_latencies(name, fast)]
@@ -210,8 +215,9 @@ def _speeds(name: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
     figures += _curves(name, speeds)
     return Section(
         name=name,
-        title=f"Speed on {_processor(speeds.machine)}",
+        title=f"Speed, {file}",
         words=[
+            f"On {_processor(speeds.machine)}.",
             f"{workload.pairs:,} pairs of {workload.source}, {workload.mean_tokens:.1f} tokens on average; half have no more "
             f"than {workload.p50_tokens:g}, 99 % no more than {workload.p99_tokens:g}.",
             f"One and the same piece of work varied by {percent(speeds.noise)} % during the run, 95th percentile over the "
