@@ -26,6 +26,7 @@ from peers.peer import SYSTEMS
 from result import write_result
 from tqdm import tqdm
 
+from crossrt.calibration.ranking import top_overlap
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.cpus import usable_cpus
 from crossrt.engine.encoding import PairEncoder
@@ -189,7 +190,7 @@ def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling:
     numbers = sorted(each.seconds)
     seconds = np.array([each.seconds[number] for number in numbers])
     differences = np.concatenate([abs(each.scores[number] - reference.scores[number]) for number in numbers])
-    overlap = np.mean([top(each.scores[number], reference.scores[number]) for number in numbers])
+    overlap = np.mean([top_overlap(reference.scores[number], each.scores[number]) for number in numbers])
     exact = not any(word in each.system for word in ("BF16", "INT8", "int8", " O3"))
     facts |= {
         "max_abs_diff": float(differences.max()),
@@ -212,13 +213,6 @@ def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling:
         assert share < 1, f"{each.system} is at {share:.2f} of the ceiling {ceiling}: the benchmark is invalid"
         facts["of_ceiling"] = round(share, 2)
     return facts
-
-
-def top(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
-    """Return the share of the ten best that two lists of scores have in common."""
-    count = min(10, len(ours))
-    best = [set(np.argsort(-scores, kind="stable")[:count].tolist()) for scores in (ours, theirs)]
-    return len(best[0] & best[1]) / count
 
 
 def encoded_lengths(bundle: Bundle, requests: list[tuple[str, list[str]]]) -> list[np.ndarray[Any, Any]]:

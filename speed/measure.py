@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from ..calibration.ranking import top_overlap
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder
 from ..engine.errors import BackendError
@@ -254,7 +255,7 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
     differences = np.abs(ours - theirs).astype(np.float64)
     label = row.system.bundle.manifest.relevant_label
     overlaps = [
-        _overlap(row.model.relevance(mine), row.model.relevance(other))
+        top_overlap(row.model.relevance(other), row.model.relevance(mine), TOP)
         for mine, other in zip(row.logits, reference, strict=True)
         if len(mine) > TOP
     ]
@@ -265,8 +266,3 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
         reference=[float(value) for value in theirs[:SAMPLE, label]],
         logits=[float(value) for value in ours[:SAMPLE, label]],
     )
-
-
-def _overlap(ours: Floats, theirs: Floats) -> float:
-    best = [set(np.argsort(-scores, kind="stable")[:TOP].tolist()) for scores in (ours, theirs)]
-    return len(best[0] & best[1]) / TOP
