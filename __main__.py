@@ -661,7 +661,7 @@ def tune(
         else typical_pairs(Tokenizer.from_file(str(opened.tokenizer_file)), 100)
     )
     encoder = PairEncoder.from_file(opened.tokenizer_file, max_length=opened.manifest.max_length)
-    runs = len(candidates(setup)) * (ROUNDS + 1)
+    runs = len(candidates(opened, setup)) * (ROUNDS + 1)
     with tqdm(total=runs, desc="Measuring", unit="run", disable=not _for_a_person()) as bar:
         found = tune(opened, setup, [encoder.encode(texts)], progress=bar.update)
     best = fastest(found)
@@ -718,8 +718,12 @@ def info(
         )
         share = (model.numerics or {}).get("eight_bit_share")
         integer = "" if share is None else f", {share:.1%} of the multiply-adds in 8 bits"
+        backends = "".join(
+            f", {'passed' if passed else 'FAILED'} as {backend} computes it"
+            for backend, passed in model.backends.items()
+        )
         gpus = "" if model.gpu_file is None else f"; {model.gpu_file} on GPUs"
-        lines.append(f"  {name:<12}  {model.file}, {proof}{integer}{gpus}")
+        lines.append(f"  {name:<12}  {model.file}, {proof}{backends}{integer}{gpus}")
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
     lines.append(

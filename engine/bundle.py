@@ -40,11 +40,13 @@ class BundleModel:
     `numerics`, which tensors stayed in another precision and on what data that was decided.
 
     `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32.
+    `backends` tells of a CPU's backends whether it passed as they compute it; one that is not there was not asked.
     """
 
     file: str
     gpu_file: str | None = None
     parity: Mapping[str, Any] | None = None
+    backends: Mapping[str, bool] = field(default_factory=dict)
     numerics: Mapping[str, Any] | None = None
 
 

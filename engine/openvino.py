@@ -36,18 +36,9 @@ class OpenVinoSession:
         self.threads = threads
         self._bundle = bundle
         core = openvino.Core()
-        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision is Precision.BF16 and "BF16" not in capabilities:
-            raise BackendError(
-                "bf16 is not what this processor computes in (it has no AVX512-BF16 or AMX): "
-                f"OpenVINO lists {', '.join(capabilities)}; use fp32 or int8"
-            )
-        # What INT8 leaves in floating point costs it more than the 8-bit products do, and errs by less than they do.
-        half = precision is not Precision.FP32 and "BF16" in capabilities
         path = bundle.model_file(Precision.FP32 if precision is Precision.BF16 else precision)
         properties = {
-            # Explicit, because OpenVINO would choose BF16 by itself wherever the processor has it.
-            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "INFERENCE_PRECISION_HINT": floating_point(core, precision),
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": threads * streams,
             # Pinned, two models of one process would both sit on the first processors.
@@ -82,6 +73,21 @@ class OpenVinoSession:
         """See `Session.close`."""
         self._closed = True
         self._requests = queue.SimpleQueue()
+
+
+def floating_point(core: openvino.Core, precision: Precision) -> str:
+    """Return what this processor computes in where a model is not in 8 bits, `f32` or `bf16`, as OpenVINO calls it.
+
+    It is always set, because OpenVINO would choose BF16 by itself wherever the processor has it. INT8's rest is in BF16 there:
+    it costs more time than the 8-bit products do, and errs by less. Raises BackendError for BF16 on a processor without.
+    """
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision is Precision.BF16 and "BF16" not in capabilities:
+        raise BackendError(
+            "bf16 is not what this processor computes in (it has no AVX512-BF16 or AMX): "
+            f"OpenVINO lists {', '.join(capabilities)}; use fp32 or int8"
+        )
+    return "bf16" if precision is not Precision.FP32 and "BF16" in capabilities else "f32"
 
 
 def _compiled(

@@ -131,6 +131,14 @@ def plan(
     )
 
 
+def one_batch(lengths: npt.NDArray[np.int64], *, few_shapes_to: int) -> BatchPlan:
+    """Put all pairs, at least one, into one batch; `few_shapes_to` is as in `plan`."""
+    (width,) = _rounded_up(
+        lengths.max(keepdims=True), STEPS_ALONE if len(lengths) == 1 else STEPS_TOGETHER, few_shapes_to
+    )
+    return BatchPlan(lengths=lengths, parts=(np.argsort(-lengths, kind="stable"),), widths=(width,))
+
+
 def _rounded_up(lengths: npt.NDArray[np.int64], steps: Sequence[tuple[int, int]], end: int) -> list[int]:
     """Round up in steps that grow with the length, but not beyond `end`, nor below the length itself."""
     borders, sizes = zip(*steps, strict=True)

@@ -115,11 +115,18 @@ def choose_setup(
             f"threads={threads!r}: give a whole number from 1, or None for all {usable} usable processors"
         )
     threads = min(threads or usable, usable)
-    chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
-    able = BACKENDS if chosen is not Precision.BF16 else ("openvino",)
-    if backend not in ("auto", *able):
-        raise BackendError(f"{backend} does not compute in {chosen.value} on a CPU; use backend={able[0]!r}")
     present = installed_backends()
+    chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
+    able = able_backends(bundle, chosen, allow_failed=allow_failed)
+    if precision == "auto" and not set(able) & set(present):
+        chosen, able = Precision.FP32, BACKENDS
+    if backend not in ("auto", *able):
+        if chosen is Precision.BF16:
+            raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
+        raise BundleError(
+            f"the {chosen.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there say "
+            "why. Take another backend, or this one as it is with allow_failed=True"
+        )
     missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
     if backend != "auto" and missing:
         raise BackendError(f'{backend} is not installed: pip install "crossrt[cpu]"')
@@ -127,7 +134,7 @@ def choose_setup(
         raise BackendError(
             'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
             if able == BACKENDS
-            else f'{chosen.value} needs {able[0]}, which is not installed: pip install "crossrt[cpu]"'
+            else f'{chosen.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"'
         )
     stored = Tuning.stored(bundle, chosen, threads) if tuned and backend == "auto" else None
     if stored is not None and stored.backend in able and stored.backend in present:
@@ -184,6 +191,15 @@ def choose_precision(
             "it again, or take it as it is with allow_failed=True"
         )
     return precision
+
+
+def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = False) -> tuple[str, ...]:
+    """Return a CPU's backends that compute a precision; of those that were asked, the ones where it passed its check."""
+    if precision is Precision.BF16:
+        return ("openvino",)
+    model = bundle.manifest.models.get(precision.value)
+    passed = {} if model is None or allow_failed else model.backends
+    return tuple(name for name in BACKENDS if passed.get(name, True))
 
 
 def check_length(batch: Batch, bundle: Bundle, precision: Precision) -> None:

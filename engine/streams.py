@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .cpus import CORES
 from .errors import BackendError
-from .plan import Batch, plan
+from .plan import Batch, one_batch, plan
 from .session import Session, Setup
 from .template import EncodedPairs
 
@@ -79,13 +79,14 @@ class Streams:
         logits = np.empty((len(pairs), manifest.labels), dtype=np.float32)
         streams = self.setup.streams
         few = 0 < len(pairs) < streams
-        wide = self._sessions.get(True) if few else None
+        batch_size = min(batch_size, self.setup.batch_size)
+        wide = self._sessions.get(True) if few and len(pairs) <= batch_size else None
         session = wide or self._session(wide=False)
-        made = plan(
-            pairs.lengths,
-            batch_size=min(batch_size, self.setup.batch_size),
-            streams=1 if wide else streams,
-            few_shapes_to=0 if wide else manifest.max_positions,  # a wide batch holds all of the few pairs there are
+        longest = manifest.max_positions
+        made = (
+            one_batch(pairs.lengths, few_shapes_to=longest)
+            if wide
+            else plan(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
         )
 
         def score(rows: npt.NDArray[np.int64], width: int) -> int:

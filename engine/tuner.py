@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .backends import installed_backends
 from .bundle import Bundle
 from .precision import Precision
-from .session import Setup
+from .session import Setup, able_backends
 from .streams import Streams
 from .template import EncodedPairs
 
@@ -53,7 +53,7 @@ def tune(
     The first candidate is `setup`. Each round runs all of them, one after the other, so that what else the machine does
     hits all alike. `progress` is told of each run. Raises what opening a session raises.
     """
-    setups = candidates(setup)
+    setups = candidates(bundle, setup)
     seconds: list[list[float]] = [[] for _ in setups]
     logits = [np.empty(0, dtype=np.float32)] * len(setups)
     for number in range(ROUNDS + 1):
@@ -87,11 +87,11 @@ def tune(
     return found
 
 
-def candidates(setup: Setup) -> list[Setup]:
+def candidates(bundle: Bundle, setup: Setup) -> list[Setup]:
     """Return `setup`, then all that may be faster: each backend, as streams or as one wide batch at a time."""
-    backends = ("openvino",) if setup.precision is Precision.BF16 else installed_backends()
     found = [setup]
-    for backend in backends:
+    installed = installed_backends()
+    for backend in (name for name in able_backends(bundle, setup.precision) if name in installed):
         for streams in sorted({setup.threads, 1}, reverse=True):
             for batch_size in BATCH_SIZES if streams > 1 else BATCH_SIZES[-1:]:
                 other = replace(setup, backend=backend, streams=streams, batch_size=batch_size)

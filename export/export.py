@@ -12,6 +12,7 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.judging_set import JudgingSet
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
+from ..engine.backends import BACKENDS, installed_backends
 from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder, without_truncation_and_padding
@@ -30,6 +31,8 @@ from .precision import batches_of, half_precision, rounded
 from .reference import tokenizer_of
 from .tolerance import TOLERANCE
 
+FIRST = BACKENDS[0]
+"""Whose report speaks for a precision."""
 EXPORTERS = ("crossrt", "optimum")
 PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
 INT8_FOR_GPUS = "model.int8.gpu.onnx"
@@ -92,26 +95,31 @@ def export_bundle(
         if Precision.INT8 in wanted:
             making.share_out()
         models: dict[str, BundleModel] = {}
-        reports = []
+        reports: list[ParityReport] = []
+
+        def passed(report: ParityReport, name: str, *, needed: bool = not keep_going) -> bool:
+            if needed and not report:
+                raise ParityError(f"{out} was not published: {'; '.join(report.failures)}", report)
+            (partial / f"parity.{name}.json").write_text(report.to_json(), encoding="utf-8")
+            reports.append(report)
+            return bool(report)
+
         for precision in wanted:
             model = BundleModel(file=f"model.{precision.value}.onnx")
             making.manifest = replace(manifest, models=models | {precision.value: model})
             report, numerics = making.make(precision)
-            if not report and (precision is Precision.FP32 or not keep_going):
-                raise ParityError(f"{out} was not published: {'; '.join(report.failures)}", report)
-            (partial / f"parity.{precision.value}.json").write_text(report.to_json(), encoding="utf-8")
+            passed(report, precision.value, needed=precision is Precision.FP32 or not keep_going)
             models[precision.value] = replace(model, parity=report.summary(), numerics=numerics)
-            reports.append(report)
-        if {Precision.FP16, Precision.INT8} <= set(wanted) and reports[-1]:
-            report = making.int8_for_gpus()
-            if not report and not keep_going:
-                raise ParityError(f"{out} was not published: {'; '.join(report.failures)}", report)
-            (partial / "parity.int8.gpu.json").write_text(report.to_json(), encoding="utf-8")
-            if report:
-                models["int8"] = replace(models["int8"], gpu_file=INT8_FOR_GPUS)
-            else:
-                (partial / INT8_FOR_GPUS).unlink()
-            reports.append(report)
+        if Precision.INT8 in wanted and reports[-1]:
+            backends = {FIRST: True} | {
+                backend: passed(report, f"int8.{backend}") for backend, report in making.int8_by_others().items()
+            }
+            models["int8"] = replace(models["int8"], backends=backends)
+            if Precision.FP16 in wanted:
+                if passed(making.int8_for_gpus(), "int8.gpu"):
+                    models["int8"] = replace(models["int8"], gpu_file=INT8_FOR_GPUS)
+                else:
+                    (partial / INT8_FOR_GPUS).unlink()
         write_manifest(partial, replace(manifest, models=models))
     return Bundle.open(out), tuple(reports)
 
@@ -202,6 +210,14 @@ class _Making:
         report = self._judged(self.directory, Precision.INT8)
         return replace(report, other_failures=tuple(made.failures), notes=tuple(made.lines)), made.summary()
 
+    def int8_by_others(self) -> dict[str, ParityReport]:
+        """INT8 as a CPU's other backends compute it, whose arithmetic beside the 8-bit products is their own."""
+        return {
+            backend: self._judged(self.directory, Precision.INT8, backend=backend)
+            for backend in installed_backends()
+            if backend != FIRST
+        }
+
     def int8_for_gpus(self) -> ParityReport:
         """INT8 as it was quantised, with its rest in FP16 as FP16 has it; judged as both: rounded, and by its ranking."""
         quantized = self._numerics[Precision.INT8].quantized
@@ -228,11 +244,11 @@ class _Making:
             self._judge = judge_of(self.checkpoint, self.judging, progress=self.progress)
         return self._judge
 
-    def _judged(self, directory: Path, precision: Precision) -> ParityReport:
+    def _judged(self, directory: Path, precision: Precision, *, backend: str = FIRST) -> ParityReport:
         models = {name: model for name, model in self.manifest.models.items() if (directory / model.file).exists()}
         write_manifest(directory, replace(self.manifest, models=models))
         judged = [*builtin_pairs(self.manifest.max_length), *self.pairs]
-        with CrossEncoder(directory, precision=precision, allow_failed=True) as model:
+        with CrossEncoder(directory, precision=precision, backend=backend, device="cpu", allow_failed=True) as model:
             judge = None if self.judging is None else self._judged_lists()
             return parity(model, self.checkpoint, judged, judge=judge, progress=self.progress)
 

@@ -1,7 +1,8 @@
 """INT8: which tensors are held in 8 bits, what each of them costs, and which go back to floating point.
 
 `eight_bit` runs the FP32 graph over calibration pairs, chooses how each tensor is quantised, measures the damage of each
-part alone, and puts the worst parts back until the ranking of a judging set holds.
+part alone, and puts the worst parts back until the ranking of a judging set holds in every backend: what is not in 8 bits
+ONNX Runtime computes in FP32, and OpenVINO in BF16 where the processor can.
 """
 
 import random
@@ -11,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from tqdm import tqdm
 
 from ..calibration.calibration_set import CalibrationSet
+from ..calibration.judging_set import JudgingSet
 from ..calibration.quantization import Activation, Quantization, chosen
 from ..calibration.ranking import Judge, RankingReport
 from ..calibration.recipe import Recipe
+from ..engine.backends import installed_backends
 from ..engine.encoding import PairEncoder
 from ..engine.plan import Batch
 from .activations import observed
@@ -62,8 +66,10 @@ class EightBit:
     quantized: Mapping[str, Quantization]
     sensitivities: tuple[Sensitivity, ...]
     execution: Execution
-    ranking: RankingReport
+    rankings: Mapping[str, RankingReport]
+    """As each backend that is installed computes it."""
     calibration: CalibrationSet
+    judging: JudgingSet
     points: tuple[Point, ...]
     activations: Mapping[str, Activation]
 
@@ -94,7 +100,7 @@ class EightBit:
                 "seed": self.calibration.seed,
                 "sha256": self.calibration.sha256,
             },
-            "judged_on": {"source": self.ranking.source, "sha256": self.ranking.sha256},
+            "judged_on": {"source": self.judging.source, "sha256": self.judging.sha256},
             "eight_bit_share": self.execution.share,
             "restored": [one.unit for one in self.sensitivities if one.restored],
         }
@@ -102,7 +108,7 @@ class EightBit:
     def to_json(self) -> dict[str, Any]:
         """Return everything but the activations."""
         return self.summary() | {
-            "ranking": asdict(self.ranking),
+            "rankings": {backend: asdict(ranking) for backend, ranking in self.rankings.items()},
             "sensitivities": [asdict(one) for one in self.sensitivities],
             "floating": self.execution.floating,
             "points": {name: quantization.to_json() for name, quantization in self.quantized.items()},
@@ -166,11 +172,14 @@ def eight_bit(
         numerics = Numerics(quantized=kept)
         graph = graph_of(checkpoint, numerics)
         execution = executed(graph, batches[len(batches) // 2])
-        ranking = judge.report(checkpoint.relevance(_in_order(logits_of(graph, batches), batches)))
+        rankings = {
+            backend: judge.report(checkpoint.relevance(_in_order(_computed(backend, graph, batches), batches)))
+            for backend in installed_backends()
+        }
         candidates = [
             one for one in sensitivities if one.unit not in restored and execution.share - one.share >= needed
         ]
-        if not tolerance.ranking_failures(ranking) or not candidates:
+        if not any(map(tolerance.ranking_failures, rankings.values())) or not candidates:
             break
         restored.append(candidates[0].unit)
     return EightBit(
@@ -179,8 +188,9 @@ def eight_bit(
         quantized=quantized,
         sensitivities=tuple(Sensitivity(**(asdict(one) | {"restored": one.unit in restored})) for one in sensitivities),
         execution=execution,
-        ranking=ranking,
+        rankings=rankings,
         calibration=calibration,
+        judging=judge.judging,
         points=points,
         activations=seen,
     )
@@ -218,6 +228,14 @@ def _sensitivities(
 def _linears(checkpoint: Checkpoint) -> list[str]:
     """The linear layers that are computed for every token; `[CLS]`'s own hardly count."""
     return [linear for point in points_of(checkpoint, Recipe()) for linear in point.linears]
+
+
+def _computed(backend: str, graph: onnx.ModelProto, batches: Sequence[Batch]) -> Floats:
+    if backend == "onnxruntime":
+        return logits_of(graph, batches)
+    from .openvino import logits_by_openvino
+
+    return logits_by_openvino(graph, batches)
 
 
 def _in_order(logits: Floats, batches: Sequence[Batch]) -> Floats:

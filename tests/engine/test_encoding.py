@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
 from crossrt.engine.errors import OptionError
-from crossrt.engine.plan import plan
+from crossrt.engine.plan import one_batch, plan
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
 
@@ -139,6 +139,17 @@ def test_a_plan_of_few_shapes_holds_every_row_and_fits_the_model(lengths: list[i
         assert len(part) in {1, 4, 16}
         assert len(part) <= batch_size
         assert array[part].max() <= width <= 511
+
+
+@settings(max_examples=200, deadline=None)
+@given(lengths=st.lists(st.integers(1, 511), min_size=1, max_size=20))
+def test_one_batch_holds_every_row_and_is_as_wide_as_a_plans(lengths: list[int]) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    made = one_batch(array, few_shapes_to=511)
+    assert sorted(made.parts[0].tolist()) == list(range(len(lengths)))
+    assert max(lengths) <= made.widths[0] <= 511
+    longest = np.full(1 if len(lengths) == 1 else 4, max(lengths))
+    assert made.widths == plan(longest, batch_size=4, few_shapes_to=511, batch_cost=4096).widths
 
 
 def test_few_shapes_are_few_and_their_padding_little() -> None:

@@ -228,9 +228,9 @@ def test_the_fastest_must_be_faster_beyond_noise_and_have_the_same_scores() -> N
     assert fastest([first, coarse]) is coarse
 
 
-def test_every_installed_backend_is_a_candidate_once() -> None:
+def test_every_installed_backend_is_a_candidate_once(bundle: Path) -> None:
     setup = a_setup(installed_backends()[0])
-    found = candidates(setup)
+    found = candidates(Bundle.open(bundle), setup)
     assert found[0] == setup
     assert {candidate.backend for candidate in found} == set(installed_backends())
     assert len({(each.backend, each.streams, each.batch_size) for each in found}) == len(found)

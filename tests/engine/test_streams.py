@@ -33,11 +33,13 @@ class Counting:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.closed = False
+        self.shapes: set[tuple[int, int]] = set()
 
     def run(self, batch: Batch) -> Any:
         with Counting.lock:
             Counting.busy += self.threads
             Counting.most = max(Counting.most, Counting.busy)
+            self.shapes.add(batch.shape)
         time.sleep(0.002)
         with Counting.lock:
             Counting.busy -= self.threads
@@ -132,6 +134,22 @@ def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
     assert seen == [2]
     assert [session.threads for session in opened] == [1, 4]  # opened once, when it was needed
     assert Counting.most == 4
+
+
+def test_small_requests_of_all_lengths_meet_few_shapes_too(
+    make: Callable[..., Streams], opened: list[Counting]
+) -> None:
+    made = make()
+    made.start(pairs_of([9]), batch_size=32).wait()
+    assert made._widening is not None
+    made._widening.result(timeout=10)
+    for length in range(4, 60):
+        assert made.start(pairs_of([length]), batch_size=32).wait().ravel().tolist() == [length]
+    wide = opened[1]
+    assert wide.threads == 4
+    assert wide.shapes == {(1, length) for length in range(4, 64, 4)}
+    made.start(pairs_of([50, 20, 30]), batch_size=2).wait()
+    assert max(rows for rows, _ in wide.shapes) == 1, "more than a batch may hold goes by streams"
 
 
 def test_an_error_calls_off_what_has_not_begun_and_leaves_the_model_usable(make: Callable[..., Streams]) -> None:

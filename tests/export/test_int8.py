@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,10 +26,13 @@ from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
+from crossrt.engine.backends import installed_backends
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BundleError, CheckpointError, DataFileError, ParityError
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
+from crossrt.engine.session import choose_setup
+from crossrt.engine.tuner import candidates
 from crossrt.export import activations, export
 from crossrt.export.activations import observed
 from crossrt.export.checkpoint import Checkpoint
@@ -41,7 +44,7 @@ from crossrt.export.onnx import graph_of, onnx_from_checkpoint
 from crossrt.export.pairs import builtin_pairs
 from crossrt.export.parity import ParityReport, judge_of, parity
 from crossrt.export.points import points_of
-from crossrt.export.precision import feeds_of, session_of
+from crossrt.export.precision import feeds_of, logits_of, session_of
 from crossrt.export.tolerance import TOLERANCE
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -95,6 +98,9 @@ def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, ca
     assert model.parity["passed"]
     assert model.parity["ranking"]["top10_overlap"] >= 0.96
     assert model.parity["ranking"]["queries"] >= 20
+    assert model.backends == dict.fromkeys(installed_backends(), True)
+    for backend in set(model.backends) - {"onnxruntime"}:
+        assert json.loads((exported.path / f"parity.int8.{backend}.json").read_text())["backend"] == backend
     assert model.numerics["eight_bit_share"] >= LEAST_SHARE
     assert model.numerics["judged_on"]["source"] == "built-in, pooled"
     judged = JudgingSet.pooled(calibration.pairs, source="built-in").texts_of_queries
@@ -216,6 +222,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
 
     monkeypatch.setattr(export._Making, "make", make)
     monkeypatch.setattr(export._Making, "_judged_rounded", lambda *_: replace(passed, not_finite=3))
+    monkeypatch.setattr(export._Making, "int8_by_others", lambda _: {})  # weights of no meaning have no order to keep
     with pytest.raises(ParityError, match="was not published: 3 logits are NaN or Inf"):
         export_bundle(read, tmp_path / "b", precisions=wanted)
     assert not (tmp_path / "b").exists()
@@ -445,7 +452,29 @@ def test_the_worst_parts_go_back_until_the_order_holds_or_too_little_is_left(
     assert LEAST_SHARE <= strict.execution.share < free.execution.share
     assert not strict.failures
     assert restored[0].unit not in strict.numerics.quantized
-    assert strict.ranking.mean_abs_diff < free.ranking.mean_abs_diff
+    assert set(free.rankings) == set(installed_backends())
+    for backend, ranking in strict.rankings.items():
+        assert ranking.mean_abs_diff < free.rankings[backend].mean_abs_diff
+
+
+def test_the_order_must_hold_in_every_backends_arithmetic(
+    exported: Bundle, calibration: CalibrationSet, encoder: PairEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, judge = judge_for(calibration, encoder, exported)
+    sizes: list[int] = []
+
+    def noise_until_a_part_went_back(graph: onnx.ModelProto, batches: Sequence[Batch]) -> np.ndarray:
+        sizes.append(sum(node.op_type == "QuantizeLinear" for node in graph.graph.node))
+        logits = logits_of(graph, batches)
+        return logits if sizes[-1] < sizes[0] else np.random.default_rng(0).normal(size=logits.shape).astype("float32")
+
+    monkeypatch.setattr("crossrt.export.int8.installed_backends", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.export.openvino.logits_by_openvino", noise_until_a_part_went_back)
+    limits = replace(LIMITS, top10_overlap=0.9)
+    made = eight_bit(Checkpoint.read(DEMO / "checkpoint"), encoder, few, judge, Recipe(), limits)
+    assert len(sizes) == 2, "ONNX Runtime's order held the first time, the other's the second"
+    assert [one.restored for one in made.sensitivities].count(True) == 1
+    assert made.rankings["openvino"] == made.rankings["onnxruntime"]
 
 
 def test_too_little_in_8_bits_is_a_failure_that_names_the_layers(
@@ -498,6 +527,47 @@ def test_a_failed_gate_publishes_nothing_and_keep_going_marks_it(
         assert model.precision is Precision.INT8
     with CrossEncoder(out, precision="auto") as model:
         assert model.precision is Precision.FP32
+
+
+def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
+    calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = parity
+
+    def fails_by_openvino(model: CrossEncoder, *arguments: object, **named: object) -> ParityReport:
+        report = real(model, *arguments, **named)  # type: ignore[arg-type]
+        return replace(report, other_failures=("no order",)) if model.backend == "openvino" else report
+
+    monkeypatch.setattr("crossrt.export.export.parity", fails_by_openvino)
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime", "openvino"))
+    out = tmp_path / "b"
+
+    def export_it(keep_going: bool) -> Bundle:
+        checkpoint = Checkpoint.read(DEMO / "checkpoint")
+        return export_bundle(
+            checkpoint, out, precisions=[Precision.INT8], calibration=calibration, keep_going=keep_going
+        )[0]
+
+    with pytest.raises(ParityError, match="no order"):
+        export_it(keep_going=False)
+    assert not out.exists()
+    made = export_it(keep_going=True)
+    assert made.manifest.models["int8"].backends == {"onnxruntime": True, "openvino": False}
+    assert not json.loads((out / "parity.int8.openvino.json").read_text())["passed"]
+    with pytest.raises(BundleError, match=r"failed its check as openvino computes it.*allow_failed=True"):
+        CrossEncoder(out, precision="int8", backend="openvino")
+    with CrossEncoder(out, precision="int8", backend="openvino", allow_failed=True) as model:
+        assert model.backend == "openvino"
+    setup = choose_setup(made, precision="auto", device="cpu")
+    assert (setup.precision, setup.backend) == (Precision.INT8, "onnxruntime")
+    assert {candidate.backend for candidate in candidates(made, setup)} == {"onnxruntime"}
+    monkeypatch.setattr("sys.argv", ["crossrt", "info", str(out)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "passed as onnxruntime computes it, FAILED as openvino computes it" in capsys.readouterr().out
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("openvino",))
+    setup = choose_setup(made, precision="auto", device="cpu")
+    assert (setup.precision, setup.backend) == (Precision.FP32, "openvino"), "INT8 would run in a backend it failed in"
 
 
 def test_int8_is_judged_by_lists_and_keeps_the_order_of_held_out_ones(exported: Bundle, tmp_path: Path) -> None:
