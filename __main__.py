@@ -205,7 +205,8 @@ def export(
     for report in reports:
         _say(str(report))
     if tensorrt:
-        bundle = _with_engines(bundle, precisions, calibration.pairs if calibration else user_pairs, options)
+        lengths_of = calibration.pairs if calibration else user_pairs
+        bundle = _with_engines(bundle, precisions, lengths_of, options, judging=judging)
     _say(f"{bundle.path}: {_size(bundle.path)}")
 
 

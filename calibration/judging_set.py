@@ -14,6 +14,7 @@ CANDIDATES = 50
 """The least that tells anything: a top ten of ten candidates always agrees."""
 MOST_CANDIDATES = 100
 MOST_PAIRS = 5000
+SAMPLE = Path(__file__).resolve().parent.parent / "demo" / "sample"
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -79,6 +80,16 @@ class JudgingSet:
             qrels=None if qrels is None else read_qrels(qrels),
             seed=seed,
         )
+
+    @classmethod
+    def builtin(cls) -> "JudgingSet":
+        """Twenty of the lists that come with crossrt, fifty candidates each: descriptions of Debian packages."""
+        queries, passages, candidates = read_collection(
+            *(SAMPLE / name for name in ("queries.tsv", "passages.tsv", "bm25.run.trec"))
+        )
+        taken = list(candidates)[:: len(candidates) // QUERIES][:QUERIES]
+        lists = {query: tuple(candidates[query]) for query in taken}
+        return cls.of(queries, passages, lists, source="built-in lists")
 
     @classmethod
     def pooled(cls, pairs: Pairs, *, source: str, seed: int = 0) -> "JudgingSet":

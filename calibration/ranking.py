@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from .change import Change
 from .judging_set import JudgingSet
@@ -23,6 +22,8 @@ def kendall_tau(reference: Scores, candidate: Scores) -> float:
     constant = [bool(np.ptp(scores) == 0) for scores in (reference, candidate)]
     if any(constant):
         return 1.0 if all(constant) else 0.0
+    from scipy import stats  # not needed, and often not there, where engines are built
+
     return float(stats.kendalltau(reference, candidate).statistic)
 
 

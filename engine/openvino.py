@@ -20,9 +20,9 @@ from .session import check_length
 
 logger = logging.getLogger("crossrt")
 
-KERNELS = 512
-"""Compiled kernels kept for each stream, about ten for each shape that was met; OpenVINO keeps 5,000. More are a few percent
-faster, and the memory then grows for thousands of requests: see docs/design.md."""
+KERNELS = 1500
+"""Compiled kernels of a kind that each stream keeps: all that the shapes of `plan` want, so that memory comes to rest once every
+shape was met. Where kernels must go and come back, it does not, and speed is lost: see docs/design.md."""
 
 
 class OpenVinoSession:

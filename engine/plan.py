@@ -16,7 +16,7 @@ BATCH_COST = 8
 ROWS = (1, 4, 16)
 SHORT = 64
 """Tokens up to which sixteen rows go together: of longer ones four keep a processor as busy."""
-STEPS_TOGETHER = ((96, 2), (224, 4), (448, 8))
+STEPS_TOGETHER = ((96, 2), (160, 4), (224, 8), (448, 16))
 STEPS_ALONE = ((192, 4), (320, 8))
 """Up to so many tokens, lengths are rounded up to a multiple of so many. A row alone wastes little by it: see docs/design.md."""
 

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from ..calibration.judging_set import JudgingSet
+from ..calibration.ranking import top_overlap
 from ..engine.backends import LIBRARIES, backend_version
 from ..engine.bundle import MANIFEST, Bundle
 from ..engine.cross_encoder import CrossEncoder
@@ -35,6 +37,7 @@ from .manifest import write_manifest
 from .pairs import builtin_pairs
 from .tensorrt import TIMINGS, BuildOptions, Progress, engine_from_onnx, layer_information, refitted
 from .tensorrt8 import is_tensorrt8
+from .tolerance import TOLERANCE
 
 ALLOWED = {Precision.FP32: 2e-3, Precision.FP16: 0.03, Precision.INT8: 0.5}
 """The largest difference of a logit. FP32 leaves room for TF32 being off and other sums; in INT8 one value rounded to its
@@ -43,23 +46,31 @@ other neighbour moves a logit by some hundredths."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCheck:
-    """How an engine's logits differ from the ONNX model's, at each profile's corners and on the built-in pairs."""
+    """How an engine's logits differ from the ONNX model's, at each profile's corners and on the built-in pairs.
+
+    `top10_overlap` of INT8 is with the bundle's FP32 model on the CPU, the mean over ranked lists; `least_overlap` is needed.
+    """
 
     engine: EngineFile
     shapes: tuple[Shape, ...]
     pairs: int
     max_abs_diff: float
     allowed: float
+    top10_overlap: float = 1.0
+    least_overlap: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Whether the engine may enter a bundle. NaN does not pass."""
-        return self.max_abs_diff <= self.allowed
+        return self.max_abs_diff <= self.allowed and self.top10_overlap >= self.least_overlap
 
     def __str__(self) -> str:
+        ranked = (
+            f"top-10 overlap {self.top10_overlap:.4f}, {self.least_overlap} is needed; " if self.least_overlap else ""
+        )
         return (
             f"{self.engine.file}: {'passed' if self.passed else 'FAILED'}, max |difference| {self.max_abs_diff:.2e} of "
-            f"{self.allowed} allowed, on {self.pairs} pairs and {len(self.shapes)} shapes; built in "
+            f"{self.allowed} allowed, on {self.pairs} pairs and {len(self.shapes)} shapes; {ranked}built in "
             f"{self.engine.build_seconds:.0f} s by {self.engine.library} {self.engine.version} for {self.engine.gpu}; "
             f"fused kernels: {self.engine.attention}"
         )
@@ -76,6 +87,7 @@ def add_engines(
     tokens: int = TOKENS,
     refit_from: Bundle | None = None,
     cache: bool = False,
+    judging: JudgingSet | None = None,
     progress: Progress = lambda text: None,
 ) -> tuple[Bundle, tuple[EngineCheck, ...]]:
     """Build an engine for each precision and put all into the bundle, in one step, replacing those of the same GPU.
@@ -84,8 +96,8 @@ def add_engines(
     bound a pair's and a batch's tokens, and so the memory that the engine takes. Without a timing cache in `options` there is
     one in the user's cache. With `refit_from`, a bundle of the same
     shape with a refittable engine, that engine takes this bundle's weights and nothing is built. With `cache` the engines go
-    to the user's cache instead, but for those that are there already, and whoever builds the same waits for it. Takes
-    minutes for each; `progress` is told what is being done.
+    to the user's cache instead, but for those that are there already, and whoever builds the same waits for it. INT8 is judged
+    by how it ranks `judging`; see `check_engine`. Takes minutes for each; `progress` is told what is being done.
 
     Raises BackendError without a GPU or TensorRT, OptionError for shapes that the model does not take, and ParityError, with
     the bundle as it was, when an engine's scores are others.
@@ -110,6 +122,7 @@ def add_engines(
         profiles=profiles_for(max_length or positions, lengths=lengths, tokens=tokens),
         options=replace(options, timing_cache=options.timing_cache or TIMINGS / f"{_slug(gpu.name)}.{version}"),
         refit_from=refit_from,
+        judging=judging,
         progress=progress,
     )
     if not cache:
@@ -140,6 +153,7 @@ class _Making:
     profiles: tuple[Profile, ...]
     options: BuildOptions
     refit_from: Bundle | None
+    judging: JudgingSet | None
     progress: Progress
 
     def publish(
@@ -166,7 +180,9 @@ class _Making:
                 manifest = replace(manifest, engines=(*kept, engine))
                 write_manifest(partial, manifest)
                 self.progress(f"{engine.file}: comparing its scores with the ONNX model's")
-                check = check_engine(Bundle.open(partial), engine, device=f"cuda:{self.device}")
+                check = check_engine(
+                    Bundle.open(partial), engine, device=f"cuda:{self.device}", full=self.bundle, judging=self.judging
+                )
                 if not check.passed:
                     raise ParityError(f"{target} stays as it was: {check}", check)
                 checks.append(check)
@@ -240,8 +256,14 @@ def _described(options: BuildOptions) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(options).items() if key != "timing_cache"}
 
 
-def check_engine(bundle: Bundle, engine: EngineFile, *, device: str) -> EngineCheck:
-    """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts."""
+def check_engine(
+    bundle: Bundle, engine: EngineFile, *, device: str, full: Bundle | None = None, judging: JudgingSet | None = None
+) -> EngineCheck:
+    """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts.
+
+    An INT8 engine also ranks the lists of `judging`, the built-in ones unless given, beside the FP32 model of `full`, which is
+    the same bundle unless this one holds no FP32.
+    """
     precision = Precision.parse(engine.precision)
     shapes = tuple(dict.fromkeys(shape for profile in engine.profiles for shape in corners(profile)))
     opened: dict[str, Any] = {
@@ -249,6 +271,8 @@ def check_engine(bundle: Bundle, engine: EngineFile, *, device: str) -> EngineCh
         "max_length": min(bundle.manifest.max_length, engine.profiles[-1].max[1]),
         "allow_failed": True,
     }
+    overlap = 1.0
+    ranked = TOLERANCE[precision].top10_overlap
     with (
         CrossEncoder(bundle.path, device="cpu", **opened) as reference,
         CrossEncoder(bundle.path, device=device, backend="tensorrt", **opened) as ours,
@@ -259,7 +283,26 @@ def check_engine(bundle: Bundle, engine: EngineFile, *, device: str) -> EngineCh
         for batch in batches(shapes, vocabulary):
             differences.append(np.abs(ours._scorer.run(batch) - reference._scorer.run(batch)))
         worst = max(float(np.nan_to_num(each, nan=np.inf).max()) for each in differences)
-    return EngineCheck(engine=engine, shapes=shapes, pairs=len(pairs), max_abs_diff=worst, allowed=ALLOWED[precision])
+        if ranked and worst <= ALLOWED[precision]:
+            overlap = _overlap(ours, full or bundle, judging or JudgingSet.builtin(), opened["max_length"])
+    return EngineCheck(
+        engine=engine,
+        shapes=shapes,
+        pairs=len(pairs),
+        max_abs_diff=worst,
+        allowed=ALLOWED[precision],
+        top10_overlap=overlap,
+        least_overlap=ranked,
+    )
+
+
+def _overlap(ours: CrossEncoder, full: Bundle, judging: JudgingSet, max_length: int) -> float:
+    """The mean overlap of the top ten with those of a bundle's FP32 model on the CPU."""
+    with CrossEncoder(full.path, device="cpu", max_length=max_length) as reference:
+        expected, found = (model.relevance(model.logits(judging.pairs)) for model in (reference, ours))
+    return float(
+        np.mean([top_overlap(expected[rows.start : rows.stop], found[rows.start : rows.stop]) for rows in judging.rows])
+    )
 
 
 def corners(profile: Profile) -> Iterator[Shape]:

@@ -111,3 +111,10 @@ def test_a_ranking_of_nan_is_the_worst_there_is() -> None:
     report = Judge(judging=judging, expected=expected).report(np.full_like(expected, np.nan))
     assert report.top10_overlap == 0
     assert report.kendall_tau == 0
+
+
+def test_the_built_in_lists_are_enough_to_judge_by_and_always_the_same() -> None:
+    built_in = JudgingSet.builtin()
+    assert [len(rows) for rows in built_in.rows] == [50] * 20
+    assert built_in.qrels is None
+    assert JudgingSet.builtin().sha256 == built_in.sha256

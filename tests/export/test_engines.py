@@ -45,14 +45,15 @@ class OnnxContext(MemoryContext):
                 for name, dtype in executor.inputs.items()
             }
             [logits] = executor.session.run(["logits"], feeds)
-            logits = (logits + executor.error).astype(np.float32)
+            error = executor.error(logits) if callable(executor.error) else executor.error
+            logits = (logits + error).astype(np.float32)
             executor.cuda.at(addresses["logits"], logits.nbytes)[:] = logits.reshape(-1).view(np.uint8)
 
         executor.cuda.kernel(self.stream, compute)
 
 
 class OnnxExecutor(MemoryExecutor):
-    def __init__(self, bundle: Bundle, precision: Precision, error: float) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, error: Any) -> None:
         found, _ = gpu_module._engine(bundle, precision, 0)
         assert found is not None
         profiles = found[1].profiles
@@ -372,11 +373,36 @@ def test_options_of_the_command_reach_the_engine(
     assert "go with --tensorrt" in capsys.readouterr().err
 
 
-def test_tensorrt8_gets_the_int8_file_that_it_can_read(machine: dict[str, Any], copy: Bundle) -> None:
+def with_int8(bundle: Bundle) -> Bundle:
+    """The bundle with its FP32 model under the names of INT8."""
     for name in ("model.int8.onnx", "model.int8.gpu.onnx"):
-        shutil.copy(copy.path / "model.fp32.onnx", copy.path / name)
-    int8 = replace(copy.manifest.models["fp32"], file="model.int8.onnx", gpu_file="model.int8.gpu.onnx")
-    write_manifest(copy.path, replace(copy.manifest, models={**copy.manifest.models, "int8": int8}))
+        shutil.copy(bundle.path / "model.fp32.onnx", bundle.path / name)
+    int8 = replace(bundle.manifest.models["fp32"], file="model.int8.onnx", gpu_file="model.int8.gpu.onnx")
+    write_manifest(bundle.path, replace(bundle.manifest, models={**bundle.manifest.models, "int8": int8}))
+    return Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_an_int8_engine_enters_when_it_ranks_as_fp32_does(machine: dict[str, Any], copy: Bundle, cache: bool) -> None:
+    bundle, before = with_int8(copy), contents(copy.path)
+    chance = np.random.default_rng(0)
+    machine["error"] = lambda logits: chance.uniform(-0.4, 0.4, logits.shape)  # within what a logit may differ by
+    with pytest.raises(ParityError, match=r"FAILED, max .difference. .*; top-10 overlap 0\.\d+, 0\.96 is needed"):
+        add_engines(bundle, [Precision.INT8], cache=cache)
+    assert contents(copy.path) == before
+    assert not [path for path in engine_cache.FOLDER.glob("*") if path.is_dir()]
+    machine["error"] = 0.2  # on every logit: the order is the same
+    _, (check,) = add_engines(bundle, [Precision.INT8], cache=cache)
+    assert check.top10_overlap > 0.99
+    assert check.max_abs_diff == pytest.approx(0.2, abs=1e-3)
+    assert "top-10 overlap" in str(check)
+    machine["error"] = 0.0
+    _, (plain,) = add_engines(bundle, [Precision.FP32], cache=cache)
+    assert "overlap" not in str(plain), "only INT8 is judged by its order"
+
+
+def test_tensorrt8_gets_the_int8_file_that_it_can_read(machine: dict[str, Any], copy: Bundle) -> None:
+    with_int8(copy)
     for version in ("10.13.0", "8.6.0"):
         machine["version"] = version
         add_engines(Bundle.open(copy.path), [Precision.INT8])
