@@ -27,7 +27,6 @@ from result import write_result
 
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
-from crossrt.calibration.quantization import chosen
 from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.encoding import PairEncoder
@@ -37,7 +36,7 @@ from crossrt.engine.trec import read_collection, read_qrels
 from crossrt.export.activations import observed
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.execution import executed
-from crossrt.export.int8 import eight_bit
+from crossrt.export.int8 import eight_bit, quantizations
 from crossrt.export.numerics import Numerics
 from crossrt.export.onnx import graph_of, save
 from crossrt.export.points import points_of
@@ -175,15 +174,8 @@ def ways(lists: Lists, queries: Sequence[str], nncf: Path | None) -> Mapping[str
 
 
 def by_recipe(lists: Lists, pairs: Sequence[tuple[str, str]], recipe: Recipe) -> onnx.ModelProto:
-    points = points_of(lists.checkpoint, recipe)
-    seen = observed(lists.checkpoint, points, lists.encoder.encode(pairs))
-    quantized = {
-        point.name: chosen(
-            seen[point.tensor], [lists.checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
-        )
-        for point in points
-    }
-    return graph_of(lists.checkpoint, Numerics(quantized=quantized))
+    seen = observed(lists.checkpoint, points_of(lists.checkpoint, recipe), lists.encoder.encode(pairs))
+    return graph_of(lists.checkpoint, Numerics(quantized=quantizations(lists.checkpoint, seen, recipe)))
 
 
 def by_default(lists: Lists, queries: Sequence[str]) -> onnx.ModelProto:

@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from crossrt.calibration.quantization import chosen
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine import compiled
 from crossrt.engine.bundle import TOKENIZER, Bundle, BundleModel
@@ -36,6 +35,7 @@ from crossrt.evaluation.facts import commit, machine
 from crossrt.export.activations import observed
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.export import manifest_of
+from crossrt.export.int8 import quantizations
 from crossrt.export.manifest import write_manifest
 from crossrt.export.numerics import Numerics
 from crossrt.export.onnx import onnx_from_checkpoint
@@ -108,18 +108,11 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
     onnx_from_checkpoint(checkpoint, bundle / "model.fp32.onnx")
     recipe = Recipe(method="minmax")
-    points = points_of(checkpoint, recipe)
     encoder = PairEncoder(Tokenizer.from_str(tokenizer), max_length=checkpoint.max_length)
-    seen = observed(
-        checkpoint, points, encoder.encode(typical_pairs(Tokenizer.from_str(tokenizer), RANGE_PAIRS, seed=1))
-    )
-    quantized = {
-        point.name: chosen(
-            seen[point.tensor], [checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
-        )
-        for point in points
-    }
-    onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", Numerics(quantized=quantized))
+    pairs = typical_pairs(Tokenizer.from_str(tokenizer), RANGE_PAIRS, seed=1)
+    seen = observed(checkpoint, points_of(checkpoint, recipe), encoder.encode(pairs))
+    numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
+    onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", numerics)
     manifest = manifest_of(checkpoint, model.name, None, None, "crossrt")
     models = {name: BundleModel(file=f"model.{name}.onnx") for name in ("fp32", "int8")}
     write_manifest(bundle, replace(manifest, models=models))

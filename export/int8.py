@@ -149,12 +149,7 @@ def eight_bit(
     """
     points = points_of(checkpoint, recipe)
     seen = observed(checkpoint, points, encoder.encode(calibration.pairs), seed=calibration.seed, progress=progress)
-    quantized = {
-        point.name: chosen(
-            seen[point.tensor], [checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
-        )
-        for point in tqdm(points, desc="Choosing ranges", unit="tensor", disable=not progress)
-    }
+    quantized = quantizations(checkpoint, seen, recipe, progress=progress)
     pad_id = checkpoint.pad_token_id
     pairs = judge.judging.pairs
     sensitivities = _sensitivities(
@@ -194,6 +189,18 @@ def eight_bit(
         points=points,
         activations=seen,
     )
+
+
+def quantizations(
+    checkpoint: Checkpoint, seen: Mapping[str, Activation], recipe: Recipe, *, progress: bool = False
+) -> dict[str, Quantization]:
+    """Choose, for each point of a recipe, how it is held in 8 bits, from what calibration saw of its tensor."""
+    return {
+        point.name: chosen(
+            seen[point.tensor], [checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
+        )
+        for point in tqdm(points_of(checkpoint, recipe), desc="Choosing ranges", unit="tensor", disable=not progress)
+    }
 
 
 def _sensitivities(
