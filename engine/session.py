@@ -123,7 +123,7 @@ def choose_setup(
     if backend not in ("auto", *able):
         if chosen is Precision.BF16:
             raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
-        raise BundleError(
+        raise BackendError(
             f"the {chosen.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there say "
             "why. Take another backend, or this one as it is with allow_failed=True"
         )

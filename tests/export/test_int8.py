@@ -28,7 +28,7 @@ from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends import installed_backends
 from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.errors import BundleError, CheckpointError, DataFileError, ParityError
+from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
 from crossrt.engine.session import choose_setup
@@ -554,7 +554,7 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
     made = export_it(keep_going=True)
     assert made.manifest.models["int8"].backends == {"onnxruntime": True, "openvino": False}
     assert not json.loads((out / "parity.int8.openvino.json").read_text())["passed"]
-    with pytest.raises(BundleError, match=r"failed its check as openvino computes it.*allow_failed=True"):
+    with pytest.raises(BackendError, match=r"failed its check as openvino computes it.*allow_failed=True"):
         CrossEncoder(out, precision="int8", backend="openvino")
     with CrossEncoder(out, precision="int8", backend="openvino", allow_failed=True) as model:
         assert model.backend == "openvino"
