@@ -34,6 +34,11 @@ def processor() -> str:
     return "; ".join(" ".join(line.split()) for line in kept)
 
 
+def has_vnni() -> bool:
+    """Tell whether the processor adds up four 8-bit products at once, in AVX or AMX."""
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(processor().replace(";", " ").split()))
+
+
 def _quota(root: Path) -> float | None:
     try:
         fields = (root / "cpu.max").read_text().split()

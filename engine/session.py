@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .backends import BACKENDS, GPU_BACKENDS, backend_version, installed_backends
 from .bundle import Bundle
-from .cpus import usable_cpus
+from .cpus import has_vnni, usable_cpus
 from .errors import BackendError, BundleError, OptionError, ShapeError
 from .plan import Batch
 from .precision import Precision
@@ -92,8 +92,9 @@ def choose_setup(
 
     `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU where one can run this bundle, and else
     the CPU. On a GPU see `gpu_setup`. On a CPU `backend="auto"` obeys what `crossrt tune` has stored for this bundle and
-    machine, and else takes ONNX Runtime where it is installed, as always without `tuned`. `threads` defaults to the
-    processors this process may use (affinity and cgroup quota). Raises OptionError for an unknown value and BackendError,
+    machine, and else, as always without `tuned`, takes ONNX Runtime where it is installed, or OpenVINO for an INT8 model that
+    has kept its order there, on a processor with VNNI. `threads` defaults to the processors this process may use (affinity
+    and cgroup quota). Raises OptionError for an unknown value and BackendError,
     saying what to install, when the backend is missing.
     """
     if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
@@ -146,7 +147,8 @@ def choose_setup(
             batch_size=stored.batch_size,
             reason="the fastest that crossrt tune measured here",
         )
-    found = backend if backend != "auto" else next(name for name in able if name in present)
+    first = _first_untuned(bundle, chosen)
+    found = backend if backend != "auto" else next(name for name in (first, *able) if name in able and name in present)
     return Setup(
         backend=found,
         precision=chosen,
@@ -200,6 +202,13 @@ def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = 
     model = bundle.manifest.models.get(precision.value)
     passed = {} if model is None or allow_failed else model.backends
     return tuple(name for name in BACKENDS if passed.get(name, True))
+
+
+def _first_untuned(bundle: Bundle, precision: Precision) -> str:
+    """INT8 goes to OpenVINO where that is what makes it fast, and where it is known to keep the order: see docs/design.md."""
+    model = bundle.manifest.models.get(precision.value)
+    judged = model is not None and model.backends.get("openvino", False)
+    return "openvino" if precision is Precision.INT8 and judged and has_vnni() else BACKENDS[0]
 
 
 def check_length(batch: Batch, bundle: Bundle, precision: Precision) -> None:

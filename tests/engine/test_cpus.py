@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crossrt.engine import cpus
 from crossrt.engine.cpus import usable_cpus
 
 
@@ -38,3 +39,18 @@ def test_an_affinity_mask_bounds_the_threads(bundle: Path) -> None:
     )
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert child.stdout.strip() == "1", child.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("model name : AMD EPYC; flags : fpu avx512f avx512_vnni", True),
+        ("flags : fpu avx_vnni; Features : none", True),
+        ("model name : Xeon; flags : amx_tile amx_int8; CPU part : 1", True),
+        ("model name : avx512_vnnish; flags : fpu avx2", False),
+        ("aarch64 ", False),
+    ],
+)
+def test_vnni_is_read_from_what_the_processor_says(said: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "processor", lambda: said)
+    assert cpus.has_vnni() is expected

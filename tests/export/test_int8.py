@@ -123,6 +123,30 @@ def test_auto_takes_int8_and_none_does_not(exported: Bundle) -> None:
         assert 0 < abs(float(fast.predict(pair)) - float(full.predict(pair))) < 1
 
 
+def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime", "openvino"))
+
+    def chosen(bundle: Bundle, precision: str, *, vnni: bool) -> str:
+        monkeypatch.setattr("crossrt.engine.session.has_vnni", lambda: vnni)
+        return choose_setup(bundle, precision=precision, device="cpu", tuned=False).backend
+
+    models = exported.manifest.models
+
+    def judged(**backends: bool) -> Bundle:
+        int8 = replace(models["int8"], backends=backends)
+        return replace(exported, manifest=replace(exported.manifest, models={**models, "int8": int8}))
+
+    everywhere = judged(onnxruntime=True, openvino=True)
+    assert chosen(everywhere, "int8", vnni=True) == "openvino"
+    assert chosen(everywhere, "auto", vnni=True) == "openvino"
+    assert chosen(everywhere, "int8", vnni=False) == "onnxruntime"
+    assert chosen(everywhere, "fp32", vnni=True) == "onnxruntime"
+    assert chosen(judged(onnxruntime=True), "int8", vnni=True) == "onnxruntime"
+    assert chosen(judged(onnxruntime=True, openvino=False), "int8", vnni=True) == "onnxruntime"
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
+    assert chosen(everywhere, "int8", vnni=True) == "onnxruntime"
+
+
 def test_info_says_how_much_of_it_is_8_bits(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
