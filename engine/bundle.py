@@ -3,7 +3,7 @@
 manifest.json      what it is, where it came from, and size and sha256 of every other file
 tokenizer.json     with the checkpoint's own truncation and padding removed
 model.fp32.onnx    the plain graph; further precisions lie beside it
-parity.fp32.json   the report of the parity check that let it be published
+parity.fp32.json   the report of the parity check that let it be published; INT8 has one for each backend of a CPU
 model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
 *.engine           TensorRT engines, each for one kind of GPU and one version
 """
