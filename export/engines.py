@@ -48,7 +48,8 @@ other neighbour moves a logit by some hundredths."""
 class EngineCheck:
     """How an engine's logits differ from the ONNX model's, at each profile's corners and on the built-in pairs.
 
-    `top10_overlap` of INT8 is with the bundle's FP32 model on the CPU, the mean over ranked lists; `least_overlap` is needed.
+    `top10_overlap` of INT8 is with the bundle's FP32 model on the CPU, the mean over ranked lists, and `least_overlap` is needed;
+    None where the logits have failed already, and for other precisions.
     """
 
     engine: EngineFile
@@ -56,18 +57,17 @@ class EngineCheck:
     pairs: int
     max_abs_diff: float
     allowed: float
-    top10_overlap: float = 1.0
+    top10_overlap: float | None = None
     least_overlap: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Whether the engine may enter a bundle. NaN does not pass."""
-        return self.max_abs_diff <= self.allowed and self.top10_overlap >= self.least_overlap
+        return self.max_abs_diff <= self.allowed and (self.top10_overlap or 0.0) >= self.least_overlap
 
     def __str__(self) -> str:
-        ranked = (
-            f"top-10 overlap {self.top10_overlap:.4f}, {self.least_overlap} is needed; " if self.least_overlap else ""
-        )
+        overlap = self.top10_overlap
+        ranked = "" if overlap is None else f"top-10 overlap {overlap:.4f}, {self.least_overlap} is needed; "
         return (
             f"{self.engine.file}: {'passed' if self.passed else 'FAILED'}, max |difference| {self.max_abs_diff:.2e} of "
             f"{self.allowed} allowed, on {self.pairs} pairs and {len(self.shapes)} shapes; {ranked}built in "
@@ -271,7 +271,7 @@ def check_engine(
         "max_length": min(bundle.manifest.max_length, engine.profiles[-1].max[1]),
         "allow_failed": True,
     }
-    overlap = 1.0
+    overlap = None
     ranked = TOLERANCE[precision].top10_overlap
     with (
         CrossEncoder(bundle.path, device="cpu", **opened) as reference,

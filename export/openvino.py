@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import openvino
 
+from ..engine.cpus import usable_cpus
 from ..engine.openvino import floating_point
 from ..engine.plan import Batch
 from ..engine.precision import Precision
@@ -21,7 +22,10 @@ def logits_by_openvino(model: onnx.ModelProto, batches: Sequence[Batch]) -> npt.
     with tempfile.TemporaryDirectory() as directory:  # from a file, since a model above 2 GB does not fit into a string
         path = Path(directory) / "model.onnx"
         save(model, path)
-        properties = {"INFERENCE_PRECISION_HINT": floating_point(core, Precision.INT8)}
+        properties = {
+            "INFERENCE_PRECISION_HINT": floating_point(core, Precision.INT8),
+            "INFERENCE_NUM_THREADS": usable_cpus(),
+        }
         compiled = core.compile_model(core.read_model(path), "CPU", properties)
         request = compiled.create_infer_request()
         names = [field.any_name for field in compiled.inputs]

@@ -167,6 +167,8 @@ def test_closing_waits_frees_both_sessions_and_refuses_more(
 ) -> None:
     made = make()
     made.start(pairs_of([9]), batch_size=1).wait()
+    assert made._widening is not None
+    made._widening.result(timeout=10)  # closed earlier, it would not be opened at all
     made.close()
     made.close()
     assert [session.closed for session in opened] == [True, True]

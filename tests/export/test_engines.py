@@ -393,6 +393,7 @@ def test_an_int8_engine_enters_when_it_ranks_as_fp32_does(machine: dict[str, Any
     assert not [path for path in engine_cache.FOLDER.glob("*") if path.is_dir()]
     machine["error"] = 0.2  # on every logit: the order is the same
     _, (check,) = add_engines(bundle, [Precision.INT8], cache=cache)
+    assert check.top10_overlap is not None
     assert check.top10_overlap > 0.99
     assert check.max_abs_diff == pytest.approx(0.2, abs=1e-3)
     assert "top-10 overlap" in str(check)
