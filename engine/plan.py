@@ -98,8 +98,6 @@ def plan(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
-    if streams > 1:
-        max_tokens = min(max_tokens, -(-int(lengths.sum()) // streams))
     order = np.argsort(-lengths, kind="stable")
     longest = lengths[order]
     alone, together = longest.tolist(), longest.tolist()
@@ -109,6 +107,8 @@ def plan(
         alone, together = (_rounded_up(longest, steps, few_shapes_to) for steps in (STEPS_ALONE, STEPS_TOGETHER))
         sizes = [size for size in ROWS if size <= batch_size]
         most = ROWS[-2]
+    if streams > 1:
+        max_tokens = min(max_tokens, -(-sum(together) // streams))
     # cost[i] is the least for the first i pairs, whose last batch begins at begins[i].
     cost, begins = [0], [0]
     for stop in range(1, len(longest) + 1):

@@ -152,6 +152,12 @@ def test_one_batch_holds_every_row_and_is_as_wide_as_a_plans(lengths: list[int])
     assert made.widths == plan(longest, batch_size=4, few_shapes_to=511, batch_cost=4096).widths
 
 
+@pytest.mark.parametrize("length", range(2, 161))  # beyond, rows alone are padded less
+def test_a_streams_share_holds_the_padding_too(length: int) -> None:
+    made = plan(np.full(16, length), batch_size=32, streams=4, few_shapes_to=512)
+    assert [len(part) for part in made.parts] == [4] * 4
+
+
 def test_few_shapes_are_few_and_their_padding_little() -> None:
     generator = np.random.default_rng(0)
     shapes, real, computed = set(), 0, 0
