@@ -20,6 +20,8 @@ STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
 """Up to so many tokens, lengths are rounded up to a multiple of so many. A row alone wastes little by it, and
 the steps are finest where most passages are: see docs/design.md."""
+STEPS_WIDE = ((192, 8), (320, 16))
+"""So where all processors compute one batch: a new shape costs them more than this padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +136,7 @@ def plan(
 
 def one_batch(lengths: npt.NDArray[np.int64], *, few_shapes_to: int) -> BatchPlan:
     """Put all pairs, at least one, into one batch; `few_shapes_to` is as in `plan`."""
-    (width,) = _rounded_up(
-        lengths.max(keepdims=True), STEPS_ALONE if len(lengths) == 1 else STEPS_TOGETHER, few_shapes_to
-    )
+    (width,) = _rounded_up(lengths.max(keepdims=True), STEPS_WIDE, few_shapes_to)
     return BatchPlan(lengths=lengths, parts=(np.argsort(-lengths, kind="stable"),), widths=(width,))
 
 

@@ -143,13 +143,12 @@ def test_a_plan_of_few_shapes_holds_every_row_and_fits_the_model(lengths: list[i
 
 @settings(max_examples=200, deadline=None)
 @given(lengths=st.lists(st.integers(1, 511), min_size=1, max_size=20))
-def test_one_batch_holds_every_row_and_is_as_wide_as_a_plans(lengths: list[int]) -> None:
+def test_one_batch_holds_every_row_and_is_little_wider_than_the_longest(lengths: list[int]) -> None:
     array = np.array(lengths, dtype=np.int64)
     made = one_batch(array, few_shapes_to=511)
     assert sorted(made.parts[0].tolist()) == list(range(len(lengths)))
-    assert max(lengths) <= made.widths[0] <= 511
-    longest = np.full(1 if len(lengths) == 1 else 4, max(lengths))
-    assert made.widths == plan(longest, batch_size=4, few_shapes_to=511, batch_cost=4096).widths
+    longest = max(lengths)
+    assert longest <= made.widths[0] <= min(511, longest + max(7, longest // 10))
 
 
 @pytest.mark.parametrize("length", range(2, 161))  # beyond, rows alone are padded less

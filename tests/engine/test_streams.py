@@ -147,7 +147,7 @@ def test_small_requests_of_all_lengths_meet_few_shapes_too(
         assert made.start(pairs_of([length]), batch_size=32).wait().ravel().tolist() == [length]
     wide = opened[1]
     assert wide.threads == 4
-    assert wide.shapes == {(1, length) for length in range(4, 64, 4)}
+    assert wide.shapes == {(1, length) for length in range(8, 65, 8)}
     made.start(pairs_of([50, 20, 30]), batch_size=2).wait()
     assert max(rows for rows, _ in wide.shapes) == 1, "more than a batch may hold goes by streams"
 
