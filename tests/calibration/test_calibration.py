@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrt.calibration.calibration_set import CalibrationSet
@@ -49,6 +49,7 @@ def test_pairs_come_from_a_file_or_from_trec_files(tmp_path: Path) -> None:
     assert drawn.pairs == (("q one", "p one"), ("q one", "p three"))
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=30, unique=True))
 def test_a_ranking_agrees_with_itself_and_is_opposed_by_its_reverse(scores: list[float]) -> None:
     array = np.array(scores, dtype=np.float32)
