@@ -52,7 +52,8 @@ class BundleModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest."""
+    """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest, and
+    of `architecture` the `hidden_size`, to guess which backend is the faster."""
 
     schema: int = SCHEMA
     source: Mapping[str, Any]

@@ -16,6 +16,7 @@ from ..calibration.ranking import Judge, RankingReport, kendall_tau, top_overlap
 from ..engine.activation import Floats
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import InputError
+from ..engine.plan import one_batch
 from .checkpoint import Checkpoint
 from .pairs import groups_of
 from .reference import Reference
@@ -206,11 +207,8 @@ def parity(
 
 
 def _in_one_batch(model: CrossEncoder, pairs: list[tuple[str, str]]) -> Floats:
-    from ..engine.plan import plan
-
     encoded = model._encoder.encode(pairs)
-    most = len(pairs) * model.max_length
-    whole = plan(encoded.lengths, batch_size=len(pairs), max_tokens=most, batch_cost=most)
+    whole = one_batch(encoded.lengths, few_shapes_to=model.bundle.manifest.max_positions)
     logits = np.empty((len(pairs), model.num_labels), dtype=np.float32)
     for batch in whole.batches(encoded, pad_id=model.bundle.manifest.pad_token_id):
         logits[batch.rows] = model._scorer.run(batch)

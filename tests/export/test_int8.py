@@ -132,15 +132,20 @@ def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, mon
 
     models = exported.manifest.models
 
-    def judged(**backends: bool) -> Bundle:
+    def judged(hidden_size: int = 384, **backends: bool) -> Bundle:
         int8 = replace(models["int8"], backends=backends)
-        return replace(exported, manifest=replace(exported.manifest, models={**models, "int8": int8}))
+        architecture = {**exported.manifest.architecture, "hidden_size": hidden_size}
+        manifest = replace(exported.manifest, models={**models, "int8": int8}, architecture=architecture)
+        return replace(exported, manifest=manifest)
 
     everywhere = judged(onnxruntime=True, openvino=True)
     assert chosen(everywhere, "int8", vnni=True) == "openvino"
+    assert "VNNI" in choose_setup(everywhere, precision="int8", device="cpu", tuned=False).reason
+    assert "VNNI" not in choose_setup(everywhere, precision="fp32", device="cpu", tuned=False).reason
     assert chosen(everywhere, "auto", vnni=True) == "openvino"
     assert chosen(everywhere, "int8", vnni=False) == "onnxruntime"
     assert chosen(everywhere, "fp32", vnni=True) == "onnxruntime"
+    assert chosen(judged(128, onnxruntime=True, openvino=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True, openvino=False), "int8", vnni=True) == "onnxruntime"
     monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
