@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, int8, or auto: the fastest that passed parity.")]
-Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or tensorrt.")]
+Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, native or tensorrt.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU that can, else the CPU.")]
 Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest pair in tokens; the model's own unless given.")]

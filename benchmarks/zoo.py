@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine import compiled
+from crossrt.engine.backends import BACKENDS
 from crossrt.engine.bundle import TOKENIZER, Bundle, BundleModel
 from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
 from crossrt.engine.publish import published_file
@@ -37,6 +38,7 @@ from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.export import manifest_of
 from crossrt.export.int8 import quantizations
 from crossrt.export.manifest import write_manifest
+from crossrt.export.native import native_from_checkpoint
 from crossrt.export.numerics import Numerics
 from crossrt.export.onnx import onnx_from_checkpoint
 from crossrt.export.points import points_of
@@ -114,7 +116,11 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
     onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", numerics)
     manifest = manifest_of(checkpoint, model.name, None, None, "crossrt")
-    models = {name: BundleModel(file=f"model.{name}.onnx") for name in ("fp32", "int8")}
+    native_from_checkpoint(checkpoint, seen, bundle / "model.int8.native")
+    models = {
+        "fp32": BundleModel(file="model.fp32.onnx"),
+        "int8": BundleModel(file="model.int8.onnx", native_file="model.int8.native"),
+    }
     write_manifest(bundle, replace(manifest, models=models))
     shutil.rmtree(source)
     return bundle
@@ -125,10 +131,10 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
     rows = [
         row
         for row in lineup(
-            [str(bundle)], precisions=("fp32", "bf16", "int8"), backends=("onnxruntime", "openvino"), device="cpu"
+            [str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu"
         )
-        # ONNX Runtime has no BF16 on a CPU; what OpenVINO cannot do here is a row that says so.
-        if not (isinstance(row, Missing) and row.backend == "onnxruntime")
+        # ONNX Runtime has no BF16 on a CPU, and native is INT8 alone; what OpenVINO cannot do here is a row that says so.
+        if not (isinstance(row, Missing) and row.backend != "openvino")
     ]
     gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9
     length = min(LIST, max(FEWEST, round(GFLOP / gflop)))

@@ -2,11 +2,15 @@
 
 import importlib.metadata
 import importlib.util
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
+from .cpus import processor
 from .errors import BackendError
 
-BACKENDS = ("onnxruntime", "openvino")
-"""Those of a CPU."""
+ONNX_BACKENDS = ("onnxruntime", "openvino")
+BACKENDS = (*ONNX_BACKENDS, "native")
+"""Those of a CPU; the last is crossrt's own kernels, for INT8 alone."""
 GPU_BACKENDS = ("tensorrt", "onnxruntime")
 """Those of a GPU, the faster first."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -14,19 +18,39 @@ LIBRARIES = ("tensorrt", "tensorrt_rtx")
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),
+    "native": ("crossrt",),
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt-rtx",),
 }
+NATIVE_FLAGS = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma"})
+"""What the native kernels were compiled for."""
 
 
 def installed_backends() -> tuple[str, ...]:
-    """Return the backends that can be imported. Raises BackendError when two packages overwrite each other's files."""
+    """Return the backends that can run here. Raises BackendError when two packages overwrite each other's files."""
     if all(_has_distribution(name) for name in DISTRIBUTIONS["onnxruntime"]):
         raise BackendError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
             'uninstall both, then install one of "crossrt[cpu]" and onnxruntime-gpu'
         )
-    return tuple(name for name in BACKENDS if importlib.util.find_spec(name) is not None)
+    found = [name for name in ONNX_BACKENDS if importlib.util.find_spec(name) is not None]
+    return (*found, *([] if why_not_native() else ["native"]))
+
+
+def native_library() -> Path | None:
+    """Return the compiled kernels, if this installation has them."""
+    files = (Path(__file__).with_name(f"native_kernels{suffix}") for suffix in EXTENSION_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def why_not_native() -> str:
+    """Say why the native kernels cannot run here; empty when they can."""
+    if native_library() is None:
+        return (
+            "this installation has no compiled kernels: install crossrt again on x86-64, where there is a C++ compiler"
+        )
+    lacking = NATIVE_FLAGS - set(processor().replace(";", " ").split())
+    return f"this processor lacks {', '.join(sorted(lacking))}" if lacking else ""
 
 
 def backend_version(backend: str) -> str:

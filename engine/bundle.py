@@ -5,6 +5,7 @@ tokenizer.json     with the checkpoint's own truncation and padding removed
 model.fp32.onnx    the plain graph; further precisions lie beside it
 parity.fp32.json   the report of the parity check that let it be published; INT8 has one for each backend of a CPU
 model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
+model.int8.native, where there is INT8 and it passed its check: the weights in 8 bits for crossrt's own kernels
 *.engine           TensorRT engines, each for one kind of GPU and one version
 """
 
@@ -40,14 +41,21 @@ class BundleModel:
     `numerics`, which tensors stayed in another precision and on what data that was decided.
 
     `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32.
+    `native_file` is what the backend `native` runs.
     `backends` tells of a CPU's backends whether it passed as they compute it; one that is not there was not asked.
     """
 
     file: str
     gpu_file: str | None = None
+    native_file: str | None = None
     parity: Mapping[str, Any] | None = None
     backends: Mapping[str, bool] = field(default_factory=dict)
     numerics: Mapping[str, Any] | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all its files."""
+        return tuple(name for name in (self.file, self.gpu_file, self.native_file) if name is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +111,7 @@ class Manifest:
         # A name with a folder in it could point outside the bundle.
         for name in [
             *names,
-            *(file for model in self.models.values() for file in (model.file, model.gpu_file) if file is not None),
+            *(file for model in self.models.values() for file in model.files),
             *(engine.file for engine in self.engines),
         ]:
             if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..", MANIFEST):
@@ -111,8 +119,8 @@ class Manifest:
         for precision, model in self.models.items():
             if precision not in {p.value for p in Precision}:
                 raise BundleError(f"{where} holds a model of unknown precision {precision!r}")
-            for file in (model.file, model.gpu_file):
-                if file is not None and file not in names:
+            for file in model.files:
+                if file not in names:
                     raise BundleError(f"{where} names {file} for {precision} but does not list that file")
         for engine in self.engines:
             if engine.file not in names:
@@ -164,6 +172,15 @@ class Bundle:
                 f"Export again with --precision {precision.value}"
             )
         return self.path / ((gpu and model.gpu_file) or model.file)
+
+    def native_file(self) -> Path:
+        """Return the INT8 weights of the backend `native`. Raises BundleError for a bundle without."""
+        model = self.manifest.models.get(Precision.INT8.value)
+        if model is None or model.native_file is None:
+            raise BundleError(
+                f"{self.path} has no weights for the backend native; export it again with --precision int8"
+            )
+        return self.path / model.native_file
 
     @property
     def tokenizer_file(self) -> Path:

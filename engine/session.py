@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .backends import BACKENDS, GPU_BACKENDS, backend_version, installed_backends
+from .backends import BACKENDS, GPU_BACKENDS, ONNX_BACKENDS, backend_version, installed_backends, why_not_native
 from .bundle import Bundle
 from .cpus import has_vnni, usable_cpus
 from .errors import BackendError, BundleError, OptionError, ShapeError
@@ -56,6 +56,11 @@ class Setup:
     devices: tuple[str, ...] = ("cpu",)
 
     @property
+    def native(self) -> bool:
+        """Whether crossrt's own kernels run it: in one thread a batch, without padding, with nothing to prepare for a shape."""
+        return self.backend == "native"
+
+    @property
     def device(self) -> str:
         """Where it runs: `cpu`, `cuda:0`, or several, with commas."""
         return ", ".join(self.devices)
@@ -66,6 +71,10 @@ class Setup:
             from .openvino import OpenVinoSession
 
             return OpenVinoSession(bundle, precision=self.precision, threads=threads, streams=streams)
+        if self.native:
+            from .native import NativeSession
+
+            return NativeSession(bundle, streams=streams)
         from .onnxruntime import OnnxRuntimeSession
 
         return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)
@@ -95,9 +104,9 @@ def choose_setup(
 
     `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU where one can run this bundle, and else
     the CPU. On a GPU see `gpu_setup`. On a CPU `backend="auto"` obeys what `crossrt tune` has stored for this bundle and
-    machine, and else, as always without `tuned`, takes ONNX Runtime where it is installed, or OpenVINO for an INT8 model that
-    has kept its order there, on a processor with VNNI. `threads` defaults to the processors this process may use (affinity
-    and cgroup quota). Raises OptionError for an unknown value and BackendError,
+    machine, and else, as always without `tuned`, takes ONNX Runtime where it is installed, or, for an INT8 model that has kept
+    its order there, the native kernels where they run, or OpenVINO on a processor with VNNI. `threads` defaults to the
+    processors this process may use (affinity and cgroup quota). Raises OptionError for an unknown value and BackendError,
     saying what to install, when the backend is missing.
     """
     if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
@@ -123,8 +132,10 @@ def choose_setup(
     chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
     able = able_backends(bundle, chosen, allow_failed=allow_failed)
     if precision == "auto" and not set(able) & set(present):
-        chosen, able = Precision.FP32, BACKENDS
+        chosen, able = Precision.FP32, ONNX_BACKENDS
     if backend not in ("auto", *able):
+        if backend == "native":
+            raise BackendError(_why_not(bundle, chosen))
         if chosen is Precision.BF16:
             raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
         raise BackendError(
@@ -133,11 +144,13 @@ def choose_setup(
         )
     missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
     if backend != "auto" and missing:
+        if backend == "native":
+            raise BackendError(f"the backend native cannot run here: {why_not_native()}; use another backend")
         raise BackendError(f'{backend} is not installed: pip install "crossrt[cpu]"')
     if len(missing) == len(able):
         raise BackendError(
             'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
-            if able == BACKENDS
+            if able == ONNX_BACKENDS
             else f'{chosen.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"'
         )
     stored = Tuning.stored(bundle, chosen, threads) if tuned and backend == "auto" else None
@@ -152,9 +165,7 @@ def choose_setup(
         )
     found, reason = backend, "asked for"
     if backend == "auto":
-        first = _first_untuned(bundle, chosen)
-        found = next(name for name in (first, *able) if name in able and name in present)
-        why = "the faster for INT8 on a processor with VNNI" if found == first != BACKENDS[0] else "not tuned"
+        found, why = _untuned(bundle, chosen, [name for name in able if name in present])
         reason = f"{why}; crossrt tune measures what is fastest"
     return Setup(
         backend=found,
@@ -208,16 +219,31 @@ def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = 
         return ("openvino",)
     model = bundle.manifest.models.get(precision.value)
     passed = {} if model is None or allow_failed else model.backends
-    return tuple(name for name in BACKENDS if passed.get(name, True))
+    able = ONNX_BACKENDS if model is None or model.native_file is None else BACKENDS
+    return tuple(name for name in able if passed.get(name, True))
 
 
-def _first_untuned(bundle: Bundle, precision: Precision) -> str:
-    """INT8 goes to OpenVINO where that is what makes it fast, and where it is known to keep the order: see docs/design.md."""
+def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple[str, str]:
+    """Return the backend of those that can, and why: the native kernels, or, for INT8 where that is what makes it fast and is
+    known to keep the order, OpenVINO. See docs/design.md."""
+    if "native" in able:
+        return "native", "crossrt's own kernels for INT8"
     manifest = bundle.manifest
     model = manifest.models.get(precision.value)
     judged = model is not None and model.backends.get("openvino", False)
     wide = (manifest.architecture.get("hidden_size") or 0) >= WIDE
-    return "openvino" if precision is Precision.INT8 and judged and wide and has_vnni() else BACKENDS[0]
+    if precision is Precision.INT8 and judged and wide and has_vnni() and "openvino" in able:
+        return "openvino", "the faster for INT8 on a processor with VNNI"
+    return able[0], "not tuned"
+
+
+def _why_not(bundle: Bundle, precision: Precision) -> str:
+    if precision is not Precision.INT8:
+        return f"the backend native computes int8 alone, and this is {precision.value}; ask for precision='int8'"
+    return (
+        f"{bundle.path} has no weights for the backend native: it was exported where they could not be checked, or they failed "
+        "their check, or the kernels do not know such a model. Take another backend, or export it again"
+    )
 
 
 def check_length(batch: Batch, bundle: Bundle, precision: Precision) -> None:

@@ -17,6 +17,8 @@ from .template import EncodedPairs
 
 ROUNDS = 5  # and one more to warm up
 BATCH_SIZES = (8, 32)
+JUDGED_DIFFERENCE = 0.25
+"""Mean difference of two INT8 backends whose order was judged; one beyond it computes something else."""
 MARGIN = 1.03
 """How much faster than the untuned setup another must be, so that noise alone changes nothing."""
 
@@ -24,7 +26,8 @@ MARGIN = 1.03
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A setup and its speed: `pairs_per_second`, and `ratio` to the first candidate, the median of interleaved rounds
-    with the lowest and the highest; and how far its logits are from the first candidate's."""
+    with the lowest and the highest; and how far its logits are from the first candidate's. `judged` tells that the export's
+    gate has found both to keep the order, so that they may be as far apart as two roundings to 8 bits are."""
 
     setup: Setup
     pairs_per_second: float
@@ -33,6 +36,7 @@ class Candidate:
     highest: float
     max_abs_diff: float
     mean_abs_diff: float
+    judged: bool = False
 
     @property
     def same_scores(self) -> bool:
@@ -42,7 +46,7 @@ class Candidate:
         """
         if self.setup.precision is Precision.FP32:
             return self.max_abs_diff <= 1e-4
-        return self.mean_abs_diff <= 0.05
+        return self.mean_abs_diff <= (JUDGED_DIFFERENCE if self.judged else 0.05)
 
 
 def tune(
@@ -70,6 +74,8 @@ def tune(
             progress(1)
     pairs = sum(len(request) for request in requests)
     found = []
+    model = bundle.manifest.models.get(setup.precision.value)
+    judged = {} if model is None else model.backends
     for candidate, times, scores in zip(setups, seconds, logits, strict=True):
         differences = np.abs(scores - logits[0])
         ratios = np.array(seconds[0]) / np.array(times)
@@ -82,6 +88,7 @@ def tune(
                 highest=float(ratios.max()),
                 max_abs_diff=float(differences.max()),
                 mean_abs_diff=float(differences.mean()),
+                judged=judged.get(setup.backend, False) and judged.get(candidate.backend, False),
             )
         )
     return found
@@ -92,7 +99,7 @@ def candidates(bundle: Bundle, setup: Setup) -> list[Setup]:
     found = [setup]
     installed = installed_backends()
     for backend in (name for name in able_backends(bundle, setup.precision) if name in installed):
-        for streams in sorted({setup.threads, 1}, reverse=True):
+        for streams in [setup.threads] if backend == "native" else sorted({setup.threads, 1}, reverse=True):
             for batch_size in BATCH_SIZES if streams > 1 else BATCH_SIZES[-1:]:
                 other = replace(setup, backend=backend, streams=streams, batch_size=batch_size)
                 if other not in found:

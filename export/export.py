@@ -3,16 +3,17 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.judging_set import JudgingSet
+from ..calibration.quantization import Activation
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
-from ..engine.backends import BACKENDS, installed_backends
+from ..engine.backends import ONNX_BACKENDS, installed_backends, why_not_native
 from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder, without_truncation_and_padding
@@ -22,6 +23,7 @@ from ..engine.publish import check_target, published_directory
 from .checkpoint import Checkpoint
 from .int8 import eight_bit
 from .manifest import tool_versions, write_manifest
+from .native import can_be_native, native_from_checkpoint
 from .numerics import Numerics
 from .onnx import OPSET, graph_of, onnx_from_checkpoint, save
 from .pairs import builtin_pairs
@@ -31,11 +33,12 @@ from .precision import batches_of, half_precision, rounded
 from .reference import tokenizer_of
 from .tolerance import TOLERANCE
 
-FIRST = BACKENDS[0]
+FIRST = ONNX_BACKENDS[0]
 """Whose report speaks for a precision."""
 EXPORTERS = ("crossrt", "optimum")
 PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
 INT8_FOR_GPUS = "model.int8.gpu.onnx"
+INT8_FOR_NATIVE = "model.int8.native"
 MAGNITUDE_PAIRS = 200
 """Calibration pairs on which FP16's tensors are looked at, besides the built-in ones."""
 CALIBRATION_PAIRS = 2000
@@ -115,6 +118,12 @@ def export_bundle(
                 backend: passed(report, f"int8.{backend}") for backend, report in making.int8_by_others().items()
             }
             models["int8"] = replace(models["int8"], backends=backends)
+            native = making.int8_by_native()
+            if native is not None and passed(native, "int8.native", needed=False):
+                backends["native"] = True
+                models["int8"] = replace(models["int8"], native_file=INT8_FOR_NATIVE)
+            else:
+                (partial / INT8_FOR_NATIVE).unlink(missing_ok=True)
             if Precision.FP16 in wanted:
                 if passed(making.int8_for_gpus(), "int8.gpu"):
                     models["int8"] = replace(models["int8"], gpu_file=INT8_FOR_GPUS)
@@ -138,6 +147,7 @@ class _Making:
     progress: bool
     manifest: Manifest = field(init=False)
     _numerics: dict[Precision, Numerics] = field(default_factory=dict)
+    _seen: Mapping[str, Activation] = field(default_factory=dict)
     _judge: Judge | None = None
 
     def share_out(self) -> None:
@@ -201,6 +211,7 @@ class _Making:
             progress=self.progress,
         )
         self._numerics[Precision.INT8] = made.numerics
+        self._seen = made.activations
         onnx_from_checkpoint(self.checkpoint, self.directory / self.manifest.models["int8"].file, made.numerics)
         (self.directory / "calibration.int8.json").write_text(
             json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8"
@@ -215,8 +226,21 @@ class _Making:
         return {
             backend: self._judged(self.directory, Precision.INT8, backend=backend)
             for backend in installed_backends()
-            if backend != FIRST
+            if backend in ONNX_BACKENDS and backend != FIRST
         }
+
+    def int8_by_native(self) -> ParityReport | None:
+        """INT8 as crossrt's own kernels compute it, from a file of their own; None where they cannot run it."""
+        if why_not_native() or not can_be_native(self.checkpoint):
+            return None
+        native_from_checkpoint(self.checkpoint, self._seen, self.directory / INT8_FOR_NATIVE)
+        plain = self.manifest
+        model = replace(plain.models["int8"], native_file=INT8_FOR_NATIVE)
+        self.manifest = replace(plain, models={**plain.models, "int8": model})
+        try:
+            return self._judged(self.directory, Precision.INT8, backend="native")
+        finally:
+            self.manifest = plain
 
     def int8_for_gpus(self) -> ParityReport:
         """INT8 as it was quantised, with its rest in FP16 as FP16 has it; judged as both: rounded, and by its ranking."""

@@ -20,7 +20,7 @@ from ..calibration.judging_set import JudgingSet
 from ..calibration.quantization import Activation, Quantization, chosen
 from ..calibration.ranking import Judge, RankingReport
 from ..calibration.recipe import Recipe
-from ..engine.backends import installed_backends
+from ..engine.backends import ONNX_BACKENDS, installed_backends
 from ..engine.encoding import PairEncoder
 from ..engine.plan import Batch
 from .activations import observed
@@ -170,6 +170,7 @@ def eight_bit(
         rankings = {
             backend: judge.report(checkpoint.relevance(_in_order(_computed(backend, graph, batches), batches)))
             for backend in installed_backends()
+            if backend in ONNX_BACKENDS
         }
         candidates = [
             one for one in sensitivities if one.unit not in restored and execution.share - one.share >= needed

@@ -190,6 +190,7 @@ SYSTEMS: dict[str, Callable[[Subject], Score]] = {
     "crossrt BF16": lambda subject: crossrt(subject, precision="bf16"),
     "crossrt INT8, ONNX Runtime": lambda subject: crossrt(subject, precision="int8", backend="onnxruntime"),
     "crossrt INT8, OpenVINO": lambda subject: crossrt(subject, precision="int8", backend="openvino"),
+    "crossrt INT8": lambda subject: crossrt(subject, precision="int8", backend="native"),
     "PyTorch FP32": torch_model,
     "PyTorch BF16": lambda subject: torch_model(subject, dtype="bfloat16"),
     "torch.compile FP32": lambda subject: torch_model(subject, compiled=True),

@@ -6,6 +6,7 @@ import multiprocessing
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from crossrt.engine import session as session_module
 from crossrt.engine import tuning
-from crossrt.engine.backends import BACKENDS, installed_backends
+from crossrt.engine.backends import ONNX_BACKENDS, installed_backends
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ShapeError
@@ -39,7 +40,7 @@ def a_setup(backend: str, **others: Any) -> Setup:
     )
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=ONNX_BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param not in installed_backends():
         pytest.skip(f"{request.param} is not installed")
@@ -226,13 +227,18 @@ def test_the_fastest_must_be_faster_beyond_noise_and_have_the_same_scores() -> N
     assert fastest([first, wrong, faster]) is faster
     coarse = a_candidate("openvino", 9, 8, difference=0.01, precision=Precision.INT8)
     assert fastest([first, coarse]) is coarse
+    far = a_candidate("native", 9, 8, difference=0.2, precision=Precision.INT8)
+    assert fastest([first, far]) is first
+    judged = replace(far, judged=True)
+    assert fastest([first, judged]) is judged
+    assert fastest([first, replace(judged, mean_abs_diff=0.3)]) is first
 
 
 def test_every_installed_backend_is_a_candidate_once(bundle: Path) -> None:
     setup = a_setup(installed_backends()[0])
     found = candidates(Bundle.open(bundle), setup)
     assert found[0] == setup
-    assert {candidate.backend for candidate in found} == set(installed_backends())
+    assert {candidate.backend for candidate in found} == set(installed_backends()) - {"native"}
     assert len({(each.backend, each.streams, each.batch_size) for each in found}) == len(found)
     assert {candidate.streams for candidate in found} == {1, 2}
 

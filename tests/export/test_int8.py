@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,14 +27,14 @@ from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.backends import installed_backends
+from crossrt.engine.backends import installed_backends, why_not_native
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
 from crossrt.engine.session import choose_setup
 from crossrt.engine.tuner import candidates
-from crossrt.export import activations, export
+from crossrt.export import activations, export, native
 from crossrt.export.activations import observed
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.execution import executed
@@ -48,6 +49,8 @@ from crossrt.export.precision import feeds_of, logits_of, session_of
 from crossrt.export.tolerance import TOLERANCE
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
+NATIVE = () if why_not_native() else ("model.int8.native",)
+needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
 LIMITS = TOLERANCE[Precision.INT8]
 
 
@@ -152,6 +155,75 @@ def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, mon
     assert chosen(everywhere, "int8", vnni=True) == "onnxruntime"
 
 
+def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime", "openvino", "native"))
+    models = exported.manifest.models
+    passed = {"onnxruntime": True, "openvino": True, "native": True}
+
+    def judged(**fields: Any) -> Bundle:
+        int8 = replace(models["int8"], **{"backends": passed, "native_file": "model.int8.native", **fields})
+        return replace(exported, manifest=replace(exported.manifest, models={**models, "int8": int8}))
+
+    def chosen(bundle: Bundle, **words: Any) -> str:
+        return choose_setup(bundle, **{"precision": "int8", "device": "cpu", "tuned": False, **words}).backend
+
+    assert chosen(judged()) == chosen(judged(), precision="auto") == "native"
+    assert "own kernels" in choose_setup(judged(), precision="int8", device="cpu", tuned=False).reason
+    assert chosen(judged(), precision="fp32") == "onnxruntime"
+    assert chosen(judged(), backend="openvino") == "openvino"
+    assert {
+        each.backend for each in candidates(judged(), choose_setup(judged(), precision="int8", device="cpu"))
+    } == set(passed)
+    assert chosen(judged(native_file=None)) != "native"
+    assert chosen(judged(backends=passed | {"native": False})) != "native"
+    with pytest.raises(BackendError, match="no weights for the backend native"):
+        chosen(judged(native_file=None), backend="native")
+    with pytest.raises(BackendError, match="computes int8 alone, and this is fp32; ask for precision='int8'"):
+        chosen(judged(), precision="fp32", backend="native")
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
+    assert chosen(judged()) == "onnxruntime"
+    monkeypatch.setattr("crossrt.engine.session.why_not_native", lambda: "this processor lacks avx512_vnni")
+    with pytest.raises(BackendError, match="native cannot run here: this processor lacks avx512_vnni"):
+        chosen(judged(), backend="native")
+
+
+@needs_kernels
+def test_the_native_kernels_have_a_file_and_a_check_of_their_own(exported: Bundle) -> None:
+    assert exported.manifest.models["int8"].native_file == "model.int8.native"
+    report = json.loads((exported.path / "parity.int8.native.json").read_text())
+    assert report["backend"] == "native"
+    assert report["ranking"]["top10_overlap"] >= 0.96
+    pairs = list(builtin_pairs(160))
+    with (
+        CrossEncoder(exported.path, precision="int8", backend="native") as native,
+        CrossEncoder(exported.path, precision="int8", backend="onnxruntime") as other,
+        CrossEncoder(exported.path) as exact,
+    ):
+        errors = [np.abs(model.logits(pairs) - exact.logits(pairs)).mean() for model in (native, other)]
+    assert 0 < errors[0] < 1.2 * errors[1]
+
+
+@needs_kernels
+def test_native_weights_that_lose_the_order_are_left_out(
+    calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse(balance: Any) -> Any:
+        return lambda *arguments: balance(*arguments) * np.random.default_rng(0).uniform(1, 300, 128)
+
+    monkeypatch.setattr(native, "_balance", worse(native._balance))
+    checkpoint = Checkpoint.read(DEMO / "checkpoint")
+    bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
+    assert not next(report for report in reports if report.backend == "native")
+    assert bundle.manifest.models["int8"].native_file is None
+    assert "native" not in bundle.manifest.models["int8"].backends
+    assert not (bundle.path / "model.int8.native").exists()
+    assert not json.loads((bundle.path / "parity.int8.native.json").read_text())["passed"]
+    with CrossEncoder(bundle.path, precision="int8") as model:
+        assert model.backend != "native"
+
+
 def test_info_says_how_much_of_it_is_8_bits(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +256,7 @@ def test_activations_are_signed_and_symmetric_and_weights_have_a_scale_for_each_
 def test_the_same_pairs_give_the_same_bytes(exported: Bundle, calibration: CalibrationSet, tmp_path: Path) -> None:
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     again, _ = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
-    for name in ("model.int8.onnx", "calibration.int8.json", "calibration.int8.svg"):
+    for name in ("model.int8.onnx", *NATIVE, "calibration.int8.json", "calibration.int8.svg"):
         assert (again.path / name).read_bytes() == (exported.path / name).read_bytes(), name
     assert again.model_file(Precision.INT8, gpu=True) == again.model_file(Precision.INT8), (
         "without FP16 there is one file"

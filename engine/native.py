@@ -1,0 +1,120 @@
+"""Native sessions: crossrt's own kernels for INT8, on processors with AVX512-VNNI and AVX512-BF16.
+
+The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, each in one thread,
+from memory that they take when a session opens.
+"""
+
+import ctypes
+import queue
+import threading
+import weakref
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends import native_library, why_not_native
+from .bundle import Bundle
+from .errors import BackendError, InputError
+from .native_model import ACTIVATIONS, NativeModel
+from .plan import Batch
+from .precision import Precision
+from .session import check_length
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(native_library()))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int32
+    library.crossrt_open.restype = library.crossrt_memory.restype = pointer
+    library.crossrt_open.argtypes = [pointer, ctypes.c_float, pointer]
+    library.crossrt_memory.argtypes = library.crossrt_close.argtypes = library.crossrt_free.argtypes = [pointer]
+    library.crossrt_encode.restype = integer
+    library.crossrt_encode.argtypes = [pointer, pointer, integer, *[pointer] * 5]
+    return library
+
+
+class NativeSession:
+    """A bundle's native file. Up to `streams` threads compute at once; more of them wait."""
+
+    backend = "native"
+    device = "cpu"
+    precision = Precision.INT8
+    threads = 1
+
+    def __init__(self, bundle: Bundle, *, streams: int) -> None:
+        """Map the weights and take memory for `streams` batches. Raises BackendError where the kernels cannot run, and
+        BundleError for a file that is not theirs."""
+        why = why_not_native()
+        if why:
+            raise BackendError(f"the backend native cannot run here: {why}; use another backend")
+        self._bundle = bundle
+        model = NativeModel.open(bundle.native_file())
+        sizes = model.sizes
+        self._labels = sizes.labels
+        numbers = (ctypes.c_int32 * 11)(
+            *(sizes.hidden, sizes.heads, sizes.head, sizes.intermediate, sizes.layers, sizes.types, sizes.vocab),
+            *(sizes.positions, sizes.labels, sizes.dense, ACTIVATIONS.index(sizes.activation)),
+        )
+        addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
+        library = _library()
+        self._model = model  # the kernels compute from its arrays
+        self._encoder = library.crossrt_open(numbers, sizes.epsilon, addresses)
+        memories = [library.crossrt_memory(self._encoder) for _ in range(streams)] if self._encoder else []
+        self._free = weakref.finalize(self, _free, library, self._encoder, memories)
+        self._free.atexit = False  # other threads may still compute
+        if not self._encoder or not all(memories):
+            self._free()
+            raise BackendError(f"there is not enough memory for {streams} batches; use fewer threads")
+        self._memories: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """Those that no thread computes in; None once the session is closed."""
+        for memory in memories:
+            self._memories.put(memory)
+        self._streams = streams
+        self._closing = threading.Lock()
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See `Session.run`. Raises InputError for padding that is not at the right, and for ids beyond the vocabulary."""
+        check_length(batch, self._bundle, self.precision)
+        real = batch.attention_mask != 0
+        lengths = real.sum(axis=1)
+        places = np.arange(batch.shape[1])
+        if not lengths.all() or not np.array_equal(real, places < lengths[:, None]):
+            raise InputError(
+                "the backend native computes batches that are padded at the right, with a token in each row; pad them so, or "
+                "take another backend"
+            )
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        positions = np.broadcast_to(places, real.shape)
+        ids, types, places = (
+            values[real].astype(np.int32) for values in (batch.input_ids, batch.token_type_ids, positions)
+        )
+        logits = np.empty((len(lengths), self._labels), dtype=np.float32)
+        arrays = (starts, ids, places, types, logits)
+        memory = self._memories.get()
+        try:
+            if memory is None:
+                raise BackendError("this session is closed; open the bundle again")
+            unknown = _library().crossrt_encode(
+                self._encoder, memory, len(lengths), *(each.ctypes.data for each in arrays)
+            )
+        finally:
+            self._memories.put(memory)
+        if unknown:
+            raise InputError("the batch has token ids or token types that the model does not have")
+        return logits
+
+    def close(self) -> None:
+        """See `Session.close`. Waits for the batches that are being computed."""
+        with self._closing:
+            if self._free.alive:
+                for _ in range(self._streams):
+                    self._memories.get()
+                self._free()
+                self._memories.put(None)
+
+
+def _free(library: ctypes.CDLL, encoder: int | None, memories: list[int | None]) -> None:
+    for memory in memories:
+        library.crossrt_free(memory)
+    library.crossrt_close(encoder)

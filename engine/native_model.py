@@ -1,0 +1,169 @@
+"""`NativeModel`: the weights that crossrt's own kernels compute from, as they lie in a bundle.
+
+A file in the safetensors format, mapped and not read. Every width is padded to a multiple of 32 channels, and so is each
+attention head; weights lie in panels of 32 output channels, four input channels side by side, as `native/product.h` wants
+them. What is in the file follows from its sizes alone, so a file that does not fit them is refused before the kernels see it.
+"""
+
+import dataclasses
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BundleError
+
+FORMAT = "crossrt native 1"
+PANEL = 32
+"""Output channels side by side, and what widths are padded to."""
+KEPT = 4
+"""Channels of the second feed-forward layer's input that stay in FP32."""
+ALIGNMENT = 64
+"""Bytes that the kernels load at once."""
+ACTIVATIONS = ("none", "tanh", "relu", "gelu")
+"""Between the layers of a head, in the order that the kernels number them."""
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "I8": np.dtype("i1"),
+}
+
+
+def padded(width: int) -> int:
+    """Return the next multiple of 32."""
+    return -(-width // PANEL) * PANEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """A model's sizes. `head` and `intermediate` are padded, `hidden` is not. `types` is 0 for a model whose token types
+    make no difference; `dense` counts the head's linear layers, between which `activation` is."""
+
+    hidden: int
+    heads: int
+    head: int
+    intermediate: int
+    layers: int
+    types: int
+    vocab: int
+    positions: int
+    labels: int
+    dense: int
+    activation: str
+    epsilon: float
+
+    def tensors(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """Name, dtype and shape of every tensor, in the order of the file and of the kernels' arguments."""
+        width, attended = padded(self.hidden), self.heads * self.head
+        yield "word", "F16", (self.vocab, width)
+        yield "position", "F32", (self.positions, width)
+        yield "type", "F32", (self.types, width)
+        yield from _norm("embedding_norm", width)
+        for number in range(self.layers):
+            layer = f"layer.{number}"
+            yield from _linear(f"{layer}.query_key_value", width, 3 * attended)
+            yield from _linear(f"{layer}.attention_output", attended, width)
+            yield from _linear(f"{layer}.intermediate", width, self.intermediate)
+            yield from _linear(f"{layer}.output", self.intermediate, width)
+            yield f"{layer}.output.kept", "F32", (KEPT, width)
+            yield from _norm(f"{layer}.attention_norm", width)
+            yield from _norm(f"{layer}.output_norm", width)
+        for number in range(self.dense):
+            out = self.labels if number == self.dense - 1 else self.hidden
+            yield f"head.{number}.weight", "F32", (self.hidden, out)
+            yield f"head.{number}.bias", "F32", (out,)
+        yield "kept", "I32", (self.layers, KEPT)
+
+    def check(self) -> None:
+        """Raise ValueError unless the kernels can compute a model of these sizes."""
+        whole = {
+            field: value for field, value in dataclasses.asdict(self).items() if field not in ("activation", "epsilon")
+        }
+        if not all(type(value) is int and 0 <= value < 1 << 30 for value in whole.values()):
+            raise ValueError(f"sizes must be whole numbers, got {whole}")
+        if not all(value for field, value in whole.items() if field != "types"):
+            raise ValueError(f"only `types` may be 0, got {whole}")
+        if self.head % PANEL or self.intermediate % PANEL:
+            raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
+        if self.activation not in ACTIVATIONS or not self.epsilon > 0:
+            raise ValueError(f"unknown activation {self.activation!r}, or epsilon {self.epsilon} not above 0")
+
+
+def _norm(name: str, width: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    yield f"{name}.weight", "F32", (width,)
+    yield f"{name}.bias", "F32", (width,)
+    yield f"{name}.balance", "F32", (width,)
+
+
+def _linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    yield f"{name}.weight", "I8", (outputs // PANEL, inputs // 4, PANEL, 4)
+    yield f"{name}.scale", "F32", (outputs,)
+    yield f"{name}.sums", "F32", (outputs,)
+    yield f"{name}.bias", "F32", (outputs,)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeModel:
+    """Sizes, and the arrays in the order of `Sizes.tensors`."""
+
+    sizes: Sizes
+    arrays: tuple[npt.NDArray[Any], ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "NativeModel":
+        """Map a file. Raises BundleError for one that cannot be read, or is anything but what `write` writes."""
+        try:
+            with path.open("rb") as file:
+                content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            length = int.from_bytes(content[:8], "little")
+            header = json.loads(bytes(content[8 : 8 + length]))
+            said = header.pop("__metadata__")
+            if said.pop("format") != FORMAT:
+                raise ValueError(f"it is not of the format {FORMAT!r}")
+            kinds = {field.name: field.type for field in dataclasses.fields(Sizes)}
+            sizes = Sizes(**{name: kinds[name](value) for name, value in said.items()})  # type: ignore[operator]
+            sizes.check()
+            entries, end = _entries(sizes)
+            if header != entries or len(content) != 8 + length + end or (8 + length) % ALIGNMENT:
+                raise ValueError("its tensors are not those of its sizes")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{path} cannot be used ({error}); export the bundle again") from error
+        arrays: list[npt.NDArray[Any]] = []
+        for entry in entries.values():
+            offset = 8 + length + entry["data_offsets"][0]
+            arrays.append(np.ndarray(entry["shape"], DTYPES[entry["dtype"]], content, offset))
+        kept = arrays[-1]
+        if kept.min() < 0 or kept.max() >= sizes.intermediate:
+            raise BundleError(
+                f"{path} cannot be used (it names kept channels that are not there); export the bundle again"
+            )
+        return cls(sizes, tuple(arrays))
+
+
+def write(file: BinaryIO, sizes: Sizes, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a model. `arrays` has every tensor that `sizes` names, in its shape; dtypes are converted."""
+    metadata = {"format": FORMAT} | {name: str(value) for name, value in dataclasses.asdict(sizes).items()}
+    text = json.dumps({"__metadata__": metadata} | _entries(sizes)[0]).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name, dtype, shape in sizes.tensors():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} is {list(arrays[name].shape)}, expected {list(shape)}")
+        file.write(np.ascontiguousarray(arrays[name], dtype=DTYPES[dtype]).tobytes())
+
+
+def _entries(sizes: Sizes) -> tuple[dict[str, Any], int]:
+    """What the file's header says of each tensor, and how many bytes they take."""
+    entries, begin = {}, 0
+    for name, dtype, shape in sizes.tensors():
+        end = begin + prod(shape) * DTYPES[dtype].itemsize
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    return entries, begin

@@ -1,0 +1,28 @@
+"""Compiles the native kernels; all else is in pyproject.toml. Where that fails, crossrt is installed without them."""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+
+# AVX512 throughout: the library is loaded only on processors that have all of it.
+FLAGS = ["f", "bw", "dq", "vl", "vnni", "bf16"]
+
+kernels = Extension(
+    "crossrt.engine.native_kernels",
+    sources=["engine/native/encoder.cpp"],
+    depends=["engine/native/product.h", "engine/native/rows.h", "engine/native/attention.h"],
+    language="c++",
+    # GCC takes the "undefined" registers of its own headers for uninitialised ones.
+    extra_compile_args=[
+        "-std=c++20",
+        "-O3",
+        "-mfma",
+        *[f"-mavx512{flag}" for flag in FLAGS],
+        "-Wno-uninitialized",
+        "-Wno-maybe-uninitialized",
+    ],
+    optional=True,
+)
+supported = platform.machine() in ("x86_64", "AMD64") and sys.platform != "win32"
+setup(ext_modules=[kernels] if supported else [])

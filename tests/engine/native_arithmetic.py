@@ -1,0 +1,112 @@
+"""What the native kernels compute, in NumPy: slow, plain, and written from what docs/design.md says they do."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import erf
+
+from crossrt.engine.native_model import PANEL, NativeModel, padded
+
+Floats = npt.NDArray[Any]
+
+# Highest power first. They err by 2e-4 of x, and by 1e-4 of the power.
+GELU = (2.25881501e-08, -1.5888241e-06, 4.77638268e-05, -8.12186938e-04, 8.7636892e-03, -6.45544145e-02, 3.97870285e-01)
+EXP2 = (5.50091019e-02, 2.4221098e-01, 6.93282888e-01, 1.0)
+
+
+def logits_of(model: NativeModel, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> Floats:
+    """Return the logits float64 [pairs, labels] of pairs of token ids and types."""
+    names = [name for name, _, _ in model.sizes.tensors()]
+    arrays = dict(zip(names, model.arrays, strict=True))
+    return np.stack([_logits(model, arrays, ids, types) for ids, types in pairs])
+
+
+def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats) -> Floats:
+    sizes = model.sizes
+    total = arrays["word"][ids].astype(np.float64) + arrays["position"][: len(ids)]
+    if sizes.types:
+        total = total + arrays["type"][types]
+    hidden, narrow = _norm(sizes, arrays, "embedding_norm", total)
+    for number in range(sizes.layers):
+        layer = f"layer.{number}"
+        both = _bfloat16(_linear(arrays, f"{layer}.query_key_value", narrow))
+        context = np.concatenate(
+            [
+                _attend(*(part[:, head : head + sizes.head] for part in np.split(both, 3, axis=1)))
+                for head in range(0, sizes.heads * sizes.head, sizes.head)
+            ],
+            axis=1,
+        )
+        total = hidden + _linear(arrays, f"{layer}.attention_output", _quantised(context))
+        hidden, narrow = _norm(sizes, arrays, f"{layer}.attention_norm", total)
+        wide = _linear(arrays, f"{layer}.intermediate", narrow)
+        wide = _bfloat16(_gelu(wide))
+        kept = wide[:, arrays["kept"][number]].copy()
+        wide[:, arrays["kept"][number]] = 0
+        total = (
+            hidden
+            + _linear(arrays, f"{layer}.output", _quantised(wide, low=-0.17))
+            + kept @ arrays[f"{layer}.output.kept"]
+        )
+        hidden, narrow = _norm(sizes, arrays, f"{layer}.output_norm", total)
+    value = hidden[0, : sizes.hidden]
+    functions = {
+        "tanh": np.tanh,
+        "relu": lambda x: np.maximum(x, 0),
+        "gelu": lambda x: x * 0.5 * (1 + erf(x / np.sqrt(2))),
+    }
+    for number in range(sizes.dense):
+        value = value @ arrays[f"head.{number}.weight"] + arrays[f"head.{number}.bias"]
+        if number + 1 < sizes.dense and sizes.activation != "none":
+            value = functions[sizes.activation](value)
+    return value
+
+
+def _norm(sizes: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tuple[Floats, Any]:
+    real = total[:, : sizes.hidden]
+    normal = (real - real.mean(axis=1, keepdims=True)) / np.sqrt(real.var(axis=1, keepdims=True) + sizes.epsilon)
+    normal = np.pad(normal, [(0, 0), (0, padded(sizes.hidden) - sizes.hidden)])
+    hidden = normal * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+    return hidden, _quantised(hidden * arrays[f"{name}.balance"])
+
+
+def _quantised(values: Floats, low: float | None = None) -> tuple[Floats, Floats, Floats]:
+    """Integers, and each row's scale and shift: 254 steps between the least and the greatest, 0 among them."""
+    least = np.minimum(values.min(axis=1, keepdims=True), 0) if low is None else np.full((len(values), 1), low)
+    scale = (np.maximum(values.max(axis=1, keepdims=True), 0) - least) / 254
+    inverse = np.divide(1, scale, where=scale > 1e-30, out=np.zeros_like(scale))
+    zero = np.ceil(-least * inverse)
+    return np.rint(values * inverse + zero), scale, -scale * zero
+
+
+def _linear(arrays: dict[str, Floats], name: str, rows: tuple[Floats, Floats, Floats]) -> Floats:
+    integers, scale, shift = rows
+    panels = arrays[f"{name}.weight"].astype(np.float64)
+    weight = panels.swapaxes(1, 2).reshape(-1, panels.shape[1] * 4)
+    assert panels.shape[2] == PANEL
+    product = (integers @ weight.T) * arrays[f"{name}.scale"]
+    return product * scale + shift * arrays[f"{name}.sums"] + arrays[f"{name}.bias"]
+
+
+def _attend(query: Floats, key: Floats, value: Floats) -> Floats:
+    scores = query @ key.T
+    weights = _exp2(scores - scores.max(axis=1, keepdims=True))
+    return (_bfloat16(weights) @ value) / weights.sum(axis=1, keepdims=True)
+
+
+def _gelu(x: Floats) -> Floats:
+    near = np.clip(x, -4, 4)
+    return x * (0.5 + near * np.polyval(GELU, near**2))
+
+
+def _exp2(x: Floats) -> Floats:
+    whole = np.rint(x)
+    return np.polyval(EXP2, x - whole) * 2.0**whole
+
+
+def _bfloat16(values: Floats) -> Floats:
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    even = (bits >> np.uint64(16)) & np.uint64(1)
+    rounded = ((bits + np.uint64(0x7FFF) + even) & np.uint64(0xFFFF0000)).astype(np.uint32)
+    return rounded.view(np.float32).astype(np.float64)

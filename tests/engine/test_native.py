@@ -1,0 +1,319 @@
+"""The native kernels compute what they say, of any sizes; and what is not theirs is refused."""
+
+import dataclasses
+import io
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crossrt.engine import backends
+from crossrt.engine.backends import installed_backends, native_library, why_not_native
+from crossrt.engine.bundle import Bundle
+from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
+from crossrt.engine.native_model import DTYPES, KEPT, NativeModel, Sizes, padded, write
+from crossrt.engine.plan import Batch
+
+from .native_arithmetic import logits_of
+
+pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+
+POSITIONS = 300
+
+
+def sizes_of(**others: Any) -> Sizes:
+    known: dict[str, Any] = {
+        "hidden": 64,
+        "heads": 2,
+        "head": 32,
+        "intermediate": 96,
+        "layers": 2,
+        "types": 2,
+        "vocab": 50,
+        "positions": POSITIONS,
+        "labels": 1,
+        "dense": 2,
+        "activation": "tanh",
+        "epsilon": 1e-12,
+    }
+    return Sizes(**(known | others))
+
+
+def random_arrays(sizes: Sizes, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Weights that keep activations lively, with zeros where widths are padded."""
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, dtype, shape in sizes.tensors():
+        if dtype == "I8":
+            arrays[name] = rng.integers(-127, 128, shape)
+        elif name.endswith(".scale"):
+            inputs = arrays[name.replace("scale", "weight")].shape[1] * 4
+            arrays[name] = rng.uniform(0.5, 1.5, shape) / 73 / np.sqrt(inputs)
+        elif name.endswith(".sums"):
+            weight = arrays[name.replace("sums", "weight")]
+            arrays[name] = weight.sum(axis=(1, 3)).reshape(shape) * arrays[name.replace("sums", "scale")]
+        elif name == "kept":
+            arrays[name] = np.stack([rng.permutation(sizes.intermediate)[:KEPT] for _ in range(sizes.layers)])
+        elif name.endswith(("norm.weight", "balance")):
+            arrays[name] = rng.uniform(0.5, 1.5, shape)
+        elif name.startswith("head."):
+            arrays[name] = rng.normal(0, 0.2, shape)
+        else:
+            arrays[name] = rng.normal(0, 0.3, shape)
+        if arrays[name].shape[-1:] == (padded(sizes.hidden),) and dtype != "I8":
+            arrays[name][..., sizes.hidden :] = 0
+    return arrays
+
+
+@pytest.fixture
+def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[Sizes, dict[str, npt.NDArray[Any]]], Bundle]:
+    """Return a function that makes a bundle of a native model with these weights."""
+    known = Bundle.open(bundle)
+
+    def make(sizes: Sizes, arrays: dict[str, npt.NDArray[Any]]) -> Bundle:
+        folder = tmp_path / "bundle"
+        folder.mkdir(exist_ok=True)
+        with (folder / "model.int8.native").open("wb") as file:
+            write(file, sizes, arrays)
+        model = dataclasses.replace(known.manifest.models["fp32"], native_file="model.int8.native")
+        manifest = dataclasses.replace(known.manifest, models={"int8": model}, max_positions=sizes.positions)
+        return Bundle(folder, manifest)
+
+    return make
+
+
+def session_of(bundle: Bundle, streams: int = 1) -> Any:
+    from crossrt.engine.native import NativeSession
+
+    return NativeSession(bundle, streams=streams)
+
+
+def a_batch(lengths: list[int], *, vocab: int = 50, types: int = 2, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    real = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    return Batch(
+        input_ids=rng.integers(0, vocab, real.shape) * real,
+        attention_mask=real.astype(np.int64),
+        token_type_ids=rng.integers(0, max(types, 1), real.shape) * real,
+        rows=np.arange(len(lengths)),
+    )
+
+
+def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    return [
+        (batch.input_ids[row, :length], batch.token_type_ids[row, :length])
+        for row, length in enumerate(batch.attention_mask.sum(axis=1))
+    ]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    hidden=st.sampled_from([32, 40, 64, 96]),
+    heads=st.integers(1, 4),
+    head=st.sampled_from([32, 64]),
+    intermediate=st.sampled_from([32, 96, 160]),
+    layers=st.integers(1, 3),
+    types=st.integers(0, 2),
+    labels=st.integers(1, 3),
+    dense=st.integers(1, 2),
+    activation=st.sampled_from(["none", "tanh", "relu", "gelu"]),
+    lengths=st.lists(
+        st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 64, 65, 128, POSITIONS])), min_size=1, max_size=9
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_the_kernels_compute_what_numpy_computes(
+    bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
+) -> None:
+    sizes = sizes_of(**fields)
+    bundle = bundle_of(sizes, random_arrays(sizes, seed))
+    batch = a_batch(lengths, types=sizes.types, seed=seed)
+    session = session_of(bundle)
+    try:
+        computed = session.run(batch)
+    finally:
+        session.close()
+    expected = logits_of(NativeModel.open(bundle.native_file()), pairs_of(batch))
+    # Where a number lies between two steps, another order of a sum may round it the other way.
+    np.testing.assert_allclose(computed, expected, atol=0.3)
+    np.testing.assert_allclose(np.median(np.abs(computed - expected)), 0, atol=0.05)
+
+
+def test_most_pairs_agree_with_numpy_in_all_digits(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(hidden=96, heads=3, intermediate=128)
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
+    session = session_of(bundle)
+    differences = np.abs(session.run(batch) - logits_of(NativeModel.open(bundle.native_file()), pairs_of(batch)))
+    assert np.median(differences) < 1e-4
+    assert differences.max() < 0.1
+
+
+def test_a_score_is_its_pairs_own_to_the_last_bit(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    batch = a_batch([5, 300, 17, 64, 1, 133, 90, 12, 33, 200], seed=3)
+    together = session.run(batch)
+    for row, (ids, types) in enumerate(pairs_of(batch)):
+        alone = Batch(
+            input_ids=ids[None], attention_mask=np.ones_like(ids)[None], token_type_ids=types[None], rows=np.arange(1)
+        )
+        np.testing.assert_array_equal(session.run(alone)[0], together[row])
+    backwards = Batch(**{field.name: getattr(batch, field.name)[::-1] for field in dataclasses.fields(Batch)})
+    np.testing.assert_array_equal(session.run(backwards), together[::-1])
+
+
+def test_threads_do_not_disturb_one_another(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    session = session_of(bundle_of(sizes, random_arrays(sizes)), streams=2)
+    batches = [a_batch([40 + seed, 90, 13], seed=seed) for seed in range(6)]
+    expected = [session.run(batch) for batch in batches]
+    wrong: list[int] = []
+
+    def score(number: int) -> None:
+        for _ in range(20):
+            if not np.array_equal(session.run(batches[number]), expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=score, args=(number,)) for number in range(6)]  # more than there is memory for
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_scoring_takes_no_more_memory_whatever_the_shapes(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(intermediate=512)
+    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    rng = np.random.default_rng(0)
+
+    def score(times: int) -> int:
+        for _ in range(times):
+            session.run(a_batch(rng.integers(1, POSITIONS, rng.integers(1, 12)).tolist()))
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * 4096
+
+    score(50)
+    before = score(50)
+    assert score(200) - before < 2e6
+
+
+def test_what_it_cannot_compute_is_refused_in_words(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(positions=64)
+    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    batch = a_batch([5, 9])
+    before = session.run(batch)
+    with pytest.raises(ShapeError, match=r"sequence 1\.\.64"):
+        session.run(a_batch([65]))
+    with pytest.raises(InputError, match="padded at the right"):
+        session.run(dataclasses.replace(batch, attention_mask=batch.attention_mask[:, ::-1]))
+    with pytest.raises(InputError, match="with a token in each row"):
+        session.run(dataclasses.replace(batch, attention_mask=batch.attention_mask * [[0], [1]]))
+    for field, value in (("input_ids", 50), ("input_ids", -1), ("token_type_ids", 2), ("token_type_ids", -1)):
+        wrong = getattr(batch, field).copy()
+        wrong[1, 8] = value
+        with pytest.raises(InputError, match="does not have"):
+            session.run(dataclasses.replace(batch, **{field: wrong}))
+    np.testing.assert_array_equal(session.run(batch), before)
+    session.close()
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        session.run(batch)
+
+
+def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"0",
+        lambda content: content[:40],
+        lambda content: b"",
+        lambda content: b"0" * len(content),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(format="another")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(vocab="51")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(positions="1000000")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(layers="0")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(head="31")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(epsilon="nan")),
+        lambda content: altered(content, lambda header: header["__metadata__"].pop("hidden")),
+        lambda content: altered(content, lambda header: header.pop("word")),
+        lambda content: altered(content, lambda header: header["word"].update(data_offsets=[1, 2])),
+    ],
+)
+def test_a_file_that_was_altered_never_reaches_the_kernels(
+    bundle_of: Callable[..., Bundle], damage: Callable[[bytes], bytes]
+) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    content = bundle.native_file().read_bytes()
+    NativeModel.open(bundle.native_file())
+    bundle.native_file().write_bytes(damage(content))
+    with pytest.raises(BundleError, match=r"model\.int8\.native cannot be used.*export the bundle again"):
+        session_of(bundle)
+
+
+def test_kept_channels_beyond_the_layer_are_refused(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    arrays = random_arrays(sizes)
+    arrays["kept"][1, 2] = sizes.intermediate
+    with pytest.raises(BundleError, match="kept"):
+        session_of(bundle_of(sizes, arrays))
+
+
+def test_the_file_is_what_safetensors_reads(bundle_of: Callable[..., Bundle]) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    read = safetensors.load_file(bundle.native_file())
+    for (name, _, _), array in zip(sizes.tensors(), NativeModel.open(bundle.native_file()).arrays, strict=True):
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_an_array_of_another_shape_is_not_written() -> None:
+    sizes = sizes_of()
+    arrays = random_arrays(sizes) | {"type": np.zeros((3, 64))}
+    with pytest.raises(ValueError, match=r"type is \[3, 64\]"):
+        write(io.BytesIO(), sizes, arrays)
+
+
+def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bundle]) -> None:
+    for sizes in (sizes_of(hidden=40, labels=3), sizes_of(types=0, layers=3, dense=1)):
+        model = NativeModel.open(bundle_of(sizes, random_arrays(sizes)).native_file())
+        panels = [array for array in model.arrays if array.dtype == DTYPES["I8"]]
+        assert len(panels) == 4 * sizes.layers
+        assert not any(array.ctypes.data % 64 for array in panels)
+
+
+def test_it_is_a_backend_only_where_it_can_run(
+    monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
+) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    assert "native" in installed_backends()
+    monkeypatch.setattr(backends, "processor", lambda: "model name: Old; flags: avx2 fma avx512f")
+    assert "native" not in installed_backends()
+    with pytest.raises(BackendError, match="lacks avx512_bf16, avx512_vnni"):
+        session_of(bundle)
+    monkeypatch.undo()
+    monkeypatch.setattr(backends, "EXTENSION_SUFFIXES", [".nowhere"])
+    assert native_library() is None
+    assert "native" not in installed_backends()
+    with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
+        session_of(bundle)
