@@ -130,9 +130,7 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
     """Measure all precisions of one bundle by all backends, and put the card's figures beside them."""
     rows = [
         row
-        for row in lineup(
-            [str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu"
-        )
+        for row in lineup([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
         # ONNX Runtime has no BF16 on a CPU, and native is INT8 alone; what OpenVINO cannot do here is a row that says so.
         if not (isinstance(row, Missing) and row.backend != "openvino")
     ]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .backends import native_library, why_not_native
 from .bundle import Bundle
-from .errors import BackendError, InputError
+from .errors import BackendError, BundleError, InputError
 from .native_model import ACTIVATIONS, NativeModel
 from .plan import Batch
 from .precision import Precision
@@ -30,7 +30,7 @@ def _library() -> ctypes.CDLL:
     library.crossrt_open.argtypes = [pointer, ctypes.c_float, pointer]
     library.crossrt_memory.argtypes = library.crossrt_close.argtypes = library.crossrt_free.argtypes = [pointer]
     library.crossrt_encode.restype = integer
-    library.crossrt_encode.argtypes = [pointer, pointer, integer, *[pointer] * 5]
+    library.crossrt_encode.argtypes = [pointer, pointer, integer, integer, *[pointer] * 4]
     return library
 
 
@@ -50,7 +50,9 @@ class NativeSession:
             raise BackendError(f"the backend native cannot run here: {why}; use another backend")
         self._bundle = bundle
         model = NativeModel.open(bundle.native_file())
-        sizes = model.sizes
+        sizes, manifest = model.sizes, bundle.manifest
+        if (sizes.positions, sizes.labels) != (manifest.max_positions, manifest.labels):
+            raise BundleError(f"{bundle.native_file()} is of another model than the manifest; export the bundle again")
         self._labels = sizes.labels
         numbers = (ctypes.c_int32 * 11)(
             *(sizes.hidden, sizes.heads, sizes.head, sizes.intermediate, sizes.layers, sizes.types, sizes.vocab),
@@ -76,31 +78,25 @@ class NativeSession:
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See `Session.run`. Raises InputError for padding that is not at the right, and for ids beyond the vocabulary."""
         check_length(batch, self._bundle, self.precision)
-        real = batch.attention_mask != 0
-        lengths = real.sum(axis=1)
-        places = np.arange(batch.shape[1])
-        if not lengths.all() or not np.array_equal(real, places < lengths[:, None]):
-            raise InputError(
-                "the backend native computes batches that are padded at the right, with a token in each row; pad them so, or "
-                "take another backend"
-            )
-        starts = np.concatenate(([0], np.cumsum(lengths)))
-        positions = np.broadcast_to(places, real.shape)
-        ids, types, places = (
-            values[real].astype(np.int32) for values in (batch.input_ids, batch.token_type_ids, positions)
-        )
-        logits = np.empty((len(lengths), self._labels), dtype=np.float32)
-        arrays = (starts, ids, places, types, logits)
+        arrays = [
+            np.ascontiguousarray(each, dtype=np.int64)
+            for each in (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        ]
+        logits = np.empty((batch.shape[0], self._labels), dtype=np.float32)
         memory = self._memories.get()
         try:
             if memory is None:
                 raise BackendError("this session is closed; open the bundle again")
-            unknown = _library().crossrt_encode(
-                self._encoder, memory, len(lengths), *(each.ctypes.data for each in arrays)
-            )
+            addresses = [*(each.ctypes.data for each in arrays), logits.ctypes.data]
+            wrong = _library().crossrt_encode(self._encoder, memory, *batch.shape, *addresses)
         finally:
             self._memories.put(memory)
-        if unknown:
+        if wrong == 1:
+            raise InputError(
+                "the backend native computes batches that are padded at the right, with a token in each row; pad them so, or "
+                "take another backend"
+            )
+        if wrong:
             raise InputError("the batch has token ids or token types that the model does not have")
         return logits
 

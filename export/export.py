@@ -13,7 +13,7 @@ from ..calibration.judging_set import JudgingSet
 from ..calibration.quantization import Activation
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
-from ..engine.backends import ONNX_BACKENDS, installed_backends, why_not_native
+from ..engine.backends import ONNX_BACKENDS, installed_backends
 from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder, without_truncation_and_padding
@@ -231,7 +231,7 @@ class _Making:
 
     def int8_by_native(self) -> ParityReport | None:
         """INT8 as crossrt's own kernels compute it, from a file of their own; None where they cannot run it."""
-        if why_not_native() or not can_be_native(self.checkpoint):
+        if "native" not in installed_backends() or not can_be_native(self.checkpoint):
             return None
         native_from_checkpoint(self.checkpoint, self._seen, self.directory / INT8_FOR_NATIVE)
         plain = self.manifest

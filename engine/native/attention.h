@@ -92,15 +92,16 @@ struct Attention {
     static size_t columns(int tokens) { return (tokens + PANEL - 1) / PANEL * PANEL; }
 };
 
-// `queries`, `keys` and `values` are one head's, `stride` apart; the context of each query goes to `context`, `wide` apart.
-INLINE void attend(const Half* queries, int count, const Half* keys, const Half* values, ptrdiff_t stride, int tokens, int width,
+// `queries` are one head's, `apart` from one another, its `keys` and `values` are `stride` apart; the context of each query goes to
+// `context`, `wide` apart.
+INLINE void attend(const Half* queries, ptrdiff_t apart, int count, const Half* keys, const Half* values, ptrdiff_t stride, int tokens, int width,
                    float* context, ptrdiff_t wide, const Attention& memory) {
     const int columns = Attention::columns(tokens), steps = (tokens + 1) / 2;
     pack_keys(keys, stride, tokens, width, memory.keys);
     pack_values(values, stride, tokens, width, memory.values);
     in_tiles(count, [&]<int R>(int first) {
         for (int key = 0; key < columns; key += PANEL)
-            tile<Halves, R>(queries + first * stride, 2 * stride, memory.keys + key * width, width / 2,
+            tile<Halves, R>(queries + first * apart, 2 * apart, memory.keys + key * width, width / 2,
                             [&](int r, Floats low, Floats high) INLINED { store(memory.scores + r * columns + key, low, high); });
         float inverse[R];
         for (int r = 0; r < R; r++)

@@ -53,10 +53,17 @@ struct Encoder {
     int attended() const { return heads * head; }
 };
 
-// Tokens that go through a layer together: their activations stay in the second cache.
+// Tokens that go through a layer together, so that its weights are fetched for all of them at once.
 constexpr int TOGETHER = 384;
 // Rows that go through both feed-forward layers before the next do.
 constexpr int BLOCK = 96;
+// Words whose embedding is fetched ahead.
+constexpr int AHEAD = 4;
+
+struct Pair {
+    const int64_t *ids, *types;
+    int length;
+};
 
 // Memory for one call at a time.
 struct Memory {
@@ -72,7 +79,7 @@ struct Memory {
         hidden = take<float>(size_t(rows) * width);
         context = take<float>(size_t(rows) * all_heads);
         query_key_value = take<Half>(size_t(rows) * 3 * all_heads);
-        query = take<Half>(size_t(rows) * 3 * all_heads);
+        query = take<Half>(size_t(rows) * all_heads);
         wide = take<Half>(size_t(BLOCK) * intermediate);
         kept = take<float>(BLOCK * KEPT);
         narrow = quantized(rows, width);
@@ -137,21 +144,28 @@ INLINE void add_to(float* to, Floats low, Floats high) {
     store(to, _mm512_add_ps(low, load(to)), _mm512_add_ps(high, load(to + LANES)));
 }
 
-void embed(const Encoder& encoder, const int32_t* ids, const int32_t* positions, const int32_t* types, int count,
-           const Memory& memory) {
+// Sums of word, position and type embeddings, normalised.
+void embed(const Encoder& encoder, const Pair* pairs, int count, const Memory& memory) {
     const int width = encoder.width;
-    for (int row = 0; row < count; row++) {
-        float* to = memory.hidden + row * width;
-        const Half* word = encoder.word + size_t(ids[row]) * width;
-        const float* position = encoder.position + size_t(positions[row]) * width;
-        const float* type = encoder.types ? encoder.type + size_t(types[row]) * width : nullptr;
-        for (int n = 0; n < width; n += LANES) {
-            Floats sum = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(word + n)));
-            if (type) sum = _mm512_add_ps(sum, load(type + n));
-            _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(position + n)));
+    int row = 0;
+    for (const Pair* pair = pairs; pair < pairs + count; pair++)
+        for (int place = 0; place < pair->length; place++, row++) {
+            float* to = memory.hidden + row * width;
+            const Half* word = encoder.word + pair->ids[place] * width;
+            // The next words lie anywhere.
+            const Half* soon = encoder.word + pair->ids[place + AHEAD < pair->length ? place + AHEAD : 0] * width;
+            const float* position = encoder.position + place * width;
+            const float* type = encoder.types ? encoder.type + pair->types[place] * width : nullptr;
+            for (int n = 0; n < width; n += PANEL) {
+                _mm_prefetch(soon + n, _MM_HINT_T0);
+                for (int half = n; half < n + PANEL; half += LANES) {
+                    Floats sum = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(word + half)));
+                    if (type) sum = _mm512_add_ps(sum, load(type + half));
+                    _mm512_storeu_ps(to + half, _mm512_add_ps(sum, load(position + half)));
+                }
+            }
+            normalise(to, encoder.hidden, width, encoder.embedding_norm, encoder.epsilon, memory.narrow.from(row));
         }
-        normalise(to, encoder.hidden, width, encoder.embedding_norm, encoder.epsilon, memory.narrow.from(row));
-    }
 }
 
 // What comes after attention, for `count` rows of `hidden`, whose contexts are in 8 bits.
@@ -193,15 +207,18 @@ void finish(const Encoder& encoder, const Layer& layer, int count, const Memory&
     }
 }
 
-// Attention of one pair: `count` queries over its tokens, of which the first is row `begin`.
-void attend_all_heads(const Encoder& encoder, const Half* queries, int count, int begin, int tokens, float* context,
+// Attention of one pair: `count` queries, `apart` from one another, over its tokens, of which the first is row `begin`; the
+// contexts go to the rows from `row` on.
+void attend_all_heads(const Encoder& encoder, const Half* queries, ptrdiff_t apart, int count, int begin, int tokens, int row,
                       const Memory& memory) {
     const int all_heads = encoder.attended();
     const ptrdiff_t stride = 3 * all_heads;
     const Half* keys = memory.query_key_value + begin * stride + all_heads;
+    float* context = memory.context + row * all_heads;
     for (int at = 0; at < all_heads; at += encoder.head)
-        attend(queries + at, count, keys + at, keys + all_heads + at, stride, tokens, encoder.head, context + at, all_heads,
-               memory.attention);
+        attend(queries + at, apart, count, keys + at, keys + all_heads + at, stride, tokens, encoder.head, context + at,
+               all_heads, memory.attention);
+    for (int n = 0; n < count; n++) quantise(context + n * all_heads, all_heads, memory.attended.from(row + n));
 }
 
 float activated(Activation activation, float value) {
@@ -213,30 +230,35 @@ float activated(Activation activation, float value) {
     }
 }
 
-// From [CLS] to logits, in FP32.
-void head(const Encoder& encoder, const float* cls, float* logits) {
-    std::vector<float> value(cls, cls + encoder.hidden);
+// From the [CLS] of each pair to its logits, in FP32. Pairs share each row of the weights.
+void head(const Encoder& encoder, int pairs, const Memory& memory, float* logits) {
+    std::vector<float> values(size_t(pairs) * encoder.hidden), next;
+    for (int pair = 0; pair < pairs; pair++)
+        std::copy_n(memory.hidden + pair * encoder.width, encoder.hidden, values.begin() + pair * encoder.hidden);
     for (size_t number = 0; number < encoder.dense.size(); number++) {
         const Dense& dense = encoder.dense[number];
-        std::vector<float> next(dense.bias, dense.bias + dense.out);
-        float* __restrict to = next.data();
-        for (int n = 0; n < dense.in; n++) {
-            const float factor = value[n], *__restrict weight = dense.weight + size_t(n) * dense.out;
-            for (int out = 0; out < dense.out; out++) to[out] += factor * weight[out];
-        }
+        next.resize(size_t(pairs) * dense.out);
+        for (int pair = 0; pair < pairs; pair++) std::copy_n(dense.bias, dense.out, next.begin() + pair * dense.out);
+        for (int n = 0; n < dense.in; n++)
+            for (int pair = 0; pair < pairs; pair++) {
+                const float factor = values[pair * dense.in + n], *__restrict weight = dense.weight + size_t(n) * dense.out;
+                float* __restrict to = next.data() + pair * dense.out;
+                for (int out = 0; out < dense.out; out++) to[out] += factor * weight[out];
+            }
         if (number + 1 < encoder.dense.size())
             for (float& each : next) each = activated(encoder.activation, each);
-        value.swap(next);
+        values.swap(next);
     }
-    std::copy(value.begin(), value.end(), logits);
+    std::copy(values.begin(), values.end(), logits);
 }
 
-// Pairs that go through the layers together; `starts` has one entry more than there are pairs.
-void encode(const Encoder& encoder, int pairs, const int64_t* starts, const int32_t* ids, const int32_t* positions,
-            const int32_t* types, const Memory& memory, float* logits) {
-    const int tokens = int(starts[pairs] - starts[0]), width = encoder.width, all_heads = encoder.attended();
+// Pairs that go through the layers together.
+void encode(const Encoder& encoder, const Pair* pairs, int count, const Memory& memory, float* logits) {
+    const int width = encoder.width, all_heads = encoder.attended();
     const ptrdiff_t stride = 3 * all_heads;
-    embed(encoder, ids + starts[0], positions + starts[0], types + starts[0], tokens, memory);
+    int tokens = 0;
+    for (int pair = 0; pair < count; pair++) tokens += pairs[pair].length;
+    embed(encoder, pairs, count, memory);
     for (int number = 0; number < encoder.layers; number++) {
         const Layer& layer = encoder.layer[number];
         // Only [CLS] reaches the head, so of the last layer the other tokens need keys and values alone.
@@ -244,26 +266,25 @@ void encode(const Encoder& encoder, int pairs, const int64_t* starts, const int3
         product(layer.query_key_value, memory.narrow, tokens, last ? all_heads : 0, 3 * all_heads,
                 Store<Half>{memory.query_key_value, stride});
         if (last) {
-            for (int pair = 0; pair < pairs; pair++) {
-                const int row = int(starts[pair] - starts[0]);
+            for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
                 const Quantized from = memory.narrow.from(row), to = memory.cls.from(pair);
                 std::memcpy(to.values, from.values, from.stride);
                 *to.scale = *from.scale;
                 *to.shift = *from.shift;
                 std::memmove(memory.hidden + pair * width, memory.hidden + row * width, width * sizeof(float));
             }
-            product(layer.query_key_value, memory.cls, pairs, 0, all_heads, Store<Half>{memory.query, stride});
+            product(layer.query_key_value, memory.cls, count, 0, all_heads, Store<Half>{memory.query, all_heads});
         }
-        for (int pair = 0; pair < pairs; pair++) {
-            const int begin = int(starts[pair] - starts[0]), length = int(starts[pair + 1] - starts[pair]);
-            const Half* queries = last ? memory.query + pair * stride : memory.query_key_value + begin * stride;
-            const int row = last ? pair : begin, count = last ? 1 : length;
-            attend_all_heads(encoder, queries, count, begin, length, memory.context + row * all_heads, memory);
-            for (int n = row; n < row + count; n++) quantise(memory.context + n * all_heads, all_heads, memory.attended.from(n));
+        for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
+            const int length = pairs[pair].length;
+            if (last)
+                attend_all_heads(encoder, memory.query + pair * all_heads, all_heads, 1, row, length, pair, memory);
+            else
+                attend_all_heads(encoder, memory.query_key_value + row * stride, stride, length, row, length, row, memory);
         }
-        finish(encoder, layer, last ? pairs : tokens, memory);
+        finish(encoder, layer, last ? count : tokens, memory);
     }
-    for (int pair = 0; pair < pairs; pair++) head(encoder, memory.hidden + pair * width, logits + pair * encoder.labels);
+    head(encoder, count, memory, logits);
 }
 
 }  // namespace crossrt
@@ -273,9 +294,10 @@ using namespace crossrt;
 extern "C" {
 
 // `sizes`: hidden, heads, head, intermediate, layers, types, vocab, positions, labels, dense layers, their activation; widths
-// are padded, hidden is not. `arrays`: word, position, type, embedding norm's weight, bias and balance; of each layer query_key_value,
-// attention_output, intermediate and output (weight, scale, sums, bias each), the weights of output's kept channels, then both
-// norms; of each dense layer weight and bias; and the kept channels [layers, KEPT]. They must outlive the encoder. Null when there is no memory.
+// are padded, hidden is not. `arrays`: word, position, type, embedding norm's weight, bias and balance; of each layer
+// query_key_value, attention_output, intermediate and output (weight, scale, sums, bias each), the weights of output's kept
+// channels, then both norms; of each dense layer weight and bias; and the kept channels [layers, KEPT]. They must outlive the
+// encoder. Null when there is no memory.
 Encoder* crossrt_open(const int32_t* sizes, float epsilon, const void* const* arrays) try {
     auto* encoder = new Encoder;
     encoder->hidden = sizes[0];
@@ -322,19 +344,25 @@ Memory* crossrt_memory(const Encoder* encoder) try {
 
 void crossrt_free(Memory* memory) { delete memory; }
 
-// Logits [pairs, labels] of pairs that lie one after the other; pair n has the tokens `starts[n]` to `starts[n + 1]`, at least
-// one and at most as many as there are positions. Returns 0, or 1 for an id, position or type that the model has not.
-int crossrt_encode(const Encoder* encoder, Memory* memory, int pairs, const int64_t* starts, const int32_t* ids,
-                   const int32_t* positions, const int32_t* types, float* logits) {
-    for (int64_t n = starts[0]; n < starts[pairs]; n++) {
-        if (uint32_t(ids[n]) >= uint32_t(encoder->vocab) || uint32_t(positions[n]) >= uint32_t(encoder->positions)) return 1;
-        if (encoder->types && uint32_t(types[n]) >= uint32_t(encoder->types)) return 1;
+// Logits [rows, labels] of a batch [rows, width] that is padded at the right. Returns 0, or 1 for a row without a token or with one
+// after padding, and 2 for an id or type that the model does not have.
+int crossrt_encode(const Encoder* encoder, const Memory* memory, int rows, int width, const int64_t* ids, const int64_t* mask,
+                   const int64_t* types, float* logits) {
+    std::vector<Pair> pairs(rows);
+    for (int row = 0; row < rows; row++, ids += width, mask += width, types += width) {
+        int length = 0;
+        while (length < width && mask[length]) length++;
+        if (!length || std::any_of(mask + length, mask + width, [](int64_t each) { return each; })) return 1;
+        for (int n = 0; n < length; n++) {
+            if (uint64_t(ids[n]) >= uint64_t(encoder->vocab)) return 2;
+            if (encoder->types && uint64_t(types[n]) >= uint64_t(encoder->types)) return 2;
+        }
+        pairs[row] = {ids, types, length};
     }
-    for (int begin = 0; begin < pairs;) {
-        int end = begin + 1;
-        while (end < pairs && starts[end + 1] - starts[begin] <= TOGETHER) end++;
-        encode(*encoder, end - begin, starts + begin, ids, positions, types, *memory, logits + begin * encoder->labels);
-        begin = end;
+    for (int begin = 0, end = 0; begin < rows; begin = end) {
+        int tokens = pairs[end++].length;
+        while (end < rows && tokens + pairs[end].length <= TOGETHER) tokens += pairs[end++].length;
+        encode(*encoder, pairs.data() + begin, end - begin, *memory, logits + begin * encoder->labels);
     }
     return 0;
 }
