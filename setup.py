@@ -16,7 +16,7 @@ kernels = Extension(
     # GCC takes the "undefined" registers of its own headers for uninitialised ones.
     extra_compile_args=[
         "-std=c++20",
-        "-O3",
+        "-O3", "-fno-math-errno",
         "-mfma",
         *[f"-mavx512{flag}" for flag in FLAGS],
         "-Wno-uninitialized",

@@ -96,6 +96,8 @@ class NativeSession:
                 "the backend native computes batches that are padded at the right, with a token in each row; pad them so, or "
                 "take another backend"
             )
+        if wrong == 3:
+            raise BackendError("there is not enough memory for this batch; use a smaller batch_size")
         if wrong:
             raise InputError("the batch has token ids or token types that the model does not have")
         return logits

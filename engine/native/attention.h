@@ -92,10 +92,10 @@ struct Attention {
     static size_t columns(int tokens) { return (tokens + PANEL - 1) / PANEL * PANEL; }
 };
 
-// `queries` are one head's, `apart` from one another, its `keys` and `values` are `stride` apart; the context of each query goes to
-// `context`, `wide` apart.
-INLINE void attend(const Half* queries, ptrdiff_t apart, int count, const Half* keys, const Half* values, ptrdiff_t stride, int tokens, int width,
-                   float* context, ptrdiff_t wide, const Attention& memory) {
+// `queries` are one head's, `apart` from one another, its `keys` and `values` are `stride` apart; the context of each query
+// goes to `context`, `wide` apart.
+INLINE void attend(const Half* queries, ptrdiff_t apart, int count, const Half* keys, const Half* values, ptrdiff_t stride,
+                   int tokens, int width, float* context, ptrdiff_t wide, const Attention& memory) {
     const int columns = Attention::columns(tokens), steps = (tokens + 1) / 2;
     pack_keys(keys, stride, tokens, width, memory.keys);
     pack_values(values, stride, tokens, width, memory.values);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -115,7 +116,7 @@ INLINE void product(const Linear& linear, const Quantized& rows, int count, int 
     for (int out = begin; out < end; out += PANEL) {
         const int8_t* panel = linear.weight + size_t(out) * linear.in;
         // Weights come from the third cache: while this panel is used, the next is fetched, a slice with each tile.
-        const int bytes = PANEL * linear.in, slice = out + PANEL < end ? bytes * TILE / count : 0;
+        const int bytes = PANEL * linear.in, slice = out + PANEL < end ? std::min(bytes, bytes * TILE / count) : 0;
         const int8_t* next = panel + bytes;
         in_tiles(count, [&]<int R>(int first) {
             const Quantized from = rows.from(first);
@@ -299,7 +300,7 @@ extern "C" {
 // channels, then both norms; of each dense layer weight and bias; and the kept channels [layers, KEPT]. They must outlive the
 // encoder. Null when there is no memory.
 Encoder* crossrt_open(const int32_t* sizes, float epsilon, const void* const* arrays) try {
-    auto* encoder = new Encoder;
+    auto encoder = std::make_unique<Encoder>();
     encoder->hidden = sizes[0];
     encoder->width = (sizes[0] + PANEL - 1) / PANEL * PANEL;
     encoder->heads = sizes[1];
@@ -328,7 +329,7 @@ Encoder* crossrt_open(const int32_t* sizes, float epsilon, const void* const* ar
         encoder->dense.push_back({floats(), floats(), encoder->hidden, n == sizes[9] - 1 ? encoder->labels : encoder->hidden});
     for (int n = 0; n < encoder->layers; n++)
         encoder->layer[n].kept.channels = static_cast<const int32_t*>(*arrays) + n * KEPT;
-    return encoder;
+    return encoder.release();
 } catch (const std::bad_alloc&) {
     return nullptr;
 }
@@ -344,10 +345,10 @@ Memory* crossrt_memory(const Encoder* encoder) try {
 
 void crossrt_free(Memory* memory) { delete memory; }
 
-// Logits [rows, labels] of a batch [rows, width] that is padded at the right. Returns 0, or 1 for a row without a token or with one
-// after padding, and 2 for an id or type that the model does not have.
+// Logits [rows, labels] of a batch [rows, width] that is padded at the right. Returns 0, or 1 for a row without a token or with
+// one after padding, 2 for an id or type that the model does not have, 3 where there is no memory.
 int crossrt_encode(const Encoder* encoder, const Memory* memory, int rows, int width, const int64_t* ids, const int64_t* mask,
-                   const int64_t* types, float* logits) {
+                   const int64_t* types, float* logits) try {
     std::vector<Pair> pairs(rows);
     for (int row = 0; row < rows; row++, ids += width, mask += width, types += width) {
         int length = 0;
@@ -365,5 +366,7 @@ int crossrt_encode(const Encoder* encoder, const Memory* memory, int rows, int w
         encode(*encoder, pairs.data() + begin, end - begin, *memory, logits + begin * encoder->labels);
     }
     return 0;
+} catch (const std::bad_alloc&) {
+    return 3;
 }
 }

@@ -23,14 +23,19 @@ constexpr int TILE = 12;
 struct Bytes {
     using Sum = __m512i;
     static INLINE Sum zero() { return _mm512_setzero_si512(); }
-    static INLINE void add(Sum& sum, __m512i row, __m512i panel) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel)); }
+    // Around the intrinsic, GCC 12 copies every sum twice.
+    static INLINE void add(Sum& sum, __m512i row, __m512i panel) {
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel));
+    }
 };
 
 // BF16 times BF16, summed in FP32.
 struct Halves {
     using Sum = __m512;
     static INLINE Sum zero() { return _mm512_setzero_ps(); }
-    static INLINE void add(Sum& sum, __m512i row, __m512i panel) { asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel)); }
+    static INLINE void add(Sum& sum, __m512i row, __m512i panel) {
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel));
+    }
 };
 
 // `rows` lie `stride` bytes apart and have `steps` dwords. `sink(row, low, high)` gets each row's 32 sums.
