@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -11,12 +12,13 @@ FLAGS = ["f", "bw", "dq", "vl", "vnni", "bf16"]
 kernels = Extension(
     "crossrt.engine.native_kernels",
     sources=["engine/native/encoder.cpp"],
-    depends=["engine/native/product.h", "engine/native/rows.h", "engine/native/attention.h"],
+    depends=[str(header) for header in Path("engine/native").glob("*.h")],
     language="c++",
     # GCC takes the "undefined" registers of its own headers for uninitialised ones.
     extra_compile_args=[
         "-std=c++20",
-        "-O3", "-fno-math-errno",
+        "-O3",
+        "-fno-math-errno",
         "-mfma",
         *[f"-mavx512{flag}" for flag in FLAGS],
         "-Wno-uninitialized",

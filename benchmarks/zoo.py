@@ -30,6 +30,7 @@ from crossrt.engine import compiled
 from crossrt.engine.backends import BACKENDS
 from crossrt.engine.bundle import TOKENIZER, Bundle, BundleModel
 from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
+from crossrt.engine.precision import Precision
 from crossrt.engine.publish import published_file
 from crossrt.engine.typical_pairs import typical_pairs
 from crossrt.evaluation.facts import commit, machine
@@ -116,9 +117,11 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
     onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", numerics)
     manifest = manifest_of(checkpoint, model.name, None, None, "crossrt")
-    native_from_checkpoint(checkpoint, seen, bundle / "model.int8.native")
+    native_from_checkpoint(checkpoint, bundle / "model.int8.native", Precision.INT8, seen)
+    native_from_checkpoint(checkpoint, bundle / "model.bf16.native", Precision.BF16)
     models = {
         "fp32": BundleModel(file="model.fp32.onnx"),
+        "bf16": BundleModel(file="model.fp32.onnx", native_file="model.bf16.native"),
         "int8": BundleModel(file="model.int8.onnx", native_file="model.int8.native"),
     }
     write_manifest(bundle, replace(manifest, models=models))
@@ -131,7 +134,7 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
     rows = [
         row
         for row in lineup([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
-        # ONNX Runtime has no BF16 on a CPU, and native is INT8 alone; what OpenVINO cannot do here is a row that says so.
+        # ONNX Runtime has no BF16 on a CPU, and native has no FP32; what OpenVINO cannot do here is a row that says so.
         if not (isinstance(row, Missing) and row.backend != "openvino")
     ]
     gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9

@@ -5,7 +5,7 @@ tokenizer.json     with the checkpoint's own truncation and padding removed
 model.fp32.onnx    the plain graph; further precisions lie beside it
 parity.fp32.json   the report of the parity check that let it be published; INT8 has one for each backend of a CPU
 model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
-model.int8.native, where there is INT8 and it passed its check: the weights in 8 bits for crossrt's own kernels
+model.int8.native and model.bf16.native: the weights as crossrt's own kernels want them, where they passed their check
 *.engine           TensorRT engines, each for one kind of GPU and one version
 """
 
@@ -41,7 +41,7 @@ class BundleModel:
     `numerics`, which tensors stayed in another precision and on what data that was decided.
 
     `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32.
-    `native_file` is what the backend `native` runs.
+    `native_file` is what the backend `native` runs; BF16 has the FP32 file beside it, for others to compute in BF16.
     `backends` tells of a CPU's backends whether it passed as they compute it; one that is not there was not asked.
     """
 
@@ -173,12 +173,13 @@ class Bundle:
             )
         return self.path / ((gpu and model.gpu_file) or model.file)
 
-    def native_file(self) -> Path:
-        """Return the INT8 weights of the backend `native`. Raises BundleError for a bundle without."""
-        model = self.manifest.models.get(Precision.INT8.value)
+    def native_file(self, precision: Precision) -> Path:
+        """Return the weights of the backend `native` in a precision. Raises BundleError for a bundle without."""
+        model = self.manifest.models.get(precision.value)
         if model is None or model.native_file is None:
             raise BundleError(
-                f"{self.path} has no weights for the backend native; export it again with --precision int8"
+                f"{self.path} has no {precision.value} weights for the backend native; export it again with --precision "
+                f"{precision.value}"
             )
         return self.path / model.native_file
 

@@ -1,4 +1,4 @@
-"""Native sessions: crossrt's own kernels for INT8, on processors with AVX512-VNNI and AVX512-BF16.
+"""Native sessions: crossrt's own kernels for INT8 and BF16, on processors with AVX512-VNNI and AVX512-BF16.
 
 The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, each in one thread,
 from memory that they take when a session opens.
@@ -39,24 +39,26 @@ class NativeSession:
 
     backend = "native"
     device = "cpu"
-    precision = Precision.INT8
     threads = 1
 
-    def __init__(self, bundle: Bundle, *, streams: int) -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision, streams: int) -> None:
         """Map the weights and take memory for `streams` batches. Raises BackendError where the kernels cannot run, and
         BundleError for a file that is not theirs."""
         why = why_not_native()
         if why:
             raise BackendError(f"the backend native cannot run here: {why}; use another backend")
+        self.precision = precision
         self._bundle = bundle
-        model = NativeModel.open(bundle.native_file())
+        file = bundle.native_file(precision)
+        model = NativeModel.open(file)
         sizes, manifest = model.sizes, bundle.manifest
-        if (sizes.positions, sizes.labels) != (manifest.max_positions, manifest.labels):
-            raise BundleError(f"{bundle.native_file()} is of another model than the manifest; export the bundle again")
+        found = (sizes.precision, sizes.positions, sizes.labels)
+        if found != (precision.value, manifest.max_positions, manifest.labels):
+            raise BundleError(f"{file} is of another model than the manifest; export the bundle again")
         self._labels = sizes.labels
-        numbers = (ctypes.c_int32 * 11)(
+        numbers = (ctypes.c_int32 * 12)(
             *(sizes.hidden, sizes.heads, sizes.head, sizes.intermediate, sizes.layers, sizes.types, sizes.vocab),
-            *(sizes.positions, sizes.labels, sizes.dense, ACTIVATIONS.index(sizes.activation)),
+            *(sizes.positions, sizes.labels, sizes.dense, ACTIVATIONS.index(sizes.activation), sizes.eight_bit),
         )
         addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
         library = _library()

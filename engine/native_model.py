@@ -1,8 +1,9 @@
 """`NativeModel`: the weights that crossrt's own kernels compute from, as they lie in a bundle.
 
-A file in the safetensors format, mapped and not read. Every width is padded to a multiple of 32 channels, and so is each
-attention head; weights lie in panels of 32 output channels, four input channels side by side, as `native/product.h` wants
-them. What is in the file follows from its sizes alone, so a file that does not fit them is refused before the kernels see it.
+A file in the safetensors format, mapped and not read, of weights in 8 bits or in BF16. Every width is padded to a multiple of
+32 channels, and so is each attention head; weights lie in panels of 32 output channels, four or two input channels side by
+side, as `native/product.h` wants them. What is in the file follows from its sizes alone, so a file that does not fit them is
+refused before the kernels see it.
 """
 
 import dataclasses
@@ -23,17 +24,21 @@ FORMAT = "crossrt native 1"
 PANEL = 32
 """Output channels side by side, and what widths are padded to."""
 KEPT = 4
-"""Channels of the second feed-forward layer's input that stay in FP32."""
+"""Channels of the second feed-forward layer's input that stay in FP32 where the others are in 8 bits."""
 ALIGNMENT = 64
 """Bytes that the kernels load at once."""
+PRECISIONS = ("bf16", "int8")
 ACTIVATIONS = ("none", "tanh", "relu", "gelu")
-"""Between the layers of a head, in the order that the kernels number them."""
+"""Between the layers of a head. Both in the order that the kernels number them."""
 DTYPES: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype("<u2"),  # NumPy has none; these are its bits
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
-    "I32": np.dtype("<i4"),
     "I8": np.dtype("i1"),
+    "I32": np.dtype("<i4"),
 }
+
+Tensors = Iterator[tuple[str, str, tuple[int, ...]]]
 
 
 def padded(width: int) -> int:
@@ -43,9 +48,11 @@ def padded(width: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """A model's sizes. `head` and `intermediate` are padded, `hidden` is not. `types` is 0 for a model whose token types
-    make no difference; `dense` counts the head's linear layers, between which `activation` is."""
+    """A model's sizes, and the `precision` of its linear layers. `head` and `intermediate` are padded, `hidden` is not. `types`
+    is 0 for a model whose token types make no difference; `dense` counts the head's linear layers, between which
+    `activation` is."""
 
+    precision: str
     hidden: int
     heads: int
     head: int
@@ -59,54 +66,58 @@ class Sizes:
     activation: str
     epsilon: float
 
-    def tensors(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    @property
+    def eight_bit(self) -> bool:
+        """Whether the linear layers are in 8 bits."""
+        return self.precision == "int8"
+
+    def tensors(self) -> Tensors:
         """Name, dtype and shape of every tensor, in the order of the file and of the kernels' arguments."""
         width, attended = padded(self.hidden), self.heads * self.head
         yield "word", "F16", (self.vocab, width)
         yield "position", "F32", (self.positions, width)
         yield "type", "F32", (self.types, width)
-        yield from _norm("embedding_norm", width)
+        yield from self._norm("embedding_norm")
         for number in range(self.layers):
             layer = f"layer.{number}"
-            yield from _linear(f"{layer}.query_key_value", width, 3 * attended)
-            yield from _linear(f"{layer}.attention_output", attended, width)
-            yield from _linear(f"{layer}.intermediate", width, self.intermediate)
-            yield from _linear(f"{layer}.output", self.intermediate, width)
-            yield f"{layer}.output.kept", "F32", (KEPT, width)
-            yield from _norm(f"{layer}.attention_norm", width)
-            yield from _norm(f"{layer}.output_norm", width)
+            yield from self._linear(f"{layer}.query_key_value", width, 3 * attended)
+            yield from self._linear(f"{layer}.attention_output", attended, width)
+            yield from self._linear(f"{layer}.intermediate", width, self.intermediate)
+            yield from self._linear(f"{layer}.output", self.intermediate, width)
+            if self.eight_bit:
+                yield f"{layer}.output.kept", "F32", (KEPT, width)
+            yield from self._norm(f"{layer}.attention_norm")
+            yield from self._norm(f"{layer}.output_norm")
         for number in range(self.dense):
             out = self.labels if number == self.dense - 1 else self.hidden
             yield f"head.{number}.weight", "F32", (self.hidden, out)
             yield f"head.{number}.bias", "F32", (out,)
-        yield "kept", "I32", (self.layers, KEPT)
+        if self.eight_bit:
+            yield "kept", "I32", (self.layers, KEPT)
+
+    def _norm(self, name: str) -> Tensors:
+        for part in ("weight", "bias", "balance") if self.eight_bit else ("weight", "bias"):
+            yield f"{name}.{part}", "F32", (padded(self.hidden),)
+
+    def _linear(self, name: str, inputs: int, outputs: int) -> Tensors:
+        dtype, side_by_side = ("I8", 4) if self.eight_bit else ("BF16", 2)
+        yield f"{name}.weight", dtype, (outputs // PANEL, inputs // side_by_side, PANEL, side_by_side)
+        for part in ("scale", "sums", "bias") if self.eight_bit else ("bias",):
+            yield f"{name}.{part}", "F32", (outputs,)
 
     def check(self) -> None:
         """Raise ValueError unless the kernels can compute a model of these sizes."""
-        whole = {
-            field: value for field, value in dataclasses.asdict(self).items() if field not in ("activation", "epsilon")
-        }
-        if not all(type(value) is int and 0 <= value < 1 << 30 for value in whole.values()):
-            raise ValueError(f"sizes must be whole numbers, got {whole}")
-        if not all(value for field, value in whole.items() if field != "types"):
+        whole = {name: value for name, value in dataclasses.asdict(self).items() if type(value) is int}
+        if not all(0 <= value < 1 << 30 for value in whole.values()):
+            raise ValueError(f"sizes must not be negative, got {whole}")
+        if not all(value for name, value in whole.items() if name != "types"):
             raise ValueError(f"only `types` may be 0, got {whole}")
         if self.head % PANEL or self.intermediate % PANEL:
             raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
-        if self.activation not in ACTIVATIONS or not self.epsilon > 0:
-            raise ValueError(f"unknown activation {self.activation!r}, or epsilon {self.epsilon} not above 0")
-
-
-def _norm(name: str, width: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    yield f"{name}.weight", "F32", (width,)
-    yield f"{name}.bias", "F32", (width,)
-    yield f"{name}.balance", "F32", (width,)
-
-
-def _linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    yield f"{name}.weight", "I8", (outputs // PANEL, inputs // 4, PANEL, 4)
-    yield f"{name}.scale", "F32", (outputs,)
-    yield f"{name}.sums", "F32", (outputs,)
-    yield f"{name}.bias", "F32", (outputs,)
+        if self.precision not in PRECISIONS or self.activation not in ACTIVATIONS or not self.epsilon > 0:
+            raise ValueError(
+                f"precision {self.precision!r}, activation {self.activation!r} or epsilon {self.epsilon} is none"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +144,19 @@ class NativeModel:
             entries, end = _entries(sizes)
             if header != entries or len(content) != 8 + length + end or (8 + length) % ALIGNMENT:
                 raise ValueError("its tensors are not those of its sizes")
+            arrays = tuple(
+                np.ndarray(entry["shape"], DTYPES[entry["dtype"]], content, 8 + length + entry["data_offsets"][0])
+                for entry in entries.values()
+            )
+            if sizes.eight_bit and not 0 <= arrays[-1].min() <= arrays[-1].max() < sizes.intermediate:
+                raise ValueError("it names kept channels that are not there")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path} cannot be used ({error}); export the bundle again") from error
-        arrays: list[npt.NDArray[Any]] = []
-        for entry in entries.values():
-            offset = 8 + length + entry["data_offsets"][0]
-            arrays.append(np.ndarray(entry["shape"], DTYPES[entry["dtype"]], content, offset))
-        kept = arrays[-1]
-        if kept.min() < 0 or kept.max() >= sizes.intermediate:
-            raise BundleError(
-                f"{path} cannot be used (it names kept channels that are not there); export the bundle again"
-            )
-        return cls(sizes, tuple(arrays))
+        return cls(sizes, arrays)
 
 
 def write(file: BinaryIO, sizes: Sizes, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a model. `arrays` has every tensor that `sizes` names, in its shape; dtypes are converted."""
+    """Write a model. `arrays` has every tensor that `sizes` names, in its shape; dtypes are converted, but BF16 comes as bits."""
     metadata = {"format": FORMAT} | {name: str(value) for name, value in dataclasses.asdict(sizes).items()}
     text = json.dumps({"__metadata__": metadata} | _entries(sizes)[0]).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)

@@ -6,7 +6,8 @@ from .errors import OptionError
 
 
 class Precision(str, Enum):
-    """The precisions a bundle can hold a model in. BF16 is a way of computing the FP32 file, not a file."""
+    """The precisions a bundle can hold a model in. BF16 is the FP32 file computed otherwise, or
+    weights for the backend `native`."""
 
     FP32 = "fp32"
     BF16 = "bf16"

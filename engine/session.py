@@ -74,7 +74,7 @@ class Setup:
         if self.native:
             from .native import NativeSession
 
-            return NativeSession(bundle, streams=streams)
+            return NativeSession(bundle, precision=self.precision, streams=streams)
         from .onnxruntime import OnnxRuntimeSession
 
         return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)
@@ -215,11 +215,11 @@ def choose_precision(
 
 def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = False) -> tuple[str, ...]:
     """Return a CPU's backends that compute a precision; of those that were asked, the ones where it passed its check."""
-    if precision is Precision.BF16:
-        return ("openvino",)
     model = bundle.manifest.models.get(precision.value)
     passed = {} if model is None or allow_failed else model.backends
-    able = ONNX_BACKENDS if model is None or model.native_file is None else BACKENDS
+    able: tuple[str, ...] = ("openvino",) if precision is Precision.BF16 else ONNX_BACKENDS
+    if model is not None and model.native_file is not None:
+        able = (*able, "native")
     return tuple(name for name in able if passed.get(name, True))
 
 
@@ -227,7 +227,7 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
     """Return the backend of those that can, and why: the native kernels, or, for INT8 where that is what makes it fast and is
     known to keep the order, OpenVINO. See docs/design.md."""
     if "native" in able:
-        return "native", "crossrt's own kernels for INT8"
+        return "native", "crossrt's own kernels"
     manifest = bundle.manifest
     model = manifest.models.get(precision.value)
     judged = model is not None and model.backends.get("openvino", False)
@@ -238,11 +238,11 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
 
 
 def _why_not(bundle: Bundle, precision: Precision) -> str:
-    if precision is not Precision.INT8:
-        return f"the backend native computes int8 alone, and this is {precision.value}; ask for precision='int8'"
+    if precision not in (Precision.INT8, Precision.BF16):
+        return f"the backend native computes int8 and bf16, and this is {precision.value}; ask for one of these"
     return (
-        f"{bundle.path} has no weights for the backend native: it was exported where they could not be checked, or they failed "
-        "their check, or the kernels do not know such a model. Take another backend, or export it again"
+        f"{bundle.path} has no {precision.value} weights for the backend native: it was exported where they could not be "
+        "checked, or they failed their check, or the kernels do not know such a model. Take another backend, or export it again"
     )
 
 

@@ -13,7 +13,7 @@ from ..calibration.judging_set import JudgingSet
 from ..calibration.quantization import Activation
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
-from ..engine.backends import ONNX_BACKENDS, installed_backends
+from ..engine.backends import ONNX_BACKENDS, installed_backends, why_not_native
 from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder, without_truncation_and_padding
@@ -36,9 +36,10 @@ from .tolerance import TOLERANCE
 FIRST = ONNX_BACKENDS[0]
 """Whose report speaks for a precision."""
 EXPORTERS = ("crossrt", "optimum")
-PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
+PRECISIONS = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
 INT8_FOR_GPUS = "model.int8.gpu.onnx"
 INT8_FOR_NATIVE = "model.int8.native"
+BF16_FOR_NATIVE = "model.bf16.native"
 MAGNITUDE_PAIRS = 200
 """Calibration pairs on which FP16's tensors are looked at, besides the built-in ones."""
 CALIBRATION_PAIRS = 2000
@@ -87,6 +88,12 @@ def export_bundle(
         )
     if len(wanted) > 1 and exporter == "optimum":
         raise OptionError("Optimum's graph is exported in fp32 alone; leave out --exporter for other precisions")
+    if Precision.BF16 in wanted and ("native" not in installed_backends() or not can_be_native(checkpoint)):
+        why = why_not_native() or "they do not know such a model"
+        raise OptionError(
+            f"bf16 is exported for crossrt's own kernels, and cannot be checked here: {why}. Leave it out: where a processor "
+            "computes in BF16, OpenVINO does so with the FP32 file"
+        )
     check_target(out, force=force)
     with published_directory(out, force=force) as partial:
         making = _Making(checkpoint, partial, exporter, pairs or (), calibration, judging, recipe or Recipe(), progress)
@@ -109,6 +116,8 @@ def export_bundle(
 
         for precision in wanted:
             model = BundleModel(file=f"model.{precision.value}.onnx")
+            if precision is Precision.BF16:
+                model = replace(models["fp32"], native_file=BF16_FOR_NATIVE)
             making.manifest = replace(manifest, models=models | {precision.value: model})
             report, numerics = making.make(precision)
             passed(report, precision.value, needed=precision is Precision.FP32 or not keep_going)
@@ -161,6 +170,9 @@ class _Making:
         """Write the model file of a precision; return its report and what the manifest says of its numerics."""
         if precision is Precision.FP32:
             return self.full(), None
+        if precision is Precision.BF16:
+            native_from_checkpoint(self.checkpoint, self.directory / BF16_FOR_NATIVE, precision)
+            return self._judged(self.directory, precision, backend="native"), None
         return self.half() if precision is Precision.FP16 else self.int8()
 
     def full(self) -> ParityReport:
@@ -233,7 +245,7 @@ class _Making:
         """INT8 as crossrt's own kernels compute it, from a file of their own; None where they cannot run it."""
         if "native" not in installed_backends() or not can_be_native(self.checkpoint):
             return None
-        native_from_checkpoint(self.checkpoint, self._seen, self.directory / INT8_FOR_NATIVE)
+        native_from_checkpoint(self.checkpoint, self.directory / INT8_FOR_NATIVE, Precision.INT8, self._seen)
         plain = self.manifest
         model = replace(plain.models["int8"], native_file=INT8_FOR_NATIVE)
         self.manifest = replace(plain, models={**plain.models, "int8": model})

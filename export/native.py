@@ -1,8 +1,8 @@
-"""`native_from_checkpoint`: a checkpoint's weights in 8 bits, for crossrt's own kernels.
+"""`native_from_checkpoint`: a checkpoint's weights in 8 bits or BF16, for crossrt's own kernels.
 
-Weights have one scale an output channel and are rounded once, from FP32. Activations have no ranges here: the kernels give each
-token its own as they run. What calibration saw decides two things: how channels are balanced before they are put into 8
-bits, and which four of the widest layer's stay in FP32.
+Weights in 8 bits have one scale an output channel and are rounded once, from FP32. Activations have no ranges here: the kernels
+give each token its own as they run. What calibration saw decides two things: how channels are balanced before they are put
+into 8 bits, and which four of the widest layer's stay in FP32. BF16 needs none of this.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..calibration.quantization import Activation
 from ..engine.native_model import KEPT, PANEL, Sizes, padded, write
+from ..engine.precision import Precision
 from .checkpoint import Checkpoint
 from .heads import HEAD_LAYERS
 
@@ -28,13 +29,16 @@ def can_be_native(checkpoint: Checkpoint) -> bool:
     return checkpoint.dimensions.hidden_act == "gelu" and not checkpoint.has("project")
 
 
-def native_from_checkpoint(checkpoint: Checkpoint, seen: Mapping[str, Activation], path: Path) -> None:
-    """Write the file. `seen` is what calibration saw of the tensors that are read in 8 bits, by name; of those that it did not
-    see, nothing is balanced. Raises CheckpointError for weights that are NaN or Inf."""
+def native_from_checkpoint(
+    checkpoint: Checkpoint, path: Path, precision: Precision, seen: Mapping[str, Activation] | None = None
+) -> None:
+    """Write the file, in INT8 or BF16. `seen` is what calibration saw of the tensors that are read in 8 bits, by name; of those
+    that it did not see, nothing is balanced. Raises CheckpointError for weights that are NaN or Inf."""
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
     layers = HEAD_LAYERS[checkpoint.head]
     sizes = Sizes(
+        precision=precision.value,
         hidden=dimensions.hidden,
         heads=dimensions.heads,
         head=padded(head),
@@ -48,73 +52,104 @@ def native_from_checkpoint(checkpoint: Checkpoint, seen: Mapping[str, Activation
         activation=layers.activation or "none",
         epsilon=dimensions.norm_eps,
     )
+    arrays = _Arrays(checkpoint, sizes, seen or {})
     with path.open("wb") as file:
-        write(file, sizes, _arrays(checkpoint, sizes, seen))
+        write(file, sizes, arrays.made())
 
 
-def _arrays(checkpoint: Checkpoint, sizes: Sizes, seen: Mapping[str, Activation]) -> dict[str, Floats]:
-    tensor, width = checkpoint.tensor, padded(sizes.hidden)
-    arrays: dict[str, Floats] = {"word": _widened(tensor("word.weight").astype(np.float16), width)}
-    positions = tensor("position.weight")[-sizes.positions :]  # RoBERTa's begin after the padding id
-    types = tensor("type.weight") if checkpoint.layout.token_types else np.zeros((1, positions.shape[1]), np.float32)
-    arrays["type"] = _widened(types[: sizes.types], width)
-    arrays["position"] = _widened(positions if sizes.types else positions + types[0], width)
+class _Arrays:
+    """The file's tensors as they are made."""
 
-    def norm(name: str, *readers: str) -> Floats:
-        """LayerNorm, and what the weights of the layers that read it in 8 bits are divided by."""
+    def __init__(self, checkpoint: Checkpoint, sizes: Sizes, seen: Mapping[str, Activation]) -> None:
+        self._tensor = checkpoint.tensor
+        self._checkpoint = checkpoint
+        self._sizes = sizes
+        self._seen = seen
+        self._arrays: dict[str, Floats] = {}
+
+    def made(self) -> dict[str, Floats]:
+        """Make all of them."""
+        sizes = self._sizes
+        if sizes.eight_bit:
+            self._arrays["kept"] = np.empty((sizes.layers, KEPT), dtype=np.int32)
+        self._embeddings()
+        before = "embedding_norm"
+        for number in range(sizes.layers):
+            self._layer(number, before)
+            before = f"layer.{number}.output_norm"
+        self._norm(before)
+        for number in range(sizes.dense):
+            self._arrays[f"head.{number}.weight"] = self._tensor(f"head.{number}.weight").T
+            self._arrays[f"head.{number}.bias"] = self._tensor(f"head.{number}.bias")
+        return self._arrays
+
+    def _embeddings(self) -> None:
+        sizes, width = self._sizes, padded(self._sizes.hidden)
+        self._arrays["word"] = _widened(self._tensor("word.weight").astype(np.float16), width)
+        positions = self._tensor("position.weight")[-sizes.positions :]  # RoBERTa's begin after the padding id
+        types = np.zeros((1, positions.shape[1]), dtype=np.float32)
+        if self._checkpoint.layout.token_types:
+            types = self._tensor("type.weight")
+        self._arrays["type"] = _widened(types[: sizes.types], width)
+        self._arrays["position"] = _widened(positions if sizes.types else positions + types[0], width)
+
+    def _layer(self, number: int, before: str) -> None:
+        sizes, name = self._sizes, f"layer.{number}"
+        width, attended = padded(sizes.hidden), sizes.heads * sizes.head
+        # The scale of attention, and the kernels' exponential, which is one of base 2.
+        scales = {"query": np.log2(np.e) / np.sqrt(sizes.hidden // sizes.heads), "key": 1.0, "value": 1.0}
+        balance = self._norm(before, *(f"{name}.{part}" for part in scales))
+        weight, bias = (
+            np.concatenate(
+                [_heads(self._tensor(f"{name}.{part}.{kind}") * scale, sizes) for part, scale in scales.items()]
+            )
+            for kind in ("weight", "bias")
+        )
+        self._linear(f"{name}.query_key_value", weight / balance, bias, width, 3 * attended)
+        output = _heads(self._tensor(f"{name}.attention_output.weight").T, sizes).T
+        self._linear(f"{name}.attention_output", output, self._tensor(f"{name}.attention_output.bias"), attended, width)
+        balance = self._norm(f"{name}.attention_norm", f"{name}.intermediate")
+        wide = self._tensor(f"{name}.intermediate.weight") / balance
+        bias = self._tensor(f"{name}.intermediate.bias")
+        self._linear(f"{name}.intermediate", wide, bias, width, sizes.intermediate)
+        output = self._tensor(f"{name}.output.weight").copy()
+        if sizes.eight_bit:
+            kept = self._largest_channels(f"{name}.activation", output)
+            self._arrays["kept"][number] = kept
+            self._arrays[f"{name}.output.kept"] = _widened(output[:, kept].T, width)
+            output[:, kept] = 0
+        self._linear(f"{name}.output", output, self._tensor(f"{name}.output.bias"), sizes.intermediate, width)
+
+    def _norm(self, name: str, *readers: str) -> Floats:
+        """LayerNorm. Returns what the weights of its readers are to be divided by."""
+        width = padded(self._sizes.hidden)
         for part in ("weight", "bias"):
-            arrays[f"{name}.{part}"] = _widened(tensor(f"{name}.{part}"), width)
-        balance = np.ones(sizes.hidden)
-        if readers and name in seen:
-            balance = _balance(seen[name], np.concatenate([tensor(f"{reader}.weight") for reader in readers]))
-        arrays[f"{name}.balance"] = _widened(balance, width)
+            self._arrays[f"{name}.{part}"] = _widened(self._tensor(f"{name}.{part}"), width)
+        balance = np.ones(self._sizes.hidden)
+        if self._sizes.eight_bit:
+            if readers and name in self._seen:
+                weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
+                balance = _balance(self._seen[name], weights)
+            self._arrays[f"{name}.balance"] = _widened(balance, width)
         return balance
 
-    def largest_channels(name: str, weight: Floats) -> npt.NDArray[np.int32]:
-        # Of the last layer's, which only [CLS] has, nothing was seen.
-        size = seen[name].magnitude if name in seen else np.abs(weight).max(axis=0)
-        return np.sort(np.argsort(-size, kind="stable")[:KEPT]).astype(np.int32)
-
-    def linear(name: str, weight: Floats, bias: Floats, inputs: int, outputs: int) -> None:
+    def _linear(self, name: str, weight: Floats, bias: Floats, inputs: int, outputs: int) -> None:
         weight = _widened(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
+        self._arrays[f"{name}.bias"] = _widened(bias, outputs)
+        if not self._sizes.eight_bit:
+            self._arrays[f"{name}.weight"] = _panels(_bfloat16(weight), side_by_side=2)
+            return
         largest = np.abs(weight).max(axis=1)
         scale = np.where(largest > 0, largest, LARGEST).astype(np.float64) / LARGEST
         rounded = np.rint(weight / scale[:, None]).astype(np.int8)
-        arrays[f"{name}.weight"] = rounded.reshape(outputs // PANEL, PANEL, inputs // 4, 4).swapaxes(1, 2)
-        arrays[f"{name}.scale"] = scale
-        arrays[f"{name}.sums"] = scale * rounded.sum(axis=1, dtype=np.int64)
-        arrays[f"{name}.bias"] = _widened(bias, outputs)
+        self._arrays[f"{name}.weight"] = _panels(rounded, side_by_side=4)
+        self._arrays[f"{name}.scale"] = scale
+        self._arrays[f"{name}.sums"] = scale * rounded.sum(axis=1, dtype=np.int64)
 
-    attended = sizes.heads * sizes.head
-    # The scale of attention, and the kernels' exponential, which is one of base 2.
-    scales = {"query": np.log2(np.e) / np.sqrt(sizes.hidden // sizes.heads), "key": 1.0, "value": 1.0}
-    arrays["kept"] = np.empty((sizes.layers, KEPT), dtype=np.int32)
-    before = "embedding_norm"
-    for number in range(sizes.layers):
-        layer = f"layer.{number}"
-        balance = norm(before, *(f"{layer}.{part}" for part in scales))
-        weight, bias = (
-            np.concatenate([_heads(tensor(f"{layer}.{part}.{kind}") * scale, sizes) for part, scale in scales.items()])
-            for kind in ("weight", "bias")
-        )
-        linear(f"{layer}.query_key_value", weight / balance, bias, width, 3 * attended)
-        output = _heads(tensor(f"{layer}.attention_output.weight").T, sizes).T
-        linear(f"{layer}.attention_output", output, tensor(f"{layer}.attention_output.bias"), attended, width)
-        balance = norm(f"{layer}.attention_norm", f"{layer}.intermediate")
-        wide = tensor(f"{layer}.intermediate.weight") / balance
-        linear(f"{layer}.intermediate", wide, tensor(f"{layer}.intermediate.bias"), width, sizes.intermediate)
-        output = tensor(f"{layer}.output.weight").copy()
-        kept = largest_channels(f"{layer}.activation", output)
-        arrays["kept"][number] = kept
-        arrays[f"{layer}.output.kept"] = _widened(output[:, kept].T, width)
-        output[:, kept] = 0
-        linear(f"{layer}.output", output, tensor(f"{layer}.output.bias"), sizes.intermediate, width)
-        before = f"{layer}.output_norm"
-    norm(before)
-    for number in range(sizes.dense):
-        arrays[f"head.{number}.weight"] = tensor(f"head.{number}.weight").T
-        arrays[f"head.{number}.bias"] = tensor(f"head.{number}.bias")
-    return arrays
+    def _largest_channels(self, name: str, weight: Floats) -> npt.NDArray[np.int64]:
+        # Of the last layer's, which only [CLS] has, nothing was seen.
+        size = self._seen[name].magnitude if name in self._seen else np.abs(weight).max(axis=0)
+        return np.sort(np.argsort(-size, kind="stable")[:KEPT])
 
 
 def _balance(seen: Activation, weights: Floats) -> Floats:
@@ -123,6 +158,18 @@ def _balance(seen: Activation, weights: Floats) -> Floats:
     ratio = np.abs(weights).max(axis=0).clip(1e-5) / seen.magnitude.clip(1e-5)
     factor = np.sqrt(np.float64(ratio))
     return np.asarray(factor / np.median(factor))
+
+
+def _panels(weight: Floats, *, side_by_side: int) -> Floats:
+    outputs, inputs = weight.shape
+    return weight.reshape(outputs // PANEL, PANEL, inputs // side_by_side, side_by_side).swapaxes(1, 2)
+
+
+def _bfloat16(values: Floats) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest BF16, to even where two are as near."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    even = (bits >> np.uint64(16)) & np.uint64(1)
+    return ((bits + np.uint64(0x7FFF) + even) >> np.uint64(16)).astype(np.uint16)
 
 
 def _widened(values: Floats, width: int) -> Floats:

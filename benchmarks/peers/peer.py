@@ -187,7 +187,8 @@ def flashrank(subject: Subject) -> Score:
 SYSTEMS: dict[str, Callable[[Subject], Score]] = {
     "crossrt FP32, ONNX Runtime": lambda subject: crossrt(subject, backend="onnxruntime"),
     "crossrt FP32, OpenVINO": lambda subject: crossrt(subject, backend="openvino"),
-    "crossrt BF16": lambda subject: crossrt(subject, precision="bf16"),
+    "crossrt BF16": lambda subject: crossrt(subject, precision="bf16", backend="native"),
+    "crossrt BF16, OpenVINO": lambda subject: crossrt(subject, precision="bf16", backend="openvino"),
     "crossrt INT8, ONNX Runtime": lambda subject: crossrt(subject, precision="int8", backend="onnxruntime"),
     "crossrt INT8, OpenVINO": lambda subject: crossrt(subject, precision="int8", backend="openvino"),
     "crossrt INT8": lambda subject: crossrt(subject, precision="int8", backend="native"),

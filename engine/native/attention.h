@@ -4,7 +4,8 @@
 
 #pragma once
 
-#include "rows.h"
+#include "memory.h"
+#include "vectors.h"
 
 namespace crossrt {
 
@@ -84,11 +85,17 @@ INLINE float softmax(const float* scores, int tokens, Half* weights) {
     return _mm512_reduce_add_ps(sum);
 }
 
+// Packed keys and values of one head, and the scores and weights of a tile.
 struct Attention {
-    Half *keys, *values, *weights;  // packed keys and values of one head; the weights of a tile
-    float* scores;                  // of a tile
+    Half *keys, *values, *weights;
+    float* scores;
 
-    // Elements that each needs for pairs of up to so many tokens.
+    Attention(Memory& memory, int tokens, int width)
+        : keys(memory.take<Half>(columns(tokens) * width)),
+          values(memory.take<Half>((columns(tokens) + 2) * width)),
+          weights(memory.take<Half>(TILE * columns(tokens))),
+          scores(memory.take<float>(TILE * columns(tokens))) {}
+
     static size_t columns(int tokens) { return (tokens + PANEL - 1) / PANEL * PANEL; }
 };
 
@@ -99,7 +106,7 @@ INLINE void attend(const Half* queries, ptrdiff_t apart, int count, const Half* 
     const int columns = Attention::columns(tokens), steps = (tokens + 1) / 2;
     pack_keys(keys, stride, tokens, width, memory.keys);
     pack_values(values, stride, tokens, width, memory.values);
-    in_tiles(count, [&]<int R>(int first) {
+    in_tiles(count, [&]<int R>(int first) APART {
         for (int key = 0; key < columns; key += PANEL)
             tile<Halves, R>(queries + first * apart, 2 * apart, memory.keys + key * width, width / 2,
                             [&](int r, Floats low, Floats high) INLINED { store(memory.scores + r * columns + key, low, high); });

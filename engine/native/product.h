@@ -15,6 +15,7 @@ namespace crossrt {
 
 #define INLINE inline __attribute__((always_inline))
 #define INLINED __attribute__((always_inline))  // of lambdas: a call in the midst of a tile would spill all its sums
+#define APART __attribute__((noinline))          // of lambdas: a tile of each height is a function of its own
 
 constexpr int PANEL = 32;
 constexpr int TILE = 12;

@@ -38,17 +38,15 @@ def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: F
             ],
             axis=1,
         )
-        total = hidden + _linear(arrays, f"{layer}.attention_output", _quantised(context))
+        total = hidden + _linear(arrays, f"{layer}.attention_output", _narrow(sizes, context))
         hidden, narrow = _norm(sizes, arrays, f"{layer}.attention_norm", total)
         wide = _linear(arrays, f"{layer}.intermediate", narrow)
         wide = _bfloat16(_gelu(wide))
-        kept = wide[:, arrays["kept"][number]].copy()
-        wide[:, arrays["kept"][number]] = 0
-        total = (
-            hidden
-            + _linear(arrays, f"{layer}.output", _quantised(wide, low=-0.17))
-            + kept @ arrays[f"{layer}.output.kept"]
-        )
+        kept = 0
+        if sizes.eight_bit:
+            kept = wide[:, arrays["kept"][number]] @ arrays[f"{layer}.output.kept"]
+            wide[:, arrays["kept"][number]] = 0
+        total = hidden + _linear(arrays, f"{layer}.output", _narrow(sizes, wide, low=-0.17)) + kept
         hidden, narrow = _norm(sizes, arrays, f"{layer}.output_norm", total)
     value = hidden[0, : sizes.hidden]
     functions = {
@@ -68,7 +66,11 @@ def _norm(sizes: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tu
     normal = (real - real.mean(axis=1, keepdims=True)) / np.sqrt(real.var(axis=1, keepdims=True) + sizes.epsilon)
     normal = np.pad(normal, [(0, 0), (0, padded(sizes.hidden) - sizes.hidden)])
     hidden = normal * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
-    return hidden, _quantised(hidden * arrays[f"{name}.balance"])
+    return hidden, _narrow(sizes, hidden * arrays[f"{name}.balance"] if sizes.eight_bit else hidden)
+
+
+def _narrow(sizes: Any, values: Floats, low: float | None = None) -> Any:
+    return _quantised(values, low) if sizes.eight_bit else _bfloat16(values)
 
 
 def _quantised(values: Floats, low: float | None = None) -> tuple[Floats, Floats, Floats]:
@@ -80,13 +82,16 @@ def _quantised(values: Floats, low: float | None = None) -> tuple[Floats, Floats
     return np.rint(values * inverse + zero), scale, -scale * zero
 
 
-def _linear(arrays: dict[str, Floats], name: str, rows: tuple[Floats, Floats, Floats]) -> Floats:
-    integers, scale, shift = rows
-    panels = arrays[f"{name}.weight"].astype(np.float64)
-    weight = panels.swapaxes(1, 2).reshape(-1, panels.shape[1] * 4)
+def _linear(arrays: dict[str, Floats], name: str, rows: Any) -> Floats:
+    panels = arrays[f"{name}.weight"]
     assert panels.shape[2] == PANEL
-    product = (integers @ weight.T) * arrays[f"{name}.scale"]
-    return product * scale + shift * arrays[f"{name}.sums"] + arrays[f"{name}.bias"]
+    weight = panels.swapaxes(1, 2).reshape(-1, panels.shape[1] * panels.shape[3])
+    if panels.dtype == np.uint16:
+        numbers = (weight.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+        return np.asarray(rows @ numbers.T + arrays[f"{name}.bias"])
+    integers, scale, shift = rows
+    product = (integers @ weight.T.astype(np.float64)) * arrays[f"{name}.scale"]
+    return np.asarray(product * scale + shift * arrays[f"{name}.sums"] + arrays[f"{name}.bias"])
 
 
 def _attend(query: Floats, key: Floats, value: Floats) -> Floats:

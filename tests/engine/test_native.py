@@ -20,6 +20,7 @@ from crossrt.engine.bundle import Bundle
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.native_model import DTYPES, KEPT, NativeModel, Sizes, padded, write
 from crossrt.engine.plan import Batch
+from crossrt.engine.precision import Precision
 
 from .native_arithmetic import logits_of
 
@@ -30,6 +31,7 @@ POSITIONS = 300
 
 def sizes_of(**others: Any) -> Sizes:
     known: dict[str, Any] = {
+        "precision": "int8",
         "hidden": 64,
         "heads": 2,
         "head": 32,
@@ -53,6 +55,12 @@ def random_arrays(sizes: Sizes, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
     for name, dtype, shape in sizes.tensors():
         if dtype == "I8":
             arrays[name] = rng.integers(-127, 128, shape)
+        elif dtype == "BF16":
+            numbers = rng.normal(0, 1 / np.sqrt(shape[1] * 2), shape).astype(np.float32)
+            arrays[name] = (numbers.view(np.uint32) >> 16).astype(np.uint16)
+            if name.endswith("output.weight"):  # panels of the padded outputs
+                outputs = np.arange(shape[0] * shape[2]).reshape(shape[0], 1, shape[2], 1)
+                arrays[name] *= (outputs < sizes.hidden).astype(np.uint16)
         elif name.endswith(".scale"):
             inputs = arrays[name.replace("scale", "weight")].shape[1] * 4
             arrays[name] = rng.uniform(0.5, 1.5, shape) / 73 / np.sqrt(inputs)
@@ -67,7 +75,7 @@ def random_arrays(sizes: Sizes, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
             arrays[name] = rng.normal(0, 0.2, shape)
         else:
             arrays[name] = rng.normal(0, 0.3, shape)
-        if arrays[name].shape[-1:] == (padded(sizes.hidden),) and dtype != "I8":
+        if arrays[name].shape[-1:] == (padded(sizes.hidden),) and dtype not in ("I8", "BF16"):
             arrays[name][..., sizes.hidden :] = 0
     return arrays
 
@@ -84,7 +92,7 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[Sizes, dict[str, npt.ND
             write(file, sizes, arrays)
         model = dataclasses.replace(known.manifest.models["fp32"], native_file="model.int8.native")
         fields = {"max_positions": sizes.positions, "labels": sizes.labels}
-        manifest = dataclasses.replace(known.manifest, models={"int8": model}, **fields)
+        manifest = dataclasses.replace(known.manifest, models={sizes.precision: model}, **fields)
         return Bundle(folder, manifest)
 
     return make
@@ -93,7 +101,13 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[Sizes, dict[str, npt.ND
 def session_of(bundle: Bundle, streams: int = 1) -> Any:
     from crossrt.engine.native import NativeSession
 
-    return NativeSession(bundle, streams=streams)
+    (precision,) = bundle.manifest.models
+    return NativeSession(bundle, precision=Precision(precision), streams=streams)
+
+
+def file_of(bundle: Bundle) -> Path:
+    (precision,) = bundle.manifest.models
+    return bundle.native_file(Precision(precision))
 
 
 def a_batch(lengths: list[int], *, vocab: int = 50, types: int = 2, seed: int = 0) -> Batch:
@@ -120,6 +134,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     heads=st.integers(1, 4),
     head=st.sampled_from([32, 64]),
     intermediate=st.sampled_from([32, 96, 160]),
+    precision=st.sampled_from(["int8", "bf16"]),
     layers=st.integers(1, 3),
     types=st.integers(0, 2),
     labels=st.integers(1, 3),
@@ -141,23 +156,25 @@ def test_the_kernels_compute_what_numpy_computes(
         computed = session.run(batch)
     finally:
         session.close()
-    expected = logits_of(NativeModel.open(bundle.native_file()), pairs_of(batch))
+    expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch))
     # Where a number lies between two steps, another order of a sum may round it the other way.
     np.testing.assert_allclose(computed, expected, atol=0.3)
 
 
-def test_most_pairs_agree_with_numpy_in_all_digits(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of(hidden=96, heads=3, intermediate=128)
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_most_pairs_agree_with_numpy_in_all_digits(precision: str, bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(precision=precision, hidden=96, heads=3, intermediate=128)
     bundle = bundle_of(sizes, random_arrays(sizes))
     batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
     session = session_of(bundle)
-    differences = np.abs(session.run(batch) - logits_of(NativeModel.open(bundle.native_file()), pairs_of(batch)))
+    differences = np.abs(session.run(batch) - logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch)))
     assert np.median(differences) < 1e-4
     assert differences.max() < 0.1
 
 
-def test_a_score_is_its_pairs_own_to_the_last_bit(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of()
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_score_is_its_pairs_own_to_the_last_bit(precision: str, bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(precision=precision)
     session = session_of(bundle_of(sizes, random_arrays(sizes)))
     batch = a_batch([5, 300, 17, 64, 1, 133, 90, 12, 33, 200], seed=3)
     together = session.run(batch)
@@ -253,6 +270,8 @@ def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes
         lambda content: altered(content, lambda header: header["__metadata__"].update(head="31")),
         lambda content: altered(content, lambda header: header["__metadata__"].update(epsilon="nan")),
         lambda content: altered(content, lambda header: header["__metadata__"].pop("hidden")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(precision="bf16")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(precision="int4")),
         lambda content: altered(content, lambda header: header.pop("word")),
         lambda content: altered(content, lambda header: header["word"].update(data_offsets=[1, 2])),
     ],
@@ -262,9 +281,9 @@ def test_a_file_that_was_altered_never_reaches_the_kernels(
 ) -> None:
     sizes = sizes_of()
     bundle = bundle_of(sizes, random_arrays(sizes))
-    content = bundle.native_file().read_bytes()
-    NativeModel.open(bundle.native_file())
-    bundle.native_file().write_bytes(damage(content))
+    content = file_of(bundle).read_bytes()
+    NativeModel.open(file_of(bundle))
+    file_of(bundle).write_bytes(damage(content))
     with pytest.raises(BundleError, match=r"model\.int8\.native cannot be used.*export the bundle again"):
         session_of(bundle)
 
@@ -275,6 +294,13 @@ def test_weights_of_another_model_are_refused(bundle_of: Callable[..., Bundle]) 
         manifest = dataclasses.replace(bundle.manifest, **{field: POSITIONS + 1})
         with pytest.raises(BundleError, match="of another model than the manifest"):
             session_of(dataclasses.replace(bundle, manifest=manifest))
+
+
+def test_weights_of_another_precision_are_refused(bundle_of: Callable[..., Bundle]) -> None:
+    bundle = bundle_of(sizes_of(), random_arrays(sizes_of()))
+    models = {"bf16": bundle.manifest.models["int8"]}
+    with pytest.raises(BundleError, match="of another model than the manifest"):
+        session_of(dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, models=models)))
 
 
 def test_kept_channels_beyond_the_layer_are_refused(bundle_of: Callable[..., Bundle]) -> None:
@@ -289,8 +315,8 @@ def test_the_file_is_what_safetensors_reads(bundle_of: Callable[..., Bundle]) ->
     safetensors = pytest.importorskip("safetensors.numpy")
     sizes = sizes_of()
     bundle = bundle_of(sizes, random_arrays(sizes))
-    read = safetensors.load_file(bundle.native_file())
-    for (name, _, _), array in zip(sizes.tensors(), NativeModel.open(bundle.native_file()).arrays, strict=True):
+    read = safetensors.load_file(file_of(bundle))
+    for (name, _, _), array in zip(sizes.tensors(), NativeModel.open(file_of(bundle)).arrays, strict=True):
         np.testing.assert_array_equal(read[name], array)
 
 
@@ -303,7 +329,7 @@ def test_an_array_of_another_shape_is_not_written() -> None:
 
 def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bundle]) -> None:
     for sizes in (sizes_of(hidden=40, labels=3), sizes_of(types=0, layers=3, dense=1)):
-        model = NativeModel.open(bundle_of(sizes, random_arrays(sizes)).native_file())
+        model = NativeModel.open(file_of(bundle_of(sizes, random_arrays(sizes))))
         panels = [array for array in model.arrays if array.dtype == DTYPES["I8"]]
         assert len(panels) == 4 * sizes.layers
         assert not any(array.ctypes.data % 64 for array in panels)

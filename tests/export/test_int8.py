@@ -178,9 +178,9 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     } == set(passed)
     assert chosen(judged(native_file=None)) != "native"
     assert chosen(judged(backends=passed | {"native": False})) != "native"
-    with pytest.raises(BackendError, match="no weights for the backend native"):
+    with pytest.raises(BackendError, match="no int8 weights for the backend native"):
         chosen(judged(native_file=None), backend="native")
-    with pytest.raises(BackendError, match="computes int8 alone, and this is fp32; ask for precision='int8'"):
+    with pytest.raises(BackendError, match="computes int8 and bf16, and this is fp32"):
         chosen(judged(), precision="fp32", backend="native")
     monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"

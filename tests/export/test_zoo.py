@@ -22,6 +22,7 @@ from crossrt.engine.backends import why_not_native
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.native import NativeSession
 from crossrt.engine.plan import one_batch
+from crossrt.engine.precision import Precision
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.heads import Head
@@ -49,13 +50,14 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[An
     shutil.rmtree(tmp_path)  # the fifteen together are 2 GB
 
 
-def natively(bundle: Bundle, checkpoint: Checkpoint) -> np.ndarray[Any, Any] | None:
+def natively(bundle: Bundle, checkpoint: Checkpoint, precision: Precision) -> np.ndarray[Any, Any] | None:
     """What the native kernels make of the pairs; None where they do not run."""
     if why_not_native():
         return None
-    native_from_checkpoint(checkpoint, {}, bundle.path / "model.int8.native")
-    weights = replace(bundle.manifest.models["fp32"], native_file="model.int8.native")
-    session = NativeSession(replace(bundle, manifest=replace(bundle.manifest, models={"int8": weights})), streams=1)
+    native_from_checkpoint(checkpoint, bundle.path / "model.native", precision)
+    weights = replace(bundle.manifest.models["fp32"], native_file="model.native")
+    manifest = replace(bundle.manifest, models={precision.value: weights})
+    session = NativeSession(replace(bundle, manifest=manifest), precision=precision, streams=1)
     encoded = PairEncoder.from_file(bundle.tokenizer_file, max_length=checkpoint.max_length).encode(PAIRS)
     (batch,) = one_batch(encoded.lengths, few_shapes_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
     logits = np.empty((len(PAIRS), checkpoint.labels))
@@ -83,8 +85,9 @@ def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
         logits = scorer.logits(PAIRS)
     assert logits.shape == (3, model.labels)
     assert np.ptp(logits, axis=0).min() > 0.05
-    in_8_bits = natively(bundle, checkpoint)
-    assert in_8_bits is None or 0 < np.abs(in_8_bits - logits).max() < 0.3
+    for precision, allowed in ((Precision.INT8, 0.3), (Precision.BF16, 0.1)):
+        computed = natively(bundle, checkpoint, precision)
+        assert computed is None or 0 < np.abs(computed - logits).max() < allowed
 
 
 def test_the_zoo_has_the_files_that_the_hub_has(tmp_path: Path) -> None:
@@ -199,10 +202,11 @@ def test_what_people_try_next_is_exported_with_parity(kind: str, checkpoint: Pat
     assert report, str(report)
     assert ("token_type_ids" in bundle.manifest.inputs) == (kind not in ("roberta", "xlm-roberta", "distilbert"))
     assert can_be_native(read) == (kind in ("roberta", "xlm-roberta", "distilbert"))
-    in_8_bits = natively(bundle, read) if can_be_native(read) else None
-    if in_8_bits is not None:
-        with CrossEncoder(bundle.path) as scorer:
-            np.testing.assert_allclose(in_8_bits, scorer.logits(PAIRS), atol=0.1)
+    for precision, allowed in ((Precision.INT8, 0.1), (Precision.BF16, 0.03)):
+        computed = natively(bundle, read, precision) if can_be_native(read) else None
+        if computed is not None:
+            with CrossEncoder(bundle.path) as scorer:
+                np.testing.assert_allclose(computed, scorer.logits(PAIRS), atol=allowed)
 
 
 @pytest.mark.slow

@@ -1,0 +1,85 @@
+"""BF16 for the native kernels: exported with parity where they run, refused in words elsewhere."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from crossrt import CrossEncoder
+from crossrt.engine.backends import why_not_native
+from crossrt.engine.errors import BackendError, OptionError
+from crossrt.engine.native_model import NativeModel
+from crossrt.engine.precision import Precision
+from crossrt.engine.session import choose_setup
+from crossrt.engine.tuner import candidates
+from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.export import export_bundle
+from crossrt.export.native import _bfloat16
+from crossrt.export.pairs import builtin_pairs
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+
+
+@needs_kernels
+def test_bf16_is_exported_with_parity_and_taken_before_openvinos(tmp_path: Path) -> None:
+    bundle, (_, report) = export_bundle(
+        Checkpoint.read(DEMO / "checkpoint"), tmp_path / "b", precisions=[Precision.BF16]
+    )
+    assert (report.precision, report.backend, bool(report)) == ("bf16", "native", True)
+    assert json.loads((bundle.path / "parity.bf16.json").read_text())["passed"]
+    assert NativeModel.open(bundle.native_file(Precision.BF16)).sizes.precision == "bf16"
+    assert bundle.model_file(Precision.BF16) == bundle.model_file(Precision.FP32)
+    pairs = list(builtin_pairs(160))
+    with (
+        CrossEncoder(bundle.path, precision="bf16") as model,
+        CrossEncoder(bundle.path, precision="bf16", backend="openvino") as other,
+        CrossEncoder(bundle.path) as exact,
+    ):
+        assert (model.backend, exact.precision) == ("native", Precision.FP32)
+        error, others = (np.abs(each.logits(pairs) - exact.logits(pairs)).mean() for each in (model, other))
+        assert 0 < error < 1.1 * others
+    with CrossEncoder(bundle.path, precision="auto") as model:
+        assert model.precision is Precision.FP32
+    setup = choose_setup(bundle, precision="bf16", device="cpu", tuned=False)
+    assert {candidate.backend for candidate in candidates(bundle, setup)} == {"openvino", "native"}
+    with pytest.raises(BackendError, match="onnxruntime does not compute in bf16"):
+        CrossEncoder(bundle.path, precision="bf16", backend="onnxruntime")
+
+
+def test_bf16_is_refused_where_it_cannot_be_checked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda: "this processor lacks avx512_bf16")
+    with pytest.raises(OptionError, match=r"cannot be checked here: this processor lacks avx512_bf16\. Leave it out"):
+        export_bundle(Checkpoint.read(checkpoint), tmp_path / "b", precisions=[Precision.BF16])
+    assert not (tmp_path / "b").exists()
+
+
+def test_bf16_is_refused_for_a_model_that_the_kernels_do_not_know(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime", "native"))
+    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda: "")
+    config = json.loads((checkpoint / "config.json").read_text()) | {"hidden_act": "relu"}
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in checkpoint.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OptionError, match="they do not know such a model"):
+        export_bundle(Checkpoint.read(copy), tmp_path / "b", precisions=[Precision.BF16])
+
+
+def test_weights_are_rounded_to_bf16_as_torch_does() -> None:
+    numbers = np.random.default_rng(0).normal(0, 1, 10_000).astype(np.float32) * np.logspace(
+        -30, 30, 10_000, dtype=np.float32
+    )
+    halfway = (np.arange(1000, dtype=np.uint32) << 16 | 0x8000 | 0x3F800000).view(np.float32)
+    values = np.concatenate([numbers, halfway, [0.0, -0.0]]).astype(np.float32)
+    expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
+    np.testing.assert_array_equal(_bfloat16(values), expected)
