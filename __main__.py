@@ -81,7 +81,8 @@ def export(
     source: Annotated[str, typer.Argument(help="A checkpoint directory or a hub id.")],
     out: Annotated[Path, typer.Argument(help="The bundle to make.")],
     precision: Annotated[
-        str, typer.Option(help="Precisions to hold, as fp32,fp16; fp32 is always among them.")
+        str,
+        typer.Option(help="Precisions to hold, of fp32, bf16, fp16 and int8, with commas; fp32 is always among them."),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
@@ -177,7 +178,7 @@ def export(
     if judge_qrels is not None and judge is None:
         raise OptionError("--judge-qrels goes with --judge QUERIES PASSAGES RUN")
     chosen = Recipe(parts=recipe, method=method, smoothing=smoothing)
-    if calibration is None and precisions != [Precisions.FP32]:
+    if calibration is None and {Precisions.FP16, Precisions.INT8} & set(precisions):
         print(
             "warning: what FP16 and INT8 can hold is decided on the built-in pairs alone; give real ones of your own "
             "kind, at least 40 queries with several passages each, with --calibrate",
@@ -723,8 +724,12 @@ def info(
             f", {'passed' if passed else 'FAILED'} as {backend} computes it"
             for backend, passed in model.backends.items()
         )
-        gpus = "" if model.gpu_file is None else f"; {model.gpu_file} on GPUs"
-        lines.append(f"  {name:<12}  {model.file}, {proof}{backends}{integer}{gpus}")
+        others = "".join(
+            f"; {file} {where}"
+            for file, where in ((model.native_file, "for own kernels"), (model.gpu_file, "on GPUs"))
+            if file is not None
+        )
+        lines.append(f"  {name:<12}  {model.file}, {proof}{backends}{integer}{others}")
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
     lines.append(

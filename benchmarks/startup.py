@@ -24,6 +24,7 @@ from crossrt import CrossEncoder
 bundle, backend = sys.argv[1], sys.argv[2]
 print(CrossEncoder(bundle, backend=backend).predict(("how tall is k2", "K2 is 8,611 m high.")), flush=True)
 """
+IN_INT8 = AS_IT_IS.replace("backend=backend", "backend=backend, precision='int8'")
 COMPILING = """
 from crossrt.engine.compiled import CompiledModels
 CompiledModels.load = lambda self, key: None
@@ -47,6 +48,7 @@ SYSTEMS = {
     "ONNX Runtime, optimized graph as ONNX": (OPTIMIZED + AS_IT_IS, "onnxruntime", "onnx"),
     "ONNX Runtime, optimized graph as ORT": (OPTIMIZED + AS_IT_IS, "onnxruntime", "ort"),
     "OpenVINO": (AS_IT_IS, "openvino", ""),
+    "own kernels, INT8": (IN_INT8, "native", ""),
     "OpenVINO, compiled every time": (COMPILING + AS_IT_IS, "openvino", ""),
 }
 LIMIT = 0.6  # s

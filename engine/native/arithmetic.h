@@ -11,10 +11,11 @@
 
 namespace crossrt {
 
-// Calls `sink(row, out, low, high)` with 32 sums of each row of activations, for each panel of the outputs `begin` to `end`. Weights
-// come from the third cache: while a panel is used, the next is fetched, a slice with each tile.
+// Calls `sink(row, out, low, high)` with 32 sums of each row of activations, for each panel of the outputs `begin` to `end`.
+// Weights come from the third cache: while a panel is used, the next is fetched, a slice with each tile.
 template <class Dot, class Weight, class Value, class Sink>
-INLINE void panels(const Weight* weight, int in, int begin, int end, const Value* rows, ptrdiff_t stride, int count, Sink&& sink) {
+INLINE void panels(const Weight* weight, int in, int begin, int end, const Value* rows, ptrdiff_t stride, int count,
+                   Sink&& sink) {
     const int bytes = PANEL * in * int(sizeof(Weight)), slice = std::min(bytes, bytes * TILE / count);
     for (int out = begin; out < end; out += PANEL) {
         const char* panel = reinterpret_cast<const char*>(weight + size_t(out) * in);
@@ -150,7 +151,8 @@ struct EightBit {
 
     // The second feed-forward layer, of what GELU gave in BF16.
     template <class Sink>
-    static INLINE void second(const Linear& linear, const Kept& kept, Half* wide, int count, const Between& between, Sink&& sink) {
+    static INLINE void second(const Linear& linear, const Kept& kept, Half* wide, int count, const Between& between,
+                              Sink&& sink) {
         constexpr float GELU_LEAST = -0.17f;  // it is nowhere below -0.16997
         const int width = linear.in;
         for (int row = 0; row < count; row++) {

@@ -260,10 +260,10 @@ using namespace crossrt;
 
 extern "C" {
 
-// `arrays`: word, position, type, embedding norm (weight, bias); of each layer query_key_value, attention_output, intermediate and
-// output (weight, bias each), then both norms; of each dense layer weight and bias. In 8 bits weights are followed by their
-// scales and sums, norms by their balance, output by the weights of its kept channels, and the last array are the kept
-// channels of all layers. The arrays must outlive the encoder. Null when there is no memory.
+// `arrays`: word, position, type, embedding norm (weight, bias); of each layer query_key_value, attention_output, intermediate
+// and output (weight, bias each), then both norms; of each dense layer weight and bias. In 8 bits weights are followed by
+// their scales and sums, norms by their balance, output by the weights of its kept channels, and the last array are the
+// kept channels of all layers. The arrays must outlive the encoder. Null when there is no memory.
 Encoder* crossrt_open(const Sizes* sizes, float epsilon, const void* const* arrays) try {
     if (sizes->eight_bit) return new EncoderIn<EightBit>(*sizes, epsilon, Arrays{arrays});
     return new EncoderIn<SixteenBit>(*sizes, epsilon, Arrays{arrays});

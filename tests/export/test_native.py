@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from crossrt import CrossEncoder
+from crossrt.__main__ import main
 from crossrt.engine.backends import why_not_native
 from crossrt.engine.errors import BackendError, OptionError
 from crossrt.engine.native_model import NativeModel
@@ -25,7 +26,9 @@ needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native
 
 
 @needs_kernels
-def test_bf16_is_exported_with_parity_and_taken_before_openvinos(tmp_path: Path) -> None:
+def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle, (_, report) = export_bundle(
         Checkpoint.read(DEMO / "checkpoint"), tmp_path / "b", precisions=[Precision.BF16]
     )
@@ -48,6 +51,12 @@ def test_bf16_is_exported_with_parity_and_taken_before_openvinos(tmp_path: Path)
     assert {candidate.backend for candidate in candidates(bundle, setup)} == {"openvino", "native"}
     with pytest.raises(BackendError, match="onnxruntime does not compute in bf16"):
         CrossEncoder(bundle.path, precision="bf16", backend="onnxruntime")
+    monkeypatch.setattr("sys.argv", ["crossrt", "info", str(bundle.path)])
+    with pytest.raises(SystemExit):
+        main()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  bf16"))
+    assert "parity passed" in line
+    assert line.endswith("; model.bf16.native for own kernels")
 
 
 def test_bf16_is_refused_where_it_cannot_be_checked(
