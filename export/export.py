@@ -81,11 +81,6 @@ def export_bundle(
     if exporter not in EXPORTERS:
         raise OptionError(f"unknown exporter {exporter!r}; one of {', '.join(EXPORTERS)}")
     wanted = [precision for precision in PRECISIONS if precision in (Precision.FP32, *precisions)]
-    unknown = [precision.value for precision in precisions if precision not in PRECISIONS]
-    if unknown:
-        raise OptionError(
-            f"{', '.join(unknown)} cannot be exported; one or more of {', '.join(p.value for p in PRECISIONS)}"
-        )
     if len(wanted) > 1 and exporter == "optimum":
         raise OptionError("Optimum's graph is exported in fp32 alone; leave out --exporter for other precisions")
     if Precision.BF16 in wanted and ("native" not in installed_backends() or not can_be_native(checkpoint)):
