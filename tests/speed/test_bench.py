@@ -195,7 +195,7 @@ def test_a_process_that_ends_early_says_why(bundle: Path, tmp_path: Path) -> Non
     [
         (("--precision", "int8"), 1, "holds no int8 model; it holds fp32. Export again with --precision int8"),
         (("--precision", "half"), 2, "unknown precision 'half'"),
-        (("--backend", "onnx"), 2, "--backend 'onnx': one or more of auto, onnxruntime, openvino, tensorrt"),
+        (("--backend", "onnx"), 2, "--backend 'onnx': one or more of auto, onnxruntime, openvino, native, tensorrt"),
         (("--threads", "1000"), 2, f"--threads 1000: this process may use {usable_cpus()} processors"),
         (("--threads", "two"), 2, "--threads 'two': give whole numbers from 1, as 1,2"),
         (("--counts", "0,1"), 2, "--counts '0,1': give whole numbers from 1"),
