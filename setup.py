@@ -18,6 +18,7 @@ kernels = Extension(
     extra_compile_args=[
         "-std=c++20",
         "-O3",
+        "-g0",  # Python's own flags ask for symbols: ten times the size
         "-fno-math-errno",
         "-mfma",
         *[f"-mavx512{flag}" for flag in FLAGS],

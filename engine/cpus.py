@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 
@@ -23,6 +24,7 @@ def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, min(count, math.ceil(quota)) if quota else count)
 
 
+@cache
 def processor() -> str:
     """Return the processor's name and all that it can do, as text to compare."""
     try:

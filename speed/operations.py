@@ -27,6 +27,8 @@ def flops_of(bundle: Bundle, lengths: Lengths) -> float:
 
 def padding_of(setup: Setup, positions: int, lengths: Lengths, *, batch_size: int) -> float:
     """Return the share of computed tokens that is padding, 0 to 1, when a request of these lengths runs as streams."""
+    if setup.native:  # batches are padded on the way, and computed without it
+        return 0.0
     made = plan(
         lengths,
         batch_size=min(batch_size, setup.batch_size),
