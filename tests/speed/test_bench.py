@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +256,7 @@ def test_padding_is_that_of_the_batches_that_run(bundle: Path) -> None:
     assert padding_of(system.setup, 64, np.full(32, 64), batch_size=32) == 0
     lengths = np.arange(3, 64)
     assert 0 < padding_of(system.setup, 64, lengths, batch_size=32) < 0.2
-    assert padding_of(replace(system.setup, backend="native"), 64, lengths, batch_size=32) == 0
+    assert padding_of(dataclasses.replace(system.setup, backend="native"), 64, lengths, batch_size=32) == 0
 
 
 def test_percentiles_are_of_the_requests() -> None:
