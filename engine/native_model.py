@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .errors import BundleError
 
-FORMAT = "crossrt native 1"
+FORMAT = "crossrt native 2"
 PANEL = 32
 """Output channels side by side, and what widths are padded to."""
 KEPT = 4
@@ -80,7 +80,13 @@ class Sizes:
         yield from self._norm("embedding_norm")
         for number in range(self.layers):
             layer = f"layer.{number}"
-            yield from self._linear(f"{layer}.query_key_value", width, 3 * attended)
+            if number < self.layers - 1:
+                yield from self._linear(f"{layer}.query_key_value", width, 3 * attended)
+            else:  # see `Last` in native/encoder.cpp
+                yield from self._linear(f"{layer}.query", width, attended)
+                yield f"{layer}.key.weight", "BF16", (self.heads, width // PANEL, self.head // 2, PANEL, 2)
+                yield f"{layer}.value.weight", "BF16", (attended // PANEL, width // 2, PANEL, 2)
+                yield f"{layer}.value.bias", "F32", (attended,)
             yield from self._linear(f"{layer}.attention_output", attended, width)
             yield from self._linear(f"{layer}.intermediate", width, self.intermediate)
             yield from self._linear(f"{layer}.output", self.intermediate, width)

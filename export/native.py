@@ -98,14 +98,23 @@ class _Arrays:
         width, attended = padded(sizes.hidden), sizes.heads * sizes.head
         # The scale of attention, and the kernels' exponential, which is one of base 2.
         scales = {"query": np.log2(np.e) / np.sqrt(sizes.hidden // sizes.heads), "key": 1.0, "value": 1.0}
-        balance = self._norm(before, *(f"{name}.{part}" for part in scales))
-        weight, bias = (
-            np.concatenate(
-                [_heads(self._tensor(f"{name}.{part}.{kind}") * scale, sizes) for part, scale in scales.items()]
-            )
+        parts = {
+            f"{part}.{kind}": _heads(self._tensor(f"{name}.{part}.{kind}") * scale, sizes)
+            for part, scale in scales.items()
             for kind in ("weight", "bias")
-        )
-        self._linear(f"{name}.query_key_value", weight / balance, bias, width, 3 * attended)
+        }
+        if number < sizes.layers - 1:
+            balance = self._norm(before, *(f"{name}.{part}" for part in scales))
+            weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
+            self._linear(f"{name}.query_key_value", weight / balance, bias, width, 3 * attended)
+        else:
+            balance = self._norm(before, f"{name}.query")
+            self._linear(f"{name}.query", parts["query.weight"] / balance, parts["query.bias"], width, attended)
+            keys = _widened(parts["key.weight"], width).reshape(sizes.heads, sizes.head, width).swapaxes(1, 2)
+            self._arrays[f"{name}.key.weight"] = np.stack([_panels(_bfloat16(key), side_by_side=2) for key in keys])
+            value = _bfloat16(_widened(parts["value.weight"], width))
+            self._arrays[f"{name}.value.weight"] = _panels(value, side_by_side=2)
+            self._arrays[f"{name}.value.bias"] = parts["value.bias"]
         output = _heads(self._tensor(f"{name}.attention_output.weight").T, sizes).T
         self._linear(f"{name}.attention_output", output, self._tensor(f"{name}.attention_output.bias"), attended, width)
         balance = self._norm(f"{name}.attention_norm", f"{name}.intermediate")

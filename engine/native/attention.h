@@ -69,20 +69,50 @@ INLINE void pack_values(const Half* values, ptrdiff_t stride, int tokens, int wi
         }
 }
 
-// Makes weights of a row of scores, which do not add up to 1, and returns their sum.
-INLINE float softmax(const float* scores, int tokens, Half* weights) {
+// What `join` makes of each row, in the order of the rows: four steps for all of them, in place of four for each.
+template <class Join>
+INLINE Floats across(Floats rows[LANES], Join&& join) {
+#pragma GCC unroll 8
+    for (int n = 0; n < 8; n++)
+        rows[n] = join(_mm512_shuffle_f32x4(rows[n], rows[n + 8], 0x44), _mm512_shuffle_f32x4(rows[n], rows[n + 8], 0xee));
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; n++)
+        rows[n] = join(_mm512_shuffle_f32x4(rows[n], rows[n + 4], 0x88), _mm512_shuffle_f32x4(rows[n], rows[n + 4], 0xdd));
+#pragma GCC unroll 2
+    for (int n = 0; n < 2; n++)
+        rows[n] = join(_mm512_shuffle_ps(rows[n], rows[n + 2], 0x44), _mm512_shuffle_ps(rows[n], rows[n + 2], 0xee));
+    const Floats mixed = join(_mm512_shuffle_ps(rows[0], rows[1], 0x88), _mm512_shuffle_ps(rows[0], rows[1], 0xdd));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), mixed);
+}
+
+// Makes weights of R rows of scores, `columns` apart, and says what each row is to be multiplied by to add up to 1.
+template <int R>
+INLINE void softmax(const float* scores, int columns, int tokens, Half* weights, float share[LANES]) {
     const int whole = (tokens - 1) / LANES * LANES;
     const __mmask16 tail = static_cast<__mmask16>((2u << (tokens - 1 - whole)) - 1);
-    Floats largest = _mm512_mask_loadu_ps(all(-INFINITY), tail, scores + whole);
-    for (int n = 0; n < whole; n += LANES) largest = _mm512_max_ps(largest, load(scores + n));
-    const Floats top = all(_mm512_reduce_max_ps(largest));
-    Floats sum = all(0);
-    for (int n = 0; n <= whole; n += LANES) {
-        const Floats weight = _mm512_maskz_mov_ps(n < whole ? 0xffff : tail, exp2(_mm512_sub_ps(load(scores + n), top)));
-        sum = _mm512_add_ps(sum, weight);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + n), (__m256i)_mm512_cvtneps_pbh(weight));
+    Floats rows[LANES];
+    for (int r = 0; r < LANES; r++) rows[r] = all(1);
+    for (int r = 0; r < R; r++) {
+        const float* row = scores + r * columns;
+        rows[r] = _mm512_mask_loadu_ps(all(-INFINITY), tail, row + whole);
+        for (int n = 0; n < whole; n += LANES) rows[r] = _mm512_max_ps(rows[r], load(row + n));
     }
-    return _mm512_reduce_add_ps(sum);
+    alignas(64) float top[LANES];
+    _mm512_store_ps(top, across(rows, [](Floats one, Floats two) INLINED { return _mm512_max_ps(one, two); }));
+    for (int r = 0; r < LANES; r++) rows[r] = all(1);
+    for (int r = 0; r < R; r++) {
+        Half* to = weights + r * columns;
+        auto weight = [&](int n, __mmask16 there) INLINED {
+            const Floats each = _mm512_maskz_mov_ps(there, exp2(_mm512_sub_ps(load(scores + r * columns + n), all(top[r]))));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + n), (__m256i)_mm512_cvtneps_pbh(each));
+            return each;
+        };
+        Floats sum = weight(whole, tail);
+        for (int n = 0; n < whole; n += LANES) sum = _mm512_add_ps(sum, weight(n, 0xffff));
+        rows[r] = sum;
+    }
+    const Floats sums = across(rows, [](Floats one, Floats two) INLINED { return _mm512_add_ps(one, two); });
+    _mm512_storeu_ps(share, _mm512_div_ps(all(1), sums));
 }
 
 // Packed keys and values of one head, and the scores and weights of a tile.
@@ -100,9 +130,10 @@ struct Attention {
 };
 
 // `queries` are one head's, `apart` from one another, its `keys` and `values` are `stride` apart; the context of each query
-// goes to `context`, `wide` apart.
+// goes to `context`, in FP32 or BF16, `wide` apart.
+template <class Context>
 INLINE void attend(const Half* queries, ptrdiff_t apart, int count, const Half* keys, const Half* values, ptrdiff_t stride,
-                   int tokens, int width, float* context, ptrdiff_t wide, const Attention& memory) {
+                   int tokens, int width, Context* context, ptrdiff_t wide, const Attention& memory) {
     const int columns = Attention::columns(tokens), steps = (tokens + 1) / 2;
     pack_keys(keys, stride, tokens, width, memory.keys);
     pack_values(values, stride, tokens, width, memory.values);
@@ -110,14 +141,13 @@ INLINE void attend(const Half* queries, ptrdiff_t apart, int count, const Half* 
         for (int key = 0; key < columns; key += PANEL)
             tile<Halves, R>(queries + first * apart, 2 * apart, memory.keys + key * width, width / 2,
                             [&](int r, Floats low, Floats high) INLINED { store(memory.scores + r * columns + key, low, high); });
-        float inverse[R];
-        for (int r = 0; r < R; r++)
-            inverse[r] = 1 / softmax(memory.scores + r * columns, tokens, memory.weights + r * columns);
+        float share[LANES];
+        softmax<R>(memory.scores, columns, tokens, memory.weights, share);
         for (int part = 0; part < width; part += PANEL)
             tile<Halves, R>(memory.weights, 2 * columns, memory.values + part * 2 * steps, steps,
                             [&](int r, Floats low, Floats high) INLINED {
-                                const Floats share = all(inverse[r]);
-                                store(context + (first + r) * wide + part, _mm512_mul_ps(low, share), _mm512_mul_ps(high, share));
+                                const Floats each = all(share[r]);
+                                store(context + (first + r) * wide + part, _mm512_mul_ps(low, each), _mm512_mul_ps(high, each));
                             });
     });
 }

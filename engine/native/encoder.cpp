@@ -56,24 +56,48 @@ class EncoderIn : public Encoder {
         typename Arithmetic::Balance balance;
         explicit NarrowingNorm(Arrays& arrays) : Norm{arrays.take<float>(), arrays.take<float>()}, balance(arrays) {}
     };
-    struct Layer {
-        Linear query_key_value, attention_output, intermediate, output;
+    // What comes after attention.
+    struct Finish {
+        Linear attention_output, intermediate, output;
         typename Arithmetic::Kept kept;  // of output
         NarrowingNorm attention_norm, output_norm;
 
-        Layer(const Sizes& sizes, Arrays& arrays)
-            : query_key_value(arrays, sizes.width(), 3 * sizes.attended()),
-              attention_output(arrays, sizes.attended(), sizes.width()),
+        Finish(const Sizes& sizes, Arrays& arrays)
+            : attention_output(arrays, sizes.attended(), sizes.width()),
               intermediate(arrays, sizes.width(), sizes.intermediate),
               output(arrays, sizes.intermediate, sizes.width()),
               kept(arrays),
               attention_norm(arrays),
               output_norm(arrays) {}
     };
+    struct Layer {
+        Linear query_key_value;
+        Finish finish;
+
+        Layer(const Sizes& sizes, Arrays& arrays)
+            : query_key_value(arrays, sizes.width(), 3 * sizes.attended()), finish(sizes, arrays) {}
+    };
+    // Only [CLS] reaches the head, so the last layer has one query a pair. Its keys and values are never made: a score is
+    // (x K) q = x (K q) and a context (w x) V = w (x V), so with a product for each pair in place of one for each token, heads
+    // read the hidden states themselves. The keys' bias adds the same to all scores of a head, which softmax takes away.
+    struct Last {
+        Linear query;
+        const Half* key;     // [heads][width / 32][head / 2][32][2]
+        const Half* value;   // [attended / 32][width / 2][32][2]
+        const float* value_bias;
+        Finish finish;
+
+        Last(const Sizes& sizes, Arrays& arrays)
+            : query(arrays, sizes.width(), sizes.attended()),
+              key(arrays.take<Half>()),
+              value(arrays.take<Half>()),
+              value_bias(arrays.take<float>()),
+              finish(sizes, arrays) {}
+    };
     struct Activations : Memory {
         float *hidden, *context;
-        Half *query_key_value, *query, *wide;
-        Rows narrow, attended, cls;
+        Half *query_key_value, *query, *folded, *mixed, *wide;
+        Rows narrow, attended;
         typename Arithmetic::Between between;
         Attention attention;
 
@@ -81,13 +105,14 @@ class EncoderIn : public Encoder {
             : hidden(take<float>(size_t(rows) * sizes.width())),
               context(take<float>(size_t(rows) * sizes.attended())),
               query_key_value(take<Half>(size_t(rows) * 3 * sizes.attended())),
-              query(take<Half>(size_t(rows) * sizes.attended())),
+              query(take<Half>(size_t(TILE) * sizes.attended())),
+              folded(take<Half>(size_t(TILE) * sizes.heads * sizes.width())),
+              mixed(take<Half>(size_t(TILE) * sizes.heads * sizes.width())),
               wide(take<Half>(size_t(BLOCK) * sizes.intermediate)),
               narrow(*this, rows, sizes.width()),
               attended(*this, rows, sizes.attended()),
-              cls(*this, rows, sizes.width()),
               between(*this, BLOCK, sizes.intermediate),
-              attention(*this, rows, sizes.head) {}
+              attention(*this, rows, std::max(sizes.head, sizes.width())) {}
     };
 
     const float epsilon;
@@ -95,6 +120,7 @@ class EncoderIn : public Encoder {
     const float *position, *type;
     NarrowingNorm embedding_norm;
     std::vector<Layer> layers;
+    Last last;
     std::vector<Dense> dense;
 
 public:
@@ -104,15 +130,17 @@ public:
           word(arrays.take<Half>()),
           position(arrays.take<float>()),
           type(arrays.take<float>()),
-          embedding_norm(arrays) {
-        for (int n = 0; n < sizes.layers; n++) layers.emplace_back(sizes, arrays);
+          embedding_norm(arrays),
+          layers(all_but_last(sizes, arrays)),
+          last(sizes, arrays) {
         for (int n = 0; n < sizes.dense; n++) {
             const int out = n == sizes.dense - 1 ? sizes.labels : sizes.hidden;
             dense.push_back({arrays.take<float>(), arrays.take<float>(), sizes.hidden, out});
         }
         if (Arithmetic::Kept::COUNT) {
             const auto* channels = arrays.take<int32_t>();
-            for (Layer& layer : layers) layer.kept.channels = channels, channels += Arithmetic::Kept::COUNT;
+            for (Layer& layer : layers) layer.finish.kept.channels = channels, channels += Arithmetic::Kept::COUNT;
+            last.finish.kept.channels = channels;
         }
     }
 
@@ -122,36 +150,38 @@ public:
 
     void encode(const Pair* pairs, int count, Memory& own, float* logits) const override {
         auto& memory = static_cast<Activations&>(own);
-        const int width = sizes.width(), all_heads = sizes.attended();
+        const int all_heads = sizes.attended();
         const ptrdiff_t stride = 3 * all_heads;
         int tokens = 0;
         for (int pair = 0; pair < count; pair++) tokens += pairs[pair].length;
         embed(pairs, count, memory);
         for (const Layer& layer : layers) {
-            // Only [CLS] reaches the head, so of the last layer the other tokens need keys and values alone.
-            const bool last = &layer == &layers.back();
-            Arithmetic::product(layer.query_key_value, memory.narrow, tokens, last ? all_heads : 0, 3 * all_heads,
-                                Store{memory.query_key_value, stride});
-            if (last) {
-                for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
-                    memory.cls.from(pair).copy(memory.narrow.from(row));
-                    std::memmove(memory.hidden + pair * width, memory.hidden + row * width, width * sizeof(float));
-                }
-                Arithmetic::product(layer.query_key_value, memory.cls, count, 0, all_heads, Store{memory.query, all_heads});
-            }
+            Arithmetic::product(layer.query_key_value, memory.narrow, tokens, 0, stride, Store{memory.query_key_value, stride});
             for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
                 const int length = pairs[pair].length;
-                if (last)
-                    attend_all_heads(memory.query + pair * all_heads, all_heads, 1, row, length, pair, memory);
-                else
-                    attend_all_heads(memory.query_key_value + row * stride, stride, length, row, length, row, memory);
+                float* context = memory.context + row * all_heads;
+                for (int at = 0; at < all_heads; at += sizes.head) {
+                    const Half* queries = memory.query_key_value + row * stride + at;
+                    attend(queries, stride, length, queries + all_heads, queries + 2 * all_heads, stride, length, sizes.head,
+                           context + at, all_heads, memory.attention);
+                }
+                for (int n = 0; n < length; n++)
+                    Arithmetic::put(context + n * all_heads, all_heads, memory.attended.from(row + n));
             }
-            finish(layer, last ? count : tokens, memory);
+            finish(layer.finish, tokens, memory);
         }
+        attend_from_cls(pairs, count, memory);
+        finish(last.finish, count, memory);
         head(count, memory, logits);
     }
 
 private:
+    static std::vector<Layer> all_but_last(const Sizes& sizes, Arrays& arrays) {
+        std::vector<Layer> layers;
+        for (int n = 1; n < sizes.layers; n++) layers.emplace_back(sizes, arrays);
+        return layers;
+    }
+
     struct Store {
         Half* to;
         ptrdiff_t stride;
@@ -159,8 +189,7 @@ private:
     };
 
     void norm(const NarrowingNorm& of, float* row, const Rows& to) const {
-        normalise(row, sizes.hidden, sizes.width(), of, epsilon);
-        Arithmetic::put(row, sizes.width(), of.balance, to);
+        Arithmetic::normalise(row, sizes.hidden, sizes.width(), of, epsilon, of.balance, to);
     }
 
     // Sums of word, position and type embeddings, normalised.
@@ -185,22 +214,42 @@ private:
             }
     }
 
-    // Attention of one pair: `count` queries, `apart` from one another, over its tokens, of which the first is row `begin`; the
-    // contexts go to the rows from `row` on.
-    void attend_all_heads(const Half* queries, ptrdiff_t apart, int count, int begin, int tokens, int row,
-                          const Activations& memory) const {
-        const int all_heads = sizes.attended();
-        const ptrdiff_t stride = 3 * all_heads;
-        const Half* keys = memory.query_key_value + begin * stride + all_heads;
-        float* context = memory.context + row * all_heads;
-        for (int at = 0; at < all_heads; at += sizes.head)
-            attend(queries + at, apart, count, keys + at, keys + all_heads + at, stride, tokens, sizes.head, context + at,
-                   all_heads, memory.attention);
-        for (int n = 0; n < count; n++) Arithmetic::put(context + n * all_heads, all_heads, memory.attended.from(row + n));
+    // The last layer's attention. What belongs to [CLS] is moved to the first rows, one a pair.
+    void attend_from_cls(const Pair* pairs, int count, const Activations& memory) const {
+        const int width = sizes.width(), all_heads = sizes.attended(), all_mixed = sizes.heads * width;
+        Half* states = memory.query_key_value;  // [tokens][width]
+        for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
+            for (int n = row * width; n < (row + pairs[pair].length) * width; n += PANEL)
+                store(states + n, load(memory.hidden + n), load(memory.hidden + n + LANES));
+            memory.narrow.from(pair).copy(memory.narrow.from(row));
+            std::memmove(memory.hidden + pair * width, memory.hidden + row * width, width * sizeof(float));
+        }
+        for (int begin = 0; begin < count; begin += TILE) {
+            const int some = std::min(TILE, count - begin);
+            Arithmetic::product(last.query, memory.narrow.from(begin), some, 0, all_heads, Store{memory.query, all_heads});
+            for (int head = 0; head < sizes.heads; head++)
+                panels<Halves>(last.key + head * sizes.head * width, sizes.head, 0, width, memory.query + head * sizes.head,
+                               all_heads, some, [&](int row, int out, Floats low, Floats high) INLINED {
+                                   store(memory.folded + row * all_mixed + head * width + out, low, high);
+                               });
+            for (int pair = begin; pair < begin + some; states += pairs[pair++].length * width) {
+                const int at = (pair - begin) * all_mixed;
+                attend(memory.folded + at, width, sizes.heads, states, states, width, pairs[pair].length, width,
+                       memory.mixed + at, width, memory.attention);
+            }
+            for (int head = 0; head < sizes.heads; head++)
+                panels<Halves>(last.value, width, head * sizes.head, (head + 1) * sizes.head, memory.mixed + head * width,
+                               all_mixed, some, [&](int row, int out, Floats low, Floats high) INLINED {
+                                   store(memory.context + row * all_heads + out, _mm512_add_ps(low, load(last.value_bias + out)),
+                                         _mm512_add_ps(high, load(last.value_bias + out + LANES)));
+                               });
+            for (int n = 0; n < some; n++)
+                Arithmetic::put(memory.context + n * all_heads, all_heads, memory.attended.from(begin + n));
+        }
     }
 
     // What comes after attention, for `count` rows.
-    void finish(const Layer& layer, int count, const Activations& memory) const {
+    void finish(const Finish& layer, int count, const Activations& memory) const {
         const int width = sizes.width();
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, Floats low, Floats high) INLINED {
@@ -260,10 +309,8 @@ using namespace crossrt;
 
 extern "C" {
 
-// `arrays`: word, position, type, embedding norm (weight, bias); of each layer query_key_value, attention_output, intermediate
-// and output (weight, bias each), then both norms; of each dense layer weight and bias. In 8 bits weights are followed by
-// their scales and sums, norms by their balance, output by the weights of its kept channels, and the last array are the
-// kept channels of all layers. The arrays must outlive the encoder. Null when there is no memory.
+// `arrays`: those of the file, in its order (`Sizes.tensors` of engine/native_model.py), which must outlive the encoder. Null
+// when there is no memory.
 Encoder* crossrt_open(const Sizes* sizes, float epsilon, const void* const* arrays) try {
     if (sizes->eight_bit) return new EncoderIn<EightBit>(*sizes, epsilon, Arrays{arrays});
     return new EncoderIn<SixteenBit>(*sizes, epsilon, Arrays{arrays});

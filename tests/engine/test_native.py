@@ -56,10 +56,13 @@ def random_arrays(sizes: Sizes, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
         if dtype == "I8":
             arrays[name] = rng.integers(-127, 128, shape)
         elif dtype == "BF16":
-            numbers = rng.normal(0, 1 / np.sqrt(shape[1] * 2), shape).astype(np.float32)
+            numbers = rng.normal(0, 1 / np.sqrt(shape[-3] * 2), shape).astype(np.float32)
             arrays[name] = (numbers.view(np.uint32) >> 16).astype(np.uint16)
             if name.endswith("output.weight"):  # panels of the padded outputs
                 outputs = np.arange(shape[0] * shape[2]).reshape(shape[0], 1, shape[2], 1)
+                arrays[name] *= (outputs < sizes.hidden).astype(np.uint16)
+            elif name.endswith("key.weight"):
+                outputs = np.arange(shape[1] * shape[3]).reshape(1, shape[1], 1, shape[3], 1)
                 arrays[name] *= (outputs < sizes.hidden).astype(np.uint16)
         elif name.endswith(".scale"):
             inputs = arrays[name.replace("scale", "weight")].shape[1] * 4
@@ -316,8 +319,8 @@ def test_the_file_is_what_safetensors_reads(bundle_of: Callable[..., Bundle]) ->
     sizes = sizes_of()
     bundle = bundle_of(sizes, random_arrays(sizes))
     read = safetensors.load_file(file_of(bundle))
-    for (name, _, _), array in zip(sizes.tensors(), NativeModel.open(file_of(bundle)).arrays, strict=True):
-        np.testing.assert_array_equal(read[name], array)
+    for (name, dtype, _), array in zip(sizes.tensors(), NativeModel.open(file_of(bundle)).arrays, strict=True):
+        np.testing.assert_array_equal(read[name].view(DTYPES[dtype]), array)
 
 
 def test_an_array_of_another_shape_is_not_written() -> None:
@@ -330,8 +333,8 @@ def test_an_array_of_another_shape_is_not_written() -> None:
 def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bundle]) -> None:
     for sizes in (sizes_of(hidden=40, labels=3), sizes_of(types=0, layers=3, dense=1)):
         model = NativeModel.open(file_of(bundle_of(sizes, random_arrays(sizes))))
-        panels = [array for array in model.arrays if array.dtype == DTYPES["I8"]]
-        assert len(panels) == 4 * sizes.layers
+        panels = [array for array in model.arrays if array.dtype in (DTYPES["I8"], DTYPES["BF16"])]
+        assert len(panels) == 4 * sizes.layers + 2
         assert not any(array.ctypes.data % 64 for array in panels)
 
 
