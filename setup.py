@@ -1,4 +1,4 @@
-"""Compiles the native kernels; all else is in pyproject.toml. Where that fails, crossrt is installed without them."""
+"""Compiles what is in C++; all else is in pyproject.toml. Where that fails, crossrt is installed without it."""
 
 import platform
 import sys
@@ -27,5 +27,13 @@ kernels = Extension(
     ],
     optional=True,
 )
-supported = platform.machine() in ("x86_64", "AMD64") and sys.platform != "win32"
-setup(ext_modules=[kernels] if supported else [])
+# Tokenization is for every machine: nothing in it depends on the processor.
+wordpiece = Extension(
+    "crossrt.engine.native_wordpiece",
+    sources=["engine/native/wordpiece.cpp"],
+    language="c++",
+    extra_compile_args=["-std=c++20", "-O3", "-g0"],
+    optional=True,
+)
+extensions = [wordpiece, kernels] if platform.machine() in ("x86_64", "AMD64") else [wordpiece]
+setup(ext_modules=[] if sys.platform == "win32" else extensions)

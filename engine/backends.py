@@ -37,9 +37,9 @@ def installed_backends() -> tuple[str, ...]:
     return (*found, *([] if why_not_native() else ["native"]))
 
 
-def native_library() -> Path | None:
-    """Return the compiled kernels, if this installation has them."""
-    files = (Path(__file__).with_name(f"native_kernels{suffix}") for suffix in EXTENSION_SUFFIXES)
+def native_library(name: str = "native_kernels") -> Path | None:
+    """Return the compiled kernels, or another library by its name, if this installation has them."""
+    files = (Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 

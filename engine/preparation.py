@@ -6,10 +6,11 @@ is replaced, which says how much of each is good; whatever a killed run wrote af
 
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -23,10 +24,12 @@ from tqdm import tqdm
 from .errors import DataFileError, StoreError
 from .passages import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
 from .publish import put_in_place
+from .template import Spans, ragged
 from .trec import text_lines
+from .wordpiece import WordPiece, tokens_of
 
 PIECE = 5_000
-"""Passages between two notes of the progress: half a second of work."""
+"""Passages between two notes of the progress: 0.04 seconds of work, or 0.7 where the package tokenizers does it."""
 PROGRESS = "progress.json"
 GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passages", "names.txt": "name_bytes"}
 
@@ -89,6 +92,8 @@ def prepare(
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     plain.no_truncation()
     plain.no_padding()
+    words = WordPiece.of(plain)
+    tokens = words.tokens if words is not None else functools.partial(tokens_of, plain)
     partial = partial_path(store)
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
@@ -101,7 +106,7 @@ def prepare(
             unit_scale=True,
             disable=not progress,
         ) as bar:
-            _grow(passages, partial, plain, state, bar)
+            _grow(passages, partial, tokens, state, bar)
         if not state.passages:
             shutil.rmtree(partial)
             raise DataFileError(f"{passages} is empty; expected `id <tab> text` lines")
@@ -146,22 +151,21 @@ def _sizes(state: _Progress) -> dict[str, int]:
     return {name: getattr(state, field) * width[name] for name, field in GROWING.items()}
 
 
-def _grow(passages: Path, partial: Path, tokenizer: tokenizers.Tokenizer, state: _Progress, bar: "tqdm[None]") -> None:
+def _grow(
+    passages: Path, partial: Path, tokens: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
+) -> None:
     with ExitStack() as opened:
         source = opened.enter_context(passages.open("rb"))
         files = {name: opened.enter_context((partial / name).open("ab")) for name in GROWING}
         source.seek(state.position)
         while lines := list(islice(source, PIECE)):
             names, texts = _split(lines, passages, state)
-            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            kept = [encoding.ids[: state.limit] for encoding in encodings]
-            sizes = np.array([len(ids) for ids in kept], dtype=np.uint64)
-            starts = state.tokens + np.cumsum(sizes, dtype=np.uint64) - sizes
-            flat = np.fromiter((token for ids in kept for token in ids), dtype=state.id_type, count=int(sizes.sum()))
-            lengths = np.minimum([len(encoding) for encoding in encodings], 65_535)
-            _write(files["ids.bin"], flat)
+            ids, begins, lengths = tokens(texts)
+            sizes = np.minimum(lengths, state.limit)
+            starts = state.tokens + np.cumsum(sizes) - sizes
+            _write(files["ids.bin"], ids[ragged(begins, sizes)].astype(state.id_type))
             _write(files["starts.bin"], starts.astype("<u8"))
-            _write(files["lengths.bin"], lengths.astype("<u2"))
+            _write(files["lengths.bin"], np.minimum(lengths, 65_535).astype("<u2"))
             names_text = "".join(f"{name}\n" for name in names).encode()
             files["names.txt"].write(names_text)
             for file in files.values():

@@ -1,12 +1,16 @@
 """`EncodedPairs`: token ids of pairs; and `PairTemplate`: how a tokenizer joins two texts, so that ids can be joined."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
 from .errors import BundleError
+
+Spans: TypeAlias = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Texts as token ids: an array of ids, and where each text starts in it and how many tokens it has, int64 [n]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,38 +76,31 @@ class PairTemplate:
         return len(self.before) + len(self.between) + len(self.after)
 
     def room(
-        self, query: int, passages: npt.NDArray[np.int64], *, max_length: int
+        self, queries: npt.NDArray[np.int64], passages: npt.NDArray[np.int64], *, max_length: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return how many tokens of the query and of each passage stay, int64 [n] each, from their lengths.
+        """Return how many tokens of each query and each passage stay, int64 [n] each, from their lengths.
 
         As tokenizers' `longest_first`: the longer side is cut down first; when both are too long each keeps half, and
         the one that was longer has the odd token.
         """
         most = max_length - self.special_tokens
-        swapped = query > passages
-        short = np.where(swapped, passages, query)
+        swapped = queries > passages
+        short = np.minimum(queries, passages)
         long = np.maximum(short, most - short)
-        long = np.minimum(long, np.where(swapped, query, passages))
+        long = np.minimum(long, np.maximum(queries, passages))
         halved = short + long > most
         short = np.where(halved, most // 2, short)
         long = np.where(halved, most // 2 + most % 2, long)
         return np.where(swapped, long, short), np.where(swapped, short, long)
 
-    def joined(
-        self,
-        query: npt.NDArray[np.int32],
-        ids: npt.NDArray[np.integer],
-        starts: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
-        *,
-        max_length: int,
-    ) -> EncodedPairs:
-        """Join one query's tokens, int32 [tokens], with passages.
+    def joined(self, queries: Spans, passages: Spans, *, max_length: int) -> EncodedPairs:
+        """Join each query with the passage of the same number.
 
-        Passage i is `ids[starts[i]:]`, `lengths[i]` tokens long before any truncation; `ids` need hold no more of it
-        than `max_length` leaves room for.
+        Lengths are those before any truncation; the ids need hold no more of a passage than `max_length` leaves room for.
         """
-        query_kept, kept = self.room(len(query), lengths, max_length=max_length)
+        query_ids, query_starts, query_lengths = queries
+        ids, starts, lengths = passages
+        query_kept, kept = self.room(query_lengths, lengths, max_length=max_length)
         sizes = query_kept + kept + self.special_tokens
         offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
         np.cumsum(sizes, out=offsets[1:])
@@ -113,20 +110,20 @@ class PairTemplate:
         for number, (token, kind) in enumerate(self.before):
             joined[firsts + number], type_ids[firsts + number] = token, kind
         at = firsts + len(self.before)
-        source, target = _ragged(np.zeros_like(at), query_kept), _ragged(at, query_kept)
-        joined[target], type_ids[target] = query[source], self.types[0]
+        target = ragged(at, query_kept)
+        joined[target], type_ids[target] = query_ids[ragged(query_starts, query_kept)], self.types[0]
         at = at + query_kept
         for number, (token, kind) in enumerate(self.between):
             joined[at + number], type_ids[at + number] = token, kind
         at = at + len(self.between)
-        joined[_ragged(at, kept)] = ids[_ragged(starts, kept)]
+        joined[ragged(at, kept)] = ids[ragged(starts, kept)]
         at = at + kept
         for number, (token, kind) in enumerate(self.after):
             joined[at + number], type_ids[at + number] = token, kind
         return EncodedPairs(ids=joined, type_ids=type_ids, offsets=offsets)
 
 
-def _ragged(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def ragged(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return `starts[i], starts[i] + 1, ...`, `lengths[i]` of them, for every i in turn."""
     skipped = np.cumsum(lengths) - lengths
     return np.repeat(starts - skipped, lengths) + np.arange(lengths.sum())

@@ -23,7 +23,10 @@ from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BundleError, DataFileError, InputError, OptionError, StoreError
 from crossrt.engine.passages import PassageStore, StoreDescription, partial_path
 from crossrt.engine.preparation import prepare
-from crossrt.engine.template import PairTemplate
+from crossrt.engine.template import PairTemplate, Spans
+from crossrt.engine.wordpiece import tokens_of
+
+from .real_tokenizer import real_rows, rows_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=120)
 LINE = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=120)
@@ -69,16 +72,15 @@ def make(tmp_path: Path, tokenizer: Tokenizer, opened: Bundle) -> Callable[..., 
 @given(query=TEXT, passage=TEXT, max_length=st.integers(4, 64))
 def test_joined_ids_equal_the_tokenizers(tokenizer: Tokenizer, query: str, passage: str, max_length: int) -> None:
     template = PairTemplate.of(tokenizer)
-    expected = PairEncoder(tokenizer, max_length=max_length).encode([(query, passage)])
-    first, second = (
-        np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32) for text in (query, passage)
-    )
-    joined = template.joined(
-        first, second[:64], np.zeros(1, np.int64), np.array([len(second)], np.int64), max_length=max_length
-    )
-    assert joined.ids.tolist() == expected.ids.tolist()
-    assert joined.type_ids.tolist() == expected.type_ids.tolist()
-    assert joined.offsets.tolist() == expected.offsets.tolist()
+    queries, passages = (tokens_of(tokenizer, [text]) for text in (query, passage))
+    joined = template.joined(queries, kept(passages), max_length=max_length)
+    assert rows_of(joined) == real_rows(tokenizer, [(query, passage)], max_length=max_length)
+
+
+def kept(passage: Spans) -> Spans:
+    """Return one passage with no more ids than a store of 64 keeps."""
+    ids, starts, lengths = passage
+    return ids[:64], starts, lengths
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -92,10 +94,7 @@ def test_a_store_gives_what_the_texts_give(
     encoder = PairEncoder(tokenizer, max_length=max_length)
     names = [str(number) for number in reversed(range(len(passages)))]
     found = encoder.encode_from(store, query, names)
-    expected = encoder.encode([(query, text) for text in reversed(passages)])
-    assert found.ids.tolist() == expected.ids.tolist()
-    assert found.type_ids.tolist() == expected.type_ids.tolist()
-    assert found.offsets.tolist() == expected.offsets.tolist()
+    assert rows_of(found) == real_rows(tokenizer, [(query, text) for text in reversed(passages)], max_length=max_length)
 
 
 @pytest.mark.parametrize("max_length", [4, 5, 63, 64])
@@ -105,15 +104,9 @@ def test_the_odd_token_goes_where_the_tokenizer_puts_it(
     tokenizer: Tokenizer, query_words: int, passage_words: int, max_length: int
 ) -> None:
     query, passage = "river " * query_words, "city " * passage_words
-    expected = PairEncoder(tokenizer, max_length=max_length).encode([(query, passage)])
-    first, second = (
-        np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32) for text in (query, passage)
-    )
-    joined = PairTemplate.of(tokenizer).joined(
-        first, second[:64], np.zeros(1, np.int64), np.array([len(second)], np.int64), max_length=max_length
-    )
-    assert joined.ids.tolist() == expected.ids.tolist()
-    assert joined.type_ids.tolist() == expected.type_ids.tolist()
+    queries, passages = (tokens_of(tokenizer, [text]) for text in (query, passage))
+    joined = PairTemplate.of(tokenizer).joined(queries, kept(passages), max_length=max_length)
+    assert rows_of(joined) == real_rows(tokenizer, [(query, passage)], max_length=max_length)
 
 
 def test_ranking_from_a_store_is_ranking_the_texts(

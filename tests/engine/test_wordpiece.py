@@ -1,0 +1,272 @@
+"""WordPiece in C++ gives the ids of the package tokenizers for every text, and is left out where it might not."""
+
+import json
+import threading
+from collections.abc import Callable
+from functools import cache
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from crossrt.engine import backends, wordpiece
+from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.errors import InputError
+from crossrt.engine.wordpiece import UNSUPPORTED, WordPiece
+
+from ..conftest import REPOSITORY, vocabulary
+from .real_tokenizer import real_rows, rows_of
+
+pytestmark = pytest.mark.skipif(
+    backends.native_library("native_wordpiece") is None, reason="this installation has no compiled tokenization"
+)
+DEMO = REPOSITORY / "demo/checkpoint/tokenizer.json"
+MARK = "\U0001d165"  # a combining mark that stripping accents leaves, and NFD moves
+PIECES = st.sampled_from(
+    [
+        *vocabulary(),
+        *"The rivers CITY unhappiness Écrit naïve İstanbul ΣΊΣΥΦΟΣ Straße ﬁ Ǆ 東京 京a都 한국어 ไทย हिन्दी Việt".split(),
+        *"[SEP] [MASK] [mask] [CLS SEP] ##ing ## 👩‍👩‍👧 🇩🇪 â€™ Ã© … “q”".split(),
+        *"\u0dddx \u0344 \u1e9b\u0323 E\u0301crit Å\u0327\u0301".split(),
+        *("x" * 99, "y" * 100, "ab" * 50 + "c", "é" * 100, "한" * 34),
+        *("\0", "\t\n\r", "\u00a0", "\u2028", "\u200b", "\ufffd", MARK, f"{MARK}\u0323\u302e"),
+    ]
+)
+TEXT = st.one_of(
+    st.lists(PIECES, max_size=12).map(" ".join),
+    st.lists(PIECES, max_size=12).map("".join),
+    st.text(st.characters(max_codepoint=0x7F), max_size=80),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=80),
+    st.text(st.characters(categories=("L", "M", "Zs")), max_size=80),
+)
+NORMALIZERS = [
+    {"lowercase": lower, "strip_accents": strip, "handle_chinese_chars": chinese, "clean_text": clean}
+    for lower, strip, chinese, clean in product((True, False), (None, True, False), (True, False), (True, False))
+]
+
+CASED = NORMALIZERS.index(NORMALIZERS[0] | {"lowercase": False})
+
+
+def tokenizer_of(
+    change: Callable[[dict[str, Any]], object] = lambda fields: None, **normalizer: bool | None
+) -> Tokenizer:
+    """Return the demo's tokenizer with letters of many scripts, another normalizer, and what `change` does to its JSON.
+
+    It has as many entries as BERT's, and shows what became of a letter, where [UNK] would hide it.
+    """
+    fields = json.loads(DEMO.read_text(encoding="utf-8"))
+    fields["normalizer"] |= normalizer
+    entries = fields["model"]["vocab"]
+    for code in range(0xA0, 0x3100):
+        for token in (chr(code), f"##{chr(code)}"):
+            entries.setdefault(token, len(entries))
+    change(fields)
+    return Tokenizer.from_str(json.dumps(fields))
+
+
+@cache
+def opened(index: int = 0) -> tuple[Tokenizer, WordPiece]:
+    tokenizer = tokenizer_of(**NORMALIZERS[index])
+    words = WordPiece.of(tokenizer)
+    assert words is not None
+    return tokenizer, words
+
+
+def ids_of(words: WordPiece, texts: list[str]) -> list[list[int]]:
+    ids, starts, lengths = words.tokens(texts)
+    return [ids[start : start + length].tolist() for start, length in zip(starts, lengths, strict=True)]
+
+
+def real_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(texts=st.lists(TEXT, max_size=4), index=st.integers(0, len(NORMALIZERS) - 1))
+def test_ids_are_the_real_tokenizers(texts: list[str], index: int) -> None:
+    tokenizer, words = opened(index)
+    assert ids_of(words, texts) == real_ids(tokenizer, texts)
+
+
+@cache
+def encoder_of(index: int, max_length: int) -> PairEncoder:
+    return PairEncoder(opened(index)[0], max_length=max_length)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.one_of(st.just("who"), TEXT), TEXT), max_size=6),
+    max_length=st.sampled_from([4, 5, 6, 9, 12, 31, 64]),
+    index=st.sampled_from([0, CASED]),
+)
+def test_truncated_pairs_are_the_real_tokenizers(pairs: list[tuple[str, str]], max_length: int, index: int) -> None:
+    tokenizer, _ = opened(index)
+    encoder = encoder_of(index, max_length)
+    assert encoder._words is not None
+    encoded = encoder.encode(pairs)
+    assert rows_of(encoded) == real_rows(tokenizer, pairs, max_length=max_length)
+    assert (encoded.ids.dtype, encoded.type_ids.dtype, encoded.offsets.dtype) == (np.int32, np.uint8, np.int64)
+
+
+@pytest.mark.parametrize("index", [0, CASED])
+def test_every_character_of_the_basic_plane_is_the_real_tokenizers(index: int) -> None:
+    tokenizer, words = opened(index)
+    characters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    for start in range(0, len(characters), 8192):
+        texts = [f"{each}a{each}b {each}" for each in characters[start : start + 8192]]
+        assert ids_of(words, texts) == real_ids(tokenizer, texts)
+
+
+def test_ordinary_texts_are_not_left_to_the_real_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, words = opened()
+    texts = [
+        "The river's (long) name: 3.5 km — “naïve”?",
+        "東京は日本の首都。",
+        "한국어",
+        "Việt Nam, हिन्दी, Ελλάδα, 👍🏽",
+        "â€™ Ã©\0",
+    ]
+    expected = real_ids(tokenizer, texts)
+    monkeypatch.setattr(wordpiece, "tokens_of", lambda tokenizer, texts: pytest.fail(f"asked for {texts}"))
+    assert ids_of(words, texts) == expected
+
+
+def test_marks_that_change_places_are_left_to_the_real_tokenizer() -> None:
+    tokenizer, words = opened()
+    assert words._becomes(MARK)[0] == UNSUPPORTED
+    texts = ["one", f"a\u302e{MARK}", f"a{MARK}\u302e", "two", "[SEP]", "", "three"]
+    assert ids_of(words, texts) == real_ids(tokenizer, texts)
+    cased, others = opened(CASED)
+    assert others._becomes(MARK)[0] != UNSUPPORTED, "nothing is decomposed there"
+    assert ids_of(others, texts) == real_ids(cased, texts)
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 100, 1000])
+def test_words_that_are_too_long_are_unknown(most: int) -> None:
+    tokenizer = tokenizer_of(lambda fields: fields["model"].update(max_input_chars_per_word=most))
+    words = WordPiece.of(tokenizer)
+    assert words is not None
+    texts = [
+        f"a {letter * length} b"
+        for letter in ("x", "é", "한", "\U00010400", "京")
+        for length in (1, max(most // 3, 1), most // 3 + 1, max(most - 1, 1), max(most, 1), most + 1, 3 * most + 7)
+    ]
+    assert ids_of(words, texts) == real_ids(tokenizer, texts)
+
+
+def test_entries_that_json_must_escape_or_that_are_long_are_found() -> None:
+    def change(fields: dict[str, Any]) -> None:
+        entries = fields["model"]["vocab"]
+        for token in ('"', "\\", "##\u0301", "é" * 40, "##" + "z" * 510, "東", "##東", "한"):
+            entries.setdefault(token, len(entries))
+
+    tokenizer = tokenizer_of(change, lowercase=False)
+    words = WordPiece.of(tokenizer)
+    assert words is not None
+    texts = ['say "x" \\ é', "é" * 41, "é" * 39, "東東", "a" + "z" * 99, "한국"]
+    assert ids_of(words, texts) == real_ids(tokenizer, texts)
+
+
+def test_no_texts_and_empty_ones() -> None:
+    tokenizer, words = opened()
+    assert ids_of(words, []) == []
+    assert ids_of(words, ["", "a", "", " \0\u0301"]) == [[], *real_ids(tokenizer, ["a"]), [], []]
+    assert rows_of(PairEncoder(tokenizer, max_length=8).encode([])) == []
+
+
+def test_a_lone_surrogate_is_named_by_its_pair() -> None:
+    encoder = PairEncoder(tokenizer_of(), max_length=16)
+    with pytest.raises(InputError, match="pair 1 holds a lone surrogate"):
+        encoder.encode([("a", "b"), ("a", "x\ud800")])
+    with pytest.raises(InputError, match="pair 0 holds a lone surrogate"):
+        encoder.encode([("\udfff", "b")])
+
+
+def test_threads_may_meet_new_characters_at_once() -> None:
+    tokenizer = tokenizer_of()
+    letters = [chr(code) for code in range(0xA0, 0x3000)]
+    texts = ["".join(islice(letters, start, start + 40)) for start in range(0, len(letters), 40)]
+    expected = real_ids(tokenizer, texts)
+    for _ in range(5):
+        words = WordPiece.of(tokenizer)
+        assert words is not None
+        started, failures = threading.Barrier(8), []
+
+        def tokenize(number: int, words: WordPiece = words, started: threading.Barrier = started) -> None:
+            started.wait()
+            order = texts[number:] + texts[:number]
+            if ids_of(words, order) != expected[number:] + expected[:number]:
+                failures.append(number)  # noqa: B023
+
+        threads = [threading.Thread(target=tokenize, args=(number % 3,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.update(normalizer={"type": "Lowercase"}),
+        lambda fields: fields.update(normalizer=None),
+        lambda fields: fields.update(pre_tokenizer={"type": "Whitespace"}),
+        lambda fields: fields.update(post_processor=None),
+        lambda fields: fields["post_processor"]["pair"].append({"Sequence": {"id": "A", "type_id": 0}}),
+        lambda fields: fields["post_processor"].update(pair=fields["post_processor"]["pair"][::-1]),
+        lambda fields: fields["model"].update(continuing_subword_prefix="@@"),
+        lambda fields: fields["model"].update(max_input_chars_per_word=1001),
+        lambda fields: fields["model"].update(unk_token="[NONE]"),
+        lambda fields: fields["model"]["vocab"].update({"x" * 513: 99_999}),
+        lambda fields: fields["model"]["vocab"].update({"a\tb": 99_999}),
+        lambda fields: fields["model"]["vocab"].update({"": 99_999}),
+        lambda fields: fields["model"]["vocab"].update({"two tokens of one id": 7}),
+        lambda fields: fields["added_tokens"][4].update(normalized=True),
+        lambda fields: fields.update(
+            truncation={"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+        ),
+        lambda fields: fields.update(
+            model={"type": "WordLevel", "vocab": fields["model"]["vocab"], "unk_token": "[UNK]"}
+        ),
+    ],
+)
+def test_other_tokenizers_are_left_alone(change: Callable[[dict[str, Any]], object]) -> None:
+    assert WordPiece.of(tokenizer_of(change)) is None
+
+
+def test_without_the_library_the_package_tokenizers_does_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of()
+    pairs = [("who", "the rivers of 京都 " * 9), ("[MASK]", ""), ("", "Écrit")]
+    expected = real_rows(tokenizer, pairs, max_length=12)
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"of another machine")
+    for file in (None, broken):
+        monkeypatch.setattr(wordpiece, "native_library", lambda name, file=file: file)
+        wordpiece._library.cache_clear()
+        encoder = PairEncoder(tokenizer, max_length=12)
+        assert encoder._words is None
+        assert rows_of(encoder.encode(pairs)) == expected
+    monkeypatch.undo()
+    wordpiece._library.cache_clear()
+    encoder = PairEncoder(tokenizer, max_length=12)
+    assert encoder._words is not None
+    assert rows_of(encoder.encode(pairs)) == expected
+
+
+def test_all_of_msmarcos_lists_are_the_real_tokenizers(shared: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(shared / "models/minilm-l6-trained/tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    words = WordPiece.of(tokenizer)
+    assert words is not None
+    for name in ("passages.tsv", "queries.tsv"):
+        lines = (shared / "data/msmarco-dl19" / name).read_text(encoding="utf-8").splitlines()
+        texts = [line.partition("\t")[2] for line in lines]
+        assert len(texts) > 40
+        assert ids_of(words, texts) == real_ids(tokenizer, texts)
