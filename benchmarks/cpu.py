@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers.peer import SYSTEMS
+from peers.peer import NATIVE, SYSTEMS
 from result import write_result
 from tqdm import tqdm
 
@@ -143,8 +143,11 @@ def main() -> None:
     ceiling = {one.quantity: round(one.rate, 1) for one in again(measured) if one.quantity in ("fp32", "int8")}
     bundle = Bundle.open(arguments.bundle)
     lengths = encoded_lengths(bundle, requests)
-    flops = sum(flops_of(bundle, request) for request in lengths) / len(lengths)
-    rows = [row(each, opened[0], pairs=arguments.candidates, gflop=flops / 1e9, ceiling=ceiling) for each in opened]
+    rows = []
+    for each in opened:
+        native = each.system in NATIVE
+        flops = sum(flops_of(bundle, request, native=native) for request in lengths) / len(lengths)
+        rows.append(row(each, opened[0], pairs=arguments.candidates, gflop=flops / 1e9, ceiling=ceiling))
     result = {
         "model": bundle.manifest.source["id"],
         "threads": arguments.threads,

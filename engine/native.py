@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from .backends import native_library, why_not_native
 from .bundle import Bundle
-from .errors import BackendError, BundleError, InputError
+from .errors import BackendError, BundleError, InputError, ShapeError
 from .native_model import ACTIVATIONS, NativeModel
 from .plan import Batch
 from .precision import Precision
 from .session import check_length
+from .template import EncodedPairs
 
 
 @cache
@@ -30,7 +31,7 @@ def _library() -> ctypes.CDLL:
     library.crossrt_open.argtypes = [pointer, ctypes.c_float, pointer]
     library.crossrt_memory.argtypes = library.crossrt_close.argtypes = library.crossrt_free.argtypes = [pointer]
     library.crossrt_encode.restype = integer
-    library.crossrt_encode.argtypes = [pointer, pointer, integer, integer, *[pointer] * 4]
+    library.crossrt_encode.argtypes = [pointer, pointer, integer, *[pointer] * 5]
     return library
 
 
@@ -78,27 +79,27 @@ class NativeSession:
         self._closing = threading.Lock()
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """See `Session.run`. Raises InputError for padding that is not at the right, and for ids beyond the vocabulary."""
+        """See `Session.run`. Raises ShapeError for padding that is not at the right and for a row without tokens, and
+        InputError for ids beyond the vocabulary."""
         check_length(batch, self._bundle, self.precision)
-        arrays = [
-            np.ascontiguousarray(each, dtype=np.int64)
-            for each in (batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        ]
-        logits = np.empty((batch.shape[0], self._labels), dtype=np.float32)
+        pairs = batch.pairs()
+        if not pairs.lengths.all():
+            raise ShapeError("a row without a token has no score; give each row its tokens")
+        return self.score(pairs, np.arange(len(pairs)), batch.shape[1])
+
+    def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
+        """See `Session.score`. No pair is longer than the model's positions. Raises InputError for ids beyond the vocabulary."""
+        arrays = (rows, pairs.offsets, pairs.ids, pairs.type_ids)
+        logits = np.empty((len(rows), self._labels), dtype=np.float32)
         memory = self._memories.get()
         try:
             if memory is None:
                 raise BackendError("this session is closed; open the bundle again")
             addresses = [*(each.ctypes.data for each in arrays), logits.ctypes.data]
-            wrong = _library().crossrt_encode(self._encoder, memory, *batch.shape, *addresses)
+            wrong = _library().crossrt_encode(self._encoder, memory, len(rows), *addresses)
         finally:
             self._memories.put(memory)
-        if wrong == 1:
-            raise InputError(
-                "the backend native computes batches that are padded at the right, with a token in each row; pad them so, or "
-                "take another backend"
-            )
-        if wrong == 3:
+        if wrong == 2:
             raise BackendError("there is not enough memory for this batch; use a smaller batch_size")
         if wrong:
             raise InputError("the batch has token ids or token types that the model does not have")

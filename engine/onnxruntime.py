@@ -8,10 +8,10 @@ from .bundle import Bundle
 from .errors import BackendError, BundleError
 from .plan import Batch
 from .precision import Precision
-from .session import check_length
+from .session import Padding, check_length
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(Padding):
     """The bundle's ONNX file on ONNX Runtime's CPU provider, whose session serves any number of threads at once."""
 
     backend = "onnxruntime"

@@ -16,7 +16,7 @@ from .cpus import processor
 from .errors import BackendError, BundleError
 from .plan import Batch
 from .precision import Precision
-from .session import check_length
+from .session import Padding, check_length
 
 logger = logging.getLogger("crossrt")
 
@@ -25,7 +25,7 @@ KERNELS = 1500
 shape was met. Where kernels must go and come back, it does not, and speed is lost: see docs/design.md."""
 
 
-class OpenVinoSession:
+class OpenVinoSession(Padding):
     """The bundle's ONNX file on OpenVINO's CPU plugin. Up to `streams` threads compute at once; more of them wait."""
 
     backend = "openvino"

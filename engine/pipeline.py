@@ -220,16 +220,7 @@ class Pipeline:
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one batch that was padded elsewhere; its padding is taken off again. See `Session.run`."""
-        real = batch.attention_mask.astype(bool)
-        lengths = real.sum(axis=1)
-        if not (real == (np.arange(batch.shape[1]) < lengths[:, None])).all():
-            raise ShapeError("a row with padding before or between its tokens; pad on the right")
-        pairs = EncodedPairs(
-            ids=batch.input_ids[real].astype(np.int32),
-            type_ids=batch.token_type_ids[real].astype(np.uint8),
-            offsets=np.concatenate(([0], np.cumsum(lengths))),
-        )
-        return self.start(pairs, batch_size=len(lengths)).wait()
+        return self.start(batch.pairs(), batch_size=len(batch.rows)).wait()
 
     def close(self) -> None:
         """Wait for what is being computed, then free everything. May be called again."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from .errors import OptionError
+from .errors import OptionError, ShapeError
 from .template import EncodedPairs
 
 BATCH_COST = 8
@@ -16,6 +16,8 @@ BATCH_COST = 8
 ROWS = (1, 4, 16)
 SHORT = 64
 """Tokens up to which sixteen rows go together: of longer ones four keep a processor as busy."""
+TOGETHER, LEAST = 384, 64
+"""Tokens of a batch without padding (`TOGETHER` of the native kernels), and of the smallest that streams are left to share."""
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
 """Up to so many tokens, lengths are rounded up to a multiple of so many. A row alone wastes little by it, and
@@ -50,6 +52,21 @@ class Batch:
         token_type_ids = np.zeros(shape, dtype=np.int64)
         token_type_ids[real] = pairs.type_ids[source]
         return cls(input_ids=input_ids, attention_mask=real.astype(np.int64), token_type_ids=token_type_ids, rows=rows)
+
+    def pairs(self) -> EncodedPairs:
+        """Return the rows without their padding. Raises ShapeError where there is any before or between tokens."""
+        real = self.attention_mask.astype(bool)
+        lengths = real.sum(axis=1)
+        if not (real == (np.arange(self.shape[1]) < lengths[:, None])).all():
+            raise ShapeError("a row with padding before or between its tokens; pad on the right")
+        return EncodedPairs(
+            # What no model has stays what no model has.
+            ids=self.input_ids[real].clip(-1, 2**31 - 1).astype(np.int32),
+            type_ids=np.where(self.token_type_ids[real] < 0, 255, self.token_type_ids[real].clip(max=255)).astype(
+                np.uint8
+            ),
+            offsets=np.concatenate(([0], np.cumsum(lengths))),
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -131,6 +148,31 @@ def plan(
         lengths=lengths,
         parts=tuple(order[start:stop] for start, stop in cuts),
         widths=tuple(alone[start] if stop - start == 1 else together[start] for start, stop in cuts),
+    )
+
+
+def plan_without_padding(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: int = 1) -> BatchPlan:
+    """Cut pairs of these lengths (int64 [n], tokens) into batches for kernels that compute no padding.
+
+    A batch has about `TOGETHER` tokens, for which a layer's weights are fetched once, and at most `batch_size` rows. With
+    several `streams` the last batches are smaller, so that all streams end at nearly the same time.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    sorted_lengths = lengths[order].tolist()
+    rest = sum(sorted_lengths)
+    borders, room = [0], 0
+    for row, length in enumerate(sorted_lengths):
+        if row and (row - borders[-1] == batch_size or 2 * room < length):
+            borders.append(row)
+        if row == borders[-1]:
+            room = TOGETHER if streams == 1 else min(TOGETHER, max(LEAST, rest // streams))
+        room -= length
+        rest -= length
+    cuts = list(pairwise([*borders, len(order)])) if len(order) else []
+    return BatchPlan(
+        lengths=lengths,
+        parts=tuple(order[start:stop] for start, stop in cuts),
+        widths=tuple(sorted_lengths[start] for start, _ in cuts),
     )
 
 

@@ -1,5 +1,6 @@
 """`Session`: an opened model that owns its memory; and `Setup`, how a bundle is run here."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,7 @@ from .cpus import has_vnni, usable_cpus
 from .errors import BackendError, BundleError, OptionError, ShapeError
 from .plan import Batch
 from .precision import Precision
+from .template import EncodedPairs
 from .tuning import Tuning
 
 WIDE = 256
@@ -35,8 +37,25 @@ class Session(Protocol):
         for a batch longer than the model's positions. Several threads may call at once.
         """
 
+    def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
+        """Score these rows of a request, padded to `width` tokens by who wants padding. See `run`."""
+
     def close(self) -> None:
         """Free what the session allocated. May be called again."""
+
+
+class Padding(ABC):
+    """Makes batches for a runtime that takes nothing else."""
+
+    _bundle: Bundle
+
+    @abstractmethod
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See `Session.run`."""
+
+    def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
+        """See `Session.score`."""
+        return self.run(Batch.padded(pairs, rows, self._bundle.manifest.pad_token_id, width))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

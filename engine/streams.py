@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .cpus import CORES
 from .errors import BackendError
-from .plan import Batch, one_batch, plan
+from .plan import Batch, one_batch, plan, plan_without_padding
 from .session import Session, Setup
 from .template import EncodedPairs
 
@@ -82,17 +82,17 @@ class Streams:
         batch_size = min(batch_size, self.setup.batch_size)
         wide = self._sessions.get(True) if few and len(pairs) <= batch_size else None
         session = wide or self._session(wide=False)
-        longest = 0 if self.setup.native else manifest.max_positions
-        made = (
-            one_batch(pairs.lengths, few_shapes_to=longest)
-            if wide
-            else plan(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
-        )
+        longest = manifest.max_positions
+        if wide:
+            made = one_batch(pairs.lengths, few_shapes_to=longest)
+        elif self.setup.native:
+            made = plan_without_padding(pairs.lengths, batch_size=batch_size, streams=streams)
+        else:
+            made = plan(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
 
         def score(rows: npt.NDArray[np.int64], width: int) -> int:
-            batch = Batch.padded(pairs, rows, manifest.pad_token_id, width)
             with CORES.taken(session.threads):
-                logits[rows] = session.run(batch)
+                logits[rows] = session.score(pairs, rows, width)
             return len(rows)
 
         with self._lock:

@@ -10,11 +10,12 @@ from ..engine.session import Setup
 Lengths = npt.NDArray[np.int64]
 
 
-def flops_of(bundle: Bundle, lengths: Lengths) -> float:
-    """Return the operations that pairs of these lengths (int64 [n], tokens) need in the graph, padding not counted.
+def flops_of(bundle: Bundle, lengths: Lengths, *, native: bool = False) -> float:
+    """Return the operations that pairs of these lengths (int64 [n], tokens) need, padding not counted.
 
     Each layer: 2 (4 h^2 + 2 h f) a token and 4 n^2 h a pair for attention; in crossrt's own graph the last layer, of
-    which only [CLS] is used, keys and values alone. Raises KeyError for a bundle that does not say its dimensions.
+    which only [CLS] is used, keys and values alone, 4 h^2 a token, and in the `native` kernels, whose heads attend to the
+    hidden states there, 4 h for each of them. Raises KeyError for a bundle that does not say its dimensions.
     """
     shape = bundle.manifest.architecture
     layers, hidden, inner = (int(shape[name]) for name in ("layers", "hidden_size", "intermediate_size"))
@@ -22,7 +23,8 @@ def flops_of(bundle: Bundle, lengths: Lengths) -> float:
     whole = 2 * tokens * (4 * hidden**2 + 2 * hidden * inner) + 4 * squares * hidden
     if bundle.manifest.source.get("exporter", "crossrt") != "crossrt":
         return layers * whole
-    return (layers - 1) * whole + 2 * tokens * 2 * hidden**2
+    last = 4 * tokens * hidden * (int(shape["attention_heads"]) if native else hidden)
+    return (layers - 1) * whole + last
 
 
 def padding_of(setup: Setup, positions: int, lengths: Lengths, *, batch_size: int) -> float:

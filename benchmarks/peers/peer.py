@@ -184,6 +184,8 @@ def flashrank(subject: Subject) -> Score:
     return score
 
 
+NATIVE = ("crossrt BF16", "crossrt INT8")
+"""Those of crossrt's own kernels."""
 SYSTEMS: dict[str, Callable[[Subject], Score]] = {
     "crossrt FP32, ONNX Runtime": lambda subject: crossrt(subject, backend="onnxruntime"),
     "crossrt FP32, OpenVINO": lambda subject: crossrt(subject, backend="openvino"),

@@ -27,7 +27,8 @@ struct Sizes {
 };
 
 struct Pair {
-    const int64_t *ids, *types;
+    const int32_t* ids;
+    const uint8_t* types;
     int length;
 };
 
@@ -329,28 +330,26 @@ Memory* crossrt_memory(const Encoder* encoder) try {
 
 void crossrt_free(Memory* memory) { delete memory; }
 
-// Logits [rows, labels] of a batch [rows, width] that is padded at the right. Returns 0, or 1 for a row without a token or with
-// one after padding, 2 for an id or type that the model does not have, 3 where there is no memory.
-int crossrt_encode(const Encoder* encoder, Memory* memory, int rows, int width, const int64_t* ids, const int64_t* mask,
-                   const int64_t* types, float* logits) try {
+// Logits [count, labels] of the pairs named by `rows`: pair i is `ids[offsets[i]]` to before `ids[offsets[i + 1]]`, and so its
+// types. Returns 0, or 1 for a pair of an id or type that the model does not have, 2 where there is no memory.
+int crossrt_encode(const Encoder* encoder, Memory* memory, int count, const int64_t* rows, const int64_t* offsets,
+                   const int32_t* ids, const uint8_t* types, float* logits) try {
     const Sizes& sizes = encoder->sizes;
-    std::vector<Pair> pairs(rows);
-    for (int row = 0; row < rows; row++, ids += width, mask += width, types += width) {
-        int length = 0;
-        while (length < width && mask[length]) length++;
-        if (!length || std::any_of(mask + length, mask + width, [](int64_t each) { return each; })) return 1;
-        for (int n = 0; n < length; n++)
-            if (uint64_t(ids[n]) >= uint64_t(sizes.vocab) || (sizes.types && uint64_t(types[n]) >= uint64_t(sizes.types)))
-                return 2;
-        pairs[row] = {ids, types, length};
+    std::vector<Pair> pairs;
+    pairs.reserve(count);
+    for (const int64_t* row = rows; row < rows + count; row++) {
+        const int64_t begin = offsets[*row], end = offsets[*row + 1];
+        for (int64_t n = begin; n < end; n++)
+            if (uint32_t(ids[n]) >= uint32_t(sizes.vocab) || (sizes.types && types[n] >= sizes.types)) return 1;
+        pairs.push_back({ids + begin, types + begin, int(end - begin)});
     }
-    for (int begin = 0, end = 0; begin < rows; begin = end) {
+    for (int begin = 0, end = 0; begin < count; begin = end) {
         int tokens = pairs[end++].length;
-        while (end < rows && tokens + pairs[end].length <= TOGETHER) tokens += pairs[end++].length;
+        while (end < count && tokens + pairs[end].length <= TOGETHER) tokens += pairs[end++].length;
         encoder->encode(pairs.data() + begin, end - begin, *memory, logits + begin * sizes.labels);
     }
     return 0;
 } catch (const std::bad_alloc&) {
-    return 3;
+    return 2;
 }
 }

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
 from crossrt.engine.errors import OptionError
-from crossrt.engine.plan import one_batch, plan
+from crossrt.engine.plan import LEAST, TOGETHER, one_batch, plan, plan_without_padding
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
 
@@ -193,6 +193,22 @@ def test_batches_hold_each_pairs_tokens_and_padding_after_them(
             assert (batch.input_ids[place, length:] == 7).all()
             assert batch.attention_mask[place].tolist() == [1] * length + [0] * (batch.shape[1] - length)
     assert seen == set(range(len(counts)))
+
+
+@given(lengths=st.lists(st.integers(1, 512), max_size=150), batch_size=st.integers(1, 40), streams=st.integers(1, 4))
+def test_a_plan_without_padding_holds_every_row_and_leaves_the_streams_little_to_wait_for(
+    lengths: list[int], batch_size: int, streams: int
+) -> None:
+    made = plan_without_padding(np.array(lengths, dtype=np.int64), batch_size=batch_size, streams=streams)
+    assert sorted(row for part in made.parts for row in part.tolist()) == list(range(len(lengths)))
+    tokens = [[lengths[row] for row in part] for part in made.parts]
+    assert [max(part) for part in tokens] == list(made.widths) == sorted(made.widths, reverse=True)
+    for number, part in enumerate(tokens):
+        assert len(part) <= batch_size
+        # A row is taken while half of it has room.
+        assert len(part) == 1 or sum(part) <= TOGETHER + part[-1] / 2
+        rest = sum(map(sum, tokens[number:]))
+        assert len(part) == 1 or streams == 1 or sum(part) <= max(LEAST, rest // streams) + part[-1] / 2
 
 
 def test_a_plan_refuses_an_empty_batch() -> None:

@@ -47,6 +47,9 @@ class Counting:
             raise MemoryError("no memory for this batch")
         return batch.attention_mask.sum(axis=1, keepdims=True).astype(np.float32)
 
+    def score(self, pairs: EncodedPairs, rows: Any, width: int) -> Any:
+        return self.run(Batch.padded(pairs, rows, 0, width))
+
     def close(self) -> None:
         self.closed = True
 

@@ -158,7 +158,7 @@ def test_a_row_that_cannot_run_stays_with_its_reason(bundle: Path, monkeypatch: 
 
 
 def test_a_run_above_its_ceiling_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.speed.measure.flops_of", lambda bundle, lengths: 1e15)
+    monkeypatch.setattr("crossrt.speed.measure.flops_of", lambda bundle, lengths, native: 1e15)
     with pytest.raises(MeasurementError, match=r"bundle\.fp32 onnxruntime is at .* this run is invalid"):
         benched(rows(bundle, backends=["onnxruntime"]))
 
@@ -244,6 +244,10 @@ def test_operations_are_those_of_the_graph(bundle: Path) -> None:
     n = 10
     first = 2 * n * (4 * 32**2 + 2 * 32 * 64) + 4 * n**2 * 32
     assert flops_of(opened, np.array([n])) == first + 2 * n * 2 * 32**2
+    assert (
+        flops_of(opened, np.array([n]), native=True)
+        == first + 2 * n * 2 * 32 * opened.manifest.architecture["attention_heads"]
+    )
     assert flops_of(opened, np.array([n, n])) == 2 * flops_of(opened, np.array([n]))
     source = {**opened.manifest.source, "exporter": "optimum"}
     whole = dataclasses.replace(opened, manifest=dataclasses.replace(opened.manifest, source=source))
