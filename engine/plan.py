@@ -16,8 +16,8 @@ BATCH_COST = 8
 ROWS = (1, 4, 16)
 SHORT = 64
 """Tokens up to which sixteen rows go together: of longer ones four keep a processor as busy."""
-TOGETHER, LEAST = 384, 64
-"""Tokens of a batch without padding (`TOGETHER` of the native kernels), and of the smallest that streams are left to share."""
+TOGETHER, LEAST = 448, 64
+"""Tokens of a batch without padding, of which the native kernels take 512, and of the smallest that streams are left to share."""
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
 """Up to so many tokens, lengths are rounded up to a multiple of so many. A row alone wastes little by it, and

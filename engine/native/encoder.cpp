@@ -10,8 +10,8 @@
 
 namespace crossrt {
 
-// Tokens that go through a layer together, so that its weights are fetched for all of them at once.
-constexpr int TOGETHER = 384;
+// The most tokens that go through a layer together, so that its weights are fetched for all of them at once.
+constexpr int TOGETHER = 512;
 // Rows that go through both feed-forward layers before the next do.
 constexpr int BLOCK = 96;
 // Words whose embedding is fetched ahead.
