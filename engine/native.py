@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .backends import native_library, why_not_native
 from .bundle import Bundle
-from .errors import BackendError, BundleError, InputError, ShapeError
+from .errors import BackendError, BundleError, InputError
 from .native_model import ACTIVATIONS, NativeModel
 from .plan import Batch
 from .precision import Precision
@@ -79,16 +79,14 @@ class NativeSession:
         self._closing = threading.Lock()
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """See `Session.run`. Raises ShapeError for padding that is not at the right and for a row without tokens, and
-        InputError for ids beyond the vocabulary."""
+        """See `Session.run`. Raises ShapeError for padding that is not at the right, and InputError as `score` does."""
         check_length(batch, self._bundle, self.precision)
         pairs = batch.pairs()
-        if not pairs.lengths.all():
-            raise ShapeError("a row without a token has no score; give each row its tokens")
         return self.score(pairs, np.arange(len(pairs)), batch.shape[1])
 
     def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
-        """See `Session.score`. No pair is longer than the model's positions. Raises InputError for ids beyond the vocabulary."""
+        """See `Session.score`. Raises InputError for a pair without tokens, or longer than the model's positions, or of ids
+        or types that the model does not have."""
         arrays = (rows, pairs.offsets, pairs.ids, pairs.type_ids)
         logits = np.empty((len(rows), self._labels), dtype=np.float32)
         memory = self._memories.get()
@@ -102,7 +100,10 @@ class NativeSession:
         if wrong == 2:
             raise BackendError("there is not enough memory for this batch; use a smaller batch_size")
         if wrong:
-            raise InputError("the batch has token ids or token types that the model does not have")
+            raise InputError(
+                "the model cannot score this batch: it has a pair without tokens, one longer than the model's positions, or "
+                "token ids or types that the model does not have"
+            )
         return logits
 
     def close(self) -> None:

@@ -105,7 +105,7 @@ class EncoderIn : public Encoder {
         Activations(const Sizes& sizes, int rows)
             : hidden(take<float>(size_t(rows) * sizes.width())),
               context(take<float>(size_t(rows) * sizes.attended())),
-              query_key_value(take<Half>(size_t(rows) * 3 * sizes.attended())),
+              query_key_value(take<Half>(size_t(rows) * std::max(3 * sizes.attended(), sizes.width()))),
               query(take<Half>(size_t(TILE) * sizes.attended())),
               folded(take<Half>(size_t(TILE) * sizes.heads * sizes.width())),
               mixed(take<Half>(size_t(TILE) * sizes.heads * sizes.width())),
@@ -200,9 +200,9 @@ private:
         for (const Pair* pair = pairs; pair < pairs + count; pair++)
             for (int place = 0; place < pair->length; place++, row++) {
                 float* to = memory.hidden + row * width;
-                const Half* own = word + pair->ids[place] * width;
+                const Half* own = word + ptrdiff_t(pair->ids[place]) * width;
                 // The next words lie anywhere.
-                const Half* soon = word + pair->ids[place + AHEAD < pair->length ? place + AHEAD : 0] * width;
+                const Half* soon = word + ptrdiff_t(pair->ids[place + AHEAD < pair->length ? place + AHEAD : 0]) * width;
                 const float* where = position + place * width;
                 const float* kind = sizes.types ? type + pair->types[place] * width : nullptr;
                 for (int n = 0; n < width; n += LANES) {
@@ -218,7 +218,7 @@ private:
     // The last layer's attention. What belongs to [CLS] is moved to the first rows, one a pair.
     void attend_from_cls(const Pair* pairs, int count, const Activations& memory) const {
         const int width = sizes.width(), all_heads = sizes.attended(), all_mixed = sizes.heads * width;
-        Half* states = memory.query_key_value;  // [tokens][width]
+        Half* states = memory.query_key_value;  // [tokens][width], in BF16
         for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
             for (int n = row * width; n < (row + pairs[pair].length) * width; n += PANEL)
                 store(states + n, load(memory.hidden + n), load(memory.hidden + n + LANES));
@@ -331,7 +331,8 @@ Memory* crossrt_memory(const Encoder* encoder) try {
 void crossrt_free(Memory* memory) { delete memory; }
 
 // Logits [count, labels] of the pairs named by `rows`: pair i is `ids[offsets[i]]` to before `ids[offsets[i + 1]]`, and so its
-// types. Returns 0, or 1 for a pair of an id or type that the model does not have, 2 where there is no memory.
+// types. Returns 0, or 1 for a pair of no tokens, of more than the model has positions for, or of an id or type that it does not
+// have, 2 where there is no memory.
 int crossrt_encode(const Encoder* encoder, Memory* memory, int count, const int64_t* rows, const int64_t* offsets,
                    const int32_t* ids, const uint8_t* types, float* logits) try {
     const Sizes& sizes = encoder->sizes;
@@ -339,6 +340,7 @@ int crossrt_encode(const Encoder* encoder, Memory* memory, int count, const int6
     pairs.reserve(count);
     for (const int64_t* row = rows; row < rows + count; row++) {
         const int64_t begin = offsets[*row], end = offsets[*row + 1];
+        if (begin >= end || end - begin > sizes.positions) return 1;
         for (int64_t n = begin; n < end; n++)
             if (uint32_t(ids[n]) >= uint32_t(sizes.vocab) || (sizes.types && types[n] >= sizes.types)) return 1;
         pairs.push_back({ids + begin, types + begin, int(end - begin)});

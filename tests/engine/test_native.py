@@ -133,7 +133,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    hidden=st.sampled_from([32, 40, 64, 96]),
+    hidden=st.sampled_from([32, 40, 64, 96, 256]),
     heads=st.integers(1, 4),
     head=st.sampled_from([32, 64]),
     intermediate=st.sampled_from([32, 96, 160]),
@@ -235,7 +235,7 @@ def test_what_it_cannot_compute_is_refused_in_words(bundle_of: Callable[..., Bun
         session.run(a_batch([65]))
     with pytest.raises(ShapeError, match="pad on the right"):
         session.run(dataclasses.replace(batch, attention_mask=batch.attention_mask[:, ::-1]))
-    with pytest.raises(ShapeError, match="a row without a token"):
+    with pytest.raises(InputError, match="a pair without tokens"):
         session.run(dataclasses.replace(batch, attention_mask=batch.attention_mask * [[0], [1]]))
     beyond = (("input_ids", 50), ("input_ids", -1), ("input_ids", 2**32), ("token_type_ids", 2))
     for field, value in (*beyond, ("token_type_ids", -1), ("token_type_ids", 256)):
@@ -243,6 +243,8 @@ def test_what_it_cannot_compute_is_refused_in_words(bundle_of: Callable[..., Bun
         wrong[1, 8] = value
         with pytest.raises(InputError, match="does not have"):
             session.run(dataclasses.replace(batch, **{field: wrong}))
+    with pytest.raises(InputError, match="longer than the model's positions"):
+        session.score(a_batch([5, 65]).pairs(), np.arange(2), 65)
     np.testing.assert_array_equal(session.run(batch), before)
     session.close()
     session.close()
