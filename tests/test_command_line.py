@@ -303,7 +303,7 @@ def test_a_person_at_a_terminal_sees_a_progress_bar(bundle: Path, files: dict[st
 def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(bundle: Path, tmp_path: Path) -> None:
     repository = Path(__file__).resolve().parent.parent
     source = tmp_path / "source"
-    ignore = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+    ignore = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
     shutil.copytree(repository, source, ignore=ignore)
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)

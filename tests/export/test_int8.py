@@ -201,7 +201,8 @@ def test_the_native_kernels_have_a_file_and_a_check_of_their_own(exported: Bundl
         CrossEncoder(exported.path, precision="int8", backend="onnxruntime") as other,
         CrossEncoder(exported.path) as exact,
     ):
-        errors = [np.abs(model.logits(pairs) - exact.logits(pairs)).mean() for model in (native, other)]
+        # What all pairs have in common, as the error of [CLS] is, moves no pair past another.
+        errors = [np.std(model.logits(pairs) - exact.logits(pairs)) for model in (native, other)]
     assert 0 < errors[0] < 1.2 * errors[1]
 
 

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("planted", [False, True])
 def test_a_planted_type_error_fails_the_check(tmp_path: Path, planted: bool) -> None:
     checkout = tmp_path / "checkout"
-    ignore = shutil.ignore_patterns(".git", ".venv*", "demo", "tests", "benchmarks", ".*_cache", "__pycache__")
+    ignore = shutil.ignore_patterns(".*", "demo", "tests", "benchmarks", "__pycache__")
     shutil.copytree(REPOSITORY, checkout, ignore=ignore)
     if planted:
         with (checkout / "engine/plan.py").open("a") as file:
