@@ -726,7 +726,11 @@ def info(
         )
         others = "".join(
             f"; {file} {where}"
-            for file, where in ((model.native_file, "for own kernels"), (model.gpu_file, "on GPUs"))
+            for file, where in (
+                (model.native_file, "for own kernels"),
+                (model.gpu_file, "on GPUs"),
+                (model.fused_file, "by ONNX Runtime on GPUs"),
+            )
             if file is not None
         )
         lines.append(f"  {name:<12}  {model.file}, {proof}{backends}{integer}{others}")

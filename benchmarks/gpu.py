@@ -10,9 +10,11 @@ Every request goes to all systems, one after the other; a system that cannot run
 """
 
 import argparse
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,9 @@ def opened(arguments: argparse.Namespace) -> tuple[dict[str, Score], list[dict[s
             wanted[f"crossrt {precision.upper()}, {backend}"] = lambda backend=backend, precision=precision: ours(  # type: ignore[misc]
                 arguments.bundle, arguments.device, backend, precision
             )
+    wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
+        without_fused_files(arguments.bundle), arguments.device, "onnxruntime", "fp16"
+    )
     if arguments.checkpoint:
         wanted[PEER] = lambda: sentence_transformers(arguments.checkpoint, arguments.device, "float16")
         wanted["sentence-transformers FP16, torch.compile"] = lambda: sentence_transformers(
@@ -100,6 +105,15 @@ def opened(arguments: argparse.Namespace) -> tuple[dict[str, Score], list[dict[s
 def ours(bundle: Path, device: str, backend: str, precision: str) -> Score:
     model = CrossEncoder(bundle, device=device, backend=backend, precision=precision, allow_failed=True)
     return lambda query, passages: model.logits([(query, passage) for passage in passages])[:, -1]
+
+
+def without_fused_files(path: Path) -> Path:
+    """Copy a bundle without what ONNX Runtime's fused operators are written in."""
+    copy = Path(shutil.copytree(path, Path(tempfile.mkdtemp()) / "bundle"))
+    manifest = Bundle.open(copy).manifest
+    models = {name: replace(model, fused_file=None) for name, model in manifest.models.items()}
+    (copy / "manifest.json").write_text(replace(manifest, models=models).to_json(), encoding="utf-8")
+    return copy
 
 
 def sentence_transformers(checkpoint: Path, device: str, dtype: str, *, compiled: bool = False) -> Score:

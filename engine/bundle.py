@@ -5,6 +5,7 @@ tokenizer.json     with the checkpoint's own truncation and padding removed
 model.fp32.onnx    the plain graph; further precisions lie beside it
 parity.fp32.json   the report of the parity check that let it be published; INT8 has one for each backend of a CPU
 model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
+model.fp16.fused.onnx, beside FP16: with attention as ONNX Runtime's own operator, for its CUDA
 model.int8.native and model.bf16.native: the weights as crossrt's own kernels want them, where they passed their check
 *.engine           TensorRT engines, each for one kind of GPU and one version
 """
@@ -40,13 +41,15 @@ class BundleModel:
     """One precision: the ONNX `file`, the `parity` summary, which is None before the check has run, and for people, in
     `numerics`, which tensors stayed in another precision and on what data that was decided.
 
-    `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32.
+    `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32. `fused_file`
+    is what ONNX Runtime runs on a GPU, and nothing else can.
     `native_file` is what the backend `native` runs; BF16 has the FP32 file beside it, for others to compute in BF16.
     `backends` tells of a CPU's backends whether it passed as they compute it; one that is not there was not asked.
     """
 
     file: str
     gpu_file: str | None = None
+    fused_file: str | None = None
     native_file: str | None = None
     parity: Mapping[str, Any] | None = None
     backends: Mapping[str, bool] = field(default_factory=dict)
@@ -55,7 +58,7 @@ class BundleModel:
     @property
     def files(self) -> tuple[str, ...]:
         """The names of all its files."""
-        return tuple(name for name in (self.file, self.gpu_file, self.native_file) if name is not None)
+        return tuple(name for name in (self.file, self.gpu_file, self.fused_file, self.native_file) if name is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +163,8 @@ class Bundle:
         bundle._check_files(verify)
         return bundle
 
-    def model_file(self, precision: Precision, *, gpu: bool = False) -> Path:
-        """Return the ONNX file of a precision, for a GPU or a CPU.
+    def model_file(self, precision: Precision, *, gpu: bool = False, fused: bool = False) -> Path:
+        """Return the ONNX file of a precision, for a GPU or a CPU; with `fused` the one for ONNX Runtime alone, if there is one.
 
         Raises BundleError, naming those there are, for one it lacks.
         """
@@ -171,7 +174,7 @@ class Bundle:
                 f"{self.path} holds no {precision.value} model; it holds {', '.join(self.manifest.models)}. "
                 f"Export again with --precision {precision.value}"
             )
-        return self.path / ((gpu and model.gpu_file) or model.file)
+        return self.path / ((fused and model.fused_file) or (gpu and model.gpu_file) or model.file)
 
     def native_file(self, precision: Precision) -> Path:
         """Return the weights of the backend `native` in a precision. Raises BundleError for a bundle without."""

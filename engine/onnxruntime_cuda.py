@@ -28,7 +28,7 @@ class OnnxRuntimeExecutor:
         """Open nothing yet; `context` does."""
         self.cuda = cuda
         self._device = device
-        self._path = bundle.model_file(precision, gpu=True)
+        self._path = bundle.model_file(precision, gpu=True, fused=True)
         self.inputs: Mapping[str, np.dtype[Any]] = {
             name: np.dtype(kind) for name, kind in bundle.manifest.inputs.items()
         }
@@ -45,7 +45,11 @@ class OnnxRuntimeExecutor:
                 onnxruntime.preload_dlls()  # finds CUDA and cuDNN where torch or NVIDIA's wheels have put them
             provider = (
                 "CUDAExecutionProvider",
-                {"device_id": self.cuda.ordinal, "user_compute_stream": str(stream)},
+                {
+                    "device_id": self.cuda.ordinal,
+                    "user_compute_stream": str(stream),
+                    "enable_skip_layer_norm_strict_mode": "1",  # statistics in FP32, as everywhere
+                },
             )
         try:
             session = onnxruntime.InferenceSession(str(self._path), session_options(1), providers=[provider])

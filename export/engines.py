@@ -165,9 +165,10 @@ class _Making:
         if replace_engines:
             wanted = {precision.value for precision in precisions}
             models = {name: model for name, model in manifest.models.items() if name in wanted}
-            others = [model for name, model in manifest.models.items() if name not in wanted]
-            files = [file for model in others for file in (model.file, model.gpu_file) if file is not None]
-            left_out |= {engine.file for engine in manifest.engines} | {*files, *(f"{file}.data" for file in files)}
+            # Two precisions may share a file: BF16 has FP32's.
+            files = {file for model in manifest.models.values() for file in model.files}
+            files -= {file for model in models.values() for file in model.files}
+            left_out |= {engine.file for engine in manifest.engines} | files | {f"{file}.data" for file in files}
             manifest = replace(manifest, models=models, engines=())
         checks = []
         with published_directory(target, force=True) as partial:

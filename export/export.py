@@ -25,7 +25,7 @@ from .int8 import eight_bit
 from .manifest import tool_versions, write_manifest
 from .native import can_be_native, native_from_checkpoint
 from .numerics import Numerics
-from .onnx import OPSET, graph_of, onnx_from_checkpoint, save
+from .onnx import ONNX_RUNTIME, OPSET, graph_of, onnx_from_checkpoint, save
 from .pairs import builtin_pairs
 from .parity import ParityReport, judge_of, parity
 from .picture import can_draw, draw
@@ -37,6 +37,7 @@ FIRST = ONNX_BACKENDS[0]
 """Whose report speaks for a precision."""
 EXPORTERS = ("crossrt", "optimum")
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
+FP16_FUSED = "model.fp16.fused.onnx"
 INT8_FOR_GPUS = "model.int8.gpu.onnx"
 INT8_FOR_NATIVE = "model.int8.native"
 BF16_FOR_NATIVE = "model.bf16.native"
@@ -117,6 +118,12 @@ def export_bundle(
             report, numerics = making.make(precision)
             passed(report, precision.value, needed=precision is Precision.FP32 or not keep_going)
             models[precision.value] = replace(model, parity=report.summary(), numerics=numerics)
+            if precision is Precision.FP16 and report:
+                fused = making.half_fused()
+                if fused is not None and passed(fused, "fp16.fused", needed=False):
+                    models["fp16"] = replace(models["fp16"], fused_file=FP16_FUSED)
+                else:
+                    (partial / FP16_FUSED).unlink(missing_ok=True)
         if Precision.INT8 in wanted and reports[-1]:
             backends = {FIRST: True} | {
                 backend: passed(report, f"int8.{backend}") for backend, report in making.int8_by_others().items()
@@ -196,14 +203,28 @@ class _Making:
         half = half_precision(self.checkpoint, batches, max_abs=limit, progress=self.progress)
         self._numerics[Precision.FP16] = half.numerics
         onnx_from_checkpoint(self.checkpoint, file, half.numerics)
-        here = self._judged(self.directory, Precision.FP16)
-        there = self._judged_rounded(Precision.FP16, half.numerics)
+        report = self._judged_twice(Precision.FP16, half.numerics)
         source = self.calibration
         kept = tuple(f"  stays in FP32        {kept.name}: {kept.reason}" for kept in half.kept)
-        return replace(there if here else here, notes=kept), {
+        return replace(report, notes=kept), {
             "float32": [asdict(kept) for kept in half.kept],
             "chosen_on": source and {"source": source.source, "seed": source.seed, "sha256": source.sha256},
         }
+
+    def half_fused(self) -> ParityReport | None:
+        """FP16 with attention as ONNX Runtime's own operator, for its CUDA; judged twice, like FP16. None where nothing fuses."""
+        numerics = replace(self._numerics[Precision.FP16], fused=True)
+        if not any(node.domain == ONNX_RUNTIME for node in graph_of(self.checkpoint, numerics).graph.node):
+            return None
+        onnx_from_checkpoint(self.checkpoint, self.directory / FP16_FUSED, numerics)
+        plain = self.manifest
+        model = replace(plain.models["fp16"], file=FP16_FUSED)
+        self.manifest = replace(plain, models={**plain.models, "fp16": model})
+        try:
+            report = self._judged_twice(Precision.FP16, numerics)
+            return replace(report, backend=f"{report.backend}, in its fused operators, for GPUs")
+        finally:
+            self.manifest = plain
 
     def int8(self) -> tuple[ParityReport, dict[str, Any]]:
         """INT8: quantised by the recipe, judged by its ranking, and by how much of it really runs in 8 bits."""
@@ -256,6 +277,12 @@ class _Making:
         onnx_from_checkpoint(self.checkpoint, self.directory / INT8_FOR_GPUS, numerics)
         report = self._judged_rounded(Precision.INT8, numerics)
         return replace(report, backend=f"{report.backend}, the rest in FP16, for GPUs")
+
+    def _judged_twice(self, precision: Precision, numerics: Numerics) -> ParityReport:
+        """Judge a file as it runs here, and as it runs where every operator rounds; see `half`."""
+        here = self._judged(self.directory, precision)
+        there = self._judged_rounded(precision, numerics)
+        return there if here else here
 
     def _judged_rounded(self, precision: Precision, numerics: Numerics) -> ParityReport:
         """Judge what a GPU's arithmetic makes of a graph."""

@@ -14,21 +14,24 @@ two fifths.
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ..engine.errors import CheckpointError
 from .checkpoint import Checkpoint
 from .heads import HEAD_LAYERS
-from .numerics import FLOATS, FP32, HALF_SMALLEST, Numerics
+from .numerics import FP32, HALF_SMALLEST, Numerics
+from .typed_graph import TypedGraph
 
 OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 parses
 OPSET_OF_HALF_SCALES = 19  # the lowest whose QuantizeLinear takes FP16
 IR_VERSIONS = {OPSET: 8, OPSET_OF_HALF_SCALES: 9}
+ONNX_RUNTIME = "com.microsoft"  # the domain of ONNX Runtime's own operators
+ATTENTION = ("query", "key", "value", "attention_scores", "attention_masked", "attention_weights", "context")
+FUSED_GELUS = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
 EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
 
 
@@ -58,8 +61,9 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
     graph = _Graph(checkpoint, numerics)
     hidden = graph.embeddings()
     mask = graph.additive_mask()
+    bounds = graph.bounds() if numerics.fused else None
     for number in range(dimensions.layers):
-        hidden = graph.layer(number, hidden, mask, cls_alone=number == dimensions.layers - 1)
+        hidden = graph.layer(number, hidden, mask, bounds, cls_alone=number == dimensions.layers - 1)
     graph.head(hidden)
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if checkpoint.token_types else [])]
     proto = helper.make_graph(
@@ -72,47 +76,40 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
     opset = OPSET_OF_HALF_SCALES if numerics.half and numerics.quantized else OPSET
     return helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid("", opset)],
+        opset_imports=[
+            helper.make_opsetid("", opset),
+            *([helper.make_opsetid(ONNX_RUNTIME, 1)] if numerics.fused else []),
+        ],
         ir_version=IR_VERSIONS[opset],
         producer_name="crossrt",
     )
 
 
-class _Graph:
-    """Nodes and initializers as they are added. Every tensor is called after the part of the model that makes it.
-
-    Each node is typed as it is added: its floating-point inputs are brought to the type that `numerics` gives its
-    output, by a Cast where they have another, and weights are stored in the type that they are used in.
-    """
+class _Graph(TypedGraph):
+    """The encoder and its head, part by part."""
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(numerics)
         self.checkpoint = checkpoint
-        self.numerics = numerics
         dimensions = checkpoint.dimensions
         self._head = dimensions.hidden // dimensions.heads
         self._padded_head = -(-self._head // numerics.head_multiple) * numerics.head_multiple
         self._all_heads = dimensions.heads * self._padded_head
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self._constants: dict[str, npt.NDArray[Any]] = {}
-        self._types: dict[str, int] = {}
-        self._origins: dict[str, str] = {}
-        self._written: set[str] = set()
+        self._scale = 1 / np.sqrt(self._head)
 
     # -- the model
 
     def embeddings(self) -> str:
         """Sum of word, position and token type embeddings, normalised: [batch, sequence, hidden]."""
-        word = self.add("Gather", ["input_ids"], "embeddings.word", weights=("word.weight",))
-        table = self.checkpoint.tensor("position.weight")
+        word = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
         if self.checkpoint.layout.prefix == "roberta.":
-            position = self._roberta_positions(table)
+            position = self._roberta_positions()
         else:
             shape = self.add("Shape", ["input_ids"], "embeddings.length", start=1, end=2)
             position = self.add(
                 "Slice",
                 [
-                    self.constant("position.weight", table),
+                    self.stored("position.weight"),
                     self.integers("zero", [0]),
                     shape,
                     self.integers("axis_0", [0]),
@@ -121,7 +118,7 @@ class _Graph:
             )
         total = self.add("Add", [word, position], "embeddings.word_position")
         if self.checkpoint.token_types:
-            kind = self.add("Gather", ["token_type_ids"], "embeddings.type", weights=("type.weight",))
+            kind = self.add("Gather", [self.stored("type.weight"), "token_type_ids"], "embeddings.type")
             total = self.add("Add", [total, kind], "embeddings.sum")
         elif self.checkpoint.layout.token_types:
             row = self.constant("type.weight.0", self.checkpoint.tensor("type.weight")[0])
@@ -131,7 +128,7 @@ class _Graph:
             return self.linear("project", normed)
         return normed
 
-    def _roberta_positions(self, table: npt.NDArray[np.float32]) -> str:
+    def _roberta_positions(self) -> str:
         """RoBERTa counts positions over the tokens that are not padding, from the padding id + 1."""
         pad = self.integers("pad_id", np.array(self.checkpoint.pad_token_id))
         real = self.add("Equal", ["input_ids", pad], "positions.is_pad")
@@ -140,7 +137,7 @@ class _Graph:
         count = self.add("CumSum", [real, self.integers("axis_1", np.array(1))], "positions.count")
         count = self.add("Mul", [count, real], "positions.masked")
         ids = self.add("Add", [count, pad], "positions.ids")
-        return self.add("Gather", [self.constant("position.weight", table), ids], "embeddings.position")
+        return self.add("Gather", [self.stored("position.weight"), ids], "embeddings.position")
 
     def additive_mask(self) -> str:
         """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence]; made once."""
@@ -151,8 +148,28 @@ class _Graph:
         lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
         return self.add("Mul", [inverted, self.constant("lowest", lowest)], "mask.additive")
 
-    def layer(self, number: int, hidden: str, mask: str, *, cls_alone: bool) -> str:
-        """One encoder layer, [batch, sequence, hidden]; with `cls_alone` its output is [batch, 1, hidden]."""
+    def bounds(self) -> str:
+        """What ONNX Runtime's fused attention wants of padding: each pair's tokens, and where its queries and its keys begin
+        among all of them with padding and where the last ends: int32 [batch + 2 (batch + 1)].
+
+        That form, of all that it takes, has a fused kernel on every GPU. No shape is asked for, which would be computed on
+        the CPU and copied up.
+        """
+        rows = self.integers("axis_1d", [1])
+        real = self.add("ReduceSum", ["attention_mask", rows], "mask.tokens", keepdims=0)
+        zeros = self.add("Sub", ["attention_mask", "attention_mask"], "mask.zeros")
+        ones = self.add("Add", [zeros, self.integers("one_scalar", 1)], "mask.ones")
+        widths = self.add("ReduceSum", [ones, rows], "mask.widths", keepdims=0)
+        ends = self.add("CumSum", [widths, self.integers("zero_scalar", 0)], "mask.ends")
+        begins = self.add("Concat", [self.integers("zero", [0]), ends], "mask.begins", axis=0)
+        together = self.add("Concat", [real, begins, begins], "mask.together", axis=0)
+        return self.add("Cast", [together], "mask.bounds", to=TensorProto.INT32)
+
+    def layer(self, number: int, hidden: str, mask: str, bounds: str | None, *, cls_alone: bool) -> str:
+        """One encoder layer, [batch, sequence, hidden]; with `cls_alone` its output is [batch, 1, hidden].
+
+        With `bounds` its attention is one operator, but for `[CLS]` alone, where it is too small to matter.
+        """
         name = f"layer.{number}"
         query_input = hidden
         if cls_alone:
@@ -161,29 +178,45 @@ class _Graph:
                 [hidden, self.integers("zero", [0]), self.integers("one_int", [1]), self.integers("axis_1d", [1])],
                 f"{name}.cls",
             )
-        context = self._attention(name, query_input, hidden, mask)
-        attended = self.linear(f"{name}.attention_output", context, heads_in=True)
-        attended = self._residual(f"{name}.attention_residual", attended, query_input)
-        attended = self.norm(f"{name}.attention_norm", attended)
-        wide = self.linear(f"{name}.intermediate", attended)
-        wide = self.activation(self.checkpoint.dimensions.hidden_act, wide, f"{name}.activation")
-        output = self.linear(f"{name}.output", wide)
-        output = self._residual(f"{name}.output_residual", output, attended)
-        return self.norm(f"{name}.output_norm", output)
+        if bounds is not None and not cls_alone and self._fuses(hidden, *(f"{name}.{part}" for part in ATTENTION)):
+            context = self._fused_attention(name, hidden, bounds)
+        else:
+            context = self._attention(name, query_input, hidden, mask)
+        attended = self._added(f"{name}.attention_output", f"{name}.attention", context, query_input, heads_in=True)
+        wide = self._activated(name, attended)
+        return self._added(f"{name}.output", f"{name}.output", wide, attended)
 
-    def _residual(self, name: str, branch: str, skip: str) -> str:
-        return self.add("Add", [self.rounded(f"{name}.branch", branch), self.rounded(f"{name}.skip", skip)], name)
+    def _added(self, linear: str, stem: str, value: str, skip: str, *, heads_in: bool = False) -> str:
+        """A linear layer, its sum with `skip`, and LayerNorm."""
+        residual, norm = f"{stem}_residual", f"{stem}_norm"
+        if self._fuses(linear, residual):
+            product, bias = self._product(linear, value, heads_in=heads_in)
+            return self.add(
+                "SkipLayerNormalization",
+                [product, skip, *self._norm_weights(norm), bias],
+                norm,
+                domain=ONNX_RUNTIME,
+                epsilon=self.checkpoint.dimensions.norm_eps,
+            )
+        branch = self.rounded(f"{residual}.branch", self.linear(linear, value, heads_in=heads_in))
+        return self.norm(norm, self.add("Add", [branch, self.rounded(f"{residual}.skip", skip)], residual))
+
+    def _activated(self, layer: str, value: str) -> str:
+        """The wide linear layer and its activation."""
+        kind, name, linear = self.checkpoint.dimensions.hidden_act, f"{layer}.activation", f"{layer}.intermediate"
+        if kind in FUSED_GELUS and self._fuses(name, linear):
+            return self.add(FUSED_GELUS[kind], self._product(linear, value), name, domain=ONNX_RUNTIME)
+        return self.activation(kind, self.linear(linear, value), name)
 
     def _attention(self, name: str, query_input: str, hidden: str, mask: str) -> str:
         # softmax(QK^T / sqrt(d)): the scale is folded into the query's weights, which saves an operator a layer and
         # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md). d is without padding.
-        scale = 1 / np.sqrt(self._head)
         if query_input == hidden:
             # One product of three times the width: fewer operators, and ONNX Runtime computes a product of 8 bits in
             # floating point, without a word, when another product reads the same operand.
-            query, key, value = self._split(f"{name}.query_key_value", hidden, ("query", "key", "value"), scale)
+            query, key, value = self._split(f"{name}.query_key_value", hidden, ("query", "key", "value"), self._scale)
         else:
-            query = self.linear(f"{name}.query", query_input, scales=(scale,), heads_out=True)
+            query = self.linear(f"{name}.query", query_input, scales=(self._scale,), heads_out=True)
             key, value = self._split(f"{name}.key_value", hidden, ("key", "value"))
         query = self._heads(query, perm=[0, 2, 1, 3])
         key = self._heads(key, perm=[0, 2, 3, 1])
@@ -196,6 +229,20 @@ class _Graph:
         context = self.add("Transpose", [context], f"{name}.context_transposed", perm=[0, 2, 1, 3])
         merged = self.integers("merge_heads", [0, 0, self._all_heads])
         return self.add("Reshape", [context, merged], f"{name}.context")
+
+    def _fused_attention(self, name: str, hidden: str, bounds: str) -> str:
+        weight, bias = self._weights([f"{name}.{part}" for part in ("query", "key", "value")], (self._scale,))
+        weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
+        weights = self.constant(f"{name}.query_key_value.weight", weight.T)
+        return self.add(
+            "Attention",
+            [hidden, weights, self.constant(f"{name}.query_key_value.bias", bias), bounds],
+            f"{name}.context",
+            domain=ONNX_RUNTIME,
+            num_heads=self.checkpoint.dimensions.heads,
+            qkv_hidden_sizes=[self._all_heads] * 3,
+            scale=1.0,  # it lies in the weights; without, the operator would apply one of its own
+        )
 
     def _split(self, name: str, hidden: str, parts: Sequence[str], *scales: float) -> list[str]:
         """Several linear layers of one input as one, [batch, sequence, all heads] each."""
@@ -241,16 +288,7 @@ class _Graph:
         FP64, rounded once. `heads_in` and `heads_out` tell that the channels of x, or of the result, are attention heads,
         which are padded.
         """
-        layers = layers or (name,)
-        weight, bias = (
-            np.concatenate(
-                [
-                    (self.checkpoint.tensor(f"{layer}.{part}") * np.float64(scale)).astype(np.float32)
-                    for layer, scale in zip_longest(layers, scales, fillvalue=1.0)
-                ]
-            )
-            for part in ("weight", "bias")
-        )
+        weight, bias = self._weights(layers or (name,), scales)
         quantization = self.numerics.quantized.get(name)
         # A scale that FP16 rounds to 0 is refused by TensorRT, and one of few bits is none.
         least = HALF_SMALLEST if self.numerics.half else 0.0
@@ -285,6 +323,34 @@ class _Graph:
         kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product", kind=kind)
         kept = self.add("Add", [kept, constant], f"{name}.kept_biased", kind=kind)
         return self.add("Add", [product, kept], output or name)
+
+    def _product(self, name: str, value: str, *, heads_in: bool = False) -> list[str]:
+        """x W^T, and the name of b, for an operator that adds it."""
+        weight, bias = self._weights((name,))
+        if heads_in:
+            weight = self._with_padded_heads(weight, axis=1)
+        product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
+        return [product, self.constant(f"{name}.bias", bias)]
+
+    def _fuses(self, *inside: str) -> bool:
+        """Tell whether tensors whose names begin so can disappear in an operator: none is in 8 bits or kept in FP32."""
+        kept = {*self.numerics.float32, *self.numerics.quantized}
+        return self.numerics.fused and not any(name.startswith(inside) for name in kept)
+
+    def _weights(
+        self, layers: Sequence[str], scales: Sequence[float] = ()
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Weight [out, in] and bias [out] of several layers, one below the other, each times its scale; see `linear`."""
+        weight, bias = (
+            np.concatenate(
+                [
+                    (self.checkpoint.tensor(f"{layer}.{part}") * np.float64(scale)).astype(np.float32)
+                    for layer, scale in zip_longest(layers, scales, fillvalue=1.0)
+                ]
+            )
+            for part in ("weight", "bias")
+        )
+        return weight, bias
 
     def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
         """Where each of the checkpoint's channels lies among so many of padded heads."""
@@ -331,9 +397,10 @@ class _Graph:
     def norm(self, name: str, value: str) -> str:
         """LayerNorm over the last axis."""
         epsilon = self.checkpoint.dimensions.norm_eps
-        weights = (f"{name}.weight", f"{name}.bias")
-        constants = [self.constant(weight, self.checkpoint.tensor(weight)) for weight in weights]
-        return self.add("LayerNormalization", [value, *constants], name, axis=-1, epsilon=epsilon)
+        return self.add("LayerNormalization", [value, *self._norm_weights(name)], name, axis=-1, epsilon=epsilon)
+
+    def _norm_weights(self, name: str) -> list[str]:
+        return [self.stored(f"{name}.{part}") for part in ("weight", "bias")]
 
     def activation(self, kind: str, value: str, name: str) -> str:
         """GELU (exact, by erf: Hendrycks and Gimpel 2016, arXiv:1606.08415), its tanh form, ReLU or tanh."""
@@ -359,67 +426,6 @@ class _Graph:
         gated = self.add("Mul", [value, gate], f"{name}.gated")
         return self.add("Mul", [gated, half], name)
 
-    # -- nodes
-
-    def add(
-        self,
-        operator: str,
-        inputs: Sequence[str],
-        output: str,
-        *,
-        weights: Sequence[str] = (),
-        kind: int | None = None,
-        **attributes: Any,
-    ) -> str:
-        """Add a node that makes `output`; `weights` are tensors of the checkpoint that come before the inputs.
-
-        `kind` is the floating-point type it is computed in; without, `numerics` says.
-        """
-        names = [*(self.constant(name, self.checkpoint.tensor(name)) for name in weights), *inputs]
-        floats = [name for name in names if self._types.get(name) in FLOATS]
-        if operator == "Cast":
-            self._types[output] = attributes["to"]
-        elif floats:
-            # What came through 8 bits is as large as it was before.
-            computed = [self._origins.get(name, name) for name in floats if name not in self._constants]
-            weights_used = [self._constants[name] for name in floats if name in self._constants]
-            kind = kind or self.numerics.type_of(output, computed, weights_used)
-            names = [self._in_type(name, kind) for name in names]
-            self._types[output] = kind
-        for name in names:
-            self._write(name)
-        self._node(operator, names, output, **attributes)
-        return output
-
-    def _node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-
-    def _in_type(self, name: str, kind: int) -> str:
-        """Return the tensor's name in the floating-point type `kind`: itself, or a copy."""
-        if self._types.get(name) not in FLOATS or self._types[name] == kind:
-            return name
-        copy = f"{name}.{FLOATS[kind]}"
-        if copy not in self._types:
-            self._types[copy] = kind
-            if name in self._constants:
-                self._constants[copy] = self._constants[name].astype(FLOATS[kind])
-            else:
-                self._node("Cast", [name], copy, to=kind)
-        return copy
-
-    def constant(self, name: str, values: npt.ArrayLike) -> str:
-        """Know a constant by its name; it is written when a node uses it, in the type that the node computes in."""
-        if name not in self._constants:
-            array = np.ascontiguousarray(values)
-            self._constants[name] = array
-            self._types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
-        return name
-
-    def integers(self, name: str, values: npt.ArrayLike) -> str:
-        """Know an int64 constant by its name."""
-        return self.constant(name, np.asarray(values, dtype=np.int64))
-
-    def _write(self, name: str) -> None:
-        if name in self._constants and name not in self._written:
-            self._written.add(name)
-            self.initializers.append(numpy_helper.from_array(self._constants[name], name))
+    def stored(self, name: str) -> str:
+        """Know a tensor of the checkpoint by its name."""
+        return self.constant(name, self.checkpoint.tensor(name))

@@ -283,6 +283,20 @@ def test_an_entry_holds_the_one_model_and_its_engine(
     assert not {"model.fp16.onnx", "model.fp16.nvidia-memory-1.engine"} & names
 
 
+def test_a_file_that_two_precisions_share_stays_with_the_one_that_is_built(
+    machine: dict[str, Any], copy: Bundle, tmp_path: Path
+) -> None:
+    (copy.path / "model.bf16.native").write_bytes(b"weights")
+    models = {**copy.manifest.models}
+    models["bf16"] = replace(models["fp32"], native_file="model.bf16.native")
+    write_manifest(copy.path, replace(copy.manifest, models=models))
+    add_engines(Bundle.open(copy.path), [Precision.FP32], cache=True)
+    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    names = {path.name for path in entry.iterdir()}
+    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1.engine"} < names
+    assert "model.bf16.native" not in names
+
+
 def test_rebuild_goes_with_a_gpu_and_tensorrt(bundle: Path) -> None:
     for others in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"backend": "openvino"}):
         with pytest.raises(OptionError, match="rebuild=True builds a TensorRT engine"):

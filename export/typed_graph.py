@@ -1,0 +1,87 @@
+"""`TypedGraph`: nodes and initializers of an ONNX graph, typed as they are added."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from .numerics import FLOATS, Numerics
+
+
+class TypedGraph:
+    """Every tensor is called after the part of the model that makes it, and every node after its output.
+
+    A node's floating-point inputs are brought to the type that `numerics` gives its output, by a Cast where they have
+    another, and weights are stored in the type that they are used in.
+    """
+
+    def __init__(self, numerics: Numerics) -> None:
+        self.numerics = numerics
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._constants: dict[str, npt.NDArray[Any]] = {}
+        self._types: dict[str, int] = {}
+        self._origins: dict[str, str] = {}
+        self._written: set[str] = set()
+
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        kind: int | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Add a node that makes `output`, in the floating-point type `kind` or else what `numerics` says."""
+        names = list(inputs)
+        floats = [name for name in names if self._types.get(name) in FLOATS]
+        if operator == "Cast":
+            self._types[output] = attributes["to"]
+        elif floats:
+            # What came through 8 bits is as large as it was before.
+            computed = [self._origins.get(name, name) for name in floats if name not in self._constants]
+            weights = [self._constants[name] for name in floats if name in self._constants]
+            kind = kind or self.numerics.type_of(output, computed, weights)
+            names = [self._in_type(name, kind) for name in names]
+            self._types[output] = kind
+        for name in names:
+            self._write(name)
+        self._node(operator, names, output, **attributes)
+        return output
+
+    def _node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+
+    def _in_type(self, name: str, kind: int) -> str:
+        """Return the tensor's name in the floating-point type `kind`: itself, or a copy."""
+        if self._types.get(name) not in FLOATS or self._types[name] == kind:
+            return name
+        copy = f"{name}.{FLOATS[kind]}"
+        if copy not in self._types:
+            self._types[copy] = kind
+            if name in self._constants:
+                self._constants[copy] = self._constants[name].astype(FLOATS[kind])
+            else:
+                self._node("Cast", [name], copy, to=kind)
+        return copy
+
+    def constant(self, name: str, values: npt.ArrayLike) -> str:
+        """Know a constant by its name; it is written when a node uses it, in the type that the node computes in."""
+        if name not in self._constants:
+            array = np.ascontiguousarray(values)
+            self._constants[name] = array
+            self._types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
+        return name
+
+    def integers(self, name: str, values: npt.ArrayLike) -> str:
+        """Know an int64 constant by its name."""
+        return self.constant(name, np.asarray(values, dtype=np.int64))
+
+    def _write(self, name: str) -> None:
+        if name in self._constants and name not in self._written:
+            self._written.add(name)
+            self.initializers.append(numpy_helper.from_array(self._constants[name], name))
