@@ -30,7 +30,7 @@ from .pairs import builtin_pairs
 from .parity import ParityReport, judge_of, parity
 from .picture import can_draw, draw
 from .precision import batches_of, half_precision, rounded
-from .reference import tokenizer_of
+from .reference import Expected, Reference, tokenizer_of
 from .tolerance import TOLERANCE
 
 FIRST = ONNX_BACKENDS[0]
@@ -160,6 +160,7 @@ class _Making:
     _numerics: dict[Precision, Numerics] = field(default_factory=dict)
     _seen: Mapping[str, Activation] = field(default_factory=dict)
     _judge: Judge | None = None
+    _expected: Expected | None = None
 
     def share_out(self) -> None:
         """Part the pairs into those that calibrate and those that judge, before hours are spent on anything else."""
@@ -306,9 +307,13 @@ class _Making:
         models = {name: model for name, model in self.manifest.models.items() if (directory / model.file).exists()}
         write_manifest(directory, replace(self.manifest, models=models))
         judged = [*builtin_pairs(self.manifest.max_length), *self.pairs]
+        if self._expected is None:
+            self._expected = Reference(self.checkpoint).expected(
+                judged, max_length=self.manifest.max_length, progress=self.progress
+            )
         with CrossEncoder(directory, precision=precision, backend=backend, device="cpu", allow_failed=True) as model:
             judge = None if self.judging is None else self._judged_lists()
-            return parity(model, self.checkpoint, judged, judge=judge, progress=self.progress)
+            return parity(model, self.checkpoint, judged, expected=self._expected, judge=judge, progress=self.progress)
 
 
 def manifest_of(

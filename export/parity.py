@@ -19,7 +19,7 @@ from ..engine.errors import InputError
 from ..engine.plan import one_batch
 from .checkpoint import Checkpoint
 from .pairs import groups_of
-from .reference import Reference
+from .reference import Expected, Reference
 from .tolerance import TOLERANCE, Tolerance
 
 LIST_LENGTH = 20
@@ -163,27 +163,29 @@ def parity(
     checkpoint: Checkpoint,
     pairs: Sequence[tuple[str, str]],
     *,
+    expected: Expected | None = None,
     judge: Judge | None = None,
     progress: bool = False,
 ) -> ParityReport:
     """Compare an opened bundle with its checkpoint on these pairs, each scored alone and inside mixed batches.
 
-    With a `judge`, its lists are ranked too; INT8 does not pass without one.
+    `expected` is what PyTorch makes of them, where that is known already. With a `judge`, its lists are ranked too; INT8 does
+    not pass without one.
     `checkpoint` is read with the activation that the bundle is supposed to have. Raises InputError without pairs.
     """
     if not pairs:
         raise InputError("parity needs at least one pair")
     pairs = list(pairs)
-    reference = Reference(checkpoint)
     if model.num_labels != checkpoint.labels:
         raise InputError(
             f"the bundle has {model.num_labels} labels and the checkpoint {checkpoint.labels}: not the same model"
         )
-    expected = reference.logits(pairs, max_length=model.max_length, progress=progress)
+    if expected is None:
+        expected = Reference(checkpoint).expected(pairs, max_length=model.max_length, progress=progress)
     encoded = model._encoder.encode(pairs)
     mismatches = sum(
-        list(encoded.ids[start:stop]) != reference.input_ids(pair, model.max_length)
-        for pair, start, stop in zip(pairs, encoded.offsets[:-1], encoded.offsets[1:], strict=True)
+        list(encoded.ids[start:stop]) != ids
+        for ids, start, stop in zip(expected.ids, encoded.offsets[:-1], encoded.offsets[1:], strict=True)
     )
     alone = np.concatenate(
         [model.logits([pair]) for pair in tqdm(pairs, desc="Alone", unit="pair", disable=not progress)]
@@ -195,10 +197,10 @@ def parity(
     for start in range(0, len(order), 16):
         rows = order[start : start + 16]
         batched[rows] = _in_one_batch(model, [pairs[row] for row in rows])
-    activated = _activated(checkpoint.activation, expected)
+    activated = _activated(checkpoint.activation, expected.logits)
     scores = np.asarray(model.predict(pairs)).reshape(len(pairs), -1)
     report = _report(
-        model, checkpoint, pairs, expected, {"alone": alone, "batched": batched}, mismatches, scores - activated
+        model, checkpoint, pairs, expected.logits, {"alone": alone, "batched": batched}, mismatches, scores - activated
     )
     if judge is None:
         return report

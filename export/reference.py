@@ -6,6 +6,7 @@ judges. The two heads that transformers has no class for are its trunk with the 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..engine.errors import CheckpointError
 from .checkpoint import Checkpoint
 from .heads import Head
 
+ROWS = 16  # pairs of one length that are computed together
 _STOCK = {
     "bert": "BertForSequenceClassification",
     "electra": "ElectraForSequenceClassification",
@@ -27,8 +29,16 @@ _STOCK = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What PyTorch makes of pairs: the token ids of each, and raw `logits`, float32 [n, labels]."""
+
+    ids: tuple[list[int], ...]
+    logits: npt.NDArray[np.float32]
+
+
 class Reference:
-    """PyTorch's logits for pairs of texts. Tokenizes and scores each pair alone, without padding.
+    """PyTorch's logits for pairs of texts. Each is tokenized alone and computed beside pairs of its own length, without padding.
 
     `names` are the inputs that the model takes of those that its tokenizer gives.
     """
@@ -40,24 +50,34 @@ class Reference:
         self.model = _model(checkpoint, self.config)
         self.names = {"input_ids", "attention_mask"} | ({"token_type_ids"} if checkpoint.token_types else set())
 
-    def input_ids(self, pair: tuple[str, str], max_length: int) -> list[int]:
-        """Return the token ids of one pair, truncated as transformers does it."""
-        return self._encoded(pair, max_length)["input_ids"]
-
     def logits(
         self, pairs: Sequence[tuple[str, str]], *, max_length: int, progress: bool = False
     ) -> npt.NDArray[np.float32]:
         """Return raw logits, float32 [n, labels]."""
-        rows = []
-        with torch.inference_mode():
-            for pair in tqdm(pairs, desc="PyTorch reference", unit="pair", disable=not progress):
-                encoded = {
-                    name: torch.tensor([ids])
-                    for name, ids in self._encoded(pair, max_length).items()
-                    if name in self.names
-                }
-                rows.append(self.model(encoded).float().numpy()[0])
-        return np.stack(rows) if rows else np.zeros((0, self.checkpoint.labels), dtype=np.float32)
+        return self.expected(pairs, max_length=max_length, progress=progress).logits
+
+    def expected(self, pairs: Sequence[tuple[str, str]], *, max_length: int, progress: bool = False) -> Expected:
+        """Return raw logits and token ids, truncated as transformers does it."""
+        encoded = [self._encoded(pair, max_length) for pair in pairs]
+        by_length: dict[int, list[int]] = {}
+        for row, each in enumerate(encoded):
+            by_length.setdefault(len(each["input_ids"]), []).append(row)
+        logits = np.zeros((len(pairs), self.checkpoint.labels), dtype=np.float32)
+        with (
+            torch.inference_mode(),
+            tqdm(total=len(pairs), desc="PyTorch reference", unit="pair", disable=not progress) as bar,
+        ):
+            for same in by_length.values():
+                for start in range(0, len(same), ROWS):
+                    rows = same[start : start + ROWS]
+                    batch = {
+                        name: torch.tensor([encoded[row][name] for row in rows])
+                        for name in encoded[rows[0]]
+                        if name in self.names
+                    }
+                    logits[rows] = self.model(batch).float().numpy()
+                    bar.update(len(rows))
+        return Expected(tuple(each["input_ids"] for each in encoded), logits)
 
     def _encoded(self, pair: tuple[str, str], max_length: int) -> dict[str, list[int]]:
         # Lists of one: given two bare strings, transformers takes an empty passage for no passage at all.
