@@ -1,11 +1,13 @@
 """The backends crossrt knows, and which of them are installed. Nothing is imported to find out."""
 
+import importlib
 import importlib.metadata
 import importlib.util
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from .cpus import processor
+from .driver import gpus
 from .errors import BackendError
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
@@ -28,9 +30,15 @@ NATIVE_FLAGS = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512
 
 def installed_backends() -> tuple[str, ...]:
     """Return the backends that can run here. Raises BackendError when two packages overwrite each other's files."""
-    if all(_has_distribution(name) for name in DISTRIBUTIONS["onnxruntime"]):
+    # In folders of their own they do not: the first on the path is used, whole.
+    folders = [
+        Path(str(importlib.metadata.distribution(name).locate_file(""))).resolve()
+        for name in DISTRIBUTIONS["onnxruntime"]
+        if _has_distribution(name)
+    ]
+    if len(set(folders)) < len(folders):
         raise BackendError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            f"onnxruntime and onnxruntime-gpu are both installed in {folders[0]} and overwrite each other's files: "
             'uninstall both, then install one of "crossrt[cpu]" and onnxruntime-gpu'
         )
     found = [name for name in ONNX_BACKENDS if importlib.util.find_spec(name) is not None]
@@ -58,6 +66,10 @@ def backend_version(backend: str) -> str:
     for name in DISTRIBUTIONS[backend]:
         if _has_distribution(name):
             return importlib.metadata.version(name)
+    # A TensorRT that was copied, or came in another package, is known by its module alone. Without a driver it is not asked:
+    # it could take the process down.
+    if backend in LIBRARIES and gpus() and importlib.util.find_spec(backend) is not None:
+        return str(importlib.import_module(backend).__version__)
     return "?"
 
 

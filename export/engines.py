@@ -31,12 +31,12 @@ from ..engine.errors import BackendError, BundleError, OptionError, ParityError
 from ..engine.plan import Batch
 from ..engine.precision import Precision
 from ..engine.publish import published_directory
-from ..engine.tensorrt import checked_plan
+from ..engine.tensorrt import TensorRtExecutor, checked_plan
 from .attention import UNMEASURED, fused_attention
 from .manifest import write_manifest
 from .pairs import builtin_pairs
 from .tensorrt import TIMINGS, BuildOptions, Progress, engine_from_onnx, layer_information, refitted
-from .tensorrt8 import is_tensorrt8
+from .tensorrt8 import takes_file_for_gpus
 from .tolerance import TOLERANCE
 
 ALLOWED = {Precision.FP32: 2e-3, Precision.FP16: 0.03, Precision.INT8: 0.5}
@@ -90,7 +90,7 @@ def add_engines(
     judging: JudgingSet | None = None,
     progress: Progress = lambda text: None,
 ) -> tuple[Bundle, tuple[EngineCheck, ...]]:
-    """Build an engine for each precision and put all into the bundle, in one step, replacing those of the same GPU.
+    """Build an engine for each precision and put all into the bundle, in one step, replacing those of the same GPU and TensorRT.
 
     `lengths`, int64 [n], of the user's pairs in tokens tell which shapes kernels are chosen for; `max_length` and `tokens`
     bound a pair's and a batch's tokens, and so the memory that the engine takes. Without a timing cache in `options` there is
@@ -178,7 +178,8 @@ class _Making:
                 (partial / engine.file).unlink(missing_ok=True)  # a link to the old one, which must stay as it is
                 (partial / engine.file).write_bytes(plan)
                 kept = tuple(other for other in manifest.engines if other.file != engine.file)
-                manifest = replace(manifest, engines=(*kept, engine))
+                # The newest first: where several could run, as one for later versions beside one for this, it is taken.
+                manifest = replace(manifest, engines=(engine, *kept))
                 write_manifest(partial, manifest)
                 self.progress(f"{engine.file}: comparing its scores with the ONNX model's")
                 check = check_engine(
@@ -191,9 +192,10 @@ class _Making:
 
     def engine(self, precision: Precision) -> tuple[EngineFile, bytes]:
         """Build, or refit, an engine; return what the manifest says of it, and its plan."""
-        # TensorRT 8 reads no opset above 17, and types its networks by flags.
-        model = self.bundle.model_file(precision, gpu=not is_tensorrt8(self.version))
-        file = f"model.{precision.value}.{_slug(self.gpu.name)}.engine"
+        model = self.bundle.model_file(precision, gpu=takes_file_for_gpus(self.version))
+        # All that it is bound to, so that engines for several GPUs and versions lie side by side.
+        bound = f"{_slug(self.gpu.name)}-{self.gpu.capability}.{_slug(self.library)}-{self.version}"
+        file = f"model.{precision.value}.{bound}.engine"
         begin = time.perf_counter()
         profiles, options = self.profiles, _described(self.options)
         if self.refit_from is None:
@@ -262,11 +264,12 @@ def check_engine(
 ) -> EngineCheck:
     """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts.
 
-    An INT8 engine also ranks the lists of `judging`, the built-in ones unless given, beside the FP32 model of `full`, which is
+    Every lane computes each shape three times: launch by launch, once more while it is captured, and as a graph. The CPU's side
+    is ONNX Runtime, since crossrt's own kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of `judging`, the built-in ones unless given, beside the FP32 model of `full`, which is
     the same bundle unless this one holds no FP32.
     """
     precision = Precision.parse(engine.precision)
-    shapes = tuple(dict.fromkeys(shape for profile in engine.profiles for shape in corners(profile)))
+    shapes = tuple(dict.fromkeys(corners(engine.profiles)))
     opened: dict[str, Any] = {
         "precision": precision,
         "max_length": min(bundle.manifest.max_length, engine.profiles[-1].max[1]),
@@ -275,14 +278,16 @@ def check_engine(
     overlap = None
     ranked = TOLERANCE[precision].top10_overlap
     with (
-        CrossEncoder(bundle.path, device="cpu", **opened) as reference,
+        CrossEncoder(bundle.path, device="cpu", backend="onnxruntime", **opened) as reference,
         CrossEncoder(bundle.path, device=device, backend="tensorrt", **opened) as ours,
     ):
         pairs = builtin_pairs(reference.max_length)
         differences = [np.abs(ours.logits(pairs) - reference.logits(pairs))]
         vocabulary = tokenizers.Tokenizer.from_file(str(bundle.tokenizer_file)).get_vocab_size()
         for batch in batches(shapes, vocabulary):
-            differences.append(np.abs(ours._scorer.run(batch) - reference._scorer.run(batch)))
+            expected = reference._scorer.run(batch)
+            # Batches go to the lanes in turn.
+            differences += [np.abs(ours._scorer.run(batch) - expected) for _ in range(3 * TensorRtExecutor.lanes)]
         worst = max(float(np.nan_to_num(each, nan=np.inf).max()) for each in differences)
         if ranked and worst <= ALLOWED[precision]:
             overlap = _overlap(ours, full or bundle, judging or JudgingSet.builtin(), opened["max_length"])
@@ -299,17 +304,20 @@ def check_engine(
 
 def _overlap(ours: CrossEncoder, full: Bundle, judging: JudgingSet, max_length: int) -> float:
     """The mean overlap of the top ten with those of a bundle's FP32 model on the CPU."""
-    with CrossEncoder(full.path, device="cpu", max_length=max_length) as reference:
+    with CrossEncoder(full.path, device="cpu", backend="onnxruntime", max_length=max_length) as reference:
         expected, found = (model.relevance(model.logits(judging.pairs)) for model in (reference, ours))
     return float(
         np.mean([top_overlap(expected[rows.start : rows.stop], found[rows.start : rows.stop]) for rows in judging.rows])
     )
 
 
-def corners(profile: Profile) -> Iterator[Shape]:
-    """Yield a profile's min, opt and max. No pair is shorter than three tokens."""
-    for rows, tokens in (profile.min, profile.opt, profile.max):
-        yield rows, max(tokens, min(3, profile.max[1]))
+def corners(profiles: Sequence[Profile]) -> Iterator[Shape]:
+    """Yield each profile's min, opt and max, its min being what no earlier profile takes. No pair is shorter than three tokens."""
+    shortest = 3
+    for profile in profiles:
+        for rows, tokens in (profile.min, profile.opt, profile.max):
+            yield rows, max(tokens, min(shortest, profile.max[1]))
+        shortest = profile.max[1] + 1
 
 
 def batches(shapes: Sequence[Shape], vocabulary: int) -> Iterator[Batch]:

@@ -71,14 +71,16 @@ class ParsedNetwork:
             builder = tensorrt.Builder(log)
         except TypeError as error:  # its way of telling that there is none
             raise log.error(f"{library} {tensorrt.__version__} cannot build here") from error
-        if tensorrt8.is_tensorrt8(tensorrt.__version__):
+        old = tensorrt8.is_tensorrt8(tensorrt.__version__)
+        if old:
             network = tensorrt8.create_network(tensorrt, builder)
         else:
             network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, log)
         parsed = parser.parse(onnx) if isinstance(onnx, bytes) else parser.parse_from_file(str(onnx))
         if not parsed:
-            raise BackendError(f"{library} {tensorrt.__version__} does not take this model:\n  {_errors_of(parser)}")
+            said = _errors_of(parser, tensorrt8.described if old else _described)
+            raise BackendError(f"{library} {tensorrt.__version__} does not take this model:\n  {said}")
         return cls(library=library, tensorrt=tensorrt, log=log, builder=builder, parser=parser, network=network)
 
 
@@ -103,7 +105,8 @@ def engine_from_onnx(
     parsed = ParsedNetwork.of(onnx, library=library)
     tensorrt, builder, network, log = parsed.tensorrt, parsed.builder, parsed.network, parsed.log
     config = _config(tensorrt, builder, options)
-    if tensorrt8.is_tensorrt8(tensorrt.__version__):
+    old = tensorrt8.is_tensorrt8(tensorrt.__version__)
+    if old:
         tensorrt8.constrain(tensorrt, network, config)
     for wanted in profiles:
         profile = builder.create_optimization_profile()
@@ -114,7 +117,7 @@ def engine_from_onnx(
     cache = options.timing_cache if library == "tensorrt" else None
     if cache is not None:
         use_timings(config, cache)
-    monitor = None if progress is None else _monitor(tensorrt, progress)
+    monitor = None if progress is None or old else _monitor(tensorrt, progress)
     if monitor is not None:
         config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
@@ -147,7 +150,7 @@ def refitted(plan: bytes, onnx: bytes | Path, *, library: str = "tensorrt") -> b
     taken = parser.refit_from_bytes(onnx) if isinstance(onnx, bytes) else parser.refit_from_file(str(onnx))
     if not taken:
         raise BackendError(
-            f"the engine does not take this model's weights; build one of its own:\n  {_errors_of(parser)}"
+            f"the engine does not take this model's weights; build one of its own:\n  {_errors_of(parser, _described)}"
         )
     missing = list(refitter.get_missing_weights())
     if missing:
@@ -170,13 +173,11 @@ def layer_information(plan: bytes, *, library: str = "tensorrt") -> str:
     return str(engine.create_engine_inspector().get_engine_information(tensorrt.LayerInformationFormat.JSON))
 
 
-def _errors_of(parser: Any) -> str:
-    return "\n  ".join(_described(parser.get_error(number)) for number in range(parser.num_errors))
+def _errors_of(parser: Any, described: Callable[[Any], str]) -> str:
+    return "\n  ".join(described(parser.get_error(number)) for number in range(parser.num_errors))
 
 
 def _described(error: Any) -> str:
-    if not hasattr(error, "node_operator"):  # 8.6 has a number alone
-        return f"node {error.node()} of the file: {error.desc()}"
     node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_operator() else ""
     return f"{node}{error.desc()}"
 
@@ -198,9 +199,7 @@ def _config(tensorrt: Any, builder: Any, options: BuildOptions) -> Any:
 
 
 def _monitor(tensorrt: Any, progress: Progress) -> Any:
-    """Return what TensorRT tells its progress to, or None for 8.6, which tells none."""
-    if not hasattr(tensorrt, "IProgressMonitor"):
-        return None
+    """Return what TensorRT tells its progress to."""
 
     class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """What TensorRT 8.6 wants besides: its networks are typed weakly, so what the file says of types is put into flags and pins.
 
-Its parser ends at opset 17, and int64 inputs become int32, which the runtime reads from the engine.
+Its parser ends at opset 17, it tells nothing of how far a build is, and int64 inputs become int32, which the runtime reads
+from the engine.
 """
 
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 def is_tensorrt8(version: str) -> bool:
     """Tell whether a version of TensorRT, such as `8.6.0`, is one that this module is for."""
     return version.partition(".")[0] == "8"
+
+
+def takes_file_for_gpus(version: str) -> bool:
+    """Tell whether this TensorRT can read INT8 with its rest in FP16, which is opset 19; 8.6 gets the file of the CPUs."""
+    return not is_tensorrt8(version)
 
 
 def create_network(tensorrt: Any, builder: Any) -> Any:
@@ -25,6 +31,8 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
     """
     # Their libraries are not needed, and may be missing.
     config.set_tactic_sources(0)
+    # Without, a profile belongs to one context, and the second lane could not use it; from 10 on it is always so.
+    config.set_preview_feature(tensorrt.PreviewFeature.PROFILE_SHARING_0806, True)
     layers = [network.get_layer(number) for number in range(network.num_layers)]
     outputs = [[layer.get_output(number) for number in range(layer.num_outputs)] for layer in layers]
     kinds, half, single = tensorrt.LayerType, tensorrt.DataType.HALF, tensorrt.DataType.FLOAT
@@ -53,3 +61,8 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
             layer.precision = single
             for number in range(len(made)):
                 layer.set_output_type(number, single)
+
+
+def described(error: Any) -> str:
+    """Say what the parser has found wrong: it gives the number of a node, where later ones give its name."""
+    return f"node {error.node()} of the file: {error.desc()}"

@@ -304,9 +304,19 @@ def test_without_a_backend_the_error_says_what_to_install(bundle: Path, monkeypa
         CrossEncoder(bundle)
 
 
-def test_two_onnx_runtimes_at_once_are_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.backends._has_distribution", lambda name: True)
-    with pytest.raises(BackendError, match="both installed and overwrite each other"):
+def test_two_onnx_runtimes_in_one_folder_are_an_error(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(name: str, folder: str) -> None:
+        described = tmp_path / folder / f"{name.replace('-', '_')}-1.99.dist-info"
+        described.mkdir(parents=True)
+        (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.99\n")
+
+    install("onnxruntime-gpu", "carried")
+    monkeypatch.syspath_prepend(tmp_path / "carried")
+    CrossEncoder(bundle).close()  # each is whole
+    install("onnxruntime", "carried")
+    with pytest.raises(BackendError, match="both installed in .*carried and overwrite each other"):
         CrossEncoder(bundle)
 
 

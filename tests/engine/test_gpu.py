@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +133,20 @@ def test_without_a_driver_nothing_is_found_and_nothing_of_nvidias_is_loaded(bund
 def test_two_builds_of_onnxruntime_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_has_distribution", lambda name: name == "onnxruntime")
     assert not backends.has_cuda(), "the CPU's ONNX Runtime would compute on the CPU without a word"
+
+
+def test_a_tensorrt_that_was_copied_is_known_by_its_module_and_only_where_there_is_a_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("__version__ = '8.6.0'")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(backends, "_has_distribution", lambda name: False)
+    monkeypatch.setattr(backends, "gpus", lambda: ())
+    assert backends.backend_version("tensorrt") == "?"
+    assert "tensorrt" not in sys.modules, "it could take the process down"
+    monkeypatch.setattr(backends, "gpus", lambda: (H200,))
+    assert backends.backend_version("tensorrt") == "8.6.0"
 
 
 def test_onnxruntime_takes_the_file_for_gpus_where_there_is_one(bundle: Path, tmp_path: Path) -> None:

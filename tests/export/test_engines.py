@@ -2,104 +2,41 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 pytest.importorskip("torch")
 
 from crossrt.__main__ import main
 from crossrt.engine import engine_cache
-from crossrt.engine import gpu as gpu_module
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.driver import Gpu
-from crossrt.engine.engine_file import Shape
+from crossrt.engine.engine_file import Profile, profile_for, profiles_for
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ParityError
+from crossrt.engine.lattice import Lattice
 from crossrt.engine.precision import Precision
 from crossrt.export import engines
-from crossrt.export.engines import add_engines, here
+from crossrt.export.engines import add_engines, corners, here
 from crossrt.export.manifest import write_manifest
-from tests.engine.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 
-GPU = Gpu(name="NVIDIA Memory 1", capability="9.0")
+from tests.engine import memory_device
 
+from .memory_machine import GPU, machine_in_memory
 
-class OnnxContext(MemoryContext):
-    """Computes the bundle's ONNX model where a GPU would compute the engine."""
-
-    def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
-        executor = self.executor
-        assert isinstance(executor, OnnxExecutor)
-
-        def compute() -> None:
-            feeds = {
-                name: executor.cuda.at(addresses[name], shape[0] * shape[1] * dtype.itemsize).view(dtype).reshape(shape)
-                for name, dtype in executor.inputs.items()
-            }
-            [logits] = executor.session.run(["logits"], feeds)
-            error = executor.error(logits) if callable(executor.error) else executor.error
-            logits = (logits + error).astype(np.float32)
-            executor.cuda.at(addresses["logits"], logits.nbytes)[:] = logits.reshape(-1).view(np.uint8)
-
-        executor.cuda.kernel(self.stream, compute)
-
-
-class OnnxExecutor(MemoryExecutor):
-    def __init__(self, bundle: Bundle, precision: Precision, error: Any) -> None:
-        found, _ = gpu_module._engine(bundle, precision, 0)
-        assert found is not None
-        profiles = found[1].profiles
-        super().__init__(
-            MemoryDevice(),
-            limits=tuple(profile.max for profile in profiles),
-            dtype=np.int64,
-            names=tuple(bundle.manifest.inputs),
-        )
-        self.session = onnxruntime.InferenceSession(str(bundle.model_file(precision)))
-        self.error = error
-
-    def context(self, stream: int) -> MemoryContext:
-        self.contexts += 1
-        return OnnxContext(self, stream)
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """A GPU and a TensorRT whose engines err by `error`."""
-    found: dict[str, Any] = {"error": 0.0, "built": [], "version": "10.13.0"}
-
-    def build(model: Path, profiles: Any, *, library: str, options: Any, progress: Any) -> bytes:
-        found["built"].append(model.name)
-        progress("timing graph nodes, 3 of 5")
-        return b"plan of " + model.name.encode()
-
-    def refit(plan: bytes, model: Path, *, library: str) -> bytes:
-        return plan + b" with the weights of " + model.name.encode()
-
-    layers = [{"Name": f"_gemm_mha_v2_myl0_{n}", "Metadata": f"[ONNX Layer: layer.{n}.context_heads]"} for n in (0, 1)]
-
-    for module in (engines, gpu_module):
-        monkeypatch.setattr(module, "gpus", lambda: (GPU,))
-        monkeypatch.setattr(module, "backend_version", lambda name: found["version"])
-    monkeypatch.setattr(engines, "engine_from_onnx", build)
-    monkeypatch.setattr(engines, "refitted", refit)
-    monkeypatch.setattr(engines, "layer_information", lambda plan, library: json.dumps({"Layers": layers}))
-    monkeypatch.setattr(engine_cache, "FOLDER", tmp_path / "cache")
-    monkeypatch.setattr(engines, "here", lambda device=0: (GPU, "tensorrt"))
-    monkeypatch.setattr(gpu_module.importlib.util, "find_spec", lambda name, *rest: True)
-    monkeypatch.setattr(
-        "crossrt.engine.gpu.open_executors",
-        lambda bundle, setup: [OnnxExecutor(bundle, setup.precision, found["error"])],
-    )
-    return found
+    return machine_in_memory(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -117,7 +54,7 @@ def test_an_engine_that_passes_enters_the_bundle_and_is_used(machine: dict[str, 
     assert "passed, max |difference|" in str(check)
     assert "fused kernels: 2 of 2 attention layers fused" in str(check)
     [engine] = Bundle.open(copy.path, verify=True).manifest.engines
-    assert engine.file == "model.fp32.nvidia-memory-1.engine"
+    assert engine.file == "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"
     assert (made.path / engine.file).read_bytes() == b"plan of model.fp32.onnx"
     assert (engine.version, engine.gpu, engine.capability) == ("10.13.0", GPU.name, "9.0")
     assert engine.attention == "2 of 2 attention layers fused"
@@ -138,14 +75,42 @@ def test_an_engine_of_other_scores_enters_no_bundle(machine: dict[str, Any], cop
 
 
 def test_built_again_it_replaces_its_own_kind_alone(machine: dict[str, Any], copy: Bundle) -> None:
-    made, _ = add_engines(copy, [Precision.FP32])
-    machine["version"] = "11.0.0"
-    made, _ = add_engines(made, [Precision.FP32])
-    [engine] = made.manifest.engines
-    assert engine.version == "11.0.0"
+    first = Bundle.open(copy.path)
+    for version in ("10.13.0", "11.0.0", "11.0.0"):
+        machine["version"] = version
+        first, _ = add_engines(first, [Precision.FP32])
+    assert [engine.version for engine in first.manifest.engines] == ["11.0.0", "10.13.0"], "the newest first"
+    for engine in first.manifest.engines:
+        assert (first.path / engine.file).is_file()
     machine["version"] = "10.13.0"
-    with pytest.raises(BackendError, match=r"built by tensorrt 11\.0\.0 .* and this is tensorrt 10\.13\.0"):
-        CrossEncoder(made.path, device="cuda", backend="tensorrt")
+    with CrossEncoder(first.path, device="cuda", backend="tensorrt") as model:
+        assert model.backend == "tensorrt"
+    machine["version"] = "10.14.0"
+    with pytest.raises(BackendError, match=r"built by tensorrt 1.\.\d+\.0 .* and this is tensorrt 10\.14\.0"):
+        CrossEncoder(first.path, device="cuda", backend="tensorrt")
+
+
+@pytest.mark.parametrize("lengths", [None, np.array([20, 70, 130, 300])])
+@pytest.mark.parametrize("longest", [512, 160, 64, 65])
+def test_the_corners_of_each_profile_run_in_it(longest: int, lengths: Any) -> None:
+    profiles = profiles_for(longest, lengths=lengths)
+    lattice = Lattice([profile.max for profile in profiles])
+    run_in = [profile_for(profiles, lattice.rounded(shape)) for shape in corners(profiles)]
+    assert run_in == [number for number in range(len(profiles)) for _ in range(3)]
+    assert list(corners([Profile(min=(1, 1), opt=(2, 2), max=(4, 2))])) == [(1, 2), (2, 2), (4, 2)]
+
+
+def test_graphs_are_compared_too(machine: dict[str, Any], copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine whose scores are right until a graph computes them enters no bundle."""
+    launch = memory_device.MemoryDevice.launch
+
+    def launch_wrongly(device: memory_device.MemoryDevice, graph: int, stream: int) -> None:
+        launch(device, graph, stream)
+        device.kernel(stream, lambda: [memory.fill(memory_device.POISON) for memory in device.pinned.values()])
+
+    monkeypatch.setattr(memory_device.MemoryDevice, "launch", launch_wrongly)
+    with pytest.raises(ParityError, match="FAILED"):
+        add_engines(copy, [Precision.FP32])
 
 
 def test_an_error_while_building_leaves_the_bundle_as_it_was(
@@ -252,10 +217,22 @@ def test_two_that_build_into_one_cache_build_once(machine: dict[str, Any], copy:
     # Other options are another engine; a damaged one is built anew.
     add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
     [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
-    (entry / "model.fp32.nvidia-memory-1.engine").write_bytes(b"plan of model.fp32.ONNX")
+    (entry / "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine").write_bytes(b"plan of model.fp32.ONNX")
     add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
     assert len(machine["built"]) == 3
     Bundle.open(entry, verify=True)
+
+
+def test_two_processes_that_build_into_one_cache_build_once(copy: Bundle, tmp_path: Path) -> None:
+    words = [str(copy.path), str(tmp_path / "cache"), str(tmp_path / "log")]
+    command = [sys.executable, "-m", "tests.export.memory_machine", *words]
+    builders = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = "".join(builder.communicate()[0] for builder in builders)
+    assert [builder.returncode for builder in builders] == [0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+    assert said.count("holds the fp32 engine already") == 1
+    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert len(Bundle.open(entry, verify=True).manifest.engines) == 1
 
 
 def test_a_damaged_entry_is_as_good_as_none(
@@ -263,7 +240,7 @@ def test_a_damaged_entry_is_as_good_as_none(
 ) -> None:
     add_engines(copy, [Precision.FP32], cache=True)
     [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
-    (entry / "model.fp32.nvidia-memory-1.engine").write_bytes(b"cut off")
+    (entry / "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine").write_bytes(b"cut off")
     with pytest.raises(BackendError, match="the bundle has no fp32 engine"):
         CrossEncoder(copy.path, device="cuda", backend="tensorrt")
     assert "is not used" in caplog.text
@@ -279,8 +256,8 @@ def test_an_entry_holds_the_one_model_and_its_engine(
     add_engines(made, [Precision.FP32], cache=True)
     [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     names = {path.name for path in entry.iterdir()}
-    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1.engine", "tokenizer.json"} < names
-    assert not {"model.fp16.onnx", "model.fp16.nvidia-memory-1.engine"} & names
+    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine", "tokenizer.json"} < names
+    assert not {"model.fp16.onnx", "model.fp16.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} & names
 
 
 def test_a_file_that_two_precisions_share_stays_with_the_one_that_is_built(
@@ -293,7 +270,7 @@ def test_a_file_that_two_precisions_share_stays_with_the_one_that_is_built(
     add_engines(Bundle.open(copy.path), [Precision.FP32], cache=True)
     [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     names = {path.name for path in entry.iterdir()}
-    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1.engine"} < names
+    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} < names
     assert "model.bf16.native" not in names
 
 

@@ -164,7 +164,11 @@ def test_no_scale_is_rounded_to_nothing(checkpoint: Path) -> None:
 
 
 def test_tensorrt_builds_the_file_for_gpus(exported: Bundle) -> None:
+    """With all that the search for ranges has put around its products."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    graph = onnx.load(exported.model_file(Precision.INT8, gpu=True)).graph
+    parts = {node.name.rpartition(".")[2] for node in graph.node}
+    assert {"smoothed", "shifted", "kept", "kept_product"} <= parts, "this model has none of them"
     from crossrt.engine.engine_file import profiles_for
     from crossrt.export.tensorrt import BuildOptions, engine_from_onnx
 

@@ -1,11 +1,13 @@
 """Engines are built for real, by TensorRT-RTX, which needs no GPU: that the graphs build is proved, not that they are fast."""
 
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import onnx
 import pytest
@@ -17,6 +19,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 from crossrt.engine.driver import gpus
 from crossrt.engine.engine_file import profiles_for
 from crossrt.engine.errors import BackendError, OptionError
+from crossrt.engine.tensorrt import collecting_logger
 from crossrt.export import tensorrt
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.numerics import FP16, FP32
@@ -106,6 +109,34 @@ def test_progress_is_told_while_it_builds(tiny: Checkpoint, monkeypatch: pytest.
     engine_from_onnx(model, profiles_for(512), library="tensorrt_rtx", options=QUICK, progress=said.append)
     assert len(said) > 10
     assert re.fullmatch(r"[a-z ]+, \d+ of \d+", said[0])
+
+
+def test_options_are_what_the_builder_is_told() -> None:
+    module = importlib.import_module("tensorrt_rtx")
+    builder, flags = module.Builder(collecting_logger(module)), module.BuilderFlag
+
+    def told(options: BuildOptions) -> tuple[Any, ...]:
+        config = tensorrt._config(module, builder, options)
+        assert not config.get_flag(flags.TF32), "FP32 is FP32"
+        assert config.profiling_verbosity == module.ProfilingVerbosity.DETAILED
+        return (
+            config.get_memory_pool_limit(module.MemoryPoolType.WORKSPACE),
+            config.builder_optimization_level,
+            config.get_flag(flags.REFIT),
+            config.get_flag(flags.VERSION_COMPATIBLE),
+        )
+
+    usual = builder.create_builder_config().builder_optimization_level
+    assert told(BuildOptions()) == (4 << 30, usual, False, False)
+    assert told(BuildOptions(workspace=1 << 28, optimization_level=5)) == (1 << 28, 5, False, False)
+    assert told(BuildOptions(refittable=True))[2:] == (True, False)
+    assert told(BuildOptions(version_compatible=True))[2:] == (False, True)
+    # This one TensorRT-RTX takes without a word and forgets: its engines are for many GPUs in any case.
+    config = MagicMock()
+    tensorrt._config(
+        module, SimpleNamespace(create_builder_config=lambda: config), BuildOptions(hardware_compatible=True)
+    )
+    assert config.hardware_compatibility_level == module.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
 def test_a_refittable_engine_that_cannot_be_built_here_is_told_in_words(tiny: Checkpoint) -> None:

@@ -1,5 +1,6 @@
 """TensorRT 8.6's flags and pins, on networks that TensorRT-RTX parsed from our files: layers are real, the rest is noted."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed"
 
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
+from crossrt.engine.errors import BackendError
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.numerics import FP16, FP32, Numerics
 from crossrt.export.onnx import graph_of
 from crossrt.export.points import points_of
 from crossrt.export.tensorrt import ParsedNetwork
-from crossrt.export.tensorrt8 import constrain, is_tensorrt8
+from crossrt.export.tensorrt8 import constrain, is_tensorrt8, takes_file_for_gpus
 
 
 class Layer:
@@ -45,10 +47,16 @@ def constrained(checkpoint: Path, numerics: Numerics) -> tuple[set[str], dict[st
         LayerType=trt.LayerType,
         DataType=trt.DataType,
         BuilderFlag=SimpleNamespace(INT8="INT8", FP16="FP16", OBEY_PRECISION_CONSTRAINTS="OBEY"),
+        PreviewFeature=SimpleNamespace(PROFILE_SHARING_0806="SHARING"),
         INormalizationLayer=type("Normalization", (Layer,), {}),
     )
     network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
-    constrain(module, network, SimpleNamespace(set_flag=flags.add, set_tactic_sources=lambda sources: None))
+    features: dict[str, bool] = {}
+    config = SimpleNamespace(
+        set_flag=flags.add, set_tactic_sources=lambda sources: None, set_preview_feature=features.__setitem__
+    )
+    constrain(module, network, config)
+    assert features == {"SHARING": True}, "every lane has a context, and all use all profiles"
     return flags, {layer.name: layer for layer in layers}  # type: ignore[attr-defined]
 
 
@@ -92,3 +100,30 @@ def test_products_of_8_bits_are_left_to_tensorrt(checkpoint: Path) -> None:
 @pytest.mark.parametrize(("version", "old"), [("8.6.0", True), ("8.6.1.6", True), ("10.13.0", False), ("11.0", False)])
 def test_only_tensorrt_8_is_8(version: str, old: bool) -> None:
     assert is_tensorrt8(version) == old
+    assert takes_file_for_gpus(version) != old
+
+
+class Old:
+    """TensorRT 8.6's names, of what is met until a model is refused: its parser has no names of nodes."""
+
+    __version__ = "8.6.0"
+    ILogger, Builder = trt.ILogger, lambda log: SimpleNamespace(create_network=lambda flags: flags)
+    NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+
+    class OnnxParser:
+        num_errors = 1
+
+        def __init__(self, network: int, log: Any) -> None:
+            assert network == 1 << 0, "with the batch in its shapes"
+
+        def parse(self, onnx: bytes) -> bool:
+            return False
+
+        def get_error(self, number: int) -> Any:
+            return SimpleNamespace(node=lambda: 7, desc=lambda: "no importer for Hardmax2")
+
+
+def test_a_model_that_it_does_not_take_is_told_by_the_number_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", Old)
+    with pytest.raises(BackendError, match=r"tensorrt 8\.6\.0 does not take .*\n  node 7 of the file: no importer for"):
+        ParsedNetwork.of(b"a model", library="tensorrt")

@@ -10,7 +10,7 @@ import pytest
 from crossrt.engine.cuda import DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
 from crossrt.engine.errors import BackendError, CudaError
 
-from .memory_device import MemoryDevice
+from tests.engine.memory_device import MemoryDevice
 
 
 def _bindings(name: str) -> Any:
