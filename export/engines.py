@@ -264,9 +264,10 @@ def check_engine(
 ) -> EngineCheck:
     """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts.
 
-    Every lane computes each shape three times: launch by launch, once more while it is captured, and as a graph. The CPU's side
-    is ONNX Runtime, since crossrt's own kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of `judging`, the built-in ones unless given, beside the FP32 model of `full`, which is
-    the same bundle unless this one holds no FP32.
+    Every lane computes each shape three times: launch by launch, once more as it is captured, and as a graph. The CPU's side is
+    ONNX Runtime, since crossrt's own kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of
+    `judging`, the built-in ones unless given, beside the FP32 model of `full`, which is the same bundle unless this one holds no
+    FP32.
     """
     precision = Precision.parse(engine.precision)
     shapes = tuple(dict.fromkeys(corners(engine.profiles)))
@@ -312,7 +313,7 @@ def _overlap(ours: CrossEncoder, full: Bundle, judging: JudgingSet, max_length: 
 
 
 def corners(profiles: Sequence[Profile]) -> Iterator[Shape]:
-    """Yield each profile's min, opt and max, its min being what no earlier profile takes. No pair is shorter than three tokens."""
+    """Yield each profile's min, opt and max; its min is what no earlier one takes. No pair is shorter than three tokens."""
     shortest = 3
     for profile in profiles:
         for rows, tokens in (profile.min, profile.opt, profile.max):

@@ -316,7 +316,7 @@ def test_two_onnx_runtimes_in_one_folder_are_an_error(
     monkeypatch.syspath_prepend(tmp_path / "carried")
     CrossEncoder(bundle).close()  # each is whole
     install("onnxruntime", "carried")
-    with pytest.raises(BackendError, match="both installed in .*carried and overwrite each other"):
+    with pytest.raises(BackendError, match=r"both installed in .*carried and overwrite each other"):
         CrossEncoder(bundle)
 
 

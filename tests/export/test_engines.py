@@ -1,6 +1,5 @@
 """An engine that has not given the ONNX model's scores on its GPU is in no bundle. The GPU here is one in memory."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from crossrt.engine.precision import Precision
 from crossrt.export import engines
 from crossrt.export.engines import add_engines, corners, here
 from crossrt.export.manifest import write_manifest
-
 from tests.engine import memory_device
 
 from .memory_machine import GPU, machine_in_memory

@@ -9,7 +9,6 @@ import pytest
 
 from crossrt.engine.cuda import DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
 from crossrt.engine.errors import BackendError, CudaError
-
 from tests.engine.memory_device import MemoryDevice
 
 
