@@ -1,191 +1,502 @@
 #!/usr/bin/env python3
-"""crossrt on a GPU beside PyTorch: parity, throughput and latency with whatever is installed.
+"""crossrt on a GPU beside PyTorch: engines built, parity, throughput and latency, with whatever is installed.
 
-    benchmarks/gpu.py BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --reference scores.npz
-    benchmarks/gpu.py BUNDLE ... --checkpoint CHECKPOINT --write-reference scores.npz     on any machine with torch
+    benchmarks/gpu.py BUNDLE... --queries Q.tsv --passages P.tsv --run R.trec --out gpu.json
+    benchmarks/gpu.py BUNDLE --checkpoint CHECKPOINT ... --write-reference scores.npz     on any machine with torch
 
-Two environments can share one machine, such as TensorRT 8.6 with a Python of its own, so PyTorch's scores travel as a file.
-With torch and `--checkpoint`, PyTorch FP16 through sentence-transformers (SDPA, sorted batches) runs in the same turns.
-Every request goes to all systems, one after the other; a system that cannot run stays in the table with its reason.
+Engines are built first, on a copy of each bundle. Then every request goes to all systems, one after the other. Parity is with
+the scores that PyTorch gave in FP32 (`--reference`, a file, since the Python of TensorRT 8.6 has no torch), or else with the
+bundle's own FP32 model on the CPU, which has passed PyTorch's. With torch and `--checkpoint`, PyTorch FP16 through
+sentence-transformers (SDPA, sorted batches) runs in the same turns.
+
+Whatever fails stays in the result with its reason, and the result is written after every step. Exit status: 0 when something ran
+and all that ran has the reference's scores within the tolerance of its precision, else 1.
 """
 
 import argparse
+import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import tokenizers
 from result import write_result
 
-from crossrt import Bundle, CrossEncoder
-from crossrt.engine.errors import CrossrtError
-from crossrt.engine.trec import read_collection
+with suppress(ImportError, OSError):
+    import torch  # first: it loads CUDA and cuDNN, which an ONNX Runtime that lies in another folder would not find
 
-Score = Callable[[str, Sequence[str]], Any]
+from crossrt import Bundle, CrossEncoder, PassageStore
+from crossrt.calibration.ranking import top_overlap
+from crossrt.engine.backends import backend_version
+from crossrt.engine.driver import gpus
+from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.engine_file import profiles_for
+from crossrt.engine.lattice import Lattice
+from crossrt.engine.pipeline import BATCH_COST
+from crossrt.engine.precision import Precision
+from crossrt.engine.preparation import prepare
+from crossrt.engine.tensorrt import TensorRtExecutor
+from crossrt.engine.trec import read_collection
+from crossrt.evaluation.facts import versions
+from crossrt.export.tolerance import TOLERANCE
+from crossrt.speed.operations import flops_of
+
+Pairs = Sequence[tuple[str, str]]
 PEER = "sentence-transformers FP16"
 COUNTS = (1, 10, 100)
+PACKAGES = ("tensorrt-rtx", "onnxruntime-gpu", "cuda-bindings", "pycuda", "torch", "sentence-transformers")
+WARM = 3 * TensorRtExecutor.lanes
+"""Passes that do not count: batches go to the lanes in turn, and a lane's third of a shape is the first that is a graph."""
+MATMUL = 8192
+"""Rows and columns of the products that say what the device can do."""
 
 
-def main() -> None:
-    """Measure, print, and write JSON when asked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A query with its passages and their ids."""
+
+    query: str
+    names: list[str]
+    passages: list[str]
+
+    def pairs(self, count: int | None = None) -> list[tuple[str, str]]:
+        return [(self.query, passage) for passage in self.passages[:count]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What scores pairs; `model` is ours, and None for PyTorch."""
+
+    score: Callable[[Pairs], Any]
+    precision: Precision
+    model: CrossEncoder | None = None
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print, write JSON; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     for name in ("queries", "passages", "run"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, help="for PyTorch, where it is installed")
-    parser.add_argument("--reference", type=Path, help="scores that PyTorch gave in FP32")
-    parser.add_argument("--write-reference", type=Path, help="write them, and end")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=[], help="for PyTorch: of each bundle, in their order"
+    )
+    parser.add_argument(
+        "--reference", type=Path, nargs="+", default=[], help="scores of PyTorch, in the bundles' order"
+    )
+    parser.add_argument("--write-reference", type=Path, help="write the first checkpoint's scores, and end")
+    parser.add_argument("--max-length", type=int, help="of all systems and engines; each model's own unless given")
+    parser.add_argument(
+        "--engine-options", default="", help='more words for `crossrt engines`: "--optimization-level 2"'
+    )
+    parser.add_argument("--engine-seconds", type=float, default=300, help="the most that building one engine may take")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--requests", type=int, default=43)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="passes that count, after those that warm up")
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     queries, passages, run = read_collection(arguments.queries, arguments.passages, arguments.run)
     requests = [
-        (queries[query], [passages[name] for name in list(candidates)[: COUNTS[-1]]])
+        Request(query=queries[query], names=names, passages=[passages[name] for name in names])
         for query, candidates in list(run.items())[: arguments.requests]
+        for names in [list(candidates)[: COUNTS[-1]]]
     ]
     if arguments.write_reference:
-        score = sentence_transformers(arguments.checkpoint, "cpu", "float32")
-        np.savez(arguments.write_reference, *[score(*request) for request in requests])
-        return
-    expected = None
-    if arguments.reference:
-        stored = np.load(arguments.reference)
-        expected = [stored[f"arr_{number}"] for number in range(len(requests))]
-    systems, failed = opened(arguments)
-    rows = [measured(name, score, requests, expected) for name, score in systems.items()]
-    latencies = {count: in_turns(systems, requests, count, arguments.rounds) for count in COUNTS}
-    for row in rows:
-        row["ms_p50_p99"] = {str(count): latencies[count][row["system"]] for count in COUNTS}
-    built = Bundle.open(arguments.bundle).manifest.engines
+        length = length_of(Bundle.open(arguments.bundles[0]), arguments)
+        peer = sentence_transformers(arguments.checkpoint[0], "cpu", "float32", length)
+        scores = [peer(request.pairs()) for request in requests]
+        np.savez(arguments.write_reference, *scores, max_length=length)
+        return 0
+    found: list[dict[str, Any]] = []
     result = {
         "device": device_facts(arguments.device),
-        "bundle": str(arguments.bundle.name),
-        "engines": [asdict(engine) for engine in built],
-        "systems": rows + failed,
+        "versions": versions(*PACKAGES) | {"tensorrt": backend_version("tensorrt")},
+        "matmul_tflops": matmul_rates(arguments.device),
+        "bundles": found,
     }
-    show(result)
-    if arguments.out:
-        write_result(arguments.out, result)
+
+    def keep() -> None:
+        if arguments.out:
+            write_result(arguments.out, result)
+
+    print(result["device"], result["versions"], f"matrix products, TFLOP/s: {result['matmul_tflops']}", sep="\n")
+    for number, path in enumerate(arguments.bundles):
+        row: dict[str, Any] = {"bundle": path.name}
+        found.append(row)
+        keep()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                measure(path, number, requests, arguments, row, Path(folder), result["matmul_tflops"], keep)
+            except Exception as error:  # the other bundles are measured all the same
+                row["failed"] = said(error)
+        keep()
+        show(row)
+    rows = [system for row in found for system in row.get("systems", ())]
+    ran = [system for system in rows if "failed" not in system]
+    wrong = [system for system in ran if not system.get("passed", True)]
+    print(
+        f"{len(ran)} of {len(rows)} systems ran, {len(wrong)} with other scores than allowed or with nothing to compare them"
+    )
+    return int(not ran or bool(wrong) or any("failed" in row for row in found))
 
 
-def opened(arguments: argparse.Namespace) -> tuple[dict[str, Score], list[dict[str, str]]]:
-    """Open all systems; return those that run, and why others do not."""
-    wanted: dict[str, Callable[[], Score]] = {}
+def measure(
+    path: Path,
+    number: int,
+    requests: list[Request],
+    arguments: argparse.Namespace,
+    row: dict[str, Any],
+    folder: Path,
+    rates: dict[str, Any],
+    keep: Callable[[], None],
+) -> None:
+    """Fill in the row of a bundle, step by step."""
+    copy = Path(shutil.copytree(path, folder / path.name))
+    length = length_of(Bundle.open(copy), arguments)
+    row["max_length"] = length
+    row["builds"] = builds = []
+    for precision in Bundle.open(copy).manifest.models:
+        if precision != Precision.BF16.value:
+            builds.append(built(copy, precision, arguments))
+            keep()
+    bundle = Bundle.open(copy)
+    row["engines"] = [asdict(engine) for engine in bundle.manifest.engines]
+    row["padding"] = padding(bundle, requests, length)
+    expected: list[Any] | None = None
+    try:
+        expected, row["reference"] = reference(bundle, requests, arguments, number, length)
+    except Exception as error:  # without, speed is measured all the same
+        row["reference"] = f"failed: {said(error)}"
+    systems, row["systems"] = opened(copy, folder, number, arguments, length)
+    keep()
+    rows = {each["system"]: each for each in row["systems"]}
+    for name, system in list(systems.items()):
+        try:
+            rows[name] |= compared(system, requests, expected, bundle.manifest.relevant_label)
+        except Exception as error:
+            rows[name]["failed"] = said(error)
+            del systems[name]
+        keep()
+    store = prepared(bundle, requests, folder)
+    pairs = [pair for request in requests for pair in request.pairs()]
+    encoded = PairEncoder.from_file(bundle.tokenizer_file, max_length=length).encode(pairs)
+    flops = flops_of(bundle, encoded.lengths)
+
+    def works_of(system: System) -> dict[str, list[Callable[[], Any]]]:
+        works: dict[str, list[Callable[[], Any]]] = {
+            f"1 x {count}": [lambda r=request, n=count: system.score(r.pairs(n)) for request in requests]  # type: ignore[misc]
+            for count in COUNTS
+        }
+        works["all"] = [lambda: system.score(pairs)]
+        model = system.model
+        if model is not None:
+            works["all, model alone"] = [lambda: model._scorer.start(encoded, batch_size=32).wait()]
+            works["1 x 100, prepared"] = [
+                lambda r=request: model.logits_from(store, r.query, r.names)  # type: ignore[misc]
+                for request in requests
+            ]
+        return works
+
+    works = {name: works_of(system) for name, system in systems.items()}
+    for work in dict.fromkeys(work for each in works.values() for work in each):
+        callables = {name: each[work] for name, each in works.items() if work in each and "failed" not in rows[name]}
+        for name, times in in_turns(callables, arguments.rounds).items():
+            if isinstance(times, str):
+                rows[name]["failed"] = f"in {work}: {times}"
+                continue
+            p50, p99 = (float(value) for value in np.percentile(times, [50, 99]))
+            rows[name].setdefault("ms_p50_p99", {})[work] = [round(p50, 3), round(p99, 3)]
+            if work.startswith("all"):
+                rate = len(pairs) / p50 * 1e3
+                rows[name].setdefault("pairs_per_s", {})[work] = round(rate, 1)
+                if work != "all":
+                    rows[name]["model_tflops"] = tflops = round(flops / p50 / 1e9, 1)
+                    # FP32 is no matter for what half precision can do.
+                    if "failed" not in rates and systems[name].precision is not Precision.FP32:
+                        rows[name]["of_matmul"] = round(tflops / max(rates.values()), 3)
+        keep()
+    for system in systems.values():
+        if system.model is not None:
+            with suppress(Exception):  # a device that is lost says so above
+                system.model.close()
+
+
+def length_of(bundle: Bundle, arguments: argparse.Namespace) -> int:
+    """Tokens of the longest pair, in all systems."""
+    return min(bundle.manifest.max_length, arguments.max_length or bundle.manifest.max_length)
+
+
+def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Build an engine into the bundle, in a process of its own, which may crash or take too long."""
+    command = [sys.executable, "-m", "crossrt", "engines", str(bundle), "--precision", precision]
+    command += ["--device", arguments.device]
+    if arguments.max_length:
+        command += ["--max-length", str(min(arguments.max_length, Bundle.open(bundle).manifest.max_positions))]
+    command += shlex.split(arguments.engine_options)
+    print(shlex.join(command[1:]), flush=True)
+    row: dict[str, Any] = {"precision": precision, "options": shlex.join(command[7:])}
+    begin = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=arguments.engine_seconds
+        )
+        last = "\n".join(done.stdout.splitlines()[-12:])
+        row["failed" if done.returncode else "said"] = last or f"exit status {done.returncode}"
+    except subprocess.TimeoutExpired:
+        row["failed"] = (
+            f"not done after {arguments.engine_seconds:.0f} s: give --engine-seconds, or a lower optimization level"
+        )
+    print(row.get("failed") or row["said"], flush=True)
+    return row | {"seconds": round(time.perf_counter() - begin, 1)}
+
+
+def padding(bundle: Bundle, requests: list[Request], length: int) -> dict[str, Any]:
+    """What the lattice adds to the real tokens, of single requests and of all in one, and how many shapes they make."""
+    engines = bundle.manifest.engines
+    lattice = Lattice([profile.max for profile in (engines[0].profiles if engines else profiles_for(length))])
+    encoder = PairEncoder.from_file(bundle.tokenizer_file, max_length=length)
+    found: dict[str, Any] = {}
+    for name, lists in (
+        ("1 x 10", [request.pairs(10) for request in requests]),
+        ("1 x 100", [request.pairs() for request in requests]),
+        ("all", [[pair for request in requests for pair in request.pairs()]]),
+    ):
+        real, shapes = 0, []
+        for pairs in lists:
+            lengths = encoder.encode(pairs).lengths
+            real += int(lengths.sum())
+            for rows in lattice.parts(lengths, batch_cost=BATCH_COST):
+                shapes.append(lattice.rounded((len(rows), int(lengths[rows].max()))))
+        computed = sum(rows * tokens for rows, tokens in shapes)
+        found[name] = {"padding": round(1 - real / computed, 4), "batches": len(shapes), "shapes": len(set(shapes))}
+    return found
+
+
+def reference(
+    bundle: Bundle, requests: list[Request], arguments: argparse.Namespace, number: int, length: int
+) -> tuple[list[Any], str]:
+    """Return the scores that all are compared with, and whose they are."""
+    if number < len(arguments.reference):
+        stored = np.load(arguments.reference[number])
+        if int(stored["max_length"]) != length:
+            raise ValueError(
+                f"{arguments.reference[number]} was written with max_length={stored['max_length']}, and this run has "
+                f"{length}: write it again with --write-reference --max-length {length}"
+            )
+        return [
+            stored[f"arr_{place}"] for place in range(len(requests))
+        ], f"PyTorch FP32, {arguments.reference[number].name}"
+    with CrossEncoder(bundle.path, device="cpu", backend="onnxruntime", precision="fp32", max_length=length) as model:
+        return [model.logits(request.pairs()) for request in requests], "the bundle's FP32 by ONNX Runtime on the CPU"
+
+
+def opened(
+    bundle: Path, folder: Path, number: int, arguments: argparse.Namespace, length: int
+) -> tuple[dict[str, System], list[dict[str, Any]]]:
+    """Open all systems; return those that run, and a row for each, with the reason where one does not."""
+    wanted: dict[str, Callable[[], System]] = {}
+
+    def ours(backend: str, precision: str, path: Path = bundle) -> System:
+        model = CrossEncoder(
+            path, device=arguments.device, backend=backend, precision=precision, max_length=length, allow_failed=True
+        )
+        return System(score=model.logits, precision=model.precision, model=model)
+
+    def without_graphs() -> System:
+        with patch.object(TensorRtExecutor, "graphs", 0):
+            return ours("tensorrt", "fp16")
+
+    def peer(compiled: bool) -> System:
+        checkpoint = arguments.checkpoint[number]
+        score = sentence_transformers(checkpoint, arguments.device, "float16", length, compiled=compiled)
+        return System(score=score, precision=Precision.FP16)
+
     for backend in ("tensorrt", "onnxruntime"):
         for precision in ("fp32", "fp16", "int8"):
-            wanted[f"crossrt {precision.upper()}, {backend}"] = lambda backend=backend, precision=precision: ours(  # type: ignore[misc]
-                arguments.bundle, arguments.device, backend, precision
-            )
+            wanted[f"crossrt {precision.upper()}, {backend}"] = lambda b=backend, p=precision: ours(b, p)  # type: ignore[misc]
+    wanted["crossrt FP16, tensorrt, without graphs"] = without_graphs
     wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
-        without_fused_files(arguments.bundle), arguments.device, "onnxruntime", "fp16"
+        "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
     )
-    if arguments.checkpoint:
-        wanted[PEER] = lambda: sentence_transformers(arguments.checkpoint, arguments.device, "float16")
-        wanted["sentence-transformers FP16, torch.compile"] = lambda: sentence_transformers(
-            arguments.checkpoint, arguments.device, "float16", compiled=True
-        )
-    systems: dict[str, Score] = {}
-    failed = []
+    if number < len(arguments.checkpoint):
+        wanted[PEER] = lambda: peer(False)
+        wanted[f"{PEER}, torch.compile"] = lambda: peer(True)
+    systems: dict[str, System] = {}
+    rows = []
     for name, open_one in wanted.items():
+        row: dict[str, Any] = {"system": name}
+        rows.append(row)
         try:
-            systems[name] = open_one()
-            systems[name]("warm", ["one", "two"])
-        except (CrossrtError, ImportError, RuntimeError, ValueError) as error:
-            systems.pop(name, None)
-            failed.append({"system": name, "failed": f"{type(error).__name__}: {error}"[:500]})
-    return systems, failed
+            system = open_one()
+            system.score([("warm", "one"), ("warm", "two")])
+            systems[name] = system
+        except Exception as error:
+            row["failed"] = said(error)
+    return systems, rows
 
 
-def ours(bundle: Path, device: str, backend: str, precision: str) -> Score:
-    model = CrossEncoder(bundle, device=device, backend=backend, precision=precision, allow_failed=True)
-    return lambda query, passages: model.logits([(query, passage) for passage in passages])[:, -1]
-
-
-def without_fused_files(path: Path) -> Path:
+def without_fused_files(bundle: Path, folder: Path) -> Path:
     """Copy a bundle without what ONNX Runtime's fused operators are written in."""
-    copy = Path(shutil.copytree(path, Path(tempfile.mkdtemp()) / "bundle"))
+    copy = Path(shutil.copytree(bundle, folder))
     manifest = Bundle.open(copy).manifest
     models = {name: replace(model, fused_file=None) for name, model in manifest.models.items()}
     (copy / "manifest.json").write_text(replace(manifest, models=models).to_json(), encoding="utf-8")
     return copy
 
 
-def sentence_transformers(checkpoint: Path, device: str, dtype: str, *, compiled: bool = False) -> Score:
+def sentence_transformers(
+    checkpoint: Path, device: str, dtype: str, length: int, *, compiled: bool = False
+) -> Callable[[Pairs], Any]:
+    """PyTorch through sentence-transformers: SDPA, batches sorted by length."""
     import torch
     from sentence_transformers import CrossEncoder as Peer
 
-    model = Peer(str(checkpoint), device=device, max_length=512, model_kwargs={"dtype": getattr(torch, dtype)})
+    model = Peer(str(checkpoint), device=device, max_length=length, model_kwargs={"dtype": getattr(torch, dtype)})
     if compiled:
         model.model.forward = torch.compile(model.model.forward, dynamic=True)
     plain = torch.nn.Identity()
-    return lambda query, passages: model.predict([(query, p) for p in passages], activation_fn=plain, batch_size=128)
+    return lambda pairs: model.predict(pairs, activation_fn=plain, batch_size=128)
 
 
-def measured(name: str, score: Score, requests: list[tuple[str, list[str]]], expected: Any) -> dict[str, Any]:
-    """Score all requests twice; return errors of the first and pairs per second of the second, one after the other."""
-    found = [np.asarray(score(*request), dtype=np.float64).reshape(-1) for request in requests]
-    begin = time.perf_counter()
-    for request in requests:
-        score(*request)
-    seconds = time.perf_counter() - begin
-    row: dict[str, Any] = {
-        "system": name,
-        "pairs_per_s": round(sum(len(texts) for _, texts in requests) / seconds, 1),
+def compared(system: System, requests: list[Request], expected: list[Any] | None, label: int) -> dict[str, Any]:
+    """Score all requests; return how far the logits of the relevant label are from the expected ones."""
+    judged = {"passed": None} if system.model is not None else {}  # a peer's scores are its own matter
+    if expected is None:
+        return {"precision": system.precision.value, **judged}
+
+    def relevant(scores: Any) -> Any:
+        logits = np.asarray(scores, dtype=np.float64)
+        return logits.reshape(len(logits), -1)[:, label if logits.ndim == 2 and logits.shape[1] > 1 else 0]
+
+    lists = [
+        (relevant(system.score(request.pairs())), relevant(scores))
+        for request, scores in zip(requests, expected, strict=True)
+    ]
+    differences = np.concatenate([abs(found - wanted) for found, wanted in lists])
+    overlap = float(np.mean([top_overlap(wanted, found) for found, wanted in lists]))
+    limits = TOLERANCE[system.precision]
+    row = {
+        "precision": system.precision.value,
+        "max_abs_diff": float(differences.max()),
+        "mean_abs_diff": float(differences.mean()),
+        "top10_overlap": round(overlap, 4),
     }
-    if expected is not None:
-        differences = np.concatenate([abs(a - b) for a, b in zip(found, expected, strict=True)])
-        row |= {"max_abs_diff": float(differences.max()), "mean_abs_diff": float(differences.mean())}
+    if judged:
+        row |= {
+            "allowed": limits.max_abs,
+            "least_overlap": limits.top10_overlap,
+            "passed": bool(differences.max() <= limits.max_abs and overlap >= limits.top10_overlap),
+        }
     return row
 
 
-def in_turns(
-    systems: dict[str, Score], requests: list[tuple[str, list[str]]], count: int, rounds: int
-) -> dict[str, list[float]]:
-    """Return each system's p50 and p99 in ms of one query with `count` passages; all systems take turns."""
-    times: dict[str, list[float]] = {name: [] for name in systems}
-    for turn in range(rounds + 1):
-        for query, passages in requests:
-            for name, score in systems.items():
+def prepared(bundle: Bundle, requests: list[Request], folder: Path) -> PassageStore:
+    """Prepare the passages of all requests."""
+    passages = {name: text for request in requests for name, text in zip(request.names, request.passages, strict=True)}
+    file = folder / "passages.tsv"
+    file.write_text("".join(f"{name}\t{text}\n" for name, text in sorted(passages.items())), encoding="utf-8")
+    return prepare(
+        file,
+        folder / "store",
+        tokenizers.Tokenizer.from_file(str(bundle.tokenizer_file)),
+        tokenizer_sha256=bundle.tokenizer_sha256,
+        limit=bundle.manifest.max_positions,
+    )
+
+
+def in_turns(works: dict[str, list[Callable[[], Any]]], rounds: int) -> dict[str, list[float] | str]:
+    """Return the ms of each system's pieces of work, or why it failed; all systems take turns at each piece."""
+    times: dict[str, list[float] | str] = {name: [] for name in works}
+    for turn in range(WARM + rounds):
+        for pieces in zip(*works.values(), strict=True):
+            for name, piece in zip(works, pieces, strict=True):
+                kept = times[name]
+                if isinstance(kept, str):
+                    continue
                 begin = time.perf_counter()
-                score(query, passages[:count])
-                if turn:  # the first one warms up: graphs, compilers
-                    times[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: [round(float(value), 3) for value in np.percentile(found, [50, 99])] for name, found in times.items()}
+                try:
+                    piece()
+                except Exception as error:
+                    times[name] = said(error)
+                    continue
+                if turn >= WARM:
+                    kept.append(1e3 * (time.perf_counter() - begin))
+    return times
+
+
+def matmul_rates(device: str) -> dict[str, Any]:
+    """TFLOP/s of dense matrix products in half precision, by torch: what the model's own are a share of."""
+    try:
+        found = {}
+        for kind in ("float16", "bfloat16"):
+            left, right = (torch.randn(MATMUL, MATMUL, device=device).to(getattr(torch, kind)) for _ in range(2))
+            seconds = []
+            for _ in range(13):
+                torch.cuda.synchronize(device)
+                begin = time.perf_counter()
+                torch.mm(left, right)
+                torch.cuda.synchronize(device)
+                seconds.append(time.perf_counter() - begin)
+            found[kind] = round(2 * MATMUL**3 / float(np.median(seconds[3:])) / 1e12, 1)
+        return found
+    except Exception as error:  # NameError where torch is not installed
+        return {"failed": said(error)}
 
 
 def device_facts(device: str) -> dict[str, Any]:
-    """Return what the driver says of the GPU."""
-    import subprocess
-
-    fields = "name,driver_version,memory.total,compute_cap"
+    """Return what the driver and nvidia-smi say of the GPU."""
+    present, ordinal = gpus(), int(device.partition(":")[2] or 0)
+    if ordinal >= len(present):
+        return {"failed": f"no NVIDIA driver with a {device} was found here"}
+    facts = asdict(present[ordinal])
+    fields = "driver_version,memory.total"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
-        said = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError) as error:
-        return {"failed": str(error)}
-    ordinal = int(device.partition(":")[2] or 0)
-    return dict(zip(fields.split(","), said[ordinal].split(", "), strict=True))
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return facts | dict(zip(fields.split(","), listed[ordinal].split(", "), strict=True))
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
+        return facts | {"nvidia-smi": said(error)}
 
 
-def show(result: dict[str, Any]) -> None:
-    print(result["device"])
-    for engine in result["engines"]:
-        print(f"{engine['file']:<44}built in {engine['build_seconds']:.0f} s, fused kernels: {engine['attention']}")
-    for row in result["systems"]:
-        if "failed" in row:
-            print(f"{row['system']:<44}failed: {row['failed'].splitlines()[0]}")
+def said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print the table of a bundle."""
+    print(f"\n{row['bundle']}, max_length {row.get('max_length')}, parity with {row.get('reference')}")
+    if "failed" in row:
+        print(f"  failed: {row['failed']}")
+    for engine in row.get("engines", ()):
+        print(f"  {engine['file']}: built in {engine['build_seconds']:.0f} s, fused kernels: {engine['attention']}")
+    print(f"  padding of the lattice: {row.get('padding')}")
+    for system in row.get("systems", ()):
+        if "failed" in system:
+            print("  {:<42}failed: {}".format(system["system"], system["failed"].replace("\n", "\n      ")))
             continue
-        latency = "  ".join(f"1x{count} {p50:.2f}/{p99:.2f} ms" for count, (p50, p99) in row["ms_p50_p99"].items())
-        errors = f"max {row['max_abs_diff']:.1e} mean {row['mean_abs_diff']:.1e}" if "max_abs_diff" in row else ""
-        print(f"{row['system']:<44}{row['pairs_per_s']:>9,.0f}/s  {latency}  {errors}")
+        rates = ", ".join(f"{work} {rate:,.0f}/s" for work, rate in system.get("pairs_per_s", {}).items())
+        times = ", ".join(
+            f"{work} {p50:.2f} ({p99:.2f})"
+            for work, (p50, p99) in system.get("ms_p50_p99", {}).items()
+            if work[:3] != "all"
+        )
+        share = f", {system['of_matmul']:.0%} of dense" if "of_matmul" in system else ""
+        print(f"  {system['system']:<42}{rates}{share}; ms p50 (p99): {times}; ", end="")
+        parity = (
+            {True: "passed", False: "FAILED", None: "not compared"}[system["passed"]] if "passed" in system else "peer"
+        )
+        errors = f", max {system['max_abs_diff']:.1e}" if "max_abs_diff" in system else ""
+        print(f"{parity}{errors}, top-10 overlap {system.get('top10_overlap')}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

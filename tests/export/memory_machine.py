@@ -18,6 +18,7 @@ from crossrt.engine.bundle import Bundle
 from crossrt.engine.driver import Gpu
 from crossrt.engine.engine_file import Shape
 from crossrt.engine.precision import Precision
+from crossrt.engine.tensorrt import TensorRtExecutor
 from crossrt.export import engines
 from tests.engine.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 
@@ -55,6 +56,8 @@ class OnnxExecutor(MemoryExecutor):
             limits=tuple(profile.max for profile in profiles),
             dtype=np.int64,
             names=tuple(bundle.manifest.inputs),
+            lanes=TensorRtExecutor.lanes,
+            graphs=TensorRtExecutor.graphs,
         )
         self.session = onnxruntime.InferenceSession(str(bundle.model_file(precision, gpu=True)))
         self.error = error
