@@ -1,8 +1,11 @@
 """INT8 graphs: 8 bits are 8 bits as executed, on CPUs and for GPUs, and a pair's score is its own."""
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +18,18 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from crossrt import Bundle, CrossEncoder
+from crossrt.__main__ import main
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends import why_not_native
 from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.engine_file import profiles_for
 from crossrt.engine.errors import ParityError
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
-from crossrt.export import activations, export
+from crossrt.export import activations, engines, export
 from crossrt.export.activations import observed
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.execution import executed
@@ -35,6 +40,8 @@ from crossrt.export.parity import ParityReport
 from crossrt.export.points import points_of
 from crossrt.export.precision import feeds_of, session_of
 from crossrt.export.tolerance import TOLERANCE
+
+from .memory_machine import machine_in_memory
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 NATIVE = () if why_not_native() else ("model.int8.native",)
@@ -169,7 +176,6 @@ def test_tensorrt_builds_the_file_for_gpus(exported: Bundle) -> None:
     graph = onnx.load(exported.model_file(Precision.INT8, gpu=True)).graph
     parts = {node.name.rpartition(".")[2] for node in graph.node}
     assert {"smoothed", "shifted", "kept", "kept_product"} <= parts, "this model has none of them"
-    from crossrt.engine.engine_file import profiles_for
     from crossrt.export.tensorrt import BuildOptions, engine_from_onnx
 
     plan = engine_from_onnx(
@@ -179,6 +185,45 @@ def test_tensorrt_builds_the_file_for_gpus(exported: Bundle) -> None:
         options=BuildOptions(optimization_level=0),
     )
     assert len(plan) > 1e6
+
+
+# -- engines of it, on a GPU in memory
+
+
+def test_export_builds_engines_of_all_that_was_exported(
+    exported: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the command's words on; the export, which has tests of its own and takes a minute, is one that was made before."""
+
+    machine = machine_in_memory(monkeypatch, tmp_path / "cache")
+
+    def export_bundle(checkpoint: Any, out: Path, *, precisions: Any, **_: Any) -> Any:
+        assert precisions == [Precision.FP16, Precision.INT8]
+        return Bundle.open(shutil.copytree(exported.path, out)), ()
+
+    monkeypatch.setattr("crossrt.export.export.export_bundle", export_bundle)
+    # The largest batches are small, since a CPU computes them here.
+    monkeypatch.setattr(engines, "profiles_for", lambda longest, **_: profiles_for(longest, tokens=512))
+    words = ["export", str(DEMO / "checkpoint"), str(tmp_path / "out"), "--precision", "fp16,int8"]
+    monkeypatch.setattr(sys, "argv", ["crossrt", *words, "--tensorrt", "--optimization-level", "1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (None, 0), capsys.readouterr().err
+    assert machine["built"] == ["model.fp16.onnx", "model.int8.gpu.onnx"]
+    made = Bundle.open(tmp_path / "out", verify=True)
+    assert [engine.precision for engine in made.manifest.engines] == ["int8", "fp16"]
+    assert {engine.options["optimization_level"] for engine in made.manifest.engines} == {1}
+    said = capsys.readouterr().out
+    assert said.count("passed, max |difference|") == 2
+    assert "top-10 overlap" in said
+    for precision in ("fp16", "int8"):
+        with CrossEncoder(made.path, device="cuda", backend="tensorrt", precision=precision) as model:
+            assert model.predict(("play chess", "a chess program")) > model.predict(
+                ("play chess", "fonts of all kinds")
+            )
 
 
 # -- what is computed

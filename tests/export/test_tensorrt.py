@@ -33,6 +33,8 @@ import model_zoo as zoo
 sys.path.pop(0)
 
 QUICK = BuildOptions(optimization_level=0)
+FULL = {(model.hidden, model.heads, model.intermediate): model.name for model in zoo.ZOO}.values()
+"""A model of each size of layer: the full recipe concerns these alone, and takes seconds to build."""
 
 
 def build(model: onnx.ModelProto, profiles: Any = None, options: BuildOptions = QUICK) -> bytes:
@@ -52,14 +54,13 @@ def test_each_of_the_fifteen_builds_in_every_precision(
     model: Any, tmp_path: Path, pytestconfig: pytest.Config, load_benchmark: Any
 ) -> None:
     checkpoint = Checkpoint.read(zoo.write_model(model, tmp_path, layers=2))
-    rows = [
-        load_benchmark("rtx_builds").built(model.name, checkpoint, recipe)
-        for recipe in ("fp32", "fp16", "int8 projections")
-    ]
+    recipes = ["fp32", "fp16", "int8 projections", *(["int8 full"] if model.name in FULL else [])]
+    rows = [load_benchmark("rtx_builds").built(model.name, checkpoint, recipe) for recipe in recipes]
     for row in rows:
         assert row["engine_bytes"] > 1e6
         assert row["attention"] == "2 of 2 layers in the form that fuses; fused: unmeasured"
         assert row["head_size"] % 8 == 0 or row["precision"] == "fp32"
+        assert row["operands_in_8_bits"] == (row["precision"] == "int8 full"), "of the last layer, [CLS] alone asks"
     assert rows[1]["engine_bytes"] < 0.8 * rows[0]["engine_bytes"], "FP16 weights are half the size"
     if file := pytestconfig.option.engine_rows:
         with file.open("a") as opened:
