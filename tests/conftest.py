@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine-rows", type=Path, help="file that gets a line of JSON for every engine that the tests build"
     )
+    parser.addoption("--gpu-bundle", type=Path, help="bundle that `-m gpu` runs on the GPU")
     parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
 
 
@@ -39,7 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     local = config.option.checkpoints is not None
     for item in items:
         for marker in ("slow", "network", "gpu"):
-            if marker in item.keywords and not (marker == "network" and local):
+            # Not by its keywords, which are also the names of the folders it lies in.
+            if item.get_closest_marker(marker) and not (marker == "network" and local):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with `pytest -m {marker}`"))
 
 

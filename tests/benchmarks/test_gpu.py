@@ -189,6 +189,24 @@ def test_an_engine_that_takes_too_long_is_a_reason(
     assert row["builds"][0]["failed"].startswith("not done after 7 s")
 
 
+def test_the_tests_for_gpus_need_little_and_are_no_success_where_none_was_executed() -> None:
+    if gpus():
+        pytest.skip("there is a GPU here")
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnxruntime', 'openvino', 'ir_measures', 'scipy']))\n"
+        "import pytest; sys.exit(pytest.main(['tests/gpu', '-m', 'gpu', '-p', 'no:cacheprovider']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, env=with_root()
+    )
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert " skipped" in done.stdout
+
+
+def with_root() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+
+
 def test_where_nothing_can_run_the_check_says_why_and_fails(bundle: Path, texts: list[str], tmp_path: Path) -> None:
     if gpus():
         pytest.skip("there is a GPU here")
