@@ -74,11 +74,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """What scores pairs; `model` is ours, and None for PyTorch."""
+    """What scores pairs; `model` is ours, and None for PyTorch. `warm` passes do not count."""
 
     score: Callable[[Pairs], Any]
     precision: Precision
     model: CrossEncoder | None = None
+    warm: int = WARM
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -96,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--write-reference", type=Path, help="write the first checkpoint's scores, and end")
     parser.add_argument("--max-length", type=int, help="of all systems and engines; each model's own unless given")
     parser.add_argument(
-        "--engine-options", default="", help='more words for `crossrt engines`: "--optimization-level 2"'
+        "--engine-options", default="", help='more words for `crossrt engines`: ="--optimization-level 2"'
     )
     parser.add_argument("--engine-seconds", type=float, default=300, help="the most that building one engine may take")
     parser.add_argument("--device", default="cuda:0")
@@ -209,7 +210,8 @@ def measure(
     works = {name: works_of(system) for name, system in systems.items()}
     for work in dict.fromkeys(work for each in works.values() for work in each):
         callables = {name: each[work] for name, each in works.items() if work in each and "failed" not in rows[name]}
-        for name, times in in_turns(callables, arguments.rounds).items():
+        warm = {name: systems[name].warm for name in callables}
+        for name, times in in_turns(callables, arguments.rounds, warm).items():
             if isinstance(times, str):
                 rows[name]["failed"] = f"in {work}: {times}"
                 continue
@@ -318,7 +320,7 @@ def opened(
     def peer(compiled: bool) -> System:
         checkpoint = arguments.checkpoint[number]
         score = sentence_transformers(checkpoint, arguments.device, "float16", length, compiled=compiled)
-        return System(score=score, precision=Precision.FP16)
+        return System(score=score, precision=Precision.FP16, warm=2)
 
     for backend in ("tensorrt", "onnxruntime"):
         for precision in ("fp32", "fp16", "int8"):
@@ -413,14 +415,16 @@ def prepared(bundle: Bundle, requests: list[Request], folder: Path) -> PassageSt
     )
 
 
-def in_turns(works: dict[str, list[Callable[[], Any]]], rounds: int) -> dict[str, list[float] | str]:
+def in_turns(
+    works: dict[str, list[Callable[[], Any]]], rounds: int, warm: dict[str, int]
+) -> dict[str, list[float] | str]:
     """Return the ms of each system's pieces of work, or why it failed; all systems take turns at each piece."""
     times: dict[str, list[float] | str] = {name: [] for name in works}
-    for turn in range(WARM + rounds):
+    for turn in range(-max(warm.values(), default=0), rounds):
         for pieces in zip(*works.values(), strict=True):
             for name, piece in zip(works, pieces, strict=True):
                 kept = times[name]
-                if isinstance(kept, str):
+                if isinstance(kept, str) or turn < -warm[name]:
                     continue
                 begin = time.perf_counter()
                 try:
@@ -428,7 +432,7 @@ def in_turns(works: dict[str, list[Callable[[], Any]]], rounds: int) -> dict[str
                 except Exception as error:
                     times[name] = said(error)
                     continue
-                if turn >= WARM:
+                if turn >= 0:
                     kept.append(1e3 * (time.perf_counter() - begin))
     return times
 

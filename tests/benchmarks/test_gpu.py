@@ -152,11 +152,11 @@ def test_each_piece_of_work_goes_to_all_systems_and_a_failure_ends_one(load_benc
 
     benchmark = load_benchmark("gpu")
     works = {"a": [lambda: log.append("a")] * 2, "b": [fail] * 2, "c": [lambda: log.append("c")] * 2}
-    found = benchmark.in_turns(works, 3)
-    assert log[:6] == ["a", "b", "c", "a", "c", "a"]
+    found = benchmark.in_turns(works, 3, {"a": 4, "b": 2, "c": 2})
+    assert "".join(log[:12]) == "aaaaabcacacac"[:12], "who needs more passes to warm up begins earlier"
     assert found["b"] == "ValueError: no"
     assert [len(found[name]) for name in "ac"] == [6, 6]
-    assert log.count("a") == 2 * (benchmark.WARM + 3)
+    assert [log.count(name) for name in "abc"] == [2 * (4 + 3), 1, 2 * (2 + 3)]
 
 
 def test_a_reference_of_another_length_is_not_compared(
