@@ -10,7 +10,7 @@ from .errors import BackendError
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
-"""Those of a CPU; the last is crossrt's own kernels, for INT8 and BF16."""
+"""Those of a CPU; the last is crossrt's own kernels."""
 GPU_BACKENDS = ("tensorrt", "onnxruntime")
 """Those of a GPU, the faster first."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
