@@ -283,14 +283,15 @@ class _Making:
         if "native" not in installed_backends() or not can_be_native(self.checkpoint):
             return None
         native_from_checkpoint(self.checkpoint, self.directory / file, precision, seen)
-        with self._with_file(precision, native_file=file):
+        with self._with_file(precision, native=file):
             return self._judged(self.directory, precision, backend="native")
 
     @contextmanager
-    def _with_file(self, precision: Precision, **files: str) -> Iterator[None]:
+    def _with_file(self, precision: Precision, *, file: str | None = None, native: str | None = None) -> Iterator[None]:
         """Judge another file than the one that the manifest names for a precision."""
         plain = self.manifest
-        model = replace(plain.models[precision.value], **files)
+        model = plain.models[precision.value]
+        model = replace(model, file=file or model.file, native_file=native)
         self.manifest = replace(plain, models={**plain.models, precision.value: model})
         try:
             yield
