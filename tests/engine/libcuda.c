@@ -19,7 +19,7 @@ int cuInit(unsigned flags) { return flags ? INVALID_VALUE : 0; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal ? INVALID_DEVICE : 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { retained++; *context = &retained; return device; }
-int cuDevicePrimaryCtxRelease(int device) { return retained-- ? device : INVALID_CONTEXT; }
+int cuDevicePrimaryCtxRelease(int device) { return depth || !retained-- ? INVALID_CONTEXT : device; } /* none may be current */
 int cuCtxPushCurrent(void *context) { depth++; return context == &retained ? 0 : INVALID_CONTEXT; }
 int cuCtxPopCurrent(void **context) { CURRENT; depth--; *context = &retained; return 0; }
 int cuMemGetInfo(size_t *available, size_t *total) { CURRENT; *available = TOTAL - used; *total = TOTAL; return 0; }
