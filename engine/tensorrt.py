@@ -26,6 +26,7 @@ class TensorRtExecutor:
     """See `Executor`. Ask the driver before you open one: without, TensorRT's runtime takes the process down."""
 
     lanes = LANES
+    graphs = GRAPHS
 
     def __init__(self, bundle: Bundle, file: EngineFile, cuda: Cuda) -> None:
         """Load an engine of the bundle.
@@ -37,8 +38,9 @@ class TensorRtExecutor:
         plan = checked_plan(bundle, file)
         self.cuda = cuda
         tensorrt = importlib.import_module(file.library)
-        # TensorRT-RTX allocates while it computes, unless an engine was built to let it not, and that cannot be captured.
-        self.graphs = 0 if file.library == "tensorrt_rtx" else GRAPHS
+        if file.library == "tensorrt_rtx":
+            # It allocates while it computes, which cannot be captured, unless an engine was built to let it not.
+            self.graphs = 0
         self._log = collecting_logger(tensorrt)
         self._runtime = tensorrt.Runtime(self._log)
         if file.options.get("version_compatible"):
