@@ -73,6 +73,8 @@ class Setup:
     batch_size: int
     reason: str
     devices: tuple[str, ...] = ("cpu",)
+    engine: str | None = None
+    """The file of the TensorRT engine that was asked for."""
 
     @property
     def native(self) -> bool:
@@ -118,6 +120,7 @@ def choose_setup(
     allow_failed: bool = False,
     tuned: bool = True,
     rebuild: bool = False,
+    engine: str | None = None,
 ) -> Setup:
     """Decide how a bundle is run here.
 
@@ -133,11 +136,22 @@ def choose_setup(
         raise OptionError(f"unknown backend {backend!r}; one of auto, {known}")
     if rebuild and (device == "cpu" or backend not in ("auto", "tensorrt")):
         raise OptionError("rebuild=True builds a TensorRT engine: it goes with a GPU, and backend auto or tensorrt")
+    if engine is not None and (device == "cpu" or backend not in ("auto", "tensorrt") or rebuild):
+        raise OptionError(
+            f"engine={engine!r} names a TensorRT engine of the bundle: it goes with a GPU, backend auto or tensorrt, and "
+            "without rebuild"
+        )
     if device != "cpu":
         from .gpu import gpu_setup
 
         on_gpu = gpu_setup(
-            bundle, precision=precision, backend=backend, device=device, allow_failed=allow_failed, rebuild=rebuild
+            bundle,
+            precision=precision,
+            backend=backend,
+            device=device,
+            allow_failed=allow_failed,
+            rebuild=rebuild,
+            engine=engine,
         )
         if on_gpu is not None:
             return on_gpu

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     local = config.option.checkpoints is not None
     for item in items:
         for marker in ("slow", "network", "gpu"):
-            if marker in item.keywords and not (marker == "network" and local):
+            if item.get_closest_marker(marker) and not (marker == "network" and local):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with `pytest -m {marker}`"))
 
 

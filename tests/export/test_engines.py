@@ -66,9 +66,9 @@ class OnnxExecutor(MemoryExecutor):
         self.session = onnxruntime.InferenceSession(str(bundle.model_file(precision)))
         self.error = error
 
-    def context(self, stream: int) -> MemoryContext:
+    def context(self, stream: int, workspace: int) -> MemoryContext:
         self.contexts += 1
-        return OnnxContext(self, stream)
+        return OnnxContext(self, stream, workspace)
 
 
 @pytest.fixture
