@@ -54,8 +54,8 @@ Pairs = Sequence[tuple[str, str]]
 PEER = "sentence-transformers FP16"
 COUNTS = (1, 10, 100)
 PACKAGES = ("tensorrt-rtx", "onnxruntime-gpu", "cuda-bindings", "pycuda", "torch", "sentence-transformers")
-WARM = 3 * TensorRtExecutor.lanes
-"""Passes that do not count: batches go to the lanes in turn, and a lane's third of a shape is the first that is a graph."""
+WARM = 3
+"""Passes that do not count: a request begins at the first lane, and a lane's third batch of a shape is the first by a graph."""
 MATMUL = 8192
 """Rows and columns of the products that say what the device can do."""
 

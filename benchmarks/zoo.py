@@ -117,10 +117,10 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
     onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", numerics)
     manifest = manifest_of(checkpoint, model.name, None, None, "crossrt")
-    native_from_checkpoint(checkpoint, bundle / "model.int8.native", Precision.INT8, seen)
-    native_from_checkpoint(checkpoint, bundle / "model.bf16.native", Precision.BF16)
+    for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
+        native_from_checkpoint(checkpoint, bundle / f"model.{precision.value}.native", precision, seen)
     models = {
-        "fp32": BundleModel(file="model.fp32.onnx"),
+        "fp32": BundleModel(file="model.fp32.onnx", native_file="model.fp32.native"),
         "bf16": BundleModel(file="model.fp32.onnx", native_file="model.bf16.native"),
         "int8": BundleModel(file="model.int8.onnx", native_file="model.int8.native"),
     }
@@ -134,7 +134,7 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
     rows = [
         row
         for row in lineup([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
-        # ONNX Runtime has no BF16 on a CPU, and native has no FP32; what OpenVINO cannot do here is a row that says so.
+        # ONNX Runtime has no BF16 on a CPU; what OpenVINO cannot do here is a row that says so.
         if not (isinstance(row, Missing) and row.backend != "openvino")
     ]
     gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9

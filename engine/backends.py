@@ -7,12 +7,13 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from .cpus import processor
+from .cuda import installed_bindings
 from .driver import gpus
 from .errors import BackendError
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
-"""Those of a CPU; the last is crossrt's own kernels, for INT8 and BF16."""
+"""Those of a CPU; the last is crossrt's own kernels."""
 GPU_BACKENDS = ("tensorrt", "onnxruntime")
 """Those of a GPU, the faster first."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -75,8 +76,7 @@ def backend_version(backend: str) -> str:
 
 def has_cuda() -> bool:
     """Tell whether the ONNX Runtime that is installed was built for CUDA, and bindings to CUDA are there."""
-    bindings = importlib.util.find_spec("cuda") is not None or importlib.util.find_spec("pycuda") is not None
-    return bindings and _has_distribution("onnxruntime-gpu")
+    return installed_bindings() is not None and _has_distribution("onnxruntime-gpu")
 
 
 def _has_distribution(name: str) -> bool:

@@ -6,7 +6,7 @@ model.fp32.onnx    the plain graph; further precisions lie beside it
 parity.fp32.json   the report of the parity check that let it be published; INT8 has one for each backend of a CPU
 model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
 model.fp16.fused.onnx, beside FP16: with attention as ONNX Runtime's own operator, for its CUDA
-model.int8.native and model.bf16.native: the weights as crossrt's own kernels want them, where they passed their check
+model.fp32.native, model.bf16.native, model.int8.native: weights as crossrt's own kernels want them, where they passed their check
 *.engine           TensorRT engines, each for one kind of GPU and one version
 """
 

@@ -37,7 +37,8 @@ class CrossEncoder:
     `precision` None is FP32 and never changes scores behind your back; `"auto"` takes the fastest that passed its
     parity check; `allow_failed` opens one that did not. `device` is `cpu`, `cuda` or `cuda:1`, `devices` several GPUs; None
     takes the first GPU that can run the bundle, and else the CPU. `rebuild` builds a TensorRT engine for a GPU that the
-    bundle has none for, once, into a cache; it takes minutes. `threads` defaults to the processors this process may use.
+    bundle has none for, once, into a cache; it takes minutes. `engine` names the file of the one to take, where a bundle
+    has several. `threads` defaults to the processors this process may use.
     `num_labels`, when given, must be the model's. Several threads may call `predict` and `rank` at once. Use `with`, or
     `close()`, to free the model.
 
@@ -63,6 +64,7 @@ class CrossEncoder:
         threads: int | None = None,
         allow_failed: bool = False,
         rebuild: bool = False,
+        engine: str | None = None,
         **others: Any,
     ) -> None:
         given = {
@@ -100,8 +102,10 @@ class CrossEncoder:
             threads=threads,
             allow_failed=allow_failed,
             rebuild=rebuild,
+            engine=engine,
         )
         self._scorer: Scorer = open_scorer(self.bundle, setup)
+        self._encoder = self._fitting(self._encoder)
 
     # -- scoring
 
@@ -287,12 +291,15 @@ class CrossEncoder:
 
     @property
     def max_length(self) -> int:
-        """Longest pair in tokens; longer ones are truncated, the longer side first. May be set."""
+        """Longest pair in tokens; longer ones are truncated, the longer side first. May be set.
+
+        Never more than the engine on a GPU takes; a warning says so.
+        """
         return self._encoder.max_length
 
     @max_length.setter
     def max_length(self, value: int) -> None:
-        self._encoder = self._encoder_for(value)
+        self._encoder = self._fitting(self._encoder_for(value))
 
     max_seq_length = max_length
 
@@ -331,6 +338,22 @@ class CrossEncoder:
                 f"give at most that"
             )
         return PairEncoder.from_file(self.bundle.tokenizer_file, max_length=max_length)
+
+    def _fitting(self, encoder: PairEncoder) -> PairEncoder:
+        """Return the encoder, or where the engine takes fewer tokens one that truncates to them."""
+        longest = self._scorer.longest
+        if encoder.max_length <= longest:
+            return encoder
+        logger.warning(
+            "max_length is %d, and the engine on %s takes %d tokens: longer pairs are truncated to that; crossrt engines %s "
+            "--max-length %d builds an engine that takes them whole",
+            encoder.max_length,
+            self.device,
+            longest,
+            self.bundle.path,
+            encoder.max_length,
+        )
+        return self._encoder_for(longest)
 
     def __repr__(self) -> str:
         return f"CrossEncoder({str(self.bundle.path)!r}, {self.precision.value}, {self.backend}, {self.device})"

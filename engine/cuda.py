@@ -89,13 +89,24 @@ class Cuda(Protocol):
         """Give the primary context back. May be called again."""
 
 
+def installed_bindings() -> str | None:
+    """Return the package that gives the verbs here, `cuda.bindings` or `pycuda`, or None."""
+    for name in ("cuda.bindings", "pycuda"):
+        # Another package `cuda` has no bindings in it.
+        with suppress(ModuleNotFoundError):
+            if importlib.util.find_spec(name) is not None:
+                return name
+    return None
+
+
 def open_cuda(ordinal: int) -> Cuda:
     """Open a device by the bindings that are installed. Raises BackendError, saying what to install, without any."""
-    if importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None:
+    found = installed_bindings()
+    if found == "cuda.bindings":
         from .cuda_bindings import CudaBindings
 
         return CudaBindings(ordinal)
-    if importlib.util.find_spec("pycuda") is not None:
+    if found == "pycuda":
         from .pycuda import PyCuda
 
         return PyCuda(ordinal)

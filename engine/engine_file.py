@@ -73,10 +73,10 @@ class EngineFile:
         """Return why it cannot run there, naming both sides, or nothing when it can."""
         same_gpu = (gpu, capability) == (self.gpu, self.capability)
         if self.options.get("hardware_compatible"):
-            same_gpu = same_gpu or min(_numbers(capability), _numbers(self.capability)) >= (8,)
+            same_gpu = same_gpu or min(numbers(capability), numbers(self.capability)) >= (8,)
         same_version = version == self.version
         if self.options.get("version_compatible"):
-            ours, theirs = _numbers(self.version), _numbers(version)
+            ours, theirs = numbers(self.version), numbers(version)
             same_version = same_version or (ours[:1] == theirs[:1] and ours <= theirs)
         if library == self.library and same_gpu and same_version:
             return ""
@@ -86,8 +86,8 @@ class EngineFile:
         )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """A dotted version as far as it is numbers: (10, 13, 0)."""
+def numbers(version: str) -> tuple[int, ...]:
+    """Return a dotted version as far as it is numbers: (10, 13, 0)."""
     parts = itertools.takewhile(str.isdecimal, version.split("."))
     return tuple(int(part) for part in parts)
 

@@ -1,22 +1,27 @@
 """How a bundle is run on GPUs: which of them, by which backend, in which precision."""
 
+import contextlib
+import functools
 import importlib.util
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import engine_cache
 from .backends import GPU_BACKENDS, LIBRARIES, backend_version, has_cuda
 from .bundle import Bundle
-from .cuda import open_cuda
+from .cuda import Cuda, open_cuda
 from .driver import gpus
 from .engine_cache import EngineCache
-from .engine_file import EngineFile
+from .engine_file import EngineFile, numbers
 from .errors import BackendError, OptionError
 from .precision import Precision
 from .session import Setup, choose_precision
 
 if TYPE_CHECKING:
     from .pipeline import Executor
+
+logger = logging.getLogger("crossrt")
 
 
 def gpu_setup(
@@ -27,14 +32,18 @@ def gpu_setup(
     device: str | Sequence[str] | None,
     allow_failed: bool,
     rebuild: bool = False,
+    engine: str | None = None,
 ) -> Setup | None:
     """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
 
     `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
     takes an engine that was built for this GPU and TensorRT, from the bundle or the user's cache, and else ONNX Runtime's
-    CUDA. With `rebuild` an engine that is missing is built into the cache, which takes minutes. Raises BackendError, saying
-    what is missing, when a GPU was asked for.
+    CUDA, with a warning where the bundle has engines and none fits. With `rebuild` an engine that is missing is built into
+    the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and no other is. Raises
+    BackendError, saying what is missing, when a GPU was asked for.
     """
+    if device is None and (engine is not None or backend == "tensorrt"):
+        device = "cuda"  # which is asked for by this
     present = gpus()
     ordinals = ordinals_of(device)
     if device is None and (not present or backend not in ("auto", *GPU_BACKENDS)):
@@ -53,16 +62,20 @@ def gpu_setup(
         for ordinal in ordinals:
             if _engine(bundle, chosen, ordinal)[0] is None:
                 engine_cache.rebuild(bundle, chosen, ordinal)
-    reasons = {"tensorrt": _no_engine(bundle, chosen, ordinals), "onnxruntime": _no_cuda(chosen)}
-    wanted = GPU_BACKENDS if backend == "auto" else (backend,)
+    reasons = {"tensorrt": _no_engine(bundle, chosen, ordinals, engine), "onnxruntime": _no_cuda(chosen)}
+    wanted = ("tensorrt",) if engine else GPU_BACKENDS if backend == "auto" else (backend,)
     found = next((name for name in wanted if name in reasons and not reasons[name]), None)
-    if found is None:
-        if device is None:
-            return None
+    if found is None and device is not None:
         raise BackendError(
             f"{bundle.path} cannot run on {device} in {chosen.value}:\n  "
             + "\n  ".join(f"{name}: {reasons.get(name, 'is for CPUs')}" for name in wanted)
         )
+    has_engine = any(each.precision == chosen.value for each in bundle.manifest.engines)
+    if has_engine and reasons["tensorrt"] and "tensorrt" in wanted:
+        instead = "on the CPU" if found is None else "by ONNX Runtime's CUDA"
+        _warn_once(f"{bundle.path} runs {instead}, since no TensorRT engine fits: {reasons['tensorrt']}")
+    if found is None:
+        return None
     return Setup(
         backend=found,
         precision=chosen,
@@ -71,32 +84,21 @@ def gpu_setup(
         batch_size=1,
         reason="asked for" if backend != "auto" else "the first of " + ", ".join(GPU_BACKENDS) + " that can",
         devices=tuple(f"cuda:{ordinal}" for ordinal in ordinals),
+        engine=engine,
     )
 
 
 def open_executors(bundle: Bundle, setup: Setup) -> "list[Executor]":
     """Load the engine, or prepare the ONNX file, on each device of the setup. Raises BackendError or CudaError."""
     executors: list[Executor] = []
-    try:
+    with contextlib.ExitStack() as opened:
         for ordinal in ordinals_of(setup.devices):
             cuda = open_cuda(ordinal)
-            if setup.backend == "tensorrt":
-                from .tensorrt import TensorRtExecutor
-
-                found, _ = _engine(bundle, setup.precision, ordinal)
-                assert found is not None
-                with cuda.current():
-                    executors.append(TensorRtExecutor(*found, cuda))
-            else:
-                from .onnxruntime_cuda import OnnxRuntimeExecutor
-
-                executors.append(OnnxRuntimeExecutor(bundle, setup.precision, cuda))
-    except BaseException:
-        for executor in executors:
-            with executor.cuda.current():
-                executor.close()
-            executor.cuda.close()
-        raise
+            opened.callback(cuda.close)
+            with cuda.current():
+                executors.append(_executor(bundle, setup, cuda))
+            opened.callback(_close, executors[-1])
+        opened.pop_all()
     return executors
 
 
@@ -114,33 +116,65 @@ def ordinals_of(device: str | Sequence[str] | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _engine(bundle: Bundle, precision: Precision, ordinal: int) -> tuple[tuple[Bundle, EngineFile] | None, str]:
-    """The engine for this GPU with the bundle that holds it, or why there is none and what to do."""
+def _executor(bundle: Bundle, setup: Setup, cuda: Cuda) -> "Executor":
+    if setup.backend == "tensorrt":
+        from .tensorrt import TensorRtExecutor
+
+        found, reason = _engine(bundle, setup.precision, cuda.ordinal, setup.engine)
+        if found is None:  # it was there when the setup was chosen
+            raise BackendError(reason)
+        return TensorRtExecutor(*found, cuda)
+    from .onnxruntime_cuda import OnnxRuntimeExecutor
+
+    return OnnxRuntimeExecutor(bundle, setup.precision, cuda)
+
+
+def _close(executor: "Executor") -> None:
+    with executor.cuda.current():
+        executor.close()
+
+
+def _engine(
+    bundle: Bundle, precision: Precision, ordinal: int, file: str | None = None
+) -> tuple[tuple[Bundle, EngineFile] | None, str]:
+    """The engine for this GPU with the bundle that holds it, or why there is none and what to do.
+
+    Of several the one that was built on such a GPU, then by the newest TensorRT, then the first. With `file` that one or none.
+    """
     gpu = gpus()[ordinal]
     build = f"build one here with: crossrt engines {bundle.path} --precision {precision.value}, or with rebuild=True"
-    reason = f"the bundle has no {precision.value} engine; {build}"
+    reason = f"the bundle has no {precision.value} engine{f' {file}' if file else ''}; {build}"
+    fitting: list[tuple[Bundle, EngineFile]] = []
     for engine in bundle.manifest.engines:
-        if engine.precision != precision.value:
+        if engine.precision != precision.value or file not in (None, engine.file):
             continue
         if importlib.util.find_spec(engine.library) is None:
             reason = f"{engine.file} needs {engine.library} {engine.version}, which is not installed"
             continue
         version = backend_version(engine.library)
         mismatch = engine.mismatch(library=engine.library, version=version, gpu=gpu.name, capability=gpu.capability)
-        if not mismatch:
-            return (bundle, engine), ""
-        reason = f"{mismatch}; {build}"
+        if mismatch:
+            reason = f"{mismatch}; {build}"
+        else:
+            fitting.append((bundle, engine))
     for library in LIBRARIES:
-        if importlib.util.find_spec(library) is not None:
+        if file is None and importlib.util.find_spec(library) is not None:
             version = backend_version(library)
             cached = EngineCache.of_user().find(bundle, precision, gpu=gpu, library=library, version=version)
             if cached is not None:
-                return cached, ""
-    return None, reason
+                fitting.append(cached)
+    if not fitting:
+        return None, reason
+    return max(fitting, key=lambda found: (found[1].gpu == gpu.name, numbers(found[1].version))), ""
 
 
-def _no_engine(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) -> str:
-    return next((reason for ordinal in ordinals if (reason := _engine(bundle, precision, ordinal)[1])), "")
+def _no_engine(bundle: Bundle, precision: Precision, ordinals: Sequence[int], file: str | None) -> str:
+    return next((reason for ordinal in ordinals if (reason := _engine(bundle, precision, ordinal, file)[1])), "")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _no_cuda(precision: Precision) -> str:

@@ -1,4 +1,4 @@
-"""Native sessions: crossrt's own kernels for INT8 and BF16, on processors with AVX512-VNNI and AVX512-BF16.
+"""Native sessions: crossrt's own kernels for FP32, BF16 and INT8, on processors with AVX512-VNNI and AVX512-BF16.
 
 The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, each in one thread,
 from memory that they take when a session opens.
@@ -21,6 +21,9 @@ from .plan import Batch
 from .precision import Precision
 from .session import check_length
 from .template import EncodedPairs
+
+BITS = {"int8": 8, "bf16": 16, "fp32": 32}
+"""How the kernels number precisions."""
 
 
 @cache
@@ -59,7 +62,7 @@ class NativeSession:
         self._labels = sizes.labels
         numbers = (ctypes.c_int32 * 12)(
             *(sizes.hidden, sizes.heads, sizes.head, sizes.intermediate, sizes.layers, sizes.types, sizes.vocab),
-            *(sizes.positions, sizes.labels, sizes.dense, ACTIVATIONS.index(sizes.activation), sizes.eight_bit),
+            *(sizes.positions, sizes.labels, sizes.dense, ACTIVATIONS.index(sizes.activation), BITS[sizes.precision]),
         )
         addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
         library = _library()

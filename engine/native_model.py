@@ -1,7 +1,7 @@
 """`NativeModel`: the weights that crossrt's own kernels compute from, as they lie in a bundle.
 
-A file in the safetensors format, mapped and not read, of weights in 8 bits or in BF16. Every width is padded to a multiple of
-32 channels, and so is each attention head; weights lie in panels of 32 output channels, four or two input channels side by
+A file in the safetensors format, mapped and not read, of weights in 8 bits, BF16 or FP32. Every width is padded to a multiple of
+32 channels, and so is each attention head; weights lie in panels of 32 output channels, four, two or one input channels side by
 side, as `native/product.h` wants them. What is in the file follows from its sizes alone, so a file that does not fit them is
 refused before the kernels see it.
 """
@@ -27,7 +27,8 @@ KEPT = 4
 """Channels of the second feed-forward layer's input that stay in FP32 where the others are in 8 bits."""
 ALIGNMENT = 64
 """Bytes that the kernels load at once."""
-PRECISIONS = ("bf16", "int8")
+WEIGHTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
+"""By precision: what the weights of linear layers are stored in, and how many input channels of a panel lie side by side."""
 ACTIVATIONS = ("none", "tanh", "relu", "gelu")
 """Between the layers of a head. Both in the order that the kernels number them."""
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -74,7 +75,9 @@ class Sizes:
     def tensors(self) -> Tensors:
         """Name, dtype and shape of every tensor, in the order of the file and of the kernels' arguments."""
         width, attended = padded(self.hidden), self.heads * self.head
-        yield "word", "F16", (self.vocab, width)
+        full = self.precision == "fp32"
+        dtype, side_by_side = WEIGHTS["fp32" if full else "bf16"]  # of the last layer's keys and values
+        yield "word", "F32" if full else "F16", (self.vocab, width)
         yield "position", "F32", (self.positions, width)
         yield "type", "F32", (self.types, width)
         yield from self._norm("embedding_norm")
@@ -84,8 +87,9 @@ class Sizes:
                 yield from self._linear(f"{layer}.query_key_value", width, 3 * attended)
             else:  # see `Last` in native/encoder.cpp
                 yield from self._linear(f"{layer}.query", width, attended)
-                yield f"{layer}.key.weight", "BF16", (self.heads, width // PANEL, self.head // 2, PANEL, 2)
-                yield f"{layer}.value.weight", "BF16", (attended // PANEL, width // 2, PANEL, 2)
+                key = (self.heads, width // PANEL, self.head // side_by_side, PANEL, side_by_side)
+                yield f"{layer}.key.weight", dtype, key
+                yield f"{layer}.value.weight", dtype, (attended // PANEL, width // side_by_side, PANEL, side_by_side)
                 yield f"{layer}.value.bias", "F32", (attended,)
             yield from self._linear(f"{layer}.attention_output", attended, width)
             yield from self._linear(f"{layer}.intermediate", width, self.intermediate)
@@ -106,7 +110,7 @@ class Sizes:
             yield f"{name}.{part}", "F32", (padded(self.hidden),)
 
     def _linear(self, name: str, inputs: int, outputs: int) -> Tensors:
-        dtype, side_by_side = ("I8", 4) if self.eight_bit else ("BF16", 2)
+        dtype, side_by_side = WEIGHTS[self.precision]
         yield f"{name}.weight", dtype, (outputs // PANEL, inputs // side_by_side, PANEL, side_by_side)
         for part in ("scale", "sums", "bias") if self.eight_bit else ("bias",):
             yield f"{name}.{part}", "F32", (outputs,)
@@ -120,7 +124,7 @@ class Sizes:
             raise ValueError(f"only `types` may be 0, got {whole}")
         if self.head % PANEL or self.intermediate % PANEL:
             raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
-        if self.precision not in PRECISIONS or self.activation not in ACTIVATIONS or not self.epsilon > 0:
+        if self.precision not in WEIGHTS or self.activation not in ACTIVATIONS or not self.epsilon > 0:
             raise ValueError(
                 f"precision {self.precision!r}, activation {self.activation!r} or epsilon {self.epsilon} is none"
             )

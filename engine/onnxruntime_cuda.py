@@ -1,6 +1,7 @@
 """ONNX Runtime on a GPU: the bundle's ONNX file in the memory and on the stream of a lane."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class OnnxRuntimeExecutor:
 
     lanes = 1
     graphs = 0
+    workspace = 0  # it keeps an arena of its own
 
     def __init__(self, bundle: Bundle, precision: Precision, cuda: Cuda, *, device: str = "cuda") -> None:
         """Open nothing yet; `context` does."""
@@ -37,7 +39,7 @@ class OnnxRuntimeExecutor:
         lengths.append(bundle.manifest.max_positions)
         self.lattice = Lattice([(max(1, TOKENS // length), length) for length in lengths])
 
-    def context(self, stream: int) -> "OnnxRuntimeContext":
+    def context(self, stream: int, workspace: int) -> "OnnxRuntimeContext":
         """See `Executor.context`. Raises BackendError where ONNX Runtime would compute on the CPU instead."""
         provider: Any = "CPUExecutionProvider"
         if self._device == "cuda":
@@ -48,6 +50,7 @@ class OnnxRuntimeExecutor:
                 {
                     "device_id": self.cuda.ordinal,
                     "user_compute_stream": str(stream),
+                    "use_tf32": "0",  # FP32 is FP32
                     "enable_skip_layer_norm_strict_mode": "1",  # statistics in FP32, as everywhere
                 },
             )
@@ -63,22 +66,33 @@ class OnnxRuntimeExecutor:
                 f"ONNX Runtime {onnxruntime.__version__} found no CUDA libraries and would compute on the CPU: install "
                 'onnxruntime-gpu with the CUDA and cuDNN it was made for, or use device="cpu"'
             )
-        return OnnxRuntimeContext(session, self.inputs, self._device, self.cuda.ordinal)
+        options = session.get_provider_options().get("CUDAExecutionProvider", {})
+        # Where ONNX Runtime does not take the stream it says nothing, and computes on one of its own. Then both are waited for.
+        taken = self._device == "cpu" or options.get("user_compute_stream") == str(stream)
+        uploaded = None if taken else partial(self.cuda.synchronize, stream)
+        return OnnxRuntimeContext(session, self.inputs, (self._device, self.cuda.ordinal), uploaded)
 
     def close(self) -> None:
         """See `Executor.close`."""
 
 
 class OnnxRuntimeContext:
-    """See `Context`."""
+    """See `Context`. `uploaded` waits for the lane's stream, where the session computes on another."""
 
-    def __init__(self, session: Any, inputs: Mapping[str, np.dtype[Any]], device: str, ordinal: int) -> None:
+    def __init__(
+        self,
+        session: Any,
+        inputs: Mapping[str, np.dtype[Any]],
+        place: tuple[str, int],
+        uploaded: Callable[[], None] | None,
+    ) -> None:
         self._session = session
         self._inputs = inputs
-        self._place = (device, ordinal)
+        self._place = place
+        self._uploaded = uploaded
         self._labels = int(session.get_outputs()[0].shape[1])
         self._options = onnxruntime.RunOptions()
-        if device == "cuda":
+        if uploaded is None:
             # The lane waits for its stream, once, when the logits are down.
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
@@ -88,6 +102,8 @@ class OnnxRuntimeContext:
         for name, dtype in self._inputs.items():
             binding.bind_input(name, *self._place, dtype.type, shape, addresses[name])
         binding.bind_output("logits", *self._place, np.float32, (shape[0], self._labels), addresses["logits"])
+        if self._uploaded is not None:
+            self._uploaded()
         try:
             self._session.run_with_iobinding(binding, self._options)
         except Exception as error:

@@ -1,9 +1,13 @@
 """`Pipeline`: a request's batches on their way through a GPU, several at once."""
 
 import contextlib
-from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from threading import Lock
 from typing import Any, Protocol
 
@@ -19,6 +23,8 @@ from .plan import Batch
 from .session import Setup
 from .streams import Pending
 from .template import EncodedPairs
+
+logger = logging.getLogger("crossrt")
 
 GRAPH_TOKENS = 16_384
 """Shapes of more tokens go without a graph: their kernels run longer than it takes to launch them."""
@@ -49,12 +55,18 @@ class Executor(Protocol):
     output: np.dtype[Any]
     lattice: Lattice
     lanes: int
-    """Contexts that it is worth to have."""
+    """Batches on their way at once that it is worth to have."""
     graphs: int
-    """Graphs worth keeping for each."""
+    """Graphs worth keeping for each lane; 0 where batches cannot be captured."""
+    workspace: int
+    """Bytes of device memory that a context computes in; 0 where it takes its own."""
 
-    def context(self, stream: int) -> Context:
-        """Return a new context, whose batches all come on this stream. The device is current."""
+    def context(self, stream: int, workspace: int) -> Context:
+        """Return a new context, whose batches all come on this stream. The device is current.
+
+        `workspace` is a device pointer to as many bytes as asked for. Contexts of one stream share them: only one computes
+        at a time.
+        """
 
     def close(self) -> None:
         """Free the engine, after its contexts."""
@@ -63,8 +75,9 @@ class Executor(Protocol):
 class Lane:
     """The way of one batch at a time: a context with its stream, its memory up and down, and its graphs.
 
-    All memory is taken at once, for the largest shape; scoring allocates nothing. Used by one thread at a time, with
-    the device current.
+    All memory is taken at once, for the largest shape; scoring allocates nothing but graphs. Each graph has a context of
+    its own, since a context's insides change with the shape, and a graph that was captured before would compute with them.
+    Used by one thread at a time, with the device current.
     """
 
     def __init__(self, executor: Executor, *, labels: int, pad_id: int) -> None:
@@ -72,14 +85,17 @@ class Lane:
         self._executor = executor
         self._labels = labels
         self._pad_id = pad_id
-        self._graphs: OrderedDict[Shape, Graph] = OrderedDict()
+        self._graphs: OrderedDict[Shape, tuple[Graph, contextlib.ExitStack]] = OrderedDict()
+        """By shape, with what closes each."""
         self._most_graphs = executor.graphs if self.cuda.graphs else 0
         self._met: set[Shape] = set()
         self._computing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None
         with contextlib.ExitStack() as opened:
             self._stream = Stream(self.cuda)
             opened.callback(self._stream.close)
-            self._context = executor.context(self._stream.handle)
+            # No allocation is of no bytes.
+            self._workspace = self._on_device(executor.workspace or ALIGNMENT, "to compute it in", opened)
+            self._context = executor.context(self._stream.handle, self._workspace.handle)
             opened.callback(self._context.close)
             up = max(self._offsets(shape)[1] for shape in executor.lattice.limits)
             down = max(rows for rows, _ in executor.lattice.limits) * labels * executor.output.itemsize
@@ -95,19 +111,23 @@ class Lane:
         offsets, size = self._offsets(shape)
         self._fill(batch, shape, offsets)
         self._computing = logits, rows
-        graph = self._graphs.get(shape)
-        if graph is not None:
+        if shape in self._graphs:
             self._graphs.move_to_end(shape)
-            self._stream.launch(graph)
+            self._stream.launch(self._graphs[shape][0])
             return
-        self._enqueue(shape, offsets, size)
+        self._enqueue(self._context, shape, offsets, size)
         if shape not in self._met:
-            self._met.add(shape)  # a first run lets the runtime choose kernels; what comes again is worth a graph
+            self._met.add(shape)
         elif self._most_graphs and shape[0] * shape[1] <= GRAPH_TOKENS:
-            self._stream.synchronize()
-            if len(self._graphs) == self._most_graphs:
-                self._graphs.popitem(last=False)[1].close()
-            self._graphs[shape] = self._stream.captured(lambda: self._enqueue(shape, offsets, size))
+            try:
+                self._capture(shape, offsets, size)
+            except BackendError as error:
+                self._most_graphs = 0
+                logger.warning(
+                    "shapes that come again have no CUDA graph on cuda:%d, which costs time alone: %s",
+                    self.cuda.ordinal,
+                    error,
+                )
 
     def finish(self) -> None:
         """Wait for the batch, if there is one, and hand over its logits."""
@@ -134,14 +154,19 @@ class Lane:
     def _pair(self, size: int, opened: contextlib.ExitStack) -> tuple[PinnedBuffer, DeviceBuffer]:
         host = PinnedBuffer(self.cuda, size)
         opened.callback(host.close)
+        return host, self._on_device(size, "for its tokens and logits", opened)
+
+    def _on_device(self, size: int, purpose: str, opened: contextlib.ExitStack) -> DeviceBuffer:
         try:
             device = DeviceBuffer(self.cuda, size)
         except CudaError as error:
             free, _ = self.cuda.memory()
-            said = f"the largest batch needs {size / 1e6:,.1f} MB on the device for its tokens, {free / 1e6:,.1f} MB are free"
+            said = (
+                f"the largest batch needs {size / 1e6:,.1f} MB on the device {purpose}, {free / 1e6:,.1f} MB are free"
+            )
             raise CudaError(error.name, f"{error.name}: {said}") from error
         opened.callback(device.close)
-        return host, device
+        return device
 
     def _offsets(self, shape: Shape) -> tuple[dict[str, int], int]:
         """Where each input of this shape begins in the memory up, and where the last ends: one copy takes them all."""
@@ -161,17 +186,34 @@ class Lane:
             if name == "attention_mask":
                 view[rows:, 0] = 1  # a row that attends to nothing would be NaN in some kernels
 
-    def _enqueue(self, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
+    def _enqueue(self, context: Context, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
         self._stream.upload(self._host, self._device, size)
         addresses = {name: self._device.handle + offset for name, offset in offsets.items()}
         addresses["logits"] = self._device_logits.handle
-        self._context.enqueue(shape, addresses)
+        context.enqueue(shape, addresses)
         down = shape[0] * self._labels * self._executor.output.itemsize
         self._stream.download(self._device_logits, self._host_logits, down)
 
+    def _capture(self, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
+        """Make a graph for a shape, in place of the one that was used longest ago. The batch is computed once more."""
+        if len(self._graphs) == self._most_graphs:
+            oldest, (_, closing) = self._graphs.popitem(last=False)
+            self._met.discard(oldest)  # or it would come back at once, in a round of more shapes than graphs
+            closing.close()
+        with contextlib.ExitStack() as opened:
+            context = self._executor.context(self._stream.handle, self._workspace.handle)
+            opened.callback(context.close)
+            opened.callback(self._stream.synchronize)  # no context is closed before its work is done
+            self._enqueue(context, shape, offsets, size)  # a first run, in which the runtime chooses kernels
+            self._stream.synchronize()
+            graph = self._stream.captured(lambda: self._enqueue(context, shape, offsets, size))
+            opened.callback(graph.close)
+            self._graphs[shape] = graph, opened.pop_all()
+
     def _drop_graphs(self) -> None:
-        while self._graphs:
-            self._graphs.popitem()[1].close()
+        with contextlib.ExitStack() as closing:  # which goes on after an error
+            while self._graphs:
+                closing.callback(self._graphs.popitem()[1][1].close)
 
 
 class Pipeline:
@@ -179,22 +221,32 @@ class Pipeline:
 
     Requests are computed in the order they came, by a thread of the pipeline's own, so that whoever started one can
     tokenize the next meanwhile. A request's batches go to the lanes in turn; nobody waits for the device but to use a
-    lane again, and once at the end.
+    lane again, and once at the end. Dropped without `close`, it frees everything too.
+
+    A process that is forked must open the model itself: CUDA does not come along.
     """
 
     def __init__(self, bundle: Bundle, setup: Setup, executors: Sequence[Executor]) -> None:
-        """Take all memory. Raises BackendError, with how much is needed, when a device has too little."""
+        """Take all memory, and the executors, which are closed on an error too.
+
+        Raises BackendError, with how much is needed, when a device has too little.
+        """
         self.setup = setup
         self._bundle = bundle
-        self._executors = executors
         self._lattice = executors[0].lattice
-        if any(executor.lattice != self._lattice for executor in executors):
-            raise BackendError("the engines of the devices take different shapes; build them with the same profiles")
-        self._devices: list[deque[Lane]] = [deque() for _ in executors]
+        self._devices: list[list[Lane]] = [[] for _ in executors]
         self._lock = Lock()
         self._closed = False
+        self._process = os.getpid()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
+        self._free = weakref.finalize(self, _free, self._process, self._worker, self._devices, executors)
+        self._free.atexit = False  # the driver frees what a process held, and may be gone already
         manifest = bundle.manifest
         try:
+            if any(executor.lattice != self._lattice for executor in executors):
+                raise BackendError(
+                    "the engines of the devices take different shapes; build them with the same profiles"
+                )
             for executor, device in zip(executors, self._devices, strict=True):
                 with executor.cuda.current():
                     for _ in range(executor.lanes):
@@ -202,15 +254,24 @@ class Pipeline:
         except BaseException:
             self._free()
             raise
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest pair that the engines take."""
+        return self._lattice.longest
 
     def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
         """Begin to score a request. Batches are as large as the engine takes; `batch_size` is for CPUs. See `Pending`."""
+        if os.getpid() != self._process:  # asked before the lock, which a thread of the parent's may have held
+            raise BackendError(
+                f"this model was opened on {self.setup.device} before the process forked, and CUDA does not come along: "
+                "open it in each process that scores"
+            )
         longest = int(pairs.lengths.max()) if len(pairs) else 0
-        if longest > self._lattice.longest:
+        if longest > self.longest:
             raise ShapeError(
-                f"a pair of {longest} tokens, and this engine takes up to {self._lattice.longest}: "
-                f"set max_length={self._lattice.longest}, or build the engine for longer pairs"
+                f"a pair of {longest} tokens, and this engine takes up to {self.longest}: "
+                f"set max_length={self.longest}, or build the engine for longer pairs"
             )
         logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
         with self._lock:
@@ -223,45 +284,63 @@ class Pipeline:
         return self.start(batch.pairs(), batch_size=len(batch.rows)).wait()
 
     def close(self) -> None:
-        """Wait for what is being computed, then free everything. May be called again."""
-        with self._lock:
-            self._closed = True
-        self._worker.shutdown(cancel_futures=True)
+        """Wait for what is being computed, then free everything, of a lost device too. May be called again."""
+        if os.getpid() == self._process:
+            with self._lock:
+                self._closed = True
+            self._worker.shutdown(cancel_futures=True)
         self._free()
-
-    @property
-    def _lanes(self) -> list[Lane]:
-        return [lane for device in self._devices for lane in device]
 
     def _score(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
         lengths = pairs.lengths
         loads = [0] * len(self._devices)
+        # Each request begins at the first lane: few that come again and again meet the graphs of those before.
+        turns = [cycle(device) for device in self._devices]
+        lanes = [lane for device in self._devices for lane in device]
         try:
             for rows in self._lattice.parts(lengths, batch_cost=BATCH_COST, shares=len(self._devices)):
                 device = loads.index(min(loads))
                 loads[device] += len(rows) * int(lengths[rows[0]])
-                lane = self._devices[device][0]
-                self._devices[device].rotate(-1)
+                lane = next(turns[device])
                 with lane.cuda.current():
                     lane.finish()
                     lane.begin(pairs, rows, logits)
-            for lane in self._lanes:
+            for lane in lanes:
                 with lane.cuda.current():
                     lane.finish()
         except BaseException:
-            for lane in self._lanes:
+            for lane in lanes:
                 with contextlib.suppress(BackendError), lane.cuda.current():
                     lane.abandon()
             raise
         return len(pairs)
 
-    def _free(self) -> None:
-        for lane in self._lanes:
-            with lane.cuda.current():
-                lane.close()
-        self._devices = []
-        for executor in self._executors:
-            with executor.cuda.current():
-                executor.close()
+
+LEFT_BEHIND: list[object] = []
+"""What a forked process has of its parent's devices: never used, and not even forgotten, since that would call CUDA."""
+
+
+def _free(
+    process: int, worker: ThreadPoolExecutor, devices: Sequence[Sequence[Lane]], executors: Sequence[Executor]
+) -> None:
+    """Free a pipeline that nobody uses any more, all of it, whatever fails on the way."""
+    if os.getpid() != process:
+        LEFT_BEHIND.append((devices, executors))
+        return
+    worker.shutdown(wait=False)  # it has nothing to do, and may be the thread that this runs in
+    for executor, lanes in zip(executors, devices, strict=True):
+        closing: tuple[Lane | Executor, ...] = (*lanes, executor)
+        for each in closing:
+            with _told(), executor.cuda.current():
+                each.close()
+        with _told():
             executor.cuda.close()
-        self._executors = ()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """A device that was lost frees nothing, and keeps nobody from closing the rest."""
+    try:
+        yield
+    except BackendError as error:
+        logger.warning("while closing a model on a GPU: %s", error)

@@ -1,5 +1,7 @@
 """CUDA's verbs by PyCUDA, which has all but graphs."""
 
+import ctypes
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +21,7 @@ class PyCuda:
     def __init__(self, ordinal: int) -> None:
         self.ordinal = ordinal
         self._kept: dict[int, Any] = {}
-        _checked(driver.init)
-        self._context = _checked(lambda: driver.Device(ordinal).retain_primary_context())
+        self._context = _primary_context(ordinal)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -108,10 +109,7 @@ class PyCuda:
         raise BackendError("PyCUDA has no graphs")
 
     def close(self) -> None:
-        """See `Cuda.close`."""
-        if self._context is not None:
-            _checked(self._context.detach)
-            self._context = None
+        """See `Cuda.close`. The context stays with the process: see `_primary_context`."""
 
     def _stream(self, handle: int) -> Any:
         if handle not in self._kept:
@@ -124,11 +122,37 @@ class PyCuda:
         return handle
 
 
+@functools.cache
+def _primary_context(ordinal: int) -> Any:
+    """Return a device's primary context, retained once a process and never given back.
+
+    PyCUDA's `detach` leaves a context that was not current on the stack of the thread, and in any other thread than the one that
+    retained it does nothing; and what was made under one object of a context cannot be freed under another.
+    """
+    _checked(driver.init)
+    return _checked(lambda: driver.Device(ordinal).retain_primary_context())
+
+
 def _checked(call: Callable[[], Any]) -> Any:
     """Return what a call returns. Raises CudaError for a failure, under the name that the driver has for it."""
     try:
         return call()
     except driver.Error as error:
-        # PyCUDA says "cuMemAlloc failed: out of memory"; the names are made of those words.
-        words = str(error).rpartition(": ")[2].split(" - ")[0]
-        raise CudaError("CUDA_ERROR_" + words.upper().replace(" ", "_"), str(error)) from error
+        # Such as "cuMemAlloc failed: out of memory - more words".
+        words = str(error).partition(" failed: ")[2]
+        names = _error_names()
+        name = names.get(words) or names.get(words.partition(" - ")[0], "CUDA_ERROR_UNKNOWN")
+        raise CudaError(name, f"{name} ({error})") from error
+
+
+@functools.cache
+def _error_names() -> dict[str, str]:
+    """Return the driver's names of failures by its words for them: PyCUDA tells the words alone."""
+    library = ctypes.CDLL("libcuda.so.1")
+    found = {}
+    name, words = ctypes.c_char_p(), ctypes.c_char_p()
+    for code in range(1, 1000):
+        asked = (library.cuGetErrorString(code, ctypes.byref(words)), library.cuGetErrorName(code, ctypes.byref(name)))
+        if asked == (0, 0) and words.value and name.value:
+            found[words.value.decode()] = name.value.decode()
+    return found

@@ -17,6 +17,10 @@ class Scorer(Protocol):
 
     setup: Setup
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest pair that it takes."""
+
     def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
         """Begin to score a request. See `Pending`."""
 

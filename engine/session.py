@@ -73,6 +73,8 @@ class Setup:
     batch_size: int
     reason: str
     devices: tuple[str, ...] = ("cpu",)
+    engine: str | None = None
+    """The file of the TensorRT engine that was asked for."""
 
     @property
     def native(self) -> bool:
@@ -118,26 +120,38 @@ def choose_setup(
     allow_failed: bool = False,
     tuned: bool = True,
     rebuild: bool = False,
+    engine: str | None = None,
 ) -> Setup:
     """Decide how a bundle is run here.
 
     `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU where one can run this bundle, and else
     the CPU. On a GPU see `gpu_setup`. On a CPU `backend="auto"` obeys what `crossrt tune` has stored for this bundle and
-    machine, and else, as always without `tuned`, takes ONNX Runtime where it is installed, or, for an INT8 model that has kept
-    its order there, the native kernels where they run, or OpenVINO on a processor with VNNI. `threads` defaults to the
-    processors this process may use (affinity and cgroup quota). Raises OptionError for an unknown value and BackendError,
-    saying what to install, when the backend is missing.
+    machine, and else, as always without `tuned`, takes the native kernels where they run and the model has passed its check
+    there, or, for an INT8 model that has kept its order there, OpenVINO on a processor with VNNI, or ONNX Runtime. `threads`
+    defaults to the processors this process may use (affinity and cgroup quota). Raises OptionError for an unknown value and
+    BackendError, saying what to install, when the backend is missing.
     """
     if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
         known = ", ".join(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
         raise OptionError(f"unknown backend {backend!r}; one of auto, {known}")
     if rebuild and (device == "cpu" or backend not in ("auto", "tensorrt")):
         raise OptionError("rebuild=True builds a TensorRT engine: it goes with a GPU, and backend auto or tensorrt")
+    if engine is not None and (device == "cpu" or backend not in ("auto", "tensorrt") or rebuild):
+        raise OptionError(
+            f"engine={engine!r} names a TensorRT engine of the bundle: it goes with a GPU, backend auto or tensorrt, and "
+            "without rebuild"
+        )
     if device != "cpu":
         from .gpu import gpu_setup
 
         on_gpu = gpu_setup(
-            bundle, precision=precision, backend=backend, device=device, allow_failed=allow_failed, rebuild=rebuild
+            bundle,
+            precision=precision,
+            backend=backend,
+            device=device,
+            allow_failed=allow_failed,
+            rebuild=rebuild,
+            engine=engine,
         )
         if on_gpu is not None:
             return on_gpu
@@ -257,8 +271,8 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
 
 
 def _why_not(bundle: Bundle, precision: Precision) -> str:
-    if precision not in (Precision.INT8, Precision.BF16):
-        return f"the backend native computes int8 and bf16, and this is {precision.value}; ask for one of these"
+    if precision is Precision.FP16:
+        return "the backend native does not compute in fp16; ask for fp32, bf16 or int8"
     return (
         f"{bundle.path} has no {precision.value} weights for the backend native: it was exported where they could not be "
         "checked, or they failed their check, or the kernels do not know such a model. Take another backend, or export it again"

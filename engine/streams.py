@@ -73,6 +73,11 @@ class Streams:
         self._session(wide=False)
         OPENED.add(self)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest pair that the model takes."""
+        return self._bundle.manifest.max_positions
+
     def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
         """Begin to score a request in batches of at most `batch_size` rows, and of the setup's. See `Pending`."""
         manifest = self._bundle.manifest

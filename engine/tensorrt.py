@@ -1,5 +1,6 @@
 """TensorRT engines, loaded and run: TensorRT 8.6 to 11, and TensorRT-RTX, which has the same names."""
 
+import contextlib
 import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,12 @@ from .engine_file import EngineFile, Profile, Shape, profile_for
 from .errors import BackendError, BundleError
 from .lattice import Lattice
 
+DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
+"""By TensorRT's names; its own `nptype` fails on some versions of NumPy."""
 LANES = 3
 """Batches on their way on each device: one is copied up, one computed, one copied down."""
 GRAPHS = 64
-"""Graphs kept by a lane. They are small, a few hundred kilobytes each."""
+"""Graphs kept by a lane. Each has an execution context, but all compute in the lane's memory."""
 
 
 class TensorRtExecutor:
@@ -35,6 +38,9 @@ class TensorRtExecutor:
         plan = checked_plan(bundle, file)
         self.cuda = cuda
         tensorrt = importlib.import_module(file.library)
+        if file.library == "tensorrt_rtx":
+            # It allocates while it computes, which cannot be captured, unless an engine was built to let it not.
+            self.graphs = 0
         self._log = collecting_logger(tensorrt)
         self._runtime = tensorrt.Runtime(self._log)
         if file.options.get("version_compatible"):
@@ -42,26 +48,34 @@ class TensorRtExecutor:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._log.error(f"{path} cannot be loaded by {file.library} {tensorrt.__version__}")
+        strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
+        self._strategy = None if strategies is None else strategies.USER_MANAGED  # 8.6 says it by the verb
+        self.workspace = int(
+            self._engine.device_memory_size if strategies is None else self._engine.device_memory_size_v2
+        )
         self._profiles = file.profiles
         self.lattice = Lattice([profile.max for profile in file.profiles])
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
-        dtypes = {name: np.dtype(tensorrt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
+        dtypes = {name: np.dtype(DTYPES[self._engine.get_tensor_dtype(name).name]) for name in names}
         self.output = dtypes.pop("logits")
         self.inputs: Mapping[str, np.dtype[Any]] = dtypes
 
-    def context(self, stream: int) -> "TensorRtContext":
+    def context(self, stream: int, workspace: int) -> "TensorRtContext":
         """See `Executor.context`."""
-        context = self._engine.create_execution_context()
+        if self._strategy is None:
+            context = self._engine.create_execution_context_without_device_memory()
+        else:
+            context = self._engine.create_execution_context(self._strategy)
         if context is None:
             free, _ = self.cuda.memory()
-            # The older name is a 32-bit size, and gone in TensorRT 11.
-            newer = getattr(self._engine, "device_memory_size_v2", None)
-            needed = self._engine.device_memory_size if newer is None else newer
             raise self._log.error(
-                f"an execution context needs {needed / 1e6:,.0f} MB of device memory, and {free / 1e6:,.0f} MB "
-                "are free: close what else uses the device, or build the engine with smaller profiles, by --tokens or "
-                "--max-length of crossrt engines"
+                f"TensorRT made no execution context, with {free / 1e6:,.0f} MB of device memory free: close what else uses "
+                "the device, or build the engine with smaller profiles, by --tokens or --max-length of crossrt engines"
             )
+        if self._strategy is None:
+            context.device_memory = workspace
+        else:
+            context.set_device_memory(workspace, self.workspace)
         return TensorRtContext(context, stream, self._profiles, self._log)
 
     def close(self) -> None:
@@ -82,13 +96,24 @@ class TensorRtContext:
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
         """See `Context.enqueue`."""
         profile = profile_for(self._profiles, shape)
-        done = profile == self._profile or self._context.set_optimization_profile_async(profile, self._stream)
-        self._profile = profile
-        for name, address in addresses.items():
-            done = done and (name == "logits" or self._context.set_input_shape(name, shape))
-            done = done and self._context.set_tensor_address(name, address)
-        if not (done and self._context.execute_async_v3(self._stream)):
+        if not (
+            self._choose(profile) and self._bind(shape, addresses) and self._context.execute_async_v3(self._stream)
+        ):
             raise self._log.error(f"TensorRT refused a batch of {shape[0]} x {shape[1]} tokens in profile {profile}")
+
+    def _choose(self, profile: int) -> bool:
+        if profile != self._profile:
+            with contextlib.suppress(RuntimeError):  # which is how the bindings say no
+                if self._context.set_optimization_profile_async(profile, self._stream):
+                    self._profile = profile
+        return profile == self._profile
+
+    def _bind(self, shape: Shape, addresses: Mapping[str, int]) -> bool:
+        return all(
+            (name == "logits" or self._context.set_input_shape(name, shape))
+            and self._context.set_tensor_address(name, address)
+            for name, address in addresses.items()
+        )
 
     def close(self) -> None:
         """See `Context.close`."""

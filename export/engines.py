@@ -31,7 +31,7 @@ from ..engine.errors import BackendError, BundleError, OptionError, ParityError
 from ..engine.plan import Batch
 from ..engine.precision import Precision
 from ..engine.publish import published_directory
-from ..engine.tensorrt import TensorRtExecutor, checked_plan
+from ..engine.tensorrt import checked_plan
 from .attention import UNMEASURED, fused_attention
 from .manifest import write_manifest
 from .pairs import builtin_pairs
@@ -264,10 +264,9 @@ def check_engine(
 ) -> EngineCheck:
     """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts.
 
-    Every lane computes each shape three times: launch by launch, once more as it is captured, and as a graph. The CPU's side is
-    ONNX Runtime, since crossrt's own kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of
-    `judging`, the built-in ones unless given, beside the FP32 model of `full`, which is the same bundle unless this one holds no
-    FP32.
+    Each shape is computed three times: launch by launch, once more as it is captured, and as a graph. The CPU's side is ONNX
+    Runtime, since crossrt's own kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of `judging`,
+    the built-in ones unless given, beside the FP32 model of `full`, which is the same bundle unless this one holds no FP32.
     """
     precision = Precision.parse(engine.precision)
     shapes = tuple(dict.fromkeys(corners(engine.profiles)))
@@ -280,15 +279,14 @@ def check_engine(
     ranked = TOLERANCE[precision].top10_overlap
     with (
         CrossEncoder(bundle.path, device="cpu", backend="onnxruntime", **opened) as reference,
-        CrossEncoder(bundle.path, device=device, backend="tensorrt", **opened) as ours,
+        CrossEncoder(bundle.path, device=device, backend="tensorrt", engine=engine.file, **opened) as ours,
     ):
         pairs = builtin_pairs(reference.max_length)
         differences = [np.abs(ours.logits(pairs) - reference.logits(pairs))]
         vocabulary = tokenizers.Tokenizer.from_file(str(bundle.tokenizer_file)).get_vocab_size()
         for batch in batches(shapes, vocabulary):
             expected = reference._scorer.run(batch)
-            # Batches go to the lanes in turn.
-            differences += [np.abs(ours._scorer.run(batch) - expected) for _ in range(3 * TensorRtExecutor.lanes)]
+            differences += [np.abs(ours._scorer.run(batch) - expected) for _ in range(3)]
         worst = max(float(np.nan_to_num(each, nan=np.inf).max()) for each in differences)
         if ranked and worst <= ALLOWED[precision]:
             overlap = _overlap(ours, full or bundle, judging or JudgingSet.builtin(), opened["max_length"])

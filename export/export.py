@@ -3,7 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ EXPORTERS = ("crossrt", "optimum")
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
 FP16_FUSED = "model.fp16.fused.onnx"
 INT8_FOR_GPUS = "model.int8.gpu.onnx"
+FP32_FOR_NATIVE = "model.fp32.native"
 INT8_FOR_NATIVE = "model.int8.native"
 BF16_FOR_NATIVE = "model.bf16.native"
 MAGNITUDE_PAIRS = 200
@@ -118,6 +120,12 @@ def export_bundle(
             report, numerics = making.make(precision)
             passed(report, precision.value, needed=precision is Precision.FP32 or not keep_going)
             models[precision.value] = replace(model, parity=report.summary(), numerics=numerics)
+            if precision is Precision.FP32:
+                native = making.full_by_native()
+                if native is not None and passed(native, "fp32.native", needed=False):
+                    models["fp32"] = replace(models["fp32"], native_file=FP32_FOR_NATIVE)
+                else:
+                    (partial / FP32_FOR_NATIVE).unlink(missing_ok=True)
             if precision is Precision.FP16 and report:
                 fused = making.half_fused()
                 if fused is not None and passed(fused, "fp16.fused", needed=False):
@@ -189,6 +197,10 @@ class _Making:
             onnx_from_checkpoint(self.checkpoint, file)
         return self._judged(self.directory, Precision.FP32)
 
+    def full_by_native(self) -> ParityReport | None:
+        """FP32 as crossrt's own kernels compute it, from a file of their own; None where they cannot run it."""
+        return self._by_native(Precision.FP32, FP32_FOR_NATIVE)
+
     def half(self) -> tuple[ParityReport, dict[str, Any]]:
         """FP16, judged twice: as it runs here, and as it runs where every operator rounds.
 
@@ -218,14 +230,9 @@ class _Making:
         if not any(node.domain == ONNX_RUNTIME for node in graph_of(self.checkpoint, numerics).graph.node):
             return None
         onnx_from_checkpoint(self.checkpoint, self.directory / FP16_FUSED, numerics)
-        plain = self.manifest
-        model = replace(plain.models["fp16"], file=FP16_FUSED)
-        self.manifest = replace(plain, models={**plain.models, "fp16": model})
-        try:
+        with self._with_file(Precision.FP16, file=FP16_FUSED):
             report = self._judged_twice(Precision.FP16, numerics)
-            return replace(report, backend=f"{report.backend}, in its fused operators, for GPUs")
-        finally:
-            self.manifest = plain
+        return replace(report, backend=f"{report.backend}, in its fused operators, for GPUs")
 
     def int8(self) -> tuple[ParityReport, dict[str, Any]]:
         """INT8: quantised by the recipe, judged by its ranking, and by how much of it really runs in 8 bits."""
@@ -260,16 +267,7 @@ class _Making:
 
     def int8_by_native(self) -> ParityReport | None:
         """INT8 as crossrt's own kernels compute it, from a file of their own; None where they cannot run it."""
-        if "native" not in installed_backends() or not can_be_native(self.checkpoint):
-            return None
-        native_from_checkpoint(self.checkpoint, self.directory / INT8_FOR_NATIVE, Precision.INT8, self._seen)
-        plain = self.manifest
-        model = replace(plain.models["int8"], native_file=INT8_FOR_NATIVE)
-        self.manifest = replace(plain, models={**plain.models, "int8": model})
-        try:
-            return self._judged(self.directory, Precision.INT8, backend="native")
-        finally:
-            self.manifest = plain
+        return self._by_native(Precision.INT8, INT8_FOR_NATIVE, self._seen)
 
     def int8_for_gpus(self) -> ParityReport:
         """INT8 as it was quantised, with its rest in FP16 as FP16 has it; judged as both: rounded, and by its ranking."""
@@ -278,6 +276,27 @@ class _Making:
         onnx_from_checkpoint(self.checkpoint, self.directory / INT8_FOR_GPUS, numerics)
         report = self._judged_rounded(Precision.INT8, numerics)
         return replace(report, backend=f"{report.backend}, the rest in FP16, for GPUs")
+
+    def _by_native(
+        self, precision: Precision, file: str, seen: Mapping[str, Activation] | None = None
+    ) -> ParityReport | None:
+        if "native" not in installed_backends() or not can_be_native(self.checkpoint):
+            return None
+        native_from_checkpoint(self.checkpoint, self.directory / file, precision, seen)
+        with self._with_file(precision, native=file):
+            return self._judged(self.directory, precision, backend="native")
+
+    @contextmanager
+    def _with_file(self, precision: Precision, *, file: str | None = None, native: str | None = None) -> Iterator[None]:
+        """Judge another file than the one that the manifest names for a precision."""
+        plain = self.manifest
+        model = plain.models[precision.value]
+        model = replace(model, file=file or model.file, native_file=native)
+        self.manifest = replace(plain, models={**plain.models, precision.value: model})
+        try:
+            yield
+        finally:
+            self.manifest = plain
 
     def _judged_twice(self, precision: Precision, numerics: Numerics) -> ParityReport:
         """Judge a file as it runs here, and as it runs where every operator rounds; see `half`."""

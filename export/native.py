@@ -1,8 +1,8 @@
-"""`native_from_checkpoint`: a checkpoint's weights in 8 bits or BF16, for crossrt's own kernels.
+"""`native_from_checkpoint`: a checkpoint's weights in 8 bits, BF16 or FP32, for crossrt's own kernels.
 
 Weights in 8 bits have one scale an output channel and are rounded once, from FP32. Activations have no ranges here: the kernels
 give each token its own as they run. What calibration saw decides two things: how channels are balanced before they are put
-into 8 bits, and which four of the widest layer's stay in FP32. BF16 needs none of this.
+into 8 bits, and which four of the widest layer's stay in FP32. BF16 and FP32 need none of this.
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ def can_be_native(checkpoint: Checkpoint) -> bool:
 def native_from_checkpoint(
     checkpoint: Checkpoint, path: Path, precision: Precision, seen: Mapping[str, Activation] | None = None
 ) -> None:
-    """Write the file, in INT8 or BF16. `seen` is what calibration saw of the tensors that are read in 8 bits, by name; of those
-    that it did not see, nothing is balanced. Raises CheckpointError for weights that are NaN or Inf."""
+    """Write the file, in INT8, BF16 or FP32. `seen` is what calibration saw of the tensors that are read in 8 bits, by name; of
+    those that it did not see, nothing is balanced. Raises CheckpointError for weights that are NaN or Inf."""
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
     layers = HEAD_LAYERS[checkpoint.head]
@@ -85,7 +85,8 @@ class _Arrays:
 
     def _embeddings(self) -> None:
         sizes, width = self._sizes, padded(self._sizes.hidden)
-        self._arrays["word"] = _widened(self._tensor("word.weight").astype(np.float16), width)
+        word = self._tensor("word.weight")
+        self._arrays["word"] = _widened(word if sizes.precision == "fp32" else word.astype(np.float16), width)
         positions = self._tensor("position.weight")[-sizes.positions :]  # RoBERTa's begin after the padding id
         types = np.zeros((1, positions.shape[1]), dtype=np.float32)
         if self._checkpoint.layout.token_types:
@@ -111,9 +112,8 @@ class _Arrays:
             balance = self._norm(before, f"{name}.query")
             self._linear(f"{name}.query", parts["query.weight"] / balance, parts["query.bias"], width, attended)
             keys = _widened(parts["key.weight"], width).reshape(sizes.heads, sizes.head, width).swapaxes(1, 2)
-            self._arrays[f"{name}.key.weight"] = np.stack([_panels(_bfloat16(key), side_by_side=2) for key in keys])
-            value = _bfloat16(_widened(parts["value.weight"], width))
-            self._arrays[f"{name}.value.weight"] = _panels(value, side_by_side=2)
+            self._arrays[f"{name}.key.weight"] = np.stack([self._floating(key) for key in keys])
+            self._arrays[f"{name}.value.weight"] = self._floating(_widened(parts["value.weight"], width))
             self._arrays[f"{name}.value.bias"] = parts["value.bias"]
         output = _heads(self._tensor(f"{name}.attention_output.weight").T, sizes).T
         self._linear(f"{name}.attention_output", output, self._tensor(f"{name}.attention_output.bias"), attended, width)
@@ -146,7 +146,7 @@ class _Arrays:
         weight = _widened(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
         self._arrays[f"{name}.bias"] = _widened(bias, outputs)
         if not self._sizes.eight_bit:
-            self._arrays[f"{name}.weight"] = _panels(_bfloat16(weight), side_by_side=2)
+            self._arrays[f"{name}.weight"] = self._floating(weight)
             return
         largest = np.abs(weight).max(axis=1)
         scale = np.where(largest > 0, largest, LARGEST).astype(np.float64) / LARGEST
@@ -154,6 +154,12 @@ class _Arrays:
         self._arrays[f"{name}.weight"] = _panels(rounded, side_by_side=4)
         self._arrays[f"{name}.scale"] = scale
         self._arrays[f"{name}.sums"] = scale * rounded.sum(axis=1, dtype=np.int64)
+
+    def _floating(self, weight: Floats) -> Floats:
+        """Panels of a weight that is not in 8 bits."""
+        if self._sizes.precision == "fp32":
+            return _panels(weight, side_by_side=1)
+        return _panels(_bfloat16(weight), side_by_side=2)
 
     def _largest_channels(self, name: str, weight: Floats) -> npt.NDArray[np.int64]:
         # Of the last layer's, which only [CLS] has, nothing was seen.

@@ -4,7 +4,8 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -144,15 +145,36 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     return make
 
 
+@contextmanager
+def exporting_without_native() -> Iterator[None]:
+    from crossrt.export import export
+
+    others = tuple(name for name in export.installed_backends() if name != "native")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "installed_backends", lambda: others)
+        yield
+
+
+@pytest.fixture(scope="module")
+def portable() -> Iterator[None]:
+    """Export what every machine exports; see `make_bundle`."""
+    with exporting_without_native():
+        yield
+
+
 @pytest.fixture(scope="session")
 def make_bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function that exports a checkpoint of `make_checkpoint` and returns the bundle's directory."""
+    """Return a function that exports a checkpoint of `make_checkpoint` and returns the bundle's directory.
+
+    It is the same on every machine: without what the native kernels would run, which not every processor can.
+    """
     from crossrt.export.checkpoint import Checkpoint
     from crossrt.export.export import export_bundle
 
     def make(checkpoint: Path | None = None, **fields: Any) -> Path:
         out = tmp_path_factory.mktemp("bundles") / "bundle"
-        export_bundle(Checkpoint.read(checkpoint or make_checkpoint(**fields)), out)
+        with exporting_without_native():
+            export_bundle(Checkpoint.read(checkpoint or make_checkpoint(**fields)), out)
         return out
 
     return make

@@ -184,9 +184,10 @@ def flashrank(subject: Subject) -> Score:
     return score
 
 
-NATIVE = ("crossrt BF16", "crossrt INT8")
+NATIVE = ("crossrt FP32", "crossrt BF16", "crossrt INT8")
 """Those of crossrt's own kernels."""
 SYSTEMS: dict[str, Callable[[Subject], Score]] = {
+    "crossrt FP32": lambda subject: crossrt(subject, backend="native"),
     "crossrt FP32, ONNX Runtime": lambda subject: crossrt(subject, backend="onnxruntime"),
     "crossrt FP32, OpenVINO": lambda subject: crossrt(subject, backend="openvino"),
     "crossrt BF16": lambda subject: crossrt(subject, precision="bf16", backend="native"),

@@ -1,5 +1,6 @@
-// The arithmetics that linear layers are computed in: `EightBit` and `SixteenBit`. Each says what its weights and its rows of
-// activations are, how a row of FP32 becomes one of them, and what a product is.
+// The arithmetics that a model is computed in: `EightBit`, `SixteenBit` and `ThirtyTwoBit`. Each says what the weights of its linear
+// layers and their rows of activations are, how a row of FP32 becomes one of them, what a product is, and, by `Value` and
+// `Word`, what attention and the embeddings of words are in.
 
 #pragma once
 
@@ -50,6 +51,9 @@ struct Range {
 
 // Weights in 8 bits with a scale for each output; activations in 8 bits with a range for each row.
 struct EightBit {
+    using Value = Half;
+    using Word = Half;  // FP16
+
     struct Linear {
         const int8_t* weight;  // [out / 32][in / 4][32][4]
         const float *scale, *sums, *bias;
@@ -188,23 +192,27 @@ struct EightBit {
     }
 };
 
-// Weights and activations in BF16.
-struct SixteenBit {
+// Weights and activations of one type, BF16 or FP32.
+template <class Number, class WordNumber>
+struct Floating {
+    using Value = Number;
+    using Word = WordNumber;
+
     struct Linear {
-        const Half* weight;  // [out / 32][in / 2][32][2]
+        const Value* weight;  // [out / 32][in / 2][32][2] in BF16, [out / 32][in][32] in FP32
         const float* bias;
         int in, out;
 
-        Linear(Arrays& arrays, int in, int out) : weight(arrays.take<Half>()), bias(arrays.take<float>()), in(in), out(out) {}
+        Linear(Arrays& arrays, int in, int out) : weight(arrays.take<Value>()), bias(arrays.take<float>()), in(in), out(out) {}
     };
     struct Rows {
-        Half* values;
+        Value* values;
         ptrdiff_t stride;
 
-        Rows(Half* values, int width) : values(values), stride(width) {}
-        Rows(Memory& memory, int count, int width) : Rows(memory.take<Half>(size_t(count) * width), width) {}
+        Rows(Value* values, int width) : values(values), stride(width) {}
+        Rows(Memory& memory, int count, int width) : Rows(memory.take<Value>(size_t(count) * width), width) {}
         Rows from(int row) const { return {values + row * stride, int(stride)}; }
-        void copy(const Rows& other) const { std::memcpy(values, other.values, stride * sizeof(Half)); }
+        void copy(const Rows& other) const { std::memmove(values, other.values, stride * sizeof(Value)); }
     };
     struct Balance {
         explicit Balance(Arrays&) {}
@@ -223,24 +231,25 @@ struct SixteenBit {
     }
     static INLINE void normalise(float* row, int channels, int width, const Norm& norm, float epsilon, const Balance&,
                                  const Rows& to) {
-        crossrt::normalise(row, channels, width, norm, epsilon, [&](int n, Floats value) INLINED {
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.values + n), (__m256i)_mm512_cvtneps_pbh(value));
-        });
+        crossrt::normalise(row, channels, width, norm, epsilon,
+                           [&](int n, Floats value) INLINED { store(to.values + n, value); });
     }
 
     template <class Sink>
     static INLINE void product(const Linear& linear, const Rows& rows, int count, int begin, int end, Sink&& sink) {
-        panels<Halves>(linear.weight, linear.in, begin, end, rows.values, rows.stride, count,
-                       [&](int row, int out, Floats low, Floats high) INLINED {
-                           sink(row, out, _mm512_add_ps(low, load(linear.bias + out)),
-                                _mm512_add_ps(high, load(linear.bias + out + LANES)));
-                       });
+        panels<typename Numbers<Value>::Dot>(linear.weight, linear.in, begin, end, rows.values, rows.stride, count,
+                                             [&](int row, int out, Floats low, Floats high) INLINED {
+                                                 sink(row, out, _mm512_add_ps(low, load(linear.bias + out)),
+                                                      _mm512_add_ps(high, load(linear.bias + out + LANES)));
+                                             });
     }
 
     template <class Sink>
-    static INLINE void second(const Linear& linear, const Kept&, Half* wide, int count, const Between&, Sink&& sink) {
+    static INLINE void second(const Linear& linear, const Kept&, Value* wide, int count, const Between&, Sink&& sink) {
         product(linear, Rows(wide, linear.in), count, 0, linear.out, sink);
     }
 };
+using SixteenBit = Floating<Half, Half>;
+using ThirtyTwoBit = Floating<float, float>;
 
 }  // namespace crossrt

@@ -1,4 +1,4 @@
-// Attention of one head over one pair: softmax(Q K^T) V in BF16, with the scale and log2(e) folded into Q's weights.
+// Attention of one head over one pair: softmax(Q K^T) V in BF16 or FP32, with the scale and log2(e) folded into Q's weights.
 //
 // Scores of up to 12 queries with all keys stay in the first cache. There is no padding, so there is no mask.
 
@@ -37,15 +37,18 @@ INLINE void transpose(__m512i rows[16]) {
 }
 
 // Keys [tokens, width] as panels of 32 keys.
-INLINE void pack_keys(const Half* keys, ptrdiff_t stride, int tokens, int width, Half* to) {
+template <class Value>
+INLINE void pack_keys(const Value* keys, ptrdiff_t stride, int tokens, int width, Value* to) {
+    const int dwords = width / Numbers<Value>::A_DWORD;
     for (int first = 0; first < tokens; first += LANES) {
-        Half* panel = to + (first / PANEL) * width * PANEL + (first % PANEL) * 2;
-        for (int part = 0; part < width; part += 2 * LANES) {
+        auto* panel = reinterpret_cast<int32_t*>(to) + (first / PANEL) * dwords * PANEL + first % PANEL;
+        for (int part = 0; part < dwords; part += LANES) {
             __m512i rows[LANES];
             for (int n = 0; n < LANES; n++)
-                rows[n] = first + n < tokens ? _mm512_loadu_si512(keys + (first + n) * stride + part) : _mm512_setzero_si512();
+                rows[n] = first + n < tokens ? _mm512_loadu_si512(keys + (first + n) * stride + part * Numbers<Value>::A_DWORD)
+                                             : _mm512_setzero_si512();
             transpose(rows);
-            for (int n = 0; n < LANES; n++) _mm512_store_si512(panel + (part / 2 + n) * 2 * PANEL, rows[n]);
+            for (int n = 0; n < LANES; n++) _mm512_store_si512(panel + (part + n) * PANEL, rows[n]);
         }
     }
 }
@@ -69,6 +72,15 @@ INLINE void pack_values(const Half* values, ptrdiff_t stride, int tokens, int wi
         }
 }
 
+// Values [tokens, width] as panels of 32 channels.
+INLINE void pack_values(const float* values, ptrdiff_t stride, int tokens, int width, float* to) {
+    for (int part = 0; part < width; part += PANEL)
+        for (int token = 0; token < tokens; token++, to += PANEL) {
+            const float* row = values + token * stride + part;
+            store(to, load(row), load(row + LANES));
+        }
+}
+
 // What `join` makes of each row, in the order of the rows: four steps for all of them, in place of four for each.
 template <class Join>
 INLINE Floats across(Floats rows[LANES], Join&& join) {
@@ -86,8 +98,8 @@ INLINE Floats across(Floats rows[LANES], Join&& join) {
 }
 
 // Makes weights of R rows of scores, `columns` apart, and says what each row is to be multiplied by to add up to 1.
-template <int R>
-INLINE void softmax(const float* scores, int columns, int tokens, Half* weights, float share[LANES]) {
+template <int R, class Value>
+INLINE void softmax(const float* scores, int columns, int tokens, Value* weights, float share[LANES]) {
     const int whole = (tokens - 1) / LANES * LANES;
     const __mmask16 tail = static_cast<__mmask16>((2u << (tokens - 1 - whole)) - 1);
     Floats rows[LANES];
@@ -101,10 +113,11 @@ INLINE void softmax(const float* scores, int columns, int tokens, Half* weights,
     _mm512_store_ps(top, across(rows, [](Floats one, Floats two) INLINED { return _mm512_max_ps(one, two); }));
     for (int r = 0; r < LANES; r++) rows[r] = all(1);
     for (int r = 0; r < R; r++) {
-        Half* to = weights + r * columns;
+        Value* to = weights + r * columns;
         auto weight = [&](int n, __mmask16 there) INLINED {
-            const Floats each = _mm512_maskz_mov_ps(there, exp2(_mm512_sub_ps(load(scores + r * columns + n), all(top[r]))));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + n), (__m256i)_mm512_cvtneps_pbh(each));
+            const Floats below = _mm512_sub_ps(load(scores + r * columns + n), all(top[r]));
+            const Floats each = _mm512_maskz_mov_ps(there, Numbers<Value>::exp2(below));
+            store(to + n, each);
             return each;
         };
         Floats sum = weight(whole, tail);
@@ -116,14 +129,15 @@ INLINE void softmax(const float* scores, int columns, int tokens, Half* weights,
 }
 
 // Packed keys and values of one head, and the scores and weights of a tile.
+template <class Value>
 struct Attention {
-    Half *keys, *values, *weights;
+    Value *keys, *values, *weights;
     float* scores;
 
     Attention(Memory& memory, int tokens, int width)
-        : keys(memory.take<Half>(columns(tokens) * width)),
-          values(memory.take<Half>((columns(tokens) + 2) * width)),
-          weights(memory.take<Half>(TILE * columns(tokens))),
+        : keys(memory.take<Value>(columns(tokens) * width)),
+          values(memory.take<Value>((columns(tokens) + 2) * width)),
+          weights(memory.take<Value>(TILE * columns(tokens))),
           scores(memory.take<float>(TILE * columns(tokens))) {}
 
     static size_t columns(int tokens) { return (tokens + PANEL - 1) / PANEL * PANEL; }
@@ -131,24 +145,26 @@ struct Attention {
 
 // `queries` are one head's, `apart` from one another, its `keys` and `values` are `stride` apart; the context of each query
 // goes to `context`, in FP32 or BF16, `wide` apart.
-template <class Context>
-INLINE void attend(const Half* queries, ptrdiff_t apart, int count, const Half* keys, const Half* values, ptrdiff_t stride,
-                   int tokens, int width, Context* context, ptrdiff_t wide, const Attention& memory) {
-    const int columns = Attention::columns(tokens), steps = (tokens + 1) / 2;
+template <class Value, class Context>
+INLINE void attend(const Value* queries, ptrdiff_t apart, int count, const Value* keys, const Value* values, ptrdiff_t stride,
+                   int tokens, int width, Context* context, ptrdiff_t wide, const Attention<Value>& memory) {
+    using Dot = typename Numbers<Value>::Dot;
+    constexpr int A_DWORD = Numbers<Value>::A_DWORD;
+    const int columns = Attention<Value>::columns(tokens), steps = (tokens + A_DWORD - 1) / A_DWORD;
     pack_keys(keys, stride, tokens, width, memory.keys);
     pack_values(values, stride, tokens, width, memory.values);
     in_tiles(count, [&]<int R>(int first) APART {
         for (int key = 0; key < columns; key += PANEL)
-            tile<Halves, R>(queries + first * apart, 2 * apart, memory.keys + key * width, width / 2,
-                            [&](int r, Floats low, Floats high) INLINED { store(memory.scores + r * columns + key, low, high); });
+            tile<Dot, R>(queries + first * apart, sizeof(Value) * apart, memory.keys + key * width, width / A_DWORD,
+                         [&](int r, Floats low, Floats high) INLINED { store(memory.scores + r * columns + key, low, high); });
         float share[LANES];
         softmax<R>(memory.scores, columns, tokens, memory.weights, share);
         for (int part = 0; part < width; part += PANEL)
-            tile<Halves, R>(memory.weights, 2 * columns, memory.values + part * 2 * steps, steps,
-                            [&](int r, Floats low, Floats high) INLINED {
-                                const Floats each = all(share[r]);
-                                store(context + (first + r) * wide + part, _mm512_mul_ps(low, each), _mm512_mul_ps(high, each));
-                            });
+            tile<Dot, R>(memory.weights, sizeof(Value) * columns, memory.values + part * A_DWORD * steps, steps,
+                         [&](int r, Floats low, Floats high) INLINED {
+                             const Floats each = all(share[r]);
+                             store(context + (first + r) * wide + part, _mm512_mul_ps(low, each), _mm512_mul_ps(high, each));
+                         });
     });
 }
 

@@ -1,7 +1,7 @@
 // A cross-encoder on a CPU with AVX512-VNNI and AVX512-BF16: token ids in, logits out.
 //
-// Linear layers are computed in 8 bits or in BF16 (arithmetic.h); attention is in BF16; all else is FP32. Pairs lie one after
-// the other without padding. Python calls it by ctypes (engine/native.py), which names the arrays that `crossrt_open` takes.
+// All is FP32, or else linear layers are in 8 bits or BF16 and attention in BF16 (arithmetic.h). Pairs lie one after the other
+// without padding. Python calls it by ctypes (engine/native.py), which names the arrays that `crossrt_open` takes.
 
 #include <memory>
 
@@ -20,7 +20,7 @@ constexpr int AHEAD = 4;
 enum class Activation { none, tanh, relu, gelu };
 
 struct Sizes {
-    int hidden, heads, head, intermediate, layers, types, vocab, positions, labels, dense, activation, eight_bit;
+    int hidden, heads, head, intermediate, layers, types, vocab, positions, labels, dense, activation, bits;
 
     int width() const { return (hidden + PANEL - 1) / PANEL * PANEL; }
     int attended() const { return heads * head; }
@@ -50,6 +50,9 @@ public:
 
 template <class Arithmetic>
 class EncoderIn : public Encoder {
+    using Value = typename Arithmetic::Value;
+    using Word = typename Arithmetic::Word;
+    using Dot = typename Numbers<Value>::Dot;
     using Rows = typename Arithmetic::Rows;
     using Linear = typename Arithmetic::Linear;
 
@@ -83,33 +86,33 @@ class EncoderIn : public Encoder {
     // read the hidden states themselves. The keys' bias adds the same to all scores of a head, which softmax takes away.
     struct Last {
         Linear query;
-        const Half* key;     // [heads][width / 32][head / 2][32][2]
-        const Half* value;   // [attended / 32][width / 2][32][2]
+        const Value* key;    // for each head a weight as those of linear layers, [width][head]
+        const Value* value;  // [attended][width]
         const float* value_bias;
         Finish finish;
 
         Last(const Sizes& sizes, Arrays& arrays)
             : query(arrays, sizes.width(), sizes.attended()),
-              key(arrays.take<Half>()),
-              value(arrays.take<Half>()),
+              key(arrays.take<Value>()),
+              value(arrays.take<Value>()),
               value_bias(arrays.take<float>()),
               finish(sizes, arrays) {}
     };
     struct Activations : Memory {
         float *hidden, *context;
-        Half *query_key_value, *query, *folded, *mixed, *wide;
+        Value *query_key_value, *query, *folded, *mixed, *wide;
         Rows narrow, attended;
         typename Arithmetic::Between between;
-        Attention attention;
+        Attention<Value> attention;
 
         Activations(const Sizes& sizes, int rows)
             : hidden(take<float>(size_t(rows) * sizes.width())),
               context(take<float>(size_t(rows) * sizes.attended())),
-              query_key_value(take<Half>(size_t(rows) * std::max(3 * sizes.attended(), sizes.width()))),
-              query(take<Half>(size_t(TILE) * sizes.attended())),
-              folded(take<Half>(size_t(TILE) * sizes.heads * sizes.width())),
-              mixed(take<Half>(size_t(TILE) * sizes.heads * sizes.width())),
-              wide(take<Half>(size_t(BLOCK) * sizes.intermediate)),
+              query_key_value(take<Value>(size_t(rows) * std::max(3 * sizes.attended(), sizes.width()))),
+              query(take<Value>(size_t(TILE) * sizes.attended())),
+              folded(take<Value>(size_t(TILE) * sizes.heads * sizes.width())),
+              mixed(take<Value>(size_t(TILE) * sizes.heads * sizes.width())),
+              wide(take<Value>(size_t(BLOCK) * sizes.intermediate)),
               narrow(*this, rows, sizes.width()),
               attended(*this, rows, sizes.attended()),
               between(*this, BLOCK, sizes.intermediate),
@@ -117,7 +120,7 @@ class EncoderIn : public Encoder {
     };
 
     const float epsilon;
-    const Half* word;  // FP16
+    const Word* word;
     const float *position, *type;
     NarrowingNorm embedding_norm;
     std::vector<Layer> layers;
@@ -128,7 +131,7 @@ public:
     EncoderIn(const Sizes& sizes, float epsilon, Arrays arrays)
         : Encoder(sizes),
           epsilon(epsilon),
-          word(arrays.take<Half>()),
+          word(arrays.take<Word>()),
           position(arrays.take<float>()),
           type(arrays.take<float>()),
           embedding_norm(arrays),
@@ -162,7 +165,7 @@ public:
                 const int length = pairs[pair].length;
                 float* context = memory.context + row * all_heads;
                 for (int at = 0; at < all_heads; at += sizes.head) {
-                    const Half* queries = memory.query_key_value + row * stride + at;
+                    const Value* queries = memory.query_key_value + row * stride + at;
                     attend(queries, stride, length, queries + all_heads, queries + 2 * all_heads, stride, length, sizes.head,
                            context + at, all_heads, memory.attention);
                 }
@@ -184,13 +187,18 @@ private:
     }
 
     struct Store {
-        Half* to;
+        Value* to;
         ptrdiff_t stride;
         INLINE void operator()(int row, int out, Floats low, Floats high) const { store(to + row * stride + out, low, high); }
     };
 
     void norm(const NarrowingNorm& of, float* row, const Rows& to) const {
         Arithmetic::normalise(row, sizes.hidden, sizes.width(), of, epsilon, of.balance, to);
+    }
+
+    static INLINE Floats load_word(const float* from) { return load(from); }
+    static INLINE Floats load_word(const Half* from) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
 
     // Sums of word, position and type embeddings, normalised.
@@ -200,14 +208,14 @@ private:
         for (const Pair* pair = pairs; pair < pairs + count; pair++)
             for (int place = 0; place < pair->length; place++, row++) {
                 float* to = memory.hidden + row * width;
-                const Half* own = word + ptrdiff_t(pair->ids[place]) * width;
+                const Word* own = word + ptrdiff_t(pair->ids[place]) * width;
                 // The next words lie anywhere.
-                const Half* soon = word + ptrdiff_t(pair->ids[place + AHEAD < pair->length ? place + AHEAD : 0]) * width;
+                const Word* soon = word + ptrdiff_t(pair->ids[place + AHEAD < pair->length ? place + AHEAD : 0]) * width;
                 const float* where = position + place * width;
                 const float* kind = sizes.types ? type + pair->types[place] * width : nullptr;
                 for (int n = 0; n < width; n += LANES) {
-                    if (n % PANEL == 0) _mm_prefetch(soon + n, _MM_HINT_T0);
-                    Floats sum = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(own + n)));
+                    if (n * sizeof(Word) % 64 == 0) _mm_prefetch(soon + n, _MM_HINT_T0);
+                    Floats sum = load_word(own + n);
                     if (kind) sum = _mm512_add_ps(sum, load(kind + n));
                     _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(where + n)));
                 }
@@ -218,7 +226,7 @@ private:
     // The last layer's attention. What belongs to [CLS] is moved to the first rows, one a pair.
     void attend_from_cls(const Pair* pairs, int count, const Activations& memory) const {
         const int width = sizes.width(), all_heads = sizes.attended(), all_mixed = sizes.heads * width;
-        Half* states = memory.query_key_value;  // [tokens][width], in BF16
+        Value* states = memory.query_key_value;  // [tokens][width]
         for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
             for (int n = row * width; n < (row + pairs[pair].length) * width; n += PANEL)
                 store(states + n, load(memory.hidden + n), load(memory.hidden + n + LANES));
@@ -229,7 +237,7 @@ private:
             const int some = std::min(TILE, count - begin);
             Arithmetic::product(last.query, memory.narrow.from(begin), some, 0, all_heads, Store{memory.query, all_heads});
             for (int head = 0; head < sizes.heads; head++)
-                panels<Halves>(last.key + head * sizes.head * width, sizes.head, 0, width, memory.query + head * sizes.head,
+                panels<Dot>(last.key + head * sizes.head * width, sizes.head, 0, width, memory.query + head * sizes.head,
                                all_heads, some, [&](int row, int out, Floats low, Floats high) INLINED {
                                    store(memory.folded + row * all_mixed + head * width + out, low, high);
                                });
@@ -239,7 +247,7 @@ private:
                        memory.mixed + at, width, memory.attention);
             }
             for (int head = 0; head < sizes.heads; head++)
-                panels<Halves>(last.value, width, head * sizes.head, (head + 1) * sizes.head, memory.mixed + head * width,
+                panels<Dot>(last.value, width, head * sizes.head, (head + 1) * sizes.head, memory.mixed + head * width,
                                all_mixed, some, [&](int row, int out, Floats low, Floats high) INLINED {
                                    store(memory.context + row * all_heads + out, _mm512_add_ps(low, load(last.value_bias + out)),
                                          _mm512_add_ps(high, load(last.value_bias + out + LANES)));
@@ -266,7 +274,8 @@ private:
             for (int row = 0; row < rows; row++) norm(layer.attention_norm, hidden + row * width, narrow.from(row));
             Arithmetic::product(layer.intermediate, narrow, rows, 0, sizes.intermediate,
                                 [&](int row, int out, Floats low, Floats high) INLINED {
-                                    store(memory.wide + row * sizes.intermediate + out, gelu(low), gelu(high));
+                                    store(memory.wide + row * sizes.intermediate + out, Numbers<Value>::gelu(low),
+                                          Numbers<Value>::gelu(high));
                                 });
             Arithmetic::second(layer.output, layer.kept, memory.wide, rows, memory.between, add_to(hidden));
             for (int row = 0; row < rows; row++) norm(layer.output_norm, hidden + row * width, narrow.from(row));
@@ -313,8 +322,11 @@ extern "C" {
 // `arrays`: those of the file, in its order (`Sizes.tensors` of engine/native_model.py), which must outlive the encoder. Null
 // when there is no memory.
 Encoder* crossrt_open(const Sizes* sizes, float epsilon, const void* const* arrays) try {
-    if (sizes->eight_bit) return new EncoderIn<EightBit>(*sizes, epsilon, Arrays{arrays});
-    return new EncoderIn<SixteenBit>(*sizes, epsilon, Arrays{arrays});
+    switch (sizes->bits) {
+        case 8: return new EncoderIn<EightBit>(*sizes, epsilon, Arrays{arrays});
+        case 16: return new EncoderIn<SixteenBit>(*sizes, epsilon, Arrays{arrays});
+        default: return new EncoderIn<ThirtyTwoBit>(*sizes, epsilon, Arrays{arrays});
+    }
 } catch (const std::bad_alloc&) {
     return nullptr;
 }

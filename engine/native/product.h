@@ -1,7 +1,7 @@
 // Products of activations with packed weights: the loop in which nearly all of the time is spent.
 //
 // A panel holds 32 output channels of a weight matrix, step after step: in one step each channel has one dword, which is
-// four 8-bit numbers or two of BF16, and so has the row of activations that it is multiplied with. A tile is up to 12 rows
+// four 8-bit numbers, two of BF16 or one of FP32, and so has the row of activations that it is multiplied with. A tile is up to 12 rows
 // times one panel: 24 sums in registers, two registers for the panel, one for the row.
 
 #pragma once
@@ -36,6 +36,15 @@ struct Halves {
     static INLINE Sum zero() { return _mm512_setzero_ps(); }
     static INLINE void add(Sum& sum, __m512i row, __m512i panel) {
         asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel));
+    }
+};
+
+// FP32 times FP32, summed in FP32.
+struct Singles {
+    using Sum = __m512;
+    static INLINE Sum zero() { return _mm512_setzero_ps(); }
+    static INLINE void add(Sum& sum, __m512i row, __m512i panel) {
+        asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel));
     }
 };
 

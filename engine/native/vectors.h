@@ -34,28 +34,81 @@ INLINE void store(Half* to, Floats low, Floats high) {
     _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
-// x times the normal distribution's cumulative function (Hendrycks and Gimpel 2016, arXiv:1606.08415), which is 1/2 and an
-// odd polynomial. It errs by 2.4e-4 of x at most, and is 0 and 1 beyond 3.5.
-INLINE Floats gelu(Floats x) {
-    const Floats near = _mm512_max_ps(_mm512_min_ps(x, all(3.5f)), all(-3.5f));
-    const Floats square = _mm512_mul_ps(near, near);
-    Floats sum = all(-7.1176036e-07f);
-    for (float term : {3.50398659e-05f, -7.28269981e-04f, 8.52908473e-03f, -6.44131526e-02f, 3.98064524e-01f})
-        sum = _mm512_fmadd_ps(sum, square, all(term));
-    return _mm512_mul_ps(x, _mm512_fmadd_ps(sum, near, all(0.5f)));
+// Sixteen values as they are kept.
+INLINE void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
+INLINE void store(Half* to, Floats values) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(values));
 }
 
-// 2 to the power of x, which is 0 or less; below -126 it is held. Errs by 1e-4 of it, a fortieth of BF16's step.
-INLINE Floats exp2(Floats x) {
+// The polynomial of x with these coefficients, the highest power first.
+template <class... Terms>
+INLINE Floats polynomial(Floats x, float highest, Terms... terms) {
+    Floats sum = all(highest);
+    for (float term : {terms...}) sum = _mm512_fmadd_ps(sum, x, all(term));
+    return sum;
+}
+
+INLINE Floats held(Floats x, float most) { return _mm512_max_ps(_mm512_min_ps(x, all(most)), all(-most)); }
+
+// 2 to the power of x, which is 0 or less; below -126 it is held. `fraction(x)` is the power of what is left of it between
+// -1/2 and 1/2.
+template <class Fraction>
+INLINE Floats exp2(Floats x, Fraction&& fraction) {
     constexpr float ROUNDS = 12582912;  // 1.5 * 2^23: added, it leaves a whole number in the lowest bits
     x = _mm512_max_ps(x, all(-126));
     const Floats shifted = _mm512_add_ps(x, all(ROUNDS));
-    const Floats rest = _mm512_sub_ps(x, _mm512_sub_ps(shifted, all(ROUNDS)));
-    Floats sum = all(5.50091019e-02f);
-    for (float term : {2.4221098e-01f, 6.93282888e-01f, 1.0f}) sum = _mm512_fmadd_ps(sum, rest, all(term));
+    const Floats power = fraction(_mm512_sub_ps(x, _mm512_sub_ps(shifted, all(ROUNDS))));
     const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), exponent));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(power), exponent));
 }
+
+// What attention, and the input of the second feed-forward layer, are kept and multiplied in, and functions as exact as that.
+// GELU is x times the normal distribution's cumulative function (Hendrycks and Gimpel 2016, arXiv:1606.08415), which is 1/2 and
+// an odd function, held where it is nearly 1.
+template <class Value>
+struct Numbers;
+
+template <>
+struct Numbers<Half> {
+    using Dot = Halves;
+    static constexpr int A_DWORD = 2;
+    // Errs by 2.4e-4 of x at most.
+    static INLINE Floats gelu(Floats x) {
+        const Floats near = held(x, 3.5f);
+        const Floats odd = polynomial(_mm512_mul_ps(near, near), -7.1176036e-07f, 3.50398659e-05f, -7.28269981e-04f,
+                                      8.52908473e-03f, -6.44131526e-02f, 3.98064524e-01f);
+        return _mm512_mul_ps(x, _mm512_fmadd_ps(odd, near, all(0.5f)));
+    }
+    // Errs by 1e-4 of it, a fortieth of BF16's step.
+    static INLINE Floats exp2(Floats x) {
+        return crossrt::exp2(x, [](Floats rest) INLINED {
+            return polynomial(rest, 5.50091019e-02f, 2.4221098e-01f, 6.93282888e-01f, 1.0f);
+        });
+    }
+};
+
+template <>
+struct Numbers<float> {
+    using Dot = Singles;
+    static constexpr int A_DWORD = 1;
+    // Errs by 2.2e-7 of x, or of 1 where x is less: two steps of FP32.
+    static INLINE Floats gelu(Floats x) {
+        const Floats near = held(x, 5.6f), square = _mm512_mul_ps(near, near);
+        const Floats over = polynomial(square, 2.21456418e-08f, 6.35640026e-06f, 1.73840803e-04f, 4.70719906e-03f,
+                                       3.43751982e-02f, 3.98942232e-01f);
+        const Floats under = polynomial(square, 1.18021171e-06f, 7.50983963e-05f, 1.91292271e-03f, 2.89395563e-02f,
+                                        2.52831548e-01f, 1.0f);
+        const Floats odd = _mm512_div_ps(over, under);
+        return _mm512_mul_ps(x, _mm512_fmadd_ps(odd, near, all(0.5f)));
+    }
+    // Errs by less than a step of FP32.
+    static INLINE Floats exp2(Floats x) {
+        return crossrt::exp2(x, [](Floats rest) INLINED {
+            return polynomial(rest, 1.53458051e-04f, 1.33999309e-03f, 9.61848907e-03f, 5.55032864e-02f, 2.40226462e-01f,
+                              6.93147182e-01f, 1.0f);
+        });
+    }
+};
 
 struct Norm {
     const float *weight, *bias;

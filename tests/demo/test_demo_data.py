@@ -32,8 +32,8 @@ def facts() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "bundle"
-    _, (report,) = export_bundle(Checkpoint.read(DEMO / "checkpoint"), out)
-    assert report, str(report)
+    _, reports = export_bundle(Checkpoint.read(DEMO / "checkpoint"), out)
+    assert all(reports), "\n".join(map(str, reports))
     return out
 
 

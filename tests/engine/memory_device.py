@@ -34,6 +34,7 @@ class MemoryDevice:
         self.capturing: dict[int, list[Callable[[], None]]] = {}
         self.log: list[str] = []
         self.failing = ""
+        self.lost = False
         self._next = 1 << 12
         self._current: set[int] = set()
 
@@ -156,9 +157,10 @@ class MemoryDevice:
         self.capturing[stream] = []
 
     def end_capture(self, stream: int) -> int:
+        works = self.capturing.pop(stream)  # it ends, even if what was captured is no graph
         self._check("end_capture")
         self._next += 1
-        self.graph_works[self._next] = self.capturing.pop(stream)
+        self.graph_works[self._next] = works
         return self._next
 
     def launch(self, graph: int, stream: int) -> None:
@@ -188,6 +190,8 @@ class MemoryDevice:
         self.log.append(verb)
         if verb and verb == self.failing:
             raise CudaError("CUDA_ERROR_LAUNCH_FAILED")
+        if verb and self.lost:
+            raise CudaError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
     def _pinned(self, memory: Bytes) -> None:
         start = memory.ctypes.data
@@ -209,6 +213,7 @@ class MemoryExecutor:
         output: Any = np.float32,
         lanes: int = 3,
         graphs: int = 64,
+        workspace: int = 4096,
         names: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids"),
     ) -> None:
         self.cuda = cuda
@@ -217,15 +222,16 @@ class MemoryExecutor:
         self.lattice = Lattice(limits)
         self.lanes = lanes
         self.graphs = graphs
+        self.workspace = workspace
         self.labels = labels
         self.shapes: list[Shape] = []
         self.contexts = 0
         self.closed = False
 
-    def context(self, stream: int) -> "MemoryContext":
+    def context(self, stream: int, workspace: int) -> "MemoryContext":
         assert not self.closed
         self.contexts += 1
-        return MemoryContext(self, stream)
+        return MemoryContext(self, stream, workspace)
 
     def close(self) -> None:
         assert self.contexts == 0, "an engine was closed before its contexts"
@@ -233,9 +239,13 @@ class MemoryExecutor:
 
 
 class MemoryContext:
-    def __init__(self, executor: MemoryExecutor, stream: int) -> None:
+    """As TensorRT's: it changes inside when the shape does, and a graph that was captured before is broken by it."""
+
+    def __init__(self, executor: MemoryExecutor, stream: int, workspace: int) -> None:
         self.executor = executor
         self.stream = stream
+        self.workspace = workspace
+        self.shape: Shape | None = None
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
         executor = self.executor
@@ -244,8 +254,11 @@ class MemoryContext:
         assert rows <= executor.lattice.rows(sequence)
         assert set(addresses) == {*executor.inputs, "logits"}
         executor.shapes.append(shape)
+        self.shape = shape
 
         def compute() -> None:
+            assert self.shape == shape, "the context was closed, or has met another shape since this was captured"
+            executor.cuda.at(self.workspace, executor.workspace)[:] = POISON
             arrays = {
                 name: executor.cuda.at(addresses[name], rows * sequence * dtype.itemsize).view(dtype).reshape(shape)
                 for name, dtype in executor.inputs.items()
@@ -263,3 +276,4 @@ class MemoryContext:
 
     def close(self) -> None:
         self.executor.contexts -= 1
+        self.shape = None

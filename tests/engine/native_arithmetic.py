@@ -10,7 +10,7 @@ from crossrt.engine.native_model import PANEL, NativeModel, padded
 
 Floats = npt.NDArray[Any]
 
-# Highest power first. They err by 2.4e-4 of x, and by 1e-4 of the power.
+# Of all but FP32, highest power first. They err by 2.4e-4 of x, and by 1e-4 of the power.
 GELU = (-7.1176036e-07, 3.50398659e-05, -7.28269981e-04, 8.52908473e-03, -6.44131526e-02, 3.98064524e-01)
 EXP2 = (5.50091019e-02, 2.4221098e-01, 6.93282888e-01, 1.0)
 
@@ -38,7 +38,7 @@ def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: F
         total = hidden + _linear(arrays, f"{layer}.attention_output", _narrow(sizes, context))
         hidden, narrow = _norm(sizes, arrays, f"{layer}.attention_norm", total)
         wide = _linear(arrays, f"{layer}.intermediate", narrow)
-        wide = _bfloat16(_gelu(wide))
+        wide = _rounded(sizes, _gelu(sizes, wide))
         kept = 0
         if sizes.eight_bit:
             kept = wide[:, arrays["kept"][number]] @ arrays[f"{layer}.output.kept"]
@@ -59,21 +59,22 @@ def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: F
 
 
 def _context(sizes: Any, arrays: dict[str, Floats], layer: str, narrow: Any) -> Floats:
-    both = _bfloat16(_linear(arrays, f"{layer}.query_key_value", narrow))
+    both = _rounded(sizes, _linear(arrays, f"{layer}.query_key_value", narrow))
     heads = range(0, sizes.heads * sizes.head, sizes.head)
     parts = np.split(both, 3, axis=1)
-    return np.concatenate([_attend(*(part[:, head : head + sizes.head] for part in parts)) for head in heads], axis=1)
+    contexts = [_attend(sizes, *(part[:, head : head + sizes.head] for part in parts)) for head in heads]
+    return np.concatenate(contexts, axis=1)
 
 
 def _context_of_cls(sizes: Any, arrays: dict[str, Floats], layer: str, hidden: Floats, narrow: Any) -> Floats:
     """Keys go into the query, and values are made of what the heads have mixed: each head attends to the hidden states."""
-    states = _bfloat16(hidden)
+    states = _rounded(sizes, hidden)
     narrow = tuple(part[:1] for part in narrow) if sizes.eight_bit else narrow[:1]
-    query = _bfloat16(_linear(arrays, f"{layer}.query", narrow)).reshape(sizes.heads, sizes.head)
+    query = _rounded(sizes, _linear(arrays, f"{layer}.query", narrow)).reshape(sizes.heads, sizes.head)
     folded = np.stack(
         [one @ _matrix(panels).T for one, panels in zip(query, arrays[f"{layer}.key.weight"], strict=True)]
     )
-    mixed = _bfloat16(_attend(_bfloat16(folded), states, states))
+    mixed = _rounded(sizes, _attend(sizes, _rounded(sizes, folded), states, states))
     value = _matrix(arrays[f"{layer}.value.weight"]).reshape(sizes.heads, sizes.head, -1)
     return np.einsum("hw,hcw->hc", mixed, value).reshape(1, -1) + arrays[f"{layer}.value.bias"]
 
@@ -87,7 +88,7 @@ def _norm(sizes: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tu
 
 
 def _narrow(sizes: Any, values: Floats, low: float | None = None) -> Any:
-    return _quantised(values, low) if sizes.eight_bit else _bfloat16(values)
+    return _quantised(values, low) if sizes.eight_bit else _rounded(sizes, values)
 
 
 def _quantised(values: Floats, low: float | None = None) -> tuple[Floats, Floats, Floats]:
@@ -117,20 +118,29 @@ def _matrix(panels: npt.NDArray[Any]) -> Floats:
     return weight.astype(np.float64)
 
 
-def _attend(query: Floats, key: Floats, value: Floats) -> Floats:
+def _attend(sizes: Any, query: Floats, key: Floats, value: Floats) -> Floats:
     scores = query @ key.T
-    weights = _exp2(scores - scores.max(axis=1, keepdims=True))
-    return (_bfloat16(weights) @ value) / weights.sum(axis=1, keepdims=True)
+    weights = _exp2(sizes, scores - scores.max(axis=1, keepdims=True))
+    return np.asarray((_rounded(sizes, weights) @ value) / weights.sum(axis=1, keepdims=True))
 
 
-def _gelu(x: Floats) -> Floats:
+def _gelu(sizes: Any, x: Floats) -> Floats:
+    if sizes.precision == "fp32":
+        return np.asarray(x * 0.5 * (1 + erf(x / np.sqrt(2))))
     near = np.clip(x, -3.5, 3.5)
     return x * (0.5 + near * np.polyval(GELU, near**2))
 
 
-def _exp2(x: Floats) -> Floats:
+def _exp2(sizes: Any, x: Floats) -> Floats:
+    if sizes.precision == "fp32":
+        return np.exp2(x)
     whole = np.rint(x)
     return np.polyval(EXP2, x - whole) * 2.0**whole
+
+
+def _rounded(sizes: Any, values: Floats) -> Floats:
+    """What is kept in BF16, unless all is FP32."""
+    return values if sizes.precision == "fp32" else _bfloat16(values)
 
 
 def _bfloat16(values: Floats) -> Floats:

@@ -1,9 +1,12 @@
 """Which GPU, backend and precision: decided without one, by what a driver would say."""
 
 import importlib.util
+import json
 import shutil
+import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,17 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import backends, gpu
-from crossrt.engine.bundle import Bundle, BundleModel
+from crossrt.engine import backends, gpu, onnxruntime_cuda
+from crossrt.engine.bundle import Bundle, BundleModel, sha256_of
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.driver import Gpu, gpus
 from crossrt.engine.engine_file import EngineFile, profiles_for
 from crossrt.engine.errors import BackendError, OptionError
-from crossrt.engine.gpu import gpu_setup
+from crossrt.engine.gpu import gpu_setup, open_executors
 from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
 from crossrt.engine.session import Setup, choose_setup
+from tests.engine.memory_device import MemoryDevice, MemoryExecutor
 
 H200 = Gpu(name="NVIDIA H200", capability="9.0")
 
@@ -83,6 +87,145 @@ def test_an_engine_of_another_gpu_is_not_tried_and_the_error_names_both(machine:
     machine.gpus = (Gpu(name="NVIDIA L4", capability="8.9"),)
     with pytest.raises(BackendError, match=r"for NVIDIA H200 .*9\.0.* on NVIDIA L4 .8\.9.; build one here"):
         setup_of(with_engine, backend="tensorrt", device="cuda")
+    with pytest.raises(BackendError, match="for NVIDIA H200"):
+        setup_of(with_engine, backend="tensorrt")
+
+
+def test_where_no_engine_fits_it_is_said_once_what_they_were_built_for(
+    machine: Any, with_engine: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu._warn_once.cache_clear()
+    assert setup_of(with_engine) is not None
+    assert caplog.messages == []
+    machine.gpus = (Gpu(name="NVIDIA L4", capability="8.9"),)
+    for _ in range(2):
+        chosen = setup_of(with_engine)
+        assert chosen is not None
+        assert chosen.backend == "onnxruntime"
+    [warning] = caplog.messages
+    assert "runs by ONNX Runtime's CUDA, since no TensorRT engine fits" in warning
+    assert "for NVIDIA H200 (compute capability 9.0), and this is tensorrt 10.13.0 on NVIDIA L4 (8.9)" in warning
+    machine.cuda = False
+    assert setup_of(with_engine) is None
+    assert "runs on the CPU, since no TensorRT engine fits" in caplog.messages[1]
+    caplog.clear()
+    assert setup_of(with_engine, precision="fp32") is None
+    assert caplog.messages == [], "it has no engine in this precision"
+
+
+def with_engines(bundle: Bundle, *changes: dict[str, Any]) -> Bundle:
+    [engine] = bundle.manifest.engines
+    return replace(
+        bundle, manifest=replace(bundle.manifest, engines=tuple(replace(engine, **each) for each in changes))
+    )
+
+
+LOOSE = {"hardware_compatible": True, "version_compatible": True}
+A100 = {"file": "a100.engine", "gpu": "NVIDIA A100", "capability": "8.0", "options": LOOSE}
+L40 = {"file": "l40.engine", "gpu": "NVIDIA L40", "capability": "8.9", "options": LOOSE}
+OLDER = {"file": "older.engine", "version": "10.9.0", "options": LOOSE}
+
+
+@pytest.mark.parametrize(
+    ("engines", "taken"),
+    [
+        ([A100, {}], "model.fp16.engine"),
+        ([{}, A100], "model.fp16.engine"),
+        ([A100 | {"version": "10.13.0"}, OLDER], "older.engine"),
+        ([{}, OLDER], "model.fp16.engine"),
+        ([OLDER, {}], "model.fp16.engine"),
+        ([A100, L40], "a100.engine"),
+    ],
+)
+def test_of_several_engines_the_one_of_this_gpu_is_taken_and_the_newest(
+    machine: Any, with_engine: Bundle, engines: list[dict[str, Any]], taken: str
+) -> None:
+    found, _ = gpu._engine(with_engines(with_engine, *engines), Precision.FP16, 0)
+    assert found is not None
+    assert found[1].file == taken
+
+
+def test_an_engine_that_is_named_is_taken_and_no_other(
+    machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = with_engines(with_engine, A100, {})
+    chosen = setup_of(bundle, engine="a100.engine")
+    assert chosen is not None
+    assert (chosen.backend, chosen.engine) == ("tensorrt", "a100.engine")
+    opened: list[str] = []
+
+    class Executor(MemoryExecutor):
+        def __init__(self, bundle: Bundle, file: EngineFile, cuda: Any) -> None:
+            opened.append(file.file)
+            super().__init__(cuda)
+
+    monkeypatch.setattr(gpu, "open_cuda", MemoryDevice)
+    monkeypatch.setattr("crossrt.engine.tensorrt.TensorRtExecutor", Executor)
+    open_executors(bundle, chosen)
+    assert opened == ["a100.engine"]
+    with pytest.raises(BackendError, match=r"the bundle has no fp16 engine other\.engine"):
+        setup_of(bundle, engine="other.engine")
+    machine.gpus = (Gpu(name="NVIDIA V100", capability="7.0"),)
+    with pytest.raises(BackendError, match=r"a100\.engine was built by .* on NVIDIA V100"):
+        setup_of(bundle, engine="a100.engine")
+    for others in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"rebuild": True}):
+        with pytest.raises(OptionError, match=r"engine='a100\.engine' names a TensorRT engine"):
+            choose_setup(bundle, engine="a100.engine", **others)
+
+
+def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
+    machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[MemoryDevice] = []
+    executors: list[MemoryExecutor] = []
+
+    def device(ordinal: int) -> MemoryDevice:
+        devices.append(MemoryDevice(ordinal))
+        return devices[-1]
+
+    def executor(bundle: Bundle, file: EngineFile, cuda: Any) -> MemoryExecutor:
+        if executors:
+            raise BackendError("the second engine cannot be loaded")
+        executors.append(MemoryExecutor(cuda))
+        return executors[-1]
+
+    monkeypatch.setattr(gpu, "open_cuda", device)
+    monkeypatch.setattr("crossrt.engine.tensorrt.TensorRtExecutor", executor)
+    chosen = setup_of(with_engine, device=["cuda:0", "cuda:1"])
+    assert chosen is not None
+    with pytest.raises(BackendError, match="the second engine"):
+        open_executors(with_engine, chosen)
+    assert [each.closed for each in (*executors, *devices)] == [True, True, True]
+
+
+def test_a_pair_longer_than_the_engine_takes_is_truncated_as_the_model_says(
+    machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not cut: the longer text loses its tokens first, and the special tokens stay."""
+    executor = MemoryExecutor(MemoryDevice(), limits=((8, 16),))
+    monkeypatch.setattr(gpu, "open_executors", lambda bundle, setup: [executor])
+    monkeypatch.setattr("crossrt.engine.cross_encoder.bundle_from_source", lambda *_, **__: with_engine)
+    pairs = [("how tall is k2", "a mountain in the north " * 9), ("what is k2", "a mountain")]
+    with CrossEncoder("bundle", device="cuda", precision="fp16") as model:
+        assert model.max_length == 16
+        logits = model.logits(pairs)
+        model.max_length = 12
+        model.max_length = 40
+        assert model.max_length == 16
+        with pytest.raises(OptionError, match="the model has positions for"):
+            model.max_length = 100_000
+    with CrossEncoder("bundle", device="cpu", max_length=16) as reference:
+        encoded = reference._encoder.encode(pairs)
+    sums = [
+        encoded.ids[a:b].sum() + encoded.type_ids[a:b].sum()
+        for a, b in zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True)
+    ]
+    assert logits[:, 0].tolist() == sums
+    assert encoded.lengths[0] == 16
+    warnings = [message for message in caplog.messages if "longer pairs are truncated" in message]
+    assert ["takes 16 tokens" in message for message in warnings] == [True, True], (
+        "once for each limit that was asked for"
+    )
 
 
 def test_fp32_unless_asked_otherwise(machine: Any, with_engine: Bundle) -> None:
@@ -121,13 +264,37 @@ def test_bf16_says_why_each_backend_cannot(machine: Any, with_engine: Bundle) ->
         setup_of(with_engine, precision="bf16", device="cuda")
 
 
-def test_without_a_driver_nothing_is_found_and_nothing_of_nvidias_is_loaded(bundle: Path) -> None:
+def test_without_a_driver_nothing_is_found_and_nothing_of_nvidias_is_loaded(
+    with_engine: Bundle, tmp_path: Path
+) -> None:
+    """TensorRT's runtime takes a process without a driver down with it."""
     if gpus():
         pytest.skip("there is a GPU here")
-    with pytest.raises(BackendError, match="no NVIDIA driver with a GPU was found"):
-        CrossEncoder(bundle, device="cuda")
-    with CrossEncoder(bundle) as model:
-        assert model.device == "cpu"
+    copy = Path(shutil.copytree(with_engine.path, tmp_path / "bundle"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    [engine] = with_engine.manifest.engines
+    (copy / engine.file).touch()
+    manifest["engines"] = [asdict(replace(engine, precision="fp32"))]
+    manifest["files"].append({"name": engine.file, "size": 0, "sha256": sha256_of(copy / engine.file)})
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    program = f"""
+import sys
+from crossrt import CrossEncoder
+for backend in ("auto", "tensorrt"):
+    try:
+        CrossEncoder({str(copy)!r}, device="cuda", backend=backend)
+    except Exception as error:
+        print(error)
+with CrossEncoder({str(copy)!r}) as model:
+    print(model.device)
+print([name for name in sys.modules if name.startswith(("tensorrt", "cuda.bindings", "pycuda"))])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second, device, loaded = done.stdout.splitlines()
+    assert "no NVIDIA driver with a GPU was found" in first
+    assert "no NVIDIA driver with a GPU was found" in second
+    assert (device, loaded) == ("cpu", "[]")
 
 
 def test_two_builds_of_onnxruntime_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,14 +324,14 @@ def test_onnxruntime_takes_the_file_for_gpus_where_there_is_one(bundle: Path, tm
     models = {"fp32": replace(opened.manifest.models["fp32"], gpu_file="for-gpus.onnx")}
     opened = replace(opened, manifest=replace(opened.manifest, models=models))
     executor = OnnxRuntimeExecutor(opened, Precision.FP32, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
-    executor.context(0).close()
+    executor.context(0, 0).close()
 
 
 def test_onnxruntime_computes_in_memory_that_is_lent_to_it(bundle: Path) -> None:
     """On the CPU's memory, which ONNX Runtime binds as it does a GPU's."""
     opened = Bundle.open(bundle)
     executor = OnnxRuntimeExecutor(opened, Precision.FP32, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
-    context = executor.context(0)
+    context = executor.context(0, 0)
     rng = np.random.default_rng(0)
     with CrossEncoder(bundle) as model:
         for shape in ((2, 9), (5, 16), (1, 4)):
@@ -179,3 +346,73 @@ def test_onnxruntime_computes_in_memory_that_is_lent_to_it(bundle: Path) -> None
             expected = model._scorer.run(Batch(**arrays, rows=np.arange(shape[0])))
             np.testing.assert_allclose(logits, expected, atol=2e-6)
     context.close()
+
+
+class OnnxSession:
+    """ONNX Runtime's, of what the executor asks of one on a GPU."""
+
+    def __init__(self, providers: list[Any], *, honoured: bool, on_cpu: bool) -> None:
+        [(name, options)] = providers
+        self.options = options if honoured else {**options, "user_compute_stream": "0"}
+        self.providers = ["CPUExecutionProvider"] if on_cpu else [name, "CPUExecutionProvider"]
+        self.waited: list[bool] = []
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return {self.providers[0]: self.options}
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(shape=("batch", 1))]
+
+    def io_binding(self) -> Any:
+        return SimpleNamespace(bind_input=lambda *_: None, bind_output=lambda *_: None)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        try:
+            waits = options.get_run_config_entry("disable_synchronize_execution_providers") != "1"
+        except RuntimeError:  # it was not set
+            waits = True
+        self.waited.append(waits)
+
+
+@pytest.fixture
+def onnx_on_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    def opened(*, honoured: bool = True, on_cpu: bool = False) -> Any:
+        sessions: list[OnnxSession] = []
+
+        def session(path: str, options: Any, providers: list[Any]) -> OnnxSession:
+            sessions.append(OnnxSession(providers, honoured=honoured, on_cpu=on_cpu))
+            return sessions[-1]
+
+        monkeypatch.setattr(onnxruntime_cuda.onnxruntime, "InferenceSession", session)
+        device = MemoryDevice()
+        executor = OnnxRuntimeExecutor(Bundle.open(bundle), Precision.FP32, device)
+        with device.current():
+            stream = device.create_stream()
+            context = executor.context(stream, 0)
+            device.log.clear()
+            context.enqueue((1, 4), dict.fromkeys((*executor.inputs, "logits"), 0))
+        return SimpleNamespace(session=sessions[0], stream=stream, log=device.log)
+
+    return opened
+
+
+def test_onnxruntime_that_would_compute_on_the_cpu_is_refused(onnx_on_gpu: Callable[..., Any]) -> None:
+    with pytest.raises(BackendError, match="found no CUDA libraries and would compute on the CPU: install"):
+        onnx_on_gpu(on_cpu=True)
+
+
+def test_onnxruntime_computes_fp32_as_fp32_on_the_lanes_stream(onnx_on_gpu: Callable[..., Any]) -> None:
+    opened = onnx_on_gpu()
+    assert opened.session.options["use_tf32"] == "0"
+    assert opened.session.options["user_compute_stream"] == str(opened.stream)
+    assert opened.session.waited == [False], "the lane does"
+    assert "synchronize" not in opened.log
+
+
+def test_onnxruntime_that_takes_a_stream_of_its_own_waits_and_is_waited_for(onnx_on_gpu: Callable[..., Any]) -> None:
+    opened = onnx_on_gpu(honoured=False)
+    assert opened.session.waited == [True]
+    assert opened.log.count("synchronize") == 1, "what it reads must be there"

@@ -1,6 +1,10 @@
 """The way of a request through a GPU, on a device in memory that is stricter than a real one."""
 
+import gc
+import os
+import signal
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -123,6 +127,48 @@ def test_a_shape_that_comes_again_becomes_a_graph_and_few_are_kept() -> None:
     assert device.left_behind == []
 
 
+def test_a_graph_computes_in_a_context_of_its_own_and_in_the_lanes_memory() -> None:
+    """The device breaks a graph whose context has met another shape since."""
+    device = MemoryDevice()
+    executor = MemoryExecutor(device, lanes=1, graphs=3)
+    pipeline = open_pipeline(executor)
+    used = device.used
+    for seed in range(4):
+        for length in (10, 30, 60, 100, 128):  # more than graphs are kept
+            pairs = pairs_of([length], seed)
+            assert pipeline.start(pairs, batch_size=32).wait() == expected(pairs)
+    assert executor.contexts == 1 + 3
+    assert device.used == used, "64 graphs do not take 64 workspaces"
+    pipeline.close()
+    assert executor.contexts == 0
+
+
+@pytest.mark.parametrize("verb", ["begin_capture", "end_capture", "context"])
+def test_where_nothing_can_be_captured_it_is_said_once_a_lane_and_all_goes_plain(
+    verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = MemoryDevice()
+    executor = MemoryExecutor(device, lanes=1)
+    pipeline = open_pipeline(executor)
+    device.failing = verb
+    if verb == "context":
+
+        def refuse(stream: int, workspace: int) -> Any:
+            raise BackendError("no memory for another context")
+
+        monkeypatch.setattr(executor, "context", refuse)
+    for seed in range(4):
+        for length in (50, 100):
+            pairs = pairs_of([length], seed)
+            assert pipeline.start(pairs, batch_size=32).wait() == expected(pairs)
+    [warning] = caplog.messages
+    assert "no CUDA graph on cuda:0" in warning
+    assert (executor.contexts, device.graph_works) == (1, {})
+    device.failing = ""
+    pipeline.close()
+    assert device.left_behind == []
+
+
 def test_a_large_shape_gets_no_graph() -> None:
     device = MemoryDevice()
     pipeline = open_pipeline(MemoryExecutor(device, limits=((64, 512),), lanes=1))
@@ -205,17 +251,15 @@ def test_two_devices_share_a_request_by_tokens() -> None:
     assert [device.left_behind for device in devices] == [[], []]
 
 
-@pytest.mark.parametrize("verb", ["upload", "kernel", "download", "synchronize", "launch", "begin_capture"])
+@pytest.mark.parametrize("verb", ["upload", "kernel", "download", "synchronize", "launch"])
 def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
     device = MemoryDevice()
     pipeline = open_pipeline(MemoryExecutor(device, lanes=2))
     pairs = pairs_of([50] * 80)
     for _ in range(2):
         pipeline.start(pairs, batch_size=32).wait()
-    if verb in ("upload", "kernel", "download", "begin_capture"):
+    if verb in ("upload", "kernel", "download"):
         pairs = pairs_of([5] * 80)  # a shape without a graph
-        if verb == "begin_capture":
-            pipeline.start(pairs, batch_size=32).wait()
     device.failing = verb
     with pytest.raises(CudaError, match="open the model in a new process"):
         pipeline.start(pairs, batch_size=32).wait()
@@ -228,11 +272,90 @@ def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
     assert device.left_behind == []
 
 
-def test_too_little_memory_is_told_at_opening_and_leaves_nothing_behind() -> None:
-    device = MemoryDevice(total=60_000)
-    said = r"needs 0\.0 MB on the device for its tokens, 0\.0 MB are free: the device has no memory left.*--tokens"
+def test_a_lost_device_is_told_and_keeps_nobody_from_closing(caplog: pytest.LogCaptureFixture) -> None:
+    devices = [MemoryDevice(0), MemoryDevice(1)]
+    executors = [MemoryExecutor(device) for device in devices]
+    pipeline = open_pipeline(*executors)
+    for seed in range(3):
+        for length in (5, 50):
+            pipeline.start(pairs_of([length] * 40, seed), batch_size=32).wait()
+    assert len(devices[0].graph_works) > 1
+    devices[0].lost = True
+    for _ in range(2):
+        with pytest.raises(CudaError, match="context is lost; open the model in a new process"):
+            pipeline.start(pairs_of([50] * 40), batch_size=32).wait()
+    pipeline.close()
+    pipeline.close()
+    assert [(executor.closed, executor.contexts) for executor in executors] == [(True, 0), (True, 0)]
+    assert [device.closed for device in devices] == [True, True]
+    assert devices[1].left_behind == []
+    assert "while closing a model on a GPU: CUDA_ERROR_ILLEGAL_ADDRESS" in caplog.text
+
+
+def test_engines_of_other_shapes_are_refused_and_closed() -> None:
+    executors = [MemoryExecutor(MemoryDevice()), MemoryExecutor(MemoryDevice(1), limits=((16, 64),))]
+    with pytest.raises(BackendError, match="take different shapes; build them with the same profiles"):
+        open_pipeline(*executors)
+    assert all(executor.closed and executor.cuda.closed for executor in executors)
+
+
+def test_dropped_without_closing_all_is_freed() -> None:
+    device = MemoryDevice()
+    executor = MemoryExecutor(device)
+    pipeline = open_pipeline(executor)
+    for seed in range(3):
+        pipeline.start(pairs_of([3, 100], seed), batch_size=32).wait()
+    del pipeline
+    for _ in range(100):  # the worker may hold it a moment longer than its last request
+        if device.closed:
+            break
+        gc.collect()
+        time.sleep(0.02)
+    assert (device.closed, executor.closed, device.left_behind) == (True, True, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_must_open_the_model_itself() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device))
+    pairs = pairs_of([5, 60])
+    pipeline.start(pairs, batch_size=32).wait()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            done = len(device.log)
+            with pytest.raises(BackendError, match="open it in each process that scores"):
+                pipeline.start(pairs, batch_size=32).wait()
+            pipeline.close()
+            status = int(len(device.log) > done)
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs)), "the parent goes on"
+    pipeline.close()
+    assert device.left_behind == []
+
+
+def test_a_small_request_meets_the_graphs_of_those_before() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device, lanes=3))
+    for seed in range(5):
+        pairs = pairs_of([20], seed)
+        assert pipeline.start(pairs, batch_size=32).wait() == expected(pairs)
+    assert device.log.count("launch") == 3, "all but the first two"
+    pipeline.close()
+
+
+@pytest.mark.parametrize(("workspace", "purpose"), [(1, "for its tokens and logits"), (80_000_000, "to compute it in")])
+def test_too_little_memory_is_told_at_opening_and_leaves_nothing_behind(workspace: int, purpose: str) -> None:
+    device = MemoryDevice(total=60_000 + 2 * workspace)
+    said = rf"needs .* MB on the device {purpose}, .* MB are free: the device has no memory left.*--tokens"
     with pytest.raises(CudaError, match=said):
-        open_pipeline(MemoryExecutor(device))
+        open_pipeline(MemoryExecutor(device, workspace=workspace))
     assert device.left_behind == []
     assert device.closed
 

@@ -38,14 +38,63 @@ class Runtime:
         if refused:
             self.log.log(Logger.ERROR, "the plan is of another version")
             return None
-        names = ["input_ids", "attention_mask", "token_type_ids", "logits"]
-        return SimpleNamespace(
-            num_io_tensors=4,
-            get_tensor_name=lambda number: names[number],
-            get_tensor_dtype=lambda name: "float" if name == "logits" else "int32",
-            create_execution_context=lambda: None,
-            device_memory_size_v2=400_000_000,
-        )
+        return Engine()
+
+
+class Engine:
+    """An engine of TensorRT 10 and later."""
+
+    num_io_tensors = 4
+    device_memory_size_v2 = 400_000_000
+
+    def get_tensor_name(self, number: int) -> str:
+        return ["input_ids", "attention_mask", "token_type_ids", "logits"][number]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name="FLOAT" if name == "logits" else "INT32")
+
+    def create_execution_context(self, strategy: str) -> Any:
+        assert strategy == "user managed"
+        return None if refused else Context()
+
+
+class Engine86:
+    """An engine of TensorRT 8.6."""
+
+    num_io_tensors = 4
+    device_memory_size = 400_000_000
+    get_tensor_name, get_tensor_dtype = Engine.get_tensor_name, Engine.get_tensor_dtype
+
+    def create_execution_context_without_device_memory(self) -> Any:
+        return Context()
+
+
+class Context:
+    """Notes what it is told; refuses what is named in `refusing`, as the bindings do."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.refusing = ""
+        self.device_memory: Any = None
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.device_memory = memory, size
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        if self.refusing == "profile":
+            raise RuntimeError("Error in set optimization profile async.")
+        self.told.append(("profile", profile, stream))
+        return True
+
+    def set_input_shape(self, name: str, shape: Any) -> bool:
+        return self.refusing != "shape"
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        return self.refusing != "address"
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.told.append(("execute", stream))
+        return self.refusing != "execute"
 
 
 opened: list[Runtime] = []
@@ -60,9 +109,10 @@ def bundle_with_engine(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         __version__="10.13.0",
         ILogger=Logger,
         Runtime=Runtime,
-        nptype=lambda kind: {"float": np.float32, "int32": np.int32}[kind],
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
     )
     monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     (copy / "model.fp32.engine").write_bytes(PLAN)
     engine = EngineFile(
@@ -82,10 +132,10 @@ def bundle_with_engine(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return replace(found, manifest=replace(found.manifest, engines=(engine,), files=(*found.manifest.files, file)))
 
 
-def open_executor(bundle: Bundle, **options: Any) -> TensorRtExecutor:
+def open_executor(bundle: Bundle, *, buckets: tuple[int, ...] = (64,), **options: Any) -> TensorRtExecutor:
     cuda: Any = SimpleNamespace(memory=lambda: (FREE, 2 * FREE), current=nullcontext)
     [engine] = bundle.manifest.engines
-    return TensorRtExecutor(bundle, replace(engine, options=options), cuda)
+    return TensorRtExecutor(bundle, replace(engine, profiles=profiles_for(64, buckets=buckets), options=options), cuda)
 
 
 def test_inputs_are_of_the_types_that_the_engine_says(bundle_with_engine: Bundle) -> None:
@@ -108,11 +158,55 @@ def test_what_tensorrt_says_is_told(bundle_with_engine: Bundle) -> None:
         open_executor(bundle_with_engine)
 
 
-def test_too_little_memory_says_how_much_is_needed_and_what_to_lower(bundle_with_engine: Bundle) -> None:
-    with pytest.raises(
-        BackendError, match=r"needs 400 MB of device memory, and 250 MB are free.*--tokens or --max-length"
-    ):
-        open_executor(bundle_with_engine).context(7)
+def test_a_context_that_is_not_made_says_what_to_lower(bundle_with_engine: Bundle) -> None:
+    executor = open_executor(bundle_with_engine)
+    refused.append(True)
+    with pytest.raises(BackendError, match=r"250 MB of device memory free.*--tokens or --max-length"):
+        executor.context(7, 4096)
+
+
+def test_contexts_compute_in_the_memory_that_they_are_given(
+    bundle_with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = open_executor(bundle_with_engine)
+    assert executor.workspace == 400_000_000
+    assert executor.context(7, 4096)._context.device_memory == (4096, 400_000_000)
+    monkeypatch.delattr(sys.modules["tensorrt"], "ExecutionContextAllocationStrategy")
+    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda self, plan: Engine86())
+    executor = open_executor(bundle_with_engine)
+    assert executor.workspace == 400_000_000
+    assert executor.context(7, 4096)._context.device_memory == 4096
+
+
+ADDRESSES = {"input_ids": 1, "attention_mask": 2, "token_type_ids": 3, "logits": 4}
+
+
+def test_a_profile_is_chosen_when_another_is_needed(bundle_with_engine: Bundle) -> None:
+    context = open_executor(bundle_with_engine, buckets=(16,)).context(7, 4096)
+    for shape in ((1, 16), (2, 10), (1, 20)):
+        context.enqueue(shape, ADDRESSES)
+    run = ("execute", 7)
+    assert context._context.told == [("profile", 0, 7), run, run, ("profile", 1, 7), run]
+
+
+@pytest.mark.parametrize("refusing", ["profile", "shape", "address", "execute"])
+def test_a_batch_that_was_refused_is_refused_until_it_is_taken(bundle_with_engine: Bundle, refusing: str) -> None:
+    context = open_executor(bundle_with_engine).context(7, 4096)
+    context._context.refusing = refusing
+    for _ in range(2):
+        with pytest.raises(BackendError, match="TensorRT refused a batch of 1 x 16 tokens in profile 0"):
+            context.enqueue((1, 16), ADDRESSES)
+    context._context.refusing = ""
+    context.enqueue((1, 16), ADDRESSES)
+    assert [told for told in context._context.told if told[0] == "profile"] == [("profile", 0, 7)]
+
+
+def test_rtx_has_no_graphs(bundle_with_engine: Bundle) -> None:
+    """It allocates while it computes, and that cannot be captured."""
+    assert open_executor(bundle_with_engine).graphs > 0
+    [engine] = bundle_with_engine.manifest.engines
+    manifest = replace(bundle_with_engine.manifest, engines=(replace(engine, library="tensorrt_rtx"),))
+    assert open_executor(replace(bundle_with_engine, manifest=manifest)).graphs == 0
 
 
 def test_code_in_an_engine_is_allowed_where_it_was_built_to_have_some(bundle_with_engine: Bundle) -> None:

@@ -18,6 +18,7 @@ from crossrt.engine.bundle import Bundle
 from crossrt.engine.driver import Gpu
 from crossrt.engine.engine_file import Shape
 from crossrt.engine.precision import Precision
+from crossrt.engine.session import Setup
 from crossrt.engine.tensorrt import TensorRtExecutor
 from crossrt.export import engines
 from tests.engine.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
@@ -47,8 +48,8 @@ class OnnxContext(MemoryContext):
 
 
 class OnnxExecutor(MemoryExecutor):
-    def __init__(self, bundle: Bundle, precision: Precision, error: Any) -> None:
-        found, _ = gpu_module._engine(bundle, precision, 0)
+    def __init__(self, bundle: Bundle, setup: Setup, error: Any) -> None:
+        found, _ = gpu_module._engine(bundle, setup.precision, 0, setup.engine)
         assert found is not None
         profiles = found[1].profiles
         super().__init__(
@@ -59,12 +60,12 @@ class OnnxExecutor(MemoryExecutor):
             lanes=TensorRtExecutor.lanes,
             graphs=TensorRtExecutor.graphs,
         )
-        self.session = onnxruntime.InferenceSession(str(bundle.model_file(precision, gpu=True)))
+        self.session = onnxruntime.InferenceSession(str(bundle.model_file(setup.precision, gpu=True)))
         self.error = error
 
-    def context(self, stream: int) -> MemoryContext:
+    def context(self, stream: int, workspace: int) -> MemoryContext:
         self.contexts += 1
-        return OnnxContext(self, stream)
+        return OnnxContext(self, stream, workspace)
 
 
 def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str,
     def refit(plan: bytes, model: Path, *, library: str) -> bytes:
         return plan + b" with the weights of " + model.name.encode()
 
-    def opened(bundle: Bundle, setup: Any) -> list[OnnxExecutor]:
-        found["opened"].append(OnnxExecutor(bundle, setup.precision, found["error"]))
+    def opened(bundle: Bundle, setup: Setup) -> list[OnnxExecutor]:
+        found["opened"].append(OnnxExecutor(bundle, setup, found["error"]))
         return found["opened"][-1:]
 
     layers = [{"Name": f"_gemm_mha_v2_myl0_{n}", "Metadata": f"[ONNX Layer: layer.{n}.context_heads]"} for n in (0, 1)]

@@ -23,6 +23,8 @@ from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.onnx import graph_of
 
+pytestmark = pytest.mark.usefixtures("portable")
+
 
 def test_the_graph_is_plain_and_its_opset_low(bundle: Path) -> None:
     model = onnx.load(bundle / "model.fp32.onnx")

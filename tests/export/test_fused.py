@@ -28,6 +28,7 @@ from crossrt.export.onnx import graph_of
 from crossrt.export.points import points_of
 from crossrt.export.precision import logits_of
 
+pytestmark = pytest.mark.usefixtures("portable")
 FUSED = replace(FP32, fused=True)
 ACTIVATIONS = ("layer.0.activation", "layer.1.activation")
 PRECISIONS = [Precision.FP32, Precision.FP16]

@@ -118,7 +118,8 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
 
     def judged(**fields: Any) -> Bundle:
         int8 = replace(models["int8"], **{"backends": passed, "native_file": "model.int8.native", **fields})
-        return replace(exported, manifest=replace(exported.manifest, models={**models, "int8": int8}))
+        fp32 = replace(models["fp32"], native_file=None)
+        return replace(exported, manifest=replace(exported.manifest, models={**models, "fp32": fp32, "int8": int8}))
 
     def chosen(bundle: Bundle, **words: Any) -> str:
         return choose_setup(bundle, **{"precision": "int8", "device": "cpu", "tuned": False, **words}).backend
@@ -134,8 +135,10 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     assert chosen(judged(backends=passed | {"native": False})) != "native"
     with pytest.raises(BackendError, match="no int8 weights for the backend native"):
         chosen(judged(native_file=None), backend="native")
-    with pytest.raises(BackendError, match="computes int8 and bf16, and this is fp32"):
+    with pytest.raises(BackendError, match="no fp32 weights for the backend native"):
         chosen(judged(), precision="fp32", backend="native")
+    with pytest.raises(BackendError, match="native does not compute in fp16; ask for fp32, bf16 or int8"):
+        chosen(judged(), precision="fp16", backend="native")
     monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"
     monkeypatch.setattr("crossrt.engine.session.why_not_native", lambda: "this processor lacks avx512_vnni")
@@ -170,7 +173,7 @@ def test_native_weights_that_lose_the_order_are_left_out(
     monkeypatch.setattr(native, "_balance", worse(native._balance))
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
-    assert not next(report for report in reports if report.backend == "native")
+    assert not next(report for report in reports if (report.precision, report.backend) == ("int8", "native"))
     assert bundle.manifest.models["int8"].native_file is None
     assert "native" not in bundle.manifest.models["int8"].backends
     assert not (bundle.path / "model.int8.native").exists()

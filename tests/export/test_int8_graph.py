@@ -121,7 +121,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, wanted = Checkpoint.read(checkpoint), [Precision.FP16, Precision.INT8]
-    _, (passed,) = export_bundle(read, tmp_path / "a")
+    _, (passed, *_) = export_bundle(read, tmp_path / "a")
 
     def make(making: export._Making, precision: Precision) -> tuple[ParityReport, None]:
         making._numerics[precision] = FP16 if precision is Precision.FP16 else held_in_8_bits(read, Recipe())
@@ -131,7 +131,8 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
     monkeypatch.setattr(export._Making, "make", make)
     monkeypatch.setattr(export._Making, "_judged_rounded", lambda *_: replace(passed, not_finite=3))
     monkeypatch.setattr(export._Making, "int8_by_others", lambda _: {})  # weights of no meaning have no order to keep
-    monkeypatch.setattr(export._Making, "int8_by_native", lambda _: None)
+    for native in ("full_by_native", "int8_by_native"):
+        monkeypatch.setattr(export._Making, native, lambda _: None)
     with pytest.raises(ParityError, match="was not published: 3 logits are NaN or Inf"):
         export_bundle(read, tmp_path / "b", precisions=wanted)
     assert not (tmp_path / "b").exists()

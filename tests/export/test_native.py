@@ -1,4 +1,4 @@
-"""BF16 for the native kernels: exported with parity where they run, refused in words elsewhere."""
+"""FP32 and BF16 for the native kernels: exported with parity where they run, left out or refused in words elsewhere."""
 
 import json
 from pathlib import Path
@@ -16,20 +16,64 @@ from crossrt.engine.native_model import NativeModel
 from crossrt.engine.precision import Precision
 from crossrt.engine.session import choose_setup
 from crossrt.engine.tuner import candidates
+from crossrt.export import native
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.native import _bfloat16
 from crossrt.export.pairs import builtin_pairs
+from crossrt.export.reference import Reference
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
 
 
 @needs_kernels
+def test_fp32_is_exported_for_them_with_parity_and_taken_first(tmp_path: Path) -> None:
+    read = Checkpoint.read(DEMO / "checkpoint")
+    bundle, reports = export_bundle(read, tmp_path / "b")
+    assert [(report.precision, report.backend, bool(report)) for report in reports] == [
+        ("fp32", "onnxruntime", True),
+        ("fp32", "native", True),
+    ]
+    assert json.loads((bundle.path / "parity.fp32.native.json").read_text())["backend"] == "native"
+    assert NativeModel.open(bundle.native_file(Precision.FP32)).sizes.precision == "fp32"
+    pairs = list(builtin_pairs(160))
+    expected = Reference(read).logits(pairs, max_length=160)
+    with CrossEncoder(bundle.path) as model, CrossEncoder(bundle.path, backend="onnxruntime") as other:
+        assert model.backend == "native"
+        error, others = (np.abs(each.logits(pairs) - expected).max() for each in (model, other))
+        assert error < max(2 * others, 2e-5)
+        alone = np.concatenate([model.logits([pair]) for pair in pairs])
+        np.testing.assert_array_equal(model.logits(pairs), alone)
+
+
+@needs_kernels
+def test_fp32_weights_that_score_otherwise_are_left_out(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_widened", lambda values, width, whole=native._widened: whole(values * 1.001, width))
+    bundle, (first, second) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "b")
+    assert (bool(first), bool(second)) == (True, False)
+    assert bundle.manifest.models["fp32"].native_file is None
+    assert not (bundle.path / "model.fp32.native").exists()
+    with CrossEncoder(bundle.path) as model:
+        assert model.backend == "onnxruntime"
+
+
+def test_where_the_kernels_do_not_run_there_is_no_file_for_them(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime",))
+    bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "b")
+    assert report
+    assert not list(bundle.path.glob("*.native"))
+
+
+@needs_kernels
 def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle, (_, report) = export_bundle(
+    bundle, (*_, report) = export_bundle(
         Checkpoint.read(DEMO / "checkpoint"), tmp_path / "b", precisions=[Precision.BF16]
     )
     assert (report.precision, report.backend, bool(report)) == ("bf16", "native", True)

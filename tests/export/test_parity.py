@@ -25,6 +25,8 @@ from crossrt.export.manifest import write_manifest
 from crossrt.export.pairs import builtin_pairs, groups_of
 from crossrt.export.parity import ParityReport, parity
 
+pytestmark = pytest.mark.usefixtures("portable")
+
 
 @pytest.fixture
 def altered(bundle: Path, tmp_path: Path) -> Path:

@@ -29,6 +29,7 @@ from crossrt.export.pairs import builtin_pairs
 from crossrt.export.precision import batches_of, half_precision, logits_of, magnitudes, rounded
 from crossrt.export.tolerance import TOLERANCE
 
+pytestmark = pytest.mark.usefixtures("portable")
 LIMIT = TOLERANCE[Precision.FP16].max_abs
 
 

@@ -1,12 +1,19 @@
 """What is owned on a device; and one contract for all bindings, on a real device where there is one."""
 
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from crossrt.engine.backends import has_cuda
 from crossrt.engine.cuda import DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
 from crossrt.engine.errors import BackendError, CudaError
 from tests.engine.memory_device import MemoryDevice
@@ -150,6 +157,132 @@ def test_without_bindings_the_error_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
     with pytest.raises(BackendError, match=r"crossrt\[tensorrt\]"):
         open_cuda(0)
+
+
+def test_another_package_of_the_name_cuda_is_no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("cuda.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setattr("crossrt.engine.backends._has_distribution", lambda name: True)
+    assert not has_cuda()
+    with pytest.raises(BackendError, match="neither is installed"):
+        open_cuda(0)
+
+
+def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:
+    """The same tests as on a GPU, by the real cuda-bindings; only the driver below is ours."""
+    pytest.importorskip("cuda.bindings")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("no C compiler on Linux here, which the driver in memory needs")
+    source = Path(__file__).parents[1] / "engine" / "libcuda.c"
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", tmp_path / "libcuda.so.1", "-ldl"], check=True)
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-k", "cuda-bindings", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+# -- the names of failures
+
+
+def test_cuda_bindings_name_a_failure_as_cuda_does() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver")
+    from crossrt.engine.cuda_bindings import _checked
+
+    assert _checked((driver.CUresult.CUDA_SUCCESS,)) == ()
+    assert _checked((driver.CUresult.CUDA_SUCCESS, 5)) == 5
+    assert _checked((driver.CUresult.CUDA_SUCCESS, 5, 6)) == (5, 6)
+    with pytest.raises(CudaError, match=r"^CUDA_ERROR_ILLEGAL_ADDRESS: the device's context is lost") as raised:
+        _checked((driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,))
+    assert raised.value.name == "CUDA_ERROR_ILLEGAL_ADDRESS"
+
+
+WORDS = {
+    2: ("CUDA_ERROR_OUT_OF_MEMORY", "out of memory"),
+    101: ("CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"),
+    700: ("CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"),
+}
+
+
+@pytest.fixture
+def pycuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """crossrt's module for PyCUDA over an imitation of PyCUDA and of the driver's words."""
+
+    class Context:
+        retained = 0
+
+        def push(self) -> None:
+            stack.append(self)
+
+    stack: list[Context] = []
+
+    def retain() -> Context:
+        Context.retained += 1
+        return Context()
+
+    driver = SimpleNamespace(
+        Error=type("Error", (Exception,), {}),
+        init=lambda: None,
+        Device=lambda ordinal: SimpleNamespace(retain_primary_context=retain),
+        Context=SimpleNamespace(pop=stack.pop),
+    )
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
+    monkeypatch.delitem(sys.modules, "crossrt.engine.pycuda", raising=False)
+    module = importlib.import_module("crossrt.engine.pycuda")
+
+    def told(which: int) -> Any:
+        def ask(code: int, where: Any) -> int:
+            where._obj.value = WORDS[code][which].encode() if code in WORDS else None
+            return 0 if code in WORDS else 1
+
+        return ask
+
+    library = SimpleNamespace(cuGetErrorName=told(0), cuGetErrorString=told(1))
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: library)
+    yield SimpleNamespace(module=module, driver=driver, Context=Context, stack=stack)
+    sys.modules.pop("crossrt.engine.pycuda")
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "hint"),
+    [
+        ("cuMemAlloc failed: out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "no memory left"),
+        ("cuDeviceGet failed: invalid device ordinal - more words", "CUDA_ERROR_INVALID_DEVICE", "no such device"),
+        (
+            "cuStreamSynchronize failed: an illegal memory access was encountered",
+            "CUDA_ERROR_ILLEGAL_ADDRESS",
+            "context is lost",
+        ),
+        ("cuInit failed: words of another driver", "CUDA_ERROR_UNKNOWN", "nvidia-smi"),
+    ],
+)
+def test_pycuda_names_a_failure_as_cuda_does(pycuda: Any, said: str, name: str, hint: str) -> None:
+    def fail() -> None:
+        raise pycuda.driver.Error(said)
+
+    with pytest.raises(CudaError, match=hint) as raised:
+        pycuda.module._checked(fail)
+    assert raised.value.name == name
+    assert said in str(raised.value)
+
+
+def test_pycuda_keeps_one_context_of_a_device_in_a_process(pycuda: Any) -> None:
+    for _ in range(3):
+        cuda = pycuda.module.PyCuda(0)
+        with cuda.current():
+            assert len(pycuda.stack) == 1
+        cuda.close()
+        cuda.close()
+    assert pycuda.stack == []
+    assert pycuda.Context.retained == 1
 
 
 def test_the_memory_device_sees_faults() -> None:
