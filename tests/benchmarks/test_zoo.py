@@ -55,7 +55,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert [row.label for row in speeds.rows] == [
         f"ms-marco-TinyBERT-L-2-v2.{precision} {backend}"
         for precision, backends in (
-            ("fp32", ["onnxruntime", "openvino"]),
+            ("fp32", ["onnxruntime", "openvino", *own]),
             ("bf16", ["openvino", *own]),
             ("int8", ["onnxruntime", "openvino", *own]),
         )
