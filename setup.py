@@ -20,11 +20,13 @@ kernels = Extension(
         "-O3",
         "-g0",  # Python's own flags ask for symbols: ten times the size
         "-fno-math-errno",
+        "-pthread",
         "-mfma",
         *[f"-mavx512{flag}" for flag in FLAGS],
         "-Wno-uninitialized",
         "-Wno-maybe-uninitialized",
     ],
+    extra_link_args=["-pthread"],
     optional=True,
 )
 # Tokenization is for every machine: nothing in it depends on the processor.

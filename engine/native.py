@@ -1,7 +1,7 @@
 """Native sessions: crossrt's own kernels for FP32, BF16 and INT8, on processors with AVX512-VNNI and AVX512-BF16.
 
-The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, each in one thread,
-from memory that they take when a session opens.
+The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, in memory that they
+take when a session opens.
 """
 
 import ctypes
@@ -32,26 +32,29 @@ def _library() -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
     library.crossrt_open.restype = library.crossrt_memory.restype = pointer
     library.crossrt_open.argtypes = [pointer, ctypes.c_float, pointer]
-    library.crossrt_memory.argtypes = library.crossrt_close.argtypes = library.crossrt_free.argtypes = [pointer]
+    library.crossrt_memory.argtypes = [pointer, integer]
+    library.crossrt_close.argtypes = library.crossrt_free.argtypes = [pointer]
     library.crossrt_encode.restype = integer
     library.crossrt_encode.argtypes = [pointer, pointer, integer, *[pointer] * 5]
     return library
 
 
 class NativeSession:
-    """A bundle's native file. Up to `streams` threads compute at once; more of them wait."""
+    """A bundle's native file. Up to `streams` batches are computed at once, each by `threads`; more of them wait."""
 
     backend = "native"
     device = "cpu"
-    threads = 1
 
-    def __init__(self, bundle: Bundle, *, precision: Precision, streams: int) -> None:
-        """Map the weights and take memory for `streams` batches. Raises BackendError where the kernels cannot run, and
-        BundleError for a file that is not theirs."""
+    def __init__(self, bundle: Bundle, *, precision: Precision, streams: int, threads: int = 1) -> None:
+        """Map the weights, take memory for `streams` batches, and start the threads that help those who call.
+
+        Raises BackendError where the kernels cannot run, and BundleError for a file that is not theirs.
+        """
         why = why_not_native()
         if why:
             raise BackendError(f"the backend native cannot run here: {why}; use another backend")
         self.precision = precision
+        self.threads = threads
         self._bundle = bundle
         file = bundle.native_file(precision)
         model = NativeModel.open(file)
@@ -68,12 +71,12 @@ class NativeSession:
         library = _library()
         self._model = model  # the kernels compute from its arrays
         self._encoder = library.crossrt_open(numbers, sizes.epsilon, addresses)
-        memories = [library.crossrt_memory(self._encoder) for _ in range(streams)] if self._encoder else []
+        memories = [library.crossrt_memory(self._encoder, threads) for _ in range(streams)] if self._encoder else []
         self._free = weakref.finalize(self, _free, library, self._encoder, memories)
         self._free.atexit = False  # other threads may still compute
         if not self._encoder or not all(memories):
             self._free()
-            raise BackendError(f"there is not enough memory for {streams} batches; use fewer threads")
+            raise BackendError(f"there is not enough memory for {streams} batches by {threads} threads; use fewer")
         self._memories: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         """Those that no thread computes in; None once the session is closed."""
         for memory in memories:

@@ -78,7 +78,7 @@ class Setup:
 
     @property
     def native(self) -> bool:
-        """Whether crossrt's own kernels run it: in one thread a batch, without padding, with nothing to prepare for a shape."""
+        """Whether crossrt's own kernels run it: without padding, with nothing to prepare for a shape."""
         return self.backend == "native"
 
     @property
@@ -95,7 +95,7 @@ class Setup:
         if self.native:
             from .native import NativeSession
 
-            return NativeSession(bundle, precision=self.precision, streams=streams)
+            return NativeSession(bundle, precision=self.precision, streams=streams, threads=threads)
         from .onnxruntime import OnnxRuntimeSession
 
         return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)

@@ -54,7 +54,7 @@ class Streams:
     A stream is one batch on one processor. Two streams do more than one batch on two processors, since their threads
     never wait for one another; only a request of fewer pairs than streams would leave processors idle, and is computed
     a batch at a time by all of them. That needs a wide session of its own, which is opened beside the first such
-    request, for those that follow. The native kernels compute a batch in one thread, so they have none.
+    request, for those that follow.
 
     A process that is forked opens the model anew when it scores: threads do not come along.
     """
@@ -83,7 +83,7 @@ class Streams:
         manifest = self._bundle.manifest
         logits = np.empty((len(pairs), manifest.labels), dtype=np.float32)
         streams = self.setup.streams
-        few = 0 < len(pairs) < streams and not self.setup.native
+        few = 0 < len(pairs) < streams
         batch_size = min(batch_size, self.setup.batch_size)
         wide = self._sessions.get(True) if few and len(pairs) <= batch_size else None
         session = wide or self._session(wide=False)
@@ -110,7 +110,7 @@ class Streams:
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one batch that was padded elsewhere, on all processors. See `Session.run`."""
-        session = self._session(wide=self.setup.streams > 1 and not self.setup.native)
+        session = self._session(wide=self.setup.streams > 1)
         with CORES.taken(session.threads):
             return session.run(batch)
 

@@ -4,9 +4,11 @@
 // without padding. Python calls it by ctypes (engine/native.py), which names the arrays that `crossrt_open` takes.
 
 #include <memory>
+#include <system_error>
 
 #include "arithmetic.h"
 #include "attention.h"
+#include "team.h"
 
 namespace crossrt {
 
@@ -43,7 +45,7 @@ public:
 
     explicit Encoder(const Sizes& sizes) : sizes(sizes) {}
     virtual ~Encoder() = default;
-    virtual std::unique_ptr<Memory> memory() const = 0;
+    virtual std::unique_ptr<Memory> memory(int members) const = 0;
     // Logits [count, labels] of pairs that go through the layers together, in memory that is its own.
     virtual void encode(const Pair* pairs, int count, Memory& memory, float* logits) const = 0;
 };
@@ -98,25 +100,36 @@ class EncoderIn : public Encoder {
               value_bias(arrays.take<float>()),
               finish(sizes, arrays) {}
     };
-    struct Activations : Memory {
-        float *hidden, *context;
-        Value *query_key_value, *query, *folded, *mixed, *wide;
-        Rows narrow, attended;
+    // What one thread computes in.
+    struct Scratch {
+        Value* wide;
         typename Arithmetic::Between between;
         Attention<Value> attention;
 
-        Activations(const Sizes& sizes, int rows)
+        Scratch(Memory& memory, const Sizes& sizes, int rows)
+            : wide(memory.take<Value>(size_t(BLOCK) * sizes.intermediate)),
+              between(memory, BLOCK, sizes.intermediate),
+              attention(memory, rows, std::max(sizes.head, sizes.width())) {}
+    };
+    struct Activations : Memory {
+        float *hidden, *context;
+        Value *query_key_value, *query, *folded, *mixed;
+        Rows narrow, attended;
+        std::vector<Scratch> scratch;  // of each member
+        Team team;
+
+        Activations(const Sizes& sizes, int rows, int members)
             : hidden(take<float>(size_t(rows) * sizes.width())),
               context(take<float>(size_t(rows) * sizes.attended())),
               query_key_value(take<Value>(size_t(rows) * std::max(3 * sizes.attended(), sizes.width()))),
               query(take<Value>(size_t(TILE) * sizes.attended())),
               folded(take<Value>(size_t(TILE) * sizes.heads * sizes.width())),
               mixed(take<Value>(size_t(TILE) * sizes.heads * sizes.width())),
-              wide(take<Value>(size_t(BLOCK) * sizes.intermediate)),
               narrow(*this, rows, sizes.width()),
               attended(*this, rows, sizes.attended()),
-              between(*this, BLOCK, sizes.intermediate),
-              attention(*this, rows, std::max(sizes.head, sizes.width())) {}
+              team(members) {
+            for (int member = 0; member < members; member++) scratch.emplace_back(*this, sizes, rows);
+        }
     };
 
     const float epsilon;
@@ -148,34 +161,34 @@ public:
         }
     }
 
-    std::unique_ptr<Memory> memory() const override {
-        return std::make_unique<Activations>(sizes, std::max(sizes.positions, TOGETHER));
+    std::unique_ptr<Memory> memory(int members) const override {
+        return std::make_unique<Activations>(sizes, std::max(sizes.positions, TOGETHER), members);
     }
 
+    // Each member of the team has rows of its own, tokens, and waits for others twice a layer: attention reads the keys and
+    // values of all tokens of a pair, and its heads are shared out.
     void encode(const Pair* pairs, int count, Memory& own, float* logits) const override {
         auto& memory = static_cast<Activations&>(own);
-        const int all_heads = sizes.attended();
-        const ptrdiff_t stride = 3 * all_heads;
         int tokens = 0;
         for (int pair = 0; pair < count; pair++) tokens += pairs[pair].length;
-        embed(pairs, count, memory);
-        for (const Layer& layer : layers) {
-            Arithmetic::product(layer.query_key_value, memory.narrow, tokens, 0, stride, Store{memory.query_key_value, stride});
-            for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
-                const int length = pairs[pair].length;
-                float* context = memory.context + row * all_heads;
-                for (int at = 0; at < all_heads; at += sizes.head) {
-                    const Value* queries = memory.query_key_value + row * stride + at;
-                    attend(queries, stride, length, queries + all_heads, queries + 2 * all_heads, stride, length, sizes.head,
-                           context + at, all_heads, memory.attention);
-                }
-                for (int n = 0; n < length; n++)
-                    Arithmetic::put(context + n * all_heads, all_heads, memory.attended.from(row + n));
+        const int members = memory.team.members, tiles = (tokens + TILE - 1) / TILE;
+        memory.team.run([&](int member) {
+            const int begin = std::min(tokens, tiles * member / members * TILE);
+            const int end = std::min(tokens, tiles * (member + 1) / members * TILE);
+            const Scratch& scratch = memory.scratch[member];
+            embed(pairs, begin, end, memory);
+            for (const Layer& layer : layers) {
+                if (begin < end) project(layer.query_key_value, begin, end, memory);
+                memory.team.wait();
+                attend_all(pairs, count, member, memory, scratch);
+                memory.team.wait();
+                for (int row = begin; row < end; row++)
+                    Arithmetic::put(memory.context + row * sizes.attended(), sizes.attended(), memory.attended.from(row));
+                finish(layer.finish, begin, end, memory, scratch);
             }
-            finish(layer.finish, tokens, memory);
-        }
+        });
         attend_from_cls(pairs, count, memory);
-        finish(last.finish, count, memory);
+        finish(last.finish, 0, count, memory, memory.scratch[0]);
         head(count, memory, logits);
     }
 
@@ -201,12 +214,13 @@ private:
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
 
-    // Sums of word, position and type embeddings, normalised.
-    void embed(const Pair* pairs, int count, const Activations& memory) const {
+    // Sums of word, position and type embeddings, normalised, for the tokens `begin` to `end` of all.
+    void embed(const Pair* pair, int begin, int end, const Activations& memory) const {
         const int width = sizes.width();
-        int row = 0;
-        for (const Pair* pair = pairs; pair < pairs + count; pair++)
-            for (int place = 0; place < pair->length; place++, row++) {
+        int first = 0;
+        for (; first < end; first += pair++->length)
+            for (int place = std::max(0, begin - first); place < std::min(pair->length, end - first); place++) {
+                const int row = first + place;
                 float* to = memory.hidden + row * width;
                 const Word* own = word + ptrdiff_t(pair->ids[place]) * width;
                 // The next words lie anywhere.
@@ -220,6 +234,27 @@ private:
                     _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(where + n)));
                 }
                 norm(embedding_norm, to, memory.narrow.from(row));
+            }
+    }
+
+    void project(const Linear& layer, int begin, int end, const Activations& memory) const {
+        const ptrdiff_t stride = 3 * sizes.attended();
+        Arithmetic::product(layer, memory.narrow.from(begin), end - begin, 0, stride,
+                            Store{memory.query_key_value + begin * stride, stride});
+    }
+
+    // One member's part of the heads of all pairs.
+    void attend_all(const Pair* pairs, int count, int member, const Activations& memory, const Scratch& scratch) const {
+        const int all_heads = sizes.attended();
+        const ptrdiff_t stride = 3 * all_heads;
+        int turn = 0;
+        for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length)
+            for (int at = 0; at < all_heads; at += sizes.head, turn++) {
+                if (turn % memory.team.members != member) continue;
+                const int length = pairs[pair].length;
+                const Value* queries = memory.query_key_value + row * stride + at;
+                attend(queries, stride, length, queries + all_heads, queries + 2 * all_heads, stride, length, sizes.head,
+                       memory.context + row * all_heads + at, all_heads, scratch.attention);
             }
     }
 
@@ -244,7 +279,7 @@ private:
             for (int pair = begin; pair < begin + some; states += pairs[pair++].length * width) {
                 const int at = (pair - begin) * all_mixed;
                 attend(memory.folded + at, width, sizes.heads, states, states, width, pairs[pair].length, width,
-                       memory.mixed + at, width, memory.attention);
+                       memory.mixed + at, width, memory.scratch[0].attention);
             }
             for (int head = 0; head < sizes.heads; head++)
                 panels<Dot>(last.value, width, head * sizes.head, (head + 1) * sizes.head, memory.mixed + head * width,
@@ -257,8 +292,8 @@ private:
         }
     }
 
-    // What comes after attention, for `count` rows.
-    void finish(const Finish& layer, int count, const Activations& memory) const {
+    // What comes after attention, for the rows `from` to `to`.
+    void finish(const Finish& layer, int from, int to, const Activations& memory, const Scratch& scratch) const {
         const int width = sizes.width();
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, Floats low, Floats high) INLINED {
@@ -266,18 +301,20 @@ private:
                 store(to, _mm512_add_ps(low, load(to)), _mm512_add_ps(high, load(to + LANES)));
             };
         };
-        Arithmetic::product(layer.attention_output, memory.attended, count, 0, width, add_to(memory.hidden));
-        for (int begin = 0; begin < count; begin += BLOCK) {
-            const int rows = std::min(BLOCK, count - begin);
+        if (from < to)
+            Arithmetic::product(layer.attention_output, memory.attended.from(from), to - from, 0, width,
+                                add_to(memory.hidden + from * width));
+        for (int begin = from; begin < to; begin += BLOCK) {
+            const int rows = std::min(BLOCK, to - begin);
             float* hidden = memory.hidden + begin * width;
             const Rows narrow = memory.narrow.from(begin);
             for (int row = 0; row < rows; row++) norm(layer.attention_norm, hidden + row * width, narrow.from(row));
             Arithmetic::product(layer.intermediate, narrow, rows, 0, sizes.intermediate,
                                 [&](int row, int out, Floats low, Floats high) INLINED {
-                                    store(memory.wide + row * sizes.intermediate + out, Numbers<Value>::gelu(low),
+                                    store(scratch.wide + row * sizes.intermediate + out, Numbers<Value>::gelu(low),
                                           Numbers<Value>::gelu(high));
                                 });
-            Arithmetic::second(layer.output, layer.kept, memory.wide, rows, memory.between, add_to(hidden));
+            Arithmetic::second(layer.output, layer.kept, scratch.wide, rows, scratch.between, add_to(hidden));
             for (int row = 0; row < rows; row++) norm(layer.output_norm, hidden + row * width, narrow.from(row));
         }
     }
@@ -333,10 +370,13 @@ Encoder* crossrt_open(const Sizes* sizes, float epsilon, const void* const* arra
 
 void crossrt_close(Encoder* encoder) { delete encoder; }
 
-// Memory for one call at a time, of pairs up to the longest. Null when there is none.
-Memory* crossrt_memory(const Encoder* encoder) try {
-    return encoder->memory().release();
+// Memory for one call at a time, of pairs up to the longest, and the threads besides the caller's that compute it, `threads` in
+// all. Null when there is none.
+Memory* crossrt_memory(const Encoder* encoder, int threads) try {
+    return encoder->memory(threads).release();
 } catch (const std::bad_alloc&) {
+    return nullptr;
+} catch (const std::system_error&) {
     return nullptr;
 }
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeEr
 from crossrt.engine.native_model import DTYPES, KEPT, NativeModel, Sizes, padded, write
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
+from crossrt.engine.session import Setup
+from crossrt.engine.streams import Streams
 
 from .native_arithmetic import logits_of
 
@@ -103,11 +106,11 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[Sizes, dict[str, npt.ND
     return make
 
 
-def session_of(bundle: Bundle, streams: int = 1) -> Any:
+def session_of(bundle: Bundle, streams: int = 1, threads: int = 1) -> Any:
     from crossrt.engine.native import NativeSession
 
     (precision,) = bundle.manifest.models
-    return NativeSession(bundle, precision=Precision(precision), streams=streams)
+    return NativeSession(bundle, precision=Precision(precision), streams=streams, threads=threads)
 
 
 def file_of(bundle: Bundle) -> Path:
@@ -190,6 +193,69 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(precision: str, bundle_of: Cal
         np.testing.assert_array_equal(session.run(alone)[0], together[row])
     backwards = Batch(**{field.name: getattr(batch, field.name)[::-1] for field in dataclasses.fields(Batch)})
     np.testing.assert_array_equal(session.run(backwards), together[::-1])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
+def test_threads_that_share_a_batch_change_no_bit(
+    precision: str, threads: int, bundle_of: Callable[..., Bundle]
+) -> None:
+    sizes = sizes_of(precision=precision, layers=3)
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    alone, together = session_of(bundle), session_of(bundle, threads=threads)
+    # Some have fewer rows than threads, some more than go through the layers at once.
+    for lengths in ([1], [2, 1, 3], [97], [13, 300, 12, 25], [300] * 5):
+        batch = a_batch(lengths, seed=len(lengths))
+        expected = alone.run(batch)
+        for _ in range(5):
+            np.testing.assert_array_equal(together.run(batch), expected)
+    together.close()
+    alone.close()
+
+
+def threads_of_this_process() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_threads_that_share_a_batch_end_with_the_session(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    before = threads_of_this_process()
+    for _ in range(3):
+        sessions = [session_of(bundle, streams=2, threads=4) for _ in range(2)]
+        assert threads_of_this_process() == before + 2 * 2 * 3
+        closed, dropped = sessions
+        closed.run(a_batch([40]))
+        closed.close()
+        assert threads_of_this_process() == before + 2 * 3
+        del sessions, closed, dropped
+        assert threads_of_this_process() == before, "dropped without closing"
+
+
+def test_threads_that_share_a_batch_sleep_between_two(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    session = session_of(bundle_of(sizes, random_arrays(sizes)), threads=3)
+    session.run(a_batch([40]))
+    time.sleep(0.1)
+    begin = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - begin < 0.1
+    session.close()
+
+
+def test_a_request_of_fewer_pairs_than_streams_is_computed_by_all_processors(
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    sizes = sizes_of(precision="fp32")
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    setup = Setup(backend="native", precision=Precision.FP32, threads=3, streams=3, batch_size=32, reason="")
+    streams = Streams(bundle, setup)
+    pairs = a_batch([40, 9]).pairs()
+    first = streams.start(pairs, batch_size=32).wait()
+    assert streams._widening is not None
+    assert streams._widening.result().threads == 3
+    np.testing.assert_array_equal(streams.start(pairs, batch_size=32).wait(), first)
+    streams.close()
 
 
 def test_threads_do_not_disturb_one_another(bundle_of: Callable[..., Bundle]) -> None:

@@ -162,13 +162,13 @@ def test_a_bundle_with_fp16_has_it_and_onnxruntime_on_a_gpu_takes_it(exported: B
     assert not fused_layers(onnx.load(bundle.path / "model.fp16.onnx"))
     assert (bundle.path / "parity.fp16.fused.json").exists()
     executor = OnnxRuntimeExecutor(bundle, Precision.FP16, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
-    executor.context(0).close()
+    executor.context(0, 0).close()
     assert executor._path.name == "model.fp16.fused.onnx"
 
 
 def test_it_computes_in_memory_that_is_lent_to_it(exported: Bundle, batches: list[Batch]) -> None:
     executor = OnnxRuntimeExecutor(exported, Precision.FP16, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
-    context = executor.context(0)
+    context = executor.context(0, 0)
     plain = onnx.load(exported.path / "model.fp16.onnx")
     for batch in batches:
         logits = np.full((len(batch.rows), 1), np.nan, np.float32)
