@@ -1,0 +1,1 @@
+"""The commands of `crossrt`: each parses words, calls one function, prints."""

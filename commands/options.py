@@ -1,0 +1,38 @@
+"""What several commands are told, and how it is explained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, int8, or auto: the fastest that passed parity.")]
+Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, native or tensorrt.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU that can, else the CPU.")]
+Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]
+MaxLength = Annotated[int | None, typer.Option(help="Longest pair in tokens; the model's own unless given.")]
+BatchSize = Annotated[int, typer.Option(help="Most pairs computed together.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Token = Annotated[str | None, typer.Option(help="Hub token, for private repositories.")]
+CacheFolder = Annotated[Path | None, typer.Option(help="Where hub files are kept.")]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Do not ask the hub.")]
+PairsFile = Annotated[Path | None, typer.Option(help="Real pairs to check besides: `query <tab> passage` lines.")]
+QueriesFile = Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")]
+PassagesFile = Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")]
+RunFile = Annotated[Path | None, typer.Option(help="and a TREC run over them.")]
+Workspace = Annotated[int, typer.Option(help="Most device memory in MiB that a TensorRT kernel may use while it runs.")]
+OptimizationLevel = Annotated[
+    int | None, typer.Option(help="How long TensorRT looks for kernels, 0 to 5; its own default unless given.")
+]
+TimingCache = Annotated[
+    Path | None, typer.Option(help="File of what TensorRT has measured of kernels; in the user's cache unless given.")
+]
+HardwareCompatible = Annotated[
+    bool, typer.Option("--hardware-compatible", help="Engines for every GPU from Ampere on; slower.")
+]
+VersionCompatible = Annotated[
+    bool, typer.Option("--version-compatible", help="Engines for later TensorRTs of the same major version; slower.")
+]
+Refittable = Annotated[
+    bool, typer.Option("--refittable", help="Engines that take the weights of a fine-tuned copy: see --refit-from.")
+]
+Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this many of them.")]
