@@ -74,8 +74,9 @@ def export_bundle(
     over the checkpoint's own. `pairs` are checked besides the built-in ones; `calibration` are the pairs on which the
     other precisions decide what they can hold, the built-in ones for INT8 unless given. Every precision is judged on
     `judging`, or else, for INT8, on lists pooled from the calibration pairs; pairs of judged queries are left out of
-    calibration. INT8 follows `recipe`; where FP16 is wanted too, a second INT8 file for GPUs has its rest in FP16, and a
-    report of its own.
+    calibration. INT8 follows `recipe`; where FP16 is wanted too, a second INT8 file for GPUs has its rest in FP16. Such further
+    files have reports of their own: FP32 and INT8 for crossrt's own kernels, where they run here, and FP16 in ONNX Runtime's
+    fused operators; these are left out where they fail.
 
     An existing bundle is kept unless `force`, and then replaced in one step. Raises ParityError, with the report, when
     a precision differs beyond its tolerance; `out` is then as it was. With `keep_going` the bundle is published with
@@ -112,6 +113,17 @@ def export_bundle(
             reports.append(report)
             return bool(report)
 
+        def added(report: ParityReport | None, name: str, *, needed: bool = False, **file: str) -> bool:
+            """Name a precision's further file in the manifest where it passed, and else leave it out."""
+            kept = report is not None and passed(report, name, needed=needed)
+            [(field, path)] = file.items()
+            if kept:
+                precision = name.partition(".")[0]
+                models[precision] = replace(models[precision], **{field: path})  # type: ignore[arg-type]
+            else:
+                (partial / path).unlink(missing_ok=True)
+            return kept
+
         for precision in wanted:
             model = BundleModel(file=f"model.{precision.value}.onnx")
             if precision is Precision.BF16:
@@ -121,33 +133,18 @@ def export_bundle(
             passed(report, precision.value, needed=precision is Precision.FP32 or not keep_going)
             models[precision.value] = replace(model, parity=report.summary(), numerics=numerics)
             if precision is Precision.FP32:
-                native = making.full_by_native()
-                if native is not None and passed(native, "fp32.native", needed=False):
-                    models["fp32"] = replace(models["fp32"], native_file=FP32_FOR_NATIVE)
-                else:
-                    (partial / FP32_FOR_NATIVE).unlink(missing_ok=True)
+                added(making.full_by_native(), "fp32.native", native_file=FP32_FOR_NATIVE)
             if precision is Precision.FP16 and report:
-                fused = making.half_fused()
-                if fused is not None and passed(fused, "fp16.fused", needed=False):
-                    models["fp16"] = replace(models["fp16"], fused_file=FP16_FUSED)
-                else:
-                    (partial / FP16_FUSED).unlink(missing_ok=True)
+                added(making.half_fused(), "fp16.fused", fused_file=FP16_FUSED)
         if Precision.INT8 in wanted and reports[-1]:
             backends = {FIRST: True} | {
                 backend: passed(report, f"int8.{backend}") for backend, report in making.int8_by_others().items()
             }
-            models["int8"] = replace(models["int8"], backends=backends)
-            native = making.int8_by_native()
-            if native is not None and passed(native, "int8.native", needed=False):
+            if added(making.int8_by_native(), "int8.native", native_file=INT8_FOR_NATIVE):
                 backends["native"] = True
-                models["int8"] = replace(models["int8"], native_file=INT8_FOR_NATIVE)
-            else:
-                (partial / INT8_FOR_NATIVE).unlink(missing_ok=True)
+            models["int8"] = replace(models["int8"], backends=backends)
             if Precision.FP16 in wanted:
-                if passed(making.int8_for_gpus(), "int8.gpu"):
-                    models["int8"] = replace(models["int8"], gpu_file=INT8_FOR_GPUS)
-                else:
-                    (partial / INT8_FOR_GPUS).unlink()
+                added(making.int8_for_gpus(), "int8.gpu", needed=not keep_going, gpu_file=INT8_FOR_GPUS)
         write_manifest(partial, replace(manifest, models=models))
     return Bundle.open(out), tuple(reports)
 

@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.bundle import Bundle
+from crossrt.engine.errors import BundleError
 from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
@@ -215,8 +216,8 @@ def test_where_nothing_fuses_there_is_no_second_file(
 def test_a_fused_file_that_is_missing_is_named(exported: Bundle, tmp_path: Path) -> None:
     copy = Bundle.open(shutil.copytree(exported.path, tmp_path / "bundle"))
     (copy.path / "model.fp16.fused.onnx").unlink()
-    with pytest.raises(Exception, match=r"model\.fp16\.fused\.onnx is missing though the manifest lists it"):
+    with pytest.raises(BundleError, match=r"model\.fp16\.fused\.onnx is missing though the manifest lists it"):
         Bundle.open(copy.path)
     write_manifest(copy.path, copy.manifest)
-    with pytest.raises(Exception, match=r"names model\.fp16\.fused\.onnx for fp16 but does not list that file"):
+    with pytest.raises(BundleError, match=r"names model\.fp16\.fused\.onnx for fp16 but does not list that file"):
         Bundle.open(copy.path)

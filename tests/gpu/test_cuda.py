@@ -176,7 +176,7 @@ def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("no C compiler on Linux here, which the driver in memory needs")
-    source = Path(__file__).parents[1] / "engine" / "libcuda.c"
+    source = Path(__file__).parent / "libcuda.c"
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", tmp_path / "libcuda.so.1", "-ldl"], check=True)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-k", "cuda-bindings", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(
