@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,12 @@ logger = logging.getLogger("crossrt")
 
 CHUNK = 8192
 """Pairs tokenized and sorted together: enough that sorting leaves little padding, few enough that memory stays flat."""
+GROWTH = 4
+"""From one chunk to the next: a device that is quicker than the tokenizer is given its first batches soon, and sorting
+leaves as little padding as can be."""
+
+Item = TypeVar("Item")
+Chunk = TypeVar("Chunk")
 
 
 class CrossEncoder:
@@ -225,9 +232,8 @@ class CrossEncoder:
         _check_batch_size(batch_size)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        encoded = (self._encoder.encode(chunk) for chunk in _chunks(pairs))
         with tqdm(total=total, desc="Scoring", unit="pair", disable=not show_progress_bar) as bar:
-            return self._encoded_logits(encoded, batch_size, bar.update)
+            return self._chunked_logits(_chunks(pairs, self._scorer.first_chunk), self._encoder.encode, batch_size, bar.update)
 
     def logits_from(
         self, passages: PassageStore, query: str, passage_ids: Sequence[str], *, batch_size: int = 32
@@ -238,11 +244,8 @@ class CrossEncoder:
         if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
             raise InputError("passage_ids is a list of texts, the ids of the store's passages")
         passages.check(self.bundle.tokenizer_sha256, max_length=self.max_length)
-        encoded = (
-            self._encoder.encode_from(passages, query, passage_ids[start : start + CHUNK])
-            for start in range(0, len(passage_ids), CHUNK)
-        )
-        return self._encoded_logits(encoded, batch_size)
+        encode = partial(self._encoder.encode_from, passages, query)
+        return self._chunked_logits(_chunks(passage_ids, self._scorer.first_chunk), encode, batch_size)
 
     def relevance(self, logits: Floats, activation_fn: Activation | None = None) -> npt.NDArray[np.float32]:
         """Return one score per pair, float32 [n], from logits [n, labels]: the activation of the relevant logit.
@@ -256,15 +259,20 @@ class CrossEncoder:
         relevant = logits[:, label] - logits[:, 1 - label] if self.num_labels == 2 else logits[:, label]
         return apply(activation_fn, relevant) if activation_fn is not None else relevant
 
-    def _encoded_logits(
-        self, encoded: Iterable[EncodedPairs], batch_size: int, progress: Callable[[int], object] = lambda rows: None
+    def _chunked_logits(
+        self,
+        chunks: Iterable[Chunk],
+        encode: Callable[[Chunk], EncodedPairs],
+        batch_size: int,
+        progress: Callable[[int], object] = lambda rows: None,
     ) -> Floats:
         # A chunk is tokenized while the one before it is computed.
         logits: list[Floats] = []
         pending: Pending | None = None
         try:
-            for chunk in encoded:
-                started = self._scorer.start(chunk, batch_size=int(batch_size))
+            for chunk, last in _marked(chunks):
+                tokens = encode(chunk)
+                started = self._scorer.start(tokens, batch_size=int(batch_size), at_once=last and pending is None)
                 before, pending = pending, started
                 if before is not None:
                     logits.append(before.wait(progress))
@@ -383,7 +391,19 @@ def _check_batch_size(batch_size: Any) -> None:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
 
 
-def _chunks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    pairs = iter(pairs)
-    while chunk := list(islice(pairs, CHUNK)):
+def _chunks(items: Iterable[Item], first: int) -> Iterator[list[Item]]:
+    items, size = iter(items), min(first, CHUNK)
+    while chunk := list(islice(items, size)):
         yield chunk
+        size = min(size * GROWTH, CHUNK)
+
+
+def _marked(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, bool]]:
+    """Yield each with whether it is the last."""
+    before: list[Chunk] = []
+    for chunk in chunks:
+        if before:
+            yield before.pop(), False
+        before.append(chunk)
+    if before:
+        yield before.pop(), True

@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,16 @@ class Lattice:
     """Rounds shapes up, within what an engine takes: `limits` are (most rows, most tokens of a row), shortest first."""
 
     limits: Sequence[Shape]
+    _sequences: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+    """By length, from 0: the rounded one."""
+    _rows: Sequence[int] = field(init=False, repr=False, compare=False)
+    """By rows, from 0: the rounded ones, of shapes that may have so many."""
+
+    def __post_init__(self) -> None:
+        # Not into the next range, where fewer rows may fit.
+        sequences = [min(_up(length, SEQUENCES), self._end(length)) for length in range(self.longest + 1)]
+        object.__setattr__(self, "_sequences", np.array(sequences, dtype=np.int64))
+        object.__setattr__(self, "_rows", [_up(rows, ROWS) for rows in range(max(most for most, _ in self.limits) + 1)])
 
     @property
     def longest(self) -> int:
@@ -31,9 +41,7 @@ class Lattice:
     def rounded(self, shape: Shape) -> Shape:
         """Return the shape to compute: at least this one, and within the limits, as this one must be."""
         rows, sequence = shape
-        # Not into the next range, where fewer rows may fit.
-        end = next(longest for _, longest in self.limits if sequence <= longest)
-        return min(_up(rows, ROWS), self.rows(sequence)), min(_up(sequence, SEQUENCES), end)
+        return min(self._rows[rows], self.rows(sequence)), int(self._sequences[sequence])
 
     def parts(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[npt.NDArray[np.int64]]:
         """Cut pairs of these lengths (int64 [n], tokens, none longer than `longest`) into batches, longest first.
@@ -45,39 +53,40 @@ class Lattice:
         if not len(lengths):
             return []
         order = np.argsort(-lengths, kind="stable")
-        rounded = [self.rounded((1, length))[1] for length in lengths[order].tolist()]
-        starts = [place for place, length in enumerate(rounded) if place == 0 or length != rounded[place - 1]]
-        share = -(-sum(rounded) // shares)
-        ends = [*starts[1:], len(order)]
+        rounded = self._sequences[lengths[order]]
+        share = -(-int(rounded.sum()) // shares)
+        changes = np.flatnonzero(np.diff(rounded)) + 1
+        starts, ends = [0, *changes.tolist()], [*changes.tolist(), len(order)]
+        sequences = rounded[starts].tolist()
+        limits = [self.rows(sequence) for sequence in sequences]
+        mosts = [
+            max(1, min(limit, -(-share // sequence))) for limit, sequence in zip(limits, sequences, strict=True)
+        ]
+        fulls = [min(self._rows[most], limit) for most, limit in zip(mosts, limits, strict=True)]
         # cost[i] is the least for the first i groups of equal rounded length, the last batches beginning at begins[i].
         cost, begins = [0], [0]
-        for stop, end in enumerate(ends, start=1):
-            found = [
-                (cost[begin] + self._cost(end - starts[begin], rounded[starts[begin]], batch_cost, share), begin)
-                for begin in range(stop)
-            ]
-            best, begin = min(found)
+        for end in ends:
+            best, last = None, 0
+            for begin in range(len(cost)):
+                full, rest = divmod(end - starts[begin], mosts[begin])
+                rows = full * fulls[begin] + (min(self._rows[rest], limits[begin]) if rest else 0)
+                found = cost[begin] + rows * sequences[begin] + batch_cost * (full + (rest > 0))
+                if best is None or found < best:
+                    best, last = found, begin
+            assert best is not None
             cost.append(best)
-            begins.append(begin)
+            begins.append(last)
         parts: list[npt.NDArray[np.int64]] = []
         stop = len(ends)
         while stop:
             begin = begins[stop]
-            rows = order[starts[begin] : ends[stop - 1]]
-            most = self._most(rounded[starts[begin]], share)
-            parts[:0] = [rows[at : at + most] for at in range(0, len(rows), most)]
+            rows_of = order[starts[begin] : ends[stop - 1]]
+            parts[:0] = [rows_of[at : at + mosts[begin]] for at in range(0, len(rows_of), mosts[begin])]
             stop = begin
         return parts
 
-    def _most(self, sequence: int, share: int) -> int:
-        return max(1, min(self.rows(sequence), -(-share // sequence)))
-
-    def _cost(self, rows: int, sequence: int, batch_cost: int, share: int) -> int:
-        full, rest = divmod(rows, self._most(sequence, share))
-        computed = full * self.rounded((self._most(sequence, share), sequence))[0]
-        if rest:
-            computed += self.rounded((rest, sequence))[0]
-        return computed * sequence + batch_cost * (full + bool(rest))
+    def _end(self, sequence: int) -> int:
+        return next(longest for _, longest in self.limits if sequence <= longest)
 
 
 def _up(value: int, steps: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 from threading import Lock
 from typing import Any, Protocol
@@ -28,8 +28,10 @@ logger = logging.getLogger("crossrt")
 
 GRAPH_TOKENS = 16_384
 """Shapes of more tokens go without a graph: their kernels run longer than it takes to launch them."""
-BATCH_COST = 512
-"""What a batch costs beside its tokens, in tokens; to be measured on each kind of GPU, and not yet measured on any."""
+POISON = 0xFF
+"""A byte, of which four are no number in floating point."""
+SAME = 2e-3
+"""How far a graph's logits may lie from the same batch's without one, of which they are all but always the same bits."""
 ALIGNMENT = 256
 """Bytes: what TensorRT wants of addresses, and every CUDA allocation has."""
 
@@ -60,6 +62,8 @@ class Executor(Protocol):
     """Graphs worth keeping for each lane; 0 where batches cannot be captured."""
     workspace: int
     """Bytes of device memory that a context computes in; 0 where it takes its own."""
+    batch_cost: int
+    """What a batch costs beside its tokens, in tokens."""
 
     def context(self, stream: int, workspace: int) -> Context:
         """Return a new context, whose batches all come on this stream. The device is current.
@@ -128,6 +132,7 @@ class Lane:
                     self.cuda.ordinal,
                     error,
                 )
+                self._enqueue(self._context, shape, offsets, size)  # what the graph has left there is not to be trusted
 
     def finish(self) -> None:
         """Wait for the batch, if there is one, and hand over its logits."""
@@ -191,11 +196,16 @@ class Lane:
         addresses = {name: self._device.handle + offset for name, offset in offsets.items()}
         addresses["logits"] = self._device_logits.handle
         context.enqueue(shape, addresses)
-        down = shape[0] * self._labels * self._executor.output.itemsize
-        self._stream.download(self._device_logits, self._host_logits, down)
+        self._stream.download(self._device_logits, self._host_logits, self._down(shape))
+
+    def _down(self, shape: Shape) -> int:
+        return shape[0] * self._labels * self._executor.output.itemsize
 
     def _capture(self, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
-        """Make a graph for a shape, in place of the one that was used longest ago. The batch is computed once more."""
+        """Make a graph for a shape, in place of the one that was used longest ago. The batch is computed twice more.
+
+        Raises BackendError when there can be none, or when it does not compute what was computed without.
+        """
         if len(self._graphs) == self._most_graphs:
             oldest, (_, closing) = self._graphs.popitem(last=False)
             self._met.discard(oldest)  # or it would come back at once, in a round of more shapes than graphs
@@ -206,8 +216,18 @@ class Lane:
             opened.callback(self._stream.synchronize)  # no context is closed before its work is done
             self._enqueue(context, shape, offsets, size)  # a first run, in which the runtime chooses kernels
             self._stream.synchronize()
+            down = self._down(shape)
+            expected = self._host_logits.bytes[:down].view(self._executor.output).astype(np.float32)
             graph = self._stream.captured(lambda: self._enqueue(context, shape, offsets, size))
             opened.callback(graph.close)
+            # Neither a copy of the logits that were there nor nothing at all must pass for this batch's.
+            self._host_logits.bytes[:down] = POISON
+            self._stream.upload(self._host_logits, self._device_logits, down)
+            self._stream.launch(graph)
+            self._stream.synchronize()
+            found = self._host_logits.bytes[:down].view(self._executor.output).astype(np.float32)
+            if not np.allclose(found, expected, rtol=SAME, atol=SAME, equal_nan=True):
+                raise BackendError(f"a graph of {shape[0]} x {shape[1]} tokens computes other logits than its batch")
             self._graphs[shape] = graph, opened.pop_all()
 
     def _drop_graphs(self) -> None:
@@ -219,12 +239,14 @@ class Lane:
 class Pipeline:
     """Owns the engines and lanes of one or several devices; any number of threads may start requests.
 
-    Requests are computed in the order they came, by a thread of the pipeline's own, so that whoever started one can
-    tokenize the next meanwhile. A request's batches go to the lanes in turn; nobody waits for the device but to use a
+    Requests are computed one after the other, by a thread of the pipeline's own, so that whoever started one can
+    tokenize the next meanwhile, or by the caller's, which saves two changes of threads. A request's batches go to the lanes in turn; nobody waits for the device but to use a
     lane again, and once at the end. Dropped without `close`, it frees everything too.
 
     A process that is forked must open the model itself: CUDA does not come along.
     """
+
+    first_chunk = 1024  # some full batches
 
     def __init__(self, bundle: Bundle, setup: Setup, executors: Sequence[Executor]) -> None:
         """Take all memory, and the executors, which are closed on an error too.
@@ -234,8 +256,10 @@ class Pipeline:
         self.setup = setup
         self._bundle = bundle
         self._lattice = executors[0].lattice
+        self._batch_cost = max(executor.batch_cost for executor in executors)
         self._devices: list[list[Lane]] = [[] for _ in executors]
-        self._lock = Lock()
+        self._lock, self._computing = Lock(), Lock()
+        """Of starting and closing, and of the lanes."""
         self._closed = False
         self._process = os.getpid()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
@@ -260,8 +284,8 @@ class Pipeline:
         """Tokens of the longest pair that the engines take."""
         return self._lattice.longest
 
-    def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
-        """Begin to score a request. Batches are as large as the engine takes; `batch_size` is for CPUs. See `Pending`."""
+    def start(self, pairs: EncodedPairs, *, batch_size: int, at_once: bool = False) -> Pending:
+        """See `Scorer.start`. Batches are as large as the engine takes; `batch_size` is for CPUs."""
         if os.getpid() != self._process:  # asked before the lock, which a thread of the parent's may have held
             raise BackendError(
                 f"this model was opened on {self.setup.device} before the process forked, and CUDA does not come along: "
@@ -277,7 +301,11 @@ class Pipeline:
         with self._lock:
             if self._closed:
                 raise BackendError("this model is closed; open the bundle again")
-            return Pending([self._worker.submit(self._score, pairs, logits)], logits)
+            if not at_once:
+                return Pending([self._worker.submit(self._score, pairs, logits)], logits)
+        done: Future[int] = Future()
+        done.set_result(self._score(pairs, logits))
+        return Pending([done], logits)
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one batch that was padded elsewhere; its padding is taken off again. See `Session.run`."""
@@ -289,16 +317,23 @@ class Pipeline:
             with self._lock:
                 self._closed = True
             self._worker.shutdown(cancel_futures=True)
-        self._free()
+        with self._computing:  # in a caller's thread
+            self._free()
 
     def _score(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
+        with self._computing:
+            if not self._free.alive:  # closed since
+                raise BackendError("this model is closed; open the bundle again")
+            return self._scored(pairs, logits)
+
+    def _scored(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
         lengths = pairs.lengths
         loads = [0] * len(self._devices)
         # Each request begins at the first lane: few that come again and again meet the graphs of those before.
         turns = [cycle(device) for device in self._devices]
         lanes = [lane for device in self._devices for lane in device]
         try:
-            for rows in self._lattice.parts(lengths, batch_cost=BATCH_COST, shares=len(self._devices)):
+            for rows in self._lattice.parts(lengths, batch_cost=self._batch_cost, shares=len(self._devices)):
                 device = loads.index(min(loads))
                 loads[device] += len(rows) * int(lengths[rows[0]])
                 lane = next(turns[device])

@@ -16,13 +16,18 @@ class Scorer(Protocol):
     """Scores requests; any number of threads may start them."""
 
     setup: Setup
+    first_chunk: int
+    """Pairs to begin with, while those that follow are tokenized."""
 
     @property
     def longest(self) -> int:
         """Tokens of the longest pair that it takes."""
 
-    def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
-        """Begin to score a request. See `Pending`."""
+    def start(self, pairs: EncodedPairs, *, batch_size: int, at_once: bool = False) -> Pending:
+        """Begin to score a request. See `Pending`.
+
+        With `at_once` the caller will do nothing but wait, and a GPU is served by its thread, until all is computed.
+        """
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one batch that was padded elsewhere. See `Session.run`."""

@@ -59,6 +59,8 @@ class Streams:
     A process that is forked opens the model anew when it scores: threads do not come along.
     """
 
+    first_chunk = 8192  # tokenizing takes a small part of computing, and sorting more pairs leaves less padding
+
     def __init__(self, bundle: Bundle, setup: Setup) -> None:
         """Open the model. Raises BundleError or BackendError when the backend cannot."""
         self.setup = setup
@@ -78,7 +80,7 @@ class Streams:
         """Tokens of the longest pair that the model takes."""
         return self._bundle.manifest.max_positions
 
-    def start(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
+    def start(self, pairs: EncodedPairs, *, batch_size: int, at_once: bool = False) -> Pending:
         """Begin to score a request in batches of at most `batch_size` rows, and of the setup's. See `Pending`."""
         manifest = self._bundle.manifest
         logits = np.empty((len(pairs), manifest.labels), dtype=np.float32)

@@ -20,6 +20,8 @@ LANES = 3
 """Batches on their way on each device: one is copied up, one computed, one copied down."""
 GRAPHS = 64
 """Graphs kept by a lane. Each has an execution context, but all compute in the lane's memory."""
+BATCH_COST = 1024
+"""Tokens; to be measured on each kind of GPU."""
 
 
 class TensorRtExecutor:
@@ -27,6 +29,7 @@ class TensorRtExecutor:
 
     lanes = LANES
     graphs = GRAPHS
+    batch_cost = BATCH_COST
 
     def __init__(self, bundle: Bundle, file: EngineFile, cuda: Cuda) -> None:
         """Load an engine of the bundle.

@@ -105,15 +105,14 @@ class _Graph(TypedGraph):
         if self.checkpoint.layout.prefix == "roberta.":
             position = self._roberta_positions()
         else:
-            shape = self.add("Shape", ["input_ids"], "embeddings.length", start=1, end=2)
+            first = self.integers("axis_0", [0])
+            # Shape's own bounds, of opset 15, are ones that TensorRT 8.6 passes over.
+            shape = self.add("Shape", ["input_ids"], "positions.shape")
+            bounds = [self.integers("one_int", [1]), self.integers("two_int", [2]), first]
+            length = self.add("Slice", [shape, *bounds], "positions.length")
             position = self.add(
                 "Slice",
-                [
-                    self.stored("position.weight"),
-                    self.integers("zero", [0]),
-                    shape,
-                    self.integers("axis_0", [0]),
-                ],
+                [self.stored("position.weight"), self.integers("zero", [0]), length, first],
                 "embeddings.position",
             )
         total = self.add("Add", [word, position], "embeddings.word_position")

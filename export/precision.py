@@ -115,7 +115,7 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
     names = [
         node.output[0]
         for node in model.graph.node
-        if not node.output[0].startswith(("mask.", "positions.", "head.", "embeddings.length"))
+        if not node.output[0].startswith(("mask.", "positions.", "head."))
         and not node.output[0].endswith("attention_masked")
         and node.output[0] != "logits"
     ]

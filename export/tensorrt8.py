@@ -27,7 +27,9 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
 
     In a file with FP16 the builder may choose FP16 anywhere, but for layers whose output is float in the file: those stay
     FP32, LayerNorm's statistics too. INT8 is where the Q/DQ are; products that read them are left to TensorRT, which would
-    compute them in FP32 if they were pinned. Without FP16 in the file, all that is not INT8 is FP32 in any case.
+    compute them in FP32 if they were pinned. What is not INT8 in a file of Q/DQ may be FP16 but for LayerNorm's statistics:
+    that file is FP32 there for CPUs' sake, and the engine is judged by its scores and its ranking. Else, without FP16 in the
+    file, all is FP32.
     """
     # Their libraries are not needed, and may be missing.
     config.set_tactic_sources(0)
@@ -36,9 +38,11 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
     layers = [network.get_layer(number) for number in range(network.num_layers)]
     outputs = [[layer.get_output(number) for number in range(layer.num_outputs)] for layer in layers]
     kinds, half, single = tensorrt.LayerType, tensorrt.DataType.HALF, tensorrt.DataType.FLOAT
-    if any(layer.type == kinds.QUANTIZE for layer in layers):
+    quantized = any(layer.type == kinds.QUANTIZE for layer in layers)
+    typed = any(tensor.dtype == half for made in outputs for tensor in made)
+    if quantized:
         config.set_flag(tensorrt.BuilderFlag.INT8)
-    if not any(tensor.dtype == half for made in outputs for tensor in made):
+    if not quantized and not typed:
         return
     config.set_flag(tensorrt.BuilderFlag.FP16)
     config.set_flag(tensorrt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
@@ -52,6 +56,8 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
         if layer.type == kinds.NORMALIZATION:
             layer.__class__ = tensorrt.INormalizationLayer  # a layer comes as its base class, which lacks the property
             layer.compute_precision = single
+        if not typed:
+            continue
         if layer.type in (kinds.CONSTANT, kinds.QUANTIZE, kinds.DEQUANTIZE, kinds.SHAPE):
             continue
         read = [layer.get_input(number) for number in range(layer.num_inputs)]

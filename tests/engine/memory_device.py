@@ -214,6 +214,7 @@ class MemoryExecutor:
         lanes: int = 3,
         graphs: int = 64,
         workspace: int = 4096,
+        batch_cost: int = 512,
         names: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids"),
     ) -> None:
         self.cuda = cuda
@@ -223,6 +224,7 @@ class MemoryExecutor:
         self.lanes = lanes
         self.graphs = graphs
         self.workspace = workspace
+        self.batch_cost = batch_cost
         self.labels = labels
         self.shapes: list[Shape] = []
         self.contexts = 0

@@ -339,6 +339,7 @@ def test_large_requests_are_taken_in_chunks_with_the_same_scores(
     model: CrossEncoder, pairs: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = model.predict(pairs)
+    monkeypatch.setattr(model._scorer, "first_chunk", 2)
     monkeypatch.setattr("crossrt.engine.cross_encoder.CHUNK", 5)
     np.testing.assert_allclose(model.predict(iter(pairs)), expected, rtol=0, atol=ATOL)
 

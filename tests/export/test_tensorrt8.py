@@ -64,12 +64,19 @@ def eight_bits(checkpoint: Path) -> dict[str, Quantization]:
     return {point.name: Quantization(scale=0.05) for point in points_of(Checkpoint.read(checkpoint), Recipe())}
 
 
-def test_fp32_has_no_flags_and_int8_its_own_alone(checkpoint: Path) -> None:
+def test_fp32_has_no_flags(checkpoint: Path) -> None:
     flags, layers = constrained(checkpoint, FP32)
     assert flags == set()
-    flags, layers = constrained(checkpoint, Numerics(quantized=eight_bits(checkpoint)))
-    assert flags == {"INT8"}
     assert not any(layer.precision for layer in layers.values())
+
+
+def test_what_is_not_8_bits_may_be_half_but_for_layer_norm(checkpoint: Path) -> None:
+    flags, layers = constrained(checkpoint, Numerics(quantized=eight_bits(checkpoint)))
+    assert flags == {"FP16", "INT8", "OBEY"}
+    assert not any(layer.precision for layer in layers.values())
+    norms = [layer for layer in layers.values() if layer.type == trt.LayerType.NORMALIZATION]  # type: ignore[attr-defined]
+    assert len(norms) == 5
+    assert all(norm.compute_precision == trt.DataType.FLOAT for norm in norms)  # type: ignore[attr-defined]
 
 
 def test_what_is_float_in_a_file_of_fp16_is_pinned_and_nothing_else(checkpoint: Path) -> None:
@@ -95,6 +102,14 @@ def test_products_of_8_bits_are_left_to_tensorrt(checkpoint: Path) -> None:
         "it reads the product, which may not fit FP16"
     )
     assert not any(name.endswith(("quantized", "dequantized")) for name, layer in layers.items() if layer.precision)
+
+
+@pytest.mark.parametrize("numerics", [FP32, FP16])
+def test_its_parser_passes_over_a_shapes_bounds(checkpoint: Path, numerics: Numerics) -> None:
+    """As it did on a GPU: the whole shape came out, and the next node failed."""
+    nodes = [node for node in graph_of(Checkpoint.read(checkpoint), numerics).graph.node if node.op_type == "Shape"]
+    assert nodes
+    assert not any(node.attribute for node in nodes)
 
 
 @pytest.mark.parametrize(("version", "old"), [("8.6.0", True), ("8.6.1.6", True), ("10.13.0", False), ("11.0", False)])
