@@ -4,10 +4,11 @@
     benchmarks/gpu.py BUNDLE... --queries Q.tsv --passages P.tsv --run R.trec --out gpu.json
     benchmarks/gpu.py BUNDLE --checkpoint CHECKPOINT ... --write-reference scores.npz     on any machine with torch
 
-Engines are built first, on a copy of each bundle, but for those that it brings. Then every request goes to all systems, one after the other. Parity is with
-the scores that PyTorch gave in FP32 (`--reference`, a file, since the Python of TensorRT 8.6 has no torch), or else with the
-bundle's own FP32 model on the CPU, which has passed PyTorch's. With torch and `--checkpoint`, PyTorch FP16 through
-sentence-transformers (SDPA, sorted batches) runs in the same turns.
+Engines are built first, on a copy of each bundle, but for those that it brings. Then every request goes to all systems, one
+after the other. Parity is with the scores that PyTorch gave in FP32 (`--reference`, a file, since the Python of TensorRT 8.6 has
+no torch), or else with the bundle's own FP32 model on the CPU, which has passed PyTorch's, before the requests and again after
+them, when graphs compute. With torch and `--checkpoint`, PyTorch FP16 through sentence-transformers (SDPA, sorted batches) runs
+in the same turns.
 
 Whatever fails stays in the result with its reason, and the result is written after every step. Exit status: 0 when something ran
 and all that ran has the reference's scores within the tolerance of its precision, else 1.
@@ -42,9 +43,9 @@ from crossrt.engine.driver import gpus
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.engine_file import profiles_for
 from crossrt.engine.lattice import Lattice
+from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.precision import Precision
 from crossrt.engine.preparation import prepare
-from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.tensorrt import BATCH_COST, TensorRtExecutor
 from crossrt.engine.trec import read_collection
 from crossrt.evaluation.facts import versions
@@ -346,6 +347,10 @@ def opened(
         with patch.object(TensorRtExecutor, "graphs", 0), patch.object(OnnxRuntimeExecutor, "graphs", 0):
             return ours(backend, "fp16")
 
+    def with_two_lanes() -> System:
+        with patch.object(OnnxRuntimeExecutor, "lanes", 2):
+            return ours("onnxruntime", "fp16")
+
     def peer(compiled: bool) -> System:
         checkpoint = arguments.checkpoint[number]
         score = sentence_transformers(checkpoint, arguments.device, "float16", length, compiled=compiled)
@@ -357,6 +362,7 @@ def opened(
     if "fp16" in arguments.precisions.split(","):
         for backend in ("tensorrt", "onnxruntime"):
             wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: without_graphs(b)  # type: ignore[misc]
+        wanted["crossrt FP16, onnxruntime, two lanes"] = with_two_lanes
     wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
         "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
     )

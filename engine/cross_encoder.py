@@ -233,7 +233,9 @@ class CrossEncoder:
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         with tqdm(total=total, desc="Scoring", unit="pair", disable=not show_progress_bar) as bar:
-            return self._chunked_logits(_chunks(pairs, self._scorer.first_chunk), self._encoder.encode, batch_size, bar.update)
+            return self._chunked_logits(
+                _chunks(pairs, self._scorer.first_chunk), self._encoder.encode, batch_size, bar.update
+            )
 
     def logits_from(
         self, passages: PassageStore, query: str, passage_ids: Sequence[str], *, batch_size: int = 32

@@ -59,9 +59,7 @@ class Lattice:
         starts, ends = [0, *changes.tolist()], [*changes.tolist(), len(order)]
         sequences = rounded[starts].tolist()
         limits = [self.rows(sequence) for sequence in sequences]
-        mosts = [
-            max(1, min(limit, -(-share // sequence))) for limit, sequence in zip(limits, sequences, strict=True)
-        ]
+        mosts = [max(1, min(limit, -(-share // sequence))) for limit, sequence in zip(limits, sequences, strict=True)]
         fulls = [min(self._rows[most], limit) for most, limit in zip(mosts, limits, strict=True)]
         # cost[i] is the least for the first i groups of equal rounded length, the last batches beginning at begins[i].
         cost, begins = [0], [0]

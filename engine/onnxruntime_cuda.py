@@ -26,10 +26,10 @@ BATCH_COST = 2048
 
 
 class OnnxRuntimeExecutor:
-    """See `Executor`. A session belongs to the stream it was opened with, so there is one lane.
+    """See `Executor`. A session belongs to the stream it was opened with, so each lane has one, with weights of its own.
 
-    All contexts are one session, whose kernels keep nothing of a shape from one batch to the next. Its arena gives the same
-    memory to every batch, graphs included, which is safe since they come one after the other; it never shrinks.
+    All contexts of a lane are its session, whose kernels keep nothing of a shape from one batch to the next. Its arena gives
+    the same memory to every batch, graphs included, which is safe since they come one after the other; it never shrinks.
     """
 
     lanes = 1
@@ -41,8 +41,8 @@ class OnnxRuntimeExecutor:
         """Open nothing yet; `context` does."""
         self.cuda = cuda
         self._device = device
-        self._session: Any = None
-        self._uploaded: Callable[[], None] | None = None
+        self._sessions: dict[int, tuple[Any, Callable[[], None] | None]] = {}
+        """By stream, with what waits for the stream where the session computes on another."""
         self._path = bundle.model_file(precision, gpu=True, fused=True)
         self.inputs: Mapping[str, np.dtype[Any]] = {
             name: np.dtype(kind) for name, kind in bundle.manifest.inputs.items()
@@ -54,11 +54,12 @@ class OnnxRuntimeExecutor:
 
     def context(self, stream: int, workspace: int) -> "OnnxRuntimeContext":
         """See `Executor.context`. Raises BackendError where ONNX Runtime would compute on the CPU instead."""
-        if self._session is None:
-            self._open(stream)
-        return OnnxRuntimeContext(self._session, self.inputs, (self._device, self.cuda.ordinal), self._uploaded)
+        if stream not in self._sessions:
+            self._sessions[stream] = self._opened(stream)
+        session, uploaded = self._sessions[stream]
+        return OnnxRuntimeContext(session, self.inputs, (self._device, self.cuda.ordinal), uploaded)
 
-    def _open(self, stream: int) -> None:
+    def _opened(self, stream: int) -> tuple[Any, Callable[[], None] | None]:
         provider: Any = "CPUExecutionProvider"
         if self._device == "cuda":
             if hasattr(onnxruntime, "preload_dlls"):
@@ -85,15 +86,15 @@ class OnnxRuntimeExecutor:
                 'onnxruntime-gpu with the CUDA and cuDNN it was made for, or use device="cpu"'
             )
         options = session.get_provider_options().get("CUDAExecutionProvider", {})
-        if self._device == "cuda" and options.get("user_compute_stream") != str(stream):
-            # It does not take the stream, says nothing, and computes on one of its own. Then both are waited for, and a wait
-            # cannot be captured.
-            self._uploaded = partial(self.cuda.synchronize, stream)
-        self._session = session
+        if self._device == "cpu" or options.get("user_compute_stream") == str(stream):
+            return session, None
+        # It does not take the stream, says nothing, and computes on one of its own. Then both are waited for, and a wait cannot
+        # be captured.
+        return session, partial(self.cuda.synchronize, stream)
 
     def close(self) -> None:
         """See `Executor.close`."""
-        self._session = None
+        self._sessions.clear()
 
 
 class OnnxRuntimeContext:

@@ -240,8 +240,9 @@ class Pipeline:
     """Owns the engines and lanes of one or several devices; any number of threads may start requests.
 
     Requests are computed one after the other, by a thread of the pipeline's own, so that whoever started one can
-    tokenize the next meanwhile, or by the caller's, which saves two changes of threads. A request's batches go to the lanes in turn; nobody waits for the device but to use a
-    lane again, and once at the end. Dropped without `close`, it frees everything too.
+    tokenize the next meanwhile, or by the caller's, which saves two changes of threads. A request's batches go to the lanes
+    in turn; nobody waits for the device but to use a lane again, and once at the end. Dropped without `close`, it frees
+    everything too.
 
     A process that is forked must open the model itself: CUDA does not come along.
     """

@@ -4,7 +4,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import repeat
 
 import numpy as np
@@ -29,11 +29,13 @@ class Pending:
         """Return the logits float32 [n, labels], in the order of the pairs.
 
         `progress` is told the rows of each batch that is done. Raises the first batch's error, after the others were
-        called off.
+        called off, and BackendError when the model is closed by another thread before all have begun.
         """
         try:
             for future in self._futures:
                 progress(future.result())
+        except CancelledError as error:
+            raise BackendError("this model was closed while a request waited; open the bundle again") from error
         except BaseException:
             self.cancel()
             raise

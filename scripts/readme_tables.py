@@ -20,6 +20,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PICTURE = ROOT / "docs/cpu.svg"
 
+GPU_REFERENCE = "sentence-transformers FP16"
+GPU_REQUESTS = ("1 x 1", "1 x 10", "1 x 100", "1 x 100, prepared")
+GPU_CARDS = {
+    "MiniLM-L-6": "cross-encoder/ms-marco-MiniLM-L-6-v2",
+    "BERT-base": "nboost/pt-bert-base-uncased-msmarco",
+}
+
 Result = Mapping[str, Any]
 
 
@@ -176,6 +183,34 @@ def changed(row: Mapping[str, Any], measure: str) -> str:
     return f", {change['candidate'] - change['reference']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
 
 
+def gpu_table() -> str:
+    """Each model's systems that ran on a GPU, the fastest first, beside what the model's card says of a V100."""
+    result, earlier = load("gpu"), load("gpu_before_graphs")
+    cards = {row["model"]: row["published"]["docs_per_s_v100"] for row in load("zoo")["rows"] if row.get("published")}
+    lines = [
+        "| | pairs/s, from texts | of PyTorch FP16 | ms, 1 x 1 | 1 x 10 | 1 x 100 | 1 x 100, prepared | largest difference |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for bundle in (*result["bundles"], *earlier["bundles"]):
+        known = {row["system"] for row in result["bundles"][0]["systems"]} if bundle in earlier["bundles"] else set()
+        ran = [row for row in bundle["systems"] if "all" in row.get("pairs_per_s", {})]
+        reference = next(row for row in ran if row["system"] == GPU_REFERENCE)["pairs_per_s"]["all"]
+        lines.append(f"| *{bundle['bundle']}{', an earlier run, without graphs' if known else ''}* |{' |' * 7}")
+        for row in sorted(ran, key=lambda row: -float(row["pairs_per_s"]["all"])):
+            if row["system"] in known - {GPU_REFERENCE}:
+                continue
+            rate, times = row["pairs_per_s"]["all"], row["ms_p50_p99"]
+            name = f"**{row['system']}**" if row["system"].startswith("crossrt") else row["system"]
+            ms = [f"{times[kind][0]:.2f}" if kind in times else "-" for kind in GPU_REQUESTS]
+            lines.append(
+                f"| {name} | {rate:,.0f} | {rate / reference:.1f} | {' | '.join(ms)} | {row['max_abs_diff']:.0e} |"
+            )
+        card = next((model for start, model in GPU_CARDS.items() if bundle["bundle"].startswith(start)), None)
+        if card and not known:
+            lines.append(f"| the card of {card}, on a V100 | {cards[card]:,.0f} |{' |' * 6}")
+    return "\n".join(lines) + "\n"
+
+
 def ranked(result: Result) -> list[dict[str, Any]]:
     """The systems, the fastest first, those that failed last."""
     return sorted(result["systems"], key=lambda row: -speed(row))
@@ -214,8 +249,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "shapes": shapes_table,
     "zoo": zoo_table,
     "quality": quality_table,
+    "gpu": gpu_table,
 }
-NEEDED: Mapping[str, tuple[str, ...]] = {"zoo": ("zoo",), "quality": ("evaluate_minilm", "evaluate_demo")}
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "zoo": ("zoo",),
+    "quality": ("evaluate_minilm", "evaluate_demo"),
+    "gpu": ("gpu", "zoo"),
+}
 """Results without which a table is left as it is."""
 
 

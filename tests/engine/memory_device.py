@@ -109,6 +109,8 @@ class MemoryDevice:
 
     def synchronize(self, stream: int) -> None:
         self._check("synchronize")
+        if stream in self.capturing:
+            raise CudaError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
         work, self.streams[stream] = self.streams[stream], []
         for each in work:
             each()

@@ -19,7 +19,7 @@ from crossrt.engine.bundle import Bundle, BundleModel, sha256_of
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.driver import Gpu, gpus
 from crossrt.engine.engine_file import EngineFile, profiles_for
-from crossrt.engine.errors import BackendError, OptionError
+from crossrt.engine.errors import BackendError, CudaError, OptionError
 from crossrt.engine.gpu import gpu_setup, open_executors
 from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.plan import Batch
@@ -394,7 +394,9 @@ def onnx_on_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             context = executor.context(stream, 0)
             device.log.clear()
             context.enqueue((1, 4), dict.fromkeys((*executor.inputs, "logits"), 0))
-        return SimpleNamespace(session=sessions[0], stream=stream, log=device.log)
+        return SimpleNamespace(
+            session=sessions[0], sessions=sessions, stream=stream, log=device.log, executor=executor, context=context
+        )
 
     return opened
 
@@ -410,6 +412,29 @@ def test_onnxruntime_computes_fp32_as_fp32_on_the_lanes_stream(onnx_on_gpu: Call
     assert opened.session.options["user_compute_stream"] == str(opened.stream)
     assert opened.session.waited == [False], "the lane does"
     assert "synchronize" not in opened.log
+
+
+def test_all_contexts_of_a_lane_are_one_session(onnx_on_gpu: Callable[..., Any]) -> None:
+    """A graph has a context of its own, and the weights are on the device once."""
+    opened = onnx_on_gpu()
+    opened.executor.context(opened.stream, 0).close()
+    opened.executor.context(opened.stream, 0)
+    assert len(opened.sessions) == 1
+    opened.executor.context(opened.stream + 1, 0)
+    assert [each.options["user_compute_stream"] for each in opened.sessions] == [
+        str(opened.stream),
+        str(opened.stream + 1),
+    ]
+
+
+def test_what_cannot_be_captured_becomes_no_graph(onnx_on_gpu: Callable[..., Any]) -> None:
+    """Where ONNX Runtime computes on a stream of its own, a capture of the lane's would hold copies alone."""
+    opened = onnx_on_gpu(honoured=False)
+    device = opened.executor.cuda
+    with device.current():
+        device.begin_capture(opened.stream)
+        with pytest.raises(CudaError, match="CAPTURE"):
+            opened.context.enqueue((1, 4), dict.fromkeys((*opened.executor.inputs, "logits"), 0))
 
 
 def test_onnxruntime_that_takes_a_stream_of_its_own_waits_and_is_waited_for(onnx_on_gpu: Callable[..., Any]) -> None:

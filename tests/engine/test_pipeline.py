@@ -70,7 +70,9 @@ def test_any_requests_one_after_the_other(requests: list[list[int]], lanes: int,
     device.graphs = graphs
     pipeline = open_pipeline(MemoryExecutor(device, lanes=lanes))
     started = [(pairs_of(lengths, seed), lengths) for seed, lengths in enumerate(requests)]
-    pending = [pipeline.start(pairs, batch_size=32) for pairs, _ in started]
+    pending = [
+        pipeline.start(pairs, batch_size=32, at_once=bool(number % 2)) for number, (pairs, _) in enumerate(started)
+    ]
     for (pairs, _), each in zip(started, pending, strict=True):
         assert np.array_equal(each.wait(), expected(pairs).reshape(-1, 1))
     pipeline.close()
@@ -124,6 +126,61 @@ def test_a_shape_that_comes_again_becomes_a_graph_and_few_are_kept() -> None:
     assert device.log.count("launch") == launches + 1
     assert len(executor.shapes) == enqueued, "a graph needs the runtime no more"
     pipeline.close()
+    assert device.left_behind == []
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "no kernel", "other logits"])
+def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
+    wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = MemoryDevice()
+    launch = device.launch
+
+    def launch_wrongly(graph: int, stream: int) -> None:
+        if wrong == "no kernel":
+            upload, _, download = device.graph_works[graph]
+            device.kernel(stream, upload)
+            device.kernel(stream, download)
+        elif wrong == "other logits":
+            launch(graph, stream)
+            device.kernel(stream, lambda: min(device.pinned.values(), key=len).view(np.float32).__imul__(2))
+
+    device.launch = launch_wrongly  # type: ignore[method-assign]
+    pipeline = open_pipeline(MemoryExecutor(device, lanes=1))
+    for seed in range(6):
+        pairs = pairs_of([20, 20], seed)
+        assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs))
+    assert "computes other logits than its batch" in caplog.text
+    assert not device.graph_works
+    pipeline.close()
+    assert device.left_behind == []
+
+
+def test_requests_in_callers_threads_while_it_is_closed() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device))
+    scored, refused = [0] * 4, []
+
+    def score(number: int) -> None:
+        pairs = pairs_of([20 + number] * 3, number)
+        try:
+            while True:
+                found = pipeline.start(pairs, batch_size=32, at_once=bool(number % 2)).wait()
+                assert np.array_equal(found, expected(pairs))
+                scored[number] += 1
+        except BackendError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=score, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while min(scored) < 3:
+        time.sleep(0.001)
+    pipeline.close()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert len(refused) == 4
+    assert all("closed" in said for said in refused)
     assert device.left_behind == []
 
 
