@@ -34,7 +34,8 @@ wordpiece = Extension(
     "crossrt.engine.native_wordpiece",
     sources=["engine/native/wordpiece.cpp"],
     language="c++",
-    extra_compile_args=["-std=c++20", "-O3", "-g0"],
+    extra_compile_args=["-std=c++20", "-O3", "-g0", "-pthread"],
+    extra_link_args=["-pthread"],
     optional=True,
 )
 extensions = [wordpiece, kernels] if platform.machine() in ("x86_64", "AMD64") else [wordpiece]

@@ -353,6 +353,7 @@ class CrossEncoder:
         """Return the encoder, or where the engine takes fewer tokens one that truncates to them."""
         longest = self._scorer.longest
         if encoder.max_length <= longest:
+            encoder.threads = self._scorer.tokenizing_threads
             return encoder
         logger.warning(
             "max_length is %d, and the engine on %s takes %d tokens: longer pairs are truncated to that; crossrt engines %s "
@@ -363,7 +364,7 @@ class CrossEncoder:
             self.bundle.path,
             encoder.max_length,
         )
-        return self._encoder_for(longest)
+        return self._fitting(self._encoder_for(longest))
 
     def __repr__(self) -> str:
         return f"CrossEncoder({str(self.bundle.path)!r}, {self.precision.value}, {self.backend}, {self.device})"

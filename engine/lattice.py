@@ -50,8 +50,8 @@ class Lattice:
         both kinds included, and `batch_cost` tokens for each batch. With several `shares` no batch has more than one of
         them, so that each device has something to do.
         """
-        if not len(lengths):
-            return []
+        if len(lengths) <= 1:
+            return [np.zeros(1, dtype=np.int64)] * len(lengths)
         order = np.argsort(-lengths, kind="stable")
         rounded = self._sequences[lengths[order]]
         share = -(-int(rounded.sum()) // shares)

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle
+from .cpus import usable_cpus
 from .cuda import Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream
 from .engine_file import Shape
 from .errors import BackendError, CudaError, ShapeError
 from .lattice import Lattice
-from .plan import Batch
+from .plan import Batch, cells
 from .session import Setup
 from .streams import Pending
 from .template import EncodedPairs
@@ -110,10 +111,9 @@ class Lane:
 
     def begin(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
         """Start a batch; its rows of `logits`, float32 [n, labels], are there after `finish`."""
-        batch = Batch.padded(pairs, rows, self._pad_id)
-        shape = self._executor.lattice.rounded(batch.shape)
+        shape = self._executor.lattice.rounded((len(rows), int(pairs.lengths[rows].max())))
         offsets, size = self._offsets(shape)
-        self._fill(batch, shape, offsets)
+        self._fill(pairs, rows, shape, offsets)
         self._computing = logits, rows
         if shape in self._graphs:
             self._graphs.move_to_end(shape)
@@ -181,15 +181,18 @@ class Lane:
             end += -(-shape[0] * shape[1] * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         return offsets, end
 
-    def _fill(self, batch: Batch, shape: Shape, offsets: Mapping[str, int]) -> None:
-        rows, length = batch.shape
+    def _fill(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], shape: Shape, offsets: Mapping[str, int]) -> None:
+        real, source = cells(pairs, rows, shape[1])
         for name, dtype in self._executor.inputs.items():
-            count = shape[0] * shape[1]
-            view = self._host.bytes[offsets[name] :][: count * dtype.itemsize].view(dtype).reshape(shape)
-            view[:] = self._pad_id if name == "input_ids" else 0
-            view[:rows, :length] = getattr(batch, name)
+            size = shape[0] * shape[1] * dtype.itemsize
+            view = self._host.bytes[offsets[name] :][:size].view(dtype).reshape(shape)
             if name == "attention_mask":
-                view[rows:, 0] = 1  # a row that attends to nothing would be NaN in some kernels
+                view[: len(rows)] = real
+                view[len(rows) :] = 0
+                view[len(rows) :, 0] = 1  # a row that attends to nothing would be NaN in some kernels
+            else:
+                view.fill(self._pad_id if name == "input_ids" else 0)
+                view[: len(rows)][real] = (pairs.ids if name == "input_ids" else pairs.type_ids)[source]
 
     def _enqueue(self, context: Context, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
         self._stream.upload(self._host, self._device, size)
@@ -255,6 +258,7 @@ class Pipeline:
         Raises BackendError, with how much is needed, when a device has too little.
         """
         self.setup = setup
+        self.tokenizing_threads = usable_cpus()
         self._bundle = bundle
         self._lattice = executors[0].lattice
         self._batch_cost = max(executor.batch_cost for executor in executors)

@@ -41,15 +41,10 @@ class Batch:
     @classmethod
     def padded(cls, pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int, width: int | None = None) -> "Batch":
         """Pad these rows of a request to `width` tokens, or to the longest of them."""
-        lengths = pairs.lengths[rows]
-        shape = (len(rows), int(lengths.max()) if width is None else width)
-        real = np.arange(shape[1]) < lengths[:, None]
-        # The tokens of all rows, in row order: exactly the cells that `real` marks.
-        starts = pairs.offsets[rows]
-        source = np.repeat(starts - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths) + np.arange(lengths.sum())
-        input_ids = np.full(shape, pad_id, dtype=np.int64)
+        real, source = cells(pairs, rows, int(pairs.lengths[rows].max()) if width is None else width)
+        input_ids = np.full(real.shape, pad_id, dtype=np.int64)
         input_ids[real] = pairs.ids[source]
-        token_type_ids = np.zeros(shape, dtype=np.int64)
+        token_type_ids = np.zeros(real.shape, dtype=np.int64)
         token_type_ids[real] = pairs.type_ids[source]
         return cls(input_ids=input_ids, attention_mask=real.astype(np.int64), token_type_ids=token_type_ids, rows=rows)
 
@@ -93,6 +88,17 @@ class BatchPlan:
         """Pad each part to its width."""
         for rows, width in zip(self.parts, self.widths, strict=True):
             yield Batch.padded(pairs, rows, pad_id, width)
+
+
+def cells(
+    pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Return which cells of these rows, padded to `width`, hold tokens, bool [rows, width], and which of the request's, in order."""
+    lengths = pairs.lengths[rows]
+    real = np.arange(width) < lengths[:, None]
+    # The tokens of all rows, in row order: exactly the cells that `real` marks.
+    skipped = np.cumsum(lengths) - lengths
+    return real, np.repeat(pairs.offsets[rows] - skipped, lengths) + np.arange(lengths.sum())
 
 
 def plan(

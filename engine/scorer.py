@@ -19,6 +19,9 @@ class Scorer(Protocol):
     first_chunk: int
     """Pairs to begin with, while those that follow are tokenized."""
 
+    tokenizing_threads: int
+    """Threads that may tokenize one request."""
+
     @property
     def longest(self) -> int:
         """Tokens of the longest pair that it takes."""

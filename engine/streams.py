@@ -66,6 +66,7 @@ class Streams:
     def __init__(self, bundle: Bundle, setup: Setup) -> None:
         """Open the model. Raises BundleError or BackendError when the backend cannot."""
         self.setup = setup
+        self.tokenizing_threads = setup.threads
         self._bundle = bundle
         self._closed = False
         self._left_behind: list[object] = []

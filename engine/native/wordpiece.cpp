@@ -8,10 +8,12 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -19,6 +21,8 @@ namespace crossrt {
 
 // Bytes of the longest entry that a vocabulary may have, and characters of the longest word that it may allow.
 constexpr int LONGEST_ENTRY = 512, LONGEST_WORD = 1000;
+// Texts that a thread takes at a time.
+constexpr int64_t TOGETHER = 16;
 // Bytes of what a character may become: three characters.
 constexpr int BECOMES = 12;
 
@@ -283,19 +287,34 @@ bool crossrt_wordpiece_add(WordPiece* words, uint32_t code, uint8_t kind, const 
     }
 }
 
-// Tokenizes the texts from `begin` to `count`; text i ends at `ends[i]` of `texts`, where the next one begins. Its ids are
-// `lengths[i]` from `ids[starts[i]]` on, and `starts[begin]` is given; a text that is left to the real tokenizer has length -1.
-// Returns how many texts are done; if not all, the next one has a character that is not known.
-int64_t crossrt_wordpiece_tokens(const WordPiece* words, const char* texts, const int64_t* ends, int64_t begin, int64_t count,
-                                 int32_t* ids, int64_t* starts, int64_t* lengths) {
-    for (int64_t n = begin; n < count; n++) {
-        int32_t* const from = ids + starts[n];
-        int32_t* to = from;
-        const auto outcome = words->tokenize(texts + (n ? ends[n - 1] : 0), texts + ends[n], to);
-        if (outcome == WordPiece::Outcome::unknown_character) return n;
-        lengths[n] = outcome == WordPiece::Outcome::done ? to - from : -1;
-        starts[n + 1] = to - ids;
+// Tokenizes the texts from `begin` to `end`; text i ends at `ends[i]` of `texts`, where the next one begins. Its ids are
+// `lengths[i]` from `ids` on, as many further as its first byte is, since it has no more than bytes. A text that is left to the
+// real tokenizer has length -1, and one with a character that is not known yet -2; returns how many have that. As many as
+// `threads` work at it, this one among them.
+int64_t crossrt_wordpiece_tokens(const WordPiece* words, const char* texts, const int64_t* ends, int64_t begin, int64_t end,
+                                 int32_t threads, int32_t* ids, int64_t* lengths) {
+    std::atomic<int64_t> next = begin, unknown = 0;
+    const auto work = [&] {
+        for (int64_t from; (from = next.fetch_add(crossrt::TOGETHER)) < end;) {
+            for (int64_t n = from; n < std::min(from + crossrt::TOGETHER, end); n++) {
+                const int64_t start = n ? ends[n - 1] : 0;
+                int32_t* to = ids + start;
+                const auto outcome = words->tokenize(texts + start, texts + ends[n], to);
+                lengths[n] = outcome == WordPiece::Outcome::done          ? to - ids - start
+                             : outcome == WordPiece::Outcome::unsupported ? -1
+                                                                          : -2;
+                if (lengths[n] == -2) unknown++;
+            }
+        }
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int n = 1; n < threads; n++) others.emplace_back(work);
+    } catch (const std::exception&) {
+        // The system gives no more: fewer do it.
     }
-    return count;
+    work();
+    for (std::thread& each : others) each.join();
+    return unknown;
 }
 }

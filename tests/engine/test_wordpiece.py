@@ -1,6 +1,7 @@
 """WordPiece in C++ gives the ids of the package tokenizers for every text, and is left out where it might not."""
 
 import json
+import random
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -77,8 +78,8 @@ def opened(index: int = 0) -> tuple[Tokenizer, WordPiece]:
     return tokenizer, words
 
 
-def ids_of(words: WordPiece, texts: list[str]) -> list[list[int]]:
-    ids, starts, lengths = words.tokens(texts)
+def ids_of(words: WordPiece, texts: list[str], threads: int = 1) -> list[list[int]]:
+    ids, starts, lengths = words.tokens(texts, threads)
     return [ids[start : start + length].tolist() for start, length in zip(starts, lengths, strict=True)]
 
 
@@ -209,6 +210,20 @@ def test_threads_may_meet_new_characters_at_once() -> None:
         for thread in threads:
             thread.join()
         assert failures == []
+
+
+def test_a_list_is_tokenized_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New characters, texts for the real tokenizer and empty ones among them."""
+    monkeypatch.setattr(wordpiece, "LEAST_BYTES", 1)
+    chance = random.Random(0)
+    odd = ["", "[SEP]", MARK, "東京", "한국어", "x" * 101, "plain words"]
+    tokenizer = tokenizer_of()
+    for size in (1, 15, 16, 17, 500):
+        texts = [" ".join(chance.choices(odd, k=chance.randrange(4))) for _ in range(size)]
+        for threads in (2, 7, 100):
+            words = WordPiece.of(tokenizer)
+            assert words is not None
+            assert ids_of(words, texts, threads) == real_ids(tokenizer, texts), (size, threads)
 
 
 @pytest.mark.parametrize(
