@@ -23,14 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import tokenizers
 from gpu_shapes import shape_costs
+from gpu_systems import System, opened, said, sentence_transformers
 from result import write_result
 
 with suppress(ImportError, OSError):
@@ -43,21 +43,16 @@ from crossrt.engine.driver import gpus
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.engine_file import profiles_for
 from crossrt.engine.lattice import Lattice
-from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.precision import Precision
 from crossrt.engine.preparation import prepare
-from crossrt.engine.tensorrt import BATCH_COST, TensorRtExecutor
+from crossrt.engine.tensorrt import BATCH_COST
 from crossrt.engine.trec import read_collection
 from crossrt.evaluation.facts import versions
 from crossrt.export.tolerance import TOLERANCE
 from crossrt.speed.operations import flops_of
 
-Pairs = Sequence[tuple[str, str]]
-PEER = "sentence-transformers FP16"
 COUNTS = (1, 10, 100)
 PACKAGES = ("tensorrt-rtx", "onnxruntime-gpu", "cuda-bindings", "pycuda", "torch", "sentence-transformers")
-WARM = 3
-"""Passes that do not count: a request begins at the first lane, and a lane's third batch of a shape is the first by a graph."""
 MATMUL = 8192
 """Rows and columns of the products that say what the device can do."""
 
@@ -72,16 +67,6 @@ class Request:
 
     def pairs(self, count: int | None = None) -> list[tuple[str, str]]:
         return [(self.query, passage) for passage in self.passages[:count]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class System:
-    """What scores pairs; `model` is ours, and None for PyTorch. `warm` passes do not count."""
-
-    score: Callable[[Pairs], Any]
-    precision: Precision
-    model: CrossEncoder | None = None
-    warm: int = WARM
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -331,82 +316,6 @@ def reference(
         return [model.logits(request.pairs()) for request in requests], "the bundle's FP32 by ONNX Runtime on the CPU"
 
 
-def opened(
-    bundle: Path, folder: Path, number: int, arguments: argparse.Namespace, length: int
-) -> tuple[dict[str, System], list[dict[str, Any]]]:
-    """Open all systems; return those that run, and a row for each, with the reason where one does not."""
-    wanted: dict[str, Callable[[], System]] = {}
-
-    def ours(backend: str, precision: str, path: Path = bundle) -> System:
-        model = CrossEncoder(
-            path, device=arguments.device, backend=backend, precision=precision, max_length=length, allow_failed=True
-        )
-        return System(score=model.logits, precision=model.precision, model=model)
-
-    def without_graphs(backend: str) -> System:
-        with patch.object(TensorRtExecutor, "graphs", 0), patch.object(OnnxRuntimeExecutor, "graphs", 0):
-            return ours(backend, "fp16")
-
-    def with_two_lanes() -> System:
-        with patch.object(OnnxRuntimeExecutor, "lanes", 2):
-            return ours("onnxruntime", "fp16")
-
-    def peer(compiled: bool) -> System:
-        checkpoint = arguments.checkpoint[number]
-        score = sentence_transformers(checkpoint, arguments.device, "float16", length, compiled=compiled)
-        return System(score=score, precision=Precision.FP16, warm=2)
-
-    for backend in ("tensorrt", "onnxruntime"):
-        for precision in arguments.precisions.split(","):
-            wanted[f"crossrt {precision.upper()}, {backend}"] = lambda b=backend, p=precision: ours(b, p)  # type: ignore[misc]
-    if "fp16" in arguments.precisions.split(","):
-        for backend in ("tensorrt", "onnxruntime"):
-            wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: without_graphs(b)  # type: ignore[misc]
-        wanted["crossrt FP16, onnxruntime, two lanes"] = with_two_lanes
-    wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
-        "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
-    )
-    if number < len(arguments.checkpoint):
-        wanted[PEER] = lambda: peer(False)
-        if not arguments.no_compile:
-            wanted[f"{PEER}, torch.compile"] = lambda: peer(True)
-    systems: dict[str, System] = {}
-    rows = []
-    for name, open_one in wanted.items():
-        row: dict[str, Any] = {"system": name}
-        rows.append(row)
-        try:
-            system = open_one()
-            system.score([("warm", "one"), ("warm", "two")])
-            systems[name] = system
-        except Exception as error:
-            row["failed"] = said(error)
-    return systems, rows
-
-
-def without_fused_files(bundle: Path, folder: Path) -> Path:
-    """Copy a bundle without what ONNX Runtime's fused operators are written in."""
-    copy = Path(shutil.copytree(bundle, folder))
-    manifest = Bundle.open(copy).manifest
-    models = {name: replace(model, fused_file=None) for name, model in manifest.models.items()}
-    (copy / "manifest.json").write_text(replace(manifest, models=models).to_json(), encoding="utf-8")
-    return copy
-
-
-def sentence_transformers(
-    checkpoint: Path, device: str, dtype: str, length: int, *, compiled: bool = False
-) -> Callable[[Pairs], Any]:
-    """PyTorch through sentence-transformers: SDPA, batches sorted by length."""
-    import torch
-    from sentence_transformers import CrossEncoder as Peer
-
-    model = Peer(str(checkpoint), device=device, max_length=length, model_kwargs={"dtype": getattr(torch, dtype)})
-    if compiled:
-        model.model.forward = torch.compile(model.model.forward, dynamic=True)
-    plain = torch.nn.Identity()
-    return lambda pairs: model.predict(pairs, activation_fn=plain, batch_size=128)
-
-
 def compared(system: System, requests: list[Request], expected: list[Any] | None, label: int) -> dict[str, Any]:
     """Score the requests that have expected logits; return how far those of the relevant label are from them."""
     judged = {"passed": None} if system.model is not None else {}  # a peer's scores are its own matter
@@ -507,10 +416,6 @@ def device_facts(device: str) -> dict[str, Any]:
         return facts | dict(zip(fields.split(","), listed[ordinal].split(", "), strict=True))
     except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
         return facts | {"nvidia-smi": said(error)}
-
-
-def said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:2000]
 
 
 def show(row: dict[str, Any]) -> None:

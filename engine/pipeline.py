@@ -318,10 +318,12 @@ class Pipeline:
 
     def close(self) -> None:
         """Wait for what is being computed, then free everything, of a lost device too. May be called again."""
-        if os.getpid() == self._process:
-            with self._lock:
-                self._closed = True
-            self._worker.shutdown(cancel_futures=True)
+        if os.getpid() != self._process:  # whose threads may have held the locks
+            self._free()
+            return
+        with self._lock:
+            self._closed = True
+        self._worker.shutdown(cancel_futures=True)
         with self._computing:  # in a caller's thread
             self._free()
 

@@ -93,7 +93,7 @@ class BatchPlan:
 def cells(
     pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Return which cells of these rows, padded to `width`, hold tokens, bool [rows, width], and which of the request's, in order."""
+    """Return which cells of these rows, padded to `width`, hold tokens, bool [rows, width], and the tokens that they hold."""
     lengths = pairs.lengths[rows]
     real = np.arange(width) < lengths[:, None]
     # The tokens of all rows, in row order: exactly the cells that `real` marks.

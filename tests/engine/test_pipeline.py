@@ -378,8 +378,14 @@ def test_a_fork_must_open_the_model_itself() -> None:
     pipeline = open_pipeline(MemoryExecutor(device))
     pairs = pairs_of([5, 60])
     pipeline.start(pairs, batch_size=32).wait()
+    locks = pipeline._lock, pipeline._computing
+    for lock in locks:  # as another thread may hold them at that moment
+        lock.acquire()
     child = os.fork()
-    if not child:
+    if child:
+        for lock in locks:
+            lock.release()
+    else:
         status = 1
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

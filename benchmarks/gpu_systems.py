@@ -1,0 +1,109 @@
+"""What is measured on a GPU: each of our backends as it is and with a part left out, and PyTorch as the peer."""
+
+import argparse
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from crossrt import Bundle, CrossEncoder
+from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
+from crossrt.engine.precision import Precision
+from crossrt.engine.tensorrt import TensorRtExecutor
+
+Pairs = Sequence[tuple[str, str]]
+PEER = "sentence-transformers FP16"
+WARM = 3
+"""Passes that do not count: a request begins at the first lane, and a lane's third batch of a shape is the first by a graph."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What scores pairs; `model` is ours, and None for PyTorch. `warm` passes do not count."""
+
+    score: Callable[[Pairs], Any]
+    precision: Precision
+    model: CrossEncoder | None = None
+    warm: int = WARM
+
+
+def opened(
+    bundle: Path, folder: Path, number: int, arguments: argparse.Namespace, length: int
+) -> tuple[dict[str, System], list[dict[str, Any]]]:
+    """Open all systems; return those that run, and a row for each, with the reason where one does not."""
+    wanted: dict[str, Callable[[], System]] = {}
+
+    def ours(backend: str, precision: str, path: Path = bundle) -> System:
+        model = CrossEncoder(
+            path, device=arguments.device, backend=backend, precision=precision, max_length=length, allow_failed=True
+        )
+        return System(score=model.logits, precision=model.precision, model=model)
+
+    def without_graphs(backend: str) -> System:
+        with patch.object(TensorRtExecutor, "graphs", 0), patch.object(OnnxRuntimeExecutor, "graphs", 0):
+            return ours(backend, "fp16")
+
+    def with_two_lanes() -> System:
+        with patch.object(OnnxRuntimeExecutor, "lanes", 2):
+            return ours("onnxruntime", "fp16")
+
+    def peer(compiled: bool) -> System:
+        checkpoint = arguments.checkpoint[number]
+        score = sentence_transformers(checkpoint, arguments.device, "float16", length, compiled=compiled)
+        return System(score=score, precision=Precision.FP16, warm=2)
+
+    for backend in ("tensorrt", "onnxruntime"):
+        for precision in arguments.precisions.split(","):
+            wanted[f"crossrt {precision.upper()}, {backend}"] = lambda b=backend, p=precision: ours(b, p)  # type: ignore[misc]
+    if "fp16" in arguments.precisions.split(","):
+        for backend in ("tensorrt", "onnxruntime"):
+            wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: without_graphs(b)  # type: ignore[misc]
+        wanted["crossrt FP16, onnxruntime, two lanes"] = with_two_lanes
+    wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
+        "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
+    )
+    if number < len(arguments.checkpoint):
+        wanted[PEER] = lambda: peer(False)
+        if not arguments.no_compile:
+            wanted[f"{PEER}, torch.compile"] = lambda: peer(True)
+    systems: dict[str, System] = {}
+    rows = []
+    for name, open_one in wanted.items():
+        row: dict[str, Any] = {"system": name}
+        rows.append(row)
+        try:
+            system = open_one()
+            system.score([("warm", "one"), ("warm", "two")])
+            systems[name] = system
+        except Exception as error:
+            row["failed"] = said(error)
+    return systems, rows
+
+
+def without_fused_files(bundle: Path, folder: Path) -> Path:
+    """Copy a bundle without what ONNX Runtime's fused operators are written in."""
+    copy = Path(shutil.copytree(bundle, folder))
+    manifest = Bundle.open(copy).manifest
+    models = {name: replace(model, fused_file=None) for name, model in manifest.models.items()}
+    (copy / "manifest.json").write_text(replace(manifest, models=models).to_json(), encoding="utf-8")
+    return copy
+
+
+def sentence_transformers(
+    checkpoint: Path, device: str, dtype: str, length: int, *, compiled: bool = False
+) -> Callable[[Pairs], Any]:
+    """PyTorch through sentence-transformers: SDPA, batches sorted by length."""
+    import torch
+    from sentence_transformers import CrossEncoder as Peer
+
+    model = Peer(str(checkpoint), device=device, max_length=length, model_kwargs={"dtype": getattr(torch, dtype)})
+    if compiled:
+        model.model.forward = torch.compile(model.model.forward, dynamic=True)
+    plain = torch.nn.Identity()
+    return lambda pairs: model.predict(pairs, activation_fn=plain, batch_size=128)
+
+
+def said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
