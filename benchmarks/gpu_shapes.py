@@ -17,8 +17,9 @@ WARM, REPEATS = 3, 15
 
 
 def shape_costs(model: CrossEncoder, vocabulary: int) -> list[dict[str, Any]]:
-    """Return `rows`, `tokens`, and the medians of `ms`, from tokens in memory to logits, and of the stream's share, `device_ms`.
+    """Return `rows`, `tokens`, and medians: `ms`, from tokens in memory to logits, and `device_ms`, without the last wait.
 
+    The second is by the stream's clock, from when the host begins to fill in the tokens until they have been computed.
     `model` is open on one GPU and computes nothing else meanwhile. Shapes that its engine does not take are left out.
     """
     lane = model._scorer._devices[0][0]  # type: ignore[union-attr]

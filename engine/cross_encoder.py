@@ -34,7 +34,6 @@ GROWTH = 4
 leaves as little padding as can be."""
 
 Item = TypeVar("Item")
-Chunk = TypeVar("Chunk")
 
 
 class CrossEncoder:
@@ -263,8 +262,8 @@ class CrossEncoder:
 
     def _chunked_logits(
         self,
-        chunks: Iterable[Chunk],
-        encode: Callable[[Chunk], EncodedPairs],
+        chunks: Iterable[tuple[list[Item], bool]],
+        encode: Callable[[list[Item]], EncodedPairs],
         batch_size: int,
         progress: Callable[[int], object] = lambda rows: None,
     ) -> Floats:
@@ -272,7 +271,7 @@ class CrossEncoder:
         logits: list[Floats] = []
         pending: Pending | None = None
         try:
-            for chunk, last in _marked(chunks):
+            for chunk, last in chunks:
                 tokens = encode(chunk)
                 started = self._scorer.start(tokens, batch_size=int(batch_size), at_once=last and pending is None)
                 before, pending = pending, started
@@ -394,19 +393,12 @@ def _check_batch_size(batch_size: Any) -> None:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
 
 
-def _chunks(items: Iterable[Item], first: int) -> Iterator[list[Item]]:
-    items, size = iter(items), min(first, CHUNK)
-    while chunk := list(islice(items, size)):
-        yield chunk
+def _chunks(items: Iterable[Item], first: int) -> Iterator[tuple[list[Item], bool]]:
+    """Yield chunks, of `first` items and then more, each with whether it is the last."""
+    items, size, nothing = iter(items), min(first, CHUNK), object()
+    ahead: Any = next(items, nothing)
+    while ahead is not nothing:
+        chunk = [ahead, *islice(items, size - 1)]
+        ahead = next(items, nothing)
+        yield chunk, ahead is nothing
         size = min(size * GROWTH, CHUNK)
-
-
-def _marked(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, bool]]:
-    """Yield each with whether it is the last."""
-    before: list[Chunk] = []
-    for chunk in chunks:
-        if before:
-            yield before.pop(), False
-        before.append(chunk)
-    if before:
-        yield before.pop(), True

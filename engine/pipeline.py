@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
-from threading import Lock
+from threading import Lock, RLock, get_ident
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,10 +139,10 @@ class Lane:
         if self._computing is None:
             return
         logits, rows = self._computing
-        self._computing = None
         self._stream.synchronize()
         found = self._host_logits.bytes.view(self._executor.output)[: len(rows) * self._labels]
         logits[rows] = found.reshape(len(rows), self._labels)
+        self._computing = None  # not before: who is interrupted while it waits must still abandon it
 
     def abandon(self) -> None:
         """Wait for what is being computed, and forget it, error or not."""
@@ -223,9 +223,14 @@ class Lane:
             expected = self._host_logits.bytes[:down].view(self._executor.output).astype(np.float32)
             graph = self._stream.captured(lambda: self._enqueue(context, shape, offsets, size))
             opened.callback(graph.close)
-            # Neither a copy of the logits that were there nor nothing at all must pass for this batch's.
+            # A graph without its copies or its kernels finds neither these tokens nor these logits on the device.
+            tokens = self._host.bytes[:size].copy()
+            self._host.bytes[:size] = 0
             self._host_logits.bytes[:down] = POISON
+            self._stream.upload(self._host, self._device, size)
             self._stream.upload(self._host_logits, self._device_logits, down)
+            self._stream.synchronize()
+            self._host.bytes[:size] = tokens
             self._stream.launch(graph)
             self._stream.synchronize()
             found = self._host_logits.bytes[:down].view(self._executor.output).astype(np.float32)
@@ -263,9 +268,11 @@ class Pipeline:
         self._lattice = executors[0].lattice
         self._batch_cost = max(executor.batch_cost for executor in executors)
         self._devices: list[list[Lane]] = [[] for _ in executors]
-        self._lock, self._computing = Lock(), Lock()
+        self._lock, self._computing = RLock(), Lock()
         """Of starting and closing, and of the lanes."""
-        self._closed = False
+        self._owner: int | None = None
+        """The thread that holds the lanes."""
+        self._closed = self._closing = False
         self._process = os.getpid()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
         self._free = weakref.finalize(self, _free, self._process, self._worker, self._devices, executors)
@@ -317,12 +324,18 @@ class Pipeline:
         return self.start(batch.pairs(), batch_size=len(batch.rows)).wait()
 
     def close(self) -> None:
-        """Wait for what is being computed, then free everything, of a lost device too. May be called again."""
+        """Wait for what is being computed, then free everything, of a lost device too. May be called again.
+
+        From a signal's handler, in a thread that scores, it cannot wait: then all is freed when that request ends.
+        """
         if os.getpid() != self._process:  # whose threads may have held the locks
             self._free()
             return
         with self._lock:
             self._closed = True
+        if self._owner == get_ident():
+            self._closing = True
+            return
         self._worker.shutdown(cancel_futures=True)
         with self._computing:  # in a caller's thread
             self._free()
@@ -331,7 +344,13 @@ class Pipeline:
         with self._computing:
             if not self._free.alive:  # closed since
                 raise BackendError("this model is closed; open the bundle again")
-            return self._scored(pairs, logits)
+            self._owner = get_ident()
+            try:
+                return self._scored(pairs, logits)
+            finally:
+                self._owner = None
+                if self._closing:
+                    self._free()
 
     def _scored(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
         lengths = pairs.lengths

@@ -27,14 +27,20 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
 
     In a file with FP16 the builder may choose FP16 anywhere, but for layers whose output is float in the file: those stay
     FP32, LayerNorm's statistics too. INT8 is where the Q/DQ are; products that read them are left to TensorRT, which would
-    compute them in FP32 if they were pinned. What is not INT8 in a file of Q/DQ may be FP16 but for LayerNorm's statistics:
-    that file is FP32 there for CPUs' sake, and the engine is judged by its scores and its ranking. Else, without FP16 in the
-    file, all is FP32.
+    compute them in FP32 if they were pinned. A file of Q/DQ without FP16 is FP32 in the rest for CPUs' sake, and here that may
+    be FP16, but for LayerNorm's statistics and the mask; the engine is judged by its scores and its ranking. Without either,
+    all is FP32.
     """
     # Their libraries are not needed, and may be missing.
     config.set_tactic_sources(0)
     # Without, a profile belongs to one context, and the second lane could not use it; from 10 on it is always so.
     config.set_preview_feature(tensorrt.PreviewFeature.PROFILE_SHARING_0806, True)
+
+    def pin(layer: Any) -> None:
+        layer.precision = single
+        for number in range(layer.num_outputs):
+            layer.set_output_type(number, single)
+
     layers = [network.get_layer(number) for number in range(network.num_layers)]
     outputs = [[layer.get_output(number) for number in range(layer.num_outputs)] for layer in layers]
     kinds, half, single = tensorrt.LayerType, tensorrt.DataType.HALF, tensorrt.DataType.FLOAT
@@ -57,6 +63,9 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
             layer.__class__ = tensorrt.INormalizationLayer  # a layer comes as its base class, which lacks the property
             layer.compute_precision = single
         if not typed:
+            # The mask's lowest number of FP32 would be -inf, and NaN where it is multiplied by nothing.
+            if layer.name.startswith("mask.") and all(tensor.dtype == single for tensor in made):
+                pin(layer)
             continue
         if layer.type in (kinds.CONSTANT, kinds.QUANTIZE, kinds.DEQUANTIZE, kinds.SHAPE):
             continue
@@ -64,9 +73,7 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
         if any(tensor is not None and tensor.name in dequantized for tensor in read):
             continue
         if made and all(tensor.dtype == single and not tensor.is_shape_tensor for tensor in made):
-            layer.precision = single
-            for number in range(len(made)):
-                layer.set_output_type(number, single)
+            pin(layer)
 
 
 def described(error: Any) -> str:

@@ -1,5 +1,6 @@
 """The way of a request through a GPU, on a device in memory that is stricter than a real one."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -129,7 +130,7 @@ def test_a_shape_that_comes_again_becomes_a_graph_and_few_are_kept() -> None:
     assert device.left_behind == []
 
 
-@pytest.mark.parametrize("wrong", ["nothing", "no kernel", "other logits"])
+@pytest.mark.parametrize("wrong", ["nothing", "no copy up", "no kernel", "other logits"])
 def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
     wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,8 +138,16 @@ def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
     launch = device.launch
 
     def launch_wrongly(graph: int, stream: int) -> None:
-        if wrong == "no kernel":
-            upload, _, download = device.graph_works[graph]
+        upload, kernel, download = device.graph_works[graph]
+        if wrong == "no copy up":
+
+            def compute() -> None:
+                with contextlib.suppress(AssertionError):  # rows that attend to nothing
+                    kernel()
+
+            device.kernel(stream, compute)
+            device.kernel(stream, download)
+        elif wrong == "no kernel":
             device.kernel(stream, upload)
             device.kernel(stream, download)
         elif wrong == "other logits":
@@ -152,6 +161,42 @@ def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
         assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs))
     assert "computes other logits than its batch" in caplog.text
     assert not device.graph_works
+    pipeline.close()
+    assert device.left_behind == []
+
+
+def test_closed_by_a_signals_handler_all_is_freed_when_the_request_ends() -> None:
+    """The handler runs in the thread that scores, and waiting for that would never end."""
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device))
+    synchronize = device.synchronize
+
+    def interrupted(stream: int) -> None:
+        pipeline.close()
+        synchronize(stream)
+
+    device.synchronize = interrupted  # type: ignore[method-assign]
+    pairs = pairs_of([20, 100])
+    assert np.array_equal(pipeline.start(pairs, batch_size=32, at_once=True).wait(), expected(pairs))
+    assert device.left_behind == []
+    assert device.closed
+    with pytest.raises(BackendError, match="closed"):
+        pipeline.start(pairs, batch_size=32, at_once=True)
+
+
+def test_interrupted_while_it_waits_it_can_still_be_closed() -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device))
+    synchronize, interrupts = device.synchronize, [KeyboardInterrupt()]
+
+    def interrupted(stream: int) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        synchronize(stream)
+
+    device.synchronize = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.start(pairs_of([20, 100]), batch_size=32, at_once=True)
     pipeline.close()
     assert device.left_behind == []
 

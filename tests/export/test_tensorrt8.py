@@ -70,10 +70,12 @@ def test_fp32_has_no_flags(checkpoint: Path) -> None:
     assert not any(layer.precision for layer in layers.values())
 
 
-def test_what_is_not_8_bits_may_be_half_but_for_layer_norm(checkpoint: Path) -> None:
+def test_what_is_not_8_bits_may_be_half_but_for_layer_norm_and_the_mask(checkpoint: Path) -> None:
     flags, layers = constrained(checkpoint, Numerics(quantized=eight_bits(checkpoint)))
     assert flags == {"FP16", "INT8", "OBEY"}
-    assert not any(layer.precision for layer in layers.values())
+    pinned = {name for name, layer in layers.items() if layer.precision == trt.DataType.FLOAT}
+    assert {"mask.inverted", "mask.additive"} <= pinned
+    assert all(name.startswith("mask.") for name in pinned)
     norms = [layer for layer in layers.values() if layer.type == trt.LayerType.NORMALIZATION]  # type: ignore[attr-defined]
     assert len(norms) == 5
     assert all(norm.compute_precision == trt.DataType.FLOAT for norm in norms)  # type: ignore[attr-defined]
