@@ -184,9 +184,9 @@ def measure(
             rows[name]["failed"] = said(error)
             del systems[name]
         keep()
+    vocabulary = tokenizers.Tokenizer.from_file(str(bundle.tokenizer_file)).get_vocab_size()
     for name, system in systems.items():
         if system.model is not None:
-            vocabulary = tokenizers.Tokenizer.from_file(str(bundle.tokenizer_file)).get_vocab_size()
             try:
                 rows[name]["shapes"] = shape_costs(system.model, vocabulary)
             except Exception as error:

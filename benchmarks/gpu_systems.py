@@ -61,9 +61,9 @@ def opened(
         for backend in ("tensorrt", "onnxruntime"):
             wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: without_graphs(b)  # type: ignore[misc]
         wanted["crossrt FP16, onnxruntime, two lanes"] = with_two_lanes
-    wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
-        "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
-    )
+        wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
+            "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
+        )
     if number < len(arguments.checkpoint):
         wanted[PEER] = lambda: peer(False)
         if not arguments.no_compile:

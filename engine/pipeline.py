@@ -227,14 +227,16 @@ class Lane:
             tokens = self._host.bytes[:size].copy()
             self._host.bytes[:size] = 0
             self._host_logits.bytes[:down] = POISON
-            self._stream.upload(self._host, self._device, size)
-            self._stream.upload(self._host_logits, self._device_logits, down)
-            self._stream.synchronize()
-            self._host.bytes[:size] = tokens
+            try:
+                self._stream.upload(self._host, self._device, size)
+                self._stream.upload(self._host_logits, self._device_logits, down)
+                self._stream.synchronize()
+            finally:  # the batch is computed again without a graph if there is none
+                self._host.bytes[:size] = tokens
             self._stream.launch(graph)
             self._stream.synchronize()
             found = self._host_logits.bytes[:down].view(self._executor.output).astype(np.float32)
-            if not np.allclose(found, expected, rtol=SAME, atol=SAME, equal_nan=True):
+            if not np.allclose(found, expected, rtol=SAME, atol=SAME):  # NaN proves nothing: it is what lay there
                 raise BackendError(f"a graph of {shape[0]} x {shape[1]} tokens computes other logits than its batch")
             self._graphs[shape] = graph, opened.pop_all()
 

@@ -22,11 +22,25 @@ from crossrt.engine.precision import Precision
 from crossrt.engine.session import Setup
 from crossrt.engine.template import EncodedPairs
 
-from .memory_device import MemoryDevice, MemoryExecutor
+from .memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 
 SETUP = Setup(
     backend="tensorrt", precision=Precision.FP16, threads=1, streams=3, batch_size=32, reason="", devices=("cuda:0",)
 )
+
+
+class NanExecutor(MemoryExecutor):
+    def context(self, stream: int, workspace: int) -> MemoryContext:
+        context = super().context(stream, workspace)
+        enqueue = context.enqueue
+
+        def without_numbers(shape: Any, addresses: Any) -> None:
+            enqueue(shape, addresses)
+            logits = addresses["logits"]
+            self.cuda.kernel(stream, lambda: self.cuda.at(logits, 4 * shape[0]).view(np.float32).fill(np.nan))
+
+        context.enqueue = without_numbers  # type: ignore[method-assign]
+        return context
 
 
 def open_pipeline(*executors: MemoryExecutor) -> Pipeline:
@@ -163,6 +177,38 @@ def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
     assert not device.graph_works
     pipeline.close()
     assert device.left_behind == []
+
+
+def test_a_proof_that_breaks_off_leaves_the_batch_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    device = MemoryDevice()
+    pipeline = open_pipeline(MemoryExecutor(device, lanes=1))
+    upload, uploads = device.upload, 0
+
+    def failing(pointer: int, source: Any, stream: int) -> None:
+        nonlocal uploads
+        uploads += 1
+        if uploads == 5:  # after the first batch, the second, that in a context of its own, and the capture
+            raise CudaError("CUDA_ERROR_UNKNOWN")
+        upload(pointer, source, stream)
+
+    device.upload = failing  # type: ignore[method-assign]
+    for seed in range(4):
+        pairs = pairs_of([20, 20], seed)
+        assert np.array_equal(pipeline.start(pairs, batch_size=32).wait(), expected(pairs))
+    assert "no CUDA graph" in caplog.text
+    pipeline.close()
+    assert device.left_behind == []
+
+
+def test_logits_that_are_no_numbers_prove_no_graph(caplog: pytest.LogCaptureFixture) -> None:
+    """A graph without kernels would leave the poison, which is none either."""
+    device = MemoryDevice()
+    pipeline = open_pipeline(NanExecutor(device, lanes=1))
+    for seed in range(4):
+        assert np.isnan(pipeline.start(pairs_of([20], seed), batch_size=32).wait()).all()
+    assert "computes other logits than its batch" in caplog.text
+    assert not device.graph_works
+    pipeline.close()
 
 
 def test_closed_by_a_signals_handler_all_is_freed_when_the_request_ends() -> None:

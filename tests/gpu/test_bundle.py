@@ -38,7 +38,7 @@ def opened(pytestconfig: pytest.Config) -> Callable[[], CrossEncoder]:
 def test_the_device_gets_its_memory_back(opened: Callable[[], CrossEncoder]) -> None:
     cuda = open_cuda(0)  # holds the context, which has memory of its own
     free = []
-    for _ in range(25):
+    for _ in range(100):
         with opened() as model:
             model.logits(PAIRS)
         with cuda.current():
