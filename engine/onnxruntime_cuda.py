@@ -17,8 +17,6 @@ from .precision import Precision
 
 TOKENS = 32_768
 """Tokens of the largest batch, with padding; ONNX Runtime takes any shape, but memory is finite."""
-
-
 GRAPHS = 256
 """Graphs kept, which is most of the shapes that there are: 43 requests of 1 x 100 have 52. See docs/design.md."""
 BATCH_COST = 2048
