@@ -277,7 +277,7 @@ def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[s
 
 
 def padding(model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
-    """What the lattice adds to the real tokens, of single requests and of all in one, and how many shapes they make."""
+    """What rounding adds to the real tokens, of single requests and of all in one, and how many shapes they make."""
     pipeline: Pipeline = model._scorer  # type: ignore[assignment]
     found: dict[str, Any] = {}
     for name, lists in (
@@ -289,9 +289,9 @@ def padding(model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
         for pairs in lists:
             lengths = model._encoder.encode(pairs).lengths
             real += int(lengths.sum())
-            for rows in pipeline._lattice.parts(lengths, batch_cost=pipeline._batch_cost):
-                shapes.append(pipeline._lattice.rounded((len(rows), int(lengths[rows].max()))))
-        computed = sum(rows * tokens for rows, tokens in shapes)
+            for rows in pipeline._batches.parts(lengths, batch_cost=pipeline._batch_cost):
+                shapes.append(pipeline._batches.shape(lengths[rows]))
+        computed = sum(map(pipeline._batches.tokens, shapes))
         found[name] = {"padding": round(1 - real / computed, 4), "batches": len(shapes), "shapes": len(set(shapes))}
     return found
 

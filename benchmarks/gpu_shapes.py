@@ -23,13 +23,13 @@ def shape_costs(model: CrossEncoder, vocabulary: int) -> list[dict[str, Any]]:
     `model` is open on one GPU and computes nothing else meanwhile. Shapes that its engine does not take are left out.
     """
     lane = model._scorer._devices[0][0]  # type: ignore[union-attr]
-    lattice = lane._executor.lattice
+    batches = lane._batches
     chance = np.random.default_rng(0)
     found = []
     with lane.cuda.current():
         begin, end = Event(lane.cuda), Event(lane.cuda)
-        for tokens in (tokens for tokens in TOKENS if tokens <= lattice.longest):
-            for rows in (rows for rows in ROWS if rows <= lattice.rows(tokens)):
+        for tokens in (tokens for tokens in TOKENS if tokens <= batches.longest):
+            for rows in (rows for rows in ROWS if len(batches.parts(np.full(rows, tokens), batch_cost=1 << 40)) == 1):
                 ids = chance.integers(0, vocabulary, (rows, tokens))
                 ones = np.ones_like(ids)
                 places = np.arange(rows)

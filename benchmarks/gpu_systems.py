@@ -1,6 +1,7 @@
 """What is measured on a GPU: each of our backends as it is and with a part left out, and PyTorch as the peer."""
 
 import argparse
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from crossrt import Bundle, CrossEncoder
+from crossrt.engine.native_cuda import NativeGpuExecutor
 from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.precision import Precision
 from crossrt.engine.tensorrt import TensorRtExecutor
@@ -42,7 +44,9 @@ def opened(
         return System(score=model.logits, precision=model.precision, model=model)
 
     def without_graphs(backend: str) -> System:
-        with patch.object(TensorRtExecutor, "graphs", 0), patch.object(OnnxRuntimeExecutor, "graphs", 0):
+        with contextlib.ExitStack() as patched:
+            for executor in (TensorRtExecutor, NativeGpuExecutor, OnnxRuntimeExecutor):
+                patched.enter_context(patch.object(executor, "graphs", 0))
             return ours(backend, "fp16")
 
     def with_two_lanes() -> System:
@@ -58,7 +62,8 @@ def opened(
         for precision in arguments.precisions.split(","):
             wanted[f"crossrt {precision.upper()}, {backend}"] = lambda b=backend, p=precision: ours(b, p)  # type: ignore[misc]
     if "fp16" in arguments.precisions.split(","):
-        for backend in ("tensorrt", "onnxruntime"):
+        wanted["crossrt FP16, native"] = lambda: ours("native", "fp16")
+        for backend in ("tensorrt", "native", "onnxruntime"):
             wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: without_graphs(b)  # type: ignore[misc]
         wanted["crossrt FP16, onnxruntime, two lanes"] = with_two_lanes
         wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(

@@ -14,8 +14,8 @@ from .errors import BackendError
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
 """Those of a CPU; the last is crossrt's own kernels."""
-GPU_BACKENDS = ("tensorrt", "onnxruntime")
-"""Those of a GPU, the faster first."""
+GPU_BACKENDS = ("tensorrt", "native", "onnxruntime")
+"""Those of a GPU, in the order in which `auto` tries them; the second is crossrt's own kernels."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 """Both are the backend `tensorrt`; the first that is installed builds."""
 DISTRIBUTIONS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from . import engine_cache
 from .backends import GPU_BACKENDS, LIBRARIES, backend_version, has_cuda
 from .bundle import Bundle
-from .cuda import Cuda, open_cuda
+from .cuda import Cuda, installed_bindings, open_cuda
 from .driver import gpus
 from .engine_cache import EngineCache
 from .engine_file import EngineFile, numbers
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .pipeline import Executor
 
 logger = logging.getLogger("crossrt")
+
+LEAST_CAPABILITY = (8, 0)
+"""Of a GPU that crossrt's own kernels run on."""
 
 
 def gpu_setup(
@@ -37,9 +40,10 @@ def gpu_setup(
     """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
 
     `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
-    takes an engine that was built for this GPU and TensorRT, from the bundle or the user's cache, and else ONNX Runtime's
-    CUDA, with a warning where the bundle has engines and none fits. With `rebuild` an engine that is missing is built into
-    the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and no other is. Raises
+    takes an engine that was built for this GPU and TensorRT, from the bundle or the user's cache, else crossrt's own
+    kernels, and else ONNX Runtime's CUDA, with a warning where the bundle has engines and none fits. With `rebuild` an engine
+    that is missing is built into the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and
+    no other is. Raises
     BackendError, saying what is missing, when a GPU was asked for.
     """
     if device is None and (engine is not None or backend == "tensorrt"):
@@ -62,17 +66,28 @@ def gpu_setup(
         for ordinal in ordinals:
             if _engine(bundle, chosen, ordinal)[0] is None:
                 engine_cache.rebuild(bundle, chosen, ordinal)
-    reasons = {"tensorrt": _no_engine(bundle, chosen, ordinals, engine), "onnxruntime": _no_cuda(chosen)}
+    why_not = {
+        "tensorrt": lambda: _no_engine(bundle, chosen, ordinals, engine),
+        "native": lambda: _no_native(bundle, chosen, ordinals),
+        "onnxruntime": lambda: _no_cuda(chosen),
+    }
     wanted = ("tensorrt",) if engine else GPU_BACKENDS if backend == "auto" else (backend,)
-    found = next((name for name in wanted if name in reasons and not reasons[name]), None)
+    reasons, found = {}, None
+    for name in wanted:  # the first that can; those after it are not asked, which would load their libraries
+        reasons[name] = why_not[name]() if name in why_not else "is for CPUs"
+        if not reasons[name]:
+            found = name
+            break
     if found is None and device is not None:
         raise BackendError(
             f"{bundle.path} cannot run on {device} in {chosen.value}:\n  "
-            + "\n  ".join(f"{name}: {reasons.get(name, 'is for CPUs')}" for name in wanted)
+            + "\n  ".join(f"{name}: {reason}" for name, reason in reasons.items())
         )
     has_engine = any(each.precision == chosen.value for each in bundle.manifest.engines)
-    if has_engine and reasons["tensorrt"] and "tensorrt" in wanted:
-        instead = "on the CPU" if found is None else "by ONNX Runtime's CUDA"
+    if has_engine and reasons.get("tensorrt"):
+        instead = {None: "on the CPU", "native": "by crossrt's own kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[
+            found
+        ]
         _warn_once(f"{bundle.path} runs {instead}, since no TensorRT engine fits: {reasons['tensorrt']}")
     if found is None:
         return None
@@ -124,6 +139,10 @@ def _executor(bundle: Bundle, setup: Setup, cuda: Cuda) -> "Executor":
         if found is None:  # it was there when the setup was chosen
             raise BackendError(reason)
         return TensorRtExecutor(*found, cuda)
+    if setup.backend == "native":
+        from .native_cuda import NativeGpuExecutor
+
+        return NativeGpuExecutor(bundle, cuda)
     from .onnxruntime_cuda import OnnxRuntimeExecutor
 
     return OnnxRuntimeExecutor(bundle, setup.precision, cuda)
@@ -170,6 +189,19 @@ def _engine(
 
 def _no_engine(bundle: Bundle, precision: Precision, ordinals: Sequence[int], file: str | None) -> str:
     return next((reason for ordinal in ordinals if (reason := _engine(bundle, precision, ordinal, file)[1])), "")
+
+
+def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) -> str:
+    if precision is not Precision.FP16:
+        return f"computes in fp16 alone on a GPU, and not in {precision.value}"
+    if installed_bindings() != "cuda.bindings":
+        return 'needs cuda-bindings: pip install "crossrt[cuda]"'
+    old = [gpus()[ordinal] for ordinal in ordinals if numbers(gpus()[ordinal].capability) < LEAST_CAPABILITY]
+    if old:
+        return f"needs compute capability 8.0, and {old[0].name} has {old[0].capability}"
+    from .native_cuda import why_not_native_on_gpu
+
+    return why_not_native_on_gpu(bundle)
 
 
 @functools.cache

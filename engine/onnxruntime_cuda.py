@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from .batches import PaddedBatches
 from .bundle import Bundle
 from .cuda import Cuda
 from .engine_file import Shape
@@ -42,20 +43,19 @@ class OnnxRuntimeExecutor:
         self._sessions: dict[int, tuple[Any, Callable[[], None] | None]] = {}
         """By stream, with what waits for the stream where the session computes on another."""
         self._path = bundle.model_file(precision, gpu=True, fused=True)
-        self.inputs: Mapping[str, np.dtype[Any]] = {
-            name: np.dtype(kind) for name, kind in bundle.manifest.inputs.items()
-        }
+        inputs = {name: np.dtype(kind) for name, kind in bundle.manifest.inputs.items()}
         self.output = np.dtype(np.float32)
         lengths = [length for length in (64, 128, 256, 512) if length < bundle.manifest.max_positions]
         lengths.append(bundle.manifest.max_positions)
-        self.lattice = Lattice([(max(1, TOKENS // length), length) for length in lengths])
+        lattice = Lattice([(max(1, TOKENS // length), length) for length in lengths])
+        self.batches = PaddedBatches(lattice, inputs, bundle.manifest.pad_token_id)
 
     def context(self, stream: int, workspace: int) -> "OnnxRuntimeContext":
         """See `Executor.context`. Raises BackendError where ONNX Runtime would compute on the CPU instead."""
         if stream not in self._sessions:
             self._sessions[stream] = self._opened(stream)
         session, uploaded = self._sessions[stream]
-        return OnnxRuntimeContext(session, self.inputs, (self._device, self.cuda.ordinal), uploaded)
+        return OnnxRuntimeContext(session, self.batches.inputs, (self._device, self.cuda.ordinal), uploaded)
 
     def _opened(self, stream: int) -> tuple[Any, Callable[[], None] | None]:
         provider: Any = "CPUExecutionProvider"

@@ -8,19 +8,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
+from math import prod
 from threading import Lock, RLock, get_ident
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .batches import Batches
 from .bundle import Bundle
 from .cpus import usable_cpus
 from .cuda import Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream
 from .engine_file import Shape
 from .errors import BackendError, CudaError, ShapeError
-from .lattice import Lattice
-from .plan import Batch, cells
+from .plan import Batch
 from .session import Setup
 from .streams import Pending
 from .template import EncodedPairs
@@ -41,7 +42,7 @@ class Context(Protocol):
     """One execution context: state for one batch at a time."""
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
-        """Put one batch of this shape on the stream; `addresses` are device pointers of every input and of `logits`.
+        """Put one batch of this shape on the stream; `addresses` are device pointers of its every array and of `logits`.
 
         Raises BackendError, with what the runtime said, for a batch that it does not take.
         """
@@ -54,9 +55,7 @@ class Executor(Protocol):
     """A loaded engine on one device."""
 
     cuda: Cuda
-    inputs: Mapping[str, np.dtype[Any]]
     output: np.dtype[Any]
-    lattice: Lattice
     lanes: int
     """Batches on their way at once that it is worth to have."""
     graphs: int
@@ -65,6 +64,10 @@ class Executor(Protocol):
     """Bytes of device memory that a context computes in; 0 where it takes its own."""
     batch_cost: int
     """What a batch costs beside its tokens, in tokens."""
+
+    @property
+    def batches(self) -> Batches:
+        """What batches it takes; equal to those of another executor that takes the same."""
 
     def context(self, stream: int, workspace: int) -> Context:
         """Return a new context, whose batches all come on this stream. The device is current.
@@ -85,11 +88,11 @@ class Lane:
     Used by one thread at a time, with the device current.
     """
 
-    def __init__(self, executor: Executor, *, labels: int, pad_id: int) -> None:
+    def __init__(self, executor: Executor, *, labels: int) -> None:
         self.cuda = executor.cuda
         self._executor = executor
+        self._batches = executor.batches
         self._labels = labels
-        self._pad_id = pad_id
         self._graphs: OrderedDict[Shape, tuple[Graph, contextlib.ExitStack]] = OrderedDict()
         """By shape, with what closes each."""
         self._most_graphs = executor.graphs if self.cuda.graphs else 0
@@ -102,8 +105,8 @@ class Lane:
             self._workspace = self._on_device(executor.workspace or ALIGNMENT, "to compute it in", opened)
             self._context = executor.context(self._stream.handle, self._workspace.handle)
             opened.callback(self._context.close)
-            up = max(self._offsets(shape)[1] for shape in executor.lattice.limits)
-            down = max(rows for rows, _ in executor.lattice.limits) * labels * executor.output.itemsize
+            up = max(self._offsets(shape)[1] for shape in self._batches.largest)
+            down = max(rows for rows, _ in self._batches.largest) * labels * executor.output.itemsize
             self._host, self._device = self._pair(up, opened)
             self._host_logits, self._device_logits = self._pair(down, opened)
             opened.callback(self._drop_graphs)
@@ -111,9 +114,9 @@ class Lane:
 
     def begin(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
         """Start a batch; its rows of `logits`, float32 [n, labels], are there after `finish`."""
-        shape = self._executor.lattice.rounded((len(rows), int(pairs.lengths[rows].max())))
+        shape = self._batches.shape(pairs.lengths[rows])
         offsets, size = self._offsets(shape)
-        self._fill(pairs, rows, shape, offsets)
+        self._batches.fill(self._views(shape, offsets), pairs, rows)
         self._computing = logits, rows
         if shape in self._graphs:
             self._graphs.move_to_end(shape)
@@ -122,7 +125,7 @@ class Lane:
         self._enqueue(self._context, shape, offsets, size)
         if shape not in self._met:
             self._met.add(shape)
-        elif self._most_graphs and shape[0] * shape[1] <= GRAPH_TOKENS:
+        elif self._most_graphs and self._batches.tokens(shape) <= GRAPH_TOKENS:
             try:
                 self._capture(shape, offsets, size)
             except BackendError as error:
@@ -174,25 +177,19 @@ class Lane:
         return device
 
     def _offsets(self, shape: Shape) -> tuple[dict[str, int], int]:
-        """Where each input of this shape begins in the memory up, and where the last ends: one copy takes them all."""
+        """Where each array of this shape begins in the memory up, and where the last ends: one copy takes them all."""
         offsets, end = {}, 0
-        for name, dtype in self._executor.inputs.items():
+        for name, (dtype, sizes) in self._batches.arrays(shape).items():
             offsets[name] = end
-            end += -(-shape[0] * shape[1] * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+            end += -(-prod(sizes) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         return offsets, end
 
-    def _fill(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], shape: Shape, offsets: Mapping[str, int]) -> None:
-        real, source = cells(pairs, rows, shape[1])
-        for name, dtype in self._executor.inputs.items():
-            size = shape[0] * shape[1] * dtype.itemsize
-            view = self._host.bytes[offsets[name] :][:size].view(dtype).reshape(shape)
-            if name == "attention_mask":
-                view[: len(rows)] = real
-                view[len(rows) :] = 0
-                view[len(rows) :, 0] = 1  # a row that attends to nothing would be NaN in some kernels
-            else:
-                view.fill(self._pad_id if name == "input_ids" else 0)
-                view[: len(rows)][real] = (pairs.ids if name == "input_ids" else pairs.type_ids)[source]
+    def _views(self, shape: Shape, offsets: Mapping[str, int]) -> dict[str, npt.NDArray[Any]]:
+        memory = self._host.bytes
+        return {
+            name: memory[offsets[name] :][: prod(sizes) * dtype.itemsize].view(dtype).reshape(sizes)
+            for name, (dtype, sizes) in self._batches.arrays(shape).items()
+        }
 
     def _enqueue(self, context: Context, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
         self._stream.upload(self._host, self._device, size)
@@ -267,7 +264,7 @@ class Pipeline:
         self.setup = setup
         self.tokenizing_threads = usable_cpus()
         self._bundle = bundle
-        self._lattice = executors[0].lattice
+        self._batches = executors[0].batches
         self._batch_cost = max(executor.batch_cost for executor in executors)
         self._devices: list[list[Lane]] = [[] for _ in executors]
         self._lock, self._computing = RLock(), Lock()
@@ -279,16 +276,15 @@ class Pipeline:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
         self._free = weakref.finalize(self, _free, self._process, self._worker, self._devices, executors)
         self._free.atexit = False  # the driver frees what a process held, and may be gone already
-        manifest = bundle.manifest
         try:
-            if any(executor.lattice != self._lattice for executor in executors):
+            if any(executor.batches != self._batches for executor in executors):
                 raise BackendError(
                     "the engines of the devices take different shapes; build them with the same profiles"
                 )
             for executor, device in zip(executors, self._devices, strict=True):
                 with executor.cuda.current():
                     for _ in range(executor.lanes):
-                        device.append(Lane(executor, labels=manifest.labels, pad_id=manifest.pad_token_id))
+                        device.append(Lane(executor, labels=bundle.manifest.labels))
         except BaseException:
             self._free()
             raise
@@ -296,7 +292,7 @@ class Pipeline:
     @property
     def longest(self) -> int:
         """Tokens of the longest pair that the engines take."""
-        return self._lattice.longest
+        return self._batches.longest
 
     def start(self, pairs: EncodedPairs, *, batch_size: int, at_once: bool = False) -> Pending:
         """See `Scorer.start`. Batches are as large as the engine takes; `batch_size` is for CPUs."""
@@ -361,9 +357,9 @@ class Pipeline:
         turns = [cycle(device) for device in self._devices]
         lanes = [lane for device in self._devices for lane in device]
         try:
-            for rows in self._lattice.parts(lengths, batch_cost=self._batch_cost, shares=len(self._devices)):
+            for rows in self._batches.parts(lengths, batch_cost=self._batch_cost, shares=len(self._devices)):
                 device = loads.index(min(loads))
-                loads[device] += len(rows) * int(lengths[rows[0]])
+                loads[device] += int(lengths[rows].sum())
                 lane = next(turns[device])
                 with lane.cuda.current():
                     lane.finish()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .batches import PaddedBatches
 from .bundle import Bundle
 from .cuda import Cuda
 from .engine_file import EngineFile, Profile, Shape, profile_for
@@ -57,11 +58,12 @@ class TensorRtExecutor:
             self._engine.device_memory_size if strategies is None else self._engine.device_memory_size_v2
         )
         self._profiles = file.profiles
-        self.lattice = Lattice([profile.max for profile in file.profiles])
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         dtypes = {name: np.dtype(DTYPES[self._engine.get_tensor_dtype(name).name]) for name in names}
         self.output = dtypes.pop("logits")
-        self.inputs: Mapping[str, np.dtype[Any]] = dtypes
+        self.batches = PaddedBatches(
+            Lattice([profile.max for profile in file.profiles]), dtypes, bundle.manifest.pad_token_id
+        )
 
     def context(self, stream: int, workspace: int) -> "TensorRtContext":
         """See `Executor.context`."""

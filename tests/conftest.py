@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--engine-rows", type=Path, help="file that gets a line of JSON for every engine that the tests build"
     )
     parser.addoption("--gpu-bundle", type=Path, help="bundle that `-m gpu` runs on the GPU")
+    parser.addoption("--gpu-backend", default="auto", help="and by what: tensorrt, native, onnxruntime")
     parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
 
 

@@ -216,7 +216,7 @@ def test_where_nothing_can_run_the_check_says_why_and_fails(bundle: Path, texts:
     environment = {**os.environ, "PYTHON": "./python"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode != 0
-    assert "0 of 10 systems ran" in done.stdout
+    assert "0 of 12 systems ran" in done.stdout
     [row] = json.loads((tmp_path / "results/gpu.json").read_text())["bundles"]
     assert all("no NVIDIA driver" in system["failed"] for system in row["systems"])
     assert "there is no cuda:0 here" in row["builds"][0]["failed"]

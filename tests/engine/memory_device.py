@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from crossrt.engine.batches import PaddedBatches
 from crossrt.engine.cuda import Bytes
 from crossrt.engine.engine_file import Shape
 from crossrt.engine.errors import CudaError
@@ -79,7 +80,7 @@ class MemoryDevice:
         assert size > 0
         if self.used + size > self.total:
             raise CudaError("CUDA_ERROR_OUT_OF_MEMORY")
-        self._next += 1 << 32
+        self._next = (self._next // (1 << 32) + 1) << 32  # aligned, as CUDA's are
         self.allocations[self._next] = np.full(size, POISON, dtype=np.uint8)
         return self._next
 
@@ -222,7 +223,7 @@ class MemoryExecutor:
         self.cuda = cuda
         self.inputs = {name: np.dtype(dtype) for name in names}
         self.output = np.dtype(output)
-        self.lattice = Lattice(limits)
+        self.batches = PaddedBatches(Lattice(limits), self.inputs, pad_id=0)
         self.lanes = lanes
         self.graphs = graphs
         self.workspace = workspace
@@ -254,8 +255,8 @@ class MemoryContext:
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
         executor = self.executor
         rows, sequence = shape
-        assert sequence <= executor.lattice.longest
-        assert rows <= executor.lattice.rows(sequence)
+        assert sequence <= executor.batches.longest
+        assert rows <= executor.batches.lattice.rows(sequence)
         assert set(addresses) == {*executor.inputs, "logits"}
         executor.shapes.append(shape)
         self.shape = shape

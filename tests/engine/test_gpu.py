@@ -341,7 +341,9 @@ def test_onnxruntime_computes_in_memory_that_is_lent_to_it(bundle: Path) -> None
                 "token_type_ids": np.zeros(shape, np.int64),
             }
             logits = np.full((shape[0], 1), np.nan, np.float32)
-            addresses = {name: arrays[name].ctypes.data for name in executor.inputs} | {"logits": logits.ctypes.data}
+            addresses = {name: arrays[name].ctypes.data for name in executor.batches.inputs} | {
+                "logits": logits.ctypes.data
+            }
             context.enqueue(shape, addresses)
             expected = model._scorer.run(Batch(**arrays, rows=np.arange(shape[0])))
             np.testing.assert_allclose(logits, expected, atol=2e-6)
@@ -393,7 +395,7 @@ def onnx_on_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             stream = device.create_stream()
             context = executor.context(stream, 0)
             device.log.clear()
-            context.enqueue((1, 4), dict.fromkeys((*executor.inputs, "logits"), 0))
+            context.enqueue((1, 4), dict.fromkeys((*executor.batches.inputs, "logits"), 0))
         return SimpleNamespace(
             session=sessions[0], sessions=sessions, stream=stream, log=device.log, executor=executor, context=context
         )
@@ -434,7 +436,7 @@ def test_what_cannot_be_captured_becomes_no_graph(onnx_on_gpu: Callable[..., Any
     with device.current():
         device.begin_capture(opened.stream)
         with pytest.raises(CudaError, match="CAPTURE"):
-            opened.context.enqueue((1, 4), dict.fromkeys((*opened.executor.inputs, "logits"), 0))
+            opened.context.enqueue((1, 4), dict.fromkeys((*opened.executor.batches.inputs, "logits"), 0))
 
 
 def test_onnxruntime_that_takes_a_stream_of_its_own_waits_and_is_waited_for(onnx_on_gpu: Callable[..., Any]) -> None:

@@ -140,7 +140,7 @@ def open_executor(bundle: Bundle, *, buckets: tuple[int, ...] = (64,), **options
 
 def test_inputs_are_of_the_types_that_the_engine_says(bundle_with_engine: Bundle) -> None:
     executor = open_executor(bundle_with_engine)
-    assert set(executor.inputs.values()) == {np.dtype(np.int32)}
+    assert set(executor.batches.inputs.values()) == {np.dtype(np.int32)}
     assert executor.output == np.float32
 
 

@@ -37,7 +37,7 @@ class OnnxContext(MemoryContext):
         def compute() -> None:
             feeds = {
                 name: executor.cuda.at(addresses[name], shape[0] * shape[1] * dtype.itemsize).view(dtype).reshape(shape)
-                for name, dtype in executor.inputs.items()
+                for name, dtype in executor.batches.inputs.items()
             }
             [logits] = executor.session.run(["logits"], feeds)
             error = executor.error(logits) if callable(executor.error) else executor.error

@@ -173,7 +173,7 @@ def test_it_computes_in_memory_that_is_lent_to_it(exported: Bundle, batches: lis
     plain = onnx.load(exported.path / "model.fp16.onnx")
     for batch in batches:
         logits = np.full((len(batch.rows), 1), np.nan, np.float32)
-        addresses = {name: getattr(batch, name).ctypes.data for name in executor.inputs} | {
+        addresses = {name: getattr(batch, name).ctypes.data for name in executor.batches.inputs} | {
             "logits": logits.ctypes.data
         }
         context.enqueue(batch.shape, addresses)

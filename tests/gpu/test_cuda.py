@@ -195,13 +195,13 @@ def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:
 
 def test_cuda_bindings_name_a_failure_as_cuda_does() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    from crossrt.engine.cuda_bindings import _checked
+    from crossrt.engine.cuda_bindings import checked
 
-    assert _checked((driver.CUresult.CUDA_SUCCESS,)) == ()
-    assert _checked((driver.CUresult.CUDA_SUCCESS, 5)) == 5
-    assert _checked((driver.CUresult.CUDA_SUCCESS, 5, 6)) == (5, 6)
+    assert checked((driver.CUresult.CUDA_SUCCESS,)) == ()
+    assert checked((driver.CUresult.CUDA_SUCCESS, 5)) == 5
+    assert checked((driver.CUresult.CUDA_SUCCESS, 5, 6)) == (5, 6)
     with pytest.raises(CudaError, match=r"^CUDA_ERROR_ILLEGAL_ADDRESS: the device's context is lost") as raised:
-        _checked((driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,))
+        checked((driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,))
     assert raised.value.name == "CUDA_ERROR_ILLEGAL_ADDRESS"
 
 

@@ -1,0 +1,341 @@
+"""crossrt's own kernels on a GPU, in FP16: all between the matrix products in `native/encoder.cu`, these by cuBLAS.
+
+Weights are those of the bundle's native file, rounded to FP16. A batch has no padding: pairs lie one after the other, and of the
+last layer only each pair's first token is computed.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from cuda.pathfinder import load_nvidia_dynamic_lib
+
+from .bundle import Bundle
+from .cublas import WORKSPACE, Cublas
+from .cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream
+from .cuda_kernels import CudaKernels
+from .engine_file import Shape
+from .errors import BackendError, BundleError
+from .native_model import ACTIVATIONS, NativeModel, padded
+from .packed import PackedBatches
+from .precision import Precision
+
+MOST_TOKENS = 32_768
+"""Tokens of the largest batch."""
+MOST_ROWS = 4_096
+WIDEST_HEAD = 96
+"""Channels, of which a tile's queries, keys and values fit into the 48 KiB that a block has."""
+MOST_PRODUCTS = 2_048
+"""Kept as they were prepared, which is those of all shapes but for a model that meets every one."""
+IN_SINGLE_HERE = "embeddings"
+"""What may be among the parts that FP16 does harm to: the kernels sum and normalize embeddings in FP32."""
+ALIGNMENT = 256
+"""Bytes, of everything on the device."""
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
+IN_SINGLE = ("position", "type", "norm.weight", "norm.bias")
+"""Ends of the names of what kernels read in FP32; the head is too. All else is FP16."""
+
+
+class Kernels(Protocol):
+    """See `CudaKernels`."""
+
+    def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
+        """See `CudaKernels.launch`."""
+
+    def close(self) -> None:
+        """See `CudaKernels.close`."""
+
+
+class OneProduct(Protocol):
+    """See `Product`."""
+
+    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
+        """See `Product.enqueue`."""
+
+    def close(self) -> None:
+        """See `Product.close`."""
+
+
+class Products(Protocol):
+    """See `Cublas`."""
+
+    def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> OneProduct:
+        """See `Cublas.product`."""
+
+    def close(self) -> None:
+        """See `Cublas.close`."""
+
+
+class NativeGpuExecutor:
+    """See `Executor`. The weights lie on the device once, for all lanes; contexts have nothing of their own but products."""
+
+    lanes = 2
+    graphs = 256
+    batch_cost = 0  # no batch is padded, so none is cut for it
+    output = SINGLE
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        cuda: Cuda,
+        *,
+        kernels: Callable[[Cuda, Mapping[str, object]], Kernels] = CudaKernels,
+        products: Callable[[Cuda], Products] = Cublas,
+    ) -> None:
+        """Compile the kernels and put the weights on the device.
+
+        Raises BackendError where the kernels cannot run, or cannot compute this model, and BundleError for a file that is not
+        theirs.
+        """
+        model = NativeModel.open(bundle.native_file(Precision.FP32))
+        self.cuda = cuda
+        self.sizes = sizes = model.sizes
+        if sizes.head > WIDEST_HEAD:
+            raise BackendError(
+                f"the backend native takes attention heads of up to {WIDEST_HEAD} channels on a GPU, and these have "
+                f"{sizes.head}: use another backend"
+            )
+        width, attended = padded(sizes.hidden), sizes.heads * sizes.head
+        self.width, self.attended = width, attended
+        self.batches = PackedBatches(
+            most_tokens=MOST_TOKENS,
+            most_rows=MOST_ROWS,
+            longest=min(sizes.positions, bundle.manifest.max_positions),
+            vocab=sizes.vocab,
+            types=sizes.types,
+        )
+        macros = {
+            "HIDDEN": sizes.hidden,
+            "WIDTH": width,
+            "HEADS": sizes.heads,
+            "HEAD": sizes.head,
+            "ATTENDED": attended,
+            "TYPES": sizes.types,
+            "EPSILON": f"{sizes.epsilon!r}f",
+            "LABELS": sizes.labels,
+            "DENSE": sizes.dense,
+            "ACTIVATION": ACTIVATIONS.index(sizes.activation) if sizes.dense > 1 else 0,
+        }
+        self._kept: dict[tuple[int, int, int, bool, bool], OneProduct] = {}
+        with ExitStack() as opened:
+            self.kernels = kernels(cuda, macros)
+            opened.callback(self.kernels.close)
+            self._products = products(cuda)
+            opened.callback(self._products.close)
+            opened.callback(self._forget)
+            self.weights = self._uploaded(weights_of(model), opened)
+            self._opened = opened.pop_all()
+        self.places, self.workspace = self._arena(self.batches.largest[0])
+
+    def context(self, stream: int, workspace: int) -> "NativeGpuContext":
+        """See `Executor.context`."""
+        return NativeGpuContext(self, stream, workspace)
+
+    def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> OneProduct:
+        """Return a product as it was prepared the first time, for which cuBLAS takes a tenth of a millisecond."""
+        key = (rows, inputs, outputs, gelu, single)
+        if key not in self._kept:
+            if len(self._kept) == MOST_PRODUCTS:
+                self._forget()
+            self._kept[key] = self._products.product(rows, inputs, outputs, gelu=gelu, single=single)
+        return self._kept[key]
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._opened.close()
+
+    def _forget(self) -> None:
+        while self._kept:
+            self._kept.popitem()[1].close()
+
+    def _arena(self, largest: Shape) -> tuple[dict[str, int], int]:
+        """Where in a context's workspace each intermediate result begins, and how large all are together."""
+        rows, tokens = largest
+        width, attended, wide = self.width, self.attended, self.sizes.intermediate
+        of_token = {
+            "hidden": width,
+            "change": width,
+            "mixed": attended,
+            # What is read by attention is dead when the feed-forward layers' is written.
+            "wide": max(3 * attended, wide),
+        }
+        of_row = {
+            "first": width,
+            "first_query": attended,
+            "first_mixed": attended,
+            "first_change": width,
+            "first_wide": wide,
+        }
+        sizes = {name: tokens * channels * HALF.itemsize for name, channels in of_token.items()}
+        sizes |= {name: rows * channels * HALF.itemsize for name, channels in of_row.items()}
+        sizes |= {"pooled": rows * width * SINGLE.itemsize, "products": WORKSPACE}
+        places, end = {}, 0
+        for name, size in sizes.items():
+            places[name] = end
+            end += -(-size // ALIGNMENT) * ALIGNMENT
+        return places, end
+
+    def _uploaded(self, arrays: Mapping[str, npt.NDArray[Any]], opened: ExitStack) -> dict[str, int]:
+        """Put the weights on the device; return where each is."""
+        places, end = {}, 0
+        for name, array in arrays.items():
+            places[name] = end
+            end += -(-max(1, array.nbytes) // ALIGNMENT) * ALIGNMENT
+        try:
+            memory = DeviceBuffer(self.cuda, end)
+        except BackendError as error:
+            free, _ = self.cuda.memory()
+            raise BackendError(
+                f"the weights need {end / 1e6:,.1f} MB on the device, {free / 1e6:,.1f} MB are free ({error})"
+            ) from error
+        opened.callback(memory.close)
+        with ExitStack() as meanwhile:
+            host = PinnedBuffer(self.cuda, end)
+            meanwhile.callback(host.close)
+            stream = Stream(self.cuda)
+            meanwhile.callback(stream.close)
+            for name, array in arrays.items():
+                host.bytes[places[name] :][: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            stream.upload(host, memory, end)
+            stream.synchronize()
+        return {name: memory.handle + place for name, place in places.items()}
+
+
+class NativeGpuContext:
+    """See `Context`. It keeps nothing of a shape."""
+
+    def __init__(self, executor: NativeGpuExecutor, stream: int, workspace: int) -> None:
+        self._executor = executor
+        self._stream = stream
+        self._at = {name: workspace + place for name, place in executor.places.items()}
+
+    def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
+        """See `Context.enqueue`."""
+        rows, tokens = shape
+        executor, at = self._executor, self._at
+        sizes, width, attended = executor.sizes, executor.width, executor.attended
+        weights = executor.weights
+
+        def launch(name: str, warps: int, count: int, *pointers: int) -> None:
+            executor.kernels.launch(name, (-(-warps // 4), 1), self._stream, count, *pointers)
+
+        def product(name: str, inputs: int, outputs: int, x: str, y: str, *, count: int, gelu: bool = False) -> None:
+            executor.product(count, inputs, outputs, gelu=gelu).enqueue(
+                self._stream, at[x], weights[f"{name}.weight"], weights[f"{name}.bias"], at[y], at["products"]
+            )
+
+        def normalize(name: str, hidden: str, change: str, count: int) -> None:
+            launch(
+                "add_normalize",
+                count,
+                count,
+                at[hidden],
+                at[change],
+                weights[f"{name}.weight"],
+                weights[f"{name}.bias"],
+            )
+
+        def feed_forward(layer: str, prefix: str, count: int) -> None:
+            hidden, change = ("first", "first_change") if prefix else ("hidden", "change")
+            normalize(f"{layer}.attention_norm", hidden, change, count)
+            product(f"{layer}.intermediate", width, sizes.intermediate, hidden, f"{prefix}wide", count=count, gelu=True)
+            product(f"{layer}.output", sizes.intermediate, width, f"{prefix}wide", change, count=count)
+            normalize(f"{layer}.output_norm", hidden, change, count)
+
+        embeddings = (weights["word"], weights["position"], weights["type"])
+        norm = (weights["embedding_norm.weight"], weights["embedding_norm.bias"])
+        launch("embed", tokens, tokens, addresses["ids"], addresses["places"], *embeddings, *norm, at["hidden"])
+        for number in range(sizes.layers - 1):
+            layer = f"layer.{number}"
+            product(f"{layer}.query_key_value", width, 3 * attended, "hidden", "wide", count=tokens)
+            tiles = executor.batches.tiles(shape)
+            executor.kernels.launch(
+                "attend", (tiles, sizes.heads), self._stream, tiles, addresses["tiles"], at["wide"], at["mixed"]
+            )
+            product(f"{layer}.attention_output", attended, width, "mixed", "change", count=tokens)
+            feed_forward(layer, "", tokens)
+        layer = f"layer.{sizes.layers - 1}"
+        product(f"{layer}.key_value", width, 2 * attended, "hidden", "wide", count=tokens)
+        launch("take_first", rows, rows, addresses["begins"], at["hidden"], at["first"])
+        product(f"{layer}.query", width, attended, "first", "first_query", count=rows)
+        pairs = (addresses["begins"], addresses["lengths"])
+        launch("attend_first", rows * sizes.heads, rows, *pairs, at["first_query"], at["wide"], at["first_mixed"])
+        product(f"{layer}.attention_output", attended, width, "first_mixed", "first_change", count=rows)
+        feed_forward(layer, "first_", rows)
+        pooled = at["first"]
+        if sizes.dense > 1:
+            pooled = at["pooled"]
+            executor.product(rows, width, width, single=True).enqueue(
+                self._stream, at["first"], weights["head.0.weight"], weights["head.0.bias"], pooled, at["products"]
+            )
+        last = f"head.{sizes.dense - 1}"
+        launch("classify", rows, rows, pooled, weights[f"{last}.weight"], weights[f"{last}.bias"], addresses["logits"])
+
+    def close(self) -> None:
+        """See `Context.close`."""
+
+
+def why_not_native_on_gpu(bundle: Bundle) -> str:
+    """Say why crossrt's own kernels cannot compute this bundle on a GPU; empty when they can."""
+    models = bundle.manifest.models
+    full, half = models.get("fp32"), models.get("fp16")
+    if half is None:
+        return "the bundle has no model that has passed in FP16: export it with --precision fp16"
+    kept = [tensor["name"] for tensor in (half.numerics or {}).get("float32", ())]
+    if set(kept) - {IN_SINGLE_HERE}:
+        return f"parts of this model must stay in FP32: {', '.join(kept)}"
+    if full is None or full.native_file is None:
+        return "the bundle has no weights for them: export it where crossrt's kernels for processors run"
+    for library in ("nvrtc", "cublasLt"):
+        try:
+            load_nvidia_dynamic_lib(library)
+        except RuntimeError as error:
+            return f'lacks {library} of CUDA: pip install "crossrt[cuda]" ({error})'
+    return ""
+
+
+def weights_of(model: NativeModel) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors that the kernels read: linear layers as [outputs, inputs] in FP16.
+
+    Raises BundleError for a weight that does not fit into FP16.
+    """
+    sizes = model.sizes
+    found = {name: array for (name, _, _), array in zip(sizes.tensors(), model.arrays, strict=True)}
+    last = f"layer.{sizes.layers - 1}"
+    # Each head's keys lie the other way round there. A bias of the keys would move all of a query's scores alike.
+    keys = np.concatenate([_unpanelled(head).T for head in found.pop(f"{last}.key.weight")])
+    values = _unpanelled(found.pop(f"{last}.value.weight"))
+    found[f"{last}.key_value.weight"] = np.concatenate([keys, values])
+    value_bias = found.pop(f"{last}.value.bias")
+    found[f"{last}.key_value.bias"] = np.concatenate([np.zeros_like(value_bias), value_bias])
+    end = f"head.{sizes.dense - 1}."
+    made: dict[str, npt.NDArray[Any]] = {}
+    for name, array in found.items():
+        if name.startswith("head.") and not name.startswith(end):
+            made[name] = _head(name, array, padded(sizes.hidden))
+        elif name.startswith(end) or name.endswith(IN_SINGLE):
+            made[name] = array
+        else:
+            with np.errstate(over="ignore"):
+                made[name] = (_unpanelled(array) if array.ndim == 4 else array).astype(HALF)
+            if not np.isfinite(made[name]).all():
+                raise BundleError(
+                    f"{name} does not fit into FP16, though the bundle's FP16 has passed; export it again"
+                )
+    return made
+
+
+def _unpanelled(panels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[outputs / 32, inputs, 32, 1] as [outputs, inputs]."""
+    outputs, inputs, panel, side = panels.shape
+    return panels.swapaxes(1, 2).reshape(outputs * panel, inputs * side)
+
+
+def _head(name: str, array: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """A first layer of the head, [inputs, outputs] in the file, with zeros around it as the channels have."""
+    if array.ndim == 1:
+        return np.pad(array, (0, width - len(array)))
+    weight = np.pad(array.T, [(0, width - side) for side in array.T.shape])
+    return weight.astype(HALF)

@@ -1,0 +1,121 @@
+"""`PackedBatches`: pairs one after the other, without padding, for crossrt's own kernels on a GPU."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .batches import Arrays, Rows
+from .engine_file import Shape
+from .errors import InputError
+from .template import EncodedPairs
+
+TILE = 64
+"""Queries that a block of the attention kernel has, all of one pair."""
+STEP = 64
+"""Tokens that the least batch is rounded up to, and those of up to 1,024 in steps of; of more, a sixteenth of the next power of
+two. So 3 % are added, and there are a hundred shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatches:
+    """See `Batches`. A shape is rows and the tokens of all together.
+
+    `most_tokens` and `most_rows` bound a batch, `longest` a pair. `vocab` and `types` are those that the model has, which
+    its kernels do not ask: beyond them they would read whatever lies there.
+    """
+
+    most_tokens: int
+    most_rows: int
+    longest: int
+    vocab: int
+    types: int
+
+    @property
+    def largest(self) -> Sequence[Shape]:
+        """See `Batches.largest`."""
+        return [(self.most_rows, self.most_tokens)]
+
+    def parts(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
+        """Cut pairs, in their order, into batches of about as many tokens. `batch_cost` changes nothing."""
+        ends = np.cumsum(lengths)
+        total = int(ends[-1]) if len(ends) else 0
+        # Room for the pair that ends a batch.
+        count = max(
+            -(-total // max(1, self.most_tokens - self.longest)),
+            -(-len(ends) // self.most_rows),
+            min(shares, len(ends)),
+        )
+        parts, begin = [], 0
+        for number in range(count):
+            end = int(np.searchsorted(ends, total * (number + 1) / count, side="left")) + 1
+            end = len(ends) if number == count - 1 else min(end, len(ends))
+            while begin < end:  # more than once for very many short pairs alone
+                stop = min(end, begin + self.most_rows)
+                parts.append(np.arange(begin, stop))
+                begin = stop
+        return parts
+
+    def shape(self, lengths: npt.NDArray[np.int64]) -> Shape:
+        """See `Batches.shape`."""
+        tokens = int(lengths.sum())
+        step = max(STEP, (1 << (tokens - 1).bit_length()) // 16)
+        rows = 1 << (len(lengths) - 1).bit_length()
+        return min(rows, self.most_rows), min(-(-tokens // step) * step, self.most_tokens)
+
+    def tokens(self, shape: Shape) -> int:
+        """See `Batches.tokens`."""
+        return shape[1]
+
+    def arrays(self, shape: Shape) -> Arrays:
+        """See `Batches.arrays`. Ends are of the rows; tiles have a pair's first token, its length and their first query."""
+        rows, tokens = shape
+        kind = np.dtype(np.int32)
+        return {
+            "ids": (kind, (tokens,)),
+            "places": (kind, (tokens,)),
+            "begins": (kind, (rows,)),
+            "lengths": (kind, (rows,)),
+            "tiles": (kind, (self.tiles(shape), 3)),
+        }
+
+    def tiles(self, shape: Shape) -> int:
+        """Return how many tiles there are at most."""
+        rows, tokens = shape
+        return tokens // TILE + rows
+
+    def fill(self, arrays: Mapping[str, npt.NDArray[Any]], pairs: EncodedPairs, rows: Rows) -> None:
+        """See `Batches.fill`; `rows` follow one another.
+
+        Raises InputError for a pair without tokens, and for ids or types that the model does not have.
+        """
+        offsets = pairs.offsets[rows[0] : rows[-1] + 2]
+        ids, types = (values[offsets[0] : offsets[-1]] for values in (pairs.ids, pairs.type_ids))
+        begins = (offsets[:-1] - offsets[0]).astype(np.int32)
+        lengths = np.diff(offsets).astype(np.int32)
+        if lengths.min() < 1 or ids.min() < 0 or ids.max() >= self.vocab or types.max() >= max(1, self.types):
+            raise InputError(
+                "the model cannot score this batch: it has a pair without tokens, or token ids or types that the model does not "
+                "have"
+            )
+        count = len(ids)
+        arrays["ids"][:count] = ids
+        arrays["ids"][count:] = 0
+        places = arrays["places"]
+        places[:count] = np.arange(count, dtype=np.int32)
+        places[:count] -= np.repeat(begins, lengths)
+        if self.types:
+            places[:count] |= types.astype(np.int32) << 16
+        places[count:] = 0
+        for name, values in (("begins", begins), ("lengths", lengths)):
+            arrays[name][: len(rows)] = values
+            arrays[name][len(rows) :] = 0  # of a row that is none
+        of_row = -(-lengths // TILE)
+        before = np.cumsum(of_row) - of_row
+        tiles, found = arrays["tiles"], int(of_row.sum())
+        tiles[:found, 0] = np.repeat(begins, of_row)
+        tiles[:found, 1] = np.repeat(lengths, of_row)
+        tiles[:found, 2] = TILE * (np.arange(found, dtype=np.int32) - np.repeat(before, of_row))
+        tiles[found:] = 0

@@ -1,0 +1,274 @@
+"""crossrt's own kernels for GPUs compute what NumPy computes: their source runs on the processor, over a device in memory."""
+
+import ctypes
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossrt.engine.bundle import Bundle
+from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
+from crossrt.engine.native_cuda import MOST_TOKENS, NativeGpuExecutor, weights_of
+from crossrt.engine.native_model import NativeModel, Sizes
+from crossrt.engine.packed import TILE, PackedBatches
+from crossrt.engine.pipeline import Pipeline
+from crossrt.engine.precision import Precision
+from crossrt.engine.session import Setup
+from crossrt.engine.template import EncodedPairs
+
+from . import emulated_gpu
+from .emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
+from .memory_device import MemoryDevice
+from .native_arithmetic import logits_of
+from .test_native import bundle_of, random_arrays, sizes_of
+
+__all__ = ["bundle_of"]
+
+SETUP = Setup(
+    backend="native", precision=Precision.FP16, threads=1, streams=2, batch_size=32, reason="", devices=("cuda:0",)
+)
+compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor"
+)
+
+
+def pairs_of(lengths: list[int], sizes: Sizes, seed: int = 0) -> EncodedPairs:
+    chance = np.random.default_rng(seed)
+    offsets = np.concatenate(([0], np.cumsum(np.array(lengths, dtype=np.int64)))).astype(np.int64)
+    return EncodedPairs(
+        ids=chance.integers(0, sizes.vocab, offsets[-1]).astype(np.int32),
+        type_ids=chance.integers(0, max(1, sizes.types), offsets[-1]).astype(np.uint8),
+        offsets=offsets,
+    )
+
+
+def expected_of(bundle: Bundle, pairs: EncodedPairs) -> Any:
+    cuts = [slice(begin, end) for begin, end in zip(pairs.offsets[:-1], pairs.offsets[1:], strict=True)]
+    return logits_of(
+        NativeModel.open(bundle.native_file(Precision.FP32)), [(pairs.ids[cut], pairs.type_ids[cut]) for cut in cuts]
+    )
+
+
+@pytest.fixture
+def opened(bundle_of: Callable[..., Bundle], tmp_path: Path) -> Any:
+    """Return a function that opens a model of given sizes on a device in memory."""
+    pipelines = []
+
+    def open_one(
+        sizes: Sizes, *, replaced: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> tuple[Pipeline, Bundle, MemoryDevice]:
+        bundle = bundle_of(sizes, random_arrays(sizes, seed))
+        device = MemoryDevice(total=4 << 30)
+        with device.current():
+            executor = NativeGpuExecutor(
+                bundle, device, **{**emulation(tmp_path / f"kernels{len(pipelines)}"), **(replaced or {})}
+            )
+        pipelines.append(Pipeline(bundle, SETUP, [executor]))
+        return pipelines[-1], bundle, device
+
+    yield open_one
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+LENGTHS = [1, 5, 15, 16, 17, 31, 33, 63, 64, 65, 128, 129, 200]
+
+
+@compiler
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"hidden": 96, "heads": 3, "head": 32, "types": 0, "activation": "relu", "layers": 3},
+        {"hidden": 40, "heads": 2, "head": 64, "intermediate": 160, "labels": 3, "activation": "gelu"},
+        {"hidden": 192, "heads": 2, "head": 96, "dense": 1, "activation": "none", "epsilon": 1e-5},
+        {"layers": 1, "types": 1},
+    ],
+    ids=["bert", "no types", "padded", "one dense layer", "one layer"],
+)
+def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, Any]) -> None:
+    sizes = sizes_of(precision="fp32", **fields)
+    pipeline, bundle, device = opened(sizes)
+    pairs = pairs_of(LENGTHS, sizes)
+    expected = expected_of(bundle, pairs)
+    for _ in range(3):  # launched, captured, and as a graph
+        found = pipeline.start(pairs, batch_size=1).wait()
+        assert np.abs(found - expected).max() < 0.02
+    assert np.abs(expected).mean() > 0.2
+    pipeline.close()
+    assert device.left_behind == []
+
+
+@compiler
+def test_a_score_is_its_pairs_own_whatever_lies_beside_it(opened: Any) -> None:
+    sizes = sizes_of(precision="fp32")
+    pipeline, _, _ = opened(sizes)
+    pairs = pairs_of(LENGTHS, sizes)
+    together = pipeline.start(pairs, batch_size=1).wait()
+    for row in (0, 4, 9, 12):
+        cut = slice(pairs.offsets[row], pairs.offsets[row + 1])
+        alone = EncodedPairs(
+            ids=pairs.ids[cut],
+            type_ids=pairs.type_ids[cut],
+            offsets=np.array([0, cut.stop - cut.start], dtype=np.int64),
+        )
+        np.testing.assert_allclose(pipeline.start(alone, batch_size=1).wait()[0], together[row], atol=2e-3)
+
+
+@compiler
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (">= length) score = -INFINITE", ">= length + 64) score = -INFINITE"),  # padding is attended to
+        ("block += TILE", "block += 2 * TILE"),  # keys are left out
+        ("sums[half] *= faded;", ""),  # the softmax is not rescaled
+        ("if (channel < HIDDEN) squares", "squares"),  # padding counts in the variance
+        ("+ positions[channel + 1]", "+ positions[channel]"),
+    ],
+)
+def test_a_wrong_kernel_is_noticed(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
+) -> None:
+    source = emulated_gpu.SOURCE.read_text(encoding="utf-8")
+    assert right in source
+    (tmp_path / "encoder.cu").write_text(source.replace(right, wrong), encoding="utf-8")
+    monkeypatch.setattr(emulated_gpu, "SOURCE", tmp_path / "encoder.cu")
+    sizes = sizes_of(precision="fp32", hidden=40, heads=2, layers=2)
+    pipeline, bundle, _ = opened(sizes)
+    pairs = pairs_of(LENGTHS, sizes)
+    assert np.abs(pipeline.start(pairs, batch_size=1).wait() - expected_of(bundle, pairs)).max() > 0.02
+
+
+@compiler
+def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
+    kernels = EmulatedKernels(
+        MemoryDevice(),
+        {
+            "HIDDEN": 32,
+            "WIDTH": 32,
+            "HEADS": 1,
+            "HEAD": 32,
+            "ATTENDED": 32,
+            "TYPES": 0,
+            "EPSILON": "1e-12f",
+            "LABELS": 1,
+        }
+        | {"DENSE": 1, "ACTIVATION": 0},
+        tmp_path / "kernels",
+    )
+    to_half, to_float = kernels.library.emulated_half, kernels.library.emulated_float
+    to_half.argtypes, to_float.restype = [ctypes.c_float], ctypes.c_float
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    assert [to_float(int(bits)) for bits in finite.view(np.uint16)] == finite.astype(np.float64).tolist()
+    chance = np.random.default_rng(0)
+    numbers = np.concatenate(
+        [chance.normal(0, 10.0**power, 300) for power in range(-9, 6)]
+        + [finite[:1].astype(np.float64), [65519.0, 65520.0]]
+    ).astype(np.float32)
+    with np.errstate(over="ignore"):
+        assert [to_half(number) & 0xFFFF for number in numbers.tolist()] == numbers.astype(np.float16).view(
+            np.uint16
+        ).tolist()
+
+
+@compiler
+def test_tokens_that_the_model_does_not_have_are_refused(opened: Any) -> None:
+    sizes = sizes_of(precision="fp32")
+    pipeline, _, _ = opened(sizes)
+    for ids, types, offsets in (
+        ([3, 50], [0, 0], [0, 2]),
+        ([-1, 3], [0, 0], [0, 2]),
+        ([3, 4], [0, 2], [0, 2]),
+        ([3, 4], [0, 0], [0, 2, 2]),
+    ):
+        wrong = EncodedPairs(
+            ids=np.array(ids, np.int32), type_ids=np.array(types, np.uint8), offsets=np.array(offsets, np.int64)
+        )
+        with pytest.raises(InputError, match="token ids or types that the model does not have"):
+            pipeline.start(wrong, batch_size=1).wait()
+    with pytest.raises(ShapeError, match="a pair of 301 tokens, and this engine takes up to 300"):
+        pipeline.start(pairs_of([301], sizes), batch_size=1)
+
+
+def test_weights_too_large_for_half_precision_are_refused(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(precision="fp32")
+    arrays = random_arrays(sizes)
+    arrays["layer.0.intermediate.weight"].reshape(-1)[5] = 1e5
+    bundle = bundle_of(sizes, arrays)
+    with pytest.raises(BundleError, match=r"layer\.0\.intermediate\.weight does not fit into FP16"):
+        weights_of(NativeModel.open(bundle.native_file(Precision.FP32)))
+
+
+def test_wider_heads_than_a_block_has_room_for_are_refused(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(precision="fp32", head=128, heads=1)
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    with pytest.raises(BackendError, match="up to 96 channels on a GPU, and these have 128: use another backend"):
+        NativeGpuExecutor(bundle, MemoryDevice())
+
+
+def test_too_little_device_memory_says_how_much_is_needed(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(precision="fp32")
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    device = MemoryDevice(total=1 << 12)
+    kernels = type("Kernels", (), {"close": lambda self: None})
+    with (
+        device.current(),
+        pytest.raises(BackendError, match=r"the weights need \d+\.\d MB on the device, 0\.0 MB are free"),
+    ):
+        NativeGpuExecutor(bundle, device, kernels=lambda *rest: kernels(), products=EmulatedProducts)
+    assert device.left_behind == []
+
+
+# -- how pairs are packed
+
+BATCHES = PackedBatches(most_tokens=4096, most_rows=256, longest=512, vocab=50, types=2)
+lengths_lists = st.lists(st.integers(1, 512), max_size=400).map(lambda found: np.array(found, dtype=np.int64))
+
+
+@given(lengths_lists, st.integers(1, 3))
+def test_every_pair_is_in_one_batch_that_fits(lengths: np.ndarray, shares: int) -> None:
+    parts = BATCHES.parts(lengths, batch_cost=0, shares=shares)
+    assert np.concatenate([np.empty(0, int), *parts]).tolist() == list(range(len(lengths)))
+    for part in parts:
+        assert len(part)
+        rows, tokens = BATCHES.shape(lengths[part])
+        assert len(part) <= rows <= 256
+        assert lengths[part].sum() <= tokens <= 4096
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=8), st.integers(0, 99))
+def test_a_filled_batch_says_where_everything_is(lengths: list[int], seed: int) -> None:
+    pairs = pairs_of([7, *lengths, 9], sizes_of(), seed)
+    rows = np.arange(1, len(lengths) + 1)
+    shape = BATCHES.shape(pairs.lengths[rows])
+    arrays = {name: np.full(sizes, -7, kind) for name, (kind, sizes) in BATCHES.arrays(shape).items()}
+    BATCHES.fill(arrays, pairs, rows)
+    queries = np.zeros(shape[1], dtype=int)
+    for begin, length, first in arrays["tiles"]:
+        queries[begin + first : begin + min(first + TILE, length)] += 1
+    total = sum(lengths)
+    assert (queries[:total] == 1).all(), "each token is a query of one tile"
+    assert not queries[total:].any()
+    for number, row in enumerate(rows):
+        begin, length = arrays["begins"][number], arrays["lengths"][number]
+        cut = slice(pairs.offsets[row], pairs.offsets[row + 1])
+        assert arrays["ids"][begin : begin + length].tolist() == pairs.ids[cut].tolist()
+        assert (arrays["places"][begin : begin + length] & 0xFFFF).tolist() == list(range(length))
+        assert (arrays["places"][begin : begin + length] >> 16).tolist() == pairs.type_ids[cut].tolist()
+    assert not arrays["lengths"][len(rows) :].any()
+    assert not arrays["ids"][total:].any()
+
+
+def test_rounding_adds_a_few_hundredths_and_makes_few_shapes() -> None:
+    batches = PackedBatches(most_tokens=MOST_TOKENS, most_rows=4096, longest=512, vocab=50, types=2)
+    tokens = range(1000, MOST_TOKENS, 7)
+    rounded = [batches.shape(np.array([each]))[1] for each in tokens]
+    assert np.mean(np.array(rounded) / np.array(tokens)) < 1.04
+    assert len(set(rounded)) < 60
