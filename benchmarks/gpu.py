@@ -363,20 +363,23 @@ def prepared(bundle: Bundle, requests: list[Request], folder: Path) -> PassageSt
 def in_turns(
     works: dict[str, list[Callable[[], Any]]], rounds: int, warm: dict[str, int]
 ) -> dict[str, list[float] | str]:
-    """Return the ms of each system's pieces of work, or why it failed; all systems take turns at each piece."""
+    """Return the ms of each system's pieces of work, or why it failed. Systems take turns at all pieces, as one that serves
+    requests does: between two of its pieces no other's code and weights have taken the caches."""
     times: dict[str, list[float] | str] = {name: [] for name in works}
     for turn in range(-max(warm.values(), default=0), rounds):
-        for pieces in zip(*works.values(), strict=True):
-            for name, piece in zip(works, pieces, strict=True):
+        for name, pieces in works.items():
+            if turn < -warm[name]:
+                continue
+            for piece in pieces:
                 kept = times[name]
-                if isinstance(kept, str) or turn < -warm[name]:
-                    continue
+                if isinstance(kept, str):
+                    break
                 begin = time.perf_counter()
                 try:
                     piece()
                 except Exception as error:
                     times[name] = said(error)
-                    continue
+                    break
                 if turn >= 0:
                     kept.append(1e3 * (time.perf_counter() - begin))
     return times

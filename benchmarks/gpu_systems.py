@@ -49,8 +49,8 @@ def opened(
                 patched.enter_context(patch.object(executor, "graphs", 0))
             return ours(backend, "fp16")
 
-    def with_two_lanes() -> System:
-        with patch.object(OnnxRuntimeExecutor, "lanes", 2):
+    def with_one_lane() -> System:
+        with patch.object(OnnxRuntimeExecutor, "lanes", 1):
             return ours("onnxruntime", "fp16")
 
     def peer(compiled: bool) -> System:
@@ -65,7 +65,7 @@ def opened(
         wanted["crossrt FP16, native"] = lambda: ours("native", "fp16")
         for backend in ("tensorrt", "native", "onnxruntime"):
             wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: without_graphs(b)  # type: ignore[misc]
-        wanted["crossrt FP16, onnxruntime, two lanes"] = with_two_lanes
+        wanted["crossrt FP16, onnxruntime, one lane"] = with_one_lane
         wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
             "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
         )

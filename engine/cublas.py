@@ -1,15 +1,21 @@
 """Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32, the bias and GELU computed before the result is written."""
 
 import ctypes
+from contextlib import closing
 from typing import Any
 
 from cuda.pathfinder import load_nvidia_dynamic_lib
 
-from .cuda import Cuda
+from .cuda import Cuda, Event
 from .errors import BackendError
 
 WORKSPACE = 32 << 20
 """Bytes of device memory that a product may use meanwhile; NVIDIA says 32 MiB for Hopper."""
+
+TUNED_ROWS = 4_096
+"""From so many rows on a product's algorithms are timed, since the one that cuBLAS names first may take a tenth longer."""
+CANDIDATES = 8
+REPEATS = 3
 
 # Of cublasLt.h, library_types.h and cublas_api.h.
 _HALF, _SINGLE, _COMPUTE_SINGLE = 2, 0, 68
@@ -44,6 +50,7 @@ class Cublas:
     """cuBLASLt on one device, which is current wherever this is used. Raises BackendError without the library."""
 
     def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
         try:
             self._library = ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
         except (OSError, RuntimeError) as error:
@@ -97,25 +104,50 @@ class Product:
             "cublasLtMatmulPreferenceSetAttribute", preference, _MOST_WORKSPACE, ctypes.byref(most), ctypes.sizeof(most)
         )
         weight, x, y = self._layouts
-        self._found, count = _Found(), ctypes.c_int()
+        found, count = (_Found * CANDIDATES)(), ctypes.c_int()
         call(
             "cublasLtMatmulAlgoGetHeuristic",
-            *(cublas._handle, self._operation, weight, x, y, y, preference, 1),
-            *(ctypes.byref(self._found), ctypes.byref(count)),
+            *(cublas._handle, self._operation, weight, x, y, y, preference, CANDIDATES if rows >= TUNED_ROWS else 1),
+            *(found, ctypes.byref(count)),
         )
-        if not count.value or self._found.state:
+        self._candidates = [each.algorithm for each in found[: count.value] if not each.state]
+        if not self._candidates:
             raise BackendError(f"cuBLAS has no product of {rows} x {inputs} by {inputs} x {outputs} on this GPU")
         self._one, self._zero = ctypes.c_float(1), ctypes.c_float(0)
 
     def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
-        """Put the product on a stream; all but that are device pointers, aligned to 256 bytes."""
+        """Put the product on a stream; all but that are device pointers, aligned to 256 bytes.
+
+        The first time, for `TUNED_ROWS` and more, it is computed by each of cuBLAS's candidates, waited for, and the quickest is
+        kept; that cannot be captured.
+        """
         self._set(_BIAS, ctypes.c_void_p(bias))
+        if len(self._candidates) > 1:
+            self._candidates = [self._quickest(stream, x, weight, y, workspace)]
+        self._put(self._candidates[0], stream, x, weight, y, workspace)
+
+    def _quickest(self, stream: int, *pointers: int) -> Any:
+        cuda = self._cublas.cuda
+        with closing(Event(cuda)) as begin, closing(Event(cuda)) as end:
+
+            def ms(algorithm: Any) -> float:
+                self._put(algorithm, stream, *pointers)
+                cuda.record(begin.handle, stream)
+                for _ in range(REPEATS):
+                    self._put(algorithm, stream, *pointers)
+                cuda.record(end.handle, stream)
+                cuda.synchronize(stream)
+                return cuda.elapsed_ms(begin.handle, end.handle)
+
+            return min(self._candidates, key=ms)
+
+    def _put(self, algorithm: Any, stream: int, x: int, weight: int, y: int, workspace: int) -> None:
         weights, xs, ys = self._layouts
         self._cublas._call(
             "cublasLtMatmul",
             *(self._cublas._handle, self._operation, ctypes.byref(self._one)),
             *(ctypes.c_void_p(weight), weights, ctypes.c_void_p(x), xs, ctypes.byref(self._zero)),
-            *(ctypes.c_void_p(y), ys, ctypes.c_void_p(y), ys, ctypes.byref(self._found.algorithm)),
+            *(ctypes.c_void_p(y), ys, ctypes.c_void_p(y), ys, ctypes.byref(algorithm)),
             *(ctypes.c_void_p(workspace), ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream)),
         )
 

@@ -4,6 +4,7 @@ Weights are those of the bundle's native file, rounded to FP16. A batch has no p
 last layer only each pair's first token is computed.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ MOST_ROWS = 4_096
 WIDEST_HEAD = 96
 """Channels, of which a tile's queries, keys and values fit into the 48 KiB that a block has."""
 MOST_PRODUCTS = 2_048
-"""Kept as they were prepared, which is those of all shapes but for a model that meets every one."""
+"""Kept as they were prepared; the one that was used longest ago leaves."""
 IN_SINGLE_HERE = "embeddings"
 """What may be among the parts that FP16 does harm to: the kernels sum and normalize embeddings in FP32."""
 ALIGNMENT = 256
@@ -118,7 +119,7 @@ class NativeGpuExecutor:
             "DENSE": sizes.dense,
             "ACTIVATION": ACTIVATIONS.index(sizes.activation) if sizes.dense > 1 else 0,
         }
-        self._kept: dict[tuple[int, int, int, bool, bool], OneProduct] = {}
+        self._kept: OrderedDict[tuple[int, int, int, bool, bool], OneProduct] = OrderedDict()
         with ExitStack() as opened:
             self.kernels = kernels(cuda, macros)
             opened.callback(self.kernels.close)
@@ -138,8 +139,9 @@ class NativeGpuExecutor:
         key = (rows, inputs, outputs, gelu, single)
         if key not in self._kept:
             if len(self._kept) == MOST_PRODUCTS:
-                self._forget()
+                self._kept.popitem(last=False)[1].close()
             self._kept[key] = self._products.product(rows, inputs, outputs, gelu=gelu, single=single)
+        self._kept.move_to_end(key)
         return self._kept[key]
 
     def close(self) -> None:

@@ -24,6 +24,13 @@ __device__ __forceinline__ unsigned packed(float low, float high) {
     return result;
 }
 
+// 2 to the power of a number that is not positive, to 2^-22 of it; 0 for minus infinity.
+__device__ __forceinline__ float power_of_two(float value) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+    return result;
+}
+
 __device__ __forceinline__ float shuffle_xor(float value, int lanes) { return __shfl_xor_sync(~0u, value, lanes); }
 __device__ __forceinline__ float shuffle(float value, int lane) { return __shfl_sync(~0u, value, lane); }
 

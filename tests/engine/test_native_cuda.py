@@ -124,8 +124,9 @@ def test_a_score_is_its_pairs_own_whatever_lies_beside_it(opened: Any) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        (">= length) score = -INFINITE", ">= length + 64) score = -INFINITE"),  # padding is attended to
+        ("i % 2 >= rest) one", "i % 2 >= rest + 16) one"),  # padding is attended to
         ("block += TILE", "block += 2 * TILE"),  # keys are left out
+        ("taken += TAKEN", "taken += 2 * TAKEN"),
         ("sums[half] *= faded;", ""),  # the softmax is not rescaled
         ("if (channel < HIDDEN) squares", "squares"),  # padding counts in the variance
         ("+ positions[channel + 1]", "+ positions[channel]"),

@@ -94,6 +94,8 @@ inline unsigned packed(float low, float high) { return to_half(low) | unsigned(t
 
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 
+inline float power_of_two(float value) { return std::exp2(value); }
+
 inline float shuffle(float value, int lane) {
     float result;
     std::memcpy(&result, exchanged(&value, 4)[lane], 4);
