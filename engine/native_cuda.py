@@ -1,6 +1,6 @@
 """crossrt's own kernels on a GPU, in FP16: all between the matrix products in `native/encoder.cu`, these by cuBLAS.
 
-Weights are those of the bundle's native file, rounded to FP16. A batch has no padding: pairs lie one after the other, and of the
+A batch has no padding: pairs lie one after the other, and of the
 last layer only each pair's first token is computed.
 """
 
@@ -26,17 +26,11 @@ from .precision import Precision
 MOST_TOKENS = 32_768
 """Tokens of the largest batch."""
 MOST_ROWS = 4_096
-WIDEST_HEAD = 96
-"""Channels, of which a tile's queries, keys and values fit into the 48 KiB that a block has."""
 MOST_PRODUCTS = 2_048
 """Kept as they were prepared; the one that was used longest ago leaves."""
-IN_SINGLE_HERE = "embeddings"
-"""What may be among the parts that FP16 does harm to: the kernels sum and normalize embeddings in FP32."""
 ALIGNMENT = 256
 """Bytes, of everything on the device."""
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
-IN_SINGLE = ("position", "type", "norm.weight", "norm.bias")
-"""Ends of the names of what kernels read in FP32; the head is too. All else is FP16."""
 
 
 class Kernels(Protocol):
@@ -90,20 +84,18 @@ class NativeGpuExecutor:
         Raises BackendError where the kernels cannot run, or cannot compute this model, and BundleError for a file that is not
         theirs.
         """
-        model = NativeModel.open(bundle.native_file(Precision.FP32))
+        file, manifest = bundle.native_file(Precision.FP16), bundle.manifest
+        model = NativeModel.open(file)
         self.cuda = cuda
         self.sizes = sizes = model.sizes
-        if sizes.head > WIDEST_HEAD:
-            raise BackendError(
-                f"the backend native takes attention heads of up to {WIDEST_HEAD} channels on a GPU, and these have "
-                f"{sizes.head}: use another backend"
-            )
+        if (sizes.precision, sizes.positions, sizes.labels) != ("fp16", manifest.max_positions, manifest.labels):
+            raise BundleError(f"{file} is of another model than the manifest; export the bundle again")
         width, attended = padded(sizes.hidden), sizes.heads * sizes.head
         self.width, self.attended = width, attended
         self.batches = PackedBatches(
             most_tokens=MOST_TOKENS,
             most_rows=MOST_ROWS,
-            longest=min(sizes.positions, bundle.manifest.max_positions),
+            longest=sizes.positions,
             vocab=sizes.vocab,
             types=sizes.types,
         )
@@ -126,7 +118,8 @@ class NativeGpuExecutor:
             self._products = products(cuda)
             opened.callback(self._products.close)
             opened.callback(self._forget)
-            self.weights = self._uploaded(weights_of(model), opened)
+            names = [name for name, _, _ in sizes.tensors()]
+            self.weights = self._uploaded(dict(zip(names, model.arrays, strict=True)), opened)
             self._opened = opened.pop_all()
         self.places, self.workspace = self._arena(self.batches.largest[0])
 
@@ -281,63 +274,15 @@ class NativeGpuContext:
 
 def why_not_native_on_gpu(bundle: Bundle) -> str:
     """Say why crossrt's own kernels cannot compute this bundle on a GPU; empty when they can."""
-    models = bundle.manifest.models
-    full, half = models.get("fp32"), models.get("fp16")
-    if half is None:
-        return "the bundle has no model that has passed in FP16: export it with --precision fp16"
-    kept = [tensor["name"] for tensor in (half.numerics or {}).get("float32", ())]
-    if set(kept) - {IN_SINGLE_HERE}:
-        return f"parts of this model must stay in FP32: {', '.join(kept)}"
-    if full is None or full.native_file is None:
-        return "the bundle has no weights for them: export it where crossrt's kernels for processors run"
+    model = bundle.manifest.models.get("fp16")
+    if model is None or model.native_file is None:
+        return (
+            "the bundle has no FP16 weights for it: it was exported without --precision fp16, or by an older crossrt, or they "
+            "failed their check, or the kernels do not know such a model"
+        )
     for library in ("nvrtc", "cublasLt"):
         try:
             load_nvidia_dynamic_lib(library)
         except RuntimeError as error:
             return f'lacks {library} of CUDA: pip install "crossrt[cuda]" ({error})'
     return ""
-
-
-def weights_of(model: NativeModel) -> dict[str, npt.NDArray[Any]]:
-    """Return the tensors that the kernels read: linear layers as [outputs, inputs] in FP16.
-
-    Raises BundleError for a weight that does not fit into FP16.
-    """
-    sizes = model.sizes
-    found = {name: array for (name, _, _), array in zip(sizes.tensors(), model.arrays, strict=True)}
-    last = f"layer.{sizes.layers - 1}"
-    # Each head's keys lie the other way round there. A bias of the keys would move all of a query's scores alike.
-    keys = np.concatenate([_unpanelled(head).T for head in found.pop(f"{last}.key.weight")])
-    values = _unpanelled(found.pop(f"{last}.value.weight"))
-    found[f"{last}.key_value.weight"] = np.concatenate([keys, values])
-    value_bias = found.pop(f"{last}.value.bias")
-    found[f"{last}.key_value.bias"] = np.concatenate([np.zeros_like(value_bias), value_bias])
-    end = f"head.{sizes.dense - 1}."
-    made: dict[str, npt.NDArray[Any]] = {}
-    for name, array in found.items():
-        if name.startswith("head.") and not name.startswith(end):
-            made[name] = _head(name, array, padded(sizes.hidden))
-        elif name.startswith(end) or name.endswith(IN_SINGLE):
-            made[name] = array
-        else:
-            with np.errstate(over="ignore"):
-                made[name] = (_unpanelled(array) if array.ndim == 4 else array).astype(HALF)
-            if not np.isfinite(made[name]).all():
-                raise BundleError(
-                    f"{name} does not fit into FP16, though the bundle's FP16 has passed; export it again"
-                )
-    return made
-
-
-def _unpanelled(panels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """[outputs / 32, inputs, 32, 1] as [outputs, inputs]."""
-    outputs, inputs, panel, side = panels.shape
-    return panels.swapaxes(1, 2).reshape(outputs * panel, inputs * side)
-
-
-def _head(name: str, array: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
-    """A first layer of the head, [inputs, outputs] in the file, with zeros around it as the channels have."""
-    if array.ndim == 1:
-        return np.pad(array, (0, width - len(array)))
-    weight = np.pad(array.T, [(0, width - side) for side in array.T.shape])
-    return weight.astype(HALF)

@@ -1,9 +1,9 @@
 """`NativeModel`: the weights that crossrt's own kernels compute from, as they lie in a bundle.
 
-A file in the safetensors format, mapped and not read, of weights in 8 bits, BF16 or FP32. Every width is padded to a multiple of
-32 channels, and so is each attention head; weights lie in panels of 32 output channels, four, two or one input channels side by
-side, as `native/product.h` wants them. What is in the file follows from its sizes alone, so a file that does not fit them is
-refused before the kernels see it.
+A file in the safetensors format, mapped and not read, of weights in 8 bits, BF16 or FP32 for processors, and in FP16 for GPUs.
+Every width is padded to a multiple of 32 channels, and so is each attention head. For processors weights lie in panels of 32
+output channels, four, two or one input channels side by side, as `native/product.h` wants them; for GPUs they are [outputs,
+inputs]. What is in the file follows from its sizes alone, so a file that does not fit them is refused before the kernels see it.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ KEPT = 4
 ALIGNMENT = 64
 """Bytes that the kernels load at once."""
 WEIGHTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
-"""By precision: what the weights of linear layers are stored in, and how many input channels of a panel lie side by side."""
+"""By a processor's precision: what the weights of linear layers are stored in, and how many input channels of a panel lie side by
+side."""
 ACTIVATIONS = ("none", "tanh", "relu", "gelu")
 """Between the layers of a head. Both in the order that the kernels number them."""
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -72,8 +73,16 @@ class Sizes:
         """Whether the linear layers are in 8 bits."""
         return self.precision == "int8"
 
+    @property
+    def for_gpus(self) -> bool:
+        """Whether GPUs compute it, and not processors."""
+        return self.precision == "fp16"
+
     def tensors(self) -> Tensors:
         """Name, dtype and shape of every tensor, in the order of the file and of the kernels' arguments."""
+        return self._for_gpus() if self.for_gpus else self._for_processors()
+
+    def _for_processors(self) -> Tensors:
         width, attended = padded(self.hidden), self.heads * self.head
         full = self.precision == "fp32"
         dtype, side_by_side = WEIGHTS["fp32" if full else "bf16"]  # of the last layer's keys and values
@@ -105,6 +114,35 @@ class Sizes:
         if self.eight_bit:
             yield "kept", "I32", (self.layers, KEPT)
 
+    def _for_gpus(self) -> Tensors:
+        width, attended = padded(self.hidden), self.heads * self.head
+
+        def linear(name: str, inputs: int, outputs: int) -> Tensors:
+            yield f"{name}.weight", "F16", (outputs, inputs)
+            yield f"{name}.bias", "F16", (outputs,)
+
+        yield "word", "F16", (self.vocab, width)
+        yield "position", "F32", (self.positions, width)
+        yield "type", "F32", (self.types, width)
+        yield from self._norm("embedding_norm")
+        for number in range(self.layers):
+            layer = f"layer.{number}"
+            if number < self.layers - 1:
+                yield from linear(f"{layer}.query_key_value", width, 3 * attended)
+            else:
+                yield from linear(f"{layer}.query", width, attended)
+                yield from linear(f"{layer}.key_value", width, 2 * attended)
+            yield from linear(f"{layer}.attention_output", attended, width)
+            yield from linear(f"{layer}.intermediate", width, self.intermediate)
+            yield from linear(f"{layer}.output", self.intermediate, width)
+            yield from self._norm(f"{layer}.attention_norm")
+            yield from self._norm(f"{layer}.output_norm")
+        for number in range(self.dense - 1):
+            yield f"head.{number}.weight", "F16", (width, width)
+            yield f"head.{number}.bias", "F32", (width,)
+        yield f"head.{self.dense - 1}.weight", "F32", (self.hidden, self.labels)
+        yield f"head.{self.dense - 1}.bias", "F32", (self.labels,)
+
     def _norm(self, name: str) -> Tensors:
         for part in ("weight", "bias", "balance") if self.eight_bit else ("weight", "bias"):
             yield f"{name}.{part}", "F32", (padded(self.hidden),)
@@ -124,7 +162,7 @@ class Sizes:
             raise ValueError(f"only `types` may be 0, got {whole}")
         if self.head % PANEL or self.intermediate % PANEL:
             raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
-        if self.precision not in WEIGHTS or self.activation not in ACTIVATIONS or not self.epsilon > 0:
+        if self.precision not in (*WEIGHTS, "fp16") or self.activation not in ACTIVATIONS or not self.epsilon > 0:
             raise ValueError(
                 f"precision {self.precision!r}, activation {self.activation!r} or epsilon {self.epsilon} is none"
             )

@@ -16,7 +16,7 @@ TILE = 64
 """Queries that a block of the attention kernel has, all of one pair."""
 STEP = 64
 """Tokens that the least batch is rounded up to, and those of up to 1,024 in steps of; of more, a sixteenth of the next power of
-two. So 3 % are added, and there are a hundred shapes."""
+two. So 4 % are added, and there are few shapes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = 
     model = bundle.manifest.models.get(precision.value)
     passed = {} if model is None or allow_failed else model.backends
     able: tuple[str, ...] = ("openvino",) if precision is Precision.BF16 else ONNX_BACKENDS
-    if model is not None and model.native_file is not None:
+    if model is not None and model.native_file is not None and precision is not Precision.FP16:  # which is for GPUs
         able = (*able, "native")
     return tuple(name for name in able if passed.get(name, True))
 
@@ -272,7 +272,7 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
 
 def _why_not(bundle: Bundle, precision: Precision) -> str:
     if precision is Precision.FP16:
-        return "the backend native does not compute in fp16; ask for fp32, bf16 or int8"
+        return "the backend native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"
     return (
         f"{bundle.path} has no {precision.value} weights for the backend native: it was exported where they could not be "
         "checked, or they failed their check, or the kernels do not know such a model. Take another backend, or export it again"

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.judging_set import JudgingSet
 from ..calibration.quantization import Activation
@@ -30,7 +32,7 @@ from .onnx import ONNX_RUNTIME, OPSET, graph_of, onnx_from_checkpoint, save
 from .pairs import builtin_pairs
 from .parity import ParityReport, judge_of, parity
 from .picture import can_draw, draw
-from .precision import batches_of, half_precision, rounded
+from .precision import batches_of, half_precision, rounded, rounded_where_stored
 from .reference import Expected, Reference, tokenizer_of
 from .tolerance import TOLERANCE
 
@@ -41,6 +43,7 @@ PRECISIONS = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
 FP16_FUSED = "model.fp16.fused.onnx"
 INT8_FOR_GPUS = "model.int8.gpu.onnx"
 FP32_FOR_NATIVE = "model.fp32.native"
+FP16_FOR_NATIVE = "model.fp16.native"
 INT8_FOR_NATIVE = "model.int8.native"
 BF16_FOR_NATIVE = "model.bf16.native"
 MAGNITUDE_PAIRS = 200
@@ -136,6 +139,7 @@ def export_bundle(
                 added(making.full_by_native(), "fp32.native", native_file=FP32_FOR_NATIVE)
             if precision is Precision.FP16 and report:
                 added(making.half_fused(), "fp16.fused", fused_file=FP16_FUSED)
+                added(making.half_by_native(), "fp16.native", native_file=FP16_FOR_NATIVE)
         if Precision.INT8 in wanted and reports[-1]:
             backends = {FIRST: True} | {
                 backend: passed(report, f"int8.{backend}") for backend, report in making.int8_by_others().items()
@@ -231,6 +235,18 @@ class _Making:
             report = self._judged_twice(Precision.FP16, numerics)
         return replace(report, backend=f"{report.backend}, in its fused operators, for GPUs")
 
+    def half_by_native(self) -> ParityReport | None:
+        """FP16 as crossrt's own kernels compute it on GPUs, from a file of their own; None where they cannot.
+
+        What they round is rounded on the CPU, as no GPU need be here.
+        """
+        if not can_be_native(self.checkpoint, for_gpus=True):
+            return None
+        native_from_checkpoint(self.checkpoint, self.directory / FP16_FOR_NATIVE, Precision.FP16)
+        return self._judged_graph(
+            Precision.FP16, rounded_where_stored(self.checkpoint), "rounded as crossrt's own kernels do, for GPUs"
+        )
+
     def int8(self) -> tuple[ParityReport, dict[str, Any]]:
         """INT8: quantised by the recipe, judged by its ranking, and by how much of it really runs in 8 bits."""
         assert self.calibration is not None
@@ -303,12 +319,16 @@ class _Making:
 
     def _judged_rounded(self, precision: Precision, numerics: Numerics) -> ParityReport:
         """Judge what a GPU's arithmetic makes of a graph."""
+        graph = rounded(graph_of(self.checkpoint, numerics))
+        return self._judged_graph(precision, graph, "rounded after every operator")
+
+    def _judged_graph(self, precision: Precision, graph: onnx.ModelProto, how: str) -> ParityReport:
+        """Judge a graph that is in no bundle."""
         with tempfile.TemporaryDirectory() as twin:
             shutil.copy(self.directory / TOKENIZER, twin)
-            graph = rounded(graph_of(self.checkpoint, numerics))
             save(graph, Path(twin) / self.manifest.models[precision.value].file)
             report = self._judged(Path(twin), precision)
-        return replace(report, backend=f"{report.backend}, rounded after every operator")
+        return replace(report, backend=f"{report.backend}, {how}")
 
     def _encoder(self) -> PairEncoder:
         return PairEncoder.from_file(self.directory / TOKENIZER, max_length=self.manifest.max_length)

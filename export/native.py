@@ -1,4 +1,4 @@
-"""`native_from_checkpoint`: a checkpoint's weights in 8 bits, BF16 or FP32, for crossrt's own kernels.
+"""`native_from_checkpoint`: a checkpoint's weights in 8 bits, BF16 or FP32, for crossrt's own kernels, and in FP16 for GPUs'.
 
 Weights in 8 bits have one scale an output channel and are rounded once, from FP32. Activations have no ranges here: the kernels
 give each token its own as they run. What calibration saw decides two things: how channels are balanced before they are put
@@ -24,16 +24,23 @@ LARGEST = 127
 Floats = npt.NDArray[Any]
 
 
-def can_be_native(checkpoint: Checkpoint) -> bool:
-    """Tell whether the kernels compute such a model: GELU between its feed-forward layers, and no projected embeddings."""
-    return checkpoint.dimensions.hidden_act == "gelu" and not checkpoint.has("project")
+WIDEST_HEAD_ON_GPUS = 96
+"""Channels, of which a tile's keys and values fit into the 48 KiB of shared memory that every block may have."""
+
+
+def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
+    """Tell whether the kernels compute such a model: GELU between its feed-forward layers, and no projected embeddings; on GPUs
+    attention heads of up to 96 channels."""
+    dimensions = checkpoint.dimensions
+    fits = not for_gpus or padded(dimensions.hidden // dimensions.heads) <= WIDEST_HEAD_ON_GPUS
+    return fits and dimensions.hidden_act == "gelu" and not checkpoint.has("project")
 
 
 def native_from_checkpoint(
     checkpoint: Checkpoint, path: Path, precision: Precision, seen: Mapping[str, Activation] | None = None
 ) -> None:
-    """Write the file, in INT8, BF16 or FP32. `seen` is what calibration saw of the tensors that are read in 8 bits, by name; of
-    those that it did not see, nothing is balanced. Raises CheckpointError for weights that are NaN or Inf."""
+    """Write the file, in INT8, BF16 or FP32, or, for GPUs, FP16. `seen` is what calibration saw of the tensors that are read in
+    8 bits, by name; of those that it did not see, nothing is balanced. Raises CheckpointError for weights that are NaN or Inf."""
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
     layers = HEAD_LAYERS[checkpoint.head]
@@ -79,14 +86,17 @@ class _Arrays:
             before = f"layer.{number}.output_norm"
         self._norm(before)
         for number in range(sizes.dense):
-            self._arrays[f"head.{number}.weight"] = self._tensor(f"head.{number}.weight").T
-            self._arrays[f"head.{number}.bias"] = self._tensor(f"head.{number}.bias")
+            weight, bias = self._tensor(f"head.{number}.weight"), self._tensor(f"head.{number}.bias")
+            if sizes.for_gpus and number < sizes.dense - 1:
+                self._linear(f"head.{number}", weight, bias, padded(sizes.hidden), padded(sizes.hidden))
+            else:
+                self._arrays |= {f"head.{number}.weight": weight.T, f"head.{number}.bias": bias}
         return self._arrays
 
     def _embeddings(self) -> None:
         sizes, width = self._sizes, padded(self._sizes.hidden)
         word = self._tensor("word.weight")
-        self._arrays["word"] = _widened(word if sizes.precision == "fp32" else word.astype(np.float16), width)
+        self._arrays["word"] = _widened(word if sizes.precision == "fp32" else _half(word), width)
         positions = self._tensor("position.weight")[-sizes.positions :]  # RoBERTa's begin after the padding id
         types = np.zeros((1, positions.shape[1]), dtype=np.float32)
         if self._checkpoint.layout.token_types:
@@ -111,6 +121,12 @@ class _Arrays:
         else:
             balance = self._norm(before, f"{name}.query")
             self._linear(f"{name}.query", parts["query.weight"] / balance, parts["query.bias"], width, attended)
+            # A bias of the keys would move all of a query's scores alike, so there is none.
+            if sizes.for_gpus:
+                both = np.concatenate([parts["key.weight"], parts["value.weight"]])
+                bias = np.concatenate([np.zeros_like(parts["value.bias"]), parts["value.bias"]])
+                self._linear(f"{name}.key_value", both, bias, width, 2 * attended)
+        if number == sizes.layers - 1 and not sizes.for_gpus:
             keys = _widened(parts["key.weight"], width).reshape(sizes.heads, sizes.head, width).swapaxes(1, 2)
             self._arrays[f"{name}.key.weight"] = np.stack([self._floating(key) for key in keys])
             self._arrays[f"{name}.value.weight"] = self._floating(_widened(parts["value.weight"], width))
@@ -156,7 +172,9 @@ class _Arrays:
         self._arrays[f"{name}.sums"] = scale * rounded.sum(axis=1, dtype=np.int64)
 
     def _floating(self, weight: Floats) -> Floats:
-        """Panels of a weight that is not in 8 bits."""
+        """A weight that is not in 8 bits: for processors in panels."""
+        if self._sizes.for_gpus:
+            return _half(weight)
         if self._sizes.precision == "fp32":
             return _panels(weight, side_by_side=1)
         return _panels(_bfloat16(weight), side_by_side=2)
@@ -178,6 +196,11 @@ def _balance(seen: Activation, weights: Floats) -> Floats:
 def _panels(weight: Floats, *, side_by_side: int) -> Floats:
     outputs, inputs = weight.shape
     return weight.reshape(outputs // PANEL, PANEL, inputs // side_by_side, side_by_side).swapaxes(1, 2)
+
+
+def _half(values: Floats) -> npt.NDArray[np.float16]:
+    with np.errstate(over="ignore"):  # inf, which parity sees
+        return np.asarray(values, dtype=np.float16)
 
 
 def _bfloat16(values: Floats) -> npt.NDArray[np.uint16]:

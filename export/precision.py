@@ -23,6 +23,7 @@ from ..engine.errors import CheckpointError
 from ..engine.onnxruntime import session_options
 from ..engine.plan import Batch, plan
 from .checkpoint import Checkpoint
+from .heads import HEAD_LAYERS
 from .numerics import FP16, FP32, HALF_MAX, Numerics
 from .onnx import graph_of, save
 
@@ -30,6 +31,11 @@ MARGIN = 4.0
 """A tensor that comes within this factor of FP16's greatest number stays FP32: other texts may go further."""
 
 Floats = npt.NDArray[np.float32]
+STORED = frozenset(
+    "query_key_value query key_value attention_weights context attention_output attention_norm activation output "
+    "output_norm".split()
+)
+"""Ends of the names of what crossrt's own kernels for GPUs hand on in FP16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +175,36 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.node.append(helper.make_node("Cast", [f"{output}.exact"], [f"{output}.half"], to=TensorProto.FLOAT16))
             graph.node.append(helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT))
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """Return the FP32 graph as crossrt's own kernels for GPUs compute it.
+
+    Weights of products are FP16, and so is whatever one kernel stores for the next; sums, LayerNorm and softmax are FP32, and
+    GELU has its form with tanh, which cuBLAS has.
+    """
+    known = replace(checkpoint, dimensions=replace(checkpoint.dimensions, hidden_act="gelu_new"))
+    graph = graph_of(known)
+    last = f"head.{len(HEAD_LAYERS[checkpoint.head].linears) - 1}."
+    for tensor in graph.graph.initializer:
+        name = tensor.name
+        product = name.startswith(("layer.", "head.")) and not name.startswith(last) and "_norm." not in name
+        if name == "word.weight" or (product and (not name.startswith("head.") or name.endswith(".weight"))):
+            with np.errstate(over="ignore"):  # inf, which parity sees
+                values = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, name))
+    nodes = list(graph.graph.node)
+    del graph.graph.node[:]
+    for node in nodes:
+        graph.graph.node.append(node)
+        output = node.output[0]
+        if output == "embedding_norm" or output.rpartition(".")[2] in STORED:
+            graph.graph.node[-1].output[0] = f"{output}.exact"
+            graph.graph.node.append(
+                helper.make_node("Cast", [f"{output}.exact"], [f"{output}.half"], to=TensorProto.FLOAT16)
+            )
+            graph.graph.node.append(helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT))
+    return graph
 
 
 def logits_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Floats:

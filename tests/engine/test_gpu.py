@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import backends, gpu, onnxruntime_cuda
+from crossrt.engine import backends, gpu, native_cuda, onnxruntime_cuda
 from crossrt.engine.bundle import Bundle, BundleModel, sha256_of
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.driver import Gpu, gpus
@@ -81,6 +81,58 @@ def test_a_matching_engine_is_preferred_then_cuda_then_the_cpu(machine: Any, wit
     machine.cuda = False
     assert setup_of(with_engine) is None
     assert choose_setup(with_engine).device == "cpu"
+
+
+@pytest.fixture
+def with_own_kernels(machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The test bundle with FP16 weights for crossrt's own kernels, on a machine that has what they need and no TensorRT."""
+    machine.installed = set()
+    monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
+    monkeypatch.setattr(native_cuda, "load_nvidia_dynamic_lib", lambda name: None)
+    models = dict(with_engine.manifest.models)
+    models["fp16"] = replace(models["fp16"], native_file="model.fp16.native")
+    return replace(with_engine, manifest=replace(with_engine.manifest, models=models, engines=()))
+
+
+def test_own_kernels_come_after_an_engine_and_before_onnx_runtime(
+    machine: Any, with_engine: Bundle, with_own_kernels: Bundle
+) -> None:
+    chosen = setup_of(with_own_kernels)
+    assert chosen is not None
+    assert (chosen.backend, chosen.precision) == ("native", Precision.FP16)
+    machine.installed = {"tensorrt"}
+    both = replace(with_own_kernels, manifest=replace(with_own_kernels.manifest, engines=with_engine.manifest.engines))
+    assert (chosen := setup_of(both)) is not None
+    assert chosen.backend == "tensorrt"
+    assert (chosen := setup_of(with_own_kernels, backend="onnxruntime")) is not None
+    assert chosen.backend == "onnxruntime"
+
+
+def test_own_kernels_say_why_they_cannot_run_on_a_gpu(
+    machine: Any, with_engine: Bundle, with_own_kernels: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def why(bundle: Bundle, **asked: Any) -> str:
+        with pytest.raises(BackendError) as raised:
+            setup_of(bundle, **{"backend": "native", "device": "cuda", **asked})
+        return str(raised.value)
+
+    assert setup_of(with_own_kernels, backend="native", device="cuda") is not None
+    assert "computes in fp16 alone on a GPU, and not in fp32" in why(with_own_kernels, precision="fp32")
+    assert "the bundle has no FP16 weights for it" in why(with_engine)
+    machine.gpus = (H200, Gpu(name="Tesla T4", capability="7.5"))
+    assert "needs compute capability 8.0, and Tesla T4 has 7.5" in why(with_own_kernels, device=["cuda:0", "cuda:1"])
+    monkeypatch.setattr(gpu, "installed_bindings", lambda: "pycuda")
+    assert 'needs cuda-bindings: pip install "crossrt[cuda]"' in why(with_own_kernels)
+    monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
+
+    def missing(name: str) -> None:
+        raise RuntimeError("libnvrtc.so.13 is nowhere")
+
+    monkeypatch.setattr(native_cuda, "load_nvidia_dynamic_lib", missing)
+    assert 'lacks nvrtc of CUDA: pip install "crossrt[cuda]" (libnvrtc.so.13 is nowhere)' in why(with_own_kernels)
+    chosen = setup_of(with_own_kernels)
+    assert chosen is not None
+    assert chosen.backend == "onnxruntime", "who asked for nothing gets what can run"
 
 
 def test_an_engine_of_another_gpu_is_not_tried_and_the_error_names_both(machine: Any, with_engine: Bundle) -> None:

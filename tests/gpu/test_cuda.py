@@ -51,6 +51,34 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[Any]:
     device.close()
 
 
+@pytest.mark.gpu
+def test_a_kernel_is_launched_with_its_count_and_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real GPU `embed` of no tokens, which does nothing; the driver in memory writes down what it was given."""
+    device = _bindings("cuda-bindings")
+    from crossrt.engine import cuda_kernels
+
+    in_memory = "CROSSRT_DRIVER_IN_MEMORY" in os.environ
+    if in_memory:
+        monkeypatch.setattr(cuda_kernels, "_compiled", lambda macros, capability: b"embed")
+        monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
+    sizes = {"HIDDEN": 32, "WIDTH": 32, "HEADS": 1, "HEAD": 32, "ATTENDED": 32, "TYPES": 0, "LABELS": 1, "DENSE": 1}
+    with device.current():
+        kernels = cuda_kernels.CudaKernels(device, {**sizes, "EPSILON": "1e-12f", "ACTIVATION": 0})
+        stream, memory, host = Stream(device), DeviceBuffer(device, 40), PinnedBuffer(device, 40)
+        kernels.launch("embed", (7, 3), stream.handle, 0, memory.handle, *[0x123456789AB0] * 7)
+        stream.download(memory, host, 40)
+        stream.synchronize()
+        if in_memory:
+            assert host.bytes.view(np.int64).tolist() == [7, 3, 128, 0, 0x123456789AB0]
+        with pytest.raises(CudaError, match="CUDA_ERROR_NOT_FOUND"):
+            kernels.launch("no such kernel", (1, 1), stream.handle, 0, memory.handle)
+        kernels.close()
+        kernels.close()
+        for each in (stream, memory, host):
+            each.close()
+    device.close()
+
+
 def test_bytes_go_up_and_come_down(cuda: Any) -> None:
     up, down, device = PinnedBuffer(cuda, 4096), PinnedBuffer(cuda, 4096), DeviceBuffer(cuda, 4096)
     stream = Stream(cuda)
@@ -178,10 +206,21 @@ def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:
         pytest.skip("no C compiler on Linux here, which the driver in memory needs")
     source = Path(__file__).parent / "libcuda.c"
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", tmp_path / "libcuda.so.1", "-ldl"], check=True)
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-k", "cuda-bindings", "-p", "no:cacheprovider", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-k",
+        "cuda-bindings or kernel",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+    ]
     done = subprocess.run(
         command,
-        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CROSSRT_DRIVER_IN_MEMORY": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
