@@ -82,38 +82,47 @@ class Product:
     """One shape of product. cuBLAS counts columns first, so to it y^T is weight x^T, and rows are as wide as channels."""
 
     def __init__(self, cublas: Cublas, rows: int, inputs: int, outputs: int, *, gelu: bool, single: bool) -> None:
-        call = cublas._call
         self._cublas = cublas
         self._made: list[tuple[str, ctypes.c_void_p]] = []
-        kind = _SINGLE if single else _HALF
-        self._operation = self._make("MatmulDesc", ctypes.c_int(_COMPUTE_SINGLE), ctypes.c_int(_SINGLE))
-        self._set(_TRANSPOSE_LEFT, ctypes.c_int32(1))
-        self._set(_EPILOGUE, ctypes.c_uint32(_WITH_GELU_AND_BIAS if gelu else _WITH_BIAS))
-        # Where the bias begins, which cuBLAS looks at when it chooses; each product has its own.
-        self._set(_BIAS, ctypes.c_void_p(256))
-        shapes = ((_HALF, inputs, outputs), (_HALF, inputs, rows), (kind, outputs, rows))
-        self._layouts = [
-            self._make(
-                "MatrixLayout", ctypes.c_int(of), ctypes.c_uint64(high), ctypes.c_uint64(wide), ctypes.c_int64(high)
-            )
-            for of, high, wide in shapes
-        ]
-        preference = self._make("MatmulPreference")
-        most = ctypes.c_size_t(WORKSPACE)
-        call(
-            "cublasLtMatmulPreferenceSetAttribute", preference, _MOST_WORKSPACE, ctypes.byref(most), ctypes.sizeof(most)
-        )
-        weight, x, y = self._layouts
-        found, count = (_Found * CANDIDATES)(), ctypes.c_int()
-        call(
-            "cublasLtMatmulAlgoGetHeuristic",
-            *(cublas._handle, self._operation, weight, x, y, y, preference, CANDIDATES if rows >= TUNED_ROWS else 1),
-            *(found, ctypes.byref(count)),
-        )
-        self._candidates = [each.algorithm for each in found[: count.value] if not each.state]
-        if not self._candidates:
-            raise BackendError(f"cuBLAS has no product of {rows} x {inputs} by {inputs} x {outputs} on this GPU")
         self._one, self._zero = ctypes.c_float(1), ctypes.c_float(0)
+        try:
+            self._operation = self._make("MatmulDesc", ctypes.c_int(_COMPUTE_SINGLE), ctypes.c_int(_SINGLE))
+            self._set(_TRANSPOSE_LEFT, ctypes.c_int32(1))
+            self._set(_EPILOGUE, ctypes.c_uint32(_WITH_GELU_AND_BIAS if gelu else _WITH_BIAS))
+            # Where the bias begins, which cuBLAS looks at when it chooses; each product has its own.
+            self._set(_BIAS, ctypes.c_void_p(256))
+            shapes = ((_HALF, inputs, outputs), (_HALF, inputs, rows), (_SINGLE if single else _HALF, outputs, rows))
+            self._layouts = [
+                self._make(
+                    "MatrixLayout",
+                    ctypes.c_int(kind),
+                    ctypes.c_uint64(high),
+                    ctypes.c_uint64(wide),
+                    ctypes.c_int64(high),
+                )
+                for kind, high, wide in shapes
+            ]
+            self._candidates = self._found(CANDIDATES if rows >= TUNED_ROWS else 1)
+            if not self._candidates:
+                raise BackendError(f"cuBLAS has no product of {rows} x {inputs} by {inputs} x {outputs} on this GPU")
+        except BackendError:
+            self.close()
+            raise
+
+    def _found(self, most: int) -> list[Any]:
+        """Return cuBLAS's candidates, those that it thinks quickest first."""
+        preference, workspace = self._make("MatmulPreference"), ctypes.c_size_t(WORKSPACE)
+        self._cublas._call(
+            "cublasLtMatmulPreferenceSetAttribute",
+            *(preference, _MOST_WORKSPACE, ctypes.byref(workspace), ctypes.sizeof(workspace)),
+        )
+        found, count = (_Found * most)(), ctypes.c_int()
+        weight, x, y = self._layouts
+        self._cublas._call(
+            "cublasLtMatmulAlgoGetHeuristic",
+            *(self._cublas._handle, self._operation, weight, x, y, y, preference, most, found, ctypes.byref(count)),
+        )
+        return [each.algorithm for each in found[: count.value] if not each.state]
 
     def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
         """Put the product on a stream; all but that are device pointers, aligned to 256 bytes.

@@ -160,7 +160,8 @@ class _Arrays:
 
     def _linear(self, name: str, weight: Floats, bias: Floats, inputs: int, outputs: int) -> None:
         weight = _widened(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
-        self._arrays[f"{name}.bias"] = _widened(bias, outputs)
+        bias = _widened(bias, outputs)
+        self._arrays[f"{name}.bias"] = _half(bias) if self._sizes.for_gpus and not name.startswith("head.") else bias
         if not self._sizes.eight_bit:
             self._arrays[f"{name}.weight"] = self._floating(weight)
             return

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import backends, gpu, native_cuda, onnxruntime_cuda
+from crossrt.engine import backends, gpu, onnxruntime_cuda
 from crossrt.engine.bundle import Bundle, BundleModel, sha256_of
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.driver import Gpu, gpus
@@ -88,6 +88,7 @@ def with_own_kernels(machine: Any, with_engine: Bundle, monkeypatch: pytest.Monk
     """The test bundle with FP16 weights for crossrt's own kernels, on a machine that has what they need and no TensorRT."""
     machine.installed = set()
     monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
+    native_cuda = pytest.importorskip("crossrt.engine.native_cuda")
     monkeypatch.setattr(native_cuda, "load_nvidia_dynamic_lib", lambda name: None)
     models = dict(with_engine.manifest.models)
     models["fp16"] = replace(models["fp16"], native_file="model.fp16.native")
@@ -128,7 +129,7 @@ def test_own_kernels_say_why_they_cannot_run_on_a_gpu(
     def missing(name: str) -> None:
         raise RuntimeError("libnvrtc.so.13 is nowhere")
 
-    monkeypatch.setattr(native_cuda, "load_nvidia_dynamic_lib", missing)
+    monkeypatch.setattr("crossrt.engine.native_cuda.load_nvidia_dynamic_lib", missing)
     assert 'lacks nvrtc of CUDA: pip install "crossrt[cuda]" (libnvrtc.so.13 is nowhere)' in why(with_own_kernels)
     chosen = setup_of(with_own_kernels)
     assert chosen is not None

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("cuda.bindings")
+
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.native_cuda import MOST_TOKENS, NativeGpuExecutor

@@ -1,6 +1,8 @@
 """FP32 and BF16 for the native kernels: exported with parity where they run, left out or refused in words elsewhere."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +10,28 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file, save_file
+
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
 from crossrt.engine.backends import why_not_native
+from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BackendError, OptionError
 from crossrt.engine.native_model import NativeModel
+from crossrt.engine.pipeline import Pipeline
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import choose_setup
+from crossrt.engine.session import Setup, choose_setup
 from crossrt.engine.tuner import candidates
 from crossrt.export import native
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.native import _bfloat16
+from crossrt.export.onnx import graph_of
 from crossrt.export.pairs import builtin_pairs
+from crossrt.export.precision import batches_of, logits_of, rounded_where_stored
 from crossrt.export.reference import Reference
+from tests.engine.emulated_gpu import emulation
+from tests.engine.memory_device import MemoryDevice
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
@@ -58,6 +68,61 @@ def test_fp32_weights_that_score_otherwise_are_left_out(
     assert not (bundle.path / "model.fp32.native").exists()
     with CrossEncoder(bundle.path) as model:
         assert model.backend == "onnxruntime"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor")
+def test_what_is_judged_for_gpus_is_what_their_kernels_compute(tmp_path: Path) -> None:
+    executor_of = pytest.importorskip("crossrt.engine.native_cuda").NativeGpuExecutor
+    read = Checkpoint.read(DEMO / "checkpoint")
+    bundle, reports = export_bundle(read, tmp_path / "b", precisions=["fp32", "fp16"])
+    [judged] = [report for report in reports if "own kernels" in report.backend]
+    assert judged
+    assert json.loads((bundle.path / "parity.fp16.native.json").read_text())["max_abs_diff"] == judged.max_abs_diff
+    assert NativeModel.open(bundle.native_file(Precision.FP16)).sizes.for_gpus
+    encoder = PairEncoder.from_file(bundle.tokenizer_file, max_length=160)
+    pairs = list(builtin_pairs(160))[::3]
+    encoded = encoder.encode(pairs)
+    # By length, as batches are.
+    order = np.argsort(-encoded.lengths, kind="stable")
+    batches = list(batches_of(encoder, pairs, pad_id=read.pad_token_id))
+    assert np.array_equal(np.concatenate([batch.rows for batch in batches]), order)
+    simulated, full = (logits_of(graph, batches) for graph in (rounded_where_stored(read), graph_of(read)))
+    device = MemoryDevice(total=4 << 30)
+    with device.current():
+        executor = executor_of(bundle, device, **emulation(tmp_path / "kernels"))
+    setup = Setup(
+        backend="native", precision=Precision.FP16, threads=1, streams=2, batch_size=1, reason="", devices=("cuda:0",)
+    )
+    pipeline = Pipeline(bundle, setup, [executor])
+    computed = pipeline.start(encoded, batch_size=1).wait()[order]
+    pipeline.close()
+    # Their queries carry log2(e), so single roundings fall otherwise; their size and what they add up to are the same.
+    ours, theirs = (np.abs(each - full) for each in (computed, simulated))
+    assert 1e-3 < ours.mean() < 1.25 * theirs.mean()
+    assert np.abs(computed - simulated).max() < 8e-3  # of 0.03 allowed
+
+
+def test_weights_that_half_precision_cannot_hold_are_left_out_for_gpus(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_checkpoint(seed=5)
+    weights = load_file(path / "model.safetensors")
+    weights["bert.encoder.layer.0.intermediate.dense.bias"][3] = 1e5  # through GELU as it is, and read by nothing
+    weights["bert.encoder.layer.0.output.dense.weight"][:, 3] = 0
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    bundle, reports = export_bundle(Checkpoint.read(path), tmp_path / "b", precisions=["fp32", "fp16"])
+    assert [bool(report) for report in reports if report.precision == "fp16"] == [True, True, False]
+    assert reports[-1].not_finite
+    assert bundle.manifest.models["fp16"].native_file is None
+    assert not (bundle.path / "model.fp16.native").exists()
+
+
+def test_wider_heads_than_a_gpus_block_has_room_for_have_no_file(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_checkpoint(hidden_size=256, num_attention_heads=2)
+    bundle, _ = export_bundle(Checkpoint.read(path), tmp_path / "b", precisions=["fp32", "fp16"])
+    assert bundle.manifest.models["fp16"].native_file is None
 
 
 def test_where_the_kernels_do_not_run_there_is_no_file_for_them(

@@ -63,7 +63,12 @@ def test_a_kernel_is_launched_with_its_count_and_pointers(monkeypatch: pytest.Mo
         monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
     sizes = {"HIDDEN": 32, "WIDTH": 32, "HEADS": 1, "HEAD": 32, "ATTENDED": 32, "TYPES": 0, "LABELS": 1, "DENSE": 1}
     with device.current():
-        kernels = cuda_kernels.CudaKernels(device, {**sizes, "EPSILON": "1e-12f", "ACTIVATION": 0})
+        try:
+            kernels = cuda_kernels.CudaKernels(device, {**sizes, "EPSILON": "1e-12f", "ACTIVATION": 0})
+        except BackendError as error:
+            if "was not found" not in str(error):
+                raise
+            pytest.skip(str(error))
         stream, memory, host = Stream(device), DeviceBuffer(device, 40), PinnedBuffer(device, 40)
         kernels.launch("embed", (7, 3), stream.handle, 0, memory.handle, *[0x123456789AB0] * 7)
         stream.download(memory, host, 40)
