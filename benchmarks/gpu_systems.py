@@ -10,7 +10,6 @@ from typing import Any
 from unittest.mock import patch
 
 from crossrt import Bundle, CrossEncoder
-from crossrt.engine.native_cuda import NativeGpuExecutor
 from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.precision import Precision
 from crossrt.engine.tensorrt import TensorRtExecutor
@@ -45,7 +44,12 @@ def opened(
 
     def without_graphs(backend: str) -> System:
         with contextlib.ExitStack() as patched:
-            for executor in (TensorRtExecutor, NativeGpuExecutor, OnnxRuntimeExecutor):
+            executors: list[Any] = [TensorRtExecutor, OnnxRuntimeExecutor]
+            if backend == "native":  # which needs cuda-bindings
+                from crossrt.engine.native_cuda import NativeGpuExecutor
+
+                executors.append(NativeGpuExecutor)
+            for executor in executors:
                 patched.enter_context(patch.object(executor, "graphs", 0))
             return ours(backend, "fp16")
 

@@ -53,7 +53,7 @@ def info(
         others = "".join(
             f"; {file} {where}"
             for file, where in (
-                (model.native_file, "for own kernels"),
+                (model.native_file, "for own kernels" + (" on GPUs" if name == "fp16" else "")),
                 (model.gpu_file, "on GPUs"),
                 (model.fused_file, "by ONNX Runtime on GPUs"),
             )

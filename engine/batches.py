@@ -28,7 +28,8 @@ class Batches(Protocol):
         """The shapes that memory is taken for; no other needs more of each array."""
 
     def parts(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
-        """Cut pairs of these lengths (int64 [n], tokens) into the rows of batches; with several `shares` no larger than one."""
+        """Cut pairs of these lengths (int64 [n], tokens) into the rows of batches; with several `shares` at least so many, of
+        about one each, if there are pairs enough."""
 
     def shape(self, lengths: npt.NDArray[np.int64]) -> Shape:
         """Return what pairs of these lengths are computed as."""

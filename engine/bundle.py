@@ -7,6 +7,7 @@ parity.fp32.json   the report of the parity check that let it be published; INT8
 model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
 model.fp16.fused.onnx, beside FP16: with attention as ONNX Runtime's own operator, for its CUDA
 model.fp32.native, model.bf16.native, model.int8.native: weights as crossrt's own kernels want them, where they passed their check
+model.fp16.native: the same for GPUs
 *.engine           TensorRT engines, each for one kind of GPU and one version
 """
 
@@ -42,8 +43,8 @@ class BundleModel:
     `numerics`, which tensors stayed in another precision and on what data that was decided.
 
     `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32. `fused_file`
-    is what ONNX Runtime runs on a GPU, and nothing else can.
-    `native_file` is what the backend `native` runs; BF16 has the FP32 file beside it, for others to compute in BF16.
+    is what ONNX Runtime runs on a GPU, and nothing else can. `native_file` is what the backend `native` runs, FP16's on GPUs
+    alone; BF16 has the FP32 file beside it, for others to compute in BF16.
     `backends` tells of a CPU's backends whether it passed as they compute it; one that is not there was not asked.
     """
 

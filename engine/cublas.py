@@ -1,10 +1,9 @@
 """Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32, the bias and GELU computed before the result is written."""
 
 import ctypes
+import math
 from contextlib import closing
 from typing import Any
-
-from cuda.pathfinder import load_nvidia_dynamic_lib
 
 from .cuda import Cuda, Event
 from .errors import BackendError
@@ -46,15 +45,22 @@ class _Found(ctypes.Structure):
     ]
 
 
+def load_cublas() -> ctypes.CDLL:
+    """Load cuBLASLt, of CUDA's toolkit or of a package. Raises BackendError, saying what to install, where there is none."""
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+
+        return ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(f'cuBLAS was not found ({error}): pip install "crossrt[cuda]"') from error
+
+
 class Cublas:
     """cuBLASLt on one device, which is current wherever this is used. Raises BackendError without the library."""
 
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
-        try:
-            self._library = ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
-        except (OSError, RuntimeError) as error:
-            raise BackendError(f'cuBLAS was not found ({error}): pip install "crossrt[cuda]"') from error
+        self._library = load_cublas()
         handle = ctypes.c_void_p()
         self._call("cublasLtCreate", ctypes.byref(handle))
         self._handle = handle
@@ -140,7 +146,10 @@ class Product:
         with closing(Event(cuda)) as begin, closing(Event(cuda)) as end:
 
             def ms(algorithm: Any) -> float:
-                self._put(algorithm, stream, *pointers)
+                try:
+                    self._put(algorithm, stream, *pointers)
+                except BackendError:  # cuBLAS names candidates that it refuses in the end
+                    return math.inf
                 cuda.record(begin.handle, stream)
                 for _ in range(REPEATS):
                     self._put(algorithm, stream, *pointers)

@@ -3,7 +3,9 @@
 import ctypes
 import hashlib
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from cuda.bindings import driver, nvrtc
 from .cuda import Cuda
 from .cuda_bindings import checked
 from .driver import gpus
-from .errors import BackendError
+from .errors import BackendError, CudaError
 
 NATIVE = Path(__file__).with_name("native")
 CACHE = Path("~/.cache/crossrt/kernels")
@@ -25,8 +27,15 @@ class CudaKernels:
 
     def __init__(self, cuda: Cuda, macros: Mapping[str, object]) -> None:
         """Compile and load them, which takes a second the first time. Raises BackendError where they cannot be compiled."""
-        self._module = checked(driver.cuModuleLoadData(_compiled(macros, gpus()[cuda.ordinal].capability)))
+        source, options = _program(macros, gpus()[cuda.ordinal].capability)
+        kept = CACHE.expanduser() / f"{hashlib.sha256(repr((source, options)).encode()).hexdigest()[:32]}.cubin"
         self._functions: dict[str, Any] = {}
+        try:
+            self._module = checked(driver.cuModuleLoadData(kept.read_bytes()))
+        except (OSError, CudaError):  # there is none, or it is damaged
+            image = _compiled(source, options)
+            _keep(kept, image)
+            self._module = checked(driver.cuModuleLoadData(image))
 
     def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
         """Put a kernel of blocks of 128 threads on a stream. Its arguments are a count, below 2^31, and device pointers."""
@@ -46,54 +55,56 @@ class CudaKernels:
             checked(driver.cuModuleUnload(module))
 
 
-def _compiled(macros: Mapping[str, object], capability: str) -> bytes:
-    def compiled(returned: tuple[Any, ...]) -> Any:
-        code, *values = returned
-        if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise BackendError(f"NVRTC: {code.name}")
-        return values[0] if len(values) == 1 else None
+def capabilities_of_compiler() -> frozenset[str]:
+    """Return the compute capabilities that NVRTC compiles for, such as `9.0`. Raises BackendError without NVRTC."""
+    return frozenset(f"{known // 10}.{known % 10}" for known in _said(nvrtc.nvrtcGetSupportedArchs))
 
-    source, header = ((NATIVE / name).read_bytes() for name in ("encoder.cu", "device.cuh"))
+
+def _program(macros: Mapping[str, object], capability: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    """Source, header and options, and the compiler's version among them, since its code may be another."""
+    source = tuple((NATIVE / name).read_bytes() for name in ("encoder.cu", "device.cuh"))
+    major, minor = _said(nvrtc.nvrtcVersion)
+    options = [f"-arch=sm_{capability.replace('.', '')}", "-std=c++17", f"-DNVRTC={major}.{minor}"]
+    return source, (*options, *(f"-D{name}={value}" for name, value in macros.items()))
+
+
+def _compiled(source: tuple[bytes, ...], options: tuple[str, ...]) -> bytes:
+    program = _said(nvrtc.nvrtcCreateProgram, source[0], b"encoder.cu", 1, [source[1]], [b"device.cuh"])
     try:
-        version = compiled(nvrtc.nvrtcVersion())
-    except RuntimeError as error:  # the bindings' way of telling that the library is not there
-        raise BackendError(f'NVRTC was not found ({error}): pip install "crossrt[cuda]"') from error
-    options = [f"-arch=sm_{capability.replace('.', '')}", "-std=c++17"]
-    options += [f"-D{name}={value}" for name, value in macros.items()]
-    digest = hashlib.sha256(repr((source, header, options, version)).encode()).hexdigest()
-    kept = CACHE.expanduser() / f"{digest[:32]}.cubin"
-    try:
-        return kept.read_bytes()
-    except OSError:
-        pass
-    program = compiled(nvrtc.nvrtcCreateProgram(source, b"encoder.cu", 1, [header], [b"device.cuh"]))
-    try:
-        encoded = [option.encode() for option in options]
-        code = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)[0]
+        code = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])[0]
         if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            said = b" " * compiled(nvrtc.nvrtcGetProgramLogSize(program))
-            compiled(nvrtc.nvrtcGetProgramLog(program, said))
+            said = b" " * _said(nvrtc.nvrtcGetProgramLogSize, program)
+            _said(nvrtc.nvrtcGetProgramLog, program, said)
             raise BackendError(
-                f"the kernels do not compile for compute capability {capability} ({code.name}); they need 8.0 or later:\n"
+                f"the kernels do not compile ({code.name}, {options[0]}):\n"
                 + said.decode(errors="replace").strip("\0 \n")
             )
-        image: bytes = b" " * compiled(nvrtc.nvrtcGetCUBINSize(program))
-        compiled(nvrtc.nvrtcGetCUBIN(program, image))
+        image: bytes = b" " * _said(nvrtc.nvrtcGetCUBINSize, program)
+        _said(nvrtc.nvrtcGetCUBIN, program, image)
+        return image
     finally:
         nvrtc.nvrtcDestroyProgram(program)
-    _keep(kept, image)
-    return image
+
+
+def _said(call: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
+    """Call NVRTC. Raises BackendError where it fails or is not there."""
+    try:
+        code, *values = call(*arguments)
+    except RuntimeError as error:  # the bindings' way of telling that the library is not there
+        raise BackendError(f'NVRTC was not found ({error}): pip install "crossrt[cuda]"') from error
+    if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise BackendError(f"NVRTC: {code.name}")
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _keep(file: Path, image: bytes) -> None:
     """Write the cache's entry, whole or not at all. One that cannot be written is done without."""
-    partial = file.with_suffix(f".{os.getpid()}")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent)
         try:
-            partial.write_bytes(image)
-            partial.replace(file)
+            with os.fdopen(handle, "wb") as partial:
+                partial.write(image)
+            Path(name).replace(file)
         finally:
-            partial.unlink(missing_ok=True)
-    except OSError:
-        pass
+            Path(name).unlink(missing_ok=True)

@@ -46,9 +46,10 @@ def gpu_setup(
     no other is. Raises
     BackendError, saying what is missing, when a GPU was asked for.
     """
-    if device is None and (engine is not None or backend == "tensorrt"):
-        device = "cuda"  # which is asked for by this
     present = gpus()
+    half = precision is Precision.FP16 or precision == Precision.FP16.value
+    if device is None and (engine is not None or backend == "tensorrt" or (backend == "native" and half and present)):
+        device = "cuda"  # which is asked for by this
     ordinals = ordinals_of(device)
     if device is None and (not present or backend not in ("auto", *GPU_BACKENDS)):
         return None
@@ -199,9 +200,27 @@ def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) ->
     old = [gpus()[ordinal] for ordinal in ordinals if numbers(gpus()[ordinal].capability) < LEAST_CAPABILITY]
     if old:
         return f"needs compute capability 8.0, and {old[0].name} has {old[0].capability}"
-    from .native_cuda import why_not_native_on_gpu
+    model = bundle.manifest.models[precision.value]
+    if model.native_file is None:
+        return (
+            "the bundle has no FP16 weights for it: it was exported without --precision fp16, or by an older crossrt, or they "
+            "failed their check, or the kernels do not know such a model"
+        )
+    from .cublas import load_cublas
+    from .cuda_kernels import capabilities_of_compiler
 
-    return why_not_native_on_gpu(bundle)
+    try:
+        load_cublas()
+        known = capabilities_of_compiler()
+    except BackendError as error:
+        return str(error)
+    new = [gpus()[ordinal] for ordinal in ordinals if gpus()[ordinal].capability not in known]
+    if new:
+        return (
+            f"NVRTC here does not know compute capability {new[0].capability}, which {new[0].name} has: install a newer "
+            "nvidia-cuda-nvrtc"
+        )
+    return ""
 
 
 @functools.cache

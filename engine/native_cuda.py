@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from cuda.pathfinder import load_nvidia_dynamic_lib
 
 from .bundle import Bundle
 from .cublas import WORKSPACE, Cublas
@@ -270,19 +269,3 @@ class NativeGpuContext:
 
     def close(self) -> None:
         """See `Context.close`."""
-
-
-def why_not_native_on_gpu(bundle: Bundle) -> str:
-    """Say why crossrt's own kernels cannot compute this bundle on a GPU; empty when they can."""
-    model = bundle.manifest.models.get("fp16")
-    if model is None or model.native_file is None:
-        return (
-            "the bundle has no FP16 weights for it: it was exported without --precision fp16, or by an older crossrt, or they "
-            "failed their check, or the kernels do not know such a model"
-        )
-    for library in ("nvrtc", "cublasLt"):
-        try:
-            load_nvidia_dynamic_lib(library)
-        except RuntimeError as error:
-            return f'lacks {library} of CUDA: pip install "crossrt[cuda]" ({error})'
-    return ""

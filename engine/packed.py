@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,21 +42,21 @@ class PackedBatches:
     def parts(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
         """Cut pairs, in their order, into batches of about as many tokens. `batch_cost` changes nothing."""
         ends = np.cumsum(lengths)
-        total = int(ends[-1]) if len(ends) else 0
+        pairs, total = len(ends), int(lengths.sum())
         # Room for the pair that ends a batch.
         count = max(
-            -(-total // max(1, self.most_tokens - self.longest)),
-            -(-len(ends) // self.most_rows),
-            min(shares, len(ends)),
+            -(-total // max(1, self.most_tokens - self.longest)), -(-pairs // self.most_rows), min(shares, pairs)
         )
-        parts, begin = [], 0
-        for number in range(count):
-            end = int(np.searchsorted(ends, total * (number + 1) / count, side="left")) + 1
-            end = len(ends) if number == count - 1 else min(end, len(ends))
-            while begin < end:  # more than once for very many short pairs alone
-                stop = min(end, begin + self.most_rows)
-                parts.append(np.arange(begin, stop))
-                begin = stop
+        borders = [0]
+        for number in range(1, count):
+            wanted = total * number / count
+            border = int(np.searchsorted(ends, wanted))
+            if border < pairs and ends[border] - wanted < wanted - (ends[border - 1] if border else 0):
+                border += 1  # the nearer end of the pair that is cut through
+            borders.append(min(max(border, borders[-1] + 1), pairs - (count - number)))
+        parts = []
+        for begin, end in pairwise([*borders, pairs]):  # very many short pairs are more than one batch
+            parts += [np.arange(at, min(end, at + self.most_rows)) for at in range(begin, end, self.most_rows)]
         return parts
 
     def shape(self, lengths: npt.NDArray[np.int64]) -> Shape:
@@ -95,7 +96,14 @@ class PackedBatches:
         ids, types = (values[offsets[0] : offsets[-1]] for values in (pairs.ids, pairs.type_ids))
         begins = (offsets[:-1] - offsets[0]).astype(np.int32)
         lengths = np.diff(offsets).astype(np.int32)
-        if lengths.min() < 1 or ids.min() < 0 or ids.max() >= self.vocab or types.max() >= max(1, self.types):
+        # A tokenizer gives types to a model that has none, too.
+        known = (
+            lengths.min() > 0
+            and ids.min() >= 0
+            and ids.max() < self.vocab
+            and not (self.types and types.max() >= self.types)
+        )
+        if not known:
             raise InputError(
                 "the model cannot score this batch: it has a pair without tokens, or token ids or types that the model does not "
                 "have"

@@ -24,13 +24,14 @@ LARGEST = 127
 Floats = npt.NDArray[Any]
 
 
-WIDEST_HEAD_ON_GPUS = 96
-"""Channels, of which a tile's keys and values fit into the 48 KiB of shared memory that every block may have."""
+WIDEST_HEAD_ON_GPUS = 128
+"""Channels, of which a tile's keys and values fit into the 48 KiB of shared memory that every block may have, and its queries and
+sums into registers."""
 
 
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the kernels compute such a model: GELU between its feed-forward layers, and no projected embeddings; on GPUs
-    attention heads of up to 96 channels."""
+    attention heads of up to 128 channels."""
     dimensions = checkpoint.dimensions
     fits = not for_gpus or padded(dimensions.hidden // dimensions.heads) <= WIDEST_HEAD_ON_GPUS
     return fits and dimensions.hidden_act == "gelu" and not checkpoint.has("project")

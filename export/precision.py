@@ -198,7 +198,8 @@ def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
     for node in nodes:
         graph.graph.node.append(node)
         output = node.output[0]
-        if output == "embedding_norm" or output.rpartition(".")[2] in STORED:
+        stem, _, end = output.rpartition(".")
+        if output == "embedding_norm" or (stem.startswith("layer.") and end in STORED):
             graph.graph.node[-1].output[0] = f"{output}.exact"
             graph.graph.node.append(
                 helper.make_node("Cast", [f"{output}.exact"], [f"{output}.half"], to=TensorProto.FLOAT16)

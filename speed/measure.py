@@ -179,7 +179,11 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
     alone = np.array(row.alone)
     whole = seconds.sum(axis=1)
     try:
-        gflop = flops_of(system.bundle, lengths, native=system.setup.native) / len(lengths) / 1e9
+        gflop = (
+            flops_of(system.bundle, lengths, native=system.setup.native and system.setup.devices == ("cpu",))
+            / len(lengths)
+            / 1e9
+        )
     except KeyError:
         gflop = None
     padding = None

@@ -9,7 +9,7 @@ typedef struct { int sums, scale, transposed, epilogue; void *bias; } Operation;
 typedef struct { int kind; uint64_t rows, columns; int64_t stride; } Layout;
 typedef struct { uint64_t algorithm[8]; size_t workspace; int state; float waves; int reserved[4]; } Found;
 
-int created, last_algorithm;
+int created, last_algorithm, refused_algorithm;
 void *last_stream;
 
 #define DESTROY(kind) int cublasLt##kind##Destroy(void *made) { created--; free(made); return 0; }
@@ -63,6 +63,7 @@ int cublasLtMatmul(void *handle, Operation *operation, const float *alpha, const
                    size_t size, void *stream) {
     if (!handle || !operation->transposed || *alpha != 1 || *beta != 0 || la->rows != lb->rows || c != d || lc != ld || !size)
         return INVALID_VALUE;
+    if ((int)algorithm[0] == refused_algorithm) return NOT_SUPPORTED;
     last_algorithm = (int)algorithm[0], last_stream = stream;
     const Layout bias = {ld->kind, ld->rows, 1, ld->rows};
     for (uint64_t row = 0; row < ld->rows; row++)

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("cuda.bindings")
 
-from crossrt.engine import cublas
+import cuda.pathfinder
+
 from crossrt.engine.cublas import TUNED_ROWS, Cublas
 from crossrt.engine.errors import BackendError
 from tests.engine.memory_device import MemoryDevice
@@ -27,7 +28,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     file = tmp_path / "libcublasLt.so"
     source = Path(__file__).parent / "libcublaslt.c"
     subprocess.run([compiler, "-O1", "-shared", "-fPIC", source, "-o", file, "-lm"], check=True)
-    monkeypatch.setattr(cublas, "load_nvidia_dynamic_lib", lambda name: SimpleNamespace(abs_path=str(file)))
+    monkeypatch.setattr(cuda.pathfinder, "load_nvidia_dynamic_lib", lambda name: SimpleNamespace(abs_path=str(file)))
     return ctypes.CDLL(str(file))
 
 
@@ -87,6 +88,20 @@ def test_large_products_take_the_quickest_of_several_algorithms(
     assert device.left_behind == [], "its events too"
 
 
+def test_a_candidate_that_is_refused_in_the_end_is_passed_over(
+    library: ctypes.CDLL, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products, stream = Cublas(device), device.create_stream()
+    refused = ctypes.c_int.in_dll(library, "refused_algorithm")
+    refused.value = 100
+    found, expected = computed(products, stream, TUNED_ROWS)
+    assert ctypes.c_int.in_dll(library, "last_algorithm").value == 102
+    np.testing.assert_allclose(found, expected, atol=1e-2)
+    with pytest.raises(BackendError, match="cublasLtMatmul failed: CUBLAS_STATUS_NOT_SUPPORTED"):
+        computed(products, stream, 7)
+    device.destroy_stream(stream)
+
+
 def test_what_cublas_refuses_is_an_error_in_words(library: ctypes.CDLL, device: MemoryDevice) -> None:
     products = Cublas(device)
     with pytest.raises(BackendError, match="cublasLtMatmulAlgoGetHeuristic failed: CUBLAS_STATUS_NOT_SUPPORTED"):
@@ -101,6 +116,6 @@ def test_without_the_library_the_error_says_what_to_install(
     def missing(name: str) -> None:
         raise RuntimeError("libcublasLt.so.13 is nowhere")
 
-    monkeypatch.setattr(cublas, "load_nvidia_dynamic_lib", missing)
+    monkeypatch.setattr(cuda.pathfinder, "load_nvidia_dynamic_lib", missing)
     with pytest.raises(BackendError, match=r"libcublasLt.so.13 is nowhere.*crossrt\[cuda\]"):
         Cublas(device)

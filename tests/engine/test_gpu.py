@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import backends, gpu, onnxruntime_cuda
+from crossrt.engine import backends, cublas, gpu, onnxruntime_cuda
 from crossrt.engine.bundle import Bundle, BundleModel, sha256_of
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.driver import Gpu, gpus
@@ -88,8 +88,9 @@ def with_own_kernels(machine: Any, with_engine: Bundle, monkeypatch: pytest.Monk
     """The test bundle with FP16 weights for crossrt's own kernels, on a machine that has what they need and no TensorRT."""
     machine.installed = set()
     monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
-    native_cuda = pytest.importorskip("crossrt.engine.native_cuda")
-    monkeypatch.setattr(native_cuda, "load_nvidia_dynamic_lib", lambda name: None)
+    pytest.importorskip("cuda.bindings")
+    monkeypatch.setattr(cublas, "load_cublas", lambda: None)
+    monkeypatch.setattr("crossrt.engine.cuda_kernels.capabilities_of_compiler", lambda: {"8.0", "9.0"})
     models = dict(with_engine.manifest.models)
     models["fp16"] = replace(models["fp16"], native_file="model.fp16.native")
     return replace(with_engine, manifest=replace(with_engine.manifest, models=models, engines=()))
@@ -126,11 +127,16 @@ def test_own_kernels_say_why_they_cannot_run_on_a_gpu(
     assert 'needs cuda-bindings: pip install "crossrt[cuda]"' in why(with_own_kernels)
     monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
 
-    def missing(name: str) -> None:
-        raise RuntimeError("libnvrtc.so.13 is nowhere")
+    machine.gpus = (Gpu(name="a later one", capability="15.0"),)
+    assert "NVRTC here does not know compute capability 15.0, which a later one has" in why(with_own_kernels)
+    machine.gpus = (H200,)
 
-    monkeypatch.setattr("crossrt.engine.native_cuda.load_nvidia_dynamic_lib", missing)
-    assert 'lacks nvrtc of CUDA: pip install "crossrt[cuda]" (libnvrtc.so.13 is nowhere)' in why(with_own_kernels)
+    def missing() -> None:
+        raise BackendError("cuBLAS was not found")
+
+    monkeypatch.setattr(cublas, "load_cublas", missing)
+    assert "native: cuBLAS was not found" in why(with_own_kernels)
+    assert "native: cuBLAS was not found" in why(with_own_kernels, device=None, precision="fp16"), "FP16 means a GPU"
     chosen = setup_of(with_own_kernels)
     assert chosen is not None
     assert chosen.backend == "onnxruntime", "who asked for nothing gets what can run"

@@ -137,7 +137,7 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
         chosen(judged(native_file=None), backend="native")
     with pytest.raises(BackendError, match="no fp32 weights for the backend native"):
         chosen(judged(), precision="fp32", backend="native")
-    with pytest.raises(BackendError, match="native does not compute in fp16; ask for fp32, bf16 or int8"):
+    with pytest.raises(BackendError, match="native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"):
         chosen(judged(), precision="fp16", backend="native")
     monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"

@@ -131,7 +131,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
     monkeypatch.setattr(export._Making, "make", make)
     monkeypatch.setattr(export._Making, "_judged_rounded", lambda *_: replace(passed, not_finite=3))
     monkeypatch.setattr(export._Making, "int8_by_others", lambda _: {})  # weights of no meaning have no order to keep
-    for native in ("full_by_native", "int8_by_native"):
+    for native in ("full_by_native", "half_by_native", "int8_by_native"):
         monkeypatch.setattr(export._Making, native, lambda _: None)
     with pytest.raises(ParityError, match="was not published: 3 logits are NaN or Inf"):
         export_bundle(read, tmp_path / "b", precisions=wanted)

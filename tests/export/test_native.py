@@ -120,7 +120,7 @@ def test_weights_that_half_precision_cannot_hold_are_left_out_for_gpus(
 def test_wider_heads_than_a_gpus_block_has_room_for_have_no_file(
     make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = make_checkpoint(hidden_size=256, num_attention_heads=2)
+    path = make_checkpoint(hidden_size=320, num_attention_heads=2)
     bundle, _ = export_bundle(Checkpoint.read(path), tmp_path / "b", precisions=["fp32", "fp16"])
     assert bundle.manifest.models["fp16"].native_file is None
 

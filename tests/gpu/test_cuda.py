@@ -59,7 +59,9 @@ def test_a_kernel_is_launched_with_its_count_and_pointers(monkeypatch: pytest.Mo
 
     in_memory = "CROSSRT_DRIVER_IN_MEMORY" in os.environ
     if in_memory:
-        monkeypatch.setattr(cuda_kernels, "_compiled", lambda macros, capability: b"embed")
+        monkeypatch.setattr(cuda_kernels, "_said", lambda call, *rest: (13, 0))
+        monkeypatch.setattr(cuda_kernels, "_compiled", lambda source, options: b"embed")
+        monkeypatch.setattr(cuda_kernels, "CACHE", Path("/nowhere"))
         monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
     sizes = {"HIDDEN": 32, "WIDTH": 32, "HEADS": 1, "HEAD": 32, "ATTENDED": 32, "TYPES": 0, "LABELS": 1, "DENSE": 1}
     with device.current():
@@ -201,6 +203,48 @@ def test_another_package_of_the_name_cuda_is_no_binding(monkeypatch: pytest.Monk
     assert not has_cuda()
     with pytest.raises(BackendError, match="neither is installed"):
         open_cuda(0)
+
+
+def test_a_compiled_kernel_is_kept_and_a_damaged_one_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cuda.bindings")
+    from crossrt.engine import cuda_kernels
+
+    compiled, loaded = [], []
+
+    def compile_one(source: Any, options: tuple[str, ...]) -> bytes:
+        compiled.append(options)
+        return b"good"
+
+    def load(image: bytes) -> tuple[Any, ...]:
+        loaded.append(image)
+        code = cuda_kernels.driver.CUresult
+        return (code.CUDA_SUCCESS, 7) if image == b"good" else (code.CUDA_ERROR_INVALID_IMAGE,)
+
+    monkeypatch.setattr(cuda_kernels, "CACHE", tmp_path / "kernels")
+    monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
+    monkeypatch.setattr(cuda_kernels, "_said", lambda call, *rest: (13, 0))
+    monkeypatch.setattr(cuda_kernels, "_compiled", compile_one)
+    monkeypatch.setattr(cuda_kernels.driver, "cuModuleLoadData", load)
+    cuda: Any = SimpleNamespace(ordinal=0)
+    for _ in range(2):
+        cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})
+    assert len(compiled) == 1
+    assert compiled[0][0] == "-arch=sm_90"
+    cuda_kernels.CudaKernels(cuda, {"HIDDEN": 64})
+    assert len(compiled) == 2, "another model's are others"
+    files = list((tmp_path / "kernels").iterdir())
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(b"goo")
+    loaded.clear()
+    cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})
+    assert loaded == [b"goo", b"good"]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cuda_kernels, "CACHE", tmp_path / "file" / "kernels")
+    cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})  # where nothing can be kept it is done without
+    assert len(compiled) == 4
 
 
 def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 // A GPU's blocks on a processor, for tests: each thread is a fiber, and the verbs of a warp wait for all its lanes.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -26,11 +27,12 @@ struct Index {
 };
 
 struct Thread {
-    ucontext_t context;
+    ucontext_t context;  // to begin with; then `jump`, which asks the system for nothing
+    jmp_buf jump;
     std::unique_ptr<char[]> stack;
     Index index;
     int turn = 0;
-    bool done = false;
+    bool begun = false, done = false;
 };
 
 struct Barrier {
@@ -44,11 +46,15 @@ struct Warp {
 
 inline Index blockIdx;
 inline Thread* current;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::vector<Warp> warps;
 inline Barrier block_barrier;
 inline int threads;
 #define threadIdx (current->index)
+
+inline void yield() {
+    if (!_setjmp(current->jump)) _longjmp(scheduler, 1);
+}
 
 inline void wait(Barrier& barrier, int size) {
     const int generation = barrier.generation;
@@ -56,7 +62,7 @@ inline void wait(Barrier& barrier, int size) {
         barrier.waiting = 0;
         barrier.generation++;
     }
-    while (barrier.generation == generation) swapcontext(&current->context, &scheduler);
+    while (barrier.generation == generation) yield();
 }
 
 inline void __syncthreads() { wait(block_barrier, threads); }

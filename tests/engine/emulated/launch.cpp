@@ -13,7 +13,15 @@ constexpr size_t STACK = 64 << 10;
 void enter() {
     body();
     current->done = true;
-    swapcontext(&current->context, &scheduler);
+    yield();
+}
+
+void resume(Thread& thread) {
+    current = &thread;
+    if (_setjmp(scheduler)) return;
+    if (thread.begun) _longjmp(thread.jump, 1);
+    thread.begun = true;
+    setcontext(&thread.context);
 }
 
 void run_block() {
@@ -32,8 +40,7 @@ void run_block() {
     for (int left = threads; left;)
         for (Thread& thread : all) {
             if (thread.done) continue;
-            current = &thread;
-            swapcontext(&scheduler, &thread.context);
+            resume(thread);
             left -= thread.done;
         }
 }
