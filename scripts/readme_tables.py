@@ -193,7 +193,8 @@ def gpu_table() -> str:
     ]
     first = result["bundles"][0]
     for bundle in (*result["bundles"], *(each for each in earlier["bundles"] if each["bundle"] != first["bundle"])):
-        ran = [row for row in bundle["systems"] if "all" in row.get("pairs_per_s", {})]
+        # What has a note was not measured in the same turns.
+        ran = [row for row in bundle["systems"] if "all" in row.get("pairs_per_s", {}) and "note" not in row]
         if bundle is not first:  # with parts left out it is enough to see one model
             ran = [row for row in ran if row["system"].count(",") < 2]
         peers = [row["pairs_per_s"]["all"] for row in ran if row["system"] == GPU_REFERENCE]
