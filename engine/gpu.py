@@ -43,8 +43,7 @@ def gpu_setup(
     takes an engine that was built for this GPU and TensorRT, from the bundle or the user's cache, else crossrt's own
     kernels, and else ONNX Runtime's CUDA, with a warning where the bundle has engines and none fits. With `rebuild` an engine
     that is missing is built into the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and
-    no other is. Raises
-    BackendError, saying what is missing, when a GPU was asked for.
+    no other is. Raises BackendError, saying what is missing, when a GPU was asked for.
     """
     present = gpus()
     half = precision is Precision.FP16 or precision == Precision.FP16.value

@@ -1,7 +1,6 @@
 """crossrt's own kernels on a GPU, in FP16: all between the matrix products in `native/encoder.cu`, these by cuBLAS.
 
-A batch has no padding: pairs lie one after the other, and of the
-last layer only each pair's first token is computed.
+A batch has no padding: pairs lie one after the other, and of the last layer only each pair's first token is computed.
 """
 
 from collections import OrderedDict
@@ -23,8 +22,9 @@ from .packed import PackedBatches
 from .precision import Precision
 
 MOST_TOKENS = 32_768
-"""Tokens of the largest batch."""
+"""Of the largest batch; smaller ones take longer a token. See docs/design.md."""
 MOST_ROWS = 4_096
+"""Pairs of the largest batch."""
 MOST_PRODUCTS = 2_048
 """Kept as they were prepared; the one that was used longest ago leaves."""
 ALIGNMENT = 256
@@ -63,7 +63,7 @@ class Products(Protocol):
 
 
 class NativeGpuExecutor:
-    """See `Executor`. The weights lie on the device once, for all lanes; contexts have nothing of their own but products."""
+    """See `Executor`. The weights lie on the device once, for all lanes, and so do the products that were prepared."""
 
     lanes = 2
     graphs = 256

@@ -312,6 +312,10 @@ def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(bundle: Pa
     top = {path.name for path in (tmp_path / "site").iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"crossrt"}
     folders = {path.parent.relative_to(repository) for path in repository.glob("*/__init__.py")} | {Path()}
+    kernels = {path.name for path in (tmp_path / "site/crossrt/engine/native").iterdir()}
+    assert kernels == {"encoder.cu", "device.cuh"}, (
+        "what a GPU's machine compiles, and nothing that is compiled already"
+    )
     shipped = {
         path.parent.relative_to(tmp_path / "site/crossrt") for path in (tmp_path / "site/crossrt").rglob("__init__.py")
     }
