@@ -80,13 +80,8 @@ class Sizes:
 
     def tensors(self) -> Tensors:
         """Name, dtype and shape of every tensor, in the order of the file and of the kernels' arguments."""
-        return self._for_gpus() if self.for_gpus else self._for_processors()
-
-    def _for_processors(self) -> Tensors:
         width, attended = padded(self.hidden), self.heads * self.head
-        full = self.precision == "fp32"
-        dtype, side_by_side = WEIGHTS["fp32" if full else "bf16"]  # of the last layer's keys and values
-        yield "word", "F32" if full else "F16", (self.vocab, width)
+        yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, width)
         yield "position", "F32", (self.positions, width)
         yield "type", "F32", (self.types, width)
         yield from self._norm("embedding_norm")
@@ -94,12 +89,9 @@ class Sizes:
             layer = f"layer.{number}"
             if number < self.layers - 1:
                 yield from self._linear(f"{layer}.query_key_value", width, 3 * attended)
-            else:  # see `Last` in native/encoder.cpp
+            else:
                 yield from self._linear(f"{layer}.query", width, attended)
-                key = (self.heads, width // PANEL, self.head // side_by_side, PANEL, side_by_side)
-                yield f"{layer}.key.weight", dtype, key
-                yield f"{layer}.value.weight", dtype, (attended // PANEL, width // side_by_side, PANEL, side_by_side)
-                yield f"{layer}.value.bias", "F32", (attended,)
+                yield from self._last_keys_and_values(layer)
             yield from self._linear(f"{layer}.attention_output", attended, width)
             yield from self._linear(f"{layer}.intermediate", width, self.intermediate)
             yield from self._linear(f"{layer}.output", self.intermediate, width)
@@ -109,45 +101,35 @@ class Sizes:
             yield from self._norm(f"{layer}.output_norm")
         for number in range(self.dense):
             out = self.labels if number == self.dense - 1 else self.hidden
-            yield f"head.{number}.weight", "F32", (self.hidden, out)
-            yield f"head.{number}.bias", "F32", (out,)
+            product = (
+                self.for_gpus and number < self.dense - 1
+            )  # as an encoder's; a head's last layer is a kernel's there
+            yield f"head.{number}.weight", *(("F16", (width, width)) if product else ("F32", (self.hidden, out)))
+            yield f"head.{number}.bias", "F32", (width if product else out,)
         if self.eight_bit:
             yield "kept", "I32", (self.layers, KEPT)
 
-    def _for_gpus(self) -> Tensors:
+    def _last_keys_and_values(self, layer: str) -> Tensors:
         width, attended = padded(self.hidden), self.heads * self.head
-
-        def linear(name: str, inputs: int, outputs: int) -> Tensors:
-            yield f"{name}.weight", "F16", (outputs, inputs)
-            yield f"{name}.bias", "F16", (outputs,)
-
-        yield "word", "F16", (self.vocab, width)
-        yield "position", "F32", (self.positions, width)
-        yield "type", "F32", (self.types, width)
-        yield from self._norm("embedding_norm")
-        for number in range(self.layers):
-            layer = f"layer.{number}"
-            if number < self.layers - 1:
-                yield from linear(f"{layer}.query_key_value", width, 3 * attended)
-            else:
-                yield from linear(f"{layer}.query", width, attended)
-                yield from linear(f"{layer}.key_value", width, 2 * attended)
-            yield from linear(f"{layer}.attention_output", attended, width)
-            yield from linear(f"{layer}.intermediate", width, self.intermediate)
-            yield from linear(f"{layer}.output", self.intermediate, width)
-            yield from self._norm(f"{layer}.attention_norm")
-            yield from self._norm(f"{layer}.output_norm")
-        for number in range(self.dense - 1):
-            yield f"head.{number}.weight", "F16", (width, width)
-            yield f"head.{number}.bias", "F32", (width,)
-        yield f"head.{self.dense - 1}.weight", "F32", (self.hidden, self.labels)
-        yield f"head.{self.dense - 1}.bias", "F32", (self.labels,)
+        if self.for_gpus:
+            yield from self._linear(f"{layer}.key_value", width, 2 * attended)
+            return
+        # See `Last` in native/encoder.cpp.
+        dtype, side_by_side = WEIGHTS["fp32" if self.precision == "fp32" else "bf16"]
+        key = (self.heads, width // PANEL, self.head // side_by_side, PANEL, side_by_side)
+        yield f"{layer}.key.weight", dtype, key
+        yield f"{layer}.value.weight", dtype, (attended // PANEL, width // side_by_side, PANEL, side_by_side)
+        yield f"{layer}.value.bias", "F32", (attended,)
 
     def _norm(self, name: str) -> Tensors:
         for part in ("weight", "bias", "balance") if self.eight_bit else ("weight", "bias"):
             yield f"{name}.{part}", "F32", (padded(self.hidden),)
 
     def _linear(self, name: str, inputs: int, outputs: int) -> Tensors:
+        if self.for_gpus:
+            yield f"{name}.weight", "F16", (outputs, inputs)
+            yield f"{name}.bias", "F16", (outputs,)
+            return
         dtype, side_by_side = WEIGHTS[self.precision]
         yield f"{name}.weight", dtype, (outputs // PANEL, inputs // side_by_side, PANEL, side_by_side)
         for part in ("scale", "sums", "bias") if self.eight_bit else ("bias",):

@@ -122,16 +122,7 @@ class _Arrays:
         else:
             balance = self._norm(before, f"{name}.query")
             self._linear(f"{name}.query", parts["query.weight"] / balance, parts["query.bias"], width, attended)
-            # A bias of the keys would move all of a query's scores alike, so there is none.
-            if sizes.for_gpus:
-                both = np.concatenate([parts["key.weight"], parts["value.weight"]])
-                bias = np.concatenate([np.zeros_like(parts["value.bias"]), parts["value.bias"]])
-                self._linear(f"{name}.key_value", both, bias, width, 2 * attended)
-        if number == sizes.layers - 1 and not sizes.for_gpus:
-            keys = _widened(parts["key.weight"], width).reshape(sizes.heads, sizes.head, width).swapaxes(1, 2)
-            self._arrays[f"{name}.key.weight"] = np.stack([self._floating(key) for key in keys])
-            self._arrays[f"{name}.value.weight"] = self._floating(_widened(parts["value.weight"], width))
-            self._arrays[f"{name}.value.bias"] = parts["value.bias"]
+            self._last_keys_and_values(name, parts)
         output = _heads(self._tensor(f"{name}.attention_output.weight").T, sizes).T
         self._linear(f"{name}.attention_output", output, self._tensor(f"{name}.attention_output.bias"), attended, width)
         balance = self._norm(f"{name}.attention_norm", f"{name}.intermediate")
@@ -145,6 +136,19 @@ class _Arrays:
             self._arrays[f"{name}.output.kept"] = _widened(output[:, kept].T, width)
             output[:, kept] = 0
         self._linear(f"{name}.output", output, self._tensor(f"{name}.output.bias"), sizes.intermediate, width)
+
+    def _last_keys_and_values(self, name: str, parts: Mapping[str, Floats]) -> None:
+        """A bias of the keys would move all of a query's scores alike, so there is none."""
+        sizes, width = self._sizes, padded(self._sizes.hidden)
+        if sizes.for_gpus:
+            weight = np.concatenate([parts["key.weight"], parts["value.weight"]])
+            bias = np.concatenate([np.zeros_like(parts["value.bias"]), parts["value.bias"]])
+            self._linear(f"{name}.key_value", weight, bias, width, len(weight))
+            return
+        keys = _widened(parts["key.weight"], width).reshape(sizes.heads, sizes.head, width).swapaxes(1, 2)
+        self._arrays[f"{name}.key.weight"] = np.stack([self._floating(key) for key in keys])
+        self._arrays[f"{name}.value.weight"] = self._floating(_widened(parts["value.weight"], width))
+        self._arrays[f"{name}.value.bias"] = parts["value.bias"]
 
     def _norm(self, name: str, *readers: str) -> Floats:
         """LayerNorm. Returns what the weights of its readers are to be divided by."""

@@ -171,10 +171,16 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
             half.add(output)  # the writer gives a node one type for all its floating-point inputs and its output
         graph.node.append(node)
         if output in half:
-            graph.node[-1].output[0] = f"{output}.exact"
-            graph.node.append(helper.make_node("Cast", [f"{output}.exact"], [f"{output}.half"], to=TensorProto.FLOAT16))
-            graph.node.append(helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT))
+            _round_last(graph)
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _round_last(graph: onnx.GraphProto) -> None:
+    """Round what the last node makes to FP16, for all that read it."""
+    output = graph.node[-1].output[0]
+    graph.node[-1].output[0] = f"{output}.exact"
+    graph.node.append(helper.make_node("Cast", [f"{output}.exact"], [f"{output}.half"], to=TensorProto.FLOAT16))
+    graph.node.append(helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT))
 
 
 def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
@@ -200,11 +206,7 @@ def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
         output = node.output[0]
         stem, _, end = output.rpartition(".")
         if output == "embedding_norm" or (stem.startswith("layer.") and end in STORED):
-            graph.graph.node[-1].output[0] = f"{output}.exact"
-            graph.graph.node.append(
-                helper.make_node("Cast", [f"{output}.exact"], [f"{output}.half"], to=TensorProto.FLOAT16)
-            )
-            graph.graph.node.append(helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT))
+            _round_last(graph.graph)
     return graph
 
 
