@@ -28,6 +28,7 @@ from .options import (
     Threads,
     TimingCache,
     Token,
+    UnfusedAttention,
     VersionCompatible,
     Workspace,
 )
@@ -79,6 +80,7 @@ def export(
     hardware_compatible: HardwareCompatible = False,
     version_compatible: VersionCompatible = False,
     refittable: Refittable = False,
+    unfused_attention: UnfusedAttention = False,
     pairs: PairsFile = None,
     queries: QueriesFile = None,
     passages: PassagesFile = None,
@@ -101,7 +103,13 @@ def export(
         raise OptionError(f"unknown exporter {exporter!r}; one of auto, crossrt, optimum, existing")
     check_target(out, force=force)
     options = _building(
-        workspace, optimization_level, timing_cache, hardware_compatible, version_compatible, refittable
+        workspace,
+        optimization_level,
+        timing_cache,
+        hardware_compatible,
+        version_compatible,
+        refittable,
+        unfused_attention,
     )
     if not tensorrt and options != _building():
         raise OptionError("--workspace and the other options of building engines go with --tensorrt")
@@ -201,6 +209,7 @@ def engines(
     hardware_compatible: HardwareCompatible = False,
     version_compatible: VersionCompatible = False,
     refittable: Refittable = False,
+    unfused_attention: UnfusedAttention = False,
 ) -> None:
     """Build TensorRT engines of a bundle for the GPU that is here, check them on it, and put them into the bundle."""
     from ..engine.bundle import Bundle
@@ -208,7 +217,13 @@ def engines(
     from ..export.engines import here
 
     options = _building(
-        workspace, optimization_level, timing_cache, hardware_compatible, version_compatible, refittable
+        workspace,
+        optimization_level,
+        timing_cache,
+        hardware_compatible,
+        version_compatible,
+        refittable,
+        unfused_attention,
     )
     if refit_from is not None and (cache or pairs or max_length or tokens or options != _building()):
         raise OptionError(
@@ -327,6 +342,7 @@ def _building(
     hardware_compatible: bool = False,
     version_compatible: bool = False,
     refittable: bool = False,
+    unfused_attention: bool = False,
 ) -> Any:
     """How engines are built."""
     from ..export.tensorrt import BuildOptions
@@ -338,6 +354,7 @@ def _building(
         hardware_compatible=hardware_compatible,
         version_compatible=version_compatible,
         refittable=refittable,
+        unfused_attention=unfused_attention,
     )
 
 

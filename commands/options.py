@@ -35,4 +35,8 @@ VersionCompatible = Annotated[
 Refittable = Annotated[
     bool, typer.Option("--refittable", help="Engines that take the weights of a fine-tuned copy: see --refit-from.")
 ]
+UnfusedAttention = Annotated[
+    bool,
+    typer.Option("--unfused-attention", help="For a TensorRT whose fused attention computes wrong scores; slower."),
+]
 Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this many of them.")]

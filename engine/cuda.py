@@ -5,7 +5,7 @@ closed by whom opened it, and every return code that is not a success becomes a 
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
@@ -15,6 +15,17 @@ import numpy.typing as npt
 from .errors import BackendError, CudaError
 
 Bytes = npt.NDArray[np.uint8]
+ALIGNMENT = 256
+"""Bytes: what TensorRT and tensor cores want of addresses at most, and every CUDA allocation has."""
+
+
+def laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Lay things of these many bytes one after the other; return where each begins, aligned, and where the last ends."""
+    places, end = {}, 0
+    for name, size in sizes.items():
+        places[name] = end
+        end += -(-size // ALIGNMENT) * ALIGNMENT
+    return places, end
 
 
 class Cuda(Protocol):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .bundle import Bundle
 from .cublas import WORKSPACE, Cublas
-from .cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream
+from .cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from .cuda_kernels import CudaKernels
 from .engine_file import Shape
 from .errors import BackendError, BundleError
@@ -27,8 +27,6 @@ MOST_ROWS = 4_096
 """Pairs of the largest batch."""
 MOST_PRODUCTS = 2_048
 """Kept as they were prepared; the one that was used longest ago leaves."""
-ALIGNMENT = 256
-"""Bytes, of everything on the device."""
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 
@@ -165,18 +163,11 @@ class NativeGpuExecutor:
         sizes = {name: tokens * channels * HALF.itemsize for name, channels in of_token.items()}
         sizes |= {name: rows * channels * HALF.itemsize for name, channels in of_row.items()}
         sizes |= {"pooled": rows * width * SINGLE.itemsize, "products": WORKSPACE}
-        places, end = {}, 0
-        for name, size in sizes.items():
-            places[name] = end
-            end += -(-size // ALIGNMENT) * ALIGNMENT
-        return places, end
+        return laid_out(sizes)
 
     def _uploaded(self, arrays: Mapping[str, npt.NDArray[Any]], opened: ExitStack) -> dict[str, int]:
         """Put the weights on the device; return where each is."""
-        places, end = {}, 0
-        for name, array in arrays.items():
-            places[name] = end
-            end += -(-max(1, array.nbytes) // ALIGNMENT) * ALIGNMENT
+        places, end = laid_out({name: max(1, array.nbytes) for name, array in arrays.items()})
         try:
             memory = DeviceBuffer(self.cuda, end)
         except BackendError as error:

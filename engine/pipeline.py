@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .batches import Batches
 from .bundle import Bundle
 from .cpus import usable_cpus
-from .cuda import Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream
+from .cuda import ALIGNMENT, Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream, laid_out
 from .engine_file import Shape
 from .errors import BackendError, CudaError, ShapeError
 from .plan import Batch
@@ -34,8 +34,6 @@ POISON = 0xFF
 """A byte, of which four are no number in floating point."""
 SAME = 2e-3
 """How far a graph's logits may lie from the same batch's without one, of which they are all but always the same bits."""
-ALIGNMENT = 256
-"""Bytes: what TensorRT wants of addresses, and every CUDA allocation has."""
 
 
 class Context(Protocol):
@@ -178,11 +176,8 @@ class Lane:
 
     def _offsets(self, shape: Shape) -> tuple[dict[str, int], int]:
         """Where each array of this shape begins in the memory up, and where the last ends: one copy takes them all."""
-        offsets, end = {}, 0
-        for name, (dtype, sizes) in self._batches.arrays(shape).items():
-            offsets[name] = end
-            end += -(-prod(sizes) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        return offsets, end
+        arrays = self._batches.arrays(shape)
+        return laid_out({name: prod(sizes) * dtype.itemsize for name, (dtype, sizes) in arrays.items()})
 
     def _views(self, shape: Shape, offsets: Mapping[str, int]) -> dict[str, npt.NDArray[Any]]:
         memory = self._host.bytes

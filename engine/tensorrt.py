@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from .batches import PaddedBatches
 from .bundle import Bundle
-from .cuda import Cuda
+from .cuda import Cuda, laid_out
 from .engine_file import EngineFile, Profile, Shape, profile_for
 from .errors import BackendError, BundleError
 from .lattice import Lattice
@@ -54,13 +55,21 @@ class TensorRtExecutor:
             raise self._log.error(f"{path} cannot be loaded by {file.library} {tensorrt.__version__}")
         strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
         self._strategy = None if strategies is None else strategies.USER_MANAGED  # 8.6 says it by the verb
-        self.workspace = int(
+        self._own_memory = int(
             self._engine.device_memory_size if strategies is None else self._engine.device_memory_size_v2
         )
         self._profiles = file.profiles
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         dtypes = {name: np.dtype(DTYPES[self._engine.get_tensor_dtype(name).name]) for name in names}
         self.output = dtypes.pop("logits")
+        # Each layer's softmax, where attention was kept from being fused (`BuildOptions.unfused_attention`). All may go to one
+        # place, since the one reader of each has read it before the next layer begins.
+        self._unread = [name for name in dtypes if name not in bundle.manifest.inputs]
+        unread = [
+            most_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
+            for name in self._unread
+        ]
+        self._places, self.workspace = laid_out({"engine": self._own_memory, "unread": max(unread, default=0)})
         self.batches = PaddedBatches(
             Lattice([profile.max for profile in file.profiles]), dtypes, bundle.manifest.pad_token_id
         )
@@ -80,7 +89,10 @@ class TensorRtExecutor:
         if self._strategy is None:
             context.device_memory = workspace
         else:
-            context.set_device_memory(workspace, self.workspace)
+            context.set_device_memory(workspace, self._own_memory)
+        for name in self._unread:
+            if not context.set_tensor_address(name, workspace + self._places["unread"]):
+                raise self._log.error(f"TensorRT takes no memory for its output {name}")
         return TensorRtContext(context, stream, self._profiles, self._log)
 
     def close(self) -> None:
@@ -123,6 +135,14 @@ class TensorRtContext:
     def close(self) -> None:
         """See `Context.close`."""
         self._context = None
+
+
+def most_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Profile]) -> int:
+    """Return the bytes of a tensor in the largest batch; -1 in its shape is rows in the first place, and tokens elsewhere."""
+    return dtype.itemsize * max(
+        math.prod(size if size >= 0 else profile.max[place > 0] for place, size in enumerate(shape))
+        for profile in profiles
+    )
 
 
 def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:

@@ -67,6 +67,17 @@ def attention_in(network: Any, tensorrt: Any) -> tuple[Attention, ...]:
     return tuple(found)
 
 
+def keep_unfused(network: Any, tensorrt: Any) -> None:
+    """Make each softmax's output one of a parsed network, which keeps its attention from being computed in one kernel.
+
+    Nobody reads these outputs; see `TensorRtExecutor`.
+    """
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        if layer.type == tensorrt.LayerType.SOFTMAX:
+            network.mark_output(layer.get_output(0))
+
+
 def fused_attention(information: str, layers: int) -> str:
     """Read "n of L attention layers fused" from an engine's layer information, TensorRT's JSON at detailed verbosity.
 

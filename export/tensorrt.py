@@ -16,6 +16,7 @@ from ..engine.engine_file import Profile
 from ..engine.errors import BackendError, OptionError
 from ..engine.tensorrt import collecting_logger
 from . import tensorrt8
+from .attention import keep_unfused
 
 logger = logging.getLogger("crossrt")
 
@@ -33,7 +34,8 @@ class BuildOptions:
     `workspace` is the most device memory, in bytes, that a kernel may use while it runs; `optimization_level`, 0 to 5, how
     long kernels are looked for, TensorRT's own default without. `refittable` leaves the weights replaceable;
     `hardware_compatible` runs on every GPU from Ampere on, `version_compatible` on later TensorRTs of the same major
-    version; both are slower. `timing_cache` is a file that keeps what was measured of kernels, for the next build;
+    version; both are slower. `unfused_attention` is for a TensorRT whose fused attention computes wrong scores, and slower too.
+    `timing_cache` is a file that keeps what was measured of kernels, for the next build;
     TensorRT-RTX measures none.
     """
 
@@ -42,6 +44,7 @@ class BuildOptions:
     refittable: bool = False
     hardware_compatible: bool = False
     version_compatible: bool = False
+    unfused_attention: bool = False
     timing_cache: Path | None = None
 
     def __post_init__(self) -> None:
@@ -108,6 +111,8 @@ def engine_from_onnx(
     old = tensorrt8.is_tensorrt8(tensorrt.__version__)
     if old:
         tensorrt8.constrain(tensorrt, network, config)
+    if options.unfused_attention:
+        keep_unfused(network, tensorrt)
     for wanted in profiles:
         profile = builder.create_optimization_profile()
         for number in range(network.num_inputs):

@@ -14,7 +14,7 @@ import pytest
 from crossrt.engine.bundle import Bundle, BundleFile, sha256_of
 from crossrt.engine.engine_file import EngineFile, profiles_for
 from crossrt.engine.errors import BackendError, BundleError
-from crossrt.engine.tensorrt import TensorRtExecutor
+from crossrt.engine.tensorrt import TensorRtExecutor, most_bytes
 
 PLAN = b"a plan of TensorRT's"
 FREE = 250_000_000
@@ -76,6 +76,7 @@ class Context:
         self.told: list[Any] = []
         self.refusing = ""
         self.device_memory: Any = None
+        self.addresses: dict[str, int] = {}
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self.device_memory = memory, size
@@ -90,6 +91,7 @@ class Context:
         return self.refusing != "shape"
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
         return self.refusing != "address"
 
     def execute_async_v3(self, stream: int) -> bool:
@@ -176,6 +178,46 @@ def test_contexts_compute_in_the_memory_that_they_are_given(
     executor = open_executor(bundle_with_engine)
     assert executor.workspace == 400_000_000
     assert executor.context(7, 4096)._context.device_memory == 4096
+
+
+class UnfusedEngine(Engine):
+    """One that was kept from fusing attention: each layer's softmax is an output."""
+
+    num_io_tensors = 6
+    device_memory_size_v2 = 1_000
+
+    def get_tensor_name(self, number: int) -> str:
+        return [*(Engine.get_tensor_name(self, at) for at in range(4)), "layer.0.softmax", "layer.1.softmax"][number]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name="HALF" if "softmax" in name else "FLOAT" if name == "logits" else "INT32")
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, 12, 1 if "layer.1" in name else -1, -1)
+
+
+def test_what_nobody_reads_has_a_place_behind_what_the_engine_computes_in(
+    bundle_with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda self, plan: UnfusedEngine())
+    executor = open_executor(bundle_with_engine, buckets=(16,))
+    assert set(executor.batches.inputs) == {"input_ids", "attention_mask", "token_type_ids"}
+    rows, tokens = executor._profiles[-1].max
+    assert (rows, tokens) == (128, 64)
+    assert executor.workspace == 1024 + 2 * rows * 12 * tokens * tokens
+    context = executor.context(7, 4096)._context
+    assert context.device_memory == (4096, 1_000)
+    assert context.addresses == {"layer.0.softmax": 4096 + 1024, "layer.1.softmax": 4096 + 1024}
+    monkeypatch.setattr(Context, "set_tensor_address", lambda self, name, address: False)
+    with pytest.raises(BackendError, match=r"takes no memory for its output layer\.0\.softmax"):
+        executor.context(7, 4096)
+
+
+def test_the_largest_batch_is_the_one_that_takes_the_most() -> None:
+    profiles = profiles_for(512)
+    assert [profile.max for profile in profiles] == [(128, 64), (128, 128), (64, 256), (32, 512)]
+    assert most_bytes((-1, 12, -1, -1), np.dtype(np.float16), profiles) == 2 * 32 * 12 * 512 * 512
+    assert most_bytes((-1, 12, 1, -1), np.dtype(np.float32), profiles) == 4 * 64 * 12 * 256
 
 
 ADDRESSES = {"input_ids": 1, "attention_mask": 2, "token_type_ids": 3, "logits": 4}

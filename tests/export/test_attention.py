@@ -13,12 +13,13 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
-from crossrt.export.attention import UNMEASURED, Attention, attention_in, fused_attention
+from crossrt.engine.engine_file import profiles_for
+from crossrt.export.attention import UNMEASURED, Attention, attention_in, fused_attention, keep_unfused
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.numerics import FP16, FP32, Numerics
 from crossrt.export.onnx import graph_of
 from crossrt.export.points import points_of
-from crossrt.export.tensorrt import ParsedNetwork
+from crossrt.export.tensorrt import BuildOptions, ParsedNetwork, engine_from_onnx
 
 
 def attention(model: onnx.ModelProto) -> tuple[Attention, ...]:
@@ -49,6 +50,31 @@ def test_another_form_is_not_taken_for_attention(checkpoint: Path, operator: str
     graph = graph_of(Checkpoint.read(checkpoint), FP16)
     next(node for node in graph.graph.node if node.name == "layer.0.attention_masked").op_type = operator
     assert [each.name for each in attention(graph)] == ["layer.1.attention_weights"]
+
+
+@pytest.mark.parametrize("numerics", [FP32, FP16])
+def test_unfused_attention_has_every_softmax_among_the_outputs(checkpoint: Path, numerics: Numerics) -> None:
+    model = graph_of(Checkpoint.read(checkpoint), numerics).SerializeToString()
+    parsed = ParsedNetwork.of(model, library="tensorrt_rtx")
+    keep_unfused(parsed.network, parsed.tensorrt)
+    outputs = [parsed.network.get_output(number) for number in range(parsed.network.num_outputs)]
+    dtype = parsed.tensorrt.DataType.HALF if numerics is FP16 else parsed.tensorrt.DataType.FLOAT
+    assert [(output.name, output.dtype) for output in outputs[1:]] == [
+        (f"layer.{number}.attention_weights_output", dtype) for number in (0, 1)
+    ]
+    # Rows, heads, queries and keys: what `most_bytes` takes them for.
+    assert [tuple(output.shape) for output in outputs[1:]] == [(-1, 2, -1, -1)] * 2
+    plans = [
+        engine_from_onnx(
+            model,
+            profiles_for(64),
+            library="tensorrt_rtx",
+            options=BuildOptions(optimization_level=0, unfused_attention=unfused),
+        )
+        for unfused in (False, True)
+    ]
+    plain, unfused = (plan.count(b"layer.0.attention_weights_output") for plan in plans)
+    assert unfused > plain, "as the name of an output"
 
 
 def information(*layers: Any) -> str:

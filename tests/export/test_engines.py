@@ -72,6 +72,17 @@ def test_an_engine_of_other_scores_enters_no_bundle(machine: dict[str, Any], cop
     assert [path.name for path in copy.path.parent.iterdir()] == ["bundle"]
 
 
+def test_a_failure_names_the_way_round_fused_attention_unless_it_was_taken(
+    machine: dict[str, Any], copy: Bundle
+) -> None:
+    machine["error"] = 0.01
+    with pytest.raises(ParityError, match="--unfused-attention builds without it"):
+        add_engines(copy, [Precision.FP32])
+    with pytest.raises(ParityError) as raised:
+        add_engines(copy, [Precision.FP32], options=engines.BuildOptions(unfused_attention=True))
+    assert "--unfused-attention" not in str(raised.value)
+
+
 def test_built_again_it_replaces_its_own_kind_alone(machine: dict[str, Any], copy: Bundle) -> None:
     first = Bundle.open(copy.path)
     for version in ("10.13.0", "11.0.0", "11.0.0"):
@@ -348,7 +359,8 @@ def test_options_of_the_command_reach_the_engine(
 
     command = ["engines", str(copy.path), "--precision", "fp32"]
     asked = ["--workspace", "256", "--optimization-level", "2", "--version-compatible", "--hardware-compatible"]
-    assert run(*command, *asked, "--refittable", "--max-length", "48", "--tokens", "96") == 0
+    asked += ["--refittable", "--unfused-attention"]
+    assert run(*command, *asked, "--max-length", "48", "--tokens", "96") == 0
     [engine] = Bundle.open(copy.path).manifest.engines
     assert engine.options == {
         "workspace": 256 << 20,
@@ -356,7 +368,9 @@ def test_options_of_the_command_reach_the_engine(
         "refittable": True,
         "hardware_compatible": True,
         "version_compatible": True,
+        "unfused_attention": True,
     }
+    assert engine.attention == "none, as asked for"
     assert engine.profiles[-1].max == (2, 48)
     assert run(*command, "--optimization-level", "7") == 2
     assert run(*command, "--refit-from", str(copy.path), "--refittable") == 2
