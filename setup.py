@@ -6,29 +6,32 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-# AVX512 throughout: the library is loaded only on processors that have all of it.
-FLAGS = ["f", "bw", "dq", "vl", "vnni", "bf16"]
+# A library is loaded only on a processor that has all that it was compiled for: see NATIVE_FLAGS in engine/backends.py.
+LIBRARIES = {"native_kernels": ["f", "bw", "dq", "vl"], "native_kernels_bf16": ["f", "bw", "dq", "vl", "vnni", "bf16"]}
 
-kernels = Extension(
-    "crossrt.engine.native_kernels",
-    sources=["engine/native/encoder.cpp"],
-    depends=[str(header) for header in Path("engine/native").glob("*.h")],
-    language="c++",
-    # GCC takes the "undefined" registers of its own headers for uninitialised ones.
-    extra_compile_args=[
-        "-std=c++20",
-        "-O3",
-        "-g0",  # Python's own flags ask for symbols: ten times the size
-        "-fno-math-errno",
-        "-pthread",
-        "-mfma",
-        *[f"-mavx512{flag}" for flag in FLAGS],
-        "-Wno-uninitialized",
-        "-Wno-maybe-uninitialized",
-    ],
-    extra_link_args=["-pthread"],
-    optional=True,
-)
+kernels = [
+    Extension(
+        f"crossrt.engine.{name}",
+        sources=["engine/native/encoder.cpp"],
+        depends=[str(header) for header in Path("engine/native").glob("*.h")],
+        language="c++",
+        # GCC takes the "undefined" registers of its own headers for uninitialised ones.
+        extra_compile_args=[
+            "-std=c++20",
+            "-O3",
+            "-g0",  # Python's own flags ask for symbols: ten times the size
+            "-fno-math-errno",
+            "-pthread",
+            "-mfma",
+            *[f"-mavx512{flag}" for flag in flags],
+            "-Wno-uninitialized",
+            "-Wno-maybe-uninitialized",
+        ],
+        extra_link_args=["-pthread"],
+        optional=True,
+    )
+    for name, flags in LIBRARIES.items()
+]
 # Tokenization is for every machine: nothing in it depends on the processor.
 wordpiece = Extension(
     "crossrt.engine.native_wordpiece",
@@ -38,5 +41,5 @@ wordpiece = Extension(
     extra_link_args=["-pthread"],
     optional=True,
 )
-extensions = [wordpiece, kernels] if platform.machine() in ("x86_64", "AMD64") else [wordpiece]
+extensions = [wordpiece, *kernels] if platform.machine() in ("x86_64", "AMD64") else [wordpiece]
 setup(ext_modules=[] if sys.platform == "win32" else extensions)

@@ -10,6 +10,7 @@ from .cpus import processor
 from .cuda import installed_bindings
 from .driver import gpus
 from .errors import BackendError
+from .precision import Precision
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
@@ -25,12 +26,21 @@ DISTRIBUTIONS = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt-rtx",),
 }
-NATIVE_FLAGS = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma"})
-"""What the native kernels were compiled for."""
+AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"})
+NATIVE_FLAGS = {
+    Precision.FP32: AVX512,
+    Precision.INT8: AVX512 | {"avx512_vnni"},
+    Precision.BF16: AVX512 | {"avx512_vnni", "avx512_bf16"},
+}
+"""What a processor must have for the native kernels. Where it has the last there is a library of its own, in which INT8's
+attention, which is in BF16, is quicker too."""
 
 
-def installed_backends() -> tuple[str, ...]:
-    """Return the backends that can run here. Raises BackendError when two packages overwrite each other's files."""
+def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]:
+    """Return the backends that can run here, of which the native kernels may lack the instructions for a precision.
+
+    Raises BackendError when two packages overwrite each other's files.
+    """
     # In folders of their own they do not: the first on the path is used, whole.
     folders = [
         Path(str(importlib.metadata.distribution(name).locate_file(""))).resolve()
@@ -43,23 +53,34 @@ def installed_backends() -> tuple[str, ...]:
             'uninstall both, then install one of "crossrt[cpu]" and onnxruntime-gpu'
         )
     found = [name for name in ONNX_BACKENDS if importlib.util.find_spec(name) is not None]
-    return (*found, *([] if why_not_native() else ["native"]))
+    return (*found, *([] if why_not_native(precision) else ["native"]))
 
 
-def native_library(name: str = "native_kernels") -> Path | None:
-    """Return the compiled kernels, or another library by its name, if this installation has them."""
+def native_library(name: str) -> Path | None:
+    """Return a compiled library by its name, if this installation has it."""
     files = (Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
-def why_not_native() -> str:
-    """Say why the native kernels cannot run here; empty when they can."""
-    if native_library() is None:
+def native_kernels() -> Path | None:
+    """Return the compiled kernels for this processor, if this installation has them."""
+    return native_library("native_kernels" if _lacking(Precision.BF16) else "native_kernels_bf16")
+
+
+def why_not_native(precision: Precision = Precision.FP32) -> str:
+    """Say why the native kernels cannot run here in a precision; empty when they can."""
+    if precision not in NATIVE_FLAGS:
+        return f"they compute in {precision.value} on GPUs alone"
+    if native_kernels() is None:
         return (
             "this installation has no compiled kernels: install crossrt again on x86-64, where there is a C++ compiler"
         )
-    lacking = NATIVE_FLAGS - set(processor().replace(";", " ").split())
-    return f"this processor lacks {', '.join(sorted(lacking))}" if lacking else ""
+    lacking = _lacking(precision)
+    return f"this processor lacks {', '.join(lacking)}" if lacking else ""
+
+
+def _lacking(precision: Precision) -> list[str]:
+    return sorted(NATIVE_FLAGS[precision] - set(processor().replace(";", " ").split()))
 
 
 def backend_version(backend: str) -> str:

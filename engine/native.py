@@ -1,4 +1,4 @@
-"""Native sessions: crossrt's own kernels for FP32, BF16 and INT8, on processors with AVX512-VNNI and AVX512-BF16.
+"""Native sessions: crossrt's own kernels for FP32, BF16 and INT8, on processors with AVX512.
 
 The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, in memory that they
 take when a session opens.
@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from .backends import native_library, why_not_native
+from .backends import native_kernels, why_not_native
 from .bundle import Bundle
 from .errors import BackendError, BundleError, InputError
 from .native_model import ACTIVATIONS, NativeModel
@@ -28,7 +28,7 @@ BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 
 @cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(native_library()))
+    library = ctypes.CDLL(str(native_kernels()))
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
     library.crossrt_open.restype = library.crossrt_memory.restype = pointer
     library.crossrt_open.argtypes = [pointer, ctypes.c_float, pointer]
@@ -50,7 +50,7 @@ class NativeSession:
 
         Raises BackendError where the kernels cannot run, and BundleError for a file that is not theirs.
         """
-        why = why_not_native()
+        why = why_not_native(precision)
         if why:
             raise BackendError(f"the backend native cannot run here: {why}; use another backend")
         self.precision = precision

@@ -161,8 +161,8 @@ def choose_setup(
             f"threads={threads!r}: give a whole number from 1, or None for all {usable} usable processors"
         )
     threads = min(threads or usable, usable)
-    present = installed_backends()
     chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
+    present = installed_backends(chosen)
     able = able_backends(bundle, chosen, allow_failed=allow_failed)
     if precision == "auto" and not set(able) & set(present):
         chosen, able = Precision.FP32, ONNX_BACKENDS
@@ -178,7 +178,7 @@ def choose_setup(
     missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
     if backend != "auto" and missing:
         if backend == "native":
-            raise BackendError(f"the backend native cannot run here: {why_not_native()}; use another backend")
+            raise BackendError(f"the backend native cannot run here: {why_not_native(chosen)}; use another backend")
         raise BackendError(f'{backend} is not installed: pip install "crossrt[cpu]"')
     if len(missing) == len(able):
         raise BackendError(

@@ -97,7 +97,7 @@ def tune(
 def candidates(bundle: Bundle, setup: Setup) -> list[Setup]:
     """Return `setup`, then all that may be faster: each backend, as streams or as one wide batch at a time."""
     found = [setup]
-    installed = installed_backends()
+    installed = installed_backends(setup.precision)
     for backend in (name for name in able_backends(bundle, setup.precision) if name in installed):
         for streams in [setup.threads] if backend == "native" else sorted({setup.threads, 1}, reverse=True):
             for batch_size in BATCH_SIZES if streams > 1 else BATCH_SIZES[-1:]:

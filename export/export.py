@@ -90,8 +90,10 @@ def export_bundle(
     wanted = [precision for precision in PRECISIONS if precision in (Precision.FP32, *precisions)]
     if len(wanted) > 1 and exporter == "optimum":
         raise OptionError("Optimum's graph is exported in fp32 alone; leave out --exporter for other precisions")
-    if Precision.BF16 in wanted and ("native" not in installed_backends() or not can_be_native(checkpoint)):
-        why = why_not_native() or "they do not know such a model"
+    if Precision.BF16 in wanted and (
+        "native" not in installed_backends(Precision.BF16) or not can_be_native(checkpoint)
+    ):
+        why = why_not_native(Precision.BF16) or "they do not know such a model"
         raise OptionError(
             f"bf16 is exported for crossrt's own kernels, and cannot be checked here: {why}. Leave it out: where a processor "
             "computes in BF16, OpenVINO does so with the FP32 file"
@@ -293,7 +295,7 @@ class _Making:
     def _by_native(
         self, precision: Precision, file: str, seen: Mapping[str, Activation] | None = None
     ) -> ParityReport | None:
-        if "native" not in installed_backends() or not can_be_native(self.checkpoint):
+        if "native" not in installed_backends(precision) or not can_be_native(self.checkpoint):
             return None
         native_from_checkpoint(self.checkpoint, self.directory / file, precision, seen)
         with self._with_file(precision, native=file):

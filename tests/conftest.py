@@ -152,7 +152,7 @@ def exporting_without_native() -> Iterator[None]:
 
     others = tuple(name for name in export.installed_backends() if name != "native")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "installed_backends", lambda: others)
+        patch.setattr(export, "installed_backends", lambda *_: others)
         yield
 
 

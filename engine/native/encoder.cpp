@@ -1,4 +1,4 @@
-// A cross-encoder on a CPU with AVX512-VNNI and AVX512-BF16: token ids in, logits out.
+// A cross-encoder on a CPU with AVX512: token ids in, logits out.
 //
 // All is FP32, or else linear layers are in 8 bits or BF16 and attention in BF16 (arithmetic.h). Pairs lie one after the other
 // without padding. Python calls it by ctypes (engine/native.py), which names the arrays that `crossrt_open` takes.

@@ -30,21 +30,27 @@ struct Bytes {
     }
 };
 
-// BF16 times BF16, summed in FP32.
-struct Halves {
-    using Sum = __m512;
-    static INLINE Sum zero() { return _mm512_setzero_ps(); }
-    static INLINE void add(Sum& sum, __m512i row, __m512i panel) {
-        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel));
-    }
-};
-
 // FP32 times FP32, summed in FP32.
 struct Singles {
     using Sum = __m512;
     static INLINE Sum zero() { return _mm512_setzero_ps(); }
     static INLINE void add(Sum& sum, __m512i row, __m512i panel) {
         asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel));
+    }
+};
+
+// BF16 times BF16, summed in FP32: AVX512-BF16, or, as each is the upper half of an FP32, two products of those.
+struct Halves {
+    using Sum = __m512;
+    static INLINE Sum zero() { return _mm512_setzero_ps(); }
+    static INLINE void add(Sum& sum, __m512i row, __m512i panel) {
+#ifdef __AVX512BF16__
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(panel));
+#else
+        const __m512i upper = _mm512_set1_epi32(~0xffff);
+        Singles::add(sum, _mm512_slli_epi32(row, 16), _mm512_slli_epi32(panel, 16));
+        Singles::add(sum, _mm512_and_si512(row, upper), _mm512_and_si512(panel, upper));
+#endif
     }
 };
 

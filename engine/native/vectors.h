@@ -30,14 +30,26 @@ INLINE void store(float* to, Floats low, Floats high) {
     _mm512_storeu_ps(to, low);
     _mm512_storeu_ps(to + LANES, high);
 }
-INLINE void store(Half* to, Floats low, Floats high) {
-    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+#ifdef __AVX512BF16__
+INLINE __m256i halves(Floats values) { return (__m256i)_mm512_cvtneps_pbh(values); }
+INLINE __m512i halves(Floats low, Floats high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+#else
+// The nearest, and of two as near the even one.
+INLINE __m256i halves(Floats values) {
+    const __m512i bits = _mm512_castps_si512(values), even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
+INLINE __m512i halves(Floats low, Floats high) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(halves(low)), halves(high), 1);
+}
+#endif
+INLINE void store(Half* to, Floats low, Floats high) { _mm512_storeu_si512(to, halves(low, high)); }
 
 // Sixteen values as they are kept.
 INLINE void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
 INLINE void store(Half* to, Floats values) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(values));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves(values));
 }
 
 // The polynomial of x with these coefficients, the highest power first.

@@ -5,7 +5,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossrt.engine import backends
-from crossrt.engine.backends import installed_backends, native_library, why_not_native
+from crossrt.engine import native as native_module
+from crossrt.engine.backends import installed_backends, native_kernels, native_library, why_not_native
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.native_model import DTYPES, KEPT, NativeModel, Sizes, padded, write
@@ -27,7 +28,8 @@ from crossrt.engine.streams import Streams
 
 from .native_arithmetic import logits_of
 
-pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+WHY_NOT = why_not_native(Precision.BF16)
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "they run")
 
 POSITIONS = 300
 
@@ -106,6 +108,15 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[Sizes, dict[str, npt.ND
     return make
 
 
+@pytest.fixture(params=["native_kernels", "native_kernels_bf16"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Compute by this library: a processor with AVX512-BF16 has all instructions of the other one too."""
+    native_module._library.cache_clear()
+    monkeypatch.setattr(native_module, "native_kernels", lambda: native_library(request.param))
+    yield request.param
+    native_module._library.cache_clear()
+
+
 def session_of(bundle: Bundle, streams: int = 1, threads: int = 1) -> Any:
     from crossrt.engine.native import NativeSession
 
@@ -154,7 +165,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     seed=st.integers(0, 1000),
 )
 def test_the_kernels_compute_what_numpy_computes(
-    bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
+    library: str, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
 ) -> None:
     sizes = sizes_of(**fields)
     bundle = bundle_of(sizes, random_arrays(sizes, seed))
@@ -170,7 +181,9 @@ def test_the_kernels_compute_what_numpy_computes(
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
-def test_most_pairs_agree_with_numpy_in_all_digits(precision: str, bundle_of: Callable[..., Bundle]) -> None:
+def test_most_pairs_agree_with_numpy_in_all_digits(
+    precision: str, library: str, bundle_of: Callable[..., Bundle]
+) -> None:
     sizes = sizes_of(precision=precision, hidden=96, heads=3, intermediate=128)
     bundle = bundle_of(sizes, random_arrays(sizes))
     batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
@@ -181,7 +194,9 @@ def test_most_pairs_agree_with_numpy_in_all_digits(precision: str, bundle_of: Ca
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
-def test_a_score_is_its_pairs_own_to_the_last_bit(precision: str, bundle_of: Callable[..., Bundle]) -> None:
+def test_a_score_is_its_pairs_own_to_the_last_bit(
+    precision: str, library: str, bundle_of: Callable[..., Bundle]
+) -> None:
     sizes = sizes_of(precision=precision)
     session = session_of(bundle_of(sizes, random_arrays(sizes)))
     batch = a_batch([5, 300, 17, 64, 1, 133, 90, 12, 33, 200], seed=3)
@@ -409,19 +424,40 @@ def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bun
         assert not any(array.ctypes.data % 64 for array in panels)
 
 
-def test_it_is_a_backend_only_where_it_can_run(
+@pytest.mark.parametrize(
+    ("flags", "library", "computed"),
+    [
+        ("", "native_kernels", []),
+        ("avx512_vnni avx512_bf16", "native_kernels", []),
+        ("avx512f avx512bw avx512dq avx512vl", "native_kernels", ["fp32"]),
+        ("avx512f avx512bw avx512dq avx512vl avx512_vnni", "native_kernels", ["fp32", "int8"]),
+        ("avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16", "native_kernels_bf16", ["fp32", "bf16", "int8"]),
+    ],
+)
+def test_it_is_a_backend_where_the_processor_can(
+    flags: str, library: str, computed: list[str], monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
+) -> None:
+    monkeypatch.setattr(backends, "processor", lambda: f"model name: Some; flags: fpu fma avx2 {flags}")
+    assert native_kernels() == native_library(library)
+    assert [each.value for each in Precision if "native" in installed_backends(each)] == computed
+    for precision in ("fp32", "bf16", "int8"):
+        sizes = sizes_of(precision=precision)
+        bundle = bundle_of(sizes, random_arrays(sizes))
+        if precision in computed:
+            session_of(bundle).close()
+        else:
+            with pytest.raises(BackendError, match="cannot run here: this processor lacks avx512"):
+                session_of(bundle)
+
+
+def test_an_installation_without_a_compiler_says_so(
     monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
 ) -> None:
     sizes = sizes_of()
     bundle = bundle_of(sizes, random_arrays(sizes))
     assert "native" in installed_backends()
-    monkeypatch.setattr(backends, "processor", lambda: "model name: Old; flags: avx2 fma avx512f")
-    assert "native" not in installed_backends()
-    with pytest.raises(BackendError, match="lacks avx512_bf16, avx512_vnni"):
-        session_of(bundle)
-    monkeypatch.undo()
     monkeypatch.setattr(backends, "EXTENSION_SUFFIXES", [".nowhere"])
-    assert native_library() is None
+    assert native_kernels() is None
     assert "native" not in installed_backends()
     with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
         session_of(bundle)

@@ -137,16 +137,16 @@ def test_bf16_is_refused_where_the_processor_has_none(bundle: Path, monkeypatch:
             CrossEncoder(bundle, precision="bf16")
     with pytest.raises(BackendError, match="onnxruntime does not compute in bf16 on a CPU; use backend='openvino'"):
         CrossEncoder(bundle, precision="bf16", backend="onnxruntime")
-    monkeypatch.setattr(session_module, "installed_backends", lambda: ("onnxruntime",))
+    monkeypatch.setattr(session_module, "installed_backends", lambda *_: ("onnxruntime",))
     with pytest.raises(BackendError, match="bf16 needs openvino, which is not installed"):
         CrossEncoder(bundle, precision="bf16")
 
 
 def test_a_backend_that_is_not_installed_says_how_to_install_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "installed_backends", lambda: ("onnxruntime",))
+    monkeypatch.setattr(session_module, "installed_backends", lambda *_: ("onnxruntime",))
     with pytest.raises(BackendError, match=r'openvino is not installed: pip install "crossrt\[cpu\]"'):
         choose_setup(Bundle.open(bundle), backend="openvino")
-    monkeypatch.setattr(session_module, "installed_backends", lambda: ("openvino",))
+    monkeypatch.setattr(session_module, "installed_backends", lambda *_: ("openvino",))
     assert choose_setup(Bundle.open(bundle)).backend == "openvino"
 
 

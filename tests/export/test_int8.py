@@ -40,8 +40,10 @@ from crossrt.export.precision import logits_of
 from crossrt.export.tolerance import TOLERANCE
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
-NATIVE = () if why_not_native() else ("model.int8.native",)
-needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+NATIVE = () if why_not_native(Precision.INT8) else ("model.int8.native",)
+needs_kernels = pytest.mark.skipif(
+    bool(why_not_native(Precision.INT8)), reason=why_not_native(Precision.INT8) or "they run"
+)
 LIMITS = TOLERANCE[Precision.INT8]
 
 
@@ -81,7 +83,7 @@ def test_auto_takes_int8_and_none_does_not(exported: Bundle) -> None:
 
 
 def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime", "openvino"))
 
     def chosen(bundle: Bundle, precision: str, *, vnni: bool) -> str:
         monkeypatch.setattr("crossrt.engine.session.has_vnni", lambda: vnni)
@@ -105,14 +107,14 @@ def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, mon
     assert chosen(judged(128, onnxruntime=True, openvino=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True, openvino=False), "int8", vnni=True) == "onnxruntime"
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(everywhere, "int8", vnni=True) == "onnxruntime"
 
 
 def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime", "openvino", "native"))
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime", "openvino", "native"))
     models = exported.manifest.models
     passed = {"onnxruntime": True, "openvino": True, "native": True}
 
@@ -139,9 +141,9 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
         chosen(judged(), precision="fp32", backend="native")
     with pytest.raises(BackendError, match="native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"):
         chosen(judged(), precision="fp16", backend="native")
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"
-    monkeypatch.setattr("crossrt.engine.session.why_not_native", lambda: "this processor lacks avx512_vnni")
+    monkeypatch.setattr("crossrt.engine.session.why_not_native", lambda *_: "this processor lacks avx512_vnni")
     with pytest.raises(BackendError, match="native cannot run here: this processor lacks avx512_vnni"):
         chosen(judged(), backend="native")
 
@@ -256,7 +258,7 @@ def test_the_order_must_hold_in_every_backends_arithmetic(
         logits = logits_of(graph, batches)
         return logits if sizes[-1] < sizes[0] else np.random.default_rng(0).normal(size=logits.shape).astype("float32")
 
-    monkeypatch.setattr("crossrt.export.int8.installed_backends", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.export.int8.installed_backends", lambda *_: ("onnxruntime", "openvino"))
     monkeypatch.setattr("crossrt.export.openvino.logits_by_openvino", noise_until_a_part_went_back)
     limits = replace(LIMITS, top10_overlap=0.9)
     made = eight_bit(Checkpoint.read(DEMO / "checkpoint"), encoder, few, judge, Recipe(), limits)
@@ -341,7 +343,7 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
         return replace(report, other_failures=("no order",)) if model.backend == "openvino" else report
 
     monkeypatch.setattr("crossrt.export.export.parity", fails_by_openvino)
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime", "openvino"))
     out = tmp_path / "b"
 
     def export_it(keep_going: bool) -> Bundle:
@@ -365,7 +367,7 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
     with pytest.raises(SystemExit):
         main()
     assert "passed as onnxruntime computes it, FAILED as openvino computes it" in capsys.readouterr().out
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda: ("openvino",))
+    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("openvino",))
     setup = choose_setup(made, precision="auto", device="cpu")
     assert (setup.precision, setup.backend) == (Precision.FP32, "openvino"), "INT8 would run in a backend it failed in"
 

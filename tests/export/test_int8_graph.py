@@ -44,8 +44,10 @@ from crossrt.export.tolerance import TOLERANCE
 from .memory_machine import machine_in_memory
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
-NATIVE = () if why_not_native() else ("model.int8.native",)
-needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+NATIVE = () if why_not_native(Precision.INT8) else ("model.int8.native",)
+needs_kernels = pytest.mark.skipif(
+    bool(why_not_native(Precision.INT8)), reason=why_not_native(Precision.INT8) or "they run"
+)
 LIMITS = TOLERANCE[Precision.INT8]
 
 

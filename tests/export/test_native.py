@@ -34,7 +34,9 @@ from tests.engine.emulated_gpu import emulation
 from tests.engine.memory_device import MemoryDevice
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
-needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+needs_kernels = pytest.mark.skipif(
+    bool(why_not_native(Precision.BF16)), reason=why_not_native(Precision.BF16) or "they run"
+)
 
 
 @needs_kernels
@@ -128,7 +130,7 @@ def test_wider_heads_than_a_gpus_block_has_room_for_have_no_file(
 def test_where_the_kernels_do_not_run_there_is_no_file_for_them(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime",))
     bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "b")
     assert report
     assert not list(bundle.path.glob("*.native"))
@@ -171,8 +173,8 @@ def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
 def test_bf16_is_refused_where_it_cannot_be_checked(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime",))
-    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda: "this processor lacks avx512_bf16")
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda *_: "this processor lacks avx512_bf16")
     with pytest.raises(OptionError, match=r"cannot be checked here: this processor lacks avx512_bf16\. Leave it out"):
         export_bundle(Checkpoint.read(checkpoint), tmp_path / "b", precisions=[Precision.BF16])
     assert not (tmp_path / "b").exists()
@@ -181,8 +183,8 @@ def test_bf16_is_refused_where_it_cannot_be_checked(
 def test_bf16_is_refused_for_a_model_that_the_kernels_do_not_know(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda: ("onnxruntime", "native"))
-    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda: "")
+    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime", "native"))
+    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda *_: "")
     config = json.loads((checkpoint / "config.json").read_text()) | {"hidden_act": "relu"}
     copy = tmp_path / "copy"
     copy.mkdir()
