@@ -7,30 +7,31 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 # A library is loaded only on a processor that has all that it was compiled for: see NATIVE_FLAGS in engine/backends.py.
-LIBRARIES = {"native_kernels": ["f", "bw", "dq", "vl"], "native_kernels_bf16": ["f", "bw", "dq", "vl", "vnni", "bf16"]}
+KERNELS = {"avx512": ["f", "bw", "dq", "vl"], "avx512_bf16": ["f", "bw", "dq", "vl", "vnni", "bf16"]}
 
 kernels = [
     Extension(
-        f"crossrt.engine.{name}",
-        sources=["engine/native/encoder.cpp"],
+        f"crossrt.engine.native_{name}",
+        sources=[f"engine/native/{name}.cpp"],
         depends=[str(header) for header in Path("engine/native").glob("*.h")],
         language="c++",
-        # GCC takes the "undefined" registers of its own headers for uninitialised ones.
         extra_compile_args=[
             "-std=c++20",
             "-O3",
             "-g0",  # Python's own flags ask for symbols: ten times the size
             "-fno-math-errno",
             "-pthread",
+            "-march=x86-64",  # whatever CFLAGS say, nothing but what is named here
             "-mfma",
             *[f"-mavx512{flag}" for flag in flags],
+            # GCC takes the "undefined" registers of its own headers for uninitialised ones.
             "-Wno-uninitialized",
             "-Wno-maybe-uninitialized",
         ],
         extra_link_args=["-pthread"],
         optional=True,
     )
-    for name, flags in LIBRARIES.items()
+    for name, flags in KERNELS.items()
 ]
 # Tokenization is for every machine: nothing in it depends on the processor.
 wordpiece = Extension(

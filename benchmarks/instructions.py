@@ -23,7 +23,7 @@ from crossrt.engine import native
 from crossrt.engine.backends import native_library
 from crossrt.engine.trec import read_collection
 
-LIBRARIES = {"with AVX512-BF16": "native_kernels_bf16", "without": "native_kernels"}
+LIBRARIES = {"with AVX512-BF16": "native_avx512_bf16", "without": "native_avx512"}
 PRECISIONS = ("int8", "fp32")
 
 

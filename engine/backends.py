@@ -64,7 +64,8 @@ def native_library(name: str) -> Path | None:
 
 def native_kernels() -> Path | None:
     """Return the compiled kernels for this processor, if this installation has them."""
-    return native_library("native_kernels" if _lacking(Precision.BF16) else "native_kernels_bf16")
+    found = None if _lacking(Precision.BF16) else native_library("native_avx512_bf16")
+    return found or native_library("native_avx512")
 
 
 def why_not_native(precision: Precision = Precision.FP32) -> str:
@@ -76,6 +77,10 @@ def why_not_native(precision: Precision = Precision.FP32) -> str:
             "this installation has no compiled kernels: install crossrt again on x86-64, where there is a C++ compiler"
         )
     lacking = _lacking(precision)
+    if not lacking and precision is Precision.BF16 and native_library("native_avx512_bf16") is None:
+        return (
+            "this installation's kernels were compiled without AVX512-BF16: install crossrt again, with GCC 11 or later"
+        )
     return f"this processor lacks {', '.join(lacking)}" if lacking else ""
 
 

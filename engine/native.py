@@ -52,7 +52,7 @@ class NativeSession:
         """
         why = why_not_native(precision)
         if why:
-            raise BackendError(f"the backend native cannot run here: {why}; use another backend")
+            raise BackendError(f"the backend native cannot run here in {precision.value}: {why}; use another backend")
         self.precision = precision
         self.threads = threads
         self._bundle = bundle

@@ -114,7 +114,7 @@ class Sizes:
         if self.for_gpus:
             yield from self._linear(f"{layer}.key_value", width, 2 * attended)
             return
-        # See `Last` in native/encoder.cpp.
+        # See `Last` in native/encoder.h.
         dtype, side_by_side = WEIGHTS["fp32" if self.precision == "fp32" else "bf16"]
         key = (self.heads, width // PANEL, self.head // side_by_side, PANEL, side_by_side)
         yield f"{layer}.key.weight", dtype, key

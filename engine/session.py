@@ -164,8 +164,9 @@ def choose_setup(
     chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
     present = installed_backends(chosen)
     able = able_backends(bundle, chosen, allow_failed=allow_failed)
-    if precision == "auto" and not set(able) & set(present):
-        chosen, able = Precision.FP32, ONNX_BACKENDS
+    if precision == "auto" and not {*able} & {*present} & ({*able} if backend == "auto" else {backend}):
+        chosen = Precision.FP32
+        present, able = installed_backends(chosen), able_backends(bundle, chosen)
     if backend not in ("auto", *able):
         if backend == "native":
             raise BackendError(_why_not(bundle, chosen))
@@ -178,7 +179,10 @@ def choose_setup(
     missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
     if backend != "auto" and missing:
         if backend == "native":
-            raise BackendError(f"the backend native cannot run here: {why_not_native(chosen)}; use another backend")
+            raise BackendError(
+                f"the backend native cannot run here in {chosen.value}: {why_not_native(chosen)}; use another backend, or "
+                "another precision"
+            )
         raise BackendError(f'{backend} is not installed: pip install "crossrt[cpu]"')
     if len(missing) == len(able):
         raise BackendError(

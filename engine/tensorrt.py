@@ -62,14 +62,15 @@ class TensorRtExecutor:
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         dtypes = {name: np.dtype(DTYPES[self._engine.get_tensor_dtype(name).name]) for name in names}
         self.output = dtypes.pop("logits")
-        # Each layer's softmax, where attention was kept from being fused (`BuildOptions.unfused_attention`). All may go to one
-        # place, since the one reader of each has read it before the next layer begins.
-        self._unread = [name for name in dtypes if name not in bundle.manifest.inputs]
-        unread = [
-            most_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
-            for name in self._unread
-        ]
-        self._places, self.workspace = laid_out({"engine": self._own_memory, "unread": max(unread, default=0)})
+        # Each layer's softmax, where attention was kept from being fused (`BuildOptions.unfused_attention`): it is written, and
+        # nobody reads it.
+        unread = {
+            name: most_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
+            for name in [*dtypes]
+            if name not in bundle.manifest.inputs
+        }
+        places, self.workspace = laid_out({"engine": self._own_memory} | unread)
+        self._unread = {name: places[name] for name in unread}
         self.batches = PaddedBatches(
             Lattice([profile.max for profile in file.profiles]), dtypes, bundle.manifest.pad_token_id
         )
@@ -90,8 +91,8 @@ class TensorRtExecutor:
             context.device_memory = workspace
         else:
             context.set_device_memory(workspace, self._own_memory)
-        for name in self._unread:
-            if not context.set_tensor_address(name, workspace + self._places["unread"]):
+        for name, place in self._unread.items():
+            if not context.set_tensor_address(name, workspace + place):
                 raise self._log.error(f"TensorRT takes no memory for its output {name}")
         return TensorRtContext(context, stream, self._profiles, self._log)
 

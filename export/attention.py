@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ..engine.errors import BackendError
+
 UNMEASURED = "unmeasured"
 FUSED = re.compile(r"mha|flash_?att", re.IGNORECASE)
 """In names of layers or their kernels: `_gemm_mha_v2` and `_gemv_mha_v1` (TensorRT 9 to 11), `fused_mha`, `fmha` (before)."""
@@ -70,12 +72,23 @@ def attention_in(network: Any, tensorrt: Any) -> tuple[Attention, ...]:
 def keep_unfused(network: Any, tensorrt: Any) -> None:
     """Make each softmax's output one of a parsed network, which keeps its attention from being computed in one kernel.
 
-    Nobody reads these outputs; see `TensorRtExecutor`.
+    Nobody reads these outputs; see `TensorRtExecutor`. Raises BackendError for a network without softmax, and for one whose size
+    is not known from rows and tokens.
     """
-    for number in range(network.num_layers):
-        layer = network.get_layer(number)
-        if layer.type == tensorrt.LayerType.SOFTMAX:
-            network.mark_output(layer.get_output(0))
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    weights = [layer.get_output(0) for layer in layers if layer.type == tensorrt.LayerType.SOFTMAX]
+    if not weights:
+        raise BackendError(
+            "this model has no softmax that could be kept from being fused: leave out --unfused-attention"
+        )
+    for tensor in weights:
+        shape = tuple(tensor.shape)
+        if len(shape) != 4 or shape[1] < 1:
+            raise BackendError(
+                f"{tensor.name} has the shape {shape}, and --unfused-attention knows [rows, heads, queries, keys] alone: export "
+                "the model by crossrt's own exporter"
+            )
+        network.mark_output(tensor)
 
 
 def fused_attention(information: str, layers: int) -> str:

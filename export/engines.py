@@ -190,7 +190,8 @@ class _Making:
                     Bundle.open(partial), engine, device=f"cuda:{self.device}", full=self.bundle, judging=self.judging
                 )
                 if not check.passed:
-                    hint = "" if self.options.unfused_attention else UNFUSED_HINT
+                    fused = self.refit_from is None and not self.options.unfused_attention
+                    hint = UNFUSED_HINT if fused else ""
                     raise ParityError(f"{target} stays as it was: {check}{hint}", check)
                 checks.append(check)
         return tuple(checks)
@@ -219,9 +220,7 @@ class _Making:
             profiles, options = old.profiles, {**old.options, "refitted_from": old.onnx_sha256}
         layers = self.bundle.manifest.architecture.get("layers")
         attention = UNMEASURED
-        if options.get("unfused_attention"):
-            attention = "none, as asked for"
-        elif isinstance(layers, int):
+        if isinstance(layers, int):
             attention = fused_attention(layer_information(plan, library=self.library), layers)
         engine = EngineFile(
             file=file,
@@ -259,7 +258,7 @@ class _Making:
             [engine] = Bundle.open(entry, verify=True).manifest.engines
         except (BundleError, ValueError):
             return False
-        return engine.options == _described(self.options)
+        return _described(BuildOptions()) | dict(engine.options) == _described(self.options)
 
 
 def _described(options: BuildOptions) -> dict[str, Any]:

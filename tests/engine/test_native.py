@@ -28,15 +28,17 @@ from crossrt.engine.streams import Streams
 
 from .native_arithmetic import logits_of
 
-WHY_NOT = why_not_native(Precision.BF16)
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "they run")
+pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+COMPUTED = [
+    precision.value for precision in (Precision.INT8, Precision.BF16, Precision.FP32) if not why_not_native(precision)
+]
 
 POSITIONS = 300
 
 
 def sizes_of(**others: Any) -> Sizes:
     known: dict[str, Any] = {
-        "precision": "int8",
+        "precision": (COMPUTED or ["fp32"])[0],
         "hidden": 64,
         "heads": 2,
         "head": 32,
@@ -108,13 +110,21 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[Sizes, dict[str, npt.ND
     return make
 
 
-@pytest.fixture(params=["native_kernels", "native_kernels_bf16"])
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    """Let the library be chosen anew, in the test and after it."""
+    native_module._library.cache_clear()
+    yield
+    native_module._library.cache_clear()
+
+
+@pytest.fixture(params=["native_avx512", "native_avx512_bf16"])
+def library(request: pytest.FixtureRequest, unloaded: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """Compute by this library: a processor with AVX512-BF16 has all instructions of the other one too."""
-    native_module._library.cache_clear()
+    if request.param.endswith("bf16") and why_not_native(Precision.BF16):
+        pytest.skip(why_not_native(Precision.BF16))
     monkeypatch.setattr(native_module, "native_kernels", lambda: native_library(request.param))
-    yield request.param
-    native_module._library.cache_clear()
+    return str(request.param)
 
 
 def session_of(bundle: Bundle, streams: int = 1, threads: int = 1) -> Any:
@@ -153,7 +163,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     heads=st.integers(1, 4),
     head=st.sampled_from([32, 64]),
     intermediate=st.sampled_from([32, 96, 160]),
-    precision=st.sampled_from(["int8", "bf16", "fp32"]),
+    precision=st.sampled_from(COMPUTED),
     layers=st.integers(1, 3),
     types=st.integers(0, 2),
     labels=st.integers(1, 3),
@@ -180,7 +190,7 @@ def test_the_kernels_compute_what_numpy_computes(
     np.testing.assert_allclose(computed, expected, atol=0.3)
 
 
-@pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
+@pytest.mark.parametrize("precision", COMPUTED)
 def test_most_pairs_agree_with_numpy_in_all_digits(
     precision: str, library: str, bundle_of: Callable[..., Bundle]
 ) -> None:
@@ -193,7 +203,7 @@ def test_most_pairs_agree_with_numpy_in_all_digits(
     assert differences.max() < (1e-5 if precision == "fp32" else 0.1)
 
 
-@pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
+@pytest.mark.parametrize("precision", COMPUTED)
 def test_a_score_is_its_pairs_own_to_the_last_bit(
     precision: str, library: str, bundle_of: Callable[..., Bundle]
 ) -> None:
@@ -211,7 +221,7 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
-@pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
+@pytest.mark.parametrize("precision", COMPUTED)
 def test_threads_that_share_a_batch_change_no_bit(
     precision: str, threads: int, bundle_of: Callable[..., Bundle]
 ) -> None:
@@ -385,13 +395,18 @@ def test_weights_of_another_model_are_refused(bundle_of: Callable[..., Bundle]) 
             session_of(dataclasses.replace(bundle, manifest=manifest))
 
 
+needs_int8 = pytest.mark.skipif("int8" not in COMPUTED, reason="this processor has no AVX512-VNNI")
+
+
+@needs_int8
 def test_weights_of_another_precision_are_refused(bundle_of: Callable[..., Bundle]) -> None:
     bundle = bundle_of(sizes_of(), random_arrays(sizes_of()))
-    models = {"bf16": bundle.manifest.models["int8"]}
+    models = {"fp32": bundle.manifest.models["int8"]}
     with pytest.raises(BundleError, match="of another model than the manifest"):
         session_of(dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, models=models)))
 
 
+@needs_int8
 def test_kept_channels_beyond_the_layer_are_refused(bundle_of: Callable[..., Bundle]) -> None:
     sizes = sizes_of()
     arrays = random_arrays(sizes)
@@ -424,19 +439,29 @@ def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bun
         assert not any(array.ctypes.data % 64 for array in panels)
 
 
+AVX512 = "avx512f avx512bw avx512dq avx512vl"
+
+
 @pytest.mark.parametrize(
     ("flags", "library", "computed"),
     [
-        ("", "native_kernels", []),
-        ("avx512_vnni avx512_bf16", "native_kernels", []),
-        ("avx512f avx512bw avx512dq avx512vl", "native_kernels", ["fp32"]),
-        ("avx512f avx512bw avx512dq avx512vl avx512_vnni", "native_kernels", ["fp32", "int8"]),
-        ("avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16", "native_kernels_bf16", ["fp32", "bf16", "int8"]),
+        ("", "native_avx512", []),
+        ("avx512_vnni avx512_bf16", "native_avx512", []),
+        (AVX512, "native_avx512", ["fp32"]),
+        (f"{AVX512} avx512_vnni", "native_avx512", ["fp32", "int8"]),
+        (f"{AVX512} avx512_vnni avx512_bf16", "native_avx512_bf16", ["fp32", "bf16", "int8"]),
     ],
 )
 def test_it_is_a_backend_where_the_processor_can(
-    flags: str, library: str, computed: list[str], monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
+    flags: str,
+    library: str,
+    computed: list[str],
+    unloaded: None,
+    monkeypatch: pytest.MonkeyPatch,
+    bundle_of: Callable[..., Bundle],
 ) -> None:
+    if not {*computed} <= {*COMPUTED}:
+        pytest.skip("this processor has less")
     monkeypatch.setattr(backends, "processor", lambda: f"model name: Some; flags: fpu fma avx2 {flags}")
     assert native_kernels() == native_library(library)
     assert [each.value for each in Precision if "native" in installed_backends(each)] == computed
@@ -445,15 +470,16 @@ def test_it_is_a_backend_where_the_processor_can(
         bundle = bundle_of(sizes, random_arrays(sizes))
         if precision in computed:
             session_of(bundle).close()
+            assert native_module._library()._name == str(native_library(library))
         else:
-            with pytest.raises(BackendError, match="cannot run here: this processor lacks avx512"):
+            with pytest.raises(BackendError, match=f"cannot run here in {precision}: this processor lacks .*avx512"):
                 session_of(bundle)
 
 
 def test_an_installation_without_a_compiler_says_so(
     monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
 ) -> None:
-    sizes = sizes_of()
+    sizes = sizes_of(precision="fp32")
     bundle = bundle_of(sizes, random_arrays(sizes))
     assert "native" in installed_backends()
     monkeypatch.setattr(backends, "EXTENSION_SUFFIXES", [".nowhere"])
@@ -461,3 +487,12 @@ def test_an_installation_without_a_compiler_says_so(
     assert "native" not in installed_backends()
     with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
         session_of(bundle)
+
+
+@pytest.mark.skipif("bf16" not in COMPUTED, reason="this processor has no AVX512-BF16")
+def test_a_compiler_without_bf16_leaves_the_other_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = native_library
+    monkeypatch.setattr(backends, "native_library", lambda name: None if name.endswith("bf16") else find(name))
+    assert native_kernels() == find("native_avx512")
+    assert [each.value for each in Precision if "native" in installed_backends(each)] == ["fp32", "int8"]
+    assert "compiled without AVX512-BF16" in why_not_native(Precision.BF16)

@@ -204,10 +204,11 @@ def test_what_nobody_reads_has_a_place_behind_what_the_engine_computes_in(
     assert set(executor.batches.inputs) == {"input_ids", "attention_mask", "token_type_ids"}
     rows, tokens = executor._profiles[-1].max
     assert (rows, tokens) == (128, 64)
-    assert executor.workspace == 1024 + 2 * rows * 12 * tokens * tokens
+    first, last = 2 * rows * 12 * tokens * tokens, 2 * rows * 12 * tokens
+    assert executor.workspace == 1024 + first + last
     context = executor.context(7, 4096)._context
     assert context.device_memory == (4096, 1_000)
-    assert context.addresses == {"layer.0.softmax": 4096 + 1024, "layer.1.softmax": 4096 + 1024}
+    assert context.addresses == {"layer.0.softmax": 4096 + 1024, "layer.1.softmax": 4096 + 1024 + first}
     monkeypatch.setattr(Context, "set_tensor_address", lambda self, name, address: False)
     with pytest.raises(BackendError, match=r"takes no memory for its output layer\.0\.softmax"):
         executor.context(7, 4096)

@@ -14,6 +14,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.engine_file import profiles_for
+from crossrt.engine.errors import BackendError
 from crossrt.export.attention import UNMEASURED, Attention, attention_in, fused_attention, keep_unfused
 from crossrt.export.checkpoint import Checkpoint
 from crossrt.export.numerics import FP16, FP32, Numerics
@@ -75,6 +76,41 @@ def test_unfused_attention_has_every_softmax_among_the_outputs(checkpoint: Path,
     ]
     plain, unfused = (plan.count(b"layer.0.attention_weights_output") for plan in plans)
     assert unfused > plain, "as the name of an output"
+
+
+def test_a_softmax_of_unknown_size_is_not_kept_apart(checkpoint: Path) -> None:
+    """An output that is larger than was thought would be written over what lies behind it."""
+    model = graph_of(Checkpoint.read(checkpoint), FP32)
+    flattened = onnx.ModelProto.FromString(model.SerializeToString())
+    for node in flattened.graph.node:
+        if node.op_type == "Softmax":  # as TensorRT's parser makes of the one of opset 12 and before
+            source, result = node.input[0], node.output[0]
+            node.input[0], node.output[0] = f"{source}.flat", f"{result}.flat"
+            flat = onnx.helper.make_node("Flatten", [source], [f"{source}.flat"], axis=3)
+            shape = onnx.helper.make_node("Shape", [source], [f"{source}.shape"])
+            back = onnx.helper.make_node("Reshape", [f"{result}.flat", f"{source}.shape"], [result])
+            break
+    nodes = list(flattened.graph.node)
+    at = nodes.index(node)
+    nodes[at : at + 1] = [flat, shape, node, back]
+    del flattened.graph.node[:]
+    flattened.graph.node.extend(nodes)
+    for graph, said in (
+        (flattened, r"the shape \(-1, -1\), and --unfused-attention knows"),
+        (without_softmax(model), "no softmax"),
+    ):
+        parsed = ParsedNetwork.of(graph.SerializeToString(), library="tensorrt_rtx")
+        with pytest.raises(BackendError, match=said):
+            keep_unfused(parsed.network, parsed.tensorrt)
+
+
+def without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    for node in other.graph.node:
+        if node.op_type == "Softmax":
+            node.op_type = "Identity"
+            del node.attribute[:]
+    return other
 
 
 def information(*layers: Any) -> str:

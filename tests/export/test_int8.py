@@ -144,8 +144,30 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"
     monkeypatch.setattr("crossrt.engine.session.why_not_native", lambda *_: "this processor lacks avx512_vnni")
-    with pytest.raises(BackendError, match="native cannot run here: this processor lacks avx512_vnni"):
+    with pytest.raises(BackendError, match="native cannot run here in int8: this processor lacks avx512_vnni"):
         chosen(judged(), backend="native")
+
+
+def test_auto_takes_fp32_where_the_backend_cannot_compute_int8(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a processor with AVX512 and without VNNI."""
+    models = {
+        name: replace(exported.manifest.models[name], native_file=f"model.{name}.native") for name in ("fp32", "int8")
+    }
+    bundle = replace(exported, manifest=replace(exported.manifest, models=models))
+
+    def chosen(*others: str, backend: str = "auto") -> tuple[str, Precision]:
+        monkeypatch.setattr(
+            "crossrt.engine.session.installed_backends",
+            lambda precision: (*others, "native") if precision is Precision.FP32 else others,
+        )
+        setup = choose_setup(bundle, precision="auto", backend=backend, device="cpu", tuned=False)
+        return setup.backend, setup.precision
+
+    assert chosen() == ("native", Precision.FP32)
+    assert chosen("onnxruntime") == ("onnxruntime", Precision.INT8)
+    assert chosen("onnxruntime", backend="native") == ("native", Precision.FP32)
 
 
 @needs_kernels

@@ -34,9 +34,7 @@ from tests.engine.emulated_gpu import emulation
 from tests.engine.memory_device import MemoryDevice
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
-needs_kernels = pytest.mark.skipif(
-    bool(why_not_native(Precision.BF16)), reason=why_not_native(Precision.BF16) or "they run"
-)
+needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
 
 
 @needs_kernels
@@ -136,7 +134,7 @@ def test_where_the_kernels_do_not_run_there_is_no_file_for_them(
     assert not list(bundle.path.glob("*.native"))
 
 
-@needs_kernels
+@pytest.mark.skipif(bool(why_not_native(Precision.BF16)), reason=why_not_native(Precision.BF16) or "they run")
 def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,8 @@
 // All is FP32, or else linear layers are in 8 bits or BF16 and attention in BF16 (arithmetic.h). Pairs lie one after the other
 // without padding. Python calls it by ctypes (engine/native.py), which names the arrays that `crossrt_open` takes.
 
+#pragma once
+
 #include <memory>
 #include <system_error>
 
