@@ -1,12 +1,15 @@
 """`crossrt info`: what a bundle is."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .app import app, say
 from .options import Backend, Device, Precision, Threads
+
+if TYPE_CHECKING:
+    from ..engine.bundle import Manifest
 
 
 @app.command(epilog="Example:  crossrt info minilm-l6 --verify")
@@ -31,12 +34,24 @@ def info(
     source, shape = manifest.source, manifest.architecture
     revision = f" at {source['revision']}" if source.get("revision") else ""
     lines = [
-        f"{source.get('id')}{revision}",
+        f"{opened.path.resolve().name}, from {source.get('id')}{revision}",
         f"  architecture  {shape.get('model_type')}, {shape.get('layers')} layers x {shape.get('hidden_size')}, "
         f"head {shape.get('head', 'as exported')}",
         f"  labels        {manifest.labels}, relevant {manifest.relevant_label}, activation {manifest.activation}",
         f"  max length    {manifest.max_length} tokens of {manifest.max_positions}",
     ]
+    lines += models_of(manifest)
+    lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
+    lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
+    lines.append(
+        f"  here          {choose_setup(opened, precision=precision, backend=backend, device=device, threads=threads)}"
+    )
+    say("\n".join(lines))
+
+
+def models_of(manifest: "Manifest") -> list[str]:
+    """A line for each precision that a bundle holds: its files, and how they passed."""
+    lines = []
     for name, model in manifest.models.items():
         checked = model.parity
         proof = (
@@ -60,9 +75,4 @@ def info(
             if file is not None
         )
         lines.append(f"  {name:<12}  {model.file}, {proof}{backends}{integer}{others}")
-    lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
-    lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
-    lines.append(
-        f"  here          {choose_setup(opened, precision=precision, backend=backend, device=device, threads=threads)}"
-    )
-    say("\n".join(lines))
+    return lines

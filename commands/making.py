@@ -1,14 +1,17 @@
 """`crossrt export`, `engines` and `parity`: bundles are made and checked."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..engine.activation import named
 from ..engine.errors import DataFileError, OptionError
 from ..engine.precision import Precision as Precisions
 from .app import app, for_a_person, say, size_of
+from .info import models_of
 from .options import (
     Backend,
     CacheFolder,
@@ -19,7 +22,6 @@ from .options import (
     OptimizationLevel,
     PairsFile,
     PassagesFile,
-    Precision,
     QueriesFile,
     Refittable,
     Revision,
@@ -69,7 +71,7 @@ def export(
         str, typer.Option(help="auto, crossrt, optimum, or existing: the directory's own ONNX file.")
     ] = "auto",
     activation: Annotated[
-        str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, ...")
+        str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, softmax or tanh.")
     ] = None,
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Build TensorRT engines too, for the GPU that is here.")
@@ -98,7 +100,8 @@ def export(
     from ..engine.source import can_export
     from ..export.existing import bundle_from_onnx, existing_onnx
 
-    precisions = [Precisions.parse(name.strip()) for name in precision.split(",")]
+    precisions = _precisions(precision)
+    activation = activation and named(activation)
     if exporter not in ("auto", "crossrt", "optimum", "existing"):
         raise OptionError(f"unknown exporter {exporter!r}; one of auto, crossrt, optimum, existing")
     check_target(out, force=force)
@@ -112,7 +115,7 @@ def export(
         unfused_attention,
     )
     if not tensorrt and options != _building():
-        raise OptionError("--workspace and the other options of building engines go with --tensorrt")
+        raise OptionError("options of building engines (--workspace to --unfused-attention) go with --tensorrt")
     if tensorrt:
         _need_export()
         from ..export.engines import here
@@ -176,7 +179,7 @@ def export(
     if tensorrt:
         lengths_of = calibration.pairs if calibration else user_pairs
         bundle = _with_engines(bundle, precisions, lengths_of, options, judging=judging)
-    say(f"{bundle.path}: {size_of(bundle.path)}")
+    say("\n".join([f"{bundle.path}: {size_of(bundle.path)}", *models_of(bundle.manifest)]))
 
 
 @app.command(epilog="Example:  crossrt engines minilm-l6 --precision fp16,int8 --pairs pairs.tsv")
@@ -230,8 +233,8 @@ def engines(
             "--refit-from takes an engine as it was built: leave out the options of building, and --cache"
         )
     [ordinal] = ordinals_of(device)
+    precisions = _precisions(precision)
     here(ordinal)
-    precisions = [Precisions.parse(name.strip()) for name in precision.split(",")]
     _with_engines(
         Bundle.open(bundle),
         precisions,
@@ -258,7 +261,7 @@ def parity(
     sample: Sample = None,
     qrels: Annotated[Path | None, typer.Option(help="TREC qrels, for nDCG@10 and RR@10 of the run's lists.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    precision: Precision = None,
+    precision: Annotated[str | None, typer.Option(help="Precisions to check, as fp32,int8; fp32 unless given.")] = None,
     backend: Backend = "auto",
     device: Device = None,
     threads: Threads = None,
@@ -270,36 +273,55 @@ def parity(
 ) -> None:
     """Compare a bundle's scores with its checkpoint in PyTorch; exit 1 when they differ.
 
-    A run with at least 20 queries of 50 candidates is judged as a ranking too, which INT8 needs.
+    A run with at least 20 queries of 50 candidates is judged as a ranking too. INT8 is judged by nothing else: it takes such a
+    run, or --pairs with at least 40 queries, of which lists are made as at export.
     """
     _need_export()
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
     directory, _ = _checkpoint_directory(against, revision, token, cache_folder, local_files_only)
-    from ..engine.bundle import Bundle
+    from ..calibration.judging_set import JudgingSet
     from ..engine.cross_encoder import CrossEncoder
     from ..export.checkpoint import Checkpoint
     from ..export.pairs import builtin_pairs
     from ..export.parity import judge_of
     from ..export.parity import parity as compare
 
-    Bundle.open(bundle)
     judging = _judging(queries, passages, run, qrels)
-    with CrossEncoder(
-        bundle,
-        precision=precision,
-        backend=backend,
-        device=device,
-        threads=threads,
-        max_length=max_length,
-        allow_failed=True,  # a precision that failed may be checked again
-    ) as model:
-        checkpoint = Checkpoint.read(directory, activation=model.bundle.manifest.source.get("chosen_activation"))
-        progress = for_a_person()
-        judge = judging and judge_of(checkpoint, judging, max_length=model.max_length, progress=progress)
-        checked = [*builtin_pairs(model.max_length), *user_pairs]
-        report = compare(model, checkpoint, checked, judge=judge, progress=progress)
-    say(report.to_json() if as_json else str(report))
-    if not report:
+    wanted = _precisions(precision or "fp32")
+    if judging is None and Precisions.INT8 in wanted:
+        if pairs is None:
+            raise OptionError(
+                "int8 is judged by how it ranks: give --queries, --passages and --run with at least 20 queries of 50 "
+                "candidates, or --pairs with at least 40 queries"
+            )
+        judging = JudgingSet.pooled(user_pairs, source=pairs.name)
+    judge = None
+    reports = []
+    for each in wanted:
+        with CrossEncoder(
+            bundle,
+            precision=each,
+            backend=backend,
+            device=device,
+            threads=threads,
+            max_length=max_length,
+            allow_failed=True,  # a precision that failed may be checked again
+        ) as model:
+            checkpoint = Checkpoint.read(directory, activation=model.bundle.manifest.source.get("chosen_activation"))
+            progress = for_a_person()
+            if judging is not None and judge is None:
+                judge = judge_of(checkpoint, judging, max_length=model.max_length, progress=progress)
+            checked = [*builtin_pairs(model.max_length), *user_pairs]
+            reports.append(compare(model, checkpoint, checked, judge=judge, progress=progress))
+            others = [name for name in model.bundle.manifest.models if Precisions(name) not in wanted]
+            if not as_json:
+                say(str(reports[-1]))
+    if as_json:
+        found = [json.loads(report.to_json()) for report in reports]
+        say(json.dumps(found[0] if len(found) == 1 else found, indent=2, ensure_ascii=False))
+    elif others:
+        say(f"not checked: {', '.join(others)} (--precision {','.join([*(each.value for each in wanted), *others])})")
+    if not all(reports):
         raise typer.Exit(1)
 
 
@@ -333,6 +355,14 @@ def _need_export() -> None:
 
     if not can_export():
         raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
+
+
+def _precisions(names: str) -> list[Precisions]:
+    known = [precision.value for precision in Precisions]
+    given = [name.strip().lower() for name in names.split(",")]
+    if unknown := [name for name in given if name not in known]:
+        raise OptionError(f"unknown precision {unknown[0]!r}; one of {', '.join(known)}, or several with commas")
+    return [Precisions(name) for name in dict.fromkeys(given)]
 
 
 def _building(

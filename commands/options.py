@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, int8, or auto: the fastest that passed parity.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="fp32, which is taken unless asked, bf16, fp16, int8, or auto: the fastest that passed."),
+]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, native or tensorrt.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU that can, else the CPU.")]
 Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]

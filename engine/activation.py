@@ -75,6 +75,14 @@ def name_from_config(
     return name
 
 
+def named(activation: str) -> str:
+    """Return the name of `NAMED` that a name, or the dotted path of torch's class, means. Raises OptionError for another."""
+    name = activation.rsplit(".", 1)[-1].lower()
+    if name not in NAMED:
+        raise OptionError(f"unknown activation {activation!r}; one of {', '.join(NAMED)}")
+    return name
+
+
 def apply(activation: Activation, logits: Floats) -> Floats:
     """Apply `activation` to float32 logits [n, labels] or [n] and return float32 of the shape it gives.
 

@@ -155,8 +155,9 @@ class Bundle:
         try:
             text = manifest_file.read_text(encoding="utf-8")
         except FileNotFoundError:
+            words = f"{path} OUT" if (path / "config.json").is_file() else f"CHECKPOINT {path}"
             raise BundleError(
-                f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export CHECKPOINT {path}"
+                f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export {words}"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{manifest_file} cannot be read ({error})") from error
@@ -173,7 +174,7 @@ class Bundle:
         if model is None:
             raise BundleError(
                 f"{self.path} holds no {precision.value} model; it holds {', '.join(self.manifest.models)}. "
-                f"Export again with --precision {precision.value}"
+                f"Make one that does with: crossrt export CHECKPOINT OUT --precision fp32,{precision.value}"
             )
         return self.path / ((fused and model.fused_file) or (gpu and model.gpu_file) or model.file)
 

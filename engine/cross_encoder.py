@@ -371,6 +371,16 @@ class CrossEncoder:
 
     # -- lifetime
 
+    def eval(self) -> "CrossEncoder":
+        """Return the model, which is never in training mode."""
+        return self
+
+    def to(self, device: Any) -> "CrossEncoder":
+        """Return the model, where it is on that device. Raises OptionError for another, which is chosen when opening."""
+        if _device_names(device) not in (self.device, self.device.partition(":")[0]):
+            raise OptionError(f"this model is on {self.device}: open it with device={str(device)!r}")
+        return self
+
     def close(self) -> None:
         """Free the model. May be called again; scoring afterwards raises BackendError."""
         self._scorer.close()

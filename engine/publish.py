@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .errors import BundleError
+from .errors import BundleError, OptionError
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
@@ -48,6 +48,8 @@ def published_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
 @contextmanager
 def published_file(target: Path) -> Iterator[IO[str]]:
     """Yield a UTF-8 text file that replaces `target` when the block ends well, and vanishes when it does not."""
+    if not target.parent.is_dir():
+        raise OptionError(f"{target} is in a directory that does not exist: make {target.parent} first")
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent or Path())
     partial = Path(name)
     try:

@@ -9,6 +9,9 @@ from typing import IO
 
 from .errors import DataFileError
 
+FEW = 20
+"""Lines, of which each may begin with another single word by chance."""
+
 Run = dict[str, dict[str, float]]
 """Query id -> passage id -> score, in the order of the file."""
 
@@ -86,13 +89,19 @@ def line_of(path: Path, query: str, passage: str | None = None) -> int:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Read `query \\t passage` lines."""
+    """Read `query \\t passage` lines. Raises DataFileError for other lines, and for a file of texts by their ids."""
     pairs = []
     for number, line in _lines(path):
         query, tab, passage = line.partition("\t")
         if not tab:
             raise DataFileError(f"{path}, line {number}: expected `query <tab> passage`, got {_shown(line)}")
         pairs.append((query, passage))
+    queries = {query for query, _ in pairs}
+    if len(queries) == len(pairs) >= FEW and not any(" " in query for query in queries):
+        raise DataFileError(
+            f"{path}: the first column is another single word in each of the {len(pairs)} lines, as in a file of "
+            "`id <tab> text`; a file of pairs has a query's text there"
+        )
     return pairs
 
 

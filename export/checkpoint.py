@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.errors import CheckpointError
+from ..engine.errors import CheckpointError, OptionError
 from .files import EXPECTED, default_activation, read_json
 from .heads import HEAD_LAYERS, Head, Layout, head_of
 
@@ -68,6 +68,8 @@ class Checkpoint:
         dimensions = _dimensions(path, config, layout, head, tensors)
         names = _names(layout, head, dimensions, tensors)
         labels = _check_tensors(path, config, head, dimensions, names, tensors)
+        if activation == "softmax" and labels == 1:
+            raise OptionError("softmax over one label is 1 for every pair: choose identity, sigmoid or tanh")
         used = set(names.values())
         leftover = tuple(name for name in tensors if name not in used and not name.endswith(_BUFFERS))
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
@@ -85,6 +87,19 @@ class Checkpoint:
             _names=names,
             _tensors=tensors,
         )
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What a manifest says of the model's shape."""
+        return {
+            "model_type": self.config.get("model_type") or self.layout.model_type,
+            "head": self.head.value,
+            "layers": self.dimensions.layers,
+            "hidden_size": self.dimensions.hidden,
+            "attention_heads": self.dimensions.heads,
+            "intermediate_size": self.dimensions.intermediate,
+            "vocab_size": self.dimensions.vocab,
+        }
 
     @property
     def relevant_label(self) -> int:

@@ -23,6 +23,7 @@ from .reference import Expected, Reference
 from .tolerance import TOLERANCE, Tolerance
 
 LIST_LENGTH = 20
+SIZES = ("layers", "hidden_size", "attention_heads", "intermediate_size", "vocab_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,7 @@ class ParityReport:
         ]
         for pair in self.worst:
             text = textwrap.shorten(f"{pair.query} | {pair.passage}".replace("\x00", ""), 60, placeholder="...")
-            lines.append(f"    {pair.scored:<8} {pair.reference:>20.6f} {pair.candidate:>14.6f}  {text!a}")
+            lines.append(f"    {pair.scored:<8} {pair.reference:>20.6f} {pair.candidate:>14.6f}  {text!r}")
         if self.ranking is not None:
             lines += [f"  {line}" for line in self.ranking.lines]
         lines += self.notes
@@ -179,6 +180,13 @@ def parity(
     if model.num_labels != checkpoint.labels:
         raise InputError(
             f"the bundle has {model.num_labels} labels and the checkpoint {checkpoint.labels}: not the same model"
+        )
+    ours, theirs = model.bundle.manifest.architecture, checkpoint.architecture
+    other = [name for name in SIZES if ours.get(name) not in (None, theirs[name])]
+    if other:
+        raise InputError(
+            "the bundle and the checkpoint are not the same model: "
+            + ", ".join(f"{name} is {ours[name]} and {theirs[name]}" for name in other)
         )
     if expected is None:
         expected = Reference(checkpoint).expected(pairs, max_length=model.max_length, progress=progress)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from ..calibration.judging_set import QUERIES
 from ..calibration.ranking import top_overlap
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder
@@ -266,7 +267,7 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
     return Difference(
         max_abs=float(differences.max()),
         mean_abs=float(differences.mean()),
-        top10_overlap=float(np.mean(overlaps)) if overlaps else None,
+        top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= QUERIES else None,
         reference=[float(value) for value in theirs[:SAMPLE, label]],
         logits=[float(value) for value in ours[:SAMPLE, label]],
     )

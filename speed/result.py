@@ -90,8 +90,8 @@ class Workload:
 class Difference:
     """How far the logits are from the bundle's FP32 ones on the pairs that were measured: absolute differences.
 
-    `reference` and `logits` are a sample, pair by pair, for a picture. `top10_overlap` is a mean over lists of 100; None
-    where there are none. For the first FP32 row itself all differences are 0.
+    `reference` and `logits` are a sample, pair by pair, for a picture. `top10_overlap` is a mean over lists of 100, None
+    of fewer than 20. For the first FP32 row itself all differences are 0.
     """
 
     max_abs: float

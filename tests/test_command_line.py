@@ -108,6 +108,16 @@ def test_export_prints_the_report_and_info_what_was_made(checkpoint: Path, tmp_p
 
 def test_export_says_what_it_cannot_export(checkpoint: Path, tmp_path: Path) -> None:
     assert "nor a hub id" in crossrt("export", "/no/such", tmp_path / "b").stderr
+    for words, said in (
+        (("--activation", "relu"), "unknown activation 'relu'; one of identity, sigmoid, softmax, tanh"),
+        (("--activation", "softmax"), "softmax over one label is 1 for every pair"),
+        (("--precision", "fp32,auto"), "unknown precision 'auto'; one of fp32, bf16, fp16, int8"),
+    ):
+        failed = crossrt("export", checkpoint, tmp_path / "b", *words)
+        assert failed.returncode == 2
+        assert said in failed.stderr
+    told = crossrt("info", checkpoint).stderr
+    assert f"Make one with: crossrt export {checkpoint} OUT" in told
     refused = crossrt("export", checkpoint, tmp_path / "b", "--precision", "half").stderr
     assert "unknown precision 'half'; one of fp32, bf16, fp16, int8" in refused
     assert "go together" in crossrt("export", checkpoint, tmp_path / "b", "--queries", "q").stderr
@@ -122,6 +132,9 @@ def test_parity_passes_for_its_checkpoint_and_exits_with_1_for_another(
     other = crossrt("parity", bundle, "--against", make_checkpoint(seed=77), "--json")
     assert other.returncode == 1
     assert json.loads(other.stdout)["failures"]
+    larger = crossrt("parity", bundle, "--against", make_checkpoint(num_hidden_layers=3, intermediate_size=96))
+    assert larger.returncode == 1
+    assert "not the same model: layers is 2 and 3, intermediate_size is 64 and 96" in larger.stderr
 
 
 def test_rank_reads_lines_or_tsv_from_a_file_or_stdin(bundle: Path, tmp_path: Path, model: CrossEncoder) -> None:

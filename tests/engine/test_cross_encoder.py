@@ -268,6 +268,13 @@ def test_keywords_of_sentence_transformers_are_mapped_or_refused_by_name(
         assert mapped.precision.value == "fp32"
 
 
+def test_what_moves_a_torch_model_leaves_this_one_where_it_is(bundle: Path) -> None:
+    with CrossEncoder(bundle, device="cpu") as model:
+        assert model.to("cpu").eval() is model
+        with pytest.raises(OptionError, match="this model is on cpu: open it with device='cuda'"):
+            model.to("cuda")
+
+
 def test_a_closed_model_says_so_and_may_be_closed_again(bundle: Path) -> None:
     with CrossEncoder(bundle) as model:
         model.predict([("a", "b")])

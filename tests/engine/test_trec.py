@@ -43,6 +43,19 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, reader, content, me
         reader(written(tmp_path / "file", content))
 
 
+def test_texts_by_their_ids_are_no_pairs(tmp_path: Path) -> None:
+    file = tmp_path / "queries.tsv"
+    lines = [f"q{number}\thow long is the river" for number in range(20)]
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        DataFileError, match=r"queries\.tsv: the first column is another single word in each of the 20 lines"
+    ):
+        read_pairs(file)
+    for others in (lines[:-1], [*lines[:-1], lines[0]], [*lines[:-1], "how long\ta river"]):
+        file.write_text("\n".join(others) + "\n")
+        assert len(read_pairs(file)) == len(others)
+
+
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"nothing cannot be read \(No such file"):
         read_texts(tmp_path / "nothing")

@@ -328,7 +328,9 @@ def test_every_model_is_opened_before_the_first_one_scores(
 def test_a_bundle_without_the_precision_is_named(command: Command, bundle: Path, tmp_path: Path) -> None:
     status, _, said = command(bundle, "--precision", "fp32,int8", "--out", tmp_path / "out")
     assert status == 1
-    assert said.startswith(f"crossrt: {bundle} holds no int8 model; it holds fp32. Export again with --precision int8")
+    assert said.startswith(
+        f"crossrt: {bundle} holds no int8 model; it holds fp32. Make one that does with: crossrt export C"
+    )
     assert not (tmp_path / "out").exists()
     with pytest.raises(BundleError):
         systems(bundle, "int8")

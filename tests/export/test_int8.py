@@ -148,6 +148,26 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
         chosen(judged(), backend="native")
 
 
+def test_the_command_judges_int8_by_lists_or_says_that_it_needs_some(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: object) -> int:
+        command = ["crossrt", "parity", exported.path, "--against", DEMO / "checkpoint", *words]
+        monkeypatch.setattr("sys.argv", [str(word) for word in command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    assert run("--precision", "int8") == 2
+    assert "int8 is judged by how it ranks: give --queries" in capsys.readouterr().err
+    assert run() == 0
+    assert capsys.readouterr().out.endswith("not checked: fp16, int8 (--precision fp32,fp16,int8)\n")
+    assert run("--precision", "fp32,int8", "--json", "--pairs", DEMO / "calibration/pairs.tsv") == 0
+    full, int8 = json.loads(capsys.readouterr().out)
+    assert (full["precision"], int8["precision"], int8["passed"]) == ("fp32", "int8", True)
+    assert int8["ranking"]["queries"] >= 20
+
+
 def test_auto_takes_fp32_where_the_backend_cannot_compute_int8(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
