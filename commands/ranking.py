@@ -182,7 +182,7 @@ def evaluate(
     from ..evaluation.dataset import collection_of_dataset
     from ..evaluation.evaluate import evaluate, opened_folder
     from ..evaluation.measures import Measures
-    from ..evaluation.system import Options, systems_of
+    from ..evaluation.system import CANDIDATES, Options, systems_of
 
     parsed = Measures.parse(measures)
     options = Options(backend=backend, device=device, threads=threads, max_length=max_length, batch_size=batch_size)
@@ -205,6 +205,13 @@ def evaluate(
         )
     say(str(result))
     print(f"{out}: runs, queries.jsonl and result.json", file=sys.stderr)
+    labels = {CANDIDATES, *(system.label for system in systems)}
+    others = {run.name.removesuffix(".run.trec") for run in out.glob("*.run.trec")} - labels
+    if others:
+        print(
+            f"{out}: there are earlier runs, which the result leaves out, of {', '.join(sorted(others))}",
+            file=sys.stderr,
+        )
 
 
 def _passages(file: str) -> tuple[list[str], list[str]]:

@@ -44,7 +44,8 @@ class Changed:
         return apart and abs(self.gain) > max(self.before.noise, self.after.noise)
 
     def __str__(self) -> str:
-        width = max(self.before.noise, self.after.noise, abs(self.gain) / 5)
+        # As many digits as the noise leaves, and as it takes to see the change, which is beyond it.
+        width = min(max(self.before.noise, self.after.noise, abs(self.gain) / 5), abs(self.gain) / 2)
         before, after = (rounded(figure.value, width) for figure in (self.before, self.after))
         return (
             f"{self.label}, {self.before.name}: {before} -> {after} ({self.after.value / self.before.value - 1:+.0%})"

@@ -337,6 +337,14 @@ def test_a_bundle_without_the_precision_is_named(command: Command, bundle: Path,
     assert command(bundle, "--precision", "half", "--out", tmp_path / "out")[0] == 2
 
 
+def test_runs_that_a_result_leaves_out_are_named(command: Command, two_precisions: Path, tmp_path: Path) -> None:
+    for precision in ("fp32,int8", "int8"):
+        status, _, said = command(two_precisions, "--precision", precision, "--out", tmp_path / "out")
+        assert status == 0
+        assert ("earlier runs" in said) == (precision == "int8")
+    assert said.endswith("earlier runs, which the result leaves out, of small.fp32\n")
+
+
 def test_a_folder_that_cannot_be_written_is_named(command: Command, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):

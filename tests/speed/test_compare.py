@@ -35,6 +35,8 @@ def test_a_row_that_got_slower_beyond_the_limit_fails(speeds_of: Make, speed_of:
     faster = compare(speeds_of(speed_of(100)), speeds_of(speed_of(120)))
     assert faster
     assert "better  b.fp32 onnxruntime, pairs/s: 100 -> 120 (+20%)" in str(faster)
+    little = compare(speeds_of(speed_of(57), noise=0.1), speeds_of(speed_of(64), noise=0.1))
+    assert "pairs/s: 57 -> 64 (+12%)" in str(little), "two figures that read alike are no change"
 
 
 @pytest.mark.parametrize(
