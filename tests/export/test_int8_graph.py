@@ -220,7 +220,7 @@ def test_export_builds_engines_of_all_that_was_exported(
     assert [engine.precision for engine in made.manifest.engines] == ["int8", "fp16"]
     assert {engine.options["optimization_level"] for engine in made.manifest.engines} == {1}
     said = capsys.readouterr().out
-    assert said.count("passed, max |difference|") == 2
+    assert said.count(".engine: passed, max |difference|") == 2
     assert "top-10 overlap" in said
     for precision in ("fp16", "int8"):
         with CrossEncoder(made.path, device="cuda", backend="tensorrt", precision=precision) as model:
