@@ -69,17 +69,21 @@ def rows_of(results: Results) -> list[Row]:
                 # Candidates have no bundle, and those of one collection are not those of another.
                 apart = f"{ranking.label} of {evaluation.collection}" if not key[0] else ranking.label
                 others.setdefault((*key, apart), [None] * len(evaluations))[place] = ranking
-    rows += [
-        Row(
-            name=label,
-            model=next(ranking.model for ranking in found if ranking) or "",
-            precision=precision,
-            speed=None,
-            measured=None,
-            rankings=found,
+    for (_, precision, label), found in sorted(others.items(), key=lambda item: not item[0][0]):
+        model = next(ranking.model for ranking in found if ranking) or ""
+        # As the rows with a speed are named, so that one bundle has one name.
+        name = f"{short(model)} {precision}" if model else label
+        taken = any(row.name == name for row in rows)
+        rows.append(
+            Row(
+                name=f"{name}, {label}" if taken else name,
+                model=model,
+                precision=precision,
+                speed=None,
+                measured=None,
+                rankings=found,
+            )
         )
-        for (_, precision, label), found in sorted(others.items(), key=lambda item: not item[0][0])
-    ]
     return rows
 
 

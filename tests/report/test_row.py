@@ -30,6 +30,18 @@ def test_another_bundle_of_the_same_name_is_another_row(
     assert [(row.speed is None, row.rankings[0] is None) for row in rows] == [(False, True)] * 3 + [(True, False)] * 4
 
 
+def test_a_bundle_has_one_name_whether_it_was_timed_or_not(
+    make_speeds: Callable[..., Any], make_evaluation: Callable[..., Any]
+) -> None:
+    speeds, evaluation = make_speeds(1), make_evaluation(1)
+    timed = replace(speeds, rows=[row for row in speeds.rows if row.precision == "fp32"])
+    rows = rows_of(Results(speeds=[("s", timed)], evaluations=[("e", evaluation)]))
+    assert [row.name for row in rows][:3] == [f"TinyBERT-L-2-v2 {precision}" for precision in ("fp32", "bf16", "int8")]
+    other = replace(speeds, rows=[replace(row, bundle_sha256="0" * 64) for row in speeds.rows])
+    rows = rows_of(Results(speeds=[("s", other)], evaluations=[("e", evaluation)]))
+    assert len({row.name for row in rows}) == len(rows), "and another one of its name another"
+
+
 def test_candidates_of_two_collections_stay_two_rows(make_evaluation: Callable[..., Any]) -> None:
     both = [("a", make_evaluation(1)), ("b", make_evaluation(1, collection="others"))]
     rows = rows_of(Results(evaluations=both))
