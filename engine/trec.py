@@ -3,6 +3,7 @@
 Every reader names the file and the line of what it cannot use, as DataFileError.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -10,7 +11,8 @@ from typing import IO
 from .errors import DataFileError
 
 FEW = 20
-"""Lines, of which each may begin with another single word by chance."""
+"""Lines, of which each may begin with what looks like an id by chance."""
+ID = re.compile(r"\S*\d\S*")
 
 Run = dict[str, dict[str, float]]
 """Query id -> passage id -> score, in the order of the file."""
@@ -97,9 +99,9 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
             raise DataFileError(f"{path}, line {number}: expected `query <tab> passage`, got {_shown(line)}")
         pairs.append((query, passage))
     queries = {query for query, _ in pairs}
-    if len(queries) == len(pairs) >= FEW and not any(" " in query for query in queries):
+    if len(queries) == len(pairs) >= FEW and all(ID.fullmatch(query) for query in queries):
         raise DataFileError(
-            f"{path}: the first column is another single word in each of the {len(pairs)} lines, as in a file of "
+            f"{path}: the first column is another word with digits in each of the {len(pairs)} lines, as in a file of "
             "`id <tab> text`; a file of pairs has a query's text there"
         )
     return pairs

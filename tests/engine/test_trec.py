@@ -48,10 +48,15 @@ def test_texts_by_their_ids_are_no_pairs(tmp_path: Path) -> None:
     lines = [f"q{number}\thow long is the river" for number in range(20)]
     file.write_text("\n".join(lines) + "\n")
     with pytest.raises(
-        DataFileError, match=r"queries\.tsv: the first column is another single word in each of the 20 lines"
+        DataFileError, match=r"queries\.tsv: the first column is another word with digits in each of the 20 lines"
     ):
         read_pairs(file)
-    for others in (lines[:-1], [*lines[:-1], lines[0]], [*lines[:-1], "how long\ta river"]):
+    for others in (
+        lines[:-1],
+        [*lines[:-1], lines[0]],
+        [*lines[:-1], "how long\ta river"],
+        [*lines[:-1], "rivers\ta river"],
+    ):
         file.write_text("\n".join(others) + "\n")
         assert len(read_pairs(file)) == len(others)
 
