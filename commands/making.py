@@ -280,12 +280,14 @@ def parity(
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
     directory, _ = _checkpoint_directory(against, revision, token, cache_folder, local_files_only)
     from ..calibration.judging_set import JudgingSet
+    from ..engine.bundle import Bundle
     from ..engine.cross_encoder import CrossEncoder
     from ..export.checkpoint import Checkpoint
     from ..export.pairs import builtin_pairs
     from ..export.parity import judge_of
     from ..export.parity import parity as compare
 
+    Bundle.open(bundle)  # a checkpoint would be exported
     judging = _judging(queries, passages, run, qrels)
     wanted = _precisions(precision or "fp32")
     if judging is None and Precisions.INT8 in wanted:

@@ -116,8 +116,8 @@ def test_export_says_what_it_cannot_export(checkpoint: Path, tmp_path: Path) -> 
         failed = crossrt("export", checkpoint, tmp_path / "b", *words)
         assert failed.returncode == 2
         assert said in failed.stderr
-    told = crossrt("info", checkpoint).stderr
-    assert f"Make one with: crossrt export {checkpoint} OUT" in told
+    for command in (("info", checkpoint), ("parity", checkpoint, "--against", checkpoint)):
+        assert f"Make one with: crossrt export {checkpoint} OUT" in crossrt(*command).stderr
     refused = crossrt("export", checkpoint, tmp_path / "b", "--precision", "half").stderr
     assert "unknown precision 'half'; one of fp32, bf16, fp16, int8" in refused
     assert "go together" in crossrt("export", checkpoint, tmp_path / "b", "--queries", "q").stderr
