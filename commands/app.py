@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import __version__
 from ..engine.errors import CrossrtError
+
+if TYPE_CHECKING:
+    from ..engine.bundle import Manifest
 
 app = typer.Typer(
     help="MS MARCO cross-encoders, exported with proof and run fast.",
@@ -56,3 +59,32 @@ def size_of(directory: Path) -> str:
     """The size of a folder's files, for a person."""
     size = sum(file.stat().st_size for file in directory.iterdir())
     return f"{size / 1e6:,.1f} MB"
+
+
+def models_of(manifest: "Manifest") -> list[str]:
+    """A line for each precision that a bundle holds: its files, and how they passed."""
+    lines = []
+    for name, model in manifest.models.items():
+        checked = model.parity
+        proof = (
+            "parity not checked"
+            if checked is None
+            else f"parity {'passed' if checked['passed'] else 'FAILED'}, max |difference| {checked['max_abs_diff']:.1e}"
+        )
+        share = (model.numerics or {}).get("eight_bit_share")
+        integer = "" if share is None else f", {share:.1%} of the multiply-adds in 8 bits"
+        backends = "".join(
+            f", {'passed' if passed else 'FAILED'} as {backend} computes it"
+            for backend, passed in model.backends.items()
+        )
+        others = "".join(
+            f"; {file} {where}"
+            for file, where in (
+                (model.native_file, "for own kernels" + (" on GPUs" if name == "fp16" else "")),
+                (model.gpu_file, "on GPUs"),
+                (model.fused_file, "by ONNX Runtime on GPUs"),
+            )
+            if file is not None
+        )
+        lines.append(f"  {name:<12}  {model.file}, {proof}{backends}{integer}{others}")
+    return lines

@@ -1,15 +1,12 @@
 """`crossrt info`: what a bundle is."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from .app import app, say
+from .app import app, models_of, say
 from .options import Backend, Device, Precision, Threads
-
-if TYPE_CHECKING:
-    from ..engine.bundle import Manifest
 
 
 @app.command(epilog="Example:  crossrt info minilm-l6 --verify")
@@ -47,32 +44,3 @@ def info(
         f"  here          {choose_setup(opened, precision=precision, backend=backend, device=device, threads=threads)}"
     )
     say("\n".join(lines))
-
-
-def models_of(manifest: "Manifest") -> list[str]:
-    """A line for each precision that a bundle holds: its files, and how they passed."""
-    lines = []
-    for name, model in manifest.models.items():
-        checked = model.parity
-        proof = (
-            "parity not checked"
-            if checked is None
-            else f"parity {'passed' if checked['passed'] else 'FAILED'}, max |difference| {checked['max_abs_diff']:.1e}"
-        )
-        share = (model.numerics or {}).get("eight_bit_share")
-        integer = "" if share is None else f", {share:.1%} of the multiply-adds in 8 bits"
-        backends = "".join(
-            f", {'passed' if passed else 'FAILED'} as {backend} computes it"
-            for backend, passed in model.backends.items()
-        )
-        others = "".join(
-            f"; {file} {where}"
-            for file, where in (
-                (model.native_file, "for own kernels" + (" on GPUs" if name == "fp16" else "")),
-                (model.gpu_file, "on GPUs"),
-                (model.fused_file, "by ONNX Runtime on GPUs"),
-            )
-            if file is not None
-        )
-        lines.append(f"  {name:<12}  {model.file}, {proof}{backends}{integer}{others}")
-    return lines

@@ -7,11 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..engine.activation import named
 from ..engine.errors import DataFileError, OptionError
 from ..engine.precision import Precision as Precisions
-from .app import app, for_a_person, say, size_of
-from .info import models_of
+from .app import app, for_a_person, models_of, say, size_of
 from .options import (
     Backend,
     CacheFolder,
@@ -96,6 +94,7 @@ def export(
     source_id: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Export a PyTorch cross-encoder to a bundle, and prove it against the PyTorch logits."""
+    from ..engine.activation import named
     from ..engine.publish import check_target
     from ..engine.source import can_export
     from ..export.existing import bundle_from_onnx, existing_onnx

@@ -66,13 +66,13 @@ def name_from_config(
     path = next((place for place in places if place), None)
     if path is None or not path.startswith("torch."):
         return default
-    name = str(path).rsplit(".", 1)[-1].lower()
-    if name not in NAMED:
+    try:
+        return named(path)
+    except OptionError:
         raise OptionError(
             f"the checkpoint asks for the activation {path}, which crossrt does not have; it has {', '.join(NAMED)}. "
             "Export with --activation NAME, and pass activation_fn=... when scoring."
-        )
-    return name
+        ) from None
 
 
 def named(activation: str) -> str:

@@ -101,9 +101,8 @@ class Sizes:
             yield from self._norm(f"{layer}.output_norm")
         for number in range(self.dense):
             out = self.labels if number == self.dense - 1 else self.hidden
-            product = (
-                self.for_gpus and number < self.dense - 1
-            )  # as an encoder's; a head's last layer is a kernel's there
+            # On GPUs a head's layer is a product like the encoder's, but for the last, which a kernel computes.
+            product = self.for_gpus and number < self.dense - 1
             yield f"head.{number}.weight", *(("F16", (width, width)) if product else ("F32", (self.hidden, out)))
             yield f"head.{number}.bias", "F32", (width if product else out,)
         if self.eight_bit:

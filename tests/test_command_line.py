@@ -57,6 +57,14 @@ def rerank_words(bundle: Path, files: dict[str, Path], out: Path) -> Sequence[ob
     )
 
 
+def test_help_begins_with_what_comes_first_and_loads_little() -> None:
+    listed = crossrt("--help").stdout.partition("Commands:")[2].split()
+    assert listed[0] == "export"
+    loaded = "import sys, crossrt.__main__; print(*sys.modules)"
+    child = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert not {"numpy", "torch", "onnxruntime"} & {*child.stdout.split()}
+
+
 def test_help_has_examples_for_every_command() -> None:
     assert crossrt("--help").returncode == 0
     for command in ("export", "rank", "rerank", "parity", "info"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crossrt.engine import backends
@@ -158,6 +158,10 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(  # between two steps: NumPy's -5.69 becomes the kernels' -5.21 for a millionth
+    **{"hidden": 256, "heads": 3, "head": 64, "intermediate": 160, "precision": (COMPUTED or ["fp32"])[0], "layers": 3},
+    **{"types": 0, "labels": 1, "dense": 2, "activation": "none", "lengths": [5], "seed": 179},
+)
 @given(
     hidden=st.sampled_from([32, 40, 64, 96, 256]),
     heads=st.integers(1, 4),
@@ -186,8 +190,16 @@ def test_the_kernels_compute_what_numpy_computes(
     finally:
         session.close()
     expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch))
-    # Where a number lies between two steps, another order of a sum may round it the other way.
-    np.testing.assert_allclose(computed, expected, atol=0.3)
+    # Where a number lies between two steps, another order of a sum may round it the other way; then NumPy does so too when what
+    # it begins with is moved by as little as an order of FP32's sums moves it.
+    chance = np.random.default_rng(0)
+    other = [row for row in range(len(computed)) if not np.allclose(computed[row], expected[row], rtol=0, atol=0.3)]
+    for _ in range(32 if other else 0):
+        arrays = random_arrays(sizes, seed)
+        arrays["position"] *= 1 + 2e-6 * chance.standard_normal(arrays["position"].shape)
+        moved = logits_of(NativeModel.open(file_of(bundle_of(sizes, arrays))), pairs_of(batch))
+        other = [row for row in other if not np.allclose(computed[row], moved[row], rtol=0, atol=0.05)]
+    assert not other, (computed[other], expected[other])
 
 
 @pytest.mark.parametrize("precision", COMPUTED)
