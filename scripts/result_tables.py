@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the README's tables and its picture from the results of benchmarks, so that no figure is typed.
+"""Write the tables and the picture of the documents from the results of the benchmarks, so that no figure is typed.
 
-    scripts/readme_tables            # write
-    scripts/readme_tables --check    # exit 1 when the README says something else than the results
+    scripts/result_tables            # write
+    scripts/result_tables --check    # exit 1 when a document differs from the results
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. One whose results are not there yet is left as it is.
 """
@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PICTURE = ROOT / "docs/cpu.svg"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md")
 
 GPU_REFERENCE = "sentence-transformers FP16"
 GPU_REQUESTS = ("1 x 1", "1 x 10", "1 x 100", "1 x 100, prepared")
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing")
     arguments = parser.parse_args()
     stale = []
-    for path in (ROOT / "README.md", ROOT / "docs/design.md"):
+    for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         made = with_tables(text)
         if made != text:
@@ -47,7 +48,7 @@ def main() -> None:
         stale.append(PICTURE.name)
     if arguments.check:
         sys.exit(
-            f"{', '.join(stale)}: other figures than benchmarks/results; run scripts/readme_tables" if stale else 0
+            f"{', '.join(stale)}: other figures than benchmarks/results; run scripts/result_tables" if stale else 0
         )
     draw(load("cpu"), PICTURE)
 

@@ -1,4 +1,4 @@
-"""The README's figures are those of benchmarks/results."""
+"""The figures in the documents are those of benchmarks/results."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def tables(load_script: Callable[[str], ModuleType]) -> ModuleType:
-    return load_script("readme_tables")
+    return load_script("result_tables")
 
 
-def test_the_readme_says_what_was_measured() -> None:
-    command = [sys.executable, str(REPOSITORY / "scripts/readme_tables.py"), "--check"]
+def test_the_documents_say_what_was_measured() -> None:
+    command = [sys.executable, str(REPOSITORY / "scripts/result_tables.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -27,7 +27,7 @@ def test_the_readme_says_what_was_measured() -> None:
 def test_another_figure_makes_it_stale(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = shutil.copytree(REPOSITORY / "benchmarks/results", tmp_path / "results")
     monkeypatch.setattr(tables, "RESULTS", results)
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs/measurements.md").read_text(encoding="utf-8")
     assert tables.with_tables(text) == text
     result = json.loads((results / "cpu.json").read_text())
     result["systems"][1]["ratio_median"] += 1
