@@ -76,7 +76,11 @@ def between(ends: tuple[float, float] | None, written: Any) -> str:
 def quality_cell(measure: str, means: Mapping[str, float], changes: Mapping[str, Change] | None) -> Cell:
     """A mean, with its change from the baseline."""
     mean = quality(means[measure])
-    return Cell(mean, "baseline") if changes is None else Cell(mean, interval(changes[measure]).strip())
+    return (
+        Cell(mean, "baseline")
+        if changes is None
+        else Cell(mean, interval(changes[measure]).strip().replace(" (", "\n("))
+    )
 
 
 def interval(change: Change | None) -> str:

@@ -15,7 +15,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is said, and in small below it its spread or interval, or `words`, which may be broken into lines.
+    """What is said, and in small below it its spread or interval, or `words`. Only words are wrapped; the rest breaks at "\\n".
 
     `precision` puts that precision's mark before it.
     """
