@@ -1,8 +1,10 @@
 """The command line."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from .commands.app import app
 from .engine.errors import CrossrtError, OptionError, ParityError
@@ -12,10 +14,18 @@ from .commands import making, ranking, measuring, info  # noqa: F401, each regis
 
 
 def main() -> None:
-    """Run the command line; exit 0 when done, 1 when something failed, 2 when the words were wrong."""
+    """Run the command line; exit 0 when done, 1 when something failed, 2 when the words were wrong, 143 on SIGTERM."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # whoever started this may want it ignored
+        signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv[1:]
     with _errors_in_words(debug):
         app(prog_name="crossrt")
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End as on an error, so that files which are half written go; a second signal ends the process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
 
 
 @contextmanager

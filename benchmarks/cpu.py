@@ -31,6 +31,7 @@ from crossrt.engine.bundle import Bundle
 from crossrt.engine.cpus import usable_cpus
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.plan import plan
+from crossrt.engine.publish import published_file
 from crossrt.engine.trec import read_collection
 from crossrt.speed.ceiling import again, ceilings
 from crossrt.speed.operations import flops_of
@@ -164,7 +165,8 @@ def main() -> None:
         whole = json.loads(arguments.into.read_text())
         measured = {each["system"]: each for each in rows if each["system"] != REFERENCE}
         whole["systems"] = [measured.pop(each["system"], each) for each in whole["systems"]] + list(measured.values())
-        arguments.into.write_text(json.dumps(whole, indent=1) + "\n")
+        with published_file(arguments.into) as file:
+            file.write(json.dumps(whole, indent=1) + "\n")
 
 
 def open_systems(

@@ -39,6 +39,7 @@ with suppress(ImportError, OSError):
 from crossrt import Bundle, CrossEncoder, PassageStore
 from crossrt.calibration.ranking import top_overlap
 from crossrt.engine.backends import backend_version
+from crossrt.engine.child import crossrt_command
 from crossrt.engine.driver import gpus
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.pipeline import Pipeline
@@ -254,17 +255,20 @@ def length_of(bundle: Bundle, arguments: argparse.Namespace) -> int:
 
 def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Build an engine into the bundle, in a process of its own, which may crash or take too long."""
-    command = [sys.executable, "-m", "crossrt", "engines", str(bundle), "--precision", precision]
-    command += ["--device", arguments.device]
+    words = ["--precision", precision, "--device", arguments.device]
     if arguments.max_length:
-        command += ["--max-length", str(min(arguments.max_length, Bundle.open(bundle).manifest.max_positions))]
-    command += shlex.split(arguments.engine_options)
-    print(shlex.join(command[1:]), flush=True)
-    row: dict[str, Any] = {"precision": precision, "options": shlex.join(command[7:])}
+        words += ["--max-length", str(min(arguments.max_length, Bundle.open(bundle).manifest.max_positions))]
+    words += shlex.split(arguments.engine_options)
+    print(shlex.join(["crossrt", "engines", str(bundle), *words]), flush=True)
+    row: dict[str, Any] = {"precision": precision, "options": shlex.join(words[2:])}
     begin = time.perf_counter()
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=arguments.engine_seconds
+            crossrt_command("engines", str(bundle), *words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=arguments.engine_seconds,
         )
         last = "\n".join(done.stdout.splitlines()[-12:])
         row["failed" if done.returncode else "said"] = last or f"exit status {done.returncode}"

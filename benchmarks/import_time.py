@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from result import write_result
 
+from crossrt.engine.child import python_command
+
 LIMIT = 0.3  # s
 
 
@@ -34,7 +36,7 @@ def main() -> None:
             if name == "sentence_transformers" and repeat > 3:
                 continue  # seconds each
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True)
+            subprocess.run(python_command(statement), check=True, capture_output=True)
             if repeat:  # the first run fills the file cache
                 times[name].append(time.perf_counter() - start)
     empty = float(np.median(times["nothing"]))

@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from crossrt.engine.publish import published_file
 from crossrt.evaluation.facts import commit, machine, versions
 
 
@@ -16,4 +17,5 @@ def with_facts(result: dict[str, Any]) -> dict[str, Any]:
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result as JSON, with date, machine, versions and commit."""
-    path.write_text(json.dumps(with_facts(result), indent=1) + "\n", encoding="utf-8")
+    with published_file(path) as file:
+        file.write(json.dumps(with_facts(result), indent=1) + "\n")

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from result import write_result
 
+from crossrt.engine.child import python_command
+
 AS_IT_IS = """
 import sys
 from crossrt import CrossEncoder
@@ -86,7 +88,7 @@ def main() -> None:
 def first_score(program: str, *words: str) -> float:
     """Return the seconds from the start of a process to its first line."""
     begin = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(python_command(program, *words), stdout=subprocess.PIPE) as child:
         assert child.stdout
         line = child.stdout.readline()
         seconds = time.perf_counter() - begin

@@ -14,6 +14,7 @@ was stopped goes on where it was. The price is of an hour of a machine like this
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -26,9 +27,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine import compiled
 from crossrt.engine.backends import BACKENDS
 from crossrt.engine.bundle import TOKENIZER, Bundle, BundleModel
+from crossrt.engine.cache import VARIABLE
 from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
 from crossrt.engine.precision import Precision
 from crossrt.engine.publish import published_file
@@ -84,7 +85,7 @@ def main() -> None:
             continue
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            compiled.FOLDER = Path(folder) / "compiled"  # gigabytes that nobody opens again
+            os.environ[VARIABLE] = folder  # gigabytes that nobody opens again
             bundle = write_bundle(model, Path(folder))
             made = time.perf_counter()
             speeds = measured(model, bundle, found)

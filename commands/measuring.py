@@ -42,7 +42,7 @@ def bench(
         bool,
         typer.Option("--scaling", help="Also over batch tokens, length of a pair and threads, with fitted curves."),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file to keep the result in.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to keep the result in; - is standard output.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="BEFORE AFTER", help="Measure nothing: say what changed between two kept results."),
@@ -57,7 +57,7 @@ def bench(
         return
     if not bundles:
         raise OptionError("give bundles to measure, or --compare BEFORE AFTER")
-    from ..engine.publish import published_file
+    from ..engine.publish import STANDARD_OUTPUT, published_file
     from ..speed.bench import bench
     from ..speed.ceiling import SECONDS
     from ..speed.lineup import lineup
@@ -95,7 +95,10 @@ def bench(
     if out is not None:
         with published_file(out) as file:
             file.write(result.to_json())
-    say(str(result))
+    if out == STANDARD_OUTPUT:
+        print(result, file=sys.stderr)
+    else:
+        say(str(result))
 
 
 @app.command(epilog="Example:  crossrt tune minilm-l6 --pairs pairs.tsv")
@@ -154,7 +157,7 @@ def report(
             help="Results of crossrt evaluate, of crossrt bench and of benchmarks/cpu.py, and bundles, in any order."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write; - is standard output.")],
     title: Annotated[str | None, typer.Option(help="Its title.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no such page.")] = False,
 ) -> None:

@@ -63,7 +63,7 @@ def rerank(
     bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
     queries: Annotated[Path, typer.Option(help="`id <tab> query` lines.")],
     run: Annotated[Path, typer.Option(help="The TREC run to rerank.")],
-    out: Annotated[Path, typer.Option(help="The TREC run to write.")],
+    out: Annotated[Path, typer.Option(help="The TREC run to write; - is standard output.")],
     passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
     store: Annotated[Path | None, typer.Option(help="or what `crossrt prepare` made of them.")] = None,
     tag: Annotated[str, typer.Option(help="Name of the run in its last column.")] = "crossrt",

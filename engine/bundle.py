@@ -12,13 +12,13 @@ model.fp16.native: the same for GPUs
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .digests import content_sha256, sha256_of
 from .engine_file import EngineFile
 from .errors import BundleError, OptionError
 from .precision import Precision
@@ -195,8 +195,8 @@ class Bundle:
 
     @property
     def tokenizer_sha256(self) -> str:
-        """What a store of prepared passages knows its tokenizer by, in hex."""
-        return self.sha256(TOKENIZER)
+        """What a store of prepared passages knows its tokenizer by, in hex: of the file itself, whatever the manifest says."""
+        return content_sha256(self.tokenizer_file)
 
     def sha256(self, name: str) -> str:
         """What the manifest says of a file, in hex."""
@@ -217,15 +217,6 @@ class Bundle:
                 raise BundleError(f"{path} is missing though the manifest lists it; export or copy again") from None
             except OSError as error:
                 raise BundleError(f"{path} cannot be read ({error})") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file in hex, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def listed(paths: Iterable[Path]) -> tuple[BundleFile, ...]:

@@ -14,24 +14,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cache import cache_folder
+from .publish import clear_abandoned, replaced
+
 logger = logging.getLogger("crossrt")
 
-FOLDER = Path("~/.cache/crossrt/compiled")
+FOLDER = "compiled"
 KEPT = 8
-"""Files kept; the one that was used longest ago goes first. Each is as large as the model."""
+"""Files kept, each as large as the model."""
 DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledModels:
-    """A folder of files that each end with the sha256 of what stands before. Any number of processes may use it at once."""
+    """A folder of files that each end with the sha256 of what stands before. Any number of processes may use it at once.
+
+    Of more than `kept` files the one that was used longest ago goes first.
+    """
 
     folder: Path
+    kept: int = KEPT
 
     @classmethod
-    def of_user(cls) -> "CompiledModels":
-        """The cache of this user."""
-        return cls(FOLDER.expanduser())
+    def of_user(cls) -> "CompiledModels | None":
+        """The cache of this user; None where there is none."""
+        folder = cache_folder(FOLDER)
+        return None if folder is None else cls(folder)
 
     def load(self, key: Mapping[str, object]) -> memoryview | None:
         """Return what was stored under this key, mapped from the disk and found whole; None without.
@@ -56,18 +64,14 @@ class CompiledModels:
     def store(self, key: Mapping[str, object], content: bytes | memoryview) -> None:
         """Keep it under this key, whole or not at all."""
         file = self._file(key)
-        partial = file.with_suffix(f".{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("wb") as opened:
-                    opened.write(content)
-                    opened.write(hashlib.sha256(content).digest())  # at the end: the content stays aligned to a page
-                partial.replace(file)
-            finally:
-                partial.unlink(missing_ok=True)
+            clear_abandoned(self.folder)
+            with replaced(file) as opened:
+                opened.write(content)
+                opened.write(hashlib.sha256(content).digest())  # at the end: the content stays aligned to a page
             files = sorted(self.folder.glob("*.blob"), key=lambda each: each.stat().st_mtime)
-            for old in files[:-KEPT]:
+            for old in files[: -self.kept]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             logger.info("the compiled model is not kept in %s (%s)", self.folder, error)

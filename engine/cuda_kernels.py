@@ -2,22 +2,23 @@
 
 import ctypes
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cuda.bindings import driver, nvrtc
 
+from .cache import cache_folder
+from .compiled import CompiledModels
 from .cuda import Cuda
 from .cuda_bindings import checked
 from .driver import gpus
 from .errors import BackendError, CudaError
 
 NATIVE = Path(__file__).with_name("native")
-CACHE = Path("~/.cache/crossrt/kernels")
+FOLDER = "kernels"
+KEPT = 64
+"""Programs kept: one for each GPU, compiler and model's sizes. Each has some hundred kilobytes."""
 THREADS = 128
 """Of every block."""
 
@@ -28,13 +29,19 @@ class CudaKernels:
     def __init__(self, cuda: Cuda, macros: Mapping[str, object]) -> None:
         """Compile and load them, which takes a second the first time. Raises BackendError where they cannot be compiled."""
         source, options = _program(macros, gpus()[cuda.ordinal].capability)
-        kept = CACHE.expanduser() / f"{hashlib.sha256(repr((source, options)).encode()).hexdigest()[:32]}.cubin"
+        folder = cache_folder(FOLDER)
+        kept = None if folder is None else CompiledModels(folder, KEPT)
+        key = {"source": [hashlib.sha256(text).hexdigest() for text in source], "options": options}
         self._functions: dict[str, Any] = {}
         try:
-            self._module = checked(driver.cuModuleLoadData(kept.read_bytes()))
-        except (OSError, CudaError):  # there is none, or it is damaged
+            found = None if kept is None else kept.load(key)
+            self._module = None if found is None else checked(driver.cuModuleLoadData(bytes(found)))
+        except CudaError:  # whole, and not for this driver
+            self._module = None
+        if self._module is None:
             image = _compiled(source, options)
-            _keep(kept, image)
+            if kept is not None:
+                kept.store(key, image)
             self._module = checked(driver.cuModuleLoadData(image))
 
     def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
@@ -95,16 +102,3 @@ def _said(call: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise BackendError(f"NVRTC: {code.name}")
     return values[0] if len(values) == 1 else tuple(values)
-
-
-def _keep(file: Path, image: bytes) -> None:
-    """Write the cache's entry, whole or not at all. One that cannot be written is done without."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as partial:
-                partial.write(image)
-            Path(name).replace(file)
-        finally:
-            Path(name).unlink(missing_ok=True)

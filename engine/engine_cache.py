@@ -9,20 +9,24 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .bundle import Bundle
+from .cache import ADVICE, cache_folder
+from .child import crossrt_command
+from .digests import content_sha256
 from .driver import Gpu
 from .engine_file import EngineFile, Profile
 from .errors import BackendError, BundleError
+from .lock import held
 from .precision import Precision
 
 logger = logging.getLogger("crossrt")
 
-FOLDER = Path("~/.cache/crossrt/engines")
+FOLDER = "engines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,17 @@ class EngineCache:
     folder: Path
 
     @classmethod
-    def of_user(cls) -> "EngineCache":
-        """The cache of this user."""
-        return cls(FOLDER.expanduser())
+    def of_user(cls) -> "EngineCache | None":
+        """The cache of this user; None where there is none."""
+        folder = cache_folder(FOLDER)
+        return None if folder is None else cls(folder)
 
     def find(
         self, bundle: Bundle, precision: Precision, *, gpu: Gpu, library: str, version: str
     ) -> tuple[Bundle, EngineFile] | None:
         """Return the newest entry's bundle and its engine, or None. A damaged entry is as good as none, with a warning."""
+        if not self.folder.is_dir():
+            return None  # without the bundle's hash, which is computed for the key
         entries = [
             path for path in self.folder.glob(f"{_key(bundle, precision, gpu, library, version)}.*") if path.is_dir()
         ]
@@ -67,15 +74,13 @@ class EngineCache:
         shapes = hashlib.sha256(repr([(each.min, each.opt, each.max) for each in profiles]).encode()).hexdigest()[:16]
         return self.folder / f"{_key(bundle, precision, gpu, library, version)}.{shapes}"
 
-    @contextmanager
-    def locked(self, entry: Path) -> Iterator[None]:
-        """Hold an entry for building it; whoever comes second waits, and looks for it again. The lock dies with its process."""
-        import fcntl  # not on Windows, which scores all the same
-
+    def locked(self, entry: Path) -> AbstractContextManager[int]:
+        """Hold an entry for building it; whoever comes second waits, and looks for it again. See `held`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{entry.name}-lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return held(
+            self.folder / f"{entry.name}-lock",
+            waiting=f"crossrt: waiting for another process that builds {entry}",
+        )
 
 
 def rebuild(bundle: Bundle, precision: Precision, ordinal: int) -> None:
@@ -83,9 +88,12 @@ def rebuild(bundle: Bundle, precision: Precision, ordinal: int) -> None:
 
     What that says, how far it is among it, comes on standard error. Raises BackendError, with its last words, when it failed.
     """
+    if EngineCache.of_user() is None:
+        raise BackendError(f"an engine that is built cannot be kept, since this user has no home directory: {ADVICE}")
     print(f"crossrt: building a {precision.value} engine of {bundle.path} for cuda:{ordinal}; minutes", file=sys.stderr)
-    command = [sys.executable, "-m", "crossrt", "engines", str(bundle.path), "--cache"]
-    command += ["--precision", precision.value, "--device", f"cuda:{ordinal}"]
+    command = crossrt_command(
+        *("engines", str(bundle.path), "--cache", "--precision", precision.value, "--device", f"cuda:{ordinal}")
+    )
     said: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         assert child.stdout is not None
@@ -101,7 +109,11 @@ def _key(bundle: Bundle, precision: Precision, gpu: Gpu, library: str, version: 
     engines = {engine.file for engine in bundle.manifest.engines}
     key = {
         # Every file counts: the weights of a large model lie beside it.
-        "bundle": {file.name: file.sha256 for file in bundle.manifest.files if file.name not in engines},
+        "bundle": {
+            file.name: content_sha256(bundle.path / file.name)
+            for file in bundle.manifest.files
+            if file.name not in engines
+        },
         "precision": precision.value,
         "gpu": [gpu.name, gpu.capability],
         "tensorrt": [library, version],

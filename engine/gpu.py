@@ -179,7 +179,8 @@ def _engine(
     for library in LIBRARIES:
         if file is None and importlib.util.find_spec(library) is not None:
             version = backend_version(library)
-            cached = EngineCache.of_user().find(bundle, precision, gpu=gpu, library=library, version=version)
+            cache = EngineCache.of_user()
+            cached = None if cache is None else cache.find(bundle, precision, gpu=gpu, library=library, version=version)
             if cached is not None:
                 fitting.append(cached)
     if not fitting:

@@ -13,6 +13,7 @@ import openvino
 from .bundle import Bundle
 from .compiled import CompiledModels
 from .cpus import processor
+from .digests import model_sha256
 from .errors import BackendError, BundleError
 from .plan import Batch
 from .precision import Precision
@@ -45,7 +46,7 @@ class OpenVinoSession(Padding):
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
         }
-        compiled, memory = _compiled(core, path, bundle.sha256(path.name), properties)
+        compiled, memory = _compiled(core, bundle, path, properties)
         self._inputs = tuple(field.any_name for field in compiled.inputs)
         unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:
@@ -91,7 +92,7 @@ def floating_point(core: openvino.Core, precision: Precision) -> str:
 
 
 def _compiled(
-    core: openvino.Core, path: Path, sha256: str, properties: dict[str, Any]
+    core: openvino.Core, bundle: Bundle, path: Path, properties: dict[str, Any]
 ) -> tuple[openvino.CompiledModel, openvino.Tensor | None]:
     """Open what an earlier process has compiled of this file with these properties, or compile it and keep that.
 
@@ -99,8 +100,12 @@ def _compiled(
     did not write make it crash, so what was kept is checked before.
     """
     kept = CompiledModels.of_user()
-    key = {"model": sha256, "openvino": openvino.get_version(), "processor": processor(), **properties}
-    found = kept.load(key)
+    key: dict[str, object] = {}
+    found = None
+    if kept is not None:
+        model = model_sha256(bundle, path.relative_to(bundle.path).as_posix())
+        key = {"model": model, "openvino": openvino.get_version(), "processor": processor(), **properties}
+        found = kept.load(key)
     if found is not None:
         try:
             memory = openvino.Tensor(np.frombuffer(found, dtype=np.uint8), shared_memory=True)
@@ -114,7 +119,8 @@ def _compiled(
             f"{path} cannot be opened by OpenVINO {openvino.__version__} ({error}); "
             "check the bundle with: crossrt info --verify"
         ) from error
-    content = io.BytesIO()
-    compiled.export_model(content)
-    kept.store(key, content.getbuffer())
+    if kept is not None:
+        content = io.BytesIO()
+        compiled.export_model(content)
+        kept.store(key, content.getbuffer())
     return compiled, None

@@ -12,6 +12,7 @@ Names are ordered by length, then by bytes, which is how the numbers of MS MARCO
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,7 @@ class PassageStore:
 
 def partial_path(store: Path) -> Path:
     """Return where a store lies while it is being prepared."""
+    store = Path(os.path.realpath(store))
     return store.parent / f".{store.name}.partial"
 
 

@@ -5,11 +5,11 @@ is replaced, which says how much of each is good; whatever a killed run wrote af
 """
 
 import dataclasses
-import fcntl
 import functools
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ import tokenizers
 from tqdm import tqdm
 
 from .errors import DataFileError, StoreError
+from .lock import check_owner, held, own_file
 from .passages import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
-from .publish import put_in_place
+from .publish import clear_abandoned, naming, put_in_place, replaced_text
 from .template import Spans, ragged
 from .trec import text_lines
 from .wordpiece import WordPiece, tokens_of
@@ -74,6 +75,7 @@ def prepare(
     not come in ascending order are sorted at the end, which takes about 30 bytes each. Raises DataFileError, naming the
     line, for what is no passage, and StoreError when the store is there and `force` is not set, or is being written.
     """
+    store = Path(os.path.realpath(store))  # of a symbolic link, what it points at is made
     if store.exists() and not force:
         raise StoreError(f"{store} is already there; give another path, or --force to replace it")
     if store.exists() and not (store / DESCRIPTION).is_file():
@@ -95,8 +97,9 @@ def prepare(
     words = WordPiece.of(plain)
     tokens = words.tokens if words is not None else functools.partial(tokens_of, plain)
     partial = partial_path(store)
-    partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial):
+    with naming(store), _locked(store):
+        clear_abandoned(store.parent, store.name)
+        _make(partial)
         state = _resumed(partial, start)
         with tqdm(
             total=state.source_size,
@@ -112,22 +115,30 @@ def prepare(
             raise DataFileError(f"{passages} is empty; expected `id <tab> text` lines")
         _finish(partial, state, source=passages.name)
         put_in_place(partial, store)
-        # Not before: while the name is free, another process could lock it anew and cut the finished files.
-        (store / "lock").unlink(missing_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)  # holds the store that was replaced
+        shutil.rmtree(partial, ignore_errors=True)  # holds the store that was replaced
     return PassageStore(store)
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    with (partial / "lock").open("w") as lock:
+def _locked(store: Path) -> Iterator[None]:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as holding:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            holding.enter_context(held(store.with_name(f".{store.name}.lock")))
+        except BlockingIOError as error:
             raise StoreError(
-                f"{partial} is being written by another process; wait for it, or give another path"
+                f"{store} is being written by another process; wait for it, or give another path"
             ) from error
         yield
+
+
+def _make(partial: Path) -> None:
+    """Make the directory, or take the one that an interrupted run of this user left."""
+    partial.mkdir(exist_ok=True)
+    found = partial.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"{partial} is a symbolic link, which is not followed here; remove it")
+    check_owner(partial, found)
 
 
 def _resumed(partial: Path, start: _Progress) -> _Progress:
@@ -141,7 +152,7 @@ def _resumed(partial: Path, start: _Progress) -> _Progress:
     ):
         state = start
     for name, size in _sizes(state).items():
-        with (partial / name).open("ab") as file:
+        with _own(partial / name, "ab") as file:
             file.truncate(size)
     return state
 
@@ -156,7 +167,7 @@ def _grow(
 ) -> None:
     with ExitStack() as opened:
         source = opened.enter_context(passages.open("rb"))
-        files = {name: opened.enter_context((partial / name).open("ab")) for name in GROWING}
+        files = {name: opened.enter_context(_own(partial / name, "ab")) for name in GROWING}
         source.seek(state.position)
         while lines := list(islice(source, PIECE)):
             names, texts = _split(lines, passages, state)
@@ -200,10 +211,10 @@ def _split(lines: list[bytes], passages: Path, state: _Progress) -> tuple[list[s
 
 def _finish(partial: Path, state: _Progress, *, source: str) -> None:
     """Write the names at their fixed width, their order, and the description."""
-    with (partial / "starts.bin").open("ab") as file:
+    with _own(partial / "starts.bin", "ab") as file:
         _write(file, np.array([state.tokens], dtype="<u8"))
     width = state.name_width
-    with (partial / "names.txt").open("rb") as names, (partial / "names.bin").open("wb") as file:
+    with (partial / "names.txt").open("rb") as names, _own(partial / "names.bin", "wb") as file:
         while lines := list(islice(names, PIECE)):
             file.write(b"".join(line[:-1].rjust(width, b"\0") for line in lines))
     kept = ["ids.bin", "starts.bin", "lengths.bin", "names.bin"]
@@ -217,7 +228,8 @@ def _finish(partial: Path, state: _Progress, *, source: str) -> None:
             raise DataFileError(
                 f"the id {ordered[same[0]].lstrip(bytes(1)).decode()} comes a second time in {source}; ids must be unique"
             )
-        order.astype("<u4").tofile(partial / "order.bin")
+        with _own(partial / "order.bin", "wb") as file:
+            _write(file, order.astype("<u4"))
         kept.append("order.bin")
     description = StoreDescription(
         tokenizer_sha256=state.tokenizer_sha256,
@@ -229,7 +241,8 @@ def _finish(partial: Path, state: _Progress, *, source: str) -> None:
         name_width=width,
         files={name: (partial / name).stat().st_size for name in kept},
     )
-    (partial / DESCRIPTION).write_text(description.to_json(), encoding="utf-8")
+    with _own(partial / DESCRIPTION, "wb") as file:
+        file.write(description.to_json().encode())
     for name in [*kept, DESCRIPTION]:
         with (partial / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -238,12 +251,13 @@ def _finish(partial: Path, state: _Progress, *, source: str) -> None:
 
 
 def _note(partial: Path, state: _Progress) -> None:
-    new = partial / f"{PROGRESS}.new"
-    with new.open("w", encoding="utf-8") as file:
+    with replaced_text(partial / PROGRESS) as file:
         json.dump(dataclasses.asdict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(partial / PROGRESS)
+
+
+def _own(path: Path, mode: str) -> IO[bytes]:
+    opened: IO[bytes] = open(path, mode, opener=own_file)  # noqa: SIM115, Path.open takes no opener
+    return opened
 
 
 def _write(file: IO[bytes], values: "np.ndarray[tuple[int], np.dtype[np.generic]]") -> None:

@@ -2,23 +2,38 @@
 
 A checkpoint is exported once, by a child process that runs `crossrt export`: torch never enters the process that
 scores, and its memory goes back to the system. The cache is keyed by the checkpoint's content, so a directory that is
-trained on and saved again is exported again.
+trained on and saved again is exported again, and by this crossrt's version, so that no bundle outlives a mended export.
 """
 
 import hashlib
 import re
 import subprocess
 import sys
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
-from .bundle import MANIFEST, SCHEMA, Bundle, sha256_of
+from .. import __version__
+from .bundle import MANIFEST, SCHEMA, Bundle
+from .cache import ADVICE, bundles_folder, hub_folder
+from .child import crossrt_command
+from .digests import content_sha256
 from .errors import BundleError, SourceError
+from .lock import held
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
-CHECKPOINT_FILES = ("*.json", "vocab.txt", "*.model", "model.safetensors", "pytorch_model.bin")
+CHECKPOINT_FILES = (
+    "*.json",  # config, tokenizer, vocabulary, the index of sharded weights, settings of sentence-transformers
+    "*.txt",  # vocab.txt, merges.txt
+    "*.model",  # spiece.model, sentencepiece.bpe.model
+    "*.codes",  # bpe.codes
+    "model*.safetensors",
+    "pytorch_model*.bin",
+)
+"""What an export reads, as it is downloaded and as the cache is keyed by."""
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
-DEFAULT_CACHE = Path("~/.cache/crossrt")
+EXPORTS = 2
+"""Raised when an export comes to give other scores, so that bundles which are cached are made again. The version alone would do
+for releases, and not between them."""
 
 
 def bundle_from_source(
@@ -31,8 +46,9 @@ def bundle_from_source(
 ) -> Bundle:
     """Open the bundle that `source` is, or that its export is.
 
-    `cache_folder` holds exported bundles and, when given, the hub's files too. Raises SourceError when nothing of that
-    name can be had, or its export failed; BundleError for a damaged bundle.
+    `cache_folder` holds exported bundles and, when given, the hub's files too; see `bundles_folder` for what stands in for
+    it. Where several processes open one new checkpoint, one exports it and the others wait. Raises SourceError when nothing of
+    that name can be had, its export failed, or there is no folder to keep it in; BundleError for a damaged bundle.
     """
     path = Path(source).expanduser()
     if (path / MANIFEST).is_file():
@@ -45,15 +61,11 @@ def bundle_from_source(
         )
         if (checkpoint / MANIFEST).is_file():
             return Bundle.open(checkpoint)
-    cache = Path(cache_folder or DEFAULT_CACHE).expanduser() / "bundles"
+    cache = bundles_folder(cache_folder)
+    if cache is None:
+        raise SourceError(_nowhere(source, "this user has no home directory"))
     target = cache / _content_key(checkpoint)
-    if (target / MANIFEST).is_file():
-        try:
-            return Bundle.open(target)
-        except BundleError:
-            pass  # a damaged cache entry is replaced, not mourned
-    _export(checkpoint, target, source, revision)
-    return Bundle.open(target)
+    return _cached(target) or _exported(checkpoint, target, source, revision)
 
 
 def fetched_checkpoint(
@@ -86,7 +98,7 @@ def fetched_checkpoint(
             repository,
             revision=revision,
             token=token,
-            cache_dir=None if cache_folder is None else fspath(cache_folder),
+            cache_dir=hub_folder(cache_folder),
             local_files_only=local_files_only,
             allow_patterns=[*CHECKPOINT_FILES, *(ONNX_FILES if onnx or not can_export() else ()), "model.*.onnx"],
         )
@@ -107,32 +119,65 @@ def can_export() -> bool:
 
 
 def _content_key(checkpoint: Path) -> str:
-    digest = hashlib.sha256(f"schema {SCHEMA}".encode())
+    # What an export is made from depends on whether there is PyTorch: without, it is the directory's own ONNX file.
+    digest = hashlib.sha256(f"crossrt {__version__} schema {SCHEMA} exports {EXPORTS} {can_export()}".encode())
     patterns = (*CHECKPOINT_FILES, *ONNX_FILES)
     files = sorted({file for pattern in patterns for file in checkpoint.glob(pattern) if file.is_file()})
     if not files:
         raise SourceError(f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it")
     for file in files:
-        digest.update(f"{file.relative_to(checkpoint)} {sha256_of(file)}\n".encode())
+        digest.update(f"{file.relative_to(checkpoint)} {content_sha256(file)}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def _export(checkpoint: Path, target: Path, source: str, revision: str | None) -> None:
+def _cached(target: Path) -> Bundle | None:
+    if not (target / MANIFEST).is_file():
+        return None
+    try:
+        return Bundle.open(target)
+    except BundleError:
+        return None  # a damaged cache entry is replaced, not mourned
+
+
+def _exported(checkpoint: Path, target: Path, source: str, revision: str | None) -> Bundle:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        exporting = held(
+            target.with_name(f".{target.name}.lock"),
+            waiting=f"crossrt: waiting for another process that exports {source} to {target}",
+        )
+        with exporting as lock:
+            found = _cached(target)  # what the process has made that was waited for
+            if found is None:
+                _export(checkpoint, target, source, revision, lock)
+                found = Bundle.open(target)
+            return found
+    except OSError as error:
+        raise SourceError(_nowhere(source, f"{error.filename or target.parent}: {error.strerror}")) from error
+
+
+def _nowhere(source: str, why: str) -> str:
+    return (
+        f"{source} is no bundle, and its export cannot be kept ({why}): {ADVICE}; or export it with `crossrt export` and open "
+        "that bundle, which needs no cache"
+    )
+
+
+def _export(checkpoint: Path, target: Path, source: str, revision: str | None, lock: int) -> None:
     print(f"crossrt: exporting {source} once, to {target}", file=sys.stderr)
-    command = [
-        sys.executable,
-        "-m",
-        "crossrt",
-        "export",
-        str(checkpoint),
-        str(target),
-        "--force",
-        "--source-id",
-        source,
-    ]
+    words = ["export", str(checkpoint.absolute()), str(target), "--force", "--source-id", source]
     if revision is not None:
-        command += ["--revision", revision]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+        words += ["--revision", revision]
+    # The child holds the lock too, so that it is not exported a second time where this process is killed.
+    inherited = () if sys.platform == "win32" else (lock,)
+    child = subprocess.run(
+        crossrt_command(*words),
+        capture_output=True,
+        text=True,
+        check=False,
+        pass_fds=inherited,
+        stdin=subprocess.DEVNULL,
+    )
     if child.returncode:
         said = (child.stderr.strip() or child.stdout.strip() or f"exit status {child.returncode}").splitlines()
         raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(said[-20:]))

@@ -3,16 +3,19 @@
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from .backends import BACKENDS, backend_version
 from .bundle import Bundle
+from .cache import ADVICE, cache_folder
 from .cpus import processor
+from .digests import content_sha256
+from .errors import BackendError
 from .precision import Precision
+from .publish import clear_abandoned, replaced_text
 
-FOLDER = Path("~/.cache/crossrt/tunings")
+FOLDER = "tunings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +32,12 @@ class Tuning:
 
         A file that cannot be read or understood is as good as none: the model opens, untuned.
         """
+        folder = cache_folder(FOLDER)
         try:
-            tuning = cls(**json.loads(_file(bundle, precision, threads).read_text(encoding="utf-8"))["tuning"])
+            if folder is None or not any(folder.iterdir()):  # who never tunes need not wait for the model's hash
+                return None
+            file = folder / _name(bundle, precision, threads)
+            tuning = cls(**json.loads(file.read_text(encoding="utf-8"))["tuning"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
         numbers = (tuning.streams, tuning.batch_size)
@@ -38,29 +45,32 @@ class Tuning:
         return tuning if valid else None
 
     def store(self, bundle: Bundle, precision: Precision, threads: int) -> Path:
-        """Write it where `stored` looks, whole or not at all. Raises OSError when the cache cannot be written."""
-        file = _file(bundle, precision, threads)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        """Write it where `stored` looks, whole or not at all.
+
+        Raises OSError when the cache cannot be written, and BackendError where there is none.
+        """
+        folder = cache_folder(FOLDER)
+        if folder is None:
+            raise BackendError(f"what was tuned cannot be kept, since this user has no home directory: {ADVICE}")
+        file = folder / _name(bundle, precision, threads)
+        folder.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(folder)
         content = {"tuning": dataclasses.asdict(self), "of": _key(bundle, precision, threads)}
-        partial = file.with_suffix(f".{os.getpid()}")
-        try:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replaced_text(file) as opened:
+            opened.write(json.dumps(content, indent=1) + "\n")
         return file
 
 
-def _file(bundle: Bundle, precision: Precision, threads: int) -> Path:
+def _name(bundle: Bundle, precision: Precision, threads: int) -> str:
     key = json.dumps(_key(bundle, precision, threads), sort_keys=True)
-    return FOLDER.expanduser() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
 def _key(bundle: Bundle, precision: Precision, threads: int) -> dict[str, object]:
     # BF16 is the FP32 file computed otherwise.
-    model = bundle.model_file(Precision.FP32 if precision is Precision.BF16 else precision).name
+    model = bundle.model_file(Precision.FP32 if precision is Precision.BF16 else precision)
     return {
-        "model": bundle.sha256(model),
+        "model": content_sha256(model),
         "precision": precision.value,
         "threads": threads,
         "processor": processor(),

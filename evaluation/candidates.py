@@ -8,7 +8,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ..engine.errors import BackendError, DataFileError, OptionError
-from ..engine.publish import published_file
+from ..engine.publish import replaced_text
 from ..engine.trec import write_run
 from .passages import Passages, TextPassages
 from .source import Source
@@ -85,7 +85,8 @@ def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) ->
     except (OSError, ValueError):
         pass  # without its note nobody knows what the file was made of
     note.unlink(missing_ok=True)
-    with published_file(path) as file:
+    with replaced_text(path) as file:
         write(file)
-    note.write_text(json.dumps(of, indent=1), encoding="utf-8")
+    with replaced_text(note) as file:
+        file.write(json.dumps(of, indent=1))
     return path

@@ -1,11 +1,10 @@
 """`evaluate`: every system's ranking of a collection, and what the measures say of it."""
 
-import fcntl
 import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from tqdm import tqdm
 from ..calibration.change import Change
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, DataFileError, OptionError
-from ..engine.publish import published_file
+from ..engine.lock import held
+from ..engine.publish import clear_abandoned, replaced_text
 from .collection import Collection
 from .facts import commit, machine, versions
 from .growing_run import GrowingRun
@@ -61,12 +61,12 @@ def evaluate(
     _score(systems, collection, runs, progress=progress)
     values = _measured(systems, collection, runs, measures)
     queries = [*collection.evaluated, *collection.unanswered]
-    with published_file(folder / PER_QUERY) as file:
+    with replaced_text(folder / PER_QUERY) as file:
         for place, query in enumerate(queries):
             found = {label: dict(zip(measures.names, rows[place], strict=True)) for label, rows in values.items()}
             file.write(json.dumps({"query": query, "measures": found}, ensure_ascii=False) + "\n")
     result = _result(systems, collection, runs, measures, values, baseline)
-    with published_file(folder / RESULT) as file:
+    with replaced_text(folder / RESULT) as file:
         file.write(result.to_json())
     return result
 
@@ -74,20 +74,21 @@ def evaluate(
 @contextmanager
 def opened_folder(folder: Path) -> Iterator[None]:
     """Hold a folder, made where it is not, for this process alone. Raises DataFileError when that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise DataFileError(
-            f"--out {folder} cannot be written to ({error.strerror}); give another directory"
-        ) from error
-    with lock:
+    lock = folder / ".lock"
+    with ExitStack() as holding:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            holding.enter_context(held(lock))
+        except BlockingIOError as error:
             raise DataFileError(
                 f"{folder} is in use by another evaluation; wait for it, or give another --out"
             ) from error
+        except OSError as error:
+            where = f"{lock} " if error.filename == str(lock) else ""
+            raise DataFileError(
+                f"--out {folder} cannot be written to ({where}{error.strerror}); give another directory"
+            ) from error
+        clear_abandoned(folder)
         yield
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataFileError
+from ..engine.lock import own_file
+from ..engine.publish import naming, replaced_text
 from ..engine.trec import write_run
 
 
@@ -44,7 +46,10 @@ class GrowingRun:
         """Add a query's passages, best first. They are safe on the disk when this returns."""
         block = io.StringIO()
         write_run(block, query, scores, tag=tag)
-        with self._partial.open("ab") as file:
+        with (
+            naming(self._partial),
+            open(self._partial, "ab", opener=own_file) as file,
+        ):
             self._size += file.write(block.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())
@@ -100,16 +105,13 @@ class GrowingRun:
                 f"{self._partial} is gone or was cut, and {self._checkpoint} needs it; give --force to start anew"
             )
         if self._partial.is_file():
-            os.truncate(self._partial, size)  # what a killed process wrote after its last checkpoint
+            with open(self._partial, "ab", opener=own_file) as file:
+                file.truncate(size)  # what a killed process wrote after its last checkpoint
         self.done, self._size = done, size
 
     def _note(self) -> None:
-        new = self._checkpoint.with_name(f"{self._checkpoint.name}.new")
-        with new.open("w", encoding="utf-8") as file:
+        with replaced_text(self._checkpoint) as file:
             json.dump({"work": self._work, "queries": self.done, "bytes": self._size}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._checkpoint)
 
 
 def _short(value: object) -> str:

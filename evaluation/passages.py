@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ..engine.bundle import sha256_of
 from ..engine.cross_encoder import CrossEncoder
+from ..engine.digests import sha256_of
 from ..engine.errors import DataFileError, StoreError
 from ..engine.passages import LONGEST_NAME, PassageStore
 from ..engine.trec import located_lines

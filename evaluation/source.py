@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.bundle import sha256_of
+from ..engine.digests import sha256_of
 from ..engine.errors import DataFileError
 
 

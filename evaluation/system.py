@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.backends import backend_version
-from ..engine.bundle import MANIFEST, Bundle, sha256_of
+from ..engine.bundle import MANIFEST, Bundle
 from ..engine.cross_encoder import CrossEncoder
+from ..engine.digests import content_sha256, sha256_of
 from ..engine.errors import OptionError
 from ..engine.precision import Precision
 from ..engine.session import Setup, choose_setup
@@ -58,7 +59,7 @@ class System:
         manifest, setup = self.bundle.manifest, self.setup
         file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision).name
         return {
-            "model": self.bundle.sha256(file),
+            "model": content_sha256(self.bundle.path / file),
             "tokenizer": self.bundle.tokenizer_sha256,
             "head": f"label {manifest.relevant_label} of {manifest.labels}, {manifest.activation}",
             "precision": self.precision.value,

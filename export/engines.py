@@ -23,7 +23,9 @@ from ..calibration.judging_set import JudgingSet
 from ..calibration.ranking import top_overlap
 from ..engine.backends import LIBRARIES, backend_version
 from ..engine.bundle import MANIFEST, Bundle
+from ..engine.cache import ADVICE, cache_folder
 from ..engine.cross_encoder import CrossEncoder
+from ..engine.digests import content_sha256
 from ..engine.driver import Gpu, gpus
 from ..engine.engine_cache import EngineCache
 from ..engine.engine_file import TOKENS, EngineFile, Profile, Shape, profiles_for
@@ -124,7 +126,7 @@ def add_engines(
         version=version,
         device=device,
         profiles=profiles_for(max_length or positions, lengths=lengths, tokens=tokens),
-        options=replace(options, timing_cache=options.timing_cache or TIMINGS / f"{_slug(gpu.name)}.{version}"),
+        options=replace(options, timing_cache=options.timing_cache or _timings(gpu, version)),
         refit_from=refit_from,
         judging=judging,
         progress=progress,
@@ -134,6 +136,8 @@ def add_engines(
         return Bundle.open(bundle.path), checks
     checks = ()
     kept = EngineCache.of_user()
+    if kept is None:
+        raise BackendError(f"engines cannot be kept, since this user has no home directory: {ADVICE}")
     for precision in precisions:
         names = {"gpu": gpu, "library": library, "version": version}
         entry = kept.entry(bundle, precision, **names, profiles=making.profiles)  # type: ignore[arg-type]
@@ -230,7 +234,7 @@ class _Making:
             gpu=self.gpu.name,
             capability=self.gpu.capability,
             profiles=profiles,
-            onnx_sha256=self.bundle.sha256(model.name),
+            onnx_sha256=content_sha256(model),
             build_seconds=round(time.perf_counter() - begin, 1),
             options=options,
             attention=attention,
@@ -364,6 +368,11 @@ def _link(source: Path, target: Path, left_out: Collection[str]) -> None:
             os.link(path, target / path.name)
         except OSError:
             shutil.copy(path, target / path.name)
+
+
+def _timings(gpu: Gpu, version: str) -> Path | None:
+    folder = cache_folder(TIMINGS)
+    return None if folder is None else folder / f"{_slug(gpu.name)}.{version}"
 
 
 def _slug(name: str) -> str:

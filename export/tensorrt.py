@@ -5,7 +5,6 @@ What TensorRT 8.6 wants besides is in `tensorrt8.py`.
 
 import importlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from typing import Any
 
 from ..engine.engine_file import Profile
 from ..engine.errors import BackendError, OptionError
+from ..engine.publish import replaced
 from ..engine.tensorrt import collecting_logger
 from . import tensorrt8
 from .attention import keep_unfused
 
 logger = logging.getLogger("crossrt")
 
-TIMINGS = Path("~/.cache/crossrt/timings")
+TIMINGS = "timings"
+"""Of the cache."""
 PROGRESS_EVERY = 5.0
 """Seconds between two words on how far a build is."""
 
@@ -241,13 +242,9 @@ def use_timings(config: Any, file: Path) -> None:
 def keep_timings(config: Any, file: Path) -> None:
     """Write what this build has measured, whole or not at all. A cache that cannot be written is done without."""
     file = file.expanduser()
-    partial = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replaced(file) as opened:
+            opened.write(bytes(config.get_timing_cache().serialize()))
     except OSError as error:
         logger.info("TensorRT's timings are not kept in %s (%s)", file, error)

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from ..engine.errors import OptionError
+from ..engine.publish import STANDARD_OUTPUT
 from .results import Results
 from .section import Section
 from .sections import sections_of
@@ -24,10 +25,12 @@ def page_of(results: Results, *, title: str = TITLE) -> str:
 
 def check_page(target: Path, *, force: bool = False) -> None:
     """Raise OptionError where `target` is no place for a page: a directory, or, without `force`, a file that is no page."""
+    if target == STANDARD_OUTPUT:
+        return
     if target.is_dir() or not target.absolute().parent.is_dir():
         where = "is a directory" if target.is_dir() else "is in a directory that does not exist"
         raise OptionError(f"{target} {where}; give a file to write, as report.html")
-    if target.exists() and not force:
+    if target.is_file() and not force:
         with target.open("rb") as file:
             if GENERATOR.encode() not in file.read(1000):
                 raise OptionError(f"{target} is there already and is no page of crossrt; give another file, or --force")

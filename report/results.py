@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..engine.bundle import MANIFEST, Bundle, sha256_of
+from ..engine.bundle import MANIFEST, Bundle
+from ..engine.digests import sha256_of
 from ..engine.errors import DataFileError
 from ..evaluation import result as evaluation
 from ..evaluation.result import Evaluation

@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from crossrt.engine.child import crossrt_command
+
 PUBLISHED = (
     "cross-encoder/ms-marco-TinyBERT-L-2-v2",
     "cross-encoder/ms-marco-MiniLM-L-2-v2",
@@ -49,7 +51,7 @@ class Outcome:
 def export(source: str, out: Path, *, force: bool) -> Outcome:
     """Export one checkpoint in a process of its own, so that memory is measured and given back."""
     target = out / source.strip("/").replace("/", "__").lstrip(".")
-    command = [sys.executable, "-m", "crossrt", "export", source, str(target), *(["--force"] if force else [])]
+    command = crossrt_command("export", source, str(target), *(["--force"] if force else []))
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
         child = subprocess.Popen(command, stdout=said, stderr=said)

@@ -9,7 +9,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from ..engine.bundle import MANIFEST, sha256_of
+from ..engine.bundle import MANIFEST
+from ..engine.digests import sha256_of
 from ..engine.encoding import PairEncoder
 from ..engine.errors import BackendError
 from ..engine.precision import Precision

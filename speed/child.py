@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from ..engine.child import python_command
 from ..engine.errors import BackendError
 from ..evaluation.system import System
 
@@ -53,7 +53,7 @@ def _run(system: System, requests: Sequence[Sequence[tuple[str, str]]]) -> tuple
     }
     begin = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, json.dumps(options)],
+        python_command(PROGRAM, json.dumps(options)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

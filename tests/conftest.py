@@ -3,6 +3,9 @@
 import importlib
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine import compiled, engine_cache
+from crossrt.engine.cache import VARIABLE
 from crossrt.engine.cross_encoder import CrossEncoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -49,9 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what OpenVINO compiles, and engines, out of the user's cache, and the user's out of the tests."""
-    compiled.FOLDER = tmp_path_factory.mktemp("compiled")
-    engine_cache.FOLDER = tmp_path_factory.mktemp("engines")
+    """Keep what the tests make, in this process and its children, out of the user's cache, and the user's out of the tests."""
+    os.environ[VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
 def script(name: str) -> ModuleType:
@@ -215,6 +217,20 @@ def pairs() -> list[tuple[str, str]]:
     queries = ("how long does it take", "where is the river", "what is in the water")
     passages = ("berlin is a city", "the river is long and green", "people live in paris", "eggs and salt " * 6)
     return [(query, passage) for query in queries for passage in passages]
+
+
+@pytest.fixture(scope="session")
+def as_another_user() -> list[str]:
+    """Return what to put before a command, so that it runs under a user id that nobody has, which may read and not write.
+
+    Only root can do that. It may read all, since Python itself may lie in root's home directory.
+    """
+    capability = "+dac_read_search"
+    words = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+    words += ["--inh-caps", capability, "--ambient-caps", capability]
+    if shutil.which("setpriv") is None or subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("this user cannot run commands under another user id")
+    return words
 
 
 @pytest.fixture(scope="session")

@@ -230,6 +230,8 @@ def test_tune_measures_what_is_installed_and_what_opens_next_obeys_it(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("CROSSRT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert "not tuned; crossrt tune measures what is fastest" in crossrt("info", bundle).stdout
     tuned = crossrt("tune", bundle)
     assert tuned.returncode == 0, tuned.stderr

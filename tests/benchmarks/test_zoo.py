@@ -1,6 +1,7 @@
 """benchmarks/zoo.py measures a published architecture once, and goes on where it was."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
-from crossrt.engine import compiled
 from crossrt.engine.backends import installed_backends
+from crossrt.engine.cache import VARIABLE
 from crossrt.engine.precision import Precision
 from crossrt.speed import ceiling
 from crossrt.speed.result import Speeds, Spread
@@ -35,7 +36,7 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(ceiling, "read_bytes", lambda: 1 << 22)
     monkeypatch.setattr("crossrt.speed.bench.SECONDS", 0.005)
     monkeypatch.setattr("crossrt.speed.bench.check_share", lambda *_: None)
-    monkeypatch.setattr(compiled, "FOLDER", compiled.FOLDER)
+    monkeypatch.setenv(VARIABLE, os.environ[VARIABLE])  # which it sets
     return module
 
 

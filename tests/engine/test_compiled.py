@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import compiled
 from crossrt.engine.bundle import Bundle
+from crossrt.engine.cache import VARIABLE
 from crossrt.engine.compiled import KEPT, CompiledModels
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
@@ -118,7 +118,7 @@ def test_openvino_opens_what_it_compiled_before(
     openvino = pytest.importorskip("openvino")
     from crossrt.engine.openvino import OpenVinoSession
 
-    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
     compiles: list[int] = []
     compile_model = openvino.Core.compile_model
 
@@ -152,7 +152,7 @@ def test_what_openvino_cannot_open_is_compiled_again(
     def refuse(*_: Any) -> None:
         raise RuntimeError("made by another build")
 
-    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setattr(openvino.Core, "import_model", refuse)
     for _ in range(2):
         session = OpenVinoSession(Bundle.open(bundle), precision=Precision.FP32, threads=1, streams=1)

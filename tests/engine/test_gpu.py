@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from crossrt.engine import backends, cublas, gpu, onnxruntime_cuda
-from crossrt.engine.bundle import Bundle, BundleModel, sha256_of
+from crossrt.engine.bundle import Bundle, BundleModel
 from crossrt.engine.cross_encoder import CrossEncoder
+from crossrt.engine.digests import sha256_of
 from crossrt.engine.driver import Gpu, gpus
 from crossrt.engine.engine_file import EngineFile, profiles_for
 from crossrt.engine.errors import BackendError, CudaError, OptionError

@@ -324,9 +324,7 @@ def test_another_input_or_tokenizer_starts_anew(tmp_path: Path, bundle: Path, to
 
 
 def test_two_processes_do_not_write_one_store(make: Callable[..., PassageStore], tmp_path: Path) -> None:
-    partial = partial_path(tmp_path / "store")
-    partial.mkdir()
-    with preparation._locked(partial), pytest.raises(StoreError, match="being written by another process"):
+    with preparation._locked(tmp_path / "store"), pytest.raises(StoreError, match="being written by another process"):
         make()
     assert len(make()) == len(PASSAGES)
 

@@ -161,7 +161,7 @@ def test_a_number_of_threads_that_is_none_is_refused(bundle: Path, threads: Any)
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tuning, "FOLDER", tmp_path / "tunings")
+    monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path))
     return tmp_path / "tunings"
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine.bundle import Bundle, BundleFile, sha256_of
+from crossrt.engine.bundle import Bundle, BundleFile
+from crossrt.engine.digests import sha256_of
 from crossrt.engine.engine_file import EngineFile, profiles_for
 from crossrt.engine.errors import BackendError, BundleError
 from crossrt.engine.tensorrt import TensorRtExecutor, most_bytes

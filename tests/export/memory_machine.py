@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from crossrt.engine import engine_cache
 from crossrt.engine import gpu as gpu_module
 from crossrt.engine.bundle import Bundle
+from crossrt.engine.cache import VARIABLE
 from crossrt.engine.driver import Gpu
 from crossrt.engine.engine_file import Shape
 from crossrt.engine.precision import Precision
@@ -92,7 +92,7 @@ def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str,
     monkeypatch.setattr(engines, "engine_from_onnx", build)
     monkeypatch.setattr(engines, "refitted", refit)
     monkeypatch.setattr(engines, "layer_information", lambda plan, library: json.dumps({"Layers": layers}))
-    monkeypatch.setattr(engine_cache, "FOLDER", cache)
+    monkeypatch.setenv(VARIABLE, str(cache))
     monkeypatch.setattr(engines, "here", lambda device=0: (GPU, "tensorrt"))
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(

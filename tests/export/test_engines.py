@@ -204,7 +204,7 @@ def test_rebuilt_once_into_the_cache_and_found_there_afterwards(
     machine["version"] = "11.0.0"
     with pytest.raises(BackendError, match="no fp32 engine"):
         CrossEncoder(copy.path, device="cuda", backend="tensorrt")
-    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
     assert Bundle.open(entry, verify=True).manifest.engines[0].version == "10.13.0"
 
 
@@ -215,7 +215,7 @@ def test_a_rebuild_whose_scores_are_others_leaves_nothing_and_says_so(
     machine["error"] = 0.01
     with pytest.raises(BackendError, match=r"no fp32 engine of .* could be built for cuda:0:\n  last words"):
         CrossEncoder(copy.path, device="cuda", rebuild=True)
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert not [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
 
 
 def test_two_that_build_into_one_cache_build_once(machine: dict[str, Any], copy: Bundle, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_two_that_build_into_one_cache_build_once(machine: dict[str, Any], copy:
     assert sum("holds the fp32 engine already" in line for line in said) == 1
     # Other options are another engine; a damaged one is built anew.
     add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
-    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
     (entry / "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine").write_bytes(b"plan of model.fp32.ONNX")
     add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
     assert len(machine["built"]) == 3
@@ -255,7 +255,7 @@ def test_two_processes_that_build_into_one_cache_build_once(copy: Bundle, tmp_pa
     assert [builder.returncode for builder in builders] == [0, 0]
     assert (tmp_path / "log").read_text() == "built\n"
     assert said.count("holds the fp32 engine already") == 1
-    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
     assert len(Bundle.open(entry, verify=True).manifest.engines) == 1
 
 
@@ -263,7 +263,7 @@ def test_a_damaged_entry_is_as_good_as_none(
     machine: dict[str, Any], copy: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_engines(copy, [Precision.FP32], cache=True)
-    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
     (entry / "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine").write_bytes(b"cut off")
     with pytest.raises(BackendError, match="the bundle has no fp32 engine"):
         CrossEncoder(copy.path, device="cuda", backend="tensorrt")
@@ -278,7 +278,7 @@ def test_an_entry_holds_the_one_model_and_its_engine(
     write_manifest(copy.path, replace(copy.manifest, models=models))
     made, _ = add_engines(Bundle.open(copy.path), [Precision.FP16])
     add_engines(made, [Precision.FP32], cache=True)
-    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
     names = {path.name for path in entry.iterdir()}
     assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine", "tokenizer.json"} < names
     assert not {"model.fp16.onnx", "model.fp16.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} & names
@@ -292,7 +292,7 @@ def test_a_file_that_two_precisions_share_stays_with_the_one_that_is_built(
     models["bf16"] = replace(models["fp32"], native_file="model.bf16.native")
     write_manifest(copy.path, replace(copy.manifest, models=models))
     add_engines(Bundle.open(copy.path), [Precision.FP32], cache=True)
-    [entry] = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
     names = {path.name for path in entry.iterdir()}
     assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} < names
     assert "model.bf16.native" not in names
@@ -400,14 +400,16 @@ def with_int8(bundle: Bundle) -> Bundle:
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_an_int8_engine_enters_when_it_ranks_as_fp32_does(machine: dict[str, Any], copy: Bundle, cache: bool) -> None:
+def test_an_int8_engine_enters_when_it_ranks_as_fp32_does(
+    machine: dict[str, Any], copy: Bundle, cache: bool, tmp_path: Path
+) -> None:
     bundle, before = with_int8(copy), contents(copy.path)
     chance = np.random.default_rng(0)
     machine["error"] = lambda logits: chance.uniform(-0.4, 0.4, logits.shape)  # within what a logit may differ by
     with pytest.raises(ParityError, match=r"FAILED, max .difference. .*; top-10 overlap 0\.\d+, 0\.96 is needed"):
         add_engines(bundle, [Precision.INT8], cache=cache)
     assert contents(copy.path) == before
-    assert not [path for path in engine_cache.FOLDER.glob("*") if path.is_dir()]
+    assert not [path for path in (tmp_path / "cache/engines").glob("*") if path.is_dir()]
     machine["error"] = 0.2  # on every logit: the order is the same
     _, (check,) = add_engines(bundle, [Precision.INT8], cache=cache)
     assert check.top10_overlap is not None

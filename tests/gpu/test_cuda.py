@@ -61,7 +61,7 @@ def test_a_kernel_is_launched_with_its_count_and_pointers(monkeypatch: pytest.Mo
     if in_memory:
         monkeypatch.setattr(cuda_kernels, "_said", lambda call, *rest: (13, 0))
         monkeypatch.setattr(cuda_kernels, "_compiled", lambda source, options: b"embed")
-        monkeypatch.setattr(cuda_kernels, "CACHE", Path("/nowhere"))
+        monkeypatch.setenv("CROSSRT_CACHE", "/dev/null/nowhere")
         monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
     sizes = {"HIDDEN": 32, "WIDTH": 32, "HEADS": 1, "HEAD": 32, "ATTENDED": 32, "TYPES": 0, "LABELS": 1, "DENSE": 1}
     with device.current():
@@ -222,7 +222,7 @@ def test_a_compiled_kernel_is_kept_and_a_damaged_one_compiled_again(
         code = cuda_kernels.driver.CUresult
         return (code.CUDA_SUCCESS, 7) if image == b"good" else (code.CUDA_ERROR_INVALID_IMAGE,)
 
-    monkeypatch.setattr(cuda_kernels, "CACHE", tmp_path / "kernels")
+    monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path))
     monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
     monkeypatch.setattr(cuda_kernels, "_said", lambda call, *rest: (13, 0))
     monkeypatch.setattr(cuda_kernels, "_compiled", compile_one)
@@ -237,14 +237,19 @@ def test_a_compiled_kernel_is_kept_and_a_damaged_one_compiled_again(
     files = list((tmp_path / "kernels").iterdir())
     assert len(files) == 2
     for file in files:
-        file.write_bytes(b"goo")
+        file.write_bytes(file.read_bytes().replace(b"good", b"evil"))
     loaded.clear()
     cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})
-    assert loaded == [b"goo", b"good"]
+    assert loaded == [b"good"], "code that was altered never reaches the driver"
+    loaded.clear()
+    with pytest.MonkeyPatch.context() as refusing:
+        refusing.setattr(cuda_kernels.CompiledModels, "load", lambda self, key: memoryview(b"goo"))
+        cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})
+    assert loaded == [b"goo", b"good"], "what the driver refuses is compiled again"
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(cuda_kernels, "CACHE", tmp_path / "file" / "kernels")
+    monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path / "file"))
     cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})  # where nothing can be kept it is done without
-    assert len(compiled) == 4
+    assert len(compiled) == 5
 
 
 def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine.bundle import MANIFEST, Bundle, sha256_of
+from crossrt.engine.bundle import MANIFEST, Bundle
 from crossrt.engine.cpus import usable_cpus
+from crossrt.engine.digests import sha256_of
 from crossrt.engine.errors import BackendError, MeasurementError
 from crossrt.evaluation.system import System
 from crossrt.speed.bench import bench
