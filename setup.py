@@ -1,5 +1,6 @@
 """Compiles what is in C++; all else is in pyproject.toml. Where that fails, crossrt is installed without it."""
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ from setuptools import Extension, setup
 # A library is loaded only on a processor that has all that it was compiled for: see NATIVE_FLAGS in engine/backends.py.
 KERNELS = {"avx512": ["f", "bw", "dq", "vl"], "avx512_bf16": ["f", "bw", "dq", "vl", "vnni", "bf16"]}
 
+# Python asks for symbols, which make a library ten times as large. Sanitizers name lines by them, and take minutes to compile with
+# all optimizations (scripts/sanitize).
+LEVEL = ["-O1"] if "-fsanitize" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
+
 kernels = [
     Extension(
         f"crossrt.engine.native_{name}",
@@ -17,8 +22,7 @@ kernels = [
         language="c++",
         extra_compile_args=[
             "-std=c++20",
-            "-O3",
-            "-g0",  # Python's own flags ask for symbols: ten times the size
+            *LEVEL,
             "-fno-math-errno",
             "-pthread",
             "-march=x86-64",  # whatever CFLAGS say, nothing but what is named here
@@ -38,7 +42,7 @@ wordpiece = Extension(
     "crossrt.engine.native_wordpiece",
     sources=["engine/native/wordpiece.cpp"],
     language="c++",
-    extra_compile_args=["-std=c++20", "-O3", "-g0", "-pthread"],
+    extra_compile_args=["-std=c++20", *LEVEL, "-pthread"],
     extra_link_args=["-pthread"],
     optional=True,
 )

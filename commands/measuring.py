@@ -112,12 +112,12 @@ def tune(
     ] = None,
 ) -> None:
     """Measure what is fastest here, backend, streams and batch, and keep it for this bundle and machine."""
-    from tokenizers import Tokenizer
 
     from ..calibration.calibration_set import CalibrationSet
     from ..engine.bundle import Bundle
     from ..engine.encoding import PairEncoder
     from ..engine.session import choose_setup
+    from ..engine.tokenizer import read_tokenizer
     from ..engine.tuner import ROUNDS, candidates, fastest, tune
     from ..engine.tuning import Tuning
     from ..engine.typical_pairs import typical_pairs
@@ -127,7 +127,7 @@ def tune(
     if pairs is not None:
         texts = list(CalibrationSet.from_pairs_file(pairs, size=100).pairs)
     else:
-        texts = typical_pairs(Tokenizer.from_file(str(opened.tokenizer_file)), 100)
+        texts = typical_pairs(read_tokenizer(opened.tokenizer_file), 100)
     encoder = PairEncoder.from_file(opened.tokenizer_file, max_length=opened.manifest.max_length)
     runs = len(candidates(opened, setup)) * (ROUNDS + 1)
     with tqdm(total=runs, desc="Measuring", unit="run", disable=not for_a_person()) as bar:

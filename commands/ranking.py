@@ -118,16 +118,15 @@ def prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing store, in one step.")] = False,
 ) -> None:
     """Tokenize a collection once, for `rerank --store`. An interrupted run goes on when it is started again."""
-    from tokenizers import Tokenizer
-
     from ..engine.bundle import Bundle
     from ..engine.preparation import prepare
+    from ..engine.tokenizer import read_tokenizer
 
     opened = Bundle.open(bundle)
     made = prepare(
         passages,
         store,
-        Tokenizer.from_file(str(opened.tokenizer_file)),
+        read_tokenizer(opened.tokenizer_file),
         tokenizer_sha256=opened.tokenizer_sha256,
         limit=opened.manifest.max_positions,
         force=force,

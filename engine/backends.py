@@ -1,24 +1,27 @@
 """The backends crossrt knows, and which of them are installed. Nothing is imported to find out."""
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from .cpus import processor
 from .cuda import installed_bindings
 from .driver import gpus
+from .engine_file import LIBRARIES
 from .errors import BackendError
 from .precision import Precision
+
+logger = logging.getLogger("crossrt")
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
 """Those of a CPU; the last is crossrt's own kernels."""
 GPU_BACKENDS = ("tensorrt", "native", "onnxruntime")
 """Those of a GPU, in the order in which `auto` tries them; the second is crossrt's own kernels."""
-LIBRARIES = ("tensorrt", "tensorrt_rtx")
-"""Both are the backend `tensorrt`; the first that is installed builds."""
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),
@@ -60,6 +63,29 @@ def native_library(name: str) -> Path | None:
     """Return a compiled library by its name, if this installation has it."""
     files = (Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
+
+
+def loaded(file: Path, function: str, interface: int) -> ctypes.CDLL | None:
+    """Load a compiled library. None for one of another machine, and, with a warning, for one that was compiled for another
+    version of crossrt: its `function` gives another number than `interface`, or is not there, and calls would read garbage."""
+    try:
+        library = ctypes.CDLL(str(file))
+    except OSError as error:
+        logger.warning("%s is not used: it cannot be loaded (%s)", file, error)
+        return None
+    try:
+        found = getattr(library, function)()
+    except AttributeError:
+        found = "none"
+    if found != interface:
+        logger.warning(
+            "%s is not used: it was compiled for another version of crossrt (interface %s, expected %d); install crossrt again",
+            file,
+            found,
+            interface,
+        )
+        return None
+    return library
 
 
 def native_kernels() -> Path | None:

@@ -18,14 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .activation import NAMED
 from .digests import content_sha256, sha256_of
 from .engine_file import EngineFile
-from .errors import BundleError, OptionError
+from .errors import BundleError
 from .precision import Precision
+from .record import MOST_BYTES, parsed, record
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+MOST_LABELS, MOST_POSITIONS, MOST_TOKENS = 1 << 16, 1 << 20, 1 << 24
+"""Labels, positions and token ids of the largest model that is opened: more than any has, and few enough to compute with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class BundleModel:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest, and
-    of `architecture` the `hidden_size`, to guess which backend is the faster."""
+    of `architecture` the `hidden_size`, to guess which backend is the faster, and how many token ids and types there are."""
 
     schema: int = SCHEMA
     source: Mapping[str, Any]
@@ -90,10 +94,10 @@ class Manifest:
     def from_json(cls, text: str, *, where: Path) -> "Manifest":
         """Parse and check a manifest. Raises BundleError, naming the file `where`, for anything unexpected."""
         try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
+            fields = parsed(text)
+        except ValueError as error:
             raise BundleError(f"{where} is not JSON ({error}); export the bundle again") from error
-        if not isinstance(fields, dict) or not isinstance(fields.get("schema"), int):
+        if not isinstance(fields, dict) or type(fields.get("schema")) is not int:
             raise BundleError(f"{where} has no schema number, so it is not a manifest of crossrt")
         if fields["schema"] > SCHEMA:
             raise BundleError(
@@ -101,11 +105,8 @@ class Manifest:
                 "install a newer crossrt, or export the bundle again with this one"
             )
         try:
-            models = {name: BundleModel(**model) for name, model in fields.pop("models").items()}
-            files = tuple(BundleFile(**file) for file in fields.pop("files"))
-            engines = tuple(EngineFile.from_json(engine) for engine in fields.pop("engines", ()))
-            manifest = cls(**fields, models=models, files=files, engines=engines)
-        except (KeyError, TypeError, AttributeError, OptionError) as error:
+            manifest = record(cls, fields)
+        except ValueError as error:
             raise BundleError(f"{where} does not have the fields of schema {SCHEMA} ({error}); export again") from error
         manifest._check(where)
         return manifest
@@ -118,8 +119,10 @@ class Manifest:
             *(file for model in self.models.values() for file in model.files),
             *(engine.file for engine in self.engines),
         ]:
-            if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..", MANIFEST):
+            if Path(name).name != name or name in ("", ".", "..", MANIFEST) or not name.isprintable():
                 raise BundleError(f"{where} lists the file name {name!r}; a bundle holds plain file names alone")
+        if TOKENIZER not in names:
+            raise BundleError(f"{where} does not list {TOKENIZER}, which every bundle has; export the bundle again")
         for precision, model in self.models.items():
             if precision not in {p.value for p in Precision}:
                 raise BundleError(f"{where} holds a model of unknown precision {precision!r}")
@@ -129,11 +132,31 @@ class Manifest:
         for engine in self.engines:
             if engine.file not in names:
                 raise BundleError(f"{where} has the engine {engine.file} but does not list that file")
-        whole = (self.labels, self.max_length, self.max_positions, self.relevant_label, self.pad_token_id)
-        if not all(isinstance(number, int) for number in whole) or self.labels < 1:
-            raise BundleError(f"{where}: labels, lengths and label numbers are whole numbers, got {whole}")
-        if not 0 <= self.relevant_label < self.labels:
-            raise BundleError(f"{where}: relevant_label {self.relevant_label} is not one of {self.labels} labels")
+        for what, number, least, most in (
+            ("labels", self.labels, 1, MOST_LABELS),
+            ("relevant_label", self.relevant_label, 0, self.labels - 1),
+            ("max_positions", self.max_positions, 1, MOST_POSITIONS),
+            ("max_length", self.max_length, 1, self.max_positions),
+            ("pad_token_id", self.pad_token_id, 0, MOST_TOKENS),
+        ):
+            if not least <= number <= most:
+                raise BundleError(f"{where}: {what} is {number}, expected {least} to {most}; export the bundle again")
+        if self.activation not in NAMED:
+            raise BundleError(f"{where}: the activation {self.activation!r} is none of {', '.join(NAMED)}")
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Token ids that the model has; None where nobody has noted it."""
+        return self._noted("vocab_size")
+
+    @property
+    def token_types(self) -> int | None:
+        """Token types that the model has, 0 of one that takes none; None where nobody has noted it."""
+        return self._noted("token_types")
+
+    def _noted(self, name: str) -> int | None:
+        number = self.architecture.get(name)
+        return number if type(number) is int and number >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +176,8 @@ class Bundle:
         path = Path(path)
         manifest_file = path / MANIFEST
         try:
-            text = manifest_file.read_text(encoding="utf-8")
+            with manifest_file.open("rb") as file:
+                text = file.read(MOST_BYTES + 1).decode()
         except FileNotFoundError:
             words = f"{path} OUT" if (path / "config.json").is_file() else f"CHECKPOINT {path}"
             raise BundleError(
@@ -199,8 +223,11 @@ class Bundle:
         return content_sha256(self.tokenizer_file)
 
     def sha256(self, name: str) -> str:
-        """What the manifest says of a file, in hex."""
-        return next(file.sha256 for file in self.manifest.files if file.name == name)
+        """What the manifest says of a file, in hex. Raises BundleError for one that it does not list."""
+        for file in self.manifest.files:
+            if file.name == name:
+                return file.sha256
+        raise BundleError(f"{self.path / MANIFEST} does not list {name}; export the bundle again")
 
     def _check_files(self, verify: bool) -> None:
         for file in self.manifest.files:

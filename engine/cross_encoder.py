@@ -15,7 +15,7 @@ from . import compatibility
 from .activation import Activation, Floats, apply, softmax
 from .bundle import Bundle
 from .encoding import PairEncoder
-from .errors import InputError, OptionError
+from .errors import BackendError, BundleError, InputError, OptionError
 from .pairs import check_text, checked_pair, checked_pairs, is_single
 from .passages import PassageStore
 from .precision import Precision
@@ -133,7 +133,7 @@ class CrossEncoder:
         single pair. `convert_to_tensor` gives a torch tensor, `convert_to_numpy=False` a list of them; only then is
         torch imported. `activation_fn` holds for this call alone; `apply_softmax` acts on models with several labels.
         `batch_size` bounds the rows computed together and changes no score. Raises InputError, naming the index, for
-        what is no pair, and OptionError for an option that is not allowed.
+        what is no pair, OptionError for an option that is not allowed, and BackendError where the model gives NaN or Inf.
         """
         others = compatibility.renamed(others, {"inputs": inputs, "activation_fn": activation_fn})
         inputs = others.pop("inputs", inputs)
@@ -176,8 +176,8 @@ class CrossEncoder:
         `text`. Instead of `documents`, `passage_ids` names passages of the store `passages`, which are not tokenized
         again; `corpus_id` is then an index into them, and `passage_id` the id. A model with two labels ranks by the
         margin between its relevant logit and the other, which orders as `softmax` does but does not saturate. Raises
-        InputError, naming the index, for what is no text, and StoreError for an id that the store lacks or a store of
-        another tokenizer.
+        InputError, naming the index, for what is no text, StoreError for an id that the store lacks or a store of
+        another tokenizer, and BackendError where the model gives NaN or Inf.
         """
         others = compatibility.renamed(others, {"activation_fn": activation_fn})
         activation_fn = others.pop("activation_fn", activation_fn)
@@ -227,7 +227,7 @@ class CrossEncoder:
         show_progress_bar: bool | None = None,
         total: int | None = None,
     ) -> Floats:
-        """Return the raw logits of pairs of texts, float32 [n, labels], before any activation."""
+        """Return the raw logits of pairs of texts, float32 [n, labels], before any activation, NaN where the model gives that."""
         _check_batch_size(batch_size)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -257,9 +257,20 @@ class CrossEncoder:
         """
         if self.num_labels == 1:
             return self._scores(logits, activation_fn, softmaxed=False).reshape(len(logits))
+        self.check_finite(logits)
         label = self.bundle.manifest.relevant_label
         relevant = logits[:, label] - logits[:, 1 - label] if self.num_labels == 2 else logits[:, label]
         return apply(activation_fn, relevant) if activation_fn is not None else relevant
+
+    def check_finite(self, logits: Floats) -> None:
+        """Raise BackendError, naming model and pair, for logits that are NaN or Inf: nothing can be ranked by them."""
+        if not np.isfinite(logits).all():
+            rows = np.flatnonzero(~np.isfinite(logits.reshape(len(logits), -1)).all(axis=1))
+            raise BackendError(
+                f"{self.bundle.path} gives NaN or Inf in {self.precision.value} on {self.backend} for {len(rows)} of "
+                f"{len(logits)} pairs, the first of which is pair {rows[0]}. Score in fp32; where that is so too, the weights "
+                "are broken"
+            )
 
     def _chunked_logits(
         self,
@@ -287,6 +298,7 @@ class CrossEncoder:
         return np.concatenate(logits) if logits else np.zeros((0, self.num_labels), dtype=np.float32)
 
     def _scores(self, logits: Floats, activation_fn: Activation | None, *, softmaxed: bool) -> Floats:
+        self.check_finite(logits)
         scores = apply(self.activation_fn if activation_fn is None else activation_fn, logits)
         if self.num_labels == 1:
             return scores.reshape(-1)
@@ -347,7 +359,18 @@ class CrossEncoder:
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
             )
-        return PairEncoder.from_file(self.bundle.tokenizer_file, max_length=max_length)
+        encoder = PairEncoder.from_file(self.bundle.tokenizer_file, max_length=max_length)
+        for what, largest, count in (
+            ("token id", encoder.largest_id, manifest.vocab_size),
+            ("token type", encoder.largest_type, manifest.token_types),
+        ):
+            # A model without token types is not given those that its tokenizer has.
+            if count and largest >= count:
+                raise BundleError(
+                    f"{self.bundle.tokenizer_file} has the {what} {largest}, and the model has {count}: they do not belong "
+                    "together; export the bundle again"
+                )
+        return encoder
 
     def _fitting(self, encoder: PairEncoder) -> PairEncoder:
         """Return the encoder, or where the engine takes fewer tokens one that truncates to them."""

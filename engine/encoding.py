@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from .errors import BundleError, InputError, OptionError
+from .errors import InputError, OptionError, StoreError
 from .passages import PassageStore
 from .template import EncodedPairs, PairTemplate, Spans
+from .tokenizer import explained, largest_id, read_tokenizer
 from .wordpiece import WordPiece, tokens_of
 
 
@@ -23,13 +24,20 @@ class PairEncoder:
     """
 
     threads = 1
+    largest_id: int
+    """The largest token id that it can give."""
+    largest_type: int
+    """The largest token type that it gives."""
+    _name = "the tokenizer"
+    """In messages."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, *, max_length: int) -> None:
         # A copy: the caller's tokenizer is the caller's, and truncation and padding are properties of a tokenizer.
         self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length)
 
     def _open(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> None:
-        special = tokenizer.num_special_tokens_to_add(is_pair=True)
+        with explained(self._name):
+            special = tokenizer.num_special_tokens_to_add(is_pair=True)
         if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length <= special:
             raise OptionError(
                 f"max_length={max_length!r} leaves no room for text; a pair has {special} special tokens, so give a "
@@ -39,28 +47,31 @@ class PairEncoder:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        self._words = WordPiece.of(tokenizer)
+        with explained(self._name):
+            self._words = WordPiece.of(tokenizer)
+            probe = tokenizer.encode("a", "b")
+            self.largest_id = largest_id(tokenizer) if self._words is None else self._words.largest_id
+            # Those of special tokens too, which a template gives by number.
+            self.largest_id = max(self.largest_id, *probe.ids, -1)
+            self.largest_type = max(probe.type_ids, default=0)
+            if self.largest_type > 255:
+                raise ValueError(f"it gives the token type {self.largest_type}, and 255 is the largest possible")
 
     @classmethod
     def from_file(cls, path: Path, *, max_length: int) -> "PairEncoder":
         """Read `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer."""
-        try:
-            text = path.read_text(encoding="utf-8")
-            tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(
-                f"{path} is not a tokenizer that can be read ({error}); export the bundle again"
-            ) from error
         encoder = cls.__new__(cls)  # without the copy, which takes as long as reading the file
-        encoder._open(tokenizer, max_length)
+        encoder._name = str(path)
+        encoder._open(read_tokenizer(path), max_length)
         return encoder
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
         """Tokenize pairs of texts. Safe from several threads at once. Raises InputError for text that is no valid Unicode."""
         try:
-            if self._words is not None:
-                return self._joined(self._words, pairs)
-            encodings = self._truncating.encode_batch_fast(list(pairs), add_special_tokens=True)
+            with explained(self._name):
+                if self._words is not None:
+                    return self._joined(self._words, pairs)
+                encodings = self._truncating.encode_batch_fast(list(pairs), add_special_tokens=True)
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates, from broken JSON or surrogateescape
             index = next((i for i, pair in enumerate(pairs) if not all(map(_is_text, pair))), None)
             if index is None:
@@ -91,16 +102,24 @@ class PairEncoder:
     def encode_from(self, store: PassageStore, query: str, passage_ids: Sequence[str]) -> EncodedPairs:
         """Tokenize a query and join it with prepared passages: token for token what `encode` gives for their texts.
 
-        Raises StoreError for a passage that the store lacks, and InputError for a query that is no valid Unicode.
+        Raises StoreError for a passage that the store lacks, or whose token ids this tokenizer does not have, and InputError
+        for a query that is no valid Unicode.
         """
         if not _is_text(query):
             raise InputError(
                 "the query holds a lone surrogate, no valid Unicode; decode it with errors='replace' first"
             )
-        ids, starts, lengths = self._words.tokens([query]) if self._words else tokens_of(self._tokenizer, [query])
+        with explained(self._name):
+            ids, starts, lengths = self._words.tokens([query]) if self._words else tokens_of(self._tokenizer, [query])
         rows = np.zeros(len(passage_ids), dtype=np.int64)
         queries: Spans = ids, starts[rows], lengths[rows]
-        return self._template.joined(queries, store.tokens(passage_ids), max_length=self.max_length)
+        pairs = self._template.joined(queries, store.tokens(passage_ids), max_length=self.max_length)
+        if len(pairs.ids) and not 0 <= pairs.ids.min() <= pairs.ids.max() <= self.largest_id:
+            raise StoreError(
+                f"{store.path} is damaged: it holds token ids beyond {self.largest_id}, the largest of its tokenizer; prepare it "
+                "again"
+            )
+        return pairs
 
     @cached_property
     def _template(self) -> PairTemplate:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from .errors import OptionError
 
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+"""Both are the backend `tensorrt`; the first that is installed builds."""
 Shape = tuple[int, int]
 """Rows and tokens of each row."""
 
@@ -63,11 +65,9 @@ class EngineFile:
     options: Mapping[str, Any]
     attention: str = "unmeasured"
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "EngineFile":
-        """Read an entry of a manifest. Raises TypeError or OptionError for anything unexpected."""
-        profiles = tuple(Profile(**profile) for profile in fields["profiles"])
-        return cls(**{**fields, "profiles": profiles})
+    def __post_init__(self) -> None:
+        if self.library not in LIBRARIES:  # a name that is looked for as a module, and imported
+            raise OptionError(f"the engine {self.file} is of {self.library!r}, which is none of {', '.join(LIBRARIES)}")
 
     def mismatch(self, *, library: str, version: str, gpu: str, capability: str) -> str:
         """Return why it cannot run there, naming both sides, or nothing when it can."""
@@ -88,7 +88,7 @@ class EngineFile:
 
 def numbers(version: str) -> tuple[int, ...]:
     """Return a dotted version as far as it is numbers: (10, 13, 0)."""
-    parts = itertools.takewhile(str.isdecimal, version.split("."))
+    parts = itertools.takewhile(lambda part: part.isdecimal() and len(part) < 10, version.split("."))
     return tuple(int(part) for part in parts)
 
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import engine_cache
-from .backends import GPU_BACKENDS, LIBRARIES, backend_version, has_cuda
+from .backends import GPU_BACKENDS, backend_version, has_cuda
 from .bundle import Bundle
 from .cuda import Cuda, installed_bindings, open_cuda
 from .driver import gpus
 from .engine_cache import EngineCache
-from .engine_file import EngineFile, numbers
+from .engine_file import LIBRARIES, EngineFile, numbers
 from .errors import BackendError, OptionError
 from .precision import Precision
 from .session import Setup, choose_precision

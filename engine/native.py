@@ -13,29 +13,34 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from .backends import native_kernels, why_not_native
+from .backends import loaded, native_kernels, why_not_native
 from .bundle import Bundle
-from .errors import BackendError, BundleError, InputError
+from .errors import BackendError, InputError
 from .native_model import ACTIVATIONS, NativeModel
 from .plan import Batch
 from .precision import Precision
 from .session import check_length
 from .template import EncodedPairs
 
+INTERFACE = 1
+"""Of the library's functions: one more with each change of what they take (`INTERFACE` in native/encoder.h)."""
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 """How the kernels number precisions."""
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(native_kernels()))
+    file = native_kernels()
+    library = None if file is None else loaded(file, "crossrt_interface", INTERFACE)
+    if library is None:
+        raise BackendError(f"the backend native cannot run here: {file} is not of this crossrt; install crossrt again")
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
     library.crossrt_open.restype = library.crossrt_memory.restype = pointer
     library.crossrt_open.argtypes = [pointer, ctypes.c_float, pointer]
     library.crossrt_memory.argtypes = [pointer, integer]
     library.crossrt_close.argtypes = library.crossrt_free.argtypes = [pointer]
     library.crossrt_encode.restype = integer
-    library.crossrt_encode.argtypes = [pointer, pointer, integer, *[pointer] * 5]
+    library.crossrt_encode.argtypes = [pointer, pointer, ctypes.c_int64, *[pointer] * 5]
     return library
 
 
@@ -58,14 +63,13 @@ class NativeSession:
         self._bundle = bundle
         file = bundle.native_file(precision)
         model = NativeModel.open(file)
-        sizes, manifest = model.sizes, bundle.manifest
-        found = (sizes.precision, sizes.positions, sizes.labels)
-        if found != (precision.value, manifest.max_positions, manifest.labels):
-            raise BundleError(f"{file} is of another model than the manifest; export the bundle again")
+        model.check_belongs(file, bundle.manifest, precision)
+        sizes = model.sizes
         self._labels = sizes.labels
-        numbers = (ctypes.c_int32 * 12)(
+        numbers = (ctypes.c_int32 * 13)(
             *(sizes.hidden, sizes.heads, sizes.head, sizes.intermediate, sizes.layers, sizes.types, sizes.vocab),
             *(sizes.positions, sizes.labels, sizes.dense, ACTIVATIONS.index(sizes.activation), BITS[sizes.precision]),
+            -1 if sizes.padding is None else sizes.padding,
         )
         addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
         library = _library()

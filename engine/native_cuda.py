@@ -16,7 +16,7 @@ from .cublas import WORKSPACE, Cublas
 from .cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from .cuda_kernels import CudaKernels
 from .engine_file import Shape
-from .errors import BackendError, BundleError
+from .errors import BackendError
 from .native_model import ACTIVATIONS, NativeModel, padded
 from .packed import PackedBatches
 from .precision import Precision
@@ -81,12 +81,11 @@ class NativeGpuExecutor:
         Raises BackendError where the kernels cannot run, or cannot compute this model, and BundleError for a file that is not
         theirs.
         """
-        file, manifest = bundle.native_file(Precision.FP16), bundle.manifest
+        file = bundle.native_file(Precision.FP16)
         model = NativeModel.open(file)
+        model.check_belongs(file, bundle.manifest, Precision.FP16)
         self.cuda = cuda
         self.sizes = sizes = model.sizes
-        if (sizes.precision, sizes.positions, sizes.labels) != ("fp16", manifest.max_positions, manifest.labels):
-            raise BundleError(f"{file} is of another model than the manifest; export the bundle again")
         width, attended = padded(sizes.hidden), sizes.heads * sizes.head
         self.width, self.attended = width, attended
         self.batches = PackedBatches(
@@ -95,6 +94,7 @@ class NativeGpuExecutor:
             longest=sizes.positions,
             vocab=sizes.vocab,
             types=sizes.types,
+            padding=sizes.padding,
         )
         macros = {
             "HIDDEN": sizes.hidden,

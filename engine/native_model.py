@@ -18,9 +18,34 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from .bundle import MOST_LABELS, MOST_POSITIONS, MOST_TOKENS, Manifest
 from .errors import BundleError
+from .precision import Precision
+from .record import parsed, record
 
-FORMAT = "crossrt native 2"
+FORMAT = "crossrt native 3"
+PLAIN_FORMAT = "crossrt native 2"
+"""The one before, which did not say whether positions pass over padding; a model whose positions do not is read still."""
+MOST_HEADER = 1 << 24
+"""Bytes of a header; that of a model of 48 layers has 0.1 million."""
+MOST = {
+    **{
+        "hidden": 1 << 16,
+        "heads": 1 << 10,
+        "head": 1 << 12,
+        "intermediate": 1 << 16,
+        "layers": 1 << 10,
+        "types": 1 << 8,
+    },
+    **{
+        "vocab": MOST_TOKENS,
+        "positions": MOST_POSITIONS,
+        "labels": MOST_LABELS,
+        "dense": 1 << 4,
+        "padding": MOST_TOKENS,
+    },
+}
+"""Bounds within which the kernels' arithmetic is sure not to overflow: 255 x 127 x 65,536 is the largest sum of INT8."""
 PANEL = 32
 """Output channels side by side, and what widths are padded to."""
 KEPT = 4
@@ -32,6 +57,8 @@ WEIGHTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
 side."""
 ACTIVATIONS = ("none", "tanh", "relu", "gelu")
 """Between the layers of a head. Both in the order that the kernels number them."""
+TEXTS = ("precision", "activation")
+"""Of the sizes; the others are numbers."""
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),  # NumPy has none; these are its bits
     "F16": np.dtype("<f2"),
@@ -52,7 +79,11 @@ def padded(width: int) -> int:
 class Sizes:
     """A model's sizes, and the `precision` of its linear layers. `head` and `intermediate` are padded, `hidden` is not. `types`
     is 0 for a model whose token types make no difference; `dense` counts the head's linear layers, between which
-    `activation` is."""
+    `activation` is.
+
+    `padding` is the padding's id in a model that counts positions over the other tokens alone, as RoBERTa does, and None in
+    one that counts all. In the first the table of positions begins with the row of padding, which a text can hold too.
+    """
 
     precision: str
     hidden: int
@@ -67,6 +98,12 @@ class Sizes:
     dense: int
     activation: str
     epsilon: float
+    padding: int | None = None
+
+    @property
+    def places(self) -> int:
+        """Rows of the table of positions."""
+        return self.positions + (self.padding is not None)
 
     @property
     def eight_bit(self) -> bool:
@@ -82,7 +119,7 @@ class Sizes:
         """Name, dtype and shape of every tensor, in the order of the file and of the kernels' arguments."""
         width, attended = padded(self.hidden), self.heads * self.head
         yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, width)
-        yield "position", "F32", (self.positions, width)
+        yield "position", "F32", (self.places, width)
         yield "type", "F32", (self.types, width)
         yield from self._norm("embedding_norm")
         for number in range(self.layers):
@@ -136,14 +173,17 @@ class Sizes:
 
     def check(self) -> None:
         """Raise ValueError unless the kernels can compute a model of these sizes."""
-        whole = {name: value for name, value in dataclasses.asdict(self).items() if type(value) is int}
-        if not all(0 <= value < 1 << 30 for value in whole.values()):
-            raise ValueError(f"sizes must not be negative, got {whole}")
-        if not all(value for name, value in whole.items() if name != "types"):
-            raise ValueError(f"only `types` may be 0, got {whole}")
+        for name, most in MOST.items():
+            number, least = getattr(self, name), 0 if name in ("types", "padding") else 1
+            if number is not None and not least <= number <= most:
+                raise ValueError(f"{name} is {number}, expected {least} to {most}")
+        if self.heads * self.head > MOST["hidden"] or (self.padding is not None and self.padding >= self.vocab):
+            raise ValueError(f"{self.heads} heads of {self.head} channels or padding {self.padding} are not possible")
+        if self.for_gpus and self.places > 1 << 16:
+            raise ValueError(f"{self.positions} positions are too many for a GPU's kernels")
         if self.head % PANEL or self.intermediate % PANEL:
             raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
-        if self.precision not in (*WEIGHTS, "fp16") or self.activation not in ACTIVATIONS or not self.epsilon > 0:
+        if self.precision not in (*WEIGHTS, "fp16") or self.activation not in ACTIVATIONS or not 0 < self.epsilon < 1:
             raise ValueError(
                 f"precision {self.precision!r}, activation {self.activation!r} or epsilon {self.epsilon} is none"
             )
@@ -163,31 +203,47 @@ class NativeModel:
             with path.open("rb") as file:
                 content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             length = int.from_bytes(content[:8], "little")
-            header = json.loads(bytes(content[8 : 8 + length]))
-            said = header.pop("__metadata__")
-            if said.pop("format") != FORMAT:
-                raise ValueError(f"it is not of the format {FORMAT!r}")
-            kinds = {field.name: field.type for field in dataclasses.fields(Sizes)}
-            sizes = Sizes(**{name: kinds[name](value) for name, value in said.items()})  # type: ignore[operator]
+            if length > MOST_HEADER:
+                raise ValueError(f"its header has {length:,} bytes, and at most {MOST_HEADER:,} are read")
+            header = parsed(bytes(content[8 : 8 + length]).decode())
+            if not isinstance(header, dict):
+                raise ValueError("its header is no object")
+            sizes = _sizes(header.pop("__metadata__", None))
             sizes.check()
-            entries, end = _entries(sizes)
-            if header != entries or len(content) != 8 + length + end or (8 + length) % ALIGNMENT:
+            arrays, begin = [], 0
+            # One tensor after the other: what is not in the header ends this, however many the sizes would make.
+            for name, dtype, shape in sizes.tensors():
+                end = begin + prod(shape) * DTYPES[dtype].itemsize
+                if header.pop(name, None) != _entry(dtype, shape, begin, end) or 8 + length + end > len(content):
+                    raise ValueError(f"the tensor {name} is not the one of its sizes")
+                arrays.append(np.ndarray(shape, DTYPES[dtype], content, 8 + length + begin))
+                begin = end
+            if header or len(content) != 8 + length + begin or (8 + length) % ALIGNMENT:
                 raise ValueError("its tensors are not those of its sizes")
-            arrays = tuple(
-                np.ndarray(entry["shape"], DTYPES[entry["dtype"]], content, 8 + length + entry["data_offsets"][0])
-                for entry in entries.values()
-            )
             if sizes.eight_bit and not 0 <= arrays[-1].min() <= arrays[-1].max() < sizes.intermediate:
                 raise ValueError("it names kept channels that are not there")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise BundleError(f"{path} cannot be used ({error}); export the bundle again") from error
-        return cls(sizes, arrays)
+        return cls(sizes, tuple(arrays))
+
+    def check_belongs(self, path: Path, manifest: Manifest, precision: Precision) -> None:
+        """Raise BundleError, naming the file, when this is of another model than the manifest, or cannot be computed rightly."""
+        sizes = self.sizes
+        found = (sizes.precision, sizes.positions, sizes.labels)
+        if found != (precision.value, manifest.max_positions, manifest.labels):
+            raise BundleError(f"{path} is of another model than the manifest; export the bundle again")
+        if sizes.padding is None and manifest.architecture.get("head") == "roberta":
+            raise BundleError(
+                f"{path} was written by an older crossrt, which took no account of padding tokens in texts: export the bundle "
+                "again, or use another backend"
+            )
 
 
 def write(file: BinaryIO, sizes: Sizes, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write a model. `arrays` has every tensor that `sizes` names, in its shape; dtypes are converted, but BF16 comes as bits."""
-    metadata = {"format": FORMAT} | {name: str(value) for name, value in dataclasses.asdict(sizes).items()}
-    text = json.dumps({"__metadata__": metadata} | _entries(sizes)[0]).encode()
+    fields = dataclasses.asdict(sizes).items()
+    metadata = {"format": FORMAT} | {name: value if name in TEXTS else json.dumps(value) for name, value in fields}
+    text = json.dumps({"__metadata__": metadata} | _entries(sizes)).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     file.write(len(text).to_bytes(8, "little") + text)
     for name, dtype, shape in sizes.tensors():
@@ -196,11 +252,28 @@ def write(file: BinaryIO, sizes: Sizes, arrays: Mapping[str, npt.NDArray[Any]]) 
         file.write(np.ascontiguousarray(arrays[name], dtype=DTYPES[dtype]).tobytes())
 
 
-def _entries(sizes: Sizes) -> tuple[dict[str, Any], int]:
-    """What the file's header says of each tensor, and how many bytes they take."""
+def _sizes(said: Any) -> Sizes:
+    """Read the metadata of a header, whose values are all texts. Raises ValueError."""
+    if not isinstance(said, dict) or not all(isinstance(value, str) and len(value) <= 64 for value in said.values()):
+        raise ValueError("its header has no sizes")
+    version = said.pop("format", None)
+    if version not in (FORMAT, PLAIN_FORMAT):
+        raise ValueError(f"it is not of the format {FORMAT!r}")
+    if ("padding" in said) != (version == FORMAT):
+        raise ValueError(f"its header has not the sizes of the format {version!r}")
+    return record(Sizes, {name: value if name in TEXTS else parsed(value) for name, value in said.items()})
+
+
+def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str, Any]:
+    """What the file's header says of a tensor."""
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+def _entries(sizes: Sizes) -> dict[str, Any]:
+    """What the file's header says of each tensor."""
     entries, begin = {}, 0
     for name, dtype, shape in sizes.tensors():
         end = begin + prod(shape) * DTYPES[dtype].itemsize
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+        entries[name] = _entry(dtype, shape, begin, end)
         begin = end
-    return entries, begin
+    return entries

@@ -43,7 +43,10 @@ class OnnxRuntimeSession(Padding):
             raise BackendError("this session is closed; open the bundle again")
         check_length(batch, self._bundle, self.precision)
         feeds = {name: getattr(batch, name) for name in self._inputs}
-        return np.asarray(session.run(["logits"], feeds)[0], dtype=np.float32)
+        try:
+            return np.asarray(session.run(["logits"], feeds)[0], dtype=np.float32)
+        except Exception as error:  # see above
+            raise BackendError(f"ONNX Runtime cannot compute this batch with {self._bundle.path} ({error})") from error
 
     def close(self) -> None:
         """See `Session.close`."""

@@ -67,6 +67,8 @@ class OpenVinoSession(Padding):
             # The batch's arrays outlive the call, so they need no copy; the output does, the next batch overwrites it.
             outputs = request.infer({name: getattr(batch, name) for name in self._inputs}, share_inputs=True)
             return np.array(outputs["logits"], dtype=np.float32)
+        except (RuntimeError, KeyError) as error:
+            raise BackendError(f"OpenVINO cannot compute this batch with {self._bundle.path} ({error})") from error
         finally:
             self._requests.put(request)
 

@@ -25,7 +25,7 @@ class PackedBatches:
     """See `Batches`. A shape is rows and the tokens of all together.
 
     `most_tokens` and `most_rows` bound a batch, `longest` a pair. `vocab` and `types` are those that the model has, which
-    its kernels do not ask: beyond them they would read whatever lies there.
+    its kernels do not ask: beyond them they would read whatever lies there. `padding` is as in `Sizes`.
     """
 
     most_tokens: int
@@ -33,6 +33,7 @@ class PackedBatches:
     longest: int
     vocab: int
     types: int
+    padding: int | None = None
 
     @property
     def largest(self) -> Sequence[Shape]:
@@ -112,8 +113,13 @@ class PackedBatches:
         arrays["ids"][:count] = ids
         arrays["ids"][count:] = 0
         places = arrays["places"]
-        places[:count] = np.arange(count, dtype=np.int32)
-        places[:count] -= np.repeat(begins, lengths)
+        if self.padding is None:
+            places[:count] = np.arange(count, dtype=np.int32)
+            places[:count] -= np.repeat(begins, lengths)
+        else:  # those of padding are 0, the others count from 1
+            counted = ids != self.padding
+            before = np.concatenate(([0], np.cumsum(counted, dtype=np.int32)))
+            places[:count] = (before[1:] - np.repeat(before[begins], lengths)) * counted
         if self.types:
             places[:count] |= types.astype(np.int32) << 16
         places[count:] = 0

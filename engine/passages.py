@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import StoreError
+from .record import read_json, record
 
 STORE_SCHEMA = 1
 DESCRIPTION = "store.json"
@@ -51,20 +52,38 @@ class StoreDescription:
     def read(cls, file: Path) -> "StoreDescription":
         """Read and check `store.json`. Raises StoreError, naming the file, for anything unexpected."""
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
-            if fields["schema"] > STORE_SCHEMA:
+            fields = read_json(file)
+            if isinstance(fields, dict) and type(fields.get("schema")) is int and fields["schema"] > STORE_SCHEMA:
                 raise StoreError(
                     f"{file} has schema {fields['schema']}, and this crossrt reads up to {STORE_SCHEMA}: install a newer "
                     "crossrt, or prepare the store again"
                 )
-            description = cls(**fields)
+            description = record(cls, fields)
+            description._check()
         except FileNotFoundError:
             raise StoreError(_absent(file.parent)) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise StoreError(f"{file} is not the description of a store ({error}); prepare it again") from error
-        if description.id_type not in ("uint16", "uint32") or not description.files:
-            raise StoreError(f"{file} is not the description of a store; prepare it again")
         return description
+
+    def _check(self) -> None:
+        """Raise ValueError unless numbers and files fit one another."""
+        if self.id_type not in ("uint16", "uint32"):
+            raise ValueError(f"id_type is {self.id_type!r}, expected uint16 or uint32")
+        if not (self.limit >= 1 and self.passages >= 1 and self.tokens >= 0 and 1 <= self.name_width <= LONGEST_NAME):
+            raise ValueError("limit, passages, tokens or name_width is out of its range")
+        sizes = {
+            "ids.bin": self.tokens * np.dtype(self.id_type).itemsize,
+            "starts.bin": 8 * (self.passages + 1),
+            "lengths.bin": 2 * self.passages,
+            "names.bin": self.name_width * self.passages,
+            "order.bin": 4 * self.passages,
+        }
+        if not self.files.keys() <= sizes.keys() or not sizes.keys() - {"order.bin"} <= self.files.keys():
+            raise ValueError(f"it lists the files {', '.join(self.files)[:80]}")
+        for name, size in self.files.items():
+            if size != sizes[name]:
+                raise ValueError(f"{name} has {size:,} bytes, and its numbers make it {sizes[name]:,}")
 
 
 class PassageStore:
@@ -116,10 +135,16 @@ class PassageStore:
         """Return where these passages' tokens are: the ids of the whole store, and their starts and true lengths.
 
         Passage i is `ids[starts[i]:][:lengths[i]]`, of which the store holds at most `limit` tokens. Raises StoreError
-        for an id that is not in the store.
+        for an id that is not in the store, and for a passage that would lie outside its files.
         """
         rows = self.rows(names)
-        return self._ids, self._starts[rows].astype(np.int64), self._lengths[rows].astype(np.int64)
+        starts, lengths = self._starts[rows].astype(np.int64), self._lengths[rows].astype(np.int64)
+        ends = len(self._ids) - np.minimum(lengths, self.description.limit)
+        if ((starts < 0) | (starts > ends)).any():
+            raise StoreError(
+                f"{self.path / 'starts.bin'} is damaged: a passage is not within ids.bin; prepare it again"
+            )
+        return self._ids, starts, lengths
 
     def check(self, tokenizer_sha256: str, *, max_length: int) -> None:
         """Raise StoreError when another tokenizer made this store, or when it keeps too little of long passages."""
@@ -145,20 +170,24 @@ class PassageStore:
         if self._order is None:
             rows = np.searchsorted(self._names, keys)
         else:
-            rows = self._order[np.minimum(self._searched(keys), len(self) - 1)].astype(np.int64)
+            rows = self._ordered(np.minimum(self._searched(keys), len(self) - 1))
         rows = np.minimum(rows, len(self) - 1)
         return np.where(np.array(possible, dtype=bool) & (self._names[rows] == keys), rows, -1).astype(np.int64)
 
     def _searched(self, keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
         """Binary search through `order`, all keys at once; numpy's own `sorter` would copy it to int64."""
-        assert self._order is not None
         low = np.zeros(len(keys), dtype=np.int64)
         high = np.full(len(keys), len(self), dtype=np.int64)
         while (low < high).any():
             middle = np.minimum((low + high) // 2, len(self) - 1)
-            less = (self._names[self._order[middle]] < keys) & (low < high)
+            less = (self._names[self._ordered(middle)] < keys) & (low < high)
             low, high = np.where(less, middle + 1, low), np.where(less | (low >= high), high, middle)
         return low
+
+    def _ordered(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The rows at these places of the order; what is no row in a damaged file becomes the last."""
+        assert self._order is not None
+        return np.minimum(self._order[places].astype(np.int64), len(self) - 1)
 
     def _mapped(self, name: str, kind: str) -> npt.NDArray[Any]:
         if not self.description.files.get(name):

@@ -25,7 +25,9 @@ from .errors import DataFileError, StoreError
 from .lock import check_owner, held, own_file
 from .passages import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
 from .publish import clear_abandoned, naming, put_in_place, replaced_text
+from .record import read_json, record
 from .template import Spans, ragged
+from .tokenizer import explained, largest_id
 from .trec import text_lines
 from .wordpiece import WordPiece, tokens_of
 
@@ -58,6 +60,11 @@ class _Progress:
         fields = ("tokenizer_sha256", "limit", "id_type", "source_size", "source_time")
         return all(getattr(self, field) == getattr(other, field) for field in fields)
 
+    def possible(self) -> bool:
+        """Tell whether a run can be where this says, however it came to be in the file."""
+        numbers = (self.line, self.passages, self.tokens, self.name_bytes)
+        return 0 <= self.position <= self.source_size and min(numbers) >= 0 and 1 <= self.name_width <= LONGEST_NAME
+
 
 def prepare(
     passages: Path,
@@ -87,7 +94,7 @@ def prepare(
     start = _Progress(
         tokenizer_sha256=tokenizer_sha256,
         limit=limit,
-        id_type="uint16" if tokenizer.get_vocab_size() <= 1 << 16 else "uint32",
+        id_type="uint16" if largest_id(tokenizer) < 1 << 16 else "uint32",
         source_size=status.st_size,
         source_time=status.st_mtime_ns,
     )
@@ -144,11 +151,16 @@ def _make(partial: Path) -> None:
 def _resumed(partial: Path, start: _Progress) -> _Progress:
     """Return how far an earlier run of the same work came, with its files cut to that; else `start`, with none."""
     try:
-        state = _Progress(**json.loads((partial / PROGRESS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        state = record(_Progress, read_json(partial / PROGRESS))
+    except (OSError, ValueError):
         state = start
-    if not state.same_work(start) or any(
-        not (partial / name).is_file() or (partial / name).stat().st_size < size for name, size in _sizes(state).items()
+    if (
+        not state.same_work(start)
+        or not state.possible()
+        or any(
+            not (partial / name).is_file() or (partial / name).stat().st_size < size
+            for name, size in _sizes(state).items()
+        )
     ):
         state = start
     for name, size in _sizes(state).items():
@@ -171,7 +183,8 @@ def _grow(
         source.seek(state.position)
         while lines := list(islice(source, PIECE)):
             names, texts = _split(lines, passages, state)
-            ids, begins, lengths = tokens(texts)
+            with explained("the tokenizer"):
+                ids, begins, lengths = tokens(texts)
             sizes = np.minimum(lengths, state.limit)
             starts = state.tokens + np.cumsum(sizes) - sizes
             _write(files["ids.bin"], ids[ragged(begins, sizes)].astype(state.id_type))

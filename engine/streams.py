@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .bundle import Bundle
 from .cpus import CORES
-from .errors import BackendError
+from .errors import BackendError, BundleError
 from .plan import Batch, one_batch, plan, plan_without_padding
 from .session import Session, Setup
 from .template import EncodedPairs
@@ -102,7 +102,13 @@ class Streams:
 
         def score(rows: npt.NDArray[np.int64], width: int) -> int:
             with CORES.taken(session.threads):
-                logits[rows] = session.score(pairs, rows, width)
+                found = session.score(pairs, rows, width)
+            if found.shape != (len(rows), manifest.labels):
+                raise BundleError(
+                    f"the model of {self._bundle.path} gives logits {list(found.shape)} for {len(rows)} pairs, and its manifest "
+                    f"says {manifest.labels} labels; export the bundle again"
+                )
+            logits[rows] = found
             return len(rows)
 
         with self._lock:

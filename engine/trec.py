@@ -3,6 +3,7 @@
 Every reader names the file and the line of what it cannot use, as DataFileError.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,10 @@ def read_run(path: Path) -> Run:
 
 
 def run_fields(line: str, number: int, path: Path) -> tuple[str, str, float]:
-    """Return query, passage and score of a TREC run's line. Raises DataFileError, naming path and line number."""
+    """Return query, passage and score of a TREC run's line.
+
+    Raises DataFileError, naming path and line number, for what is no such line and for a score that is not finite.
+    """
     fields = line.split()
     if len(fields) != 6:
         raise DataFileError(
@@ -58,9 +62,12 @@ def run_fields(line: str, number: int, path: Path) -> tuple[str, str, float]:
         )
     query, _, passage, _, score, _ = fields
     try:
-        return query, passage, float(score)
+        value = float(score)
     except ValueError:
-        raise DataFileError(f"{path}, line {number}: the score {score!r} is not a number") from None
+        raise DataFileError(f"{path}, line {number}: the score {_shown(score)} is not a number") from None
+    if not math.isfinite(value):
+        raise DataFileError(f"{path}, line {number}: the score {value} orders nothing; give finite scores")
+    return query, passage, value
 
 
 def read_qrels(path: Path) -> Qrels:

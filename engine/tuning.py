@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .backends import BACKENDS, backend_version
 from .bundle import Bundle
@@ -14,6 +16,7 @@ from .digests import content_sha256
 from .errors import BackendError
 from .precision import Precision
 from .publish import clear_abandoned, replaced_text
+from .record import read_json, record
 
 FOLDER = "tunings"
 
@@ -34,14 +37,13 @@ class Tuning:
         """
         folder = cache_folder(FOLDER)
         try:
-            if folder is None or not any(folder.iterdir()):  # who never tunes need not wait for the model's hash
+            # Who never tunes need not wait for the hash of the model.
+            if folder is None or not any(folder.iterdir()):
                 return None
-            file = folder / _name(bundle, precision, threads)
-            tuning = cls(**json.loads(file.read_text(encoding="utf-8"))["tuning"])
-        except (OSError, ValueError, TypeError, KeyError):
+            tuning = record(_Stored, read_json(folder / _name(bundle, precision, threads))).tuning
+        except (OSError, ValueError):
             return None
-        numbers = (tuning.streams, tuning.batch_size)
-        valid = tuning.backend in BACKENDS and all(type(number) is int and number >= 1 for number in numbers)
+        valid = tuning.backend in BACKENDS and tuning.streams >= 1 and tuning.batch_size >= 1
         return tuning if valid else None
 
     def store(self, bundle: Bundle, precision: Precision, threads: int) -> Path:
@@ -59,6 +61,14 @@ class Tuning:
         with replaced_text(file) as opened:
             opened.write(json.dumps(content, indent=1) + "\n")
         return file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """A file of the cache; what it is of is for people."""
+
+    tuning: Tuning
+    of: Mapping[str, Any]
 
 
 def _name(bundle: Bundle, precision: Precision, threads: int) -> str:

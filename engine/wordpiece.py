@@ -6,16 +6,18 @@ The real tokenizer says what becomes of each character, once; the rest, words an
 import ctypes
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import tokenizers
 
-from .backends import native_library
+from .backends import loaded, native_library
 from .template import Spans
 
+INTERFACE = 1
+"""Of the library's functions: one more with each change of what they take (`INTERFACE` in native/wordpiece.cpp)."""
 IN_WORD, ALONE, SPACE, UNSUPPORTED = range(4)
 LONGEST_WORD = 1000
 """Characters of the longest word that a vocabulary may allow (`LONGEST_WORD` in C++)."""
@@ -32,15 +34,13 @@ MARKS = "\U0001d16d", "\u1b44"
 @cache
 def _library() -> ctypes.CDLL | None:
     file = native_library("native_wordpiece")
-    try:
-        library = ctypes.CDLL(str(file)) if file is not None else None
-    except OSError:  # of another machine
-        return None
+    library = None if file is None else loaded(file, "crossrt_wordpiece_interface", INTERFACE)
     if library is None:
         return None
     pointer, text, number, whole = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int64
     for name, result, arguments in (
         ("open", pointer, [text, whole, whole, number, number]),
+        ("largest_id", number, [pointer]),
         ("close", None, [pointer]),
         ("add_token", ctypes.c_bool, [pointer, text, whole]),
         ("knows", ctypes.c_bool, [pointer, ctypes.c_uint32]),
@@ -59,16 +59,18 @@ class WordPiece:
     """
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, library: ctypes.CDLL, handle: int, added: Sequence[str]
+        self, tokenizer: tokenizers.Tokenizer, library: ctypes.CDLL, handle: int, added: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Take a vocabulary that is opened. Raises MemoryError."""
+        """Take a vocabulary that is opened, and the tokens added to it as the JSON has them. Raises MemoryError."""
         self._library, self._handle, self._tokenizer = library, handle, tokenizer
         weakref.finalize(
             self, library.crossrt_wordpiece_close, handle
         ).atexit = False  # other threads may still tokenize
         self._normalized = tokenizer.normalizer.normalize_str
         self._words = tokenizer.pre_tokenizer.pre_tokenize_str
-        for token in map(str.encode, added):
+        self.largest_id = max([library.crossrt_wordpiece_largest_id(handle), *(token["id"] for token in added)])
+        """Of all tokens."""
+        for token in (each["content"].encode() for each in added):
             _check(library.crossrt_wordpiece_add_token(handle, token, len(token)))
         for code in range(128):
             self._learn(chr(code))
@@ -100,9 +102,7 @@ class WordPiece:
             *(entries, len(entries), tokenizer.get_vocab_size(with_added_tokens=False)),
             *(unknown, model["max_input_chars_per_word"]),
         )
-        return (
-            cls(tokenizer, library, handle, [token["content"] for token in fields["added_tokens"]]) if handle else None
-        )
+        return cls(tokenizer, library, handle, fields["added_tokens"]) if handle else None
 
     def tokens(self, texts: Sequence[str], threads: int = 1) -> Spans:
         """Tokenize texts, without special tokens, by at most so many threads. Raises UnicodeEncodeError for a lone surrogate."""

@@ -82,7 +82,7 @@ def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) ->
     try:
         if path.exists() and json.loads(note.read_text(encoding="utf-8")) == dict(of):
             return path
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass  # without its note nobody knows what the file was made of
     note.unlink(missing_ok=True)
     with replaced_text(path) as file:

@@ -4,13 +4,24 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataFileError
 from ..engine.lock import own_file
 from ..engine.publish import naming, replaced_text
+from ..engine.record import read_json, record
 from ..engine.trec import write_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Noted:
+    """What a checkpoint says: of what work the run is, and how many queries and bytes of it are good."""
+
+    work: Mapping[str, Any]
+    queries: int
+    bytes: int
 
 
 class GrowingRun:
@@ -64,8 +75,10 @@ class GrowingRun:
 
     def _resume(self) -> None:
         try:
-            noted = json.loads(self._checkpoint.read_text(encoding="utf-8"))
-            work, done, size = noted["work"], noted["queries"], noted["bytes"]
+            noted = record(_Noted, read_json(self._checkpoint))
+            work, done, size = noted.work, noted.queries, noted.bytes
+            if min(done, size) < 0:
+                raise ValueError(f"{done} queries in {size} bytes")
         except FileNotFoundError:
             if self.target.exists():
                 raise DataFileError(
@@ -74,7 +87,7 @@ class GrowingRun:
                 ) from None
             self._partial.unlink(missing_ok=True)
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise DataFileError(
                 f"{self._checkpoint} cannot be used ({error}); give --force to start anew, or another --out"
             ) from error

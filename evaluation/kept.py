@@ -29,7 +29,7 @@ def read_kept(result: type[Result], path: Path, *, kind: str, schema: int, comma
         raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
     except json.JSONDecodeError as error:
         raise DataFileError(f"{path}, line {error.lineno}: the file is not JSON ({error.msg})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is not JSON ({error})") from error
     if not isinstance(fields, dict) or fields.get("kind") != kind:
         raise DataFileError(f"{path} is not a result of {command}: its kind is not {kind!r}")

@@ -99,6 +99,7 @@ class Checkpoint:
             "attention_heads": self.dimensions.heads,
             "intermediate_size": self.dimensions.intermediate,
             "vocab_size": self.dimensions.vocab,
+            "token_types": int(self._tensors[self._names["type.weight"]].shape[0]) if self.token_types else 0,
         }
 
     @property
@@ -115,6 +116,11 @@ class Checkpoint:
     def token_types(self) -> bool:
         """Whether the model has token type embeddings that differ (XLM-R and RoBERTa have a single, constant one)."""
         return self.layout.token_types and self.layout.prefix != "roberta."
+
+    @property
+    def positions_pass_over_padding(self) -> bool:
+        """Whether positions count the tokens that are not padding, from the padding id + 1, and padding has that of its id."""
+        return self.layout.prefix == "roberta."
 
     def has(self, name: str) -> bool:
         """Tell whether the optional part `name` is there."""
@@ -250,7 +256,7 @@ def _dimensions(
     activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", "gelu")
     if activation not in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"):
         raise CheckpointError(f"{path}: hidden activation {activation!r} is not supported; gelu, gelu_new and relu are")
-    if layout.prefix == "roberta.":  # positions start after the padding index
+    if layout.prefix == "roberta.":  # see positions_pass_over_padding
         positions -= int(config.get("pad_token_id", 1)) + 1
     return Dimensions(
         **sizes,

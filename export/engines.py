@@ -17,23 +17,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from ..calibration.judging_set import JudgingSet
 from ..calibration.ranking import top_overlap
-from ..engine.backends import LIBRARIES, backend_version
+from ..engine.backends import backend_version
 from ..engine.bundle import MANIFEST, Bundle
 from ..engine.cache import ADVICE, cache_folder
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.digests import content_sha256
 from ..engine.driver import Gpu, gpus
 from ..engine.engine_cache import EngineCache
-from ..engine.engine_file import TOKENS, EngineFile, Profile, Shape, profiles_for
+from ..engine.engine_file import LIBRARIES, TOKENS, EngineFile, Profile, Shape, profiles_for
 from ..engine.errors import BackendError, BundleError, OptionError, ParityError
 from ..engine.plan import Batch
 from ..engine.precision import Precision
 from ..engine.publish import published_directory
 from ..engine.tensorrt import checked_plan
+from ..engine.tokenizer import read_tokenizer
 from .attention import UNMEASURED, fused_attention
 from .manifest import write_manifest
 from .pairs import builtin_pairs
@@ -243,7 +243,9 @@ class _Making:
 
     def refittable(self, other: Bundle, precision: Precision) -> EngineFile:
         """Return the engine of another bundle that can take this one's weights. Raises BackendError where none can."""
-        if other.manifest.architecture != self.bundle.manifest.architecture:
+        # Bundles of an older crossrt do not say how many token types there are.
+        theirs, ours = ({**each.manifest.architecture, "token_types": None} for each in (other, self.bundle))
+        if theirs != ours:
             raise BackendError(f"{other.path} holds a model of another shape than {self.bundle.path}; build an engine")
         reason = f"{other.path} holds no {precision.value} engine"
         for engine in other.manifest.engines:
@@ -293,7 +295,7 @@ def check_engine(
     ):
         pairs = builtin_pairs(reference.max_length)
         differences = [np.abs(ours.logits(pairs) - reference.logits(pairs))]
-        vocabulary = tokenizers.Tokenizer.from_file(str(bundle.tokenizer_file)).get_vocab_size()
+        vocabulary = read_tokenizer(bundle.tokenizer_file).get_vocab_size()
         for batch in batches(shapes, vocabulary):
             expected = reference._scorer.run(batch)
             differences += [np.abs(ours._scorer.run(batch) - expected) for _ in range(3)]

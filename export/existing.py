@@ -65,6 +65,8 @@ def bundle_from_onnx(
             "model_type": config.get("model_type"),
             "layers": config.get("num_hidden_layers", config.get("n_layers")),
             "hidden_size": config.get("hidden_size", config.get("dim")),
+            "vocab_size": config.get("vocab_size"),
+            "token_types": config.get("type_vocab_size") if "token_type_ids" in inputs else 0,
         },
         labels=labels,
         relevant_label=labels - 1,

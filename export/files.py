@@ -28,7 +28,10 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # of numbers of more than 4,300 digits, and of what is nested too deeply
         raise CheckpointError(f"{path} is not JSON ({error})") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds a {type(fields).__name__}, not an object")

@@ -59,6 +59,7 @@ def native_from_checkpoint(
         dense=len(layers.linears),
         activation=layers.activation or "none",
         epsilon=dimensions.norm_eps,
+        padding=checkpoint.pad_token_id if checkpoint.positions_pass_over_padding else None,
     )
     arrays = _Arrays(checkpoint, sizes, seen or {})
     with path.open("wb") as file:
@@ -98,7 +99,7 @@ class _Arrays:
         sizes, width = self._sizes, padded(self._sizes.hidden)
         word = self._tensor("word.weight")
         self._arrays["word"] = _widened(word if sizes.precision == "fp32" else _half(word), width)
-        positions = self._tensor("position.weight")[-sizes.positions :]  # RoBERTa's begin after the padding id
+        positions = self._tensor("position.weight")[-sizes.places :]  # RoBERTa's begin at the padding id
         types = np.zeros((1, positions.shape[1]), dtype=np.float32)
         if self._checkpoint.layout.token_types:
             types = self._tensor("type.weight")

@@ -102,7 +102,7 @@ class _Graph(TypedGraph):
     def embeddings(self) -> str:
         """Sum of word, position and token type embeddings, normalised: [batch, sequence, hidden]."""
         word = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
-        if self.checkpoint.layout.prefix == "roberta.":
+        if self.checkpoint.positions_pass_over_padding:
             position = self._roberta_positions()
         else:
             first = self.integers("axis_0", [0])

@@ -49,7 +49,11 @@ _EDGES = (
         "See www.example.org/~user/index_page.html, or mail user.name+tag@example.org.",
     ),
     ("3.14159 -1,000,000 1e-9", "In 2019, 45.5 % of 1,234,567 cost $12.99 (+3/4)."),
+    # Special tokens as text, of every kind of tokenizer: at the beginning, in the midst and at the end, and padding among them.
     ("[CLS] [SEP] [PAD]", "[SEP] [SEP] text that looks like [MASK] markers [SEP]"),
+    ("[PAD] what is [UNK] padding [PAD]", "[PAD] [PAD] it fills [PAD] rows up [PAD]"),
+    ("<s> </s> <pad>", "</s></s> text that looks like <mask> markers </s>"),
+    ("<pad> what is <unk> padding <pad>", "<pad> <pad> it fills <pad> rows up <pad>"),
     ("ANTIDISESTABLISHMENTARIANISM", "pneumonoultramicroscopicsilicovolcanoconiosis" * 4),
     ("don't can't o'clock", "“curly” ‘quotes’ — dashes – and … dots"),
 )

@@ -204,7 +204,7 @@ def _fields(path: Path) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is not JSON ({error}); {KNOWN}") from error
     if not isinstance(fields, dict):
         raise DataFileError(f"{path} is no result that a page is made of; {KNOWN}")

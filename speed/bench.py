@@ -6,7 +6,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from ..engine.bundle import MANIFEST
@@ -14,6 +13,7 @@ from ..engine.digests import sha256_of
 from ..engine.encoding import PairEncoder
 from ..engine.errors import BackendError
 from ..engine.precision import Precision
+from ..engine.tokenizer import read_tokenizer
 from ..evaluation.facts import commit, machine, versions
 from ..evaluation.system import System
 from .ceiling import SECONDS, Probe, again, ceiling_of, ceilings, check_share
@@ -169,7 +169,7 @@ def _without(rows: Sequence[Row], label: str) -> list[Row]:
 def _workload(row: Row, texts: Texts) -> Workload:
     manifest = row.system.bundle.manifest
     encoder = PairEncoder(
-        Tokenizer.from_file(str(row.system.bundle.tokenizer_file)),
+        read_tokenizer(row.system.bundle.tokenizer_file),
         max_length=row.system.options.max_length or manifest.max_length,
     )
     return texts.workload([pair for request in row.requests for pair in request], encoder)

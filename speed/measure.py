@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from ..calibration.judging_set import QUERIES
 from ..calibration.ranking import top_overlap
@@ -15,6 +14,7 @@ from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder
 from ..engine.errors import BackendError
 from ..engine.template import EncodedPairs
+from ..engine.tokenizer import read_tokenizer
 from ..evaluation.system import System
 from .ceiling import Probe
 from .operations import flops_of, padding_of
@@ -80,7 +80,7 @@ class Row:
 def opened(system: System, texts: Texts, plan: Plan) -> Row:
     """Open a system with its requests. Raises what `CrossEncoder` raises."""
     file = system.bundle.tokenizer_file
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = read_tokenizer(file)
     manifest = system.bundle.manifest
     encoder = PairEncoder.from_file(file, max_length=system.options.max_length or manifest.max_length)
     requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]

@@ -112,7 +112,7 @@ struct EightBit {
         Rows rows;
         float* kept;
         Between(Memory& memory, int count, int width)
-            : rows(memory, count, width), kept(memory.take<float>(count * Kept::COUNT)) {}
+            : rows(memory, count, width), kept(memory.take<float>(size_t(count) * Kept::COUNT)) {}
     };
 
     // A row of FP32, or of BF16, in 8 bits.
@@ -168,7 +168,7 @@ struct EightBit {
         constexpr float GELU_LEAST = -0.1703f;  // it is nowhere below -0.17003, nor is what BF16 makes of it
         const int width = linear.in;
         for (int row = 0; row < count; row++) {
-            Half* values = wide + row * width;
+            Half* values = wide + ptrdiff_t(row) * width;
             for (int n = 0; n < Kept::COUNT; n++) {
                 between.kept[row * Kept::COUNT + n] = single(values[kept.channels[n]]);
                 values[kept.channels[n]] = 0;
@@ -183,7 +183,7 @@ struct EightBit {
         product(linear, between.rows, count, 0, linear.out, [&](int row, int out, Floats low, Floats high) INLINED {
             for (int n = 0; n < Kept::COUNT; n++) {
                 const Floats factor = all(between.kept[row * Kept::COUNT + n]);
-                const float* weight = kept.weight + n * linear.out + out;
+                const float* weight = kept.weight + ptrdiff_t(n) * linear.out + out;
                 low = _mm512_fmadd_ps(factor, load(weight), low);
                 high = _mm512_fmadd_ps(factor, load(weight + LANES), high);
             }

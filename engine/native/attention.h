@@ -39,7 +39,7 @@ INLINE void transpose(__m512i rows[16]) {
 // Keys [tokens, width] as panels of 32 keys.
 template <class Value>
 INLINE void pack_keys(const Value* keys, ptrdiff_t stride, int tokens, int width, Value* to) {
-    const int dwords = width / Numbers<Value>::A_DWORD;
+    const ptrdiff_t dwords = width / Numbers<Value>::A_DWORD;
     for (int first = 0; first < tokens; first += LANES) {
         auto* panel = reinterpret_cast<int32_t*>(to) + (first / PANEL) * dwords * PANEL + first % PANEL;
         for (int part = 0; part < dwords; part += LANES) {
@@ -155,12 +155,12 @@ INLINE void attend(const Value* queries, ptrdiff_t apart, int count, const Value
     pack_values(values, stride, tokens, width, memory.values);
     in_tiles(count, [&]<int R>(int first) APART {
         for (int key = 0; key < columns; key += PANEL)
-            tile<Dot, R>(queries + first * apart, sizeof(Value) * apart, memory.keys + key * width, width / A_DWORD,
+            tile<Dot, R>(queries + first * apart, sizeof(Value) * apart, memory.keys + ptrdiff_t(key) * width, width / A_DWORD,
                          [&](int r, Floats low, Floats high) INLINED { store(memory.scores + r * columns + key, low, high); });
         float share[LANES];
         softmax<R>(memory.scores, columns, tokens, memory.weights, share);
         for (int part = 0; part < width; part += PANEL)
-            tile<Dot, R>(memory.weights, sizeof(Value) * columns, memory.values + part * A_DWORD * steps, steps,
+            tile<Dot, R>(memory.weights, sizeof(Value) * columns, memory.values + ptrdiff_t(part) * A_DWORD * steps, steps,
                          [&](int r, Floats low, Floats high) INLINED {
                              const Floats each = all(share[r]);
                              store(context + (first + r) * wide + part, _mm512_mul_ps(low, each), _mm512_mul_ps(high, each));

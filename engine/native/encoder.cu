@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(128) embed(
     const int token = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (token >= tokens) return;
     const half_bits* words = word + (long long)ids[token] * WIDTH;
-    const float* positions = position + (places[token] & 0xFFFF) * WIDTH;
+    const float* positions = position + (long long)(places[token] & 0xFFFF) * WIDTH;
     float values[2 * PAIRS];
     for (int i = 0; i < PAIRS; i++) {
         const int channel = 2 * (lane + 32 * i);

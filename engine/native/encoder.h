@@ -20,11 +20,16 @@ constexpr int TOGETHER = 512;
 constexpr int BLOCK = 96;
 // Words whose embedding is fetched ahead.
 constexpr int AHEAD = 4;
+// Of the functions at the end, for Python: one more with each change of what they take.
+constexpr int INTERFACE = 1;
 
 enum class Activation { none, tanh, relu, gelu };
 
+// Python has bounded them (`MOST` in engine/native_model.py) so that rows of activations, three of them side by side too, fit into
+// an int. A row's number times its width need not, and is a ptrdiff_t throughout.
 struct Sizes {
     int hidden, heads, head, intermediate, layers, types, vocab, positions, labels, dense, activation, bits;
+    int padding;  // the id that has a position of its own, the table's first, and is not counted in others'; negative for none
 
     int width() const { return (hidden + PANEL - 1) / PANEL * PANEL; }
     int attended() const { return heads * head; }
@@ -175,8 +180,8 @@ public:
         for (int pair = 0; pair < count; pair++) tokens += pairs[pair].length;
         const int members = memory.team.members, tiles = (tokens + TILE - 1) / TILE;
         memory.team.run([&](int member) {
-            const int begin = std::min(tokens, tiles * member / members * TILE);
-            const int end = std::min(tokens, tiles * (member + 1) / members * TILE);
+            const auto share = [&](int64_t of) { return int(std::min<int64_t>(tokens, tiles * of / members * TILE)); };
+            const int begin = share(member), end = share(member + 1);
             const Scratch& scratch = memory.scratch[member];
             embed(pairs, begin, end, memory);
             for (const Layer& layer : layers) {
@@ -185,7 +190,8 @@ public:
                 attend_all(pairs, count, member, memory, scratch);
                 memory.team.wait();
                 for (int row = begin; row < end; row++)
-                    Arithmetic::put(memory.context + row * sizes.attended(), sizes.attended(), memory.attended.from(row));
+                    Arithmetic::put(memory.context + ptrdiff_t(row) * sizes.attended(), sizes.attended(),
+                                    memory.attended.from(row));
                 finish(layer.finish, begin, end, memory, scratch);
             }
         });
@@ -218,16 +224,21 @@ private:
 
     // Sums of word, position and type embeddings, normalised, for the tokens `begin` to `end` of all.
     void embed(const Pair* pair, int begin, int end, const Activations& memory) const {
-        const int width = sizes.width();
+        const ptrdiff_t width = sizes.width();
         int first = 0;
-        for (; first < end; first += pair++->length)
-            for (int place = std::max(0, begin - first); place < std::min(pair->length, end - first); place++) {
+        for (; first < end; first += pair++->length) {
+            const int from = std::max(0, begin - first), until = std::min(pair->length, end - first);
+            // Tokens before that are not padding, where those alone are counted.
+            int counted = 0;
+            for (int place = 0; sizes.padding >= 0 && place < from; place++) counted += pair->ids[place] != sizes.padding;
+            for (int place = from; place < until; place++) {
                 const int row = first + place;
                 float* to = memory.hidden + row * width;
                 const Word* own = word + ptrdiff_t(pair->ids[place]) * width;
                 // The next words lie anywhere.
                 const Word* soon = word + ptrdiff_t(pair->ids[place + AHEAD < pair->length ? place + AHEAD : 0]) * width;
-                const float* where = position + place * width;
+                const int at = sizes.padding < 0 ? place : pair->ids[place] == sizes.padding ? 0 : ++counted;
+                const float* where = position + at * width;
                 const float* kind = sizes.types ? type + pair->types[place] * width : nullptr;
                 for (int n = 0; n < width; n += LANES) {
                     if (n * sizeof(Word) % 64 == 0) _mm_prefetch(soon + n, _MM_HINT_T0);
@@ -237,6 +248,7 @@ private:
                 }
                 norm(embedding_norm, to, memory.narrow.from(row));
             }
+        }
     }
 
     void project(const Linear& layer, int begin, int end, const Activations& memory) const {
@@ -256,30 +268,32 @@ private:
                 const int length = pairs[pair].length;
                 const Value* queries = memory.query_key_value + row * stride + at;
                 attend(queries, stride, length, queries + all_heads, queries + 2 * all_heads, stride, length, sizes.head,
-                       memory.context + row * all_heads + at, all_heads, scratch.attention);
+                       memory.context + ptrdiff_t(row) * all_heads + at, all_heads, scratch.attention);
             }
     }
 
     // The last layer's attention. What belongs to [CLS] is moved to the first rows, one a pair.
     void attend_from_cls(const Pair* pairs, int count, const Activations& memory) const {
-        const int width = sizes.width(), all_heads = sizes.attended(), all_mixed = sizes.heads * width;
+        const int width = sizes.width(), all_heads = sizes.attended();
+        const ptrdiff_t all_mixed = ptrdiff_t(sizes.heads) * width;
         Value* states = memory.query_key_value;  // [tokens][width]
         for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
-            for (int n = row * width; n < (row + pairs[pair].length) * width; n += PANEL)
+            const ptrdiff_t begin = ptrdiff_t(row) * width, end = begin + ptrdiff_t(pairs[pair].length) * width;
+            for (ptrdiff_t n = begin; n < end; n += PANEL)
                 store(states + n, load(memory.hidden + n), load(memory.hidden + n + LANES));
             memory.narrow.from(pair).copy(memory.narrow.from(row));
-            std::memmove(memory.hidden + pair * width, memory.hidden + row * width, width * sizeof(float));
+            std::memmove(memory.hidden + ptrdiff_t(pair) * width, memory.hidden + begin, width * sizeof(float));
         }
         for (int begin = 0; begin < count; begin += TILE) {
             const int some = std::min(TILE, count - begin);
             Arithmetic::product(last.query, memory.narrow.from(begin), some, 0, all_heads, Store{memory.query, all_heads});
             for (int head = 0; head < sizes.heads; head++)
-                panels<Dot>(last.key + head * sizes.head * width, sizes.head, 0, width, memory.query + head * sizes.head,
+                panels<Dot>(last.key + ptrdiff_t(head) * sizes.head * width, sizes.head, 0, width, memory.query + head * sizes.head,
                                all_heads, some, [&](int row, int out, Floats low, Floats high) INLINED {
                                    store(memory.folded + row * all_mixed + head * width + out, low, high);
                                });
-            for (int pair = begin; pair < begin + some; states += pairs[pair++].length * width) {
-                const int at = (pair - begin) * all_mixed;
+            for (int pair = begin; pair < begin + some; states += ptrdiff_t(pairs[pair++].length) * width) {
+                const ptrdiff_t at = (pair - begin) * all_mixed;
                 attend(memory.folded + at, width, sizes.heads, states, states, width, pairs[pair].length, width,
                        memory.mixed + at, width, memory.scratch[0].attention);
             }
@@ -299,16 +313,16 @@ private:
         const int width = sizes.width();
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, Floats low, Floats high) INLINED {
-                float* to = hidden + row * width + out;
+                float* to = hidden + ptrdiff_t(row) * width + out;
                 store(to, _mm512_add_ps(low, load(to)), _mm512_add_ps(high, load(to + LANES)));
             };
         };
         if (from < to)
             Arithmetic::product(layer.attention_output, memory.attended.from(from), to - from, 0, width,
-                                add_to(memory.hidden + from * width));
+                                add_to(memory.hidden + ptrdiff_t(from) * width));
         for (int begin = from; begin < to; begin += BLOCK) {
             const int rows = std::min(BLOCK, to - begin);
-            float* hidden = memory.hidden + begin * width;
+            float* hidden = memory.hidden + ptrdiff_t(begin) * width;
             const Rows narrow = memory.narrow.from(begin);
             for (int row = 0; row < rows; row++) norm(layer.attention_norm, hidden + row * width, narrow.from(row));
             Arithmetic::product(layer.intermediate, narrow, rows, 0, sizes.intermediate,
@@ -325,7 +339,7 @@ private:
     void head(int pairs, const Activations& memory, float* logits) const {
         std::vector<float> values(size_t(pairs) * sizes.hidden), next;
         for (int pair = 0; pair < pairs; pair++)
-            std::copy_n(memory.hidden + pair * sizes.width(), sizes.hidden, values.begin() + pair * sizes.hidden);
+            std::copy_n(memory.hidden + ptrdiff_t(pair) * sizes.width(), sizes.hidden, values.begin() + pair * sizes.hidden);
         for (const Dense& layer : dense) {
             next.resize(size_t(pairs) * layer.out);
             for (int pair = 0; pair < pairs; pair++) std::copy_n(layer.bias, layer.out, next.begin() + pair * layer.out);
@@ -358,6 +372,8 @@ using namespace crossrt;
 
 extern "C" {
 
+int crossrt_interface() { return INTERFACE; }
+
 // `arrays`: those of the file, in its order (`Sizes.tensors` of engine/native_model.py), which must outlive the encoder. Null
 // when there is no memory.
 Encoder* crossrt_open(const Sizes* sizes, float epsilon, const void* const* arrays) try {
@@ -387,7 +403,7 @@ void crossrt_free(Memory* memory) { delete memory; }
 // Logits [count, labels] of the pairs named by `rows`: pair i is `ids[offsets[i]]` to before `ids[offsets[i + 1]]`, and so its
 // types. Returns 0, or 1 for a pair of no tokens, of more than the model has positions for, or of an id or type that it does not
 // have, 2 where there is no memory.
-int crossrt_encode(const Encoder* encoder, Memory* memory, int count, const int64_t* rows, const int64_t* offsets,
+int crossrt_encode(const Encoder* encoder, Memory* memory, int64_t count, const int64_t* rows, const int64_t* offsets,
                    const int32_t* ids, const uint8_t* types, float* logits) try {
     const Sizes& sizes = encoder->sizes;
     std::vector<Pair> pairs;
@@ -399,10 +415,10 @@ int crossrt_encode(const Encoder* encoder, Memory* memory, int count, const int6
             if (uint32_t(ids[n]) >= uint32_t(sizes.vocab) || (sizes.types && types[n] >= sizes.types)) return 1;
         pairs.push_back({ids + begin, types + begin, int(end - begin)});
     }
-    for (int begin = 0, end = 0; begin < count; begin = end) {
-        int tokens = pairs[end++].length;
+    for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+        int64_t tokens = pairs[end++].length;
         while (end < count && tokens + pairs[end].length <= TOGETHER) tokens += pairs[end++].length;
-        encoder->encode(pairs.data() + begin, end - begin, *memory, logits + begin * sizes.labels);
+        encoder->encode(pairs.data() + begin, int(end - begin), *memory, logits + begin * sizes.labels);
     }
     return 0;
 } catch (const std::bad_alloc&) {

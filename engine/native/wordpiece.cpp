@@ -25,6 +25,8 @@ constexpr int LONGEST_ENTRY = 512, LONGEST_WORD = 1000;
 constexpr int64_t TOGETHER = 16;
 // Bytes of what a character may become: three characters.
 constexpr int BECOMES = 12;
+// Of the functions at the end, for Python: one more with each change of what they take.
+constexpr int INTERFACE = 1;
 
 enum class Kind : uint8_t { in_word, alone, space, unsupported };
 
@@ -114,7 +116,7 @@ public:
     // what equals it.
     int longest(std::string_view text, int32_t& id) const {
         uint64_t beginnings[LONGEST_ENTRY], hash = 0;
-        const int size = std::min(int(text.size()), longest_entry);
+        const int size = int(std::min(text.size(), size_t(longest_entry)));
         for (int n = 0; n < size; n++) beginnings[n] = hash = hashed(hash, text[n]);
         for (int n = size; n > 0; n--) {
             hash = beginnings[n - 1];
@@ -142,7 +144,9 @@ class WordPiece {
         int bytes = 0, characters = 0;
     };
 
+    // Once a word is too long it stays so, however long: nothing more is counted.
     void append(Word& word, const Character& character) const {
+        if (word.characters > most) return;
         word.characters += character.characters;
         if (word.characters > most) return;
         std::memcpy(word.text + word.bytes, character.text, BECOMES);
@@ -174,6 +178,7 @@ class WordPiece {
 
 public:
     Characters characters;
+    int32_t largest_id = -1;
 
     WordPiece(int32_t unknown, int most) : unknown(unknown), most(most) {}
 
@@ -193,6 +198,7 @@ public:
             if (at == end || *at < '0' || *at > '9') return false;
             while (at < end && *at >= '0' && *at <= '9' && id <= INT32_MAX) id = 10 * id + (*at++ - '0');
             if (id > INT32_MAX || token.empty() || token.size() > LONGEST_ENTRY) return false;
+            largest_id = std::max(largest_id, int32_t(id));
             // "#" is punctuation, so no word begins with "##".
             if (token.size() > 2 && token.starts_with("##"))
                 later.add(std::string_view(token).substr(2), int32_t(id));
@@ -250,9 +256,12 @@ using crossrt::WordPiece;
 
 extern "C" {
 
+int crossrt_wordpiece_interface() { return crossrt::INTERFACE; }
+
 // Null where there is too little memory or the vocabulary cannot be read.
 WordPiece* crossrt_wordpiece_open(const char* vocabulary, int64_t bytes, int64_t count, int32_t unknown, int32_t most) {
-    if (most < 0 || most > crossrt::LONGEST_WORD) return nullptr;
+    // Places in the vocabulary are 32 bits.
+    if (most < 0 || most > crossrt::LONGEST_WORD || bytes < 0 || bytes > INT32_MAX) return nullptr;
     try {
         auto opened = std::make_unique<WordPiece>(unknown, most);
         return opened->read(vocabulary, vocabulary + bytes, count) ? opened.release() : nullptr;
@@ -263,8 +272,12 @@ WordPiece* crossrt_wordpiece_open(const char* vocabulary, int64_t bytes, int64_t
 
 void crossrt_wordpiece_close(WordPiece* words) { delete words; }
 
+// The largest id of the vocabulary, without that of tokens that are added; -1 of none.
+int32_t crossrt_wordpiece_largest_id(const WordPiece* words) { return words->largest_id; }
+
 // A token that is found before words are; not while texts are tokenized. False where there is too little memory.
 bool crossrt_wordpiece_add_token(WordPiece* words, const char* token, int64_t bytes) {
+    if (bytes < 1) return false;
     try {
         words->add({token, size_t(bytes)});
         return true;
@@ -273,10 +286,16 @@ bool crossrt_wordpiece_add_token(WordPiece* words, const char* token, int64_t by
     }
 }
 
-bool crossrt_wordpiece_knows(const WordPiece* words, uint32_t code) { return words->characters.find(code); }
+bool crossrt_wordpiece_knows(const WordPiece* words, uint32_t code) {
+    return code <= 0x10FFFF && words->characters.find(code);
+}
 
-// What becomes of a character, at most BECOMES bytes. False where there is too little memory.
+// What becomes of a character. False where there is too little memory, for more than BECOMES bytes or characters, and for more
+// bytes than the characters can have.
 bool crossrt_wordpiece_add(WordPiece* words, uint32_t code, uint8_t kind, const char* text, int32_t bytes, int32_t characters) {
+    if (code > 0x10FFFF || bytes < 0 || bytes > crossrt::BECOMES || characters < 0 || characters > crossrt::BECOMES ||
+        bytes > 4 * characters)
+        return false;
     crossrt::Character character{crossrt::Kind(kind), uint8_t(bytes), uint8_t(characters), {}};
     std::memcpy(character.text, text, bytes);
     try {

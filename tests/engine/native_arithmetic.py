@@ -24,7 +24,7 @@ def logits_of(model: NativeModel, pairs: list[tuple[npt.NDArray[np.int64], npt.N
 
 def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats) -> Floats:
     sizes = model.sizes
-    total = arrays["word"][ids].astype(np.float64) + arrays["position"][: len(ids)]
+    total = arrays["word"][ids].astype(np.float64) + arrays["position"][_places(sizes, ids)]
     if sizes.types:
         total = total + arrays["type"][types]
     hidden, narrow = _norm(sizes, arrays, "embedding_norm", total)
@@ -56,6 +56,14 @@ def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: F
         if number + 1 < sizes.dense and sizes.activation != "none":
             value = functions[sizes.activation](value)
     return value
+
+
+def _places(sizes: Any, ids: Floats) -> Floats:
+    """Rows of the table of positions: as they come, or 0 for padding and the others counted from 1."""
+    if sizes.padding is None:
+        return np.arange(len(ids))
+    counted = ids != sizes.padding
+    return np.cumsum(counted) * counted
 
 
 def _context(sizes: Any, arrays: dict[str, Floats], layer: str, narrow: Any) -> Floats:

@@ -17,6 +17,7 @@ from crossrt.engine.bundle import MANIFEST, Manifest
 from crossrt.engine.errors import BundleError
 from crossrt.engine.precision import Precision
 from crossrt.engine.publish import published_directory, published_file
+from crossrt.engine.tokenizer import explained
 
 
 @pytest.fixture
@@ -81,14 +82,65 @@ def test_an_unreadable_file_is_named(copied: Path) -> None:
         (lambda fields: fields["models"]["fp32"].update(file="other.onnx"), r"names other\.onnx for fp32"),
         (lambda fields: fields["models"]["fp32"].update(gpu_file="g.onnx"), r"names g\.onnx for fp32"),
         (lambda fields: fields["models"].update(fp7=fields["models"]["fp32"]), "unknown precision 'fp7'"),
-        (lambda fields: fields.update(relevant_label=1), "relevant_label 1"),
-        (lambda fields: fields.update(labels="one"), "whole numbers"),
+        (lambda fields: fields.update(relevant_label=1), "relevant_label is 1, expected 0 to 0"),
+        (lambda fields: fields.update(labels="one"), 'labels is "one", expected a whole number'),
+        (lambda fields: fields.update(labels=True), "labels is true, expected a whole number"),
+        (lambda fields: fields.update(labels=10**15), "labels is 1000000000000000, expected 1 to"),
+        (lambda fields: fields.update(max_length=65), "max_length is 65, expected 1 to 64"),
+        (lambda fields: fields.update(max_length=0), "max_length is 0"),
+        (lambda fields: fields.update(max_positions=2**40), "max_positions is"),
+        (lambda fields: fields.update(pad_token_id=-1), "pad_token_id is -1"),
+        (lambda fields: fields.update(activation="eval"), "activation 'eval' is none of identity"),
+        (lambda fields: fields.update(source=[]), "source is a list of 0, expected an object"),
+        (lambda fields: fields.update(models=[]), "models is a list of 0, expected an object"),
+        (lambda fields: fields["models"]["fp32"].update(parity="passed"), r'models\[.fp32.\]\.parity is "passed"'),
+        (lambda fields: fields["models"]["fp32"].update(backends={"native": 1}), "backends.* is 1, expected true"),
+        (lambda fields: fields["files"][0].update(size="5"), r'files\[0\]\.size is "5", expected a whole number'),
+        (lambda fields: fields["files"][0].update(name="a\0b"), "plain file names alone"),
+        (lambda fields: fields.update(files=[]), r"does not list tokenizer\.json"),
+        (lambda fields: fields.update(schema=True), "no schema number"),
+        (lambda fields: fields.update(tools={"python": 3}), "tools.* is 3, expected a text"),
     ],
 )
 def test_a_manifest_that_is_wrong_is_refused_in_words(copied: Path, change: Any, message: str) -> None:
     edit(copied, change)
     with pytest.raises(BundleError, match=message):
         Bundle.open(copied)
+
+
+ENGINE = {
+    "file": "e.engine",
+    "precision": "fp32",
+    "library": "tensorrt",
+    "version": "9" * 5000,
+    "gpu": "A GPU",
+    "capability": "9.0",
+    "profiles": [{"min": [1, 1], "opt": [1, 2], "max": [1, 4]}],
+    "onnx_sha256": "0",
+    "build_seconds": 1,
+    "options": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"library": "antigravity"}, "is of 'antigravity', which is none of tensorrt, tensorrt_rtx"),
+        ({"profiles": [{"min": [1, 1], "opt": [1, 2], "max": [1]}]}, r"profiles\[0\]\.max is a list of 1"),
+        ({"profiles": [{"min": [2, 1], "opt": [1, 2], "max": [1, 4]}]}, "rows contradict each other"),
+        ({"build_seconds": "1"}, r"build_seconds is"),
+        ({}, r"names? the engine|has the engine e\.engine but does not list"),
+    ],
+)
+def test_an_engine_that_is_wrong_is_refused_in_words(copied: Path, change: dict[str, Any], message: str) -> None:
+    edit(copied, lambda fields: fields.update(engines=[ENGINE | change]))
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(copied)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_named(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json does not list model\.fp7\.onnx"):
+        Bundle.open(bundle).sha256("model.fp7.onnx")
 
 
 def test_a_bundle_from_before_files_for_gpus_opens_as_it_did(copied: Path) -> None:
@@ -98,7 +150,7 @@ def test_a_bundle_from_before_files_for_gpus_opens_as_it_did(copied: Path) -> No
 
 
 def test_what_is_no_manifest_is_refused(copied: Path, tmp_path: Path) -> None:
-    for content in (b"", b"{", b"[]", b"null", b"\xff\xfe"):
+    for content in (b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"schema":' + b"1" * 5000, b"NaN"):
         (copied / MANIFEST).write_bytes(content)
         with pytest.raises(BundleError, match=MANIFEST):
             Bundle.open(copied)
@@ -134,6 +186,67 @@ def test_a_tokenizer_that_is_no_tokenizer_is_named(copied: Path) -> None:
     (copied / "tokenizer.json").write_text("{}".ljust(size))
     with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
         CrossEncoder(copied)
+
+
+def written(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a bundle's tokenizer, and what the manifest says of its size."""
+    file = path / "tokenizer.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    change(fields)
+    file.write_text(json.dumps(fields, separators=(",", ":")), encoding="utf-8")
+
+    def resize(manifest: dict[str, Any]) -> None:
+        (entry,) = (each for each in manifest["files"] if each["name"] == file.name)
+        entry["size"] = file.stat().st_size
+
+    edit(path, resize)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fields: fields["model"]["vocab"].update(far=4_294_967_294), "token id 4294967294, and 16777215 is the"),
+        (lambda fields: fields["model"]["vocab"].update(late=5_000), "has the token id 5000, and the model has"),
+        (
+            lambda fields: fields["post_processor"]["special_tokens"]["[CLS]"].update(ids=[9_999]),
+            "has the token id 9999, and the model has",
+        ),
+        (
+            lambda fields: fields["post_processor"]["pair"][-1]["SpecialToken"].update(type_id=2),
+            "has the token type 2, and the model has 2",
+        ),
+        (
+            lambda fields: fields["post_processor"]["pair"][-1]["SpecialToken"].update(type_id=256),
+            "it gives the token type 256",
+        ),
+    ],
+)
+def test_a_tokenizer_that_is_not_the_models_is_refused_when_opened(copied: Path, change: Any, message: str) -> None:
+    written(copied, change)
+    with pytest.raises(BundleError, match=message):
+        CrossEncoder(copied)
+
+
+class PanicException(BaseException):  # as Rust's, whose class cannot be imported, is no Exception
+    pass
+
+
+def test_a_panic_while_tokenizing_ends_in_words(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panicking:
+        def tokens(self, *_: object) -> None:
+            raise PanicException("index out of bounds")
+
+    with CrossEncoder(bundle, backend="onnxruntime") as model:
+        monkeypatch.setattr(model._encoder, "_words", Panicking())
+        with pytest.raises(
+            BundleError, match=r"tokenizer\.json is not a tokenizer that can be used \(index out of bounds"
+        ):
+            model.predict([("a", "b")])
+
+
+def test_an_interrupt_while_tokenizing_stays_one() -> None:
+    with pytest.raises(KeyboardInterrupt), explained("x"):
+        raise KeyboardInterrupt
 
 
 def test_a_precision_that_the_bundle_lacks_is_named(bundle: Path) -> None:

@@ -1,6 +1,8 @@
 """What a user of `CrossEncoder` may rely on."""
 
+import json
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crossrt import CrossEncoder
+from crossrt import AutoModelForSequenceClassification, CrossEncoder
+from crossrt.engine.backends import installed_backends, why_not_native
 from crossrt.engine.errors import BackendError, InputError, OptionError, UnsupportedOptionError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
@@ -390,3 +393,84 @@ def test_a_checkpoint_that_cannot_be_exported_says_why(checkpoint: Path, tmp_pat
     (tmp_path / "broken/config.json").write_text((checkpoint / "config.json").read_text())
     with pytest.raises(SourceError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         CrossEncoder(tmp_path / "broken", cache_folder=tmp_path / "cache")
+
+
+def broken(bundle: Path, to: Path, number: float) -> Path:
+    """A copy of a bundle whose head's last bias is this number."""
+    onnx = pytest.importorskip("onnx")
+    shutil.copytree(bundle, to)
+    file = to / "model.fp32.onnx"
+    graph = onnx.load(file)
+    (bias,) = (each for each in graph.graph.initializer if list(each.dims) == [1] and each.data_type == 1)
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([number], dtype=np.float32), bias.name))
+    onnx.save(graph, file)
+    fields = json.loads((to / "manifest.json").read_text())
+    (entry,) = (each for each in fields["files"] if each["name"] == file.name)
+    # A hash of its own: what is compiled is kept by it.
+    entry.update(size=file.stat().st_size, sha256=f"{'nan' if number != number else 'inf':0>64}")
+    (to / "manifest.json").write_text(json.dumps(fields))
+    return to
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_model_that_gives_nan_is_named_when_it_scores(
+    backend: str, number: float, bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(backend)
+    copied = broken(bundle, tmp_path / "broken", number)
+    with CrossEncoder(copied, backend=backend) as model:
+        said = rf"broken gives NaN or Inf in fp32 on {backend} for 2 of 2 pairs, the first of which is pair 0"
+        with pytest.raises(BackendError, match=said):
+            model.predict([("a", "b"), ("c", "d")])
+        with pytest.raises(BackendError, match=said):
+            model.rank("a", ["b", "c"])
+        ids = np.ones((2, 5), dtype=np.int64)
+        with pytest.raises(BackendError, match=said):
+            AutoModelForSequenceClassification(model)(ids)
+        assert not np.isfinite(model.logits([("a", "b")])).any(), "raw logits are as they are"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "native"])
+@pytest.mark.parametrize(
+    ("name", "number", "known"),
+    [
+        ("input_ids", -1, "has 0 to"),
+        ("input_ids", 2**31, "has 0 to"),
+        ("input_ids", None, "has 0 to"),
+        ("token_type_ids", -1, "has 0 to 1"),
+        ("token_type_ids", 2, "has 0 to 1"),
+        ("token_type_ids", 256, "has 0 to 1"),
+    ],
+)
+def test_ids_that_the_model_does_not_have_are_refused_alike(
+    backend: str, name: str, number: int | None, known: str, bundle: Path, native_bundle: Path | None
+) -> None:
+    if backend not in installed_backends():
+        pytest.skip(f"{backend} does not run here")
+    path = native_bundle if backend == "native" else bundle
+    assert path is not None
+    with CrossEncoder(path, backend=backend) as model:
+        vocab = model.bundle.manifest.vocab_size
+        assert vocab is not None
+        arrays = {each: np.ones((2, 5), dtype=np.int64) for each in ("input_ids", "attention_mask", "token_type_ids")}
+        scorer = AutoModelForSequenceClassification(model)
+        before = scorer(**arrays).logits
+        arrays[name][1, 4] = vocab if number is None else number
+        with pytest.raises(InputError, match=rf"{name} holds {arrays[name][1, 4]}, and the model {known}"):
+            scorer(**arrays)
+        arrays[name][1, 4] = 1
+        np.testing.assert_array_equal(scorer(**arrays).logits, before)
+
+
+@pytest.fixture(scope="module")
+def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """The bundle with what the native kernels run, where they do."""
+    if why_not_native():
+        return None
+    from crossrt.export.checkpoint import Checkpoint
+    from crossrt.export.export import export_bundle
+
+    out = tmp_path_factory.mktemp("native") / "bundle"
+    export_bundle(Checkpoint.read(checkpoint), out)
+    return out

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crossrt.engine.engine_file import EngineFile, Profile, profile_for, profiles_for
 from crossrt.engine.errors import OptionError
+from crossrt.engine.record import record
 
 ENGINE = EngineFile(
     file="model.fp16.engine",
@@ -27,7 +28,7 @@ ENGINE = EngineFile(
 
 
 def test_an_engine_is_read_back_as_it_was_written() -> None:
-    assert EngineFile.from_json(json.loads(json.dumps(dataclasses.asdict(ENGINE)))) == ENGINE
+    assert record(EngineFile, json.loads(json.dumps(dataclasses.asdict(ENGINE)))) == ENGINE
 
 
 def test_where_it_was_built_it_runs() -> None:
@@ -112,4 +113,4 @@ def test_what_an_engine_was_built_to_run_on_it_runs_on(option: str, other: dict[
 def test_an_entry_from_before_attention_was_read_is_unmeasured() -> None:
     fields = dataclasses.asdict(ENGINE)
     del fields["attention"]
-    assert EngineFile.from_json(json.loads(json.dumps(fields))).attention == "unmeasured"
+    assert record(EngineFile, json.loads(json.dumps(fields))).attention == "unmeasured"

@@ -3,8 +3,11 @@
 import dataclasses
 import io
 import json
+import shutil
+import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +173,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     precision=st.sampled_from(COMPUTED),
     layers=st.integers(1, 3),
     types=st.integers(0, 2),
+    padding=st.sampled_from([None, 1]),
     labels=st.integers(1, 3),
     dense=st.integers(1, 2),
     activation=st.sampled_from(["none", "tanh", "relu", "gelu"]),
@@ -374,6 +378,18 @@ def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes
         lambda content: content[:40],
         lambda content: b"",
         lambda content: b"0" * len(content),
+        lambda content: b"\xff" * 7 + b"\0" + content[8:],
+        lambda content: altered(content, lambda header: header["__metadata__"].update(layers="1000000000")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(layers="1024")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(heads="1024", head="4096")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(hidden="9" * 5000)),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(padding="50")),
+        lambda content: altered(content, lambda header: header["__metadata__"].pop("padding")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(labels=1)),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(epsilon="Infinity")),
+        lambda content: altered(content, lambda header: header.update(__metadata__=[])),
+        lambda content: altered(content, lambda header: header.update(more={})),
+        lambda content: (200_000).to_bytes(8, "little") + b"[" * 200_000 + content[-64:],
         lambda content: altered(content, lambda header: header["__metadata__"].update(format="another")),
         lambda content: altered(content, lambda header: header["__metadata__"].update(vocab="51")),
         lambda content: altered(content, lambda header: header["__metadata__"].update(positions="1000000")),
@@ -405,6 +421,65 @@ def test_weights_of_another_model_are_refused(bundle_of: Callable[..., Bundle]) 
         manifest = dataclasses.replace(bundle.manifest, **{field: POSITIONS + 1})
         with pytest.raises(BundleError, match="of another model than the manifest"):
             session_of(dataclasses.replace(bundle, manifest=manifest))
+
+
+def as_before(content: bytes) -> bytes:
+    """A file as it was before the format said whether positions pass over padding."""
+
+    def older(header: dict[str, Any]) -> None:
+        header["__metadata__"].pop("padding")
+        header["__metadata__"].update(format="crossrt native 2")
+
+    return altered(content, older)
+
+
+def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_matters(
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    batch = a_batch([5, 9])
+    expected = session_of(bundle).run(batch)
+    file_of(bundle).write_bytes(as_before(file_of(bundle).read_bytes()))
+    np.testing.assert_array_equal(session_of(bundle).run(batch), expected)
+    manifest = dataclasses.replace(bundle.manifest, architecture={"head": "roberta"})
+    with pytest.raises(BundleError, match="took no account of padding tokens in texts: export the bundle again"):
+        session_of(dataclasses.replace(bundle, manifest=manifest))
+
+
+def test_a_header_of_many_layers_is_refused_before_anything_is_made_for_them(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    content = altered(file_of(bundle).read_bytes(), lambda header: header["__metadata__"].update(layers="1024"))
+    file_of(bundle).write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="is not the one of its sizes"):
+        NativeModel.open(file_of(bundle))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1e6
+
+
+@pytest.mark.parametrize("number", ["return 99;", None])
+def test_a_library_of_another_version_is_refused_in_words(
+    number: str | None,
+    tmp_path: Path,
+    unloaded: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here, which compiles the library")
+    source = f'extern "C" int crossrt_interface() {{ {number} }}' if number else "int nothing;"
+    (tmp_path / "old.cpp").write_text(source)
+    old = tmp_path / "old.so"
+    subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "old.cpp", "-o", old], check=True)
+    monkeypatch.setattr(native_module, "native_kernels", lambda: old)
+    sizes = sizes_of()
+    with pytest.raises(BackendError, match=r"old\.so is not of this crossrt; install crossrt again"):
+        session_of(bundle_of(sizes, random_arrays(sizes)))
+    assert f"interface {99 if number else 'none'}, expected" in caplog.text
 
 
 needs_int8 = pytest.mark.skipif("int8" not in COMPUTED, reason="this processor has no AVX512-VNNI")

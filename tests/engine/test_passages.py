@@ -9,6 +9,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -345,6 +346,86 @@ def test_a_full_disk_leaves_the_old_store_and_can_be_resumed(
     assert len(PassageStore(old.path)) == len(PASSAGES)
     monkeypatch.setattr(preparation, "_write", write)
     assert len(make(force=True)) == 2
+
+
+DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    ("ids.bin", lambda content: b"\xff" * len(content), "token ids beyond"),
+    ("starts.bin", lambda content: b"\xff" * len(content), "a passage is not within ids"),
+    (
+        "starts.bin",
+        lambda content: len(content).to_bytes(8, "little") * (len(content) // 8),
+        "a passage is not within ids",
+    ),
+    ("order.bin", lambda content: b"\xff" * len(content), "holds no passage"),
+    ("names.bin", lambda content: b"\xff" * len(content), "holds no passage"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE, ids=[f"{name} {words}" for name, _, words in DAMAGE])
+def test_a_damaged_file_of_its_size_ends_in_words(
+    make: Callable[..., PassageStore],
+    tokenizer: Tokenizer,
+    name: str,
+    damage: Callable[[bytes], bytes],
+    message: str,
+) -> None:
+    store = make()
+    file = store.path / name
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(StoreError, match=message):
+        PairEncoder(tokenizer, max_length=64).encode_from(PassageStore(store.path), QUERY, list(PASSAGES))
+
+
+def test_ids_of_2_to_the_31_do_not_wrap(make: Callable[..., PassageStore], tokenizer: Tokenizer) -> None:
+    store = make()
+    fields = json.loads((store.path / "store.json").read_text())
+    fields["id_type"] = "uint32"
+    fields["files"]["ids.bin"] = 4 * fields["tokens"]
+    (store.path / "store.json").write_text(json.dumps(fields))
+    for number in (2**31, 2**32 - 1, 2**32 - 2**31 + 5, tokenizer.get_vocab_size()):
+        np.full(fields["tokens"], number, dtype=np.uint32).tofile(store.path / "ids.bin")
+        with pytest.raises(StoreError, match="holds token ids beyond"):
+            PairEncoder(tokenizer, max_length=64).encode_from(PassageStore(store.path), QUERY, ["10"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"passages": 4}, "and its numbers make it"),
+        ({"passages": -1}, "out of its range"),
+        ({"name_width": 0}, "out of its range"),
+        ({"name_width": 10**9}, "out of its range"),
+        ({"limit": 0}, "out of its range"),
+        ({"tokens": "many"}, 'tokens is "many", expected a whole number'),
+        ({"tokens": 2**62}, "and its numbers make it"),
+        ({"id_type": "float64"}, "id_type is 'float64'"),
+        ({"files": {"../ids.bin": 3}}, "lists the files"),
+        ({"files": {}}, "lists the files"),
+        ({"schema": None}, "schema is null"),
+        ({"more": 1}, "more is not known"),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_refused(
+    make: Callable[..., PassageStore], change: dict[str, Any], message: str
+) -> None:
+    store = make()
+    fields = json.loads((store.path / "store.json").read_text())
+    (store.path / "store.json").write_text(json.dumps(fields | change))
+    with pytest.raises(StoreError, match=rf"store\.json is not the description of a store \(.*{message}"):
+        PassageStore(store.path)
+
+
+def test_ids_beyond_two_bytes_take_four_however_few_tokens_there_are(
+    tmp_path: Path, opened: Bundle, tokenizer: Tokenizer
+) -> None:
+    fields = json.loads(tokenizer.to_str())
+    fields["model"]["vocab"]["river"] = 70_000  # with holes before it
+    sparse = Tokenizer.from_str(json.dumps(fields))
+    (tmp_path / "p.tsv").write_text("1\tthe river\n")
+    store = prepare(tmp_path / "p.tsv", tmp_path / "s", sparse, tokenizer_sha256="x", limit=64)
+    ids, starts, _ = store.tokens(["1"])
+    assert ids[starts[0] :].tolist() == sparse.encode("the river", add_special_tokens=False).ids
+    assert 70_000 in ids
 
 
 def test_a_large_vocabulary_takes_four_bytes(tmp_path: Path, opened: Bundle, tokenizer: Tokenizer) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -18,6 +20,7 @@ from tokenizers import Tokenizer
 from crossrt.engine import backends, wordpiece
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import InputError
+from crossrt.engine.tokenizer import largest_id
 from crossrt.engine.wordpiece import UNSUPPORTED, WordPiece
 
 from ..conftest import REPOSITORY, vocabulary
@@ -285,3 +288,60 @@ def test_all_of_msmarcos_lists_are_the_real_tokenizers(shared: Path) -> None:
         texts = [line.partition("\t")[2] for line in lines]
         assert len(texts) > 40
         assert ids_of(words, texts) == real_ids(tokenizer, texts)
+
+
+TOO_LONG = """
+import ctypes, sys
+import numpy as np
+from crossrt.engine.wordpiece import IN_WORD, SPACE, _library
+
+library = _library()
+vocabulary = b'"[UNK]":0,"a":1'
+words = library.crossrt_wordpiece_open(vocabulary, len(vocabulary), 2, 0, 100)
+assert library.crossrt_wordpiece_add(words, ord("a"), IN_WORD, b"a" * 12, 12, 12)
+assert library.crossrt_wordpiece_add(words, ord(" "), SPACE, b"", 0, 0)
+text = b"a" * (2**31 // 12 + 100_000) + b" " + b"a" * 101
+ends, ids, lengths = np.array([len(text)]), np.full(16, -1, dtype=np.int32), np.zeros(1, dtype=np.int64)
+addresses = ends.ctypes.data, 0, 1, 1, ids.ctypes.data, lengths.ctypes.data
+assert library.crossrt_wordpiece_tokens(words, text, *addresses) == 0
+print(lengths[0], ids[:3].tolist())
+"""
+
+
+def test_a_word_of_more_characters_than_a_number_of_32_bits_counts_is_one_unknown_word() -> None:
+    # Each byte stands for twelve characters, so that 0.2 GB are enough. In a process of its own, which it used to take down.
+    done = subprocess.run([sys.executable, "-c", TOO_LONG], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "2 [0, 0, -1]\n"), done.stderr
+
+
+def test_what_no_character_becomes_is_not_added() -> None:
+    library = wordpiece._library()
+    assert library is not None
+    handle = library.crossrt_wordpiece_open(b'"[UNK]":0', 9, 1, 0, 100)
+    for code, size, characters in ((0x110000, 1, 1), (97, 13, 12), (97, -1, 1), (97, 5, 1), (97, 1, -1), (97, 1, 256)):
+        assert not library.crossrt_wordpiece_add(handle, code, wordpiece.IN_WORD, b"x" * 16, size, characters)
+    assert not library.crossrt_wordpiece_knows(handle, 97)
+    assert not library.crossrt_wordpiece_knows(handle, 2**32 - 1)
+    assert not library.crossrt_wordpiece_add_token(handle, b"", 0)
+    library.crossrt_wordpiece_close(handle)
+
+
+def test_the_largest_id_is_known_of_every_kind_of_vocabulary() -> None:
+    def with_ids(fields: dict[str, Any]) -> None:
+        fields["model"]["vocab"]["late"] = 70_000
+        fields["added_tokens"][-1]["id"] = fields["model"]["vocab"][fields["added_tokens"][-1]["content"]] = 80_000
+
+    for change, largest in ((lambda fields: fields["model"]["vocab"].update(late=70_000), 70_000), (with_ids, 80_000)):
+        tokenizer = tokenizer_of(change)
+        words = WordPiece.of(tokenizer)
+        assert words is not None
+        assert words.largest_id == largest_id(tokenizer) == largest
+
+
+def test_a_library_of_another_version_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wordpiece, "INTERFACE", wordpiece.INTERFACE + 1)
+    wordpiece._library.cache_clear()
+    assert WordPiece.of(tokenizer_of()) is None
+    monkeypatch.undo()
+    wordpiece._library.cache_clear()
+    assert WordPiece.of(tokenizer_of()) is not None
