@@ -180,7 +180,7 @@ def measure(
             rows[name]["padding"] = padding(system.model, requests)
     for name, system in list(systems.items()):
         try:
-            rows[name] |= compared(system, requests, expected, bundle.manifest.relevant_label)
+            rows[name] |= compared(system, requests, expected, bundle.manifest.relevant_label or 0)
         except Exception as error:
             rows[name]["failed"] = said(error)
             del systems[name]
@@ -234,7 +234,7 @@ def measure(
         keep()
     for name, system in systems.items():  # once more: by now graphs compute what was launched before
         try:
-            again = compared(system, requests, expected, bundle.manifest.relevant_label)
+            again = compared(system, requests, expected, bundle.manifest.relevant_label or 0)
         except Exception as error:
             again = {"failed": f"compared again: {said(error)}"}
         if "failed" in again or again.get("passed") is False:

@@ -21,6 +21,7 @@ def info(
 ) -> None:
     """Say what a bundle holds, and what would run here and why."""
     from ..engine.bundle import Bundle
+    from ..engine.labels import described
     from ..engine.session import choose_setup
 
     opened = Bundle.open(bundle, verify=verify)
@@ -30,13 +31,18 @@ def info(
         return
     source, shape = manifest.source, manifest.architecture
     revision = f" at {source['revision']}" if source.get("revision") else ""
+    names = f" of {described(manifest.label_names, manifest.labels)}" if manifest.label_names else ""
+    relevant = "none chosen" if manifest.relevant_label is None else f"relevant {manifest.relevant_label}"
     lines = [
         f"{opened.path.resolve().name}, from {source.get('id')}{revision}",
         f"  architecture  {shape.get('model_type')}, {shape.get('layers')} layers x {shape.get('hidden_size')}, "
         f"head {shape.get('head', 'as exported')}",
-        f"  labels        {manifest.labels}, relevant {manifest.relevant_label}, activation {manifest.activation}",
+        f"  labels        {manifest.labels}, {relevant}{names}, activation {manifest.activation}",
         f"  max length    {manifest.max_length} tokens of {manifest.max_positions}",
     ]
+    if manifest.prompt is not None:
+        lines.append(f"  prompt        {manifest.prompt!r} before every query")
+    lines += [f"  warning       {warning}" for warning in source.get("warnings", ())]
     lines += models_of(manifest)
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")

@@ -22,6 +22,7 @@ from .options import (
     PassagesFile,
     QueriesFile,
     Refittable,
+    RelevantLabel,
     Revision,
     RunFile,
     Sample,
@@ -71,6 +72,7 @@ def export(
     activation: Annotated[
         str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, softmax or tanh.")
     ] = None,
+    relevant_label: RelevantLabel = None,
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Build TensorRT engines too, for the GPU that is here.")
     ] = False,
@@ -131,8 +133,16 @@ def export(
         if precisions != [Precisions.FP32]:
             raise OptionError(f"--precision {precision}: an ONNX file that is there already is taken as it is, in fp32")
         bundle = bundle_from_onnx(
-            directory, out, source_id=source_id, revision=revision, activation=activation, force=force
+            directory,
+            out,
+            source_id=source_id,
+            revision=revision,
+            activation=activation,
+            relevant_label=relevant_label,
+            force=force,
         )
+        for warning in bundle.manifest.source["warnings"]:
+            print(f"warning: {warning}", file=sys.stderr)
         say(f"{out}: {size_of(bundle.path)}, from the ONNX file of {source_id}; its parity was not checked.")
         say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}")
         return
@@ -155,14 +165,13 @@ def export(
             file=sys.stderr,
         )
     checkpoint = Checkpoint.read(directory, activation=activation)
-    if checkpoint.leftover:
-        print(f"warning: tensors that the model does not use: {', '.join(checkpoint.leftover)}", file=sys.stderr)
     bundle, reports = export_bundle(
         checkpoint,
         out,
         source_id=source_id,
         revision=revision,
         activation=activation,
+        relevant_label=relevant_label,
         exporter=exporter,
         precisions=precisions,
         pairs=user_pairs,
@@ -308,7 +317,9 @@ def parity(
             max_length=max_length,
             allow_failed=True,  # a precision that failed may be checked again
         ) as model:
-            checkpoint = Checkpoint.read(directory, activation=model.bundle.manifest.source.get("chosen_activation"))
+            made = model.bundle.manifest.source
+            checkpoint = Checkpoint.read(directory, activation=made.get("chosen_activation"))
+            checkpoint = checkpoint.with_relevant_label(made.get("chosen_relevant_label"))
             progress = for_a_person()
             if judging is not None and judge is None:
                 judge = judge_of(checkpoint, judging, max_length=model.max_length, progress=progress)

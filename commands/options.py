@@ -13,6 +13,12 @@ Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, native 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU that can, else the CPU.")]
 Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest pair in tokens; the model's own unless given.")]
+RelevantLabel = Annotated[
+    str | None,
+    typer.Option(
+        help="The label to rank by, its index or name, of a model with several; the checkpoint's own unless given."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Most pairs computed together.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Token = Annotated[str | None, typer.Option(help="Hub token, for private repositories.")]

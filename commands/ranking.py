@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..engine.errors import DataFileError, OptionError
 from .app import app, for_a_person, say, size_of
-from .options import Backend, BatchSize, Device, MaxLength, Precision, Threads
+from .options import Backend, BatchSize, Device, MaxLength, Precision, RelevantLabel, Threads
 
 
 @app.command(
@@ -30,13 +30,20 @@ def rank(
     device: Device = None,
     threads: Threads = None,
     max_length: MaxLength = None,
+    relevant_label: RelevantLabel = None,
 ) -> None:
     """Rank the passages of a file for one query."""
     from ..engine.cross_encoder import CrossEncoder
 
     ids, texts = _passages(file)
     with CrossEncoder(
-        bundle, precision=precision, backend=backend, device=device, threads=threads, max_length=max_length
+        bundle,
+        precision=precision,
+        backend=backend,
+        device=device,
+        threads=threads,
+        max_length=max_length,
+        relevant_label=relevant_label,
     ) as model:
         results = model.rank(
             query,
@@ -73,6 +80,7 @@ def rerank(
     device: Device = None,
     threads: Threads = None,
     max_length: MaxLength = None,
+    relevant_label: RelevantLabel = None,
 ) -> None:
     """Rerank a TREC run: every candidate is scored again, and the new run is written whole or not at all."""
     from ..engine.cross_encoder import CrossEncoder
@@ -93,7 +101,13 @@ def rerank(
     total = sum(len(scores) for scores in candidates.values())
     with (
         CrossEncoder(
-            bundle, precision=precision, backend=backend, device=device, threads=threads, max_length=max_length
+            bundle,
+            precision=precision,
+            backend=backend,
+            device=device,
+            threads=threads,
+            max_length=max_length,
+            relevant_label=relevant_label,
         ) as model,
         published_file(out) as file,
         tqdm(total=total, desc="Reranking", unit="pair", disable=not for_a_person()) as bar,
@@ -175,6 +189,7 @@ def evaluate(
     device: Device = None,
     threads: Threads = None,
     max_length: MaxLength = None,
+    relevant_label: RelevantLabel = None,
 ) -> None:
     """Measure how well bundles rank: each in each precision, beside the candidates as they came, with intervals."""
     from ..evaluation.collection import Collection, open_passages
@@ -184,7 +199,14 @@ def evaluate(
     from ..evaluation.system import CANDIDATES, Options, systems_of
 
     parsed = Measures.parse(measures)
-    options = Options(backend=backend, device=device, threads=threads, max_length=max_length, batch_size=batch_size)
+    options = Options(
+        backend=backend,
+        device=device,
+        threads=threads,
+        max_length=max_length,
+        batch_size=batch_size,
+        relevant_label=relevant_label,
+    )
     systems = systems_of(bundles, [name.strip() for name in precision.split(",")], options)
     if dataset is not None and (queries or passages or qrels):
         raise OptionError(

@@ -3,6 +3,7 @@
 In 16 bits a sigmoid saturates, and the ties destroy the order; so an activation never runs in the model's precision.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -53,18 +54,18 @@ def name_from_config(
 ) -> str:
     """Name the activation that a checkpoint asks for, looked for where sentence-transformers 6 looks, in its order.
 
-    `config_sentence_transformers.json["activation_fn"]`, `config["sentence_transformers"]["activation_fn"]`,
-    `config["sbert_ce_default_activation_function"]`; else `default`. A dotted path outside torch is remote code: it is
-    not run, and the default holds, as in sentence-transformers. Raises OptionError for an activation of torch that has
-    no name here.
+    `config_sentence_transformers.json["activation_fn"]`; then `config["sentence_transformers"]["activation_fn"]` or,
+    where there is none, `config["sbert_ce_default_activation_function"]`; else `default`. A dotted path outside torch is
+    remote code: it is not run, and the next place holds, as in sentence-transformers. Raises OptionError for an
+    activation of torch that has no name here.
     """
+    saved = config.get("sentence_transformers") or {}
     places = (
         (sentence_transformers_config or {}).get("activation_fn"),
-        (config.get("sentence_transformers") or {}).get("activation_fn"),
-        config.get("sbert_ce_default_activation_function"),
+        saved["activation_fn"] if "activation_fn" in saved else config.get("sbert_ce_default_activation_function"),
     )
-    path = next((place for place in places if place), None)
-    if path is None or not path.startswith("torch."):
+    path = next((place for place in places if isinstance(place, str) and place.startswith("torch.")), None)
+    if path is None:
         return default
     try:
         return named(path)
@@ -87,7 +88,7 @@ def apply(activation: Activation, logits: Floats) -> Floats:
     """Apply `activation` to float32 logits [n, labels] or [n] and return float32 of the shape it gives.
 
     `activation` is a name of `NAMED`, a function of NumPy arrays, or a torch module or function. torch is used only
-    when the caller has already imported it. Raises OptionError for anything else.
+    when the caller has already imported it. Raises OptionError for anything else, and whatever a function raises.
     """
     if isinstance(activation, str):
         if activation not in NAMED:
@@ -100,15 +101,35 @@ def apply(activation: Activation, logits: Floats) -> Floats:
         return _through_torch(activation, logits)
     try:
         return np.asarray(activation(logits), dtype=np.float32)
-    except (TypeError, AttributeError):
-        # torch.sigmoid and lambdas around it accept tensors alone.
-        if torch is None:
+    except (TypeError, AttributeError) as error:
+        # torch.sigmoid, and functions that call it, take tensors alone. Any other fault is the function's own.
+        if torch is None or not _wants_a_tensor(error):
             raise
-        return _through_torch(activation, logits)
+    return _through_torch(activation, logits)
+
+
+def is_softmax(activation: Activation) -> bool:
+    """Tell whether an activation is a softmax, or its logarithm, over the labels: by name, or as torch or SciPy has it.
+
+    It needs all labels of a pair, where other activations are applied to the score that ranks.
+    """
+    if isinstance(activation, functools.partial):
+        activation = activation.func
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", type(activation).__name__)
+    return name.lower().replace("_", "") in ("softmax", "logsoftmax")
+
+
+def _wants_a_tensor(error: TypeError | AttributeError) -> bool:
+    """Tell whether a function failed because it was given an array and takes torch's tensors."""
+    if isinstance(error, AttributeError):
+        return isinstance(error.obj, np.ndarray) and hasattr(sys.modules["torch"].Tensor, str(error.name))
+    text = str(error)
+    # What torch's functions say of an array, and what an array's methods say of torch's keyword.
+    return ("numpy.ndarray" in text and "Tensor" in text) or "unexpected keyword argument 'dim'" in text
 
 
 def _through_torch(activation: Callable[..., Any], logits: Floats) -> Floats:
     torch = sys.modules["torch"]
     with torch.inference_mode():
-        scores = activation(torch.from_numpy(logits))
+        scores = torch.as_tensor(activation(torch.from_numpy(logits)))
     return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)

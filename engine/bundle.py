@@ -25,7 +25,8 @@ from .errors import BundleError
 from .precision import Precision
 from .record import MOST_BYTES, parsed, record
 
-SCHEMA = 1
+SCHEMA = 2
+"""What is written. Schema 1, which had neither names of labels nor prompts, is read too."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MOST_LABELS, MOST_POSITIONS, MOST_TOKENS = 1 << 16, 1 << 20, 1 << 24
@@ -68,20 +69,28 @@ class BundleModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest, and
-    of `architecture` the `hidden_size`, to guess which backend is the faster, and how many token ids and types there are."""
+    """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest, and of
+    `architecture` the `hidden_size`, to guess which backend is the faster, and how many token ids and types there are.
+
+    `relevant_label` is None for a model with more than two labels of which none was chosen to rank by; `label_names` has
+    a name for each label, or is empty. `prompts` are the checkpoint's saved ones by name, and `prompt` is the text of its
+    default one, which is put before every query.
+    """
 
     schema: int = SCHEMA
     source: Mapping[str, Any]
     architecture: Mapping[str, Any]
     labels: int
-    relevant_label: int
+    relevant_label: int | None
     activation: str
     max_length: int
     max_positions: int
     pad_token_id: int
     inputs: Mapping[str, str]
     models: Mapping[str, BundleModel]
+    label_names: tuple[str, ...] = ()
+    prompt: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
     files: tuple[BundleFile, ...] = ()
     engines: tuple[EngineFile, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +114,7 @@ class Manifest:
                 "install a newer crossrt, or export the bundle again with this one"
             )
         try:
-            manifest = record(cls, fields)
+            manifest = record(cls, {**fields, "schema": SCHEMA})  # as it is written from now on
         except ValueError as error:
             raise BundleError(f"{where} does not have the fields of schema {SCHEMA} ({error}); export again") from error
         manifest._check(where)
@@ -134,13 +143,19 @@ class Manifest:
                 raise BundleError(f"{where} has the engine {engine.file} but does not list that file")
         for what, number, least, most in (
             ("labels", self.labels, 1, MOST_LABELS),
-            ("relevant_label", self.relevant_label, 0, self.labels - 1),
+            ("relevant_label", self.relevant_label or 0, 0, self.labels - 1),
             ("max_positions", self.max_positions, 1, MOST_POSITIONS),
             ("max_length", self.max_length, 1, self.max_positions),
             ("pad_token_id", self.pad_token_id, 0, MOST_TOKENS),
         ):
             if not least <= number <= most:
                 raise BundleError(f"{where}: {what} is {number}, expected {least} to {most}; export the bundle again")
+        if self.relevant_label is None and self.labels <= 2:
+            raise BundleError(f"{where}: relevant_label is null, and a model with {self.labels} labels has one")
+        if len(self.label_names) not in (0, self.labels):
+            raise BundleError(
+                f"{where}: {self.labels} labels have the names {self.label_names}; give each one, or none"
+            )
         if self.activation not in NAMED:
             raise BundleError(f"{where}: the activation {self.activation!r} is none of {', '.join(NAMED)}")
 

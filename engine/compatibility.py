@@ -24,10 +24,8 @@ RENAMED = {
 
 ALTERNATIVES = {
     "modules": "crossrt runs exported checkpoints: save the model and pass its directory",
-    "prompts": "put the prompt before the text in each pair",
-    "default_prompt_name": "put the prompt before the text in each pair",
-    "prompt_name": "put the prompt before the text in each pair",
-    "prompt": "put the prompt before the text in each pair",
+    "prompts": "give the text to predict and rank, as prompt=; the prompts that a model saved are there by prompt_name=",
+    "default_prompt_name": "give prompt_name= to predict and rank; the default prompt that a model saved is applied by itself",
     "trust_remote_code": "remote code is never run; architectures that crossrt knows are read without it",
     "model_card_data": "model cards are written by the library that trains the model",
     "keep_in_fp32_modules": "choose the precision of the whole model with precision='fp32'",

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from . import compatibility
-from .activation import Activation, Floats, apply, softmax
+from .activation import Activation, Floats, apply, is_softmax, softmax
 from .bundle import Bundle
 from .encoding import PairEncoder
 from .errors import BackendError, BundleError, InputError, OptionError
+from .labels import label_number, margin, need_label
 from .pairs import check_text, checked_pair, checked_pairs, is_single
 from .passages import PassageStore
 from .precision import Precision
@@ -45,8 +46,9 @@ class CrossEncoder:
     takes the first GPU that can run the bundle, and else the CPU. `rebuild` builds a TensorRT engine for a GPU that the
     bundle has none for, once, into a cache; it takes minutes. `engine` names the file of the one to take, where a bundle
     has several. `threads` defaults to the processors this process may use.
-    `num_labels`, when given, must be the model's. Several threads may call `predict` and `rank` at once. Use `with`, or
-    `close()`, to free the model.
+    `num_labels`, when given, must be the model's. `relevant_label` is the label that `rank` ranks by, its index or its name,
+    where a model has several; unless given it is the bundle's. Several threads may call `predict` and `rank` at once. Use
+    `with`, or `close()`, to free the model.
 
     Raises SourceError when the model cannot be found, BundleError when a bundle is damaged, BackendError when no
     backend is installed, OptionError for an option that is not allowed.
@@ -63,6 +65,7 @@ class CrossEncoder:
         max_length: int | None = None,
         activation_fn: Activation | None = None,
         num_labels: int | None = None,
+        relevant_label: int | str | None = None,
         revision: str | None = None,
         token: bool | str | None = None,
         cache_folder: str | PathLike[str] | None = None,
@@ -98,6 +101,9 @@ class CrossEncoder:
             raise OptionError(
                 f"num_labels={wanted_labels}, but the model has {manifest.labels}: another head would have random weights"
             )
+        self._relevant_label = manifest.relevant_label
+        if relevant_label is not None:
+            self._relevant_label = label_number(relevant_label, manifest.label_names, manifest.labels)
         self._encoder = self._encoder_for(max_length if max_length is not None else mapped.get("max_length"))
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
         setup = choose_setup(
@@ -125,6 +131,8 @@ class CrossEncoder:
         apply_softmax: bool | None = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         **others: Any,
     ) -> Any:
         """Score one pair or any iterable of pairs of texts.
@@ -132,6 +140,8 @@ class CrossEncoder:
         Returns float32 scores, in the order given: `(n,)` for one label, `(n, labels)` for more, one item less for a
         single pair. `convert_to_tensor` gives a torch tensor, `convert_to_numpy=False` a list of them; only then is
         torch imported. `activation_fn` holds for this call alone; `apply_softmax` acts on models with several labels.
+        `prompt`, or the one that the model saved as `prompt_name`, is put before each query instead of the model's default
+        one; an empty one puts nothing there.
         `batch_size` bounds the rows computed together and changes no score. Raises InputError, naming the index, for
         what is no pair, OptionError for an option that is not allowed, and BackendError where the model gives NaN or Inf.
         """
@@ -144,7 +154,13 @@ class CrossEncoder:
         single = is_single(inputs)
         pairs: Iterable[tuple[str, str]] = [checked_pair(inputs, 0)] if single else checked_pairs(inputs)
         total = len(inputs) if not single and isinstance(inputs, Sequence) else None
-        logits = self.logits(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar, total=total)
+        logits = self.logits(
+            pairs,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            total=total,
+            prompt=self._prompt(prompt, prompt_name),
+        )
         scores = self._scores(logits, activation_fn, softmaxed=bool(apply_softmax))
         if len(scores) == 0:
             scores = np.zeros(0, dtype=np.float32)
@@ -168,25 +184,34 @@ class CrossEncoder:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
 
         Returns dictionaries with `corpus_id` (index into `documents`), `score` (float) and, with `return_documents`,
         `text`. Instead of `documents`, `passage_ids` names passages of the store `passages`, which are not tokenized
-        again; `corpus_id` is then an index into them, and `passage_id` the id. A model with two labels ranks by the
-        margin between its relevant logit and the other, which orders as `softmax` does but does not saturate. Raises
-        InputError, naming the index, for what is no text, StoreError for an id that the store lacks or a store of
-        another tokenizer, and BackendError where the model gives NaN or Inf.
+        again; `corpus_id` is then an index into them, and `passage_id` the id. A model with several labels ranks by the
+        margin between its relevant logit and the others, which orders as `softmax` does but does not saturate; see
+        `relevance`. `apply_softmax` gives that softmax, of models with several labels. `prompt` and `prompt_name` are as
+        in `predict`.
+
+        Raises InputError, naming the index, for what is no text, StoreError for an id that the store lacks or a store of
+        another tokenizer, OptionError for a model with more than two labels of which none was chosen, and BackendError
+        where the model gives NaN or Inf.
         """
         others = compatibility.renamed(others, {"activation_fn": activation_fn})
         activation_fn = others.pop("activation_fn", activation_fn)
-        for ignored in ("convert_to_numpy", "convert_to_tensor", "apply_softmax"):  # as sentence-transformers 6 does
+        for ignored in ("convert_to_numpy", "convert_to_tensor"):  # as sentence-transformers 6 does
             others.pop(ignored, None)
         compatibility.refuse(others)
         if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 0):
             raise OptionError(f"top_k={top_k!r}: give a whole number from 0, or None for all")
         check_text(query, "the query")
+        self._need_label()  # before anything is computed
+        prompt = self._prompt(prompt, prompt_name)
         texts: list[str] = []
         if passage_ids is not None or passages is not None:
             if passage_ids is None or passages is None or documents is not None or return_documents:
@@ -194,7 +219,7 @@ class CrossEncoder:
                     "passage_ids and passages go together, in place of documents, and return no texts: a store holds none"
                 )
             passage_ids = passage_ids if isinstance(passage_ids, str) else list(passage_ids)
-            logits = self.logits_from(passages, query, passage_ids, batch_size=batch_size)
+            logits = self.logits_from(passages, query, passage_ids, batch_size=batch_size, prompt=prompt)
         else:
             if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
                 raise InputError("documents is one text; pass a list of passages")
@@ -206,8 +231,9 @@ class CrossEncoder:
                 batch_size=batch_size,
                 show_progress_bar=show_progress_bar,
                 total=len(texts),
+                prompt=prompt,
             )
-        scores = self.relevance(logits, activation_fn)
+        scores = self.relevance(logits, activation_fn, apply_softmax=bool(apply_softmax))
         best = np.argsort(-scores, kind="stable")[:top_k]
         results: list[dict[str, Any]] = []
         for index in best.tolist():
@@ -226,19 +252,30 @@ class CrossEncoder:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         total: int | None = None,
+        prompt: str | None = None,
     ) -> Floats:
-        """Return the raw logits of pairs of texts, float32 [n, labels], before any activation, NaN where the model gives that."""
+        """Return the raw logits of pairs of texts, float32 [n, labels], before any activation, NaN where the model gives that.
+
+        `prompt` None is the model's default one, if it has one.
+        """
         _check_batch_size(batch_size)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         chunks = _chunks(pairs, self._scorer.first_chunk)
+        encode = self._encoder.encode if prompt is None else partial(self._encoder.encode, prompt=prompt)
         if not show_progress_bar:  # a bar that is not shown takes a tenth of the time of a single pair
-            return self._chunked_logits(chunks, self._encoder.encode, batch_size)
+            return self._chunked_logits(chunks, encode, batch_size)
         with tqdm(total=total, desc="Scoring", unit="pair") as bar:
-            return self._chunked_logits(chunks, self._encoder.encode, batch_size, bar.update)
+            return self._chunked_logits(chunks, encode, batch_size, bar.update)
 
     def logits_from(
-        self, passages: PassageStore, query: str, passage_ids: Sequence[str], *, batch_size: int = 32
+        self,
+        passages: PassageStore,
+        query: str,
+        passage_ids: Sequence[str],
+        *,
+        batch_size: int = 32,
+        prompt: str | None = None,
     ) -> Floats:
         """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` of their texts."""
         _check_batch_size(batch_size)
@@ -246,20 +283,26 @@ class CrossEncoder:
         if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
             raise InputError("passage_ids is a list of texts, the ids of the store's passages")
         passages.check(self.bundle.tokenizer_sha256, max_length=self.max_length)
-        encode = partial(self._encoder.encode_from, passages, query)
+        encode = partial(self._encoder.encode_from, passages, query, prompt=prompt)
         return self._chunked_logits(_chunks(passage_ids, self._scorer.first_chunk), encode, batch_size)
 
-    def relevance(self, logits: Floats, activation_fn: Activation | None = None) -> npt.NDArray[np.float32]:
-        """Return one score per pair, float32 [n], from logits [n, labels]: the activation of the relevant logit.
+    def relevance(
+        self, logits: Floats, activation_fn: Activation | None = None, *, apply_softmax: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Return one score per pair, float32 [n], from logits [n, labels]: of one label the activation of its logit.
 
-        With two labels it is the margin `relevant - other`, whose sigmoid is the softmax of the relevant label; with
-        more, the relevant logit.
+        Of several it is the margin, the relevant logit less the logsumexp of the others (of two labels `relevant -
+        other`), whose sigmoid is the softmax of the relevant label; the model's own activation is not applied to it, and
+        `activation_fn` is. A softmax instead, as activation or by `apply_softmax`, is taken over each pair's labels, as
+        `predict` does it. Raises OptionError for more than two labels of which none was chosen.
         """
         if self.num_labels == 1:
             return self._scores(logits, activation_fn, softmaxed=False).reshape(len(logits))
         self.check_finite(logits)
-        label = self.bundle.manifest.relevant_label
-        relevant = logits[:, label] - logits[:, 1 - label] if self.num_labels == 2 else logits[:, label]
+        label = self._need_label()
+        if apply_softmax or (activation_fn is not None and is_softmax(activation_fn)):
+            return self._scores(logits, activation_fn, softmaxed=apply_softmax)[:, label]
+        relevant = margin(logits, label)
         return apply(activation_fn, relevant) if activation_fn is not None else relevant
 
     def check_finite(self, logits: Floats) -> None:
@@ -271,6 +314,23 @@ class CrossEncoder:
                 f"{len(logits)} pairs, the first of which is pair {rows[0]}. Score in fp32; where that is so too, the weights "
                 "are broken"
             )
+
+    def _need_label(self) -> int:
+        return need_label(self._relevant_label, self.label_names, self.num_labels)
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str | None:
+        """Return the prompt that a call asks for; None where it asks for none, so that the model's default one holds."""
+        if prompt is not None:
+            check_text(prompt, "the prompt")
+        elif name is not None:
+            prompts = self.bundle.manifest.prompts
+            if name not in prompts:
+                raise OptionError(
+                    f"prompt_name={name!r}: the model saved {'the prompts ' + ', '.join(prompts) if prompts else 'no prompts'}; "
+                    "give the text itself as prompt="
+                )
+            return prompts[name]
+        return prompt
 
     def _chunked_logits(
         self,
@@ -310,6 +370,16 @@ class CrossEncoder:
     def num_labels(self) -> int:
         """Labels of the head; 1 for most rerankers."""
         return self.bundle.manifest.labels
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the labels, as the checkpoint has them; empty where it names none."""
+        return self.bundle.manifest.label_names
+
+    @property
+    def relevant_label(self) -> int | None:
+        """The label that `rank` ranks by; None for more than two of which none was chosen."""
+        return self._relevant_label
 
     @property
     def max_length(self) -> int:
@@ -359,7 +429,7 @@ class CrossEncoder:
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
             )
-        encoder = PairEncoder.from_file(self.bundle.tokenizer_file, max_length=max_length)
+        encoder = PairEncoder.from_file(self.bundle.tokenizer_file, max_length=max_length, prompt=manifest.prompt)
         for what, largest, count in (
             ("token id", encoder.largest_id, manifest.vocab_size),
             ("token type", encoder.largest_type, manifest.token_types),

@@ -21,6 +21,7 @@ class PairEncoder:
     Pairs longer than `max_length` tokens lose tokens from the longer side first, as transformers' `longest_first` does.
     The tokenizer's own truncation and padding, which published files sometimes carry, are discarded. What a BERT tokenizer
     does is left to `WordPiece`, which gives the same ids in a thirtieth of the time, by at most `threads` at once.
+    `prompt` is put before every query.
     """
 
     threads = 1
@@ -31,11 +32,11 @@ class PairEncoder:
     _name = "the tokenizer"
     """In messages."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, *, max_length: int) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, max_length: int, prompt: str | None = None) -> None:
         # A copy: the caller's tokenizer is the caller's, and truncation and padding are properties of a tokenizer.
-        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length)
+        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, prompt)
 
-    def _open(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> None:
+    def _open(self, tokenizer: tokenizers.Tokenizer, max_length: int, prompt: str | None) -> None:
         with explained(self._name):
             special = tokenizer.num_special_tokens_to_add(is_pair=True)
         if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length <= special:
@@ -44,6 +45,7 @@ class PairEncoder:
                 f"whole number of at least {special + 1}"
             )
         self.max_length = max_length
+        self.prompt = prompt or ""
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
@@ -58,19 +60,25 @@ class PairEncoder:
                 raise ValueError(f"it gives the token type {self.largest_type}, and 255 is the largest possible")
 
     @classmethod
-    def from_file(cls, path: Path, *, max_length: int) -> "PairEncoder":
+    def from_file(cls, path: Path, *, max_length: int, prompt: str | None = None) -> "PairEncoder":
         """Read `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer."""
         encoder = cls.__new__(cls)  # without the copy, which takes as long as reading the file
         encoder._name = str(path)
-        encoder._open(read_tokenizer(path), max_length)
+        encoder._open(read_tokenizer(path), max_length, prompt)
         return encoder
 
-    def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
-        """Tokenize pairs of texts. Safe from several threads at once. Raises InputError for text that is no valid Unicode."""
+    def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
+        """Tokenize pairs of texts, with `prompt` instead of the encoder's own where it is given, which may be empty.
+
+        Safe from several threads at once. Raises InputError for text that is no valid Unicode.
+        """
+        prompt = self.prompt if prompt is None else prompt
         try:
             with explained(self._name):
                 if self._words is not None:
-                    return self._joined(self._words, pairs)
+                    return self._joined(self._words, pairs, prompt)
+                if prompt:
+                    pairs = [(prompt + query, passage) for query, passage in pairs]
                 encodings = self._truncating.encode_batch_fast(list(pairs), add_special_tokens=True)
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates, from broken JSON or surrogateescape
             index = next((i for i, pair in enumerate(pairs) if not all(map(_is_text, pair))), None)
@@ -88,23 +96,28 @@ class PairEncoder:
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets)
 
-    def _joined(self, words: WordPiece, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
+    def _joined(self, words: WordPiece, pairs: Sequence[tuple[str, str]], prompt: str) -> EncodedPairs:
         texts = [passage for _, passage in pairs]
         rows: list[int] = []  # of each pair's query, which is tokenized once for all the passages that follow it
+        last: str | None = None
         for query, _ in pairs:
-            if not rows or query != texts[-1]:
-                texts.append(query)
+            if query != last:
+                last = query
+                texts.append(prompt + query)
             rows.append(len(texts) - 1)
         ids, starts, lengths = words.tokens(texts, self.threads)
         passages = ids, starts[: len(pairs)], lengths[: len(pairs)]
         return self._template.joined((ids, starts[rows], lengths[rows]), passages, max_length=self.max_length)
 
-    def encode_from(self, store: PassageStore, query: str, passage_ids: Sequence[str]) -> EncodedPairs:
+    def encode_from(
+        self, store: PassageStore, query: str, passage_ids: Sequence[str], *, prompt: str | None = None
+    ) -> EncodedPairs:
         """Tokenize a query and join it with prepared passages: token for token what `encode` gives for their texts.
 
         Raises StoreError for a passage that the store lacks, or whose token ids this tokenizer does not have, and InputError
         for a query that is no valid Unicode.
         """
+        query = (self.prompt if prompt is None else prompt) + query
         if not _is_text(query):
             raise InputError(
                 "the query holds a lone surrogate, no valid Unicode; decode it with errors='replace' first"

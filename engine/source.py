@@ -151,6 +151,8 @@ def _exported(checkpoint: Path, target: Path, source: str, revision: str | None)
             if found is None:
                 _export(checkpoint, target, source, revision, lock)
                 found = Bundle.open(target)
+                for warning in found.manifest.source.get("warnings", ()):
+                    print(f"crossrt: warning: {warning}", file=sys.stderr)
             return found
     except OSError as error:
         raise SourceError(_nowhere(source, f"{error.filename or target.parent}: {error.strerror}")) from error

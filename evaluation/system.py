@@ -10,6 +10,7 @@ from ..engine.bundle import MANIFEST, Bundle
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.digests import content_sha256, sha256_of
 from ..engine.errors import OptionError
+from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
 from ..engine.session import Setup, choose_setup
 from ..engine.source import bundle_from_source
@@ -27,6 +28,7 @@ class Options:
     threads: int | None = None
     max_length: int | None = None
     batch_size: int = 32
+    relevant_label: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,14 @@ class System:
     def precision(self) -> Precision:
         """What it computes in."""
         return self.setup.precision
+
+    @property
+    def relevant_label(self) -> int | None:
+        """The label that it ranks by; None for more than two of which none was chosen. Raises OptionError for none of them."""
+        manifest, chosen = self.bundle.manifest, self.options.relevant_label
+        if chosen is None:
+            return manifest.relevant_label
+        return label_number(chosen, manifest.label_names, manifest.labels)
 
     @property
     def bundle_sha256(self) -> str:
@@ -61,8 +71,9 @@ class System:
         return {
             "model": content_sha256(self.bundle.path / file),
             "tokenizer": self.bundle.tokenizer_sha256,
-            "head": f"label {manifest.relevant_label} of {manifest.labels}, {manifest.activation}",
+            "head": f"label {self.relevant_label} of {manifest.labels}, {manifest.activation}",
             "precision": self.precision.value,
+            **({} if manifest.prompt is None else {"prompt": manifest.prompt}),
             "max_length": self.options.max_length or manifest.max_length,
             "runs on": self.runs_on,
             # Batches are cut by these, and a pair's last bits depend on its batch.
@@ -81,14 +92,15 @@ class System:
             device=options.device,
             threads=options.threads,
             max_length=options.max_length,
+            relevant_label=options.relevant_label,
         )
 
 
 def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Options) -> list[System]:
     """Return every bundle in every precision. Nothing is opened.
 
-    Raises BundleError for a bundle that lacks a precision, OptionError for one that is named twice, and whatever
-    `choose_setup` and `bundle_from_source` raise.
+    Raises BundleError for a bundle that lacks a precision, OptionError for one that is named twice, or that has several
+    labels and none to rank by, and whatever `choose_setup` and `bundle_from_source` raise.
     """
     systems: dict[str, System] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
@@ -104,7 +116,8 @@ def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Optio
             label = f"{name}.{setup.precision.value}"
             if label in systems:
                 raise OptionError(f"{source} in {setup.precision.value} is asked for twice; name each once")
-            systems[label] = System(label=label, bundle=bundle, setup=setup, options=options)
+            system = systems[label] = System(label=label, bundle=bundle, setup=setup, options=options)
+            need_label(system.relevant_label, bundle.manifest.label_names, bundle.manifest.labels)
     return list(systems.values())
 
 

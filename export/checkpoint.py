@@ -1,7 +1,7 @@
 """`Checkpoint`: a PyTorch cross-encoder as published, read and checked tensor by tensor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.errors import CheckpointError, OptionError
-from .files import EXPECTED, default_activation, read_json
+from ..engine.labels import label_number, margin, need_label, relevant_by_name
+from .files import EXPECTED, default_activation, label_names, read_json
 from .heads import HEAD_LAYERS, Head, Layout, head_of
+from .settings import Settings
 
 # Buffers that old versions of transformers saved: they hold 0, 1, 2, ... and no weights.
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
@@ -37,6 +39,9 @@ class Checkpoint:
 
     Weights are read on demand by `tensor`, under our names: `word`, `position`, `type`, `embedding_norm`, `project`,
     `layer.3.query`, ... and `head.0`, `head.1`. `leftover` names tensors that no part of the model uses.
+    `relevant_label` is None for more than two labels of which none was chosen, `chosen_activation` None unless the caller
+    chose `activation`. `token_types` says whether the model has token types that differ and its tokenizer gives them,
+    which `export_bundle` asks the tokenizer; without, every token is of type 0.
     """
 
     path: Path
@@ -45,10 +50,15 @@ class Checkpoint:
     head: Head
     dimensions: Dimensions
     labels: int
+    label_names: tuple[str, ...]
+    relevant_label: int | None
     activation: str
+    chosen_activation: str | None
     max_length: int
     pad_token_id: int
     leftover: tuple[str, ...]
+    settings: Settings
+    token_types: bool
     _names: Mapping[str, str]
     _tensors: Mapping[str, Any]
 
@@ -73,6 +83,9 @@ class Checkpoint:
         used = set(names.values())
         leftover = tuple(name for name in tensors if name not in used and not name.endswith(_BUFFERS))
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
+        settings = Settings.read(path)
+        longest = settings.max_length or int(tokenizer_config.get("model_max_length") or dimensions.positions)
+        named = label_names(config, labels)
         return cls(
             path=path,
             config=config,
@@ -80,10 +93,15 @@ class Checkpoint:
             head=head,
             dimensions=dimensions,
             labels=labels,
+            label_names=named,
+            relevant_label=relevant_by_name(named, labels),
+            chosen_activation=activation,
             activation=activation or default_activation(path, config, labels, own_class=head is Head.BERT_CAT),
-            max_length=min(int(tokenizer_config.get("model_max_length") or dimensions.positions), dimensions.positions),
+            max_length=min(longest, dimensions.positions),
             pad_token_id=int(config.get("pad_token_id") or 0),
             leftover=leftover,
+            settings=settings,
+            token_types="type.weight" in names and len(tensors[names["type.weight"]]) > 1,
             _names=names,
             _tensors=tensors,
         )
@@ -103,19 +121,26 @@ class Checkpoint:
         }
 
     @property
-    def relevant_label(self) -> int:
-        """Which logit means relevant: 0 of one; 1 of two, as the published two-label rerankers have it."""
-        return self.labels - 1
+    def warnings(self) -> tuple[str, ...]:
+        """What the files hold that may matter and is not used, in words."""
+        unused = (f"tensors that the model does not use: {', '.join(self.leftover)}",) if self.leftover else ()
+        return (*unused, *self.settings.warnings)
+
+    def with_relevant_label(self, choice: int | str | None) -> "Checkpoint":
+        """Return the checkpoint with that label, by its index or name, as the relevant one; itself for None.
+
+        Raises OptionError for a label that it does not have.
+        """
+        if choice is None:
+            return self
+        return replace(self, relevant_label=label_number(choice, self.label_names, self.labels))
 
     def relevance(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the score that ranks, float32 [n], of logits [n, labels]: the relevant one, or its margin of two."""
-        label = self.relevant_label
-        return logits[:, label] - logits[:, 1 - label] if self.labels == 2 else logits[:, label]
+        """Return the score that ranks, float32 [n], of logits [n, labels]; see `margin`.
 
-    @property
-    def token_types(self) -> bool:
-        """Whether the model has token type embeddings that differ (XLM-R and RoBERTa have a single, constant one)."""
-        return self.layout.token_types and self.layout.prefix != "roberta."
+        Raises OptionError for more than two labels of which none was chosen.
+        """
+        return margin(logits, need_label(self.relevant_label, self.label_names, self.labels))
 
     @property
     def positions_pass_over_padding(self) -> bool:
@@ -250,9 +275,6 @@ def _dimensions(
         sizes = {ours: config[theirs] for ours, theirs in layout.dimensions.items()}
     if sizes["hidden"] % sizes["heads"]:
         raise CheckpointError(f"{path}: hidden size {sizes['hidden']} is not a multiple of {sizes['heads']} heads")
-    kind = config.get("position_embedding_type") or "absolute"
-    if kind != "absolute":
-        raise CheckpointError(f"{path}: position embeddings of type {kind!r} are not supported; absolute ones are")
     activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", "gelu")
     if activation not in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"):
         raise CheckpointError(f"{path}: hidden activation {activation!r} is not supported; gelu, gelu_new and relu are")
@@ -263,7 +285,7 @@ def _dimensions(
         vocab=vocab,
         positions=positions,
         embedding=embedding,
-        norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+        norm_eps=1e-12 if layout.model_type == "distilbert" else float(config.get("layer_norm_eps", 1e-12)),
         hidden_act=activation,
     )
 

@@ -15,9 +15,11 @@ from tokenizers.models import WordPiece
 from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.encoding import without_truncation_and_padding
 from ..engine.errors import CheckpointError
+from ..engine.labels import label_number, relevant_by_name
 from ..engine.publish import check_target, published_directory
-from .files import default_activation, read_json
+from .files import default_activation, label_names, read_json
 from .manifest import tool_versions, write_manifest
+from .settings import Settings
 
 PLACES = ("model.onnx", "onnx/model.onnx")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -35,6 +37,7 @@ def bundle_from_onnx(
     source_id: str | None = None,
     revision: str | None = None,
     activation: str | None = None,
+    relevant_label: int | str | None = None,
     force: bool = False,
 ) -> Bundle:
     """Turn a directory with an exported ONNX model into a bundle at `out`, unchecked: its parity is None.
@@ -54,12 +57,18 @@ def bundle_from_onnx(
     if str(config.get("model_type")) in ("roberta", "xlm-roberta"):
         positions -= int(config.get("pad_token_id", 1)) + 1
     tokenizer_config = read_json(directory / "tokenizer_config.json", missing={})
+    names = label_names(config, labels)
+    chosen = None if relevant_label is None else label_number(relevant_label, names, labels)
+    settings = Settings.read(directory)
+    longest = settings.max_length or int(tokenizer_config.get("model_max_length") or positions)
     manifest = Manifest(
         source={
             "id": source_id or directory.name,
             "revision": revision,
             "exporter": "existing",
             "chosen_activation": activation,
+            "chosen_relevant_label": chosen,
+            "warnings": list(settings.warnings),
         },
         architecture={
             "model_type": config.get("model_type"),
@@ -69,9 +78,12 @@ def bundle_from_onnx(
             "token_types": config.get("type_vocab_size") if "token_type_ids" in inputs else 0,
         },
         labels=labels,
-        relevant_label=labels - 1,
+        label_names=names,
+        relevant_label=relevant_by_name(names, labels) if chosen is None else chosen,
+        prompt=settings.prompt,
+        prompts=settings.prompts,
         activation=activation or default_activation(directory, config, labels),
-        max_length=min(int(tokenizer_config.get("model_max_length") or positions), positions),
+        max_length=min(longest, positions),
         max_positions=positions,
         pad_token_id=int(config.get("pad_token_id") or 0),
         inputs=dict.fromkeys(inputs, "int64"),

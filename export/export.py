@@ -1,6 +1,7 @@
 """`export_bundle`: a checkpoint becomes a bundle, and nothing that fails parity is published."""
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder, without_truncation_and_padding
 from ..engine.errors import OptionError, ParityError
+from ..engine.labels import need_label
 from ..engine.precision import Precision
 from ..engine.publish import check_target, published_directory
 from .checkpoint import Checkpoint
@@ -35,6 +37,8 @@ from .picture import can_draw, draw
 from .precision import batches_of, half_precision, rounded, rounded_where_stored
 from .reference import Expected, Reference, tokenizer_of
 from .tolerance import TOLERANCE
+
+logger = logging.getLogger("crossrt")
 
 FIRST = ONNX_BACKENDS[0]
 """Whose report speaks for a precision."""
@@ -61,6 +65,7 @@ def export_bundle(
     source_id: str | None = None,
     revision: str | None = None,
     activation: str | None = None,
+    relevant_label: int | str | None = None,
     exporter: str = "crossrt",
     precisions: Sequence[Precision] = (Precision.FP32,),
     pairs: Pairs | None = None,
@@ -74,7 +79,10 @@ def export_bundle(
     """Export a checkpoint, check each precision against PyTorch, and publish them as a bundle at `out`.
 
     FP32 is always among them, since the others are judged beside it. `activation` names the one that the caller chose
-    over the checkpoint's own. `pairs` are checked besides the built-in ones; `calibration` are the pairs on which the
+    over the checkpoint's own. `relevant_label`, an index or a name, is the label to rank by instead of the checkpoint's own
+    choice; a model with more than two has none unless it is given.
+
+    `pairs` are checked besides the built-in ones; `calibration` are the pairs on which the
     other precisions decide what they can hold, the built-in ones for INT8 unless given. Every precision is judged on
     `judging`, or else, for INT8, on lists pooled from the calibration pairs; pairs of judged queries are left out of
     calibration. INT8 follows `recipe`; where FP16 is wanted too, a second INT8 file for GPUs has its rest in FP16. Such further
@@ -83,7 +91,9 @@ def export_bundle(
 
     An existing bundle is kept unless `force`, and then replaced in one step. Raises ParityError, with the report, when
     a precision differs beyond its tolerance; `out` is then as it was. With `keep_going` the bundle is published with
-    that precision marked as failed, unless it is FP32, and without a second INT8 file that failed.
+    that precision marked as failed, unless it is FP32, and without a second INT8 file that failed. What the checkpoint's
+    files ask for and crossrt does not know is logged as a warning and kept in the manifest's `source`. Raises OptionError
+    where rankings are to be judged and no label is known to be the relevant one.
     """
     if exporter not in EXPORTERS:
         raise OptionError(f"unknown exporter {exporter!r}; one of {', '.join(EXPORTERS)}")
@@ -99,13 +109,31 @@ def export_bundle(
             "computes in BF16, OpenVINO does so with the FP32 file"
         )
     check_target(out, force=force)
+    checkpoint = checkpoint.with_relevant_label(relevant_label)
+    if judging is not None or Precision.INT8 in wanted:
+        need_label(checkpoint.relevant_label, checkpoint.label_names, checkpoint.labels)
+    tokenizer = tokenizer_of(checkpoint)
+    # Without types from its tokenizer, transformers takes every token for one of type 0.
+    given = "token_type_ids" in tokenizer("a", "b")
+    checkpoint = replace(checkpoint, token_types=checkpoint.token_types and given)
+    for warning in checkpoint.warnings:
+        logger.warning("%s", warning)
     with published_directory(out, force=force) as partial:
         making = _Making(checkpoint, partial, exporter, pairs or (), calibration, judging, recipe or Recipe(), progress)
-        tokenizer = tokenizer_of(checkpoint)
         (partial / TOKENIZER).write_text(
             without_truncation_and_padding(tokenizer.backend_tokenizer.to_str()), encoding="utf-8"
         )
-        manifest = manifest_of(checkpoint, source_id or checkpoint.path.name, revision, activation, exporter)
+        source = {
+            "id": source_id or checkpoint.path.name,
+            "revision": revision,
+            "exporter": exporter,
+            "opset": OPSET,
+            "chosen_activation": activation or checkpoint.chosen_activation,
+            "chosen_relevant_label": None if relevant_label is None else checkpoint.relevant_label,
+            "unused_tensors": list(checkpoint.leftover),
+            "warnings": list(checkpoint.warnings),
+        }
+        manifest = manifest_of(checkpoint, source)
         if Precision.INT8 in wanted:
             making.share_out()
         models: dict[str, BundleModel] = {}
@@ -333,7 +361,8 @@ class _Making:
         return replace(report, backend=f"{report.backend}, {how}")
 
     def _encoder(self) -> PairEncoder:
-        return PairEncoder.from_file(self.directory / TOKENIZER, max_length=self.manifest.max_length)
+        manifest = self.manifest
+        return PairEncoder.from_file(self.directory / TOKENIZER, max_length=manifest.max_length, prompt=manifest.prompt)
 
     def _judged_lists(self) -> Judge:
         assert self.judging is not None
@@ -354,28 +383,18 @@ class _Making:
             return parity(model, self.checkpoint, judged, expected=self._expected, judge=judge, progress=self.progress)
 
 
-def manifest_of(
-    checkpoint: Checkpoint,
-    source_id: str,
-    revision: str | None,
-    activation: str | None,
-    exporter: str,
-) -> Manifest:
+def manifest_of(checkpoint: Checkpoint, source: Mapping[str, Any]) -> Manifest:
     """Return the manifest of a checkpoint's bundle, without models and files yet."""
     dimensions = checkpoint.dimensions
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if checkpoint.token_types else [])]
     return Manifest(
-        source={
-            "id": source_id,
-            "revision": revision,
-            "exporter": exporter,
-            "opset": OPSET,
-            "chosen_activation": activation,
-            "unused_tensors": list(checkpoint.leftover),
-        },
+        source=source,
         architecture=checkpoint.architecture,
         labels=checkpoint.labels,
+        label_names=checkpoint.label_names,
         relevant_label=checkpoint.relevant_label,
+        prompt=checkpoint.settings.prompt,
+        prompts=checkpoint.settings.prompts,
         activation=checkpoint.activation,
         max_length=checkpoint.max_length,
         max_positions=dimensions.positions,

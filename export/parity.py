@@ -16,10 +16,11 @@ from ..calibration.ranking import Judge, RankingReport, kendall_tau, top_overlap
 from ..engine.activation import Floats
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import InputError
+from ..engine.labels import need_label
 from ..engine.plan import one_batch
 from .checkpoint import Checkpoint
 from .pairs import groups_of
-from .reference import Expected, Reference
+from .reference import Expected, Reference, activation_of
 from .tolerance import TOLERANCE, Tolerance
 
 LIST_LENGTH = 20
@@ -152,7 +153,11 @@ class ParityReport:
 def judge_of(
     checkpoint: Checkpoint, judging: JudgingSet, *, max_length: int | None = None, progress: bool = False
 ) -> Judge:
-    """Return the judging set with the reference's scores, which every precision is judged beside."""
+    """Return the judging set with the reference's scores, which every precision is judged beside.
+
+    Raises OptionError for more than two labels of which none was chosen to rank by.
+    """
+    need_label(checkpoint.relevant_label, checkpoint.label_names, checkpoint.labels)
     logits = Reference(checkpoint).logits(
         judging.pairs, max_length=max_length or checkpoint.max_length, progress=progress
     )
@@ -172,7 +177,8 @@ def parity(
 
     `expected` is what PyTorch makes of them, where that is known already. With a `judge`, its lists are ranked too; INT8 does
     not pass without one.
-    `checkpoint` is read with the activation that the bundle is supposed to have. Raises InputError without pairs.
+    `checkpoint` is read with the activation that the bundle is supposed to have, and has its relevant label where one was
+    chosen. Raises InputError without pairs, and OptionError with a judge for more than two labels of which none was chosen.
     """
     if not pairs:
         raise InputError("parity needs at least one pair")
@@ -205,13 +211,16 @@ def parity(
     for start in range(0, len(order), 16):
         rows = order[start : start + 16]
         batched[rows] = _in_one_batch(model, [pairs[row] for row in rows])
-    activated = _activated(checkpoint.activation, expected.logits)
+    activated = _activated(checkpoint, expected.logits)
     # `predict` refuses NaN, of which the report says how many there are.
     finite = bool(np.isfinite(alone).all() and np.isfinite(batched).all())
     scores = np.asarray(model.predict(pairs)).reshape(len(pairs), -1) if finite else np.full_like(activated, np.nan)
     report = _report(
         model, checkpoint, pairs, expected.logits, {"alone": alone, "batched": batched}, mismatches, scores - activated
     )
+    if model.relevant_label != checkpoint.relevant_label:
+        found = f"the bundle ranks by label {model.relevant_label}, the checkpoint by label {checkpoint.relevant_label}"
+        report = replace(report, other_failures=(found,))
     if judge is None:
         return report
     ranked = tqdm(judge.judging.pairs, desc="Judging", unit="pair", disable=not progress)
@@ -227,17 +236,11 @@ def _in_one_batch(model: CrossEncoder, pairs: list[tuple[str, str]]) -> Floats:
     return logits
 
 
-def _activated(name: str, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The reference's activation, computed by torch rather than by the code that is being checked."""
+def _activated(checkpoint: Checkpoint, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The reference's activation, found and computed apart from the code that is being checked."""
     import torch
 
-    functions = {
-        "identity": torch.nn.Identity(),
-        "sigmoid": torch.nn.Sigmoid(),
-        "softmax": torch.nn.Softmax(dim=-1),
-        "tanh": torch.nn.Tanh(),
-    }
-    return np.asarray(functions[name](torch.from_numpy(logits)).numpy())
+    return np.asarray(activation_of(checkpoint)(torch.from_numpy(logits)).numpy())
 
 
 def _report(
@@ -258,9 +261,12 @@ def _report(
     every = np.stack(list(differences.values()))
     worst_rows = np.argsort(-every.max(axis=(0, 2)), kind="stable")[:5].tolist()
     worst = tuple(_worst(row, pairs, expected, candidates, differences) for row in worst_rows)
-    reference, candidate = (checkpoint.relevance(logits) for logits in (expected, candidates["batched"]))
     groups = groups_of(pairs)
-    finite = not_finite == 0
+    # Nothing is ranked by a model with several labels of which none was chosen.
+    ranked = not_finite == 0 and checkpoint.relevant_label is not None
+    reference, candidate = (
+        checkpoint.relevance(logits) if ranked else logits for logits in (expected, candidates["batched"])
+    )
     return ParityReport(
         precision=model.precision.value,
         backend=model.backend,
@@ -272,13 +278,13 @@ def _report(
         activation_max_abs_diff=float(np.nan_to_num(np.abs(activated), nan=np.inf).max()),
         token_mismatches=mismatches,
         not_finite=not_finite,
-        kendall_tau=_mean(kendall_tau(reference[rows], candidate[rows]) for rows in groups) if finite else None,
+        kendall_tau=_mean(kendall_tau(reference[rows], candidate[rows]) for rows in groups) if ranked else None,
         list_kendall_tau=_mean(
             kendall_tau(reference[rows], candidate[rows]) for rows in groups if len(rows) >= LIST_LENGTH
         )
-        if finite
+        if ranked
         else None,
-        top10_overlap=_mean(top_overlap(reference[rows], candidate[rows]) for rows in groups) if finite else None,
+        top10_overlap=_mean(top_overlap(reference[rows], candidate[rows]) for rows in groups) if ranked else None,
         tolerance=TOLERANCE[model.precision],
         worst=worst,
     )

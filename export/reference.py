@@ -1,12 +1,17 @@
 """The reference of the parity check: the checkpoint in PyTorch, FP32, evaluation mode, its own tokenizer.
 
-Stock heads are loaded by transformers itself, from the files, so that nothing of our reading is shared with what it
-judges. The two heads that transformers has no class for are its trunk with the checkpoint's linear layer.
+Stock heads are loaded by transformers itself, from the files, and the small files are read here once more, so that nothing
+of our reading is shared with what it judges. The two heads that transformers has no class for are its trunk with the
+checkpoint's linear layer.
 """
 
-from collections.abc import Iterator, Sequence
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +25,6 @@ from .checkpoint import Checkpoint
 from .heads import Head
 
 ROWS = 16  # pairs of one length that are computed together
-_STOCK = {
-    "bert": "BertForSequenceClassification",
-    "electra": "ElectraForSequenceClassification",
-    "roberta": "RobertaForSequenceClassification",
-    "xlm-roberta": "XLMRobertaForSequenceClassification",
-    "distilbert": "DistilBertForSequenceClassification",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,8 @@ class Expected:
 class Reference:
     """PyTorch's logits for pairs of texts. Each is tokenized alone and computed beside pairs of its own length, without padding.
 
-    `names` are the inputs that the model takes of those that its tokenizer gives.
+    The model is given all that its tokenizer returns, but for what its class does not take, and the checkpoint's default
+    prompt comes before each query, as sentence-transformers puts it there.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -48,7 +47,7 @@ class Reference:
         self.config = config_of(checkpoint)
         self.tokenizer = tokenizer_of(checkpoint, self.config)
         self.model = _model(checkpoint, self.config)
-        self.names = {"input_ids", "attention_mask"} | ({"token_type_ids"} if checkpoint.token_types else set())
+        self.prompt = _default_prompt(checkpoint.path)
 
     def logits(
         self, pairs: Sequence[tuple[str, str]], *, max_length: int, progress: bool = False
@@ -62,7 +61,7 @@ class Reference:
         by_length: dict[int, list[int]] = {}
         for row, each in enumerate(encoded):
             by_length.setdefault(len(each["input_ids"]), []).append(row)
-        logits = np.zeros((len(pairs), self.checkpoint.labels), dtype=np.float32)
+        logits: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(pairs)
         with (
             torch.inference_mode(),
             tqdm(total=len(pairs), desc="PyTorch reference", unit="pair", disable=not progress) as bar,
@@ -73,35 +72,46 @@ class Reference:
                     batch = {
                         name: torch.tensor([encoded[row][name] for row in rows])
                         for name in encoded[rows[0]]
-                        if name in self.names
+                        if name in self.model.takes
                     }
-                    logits[rows] = self.model(batch).float().numpy()
+                    for row, each in zip(rows, self._computed(batch), strict=True):
+                        logits[row] = each
                     bar.update(len(rows))
-        return Expected(tuple(each["input_ids"] for each in encoded), logits)
+        stacked = np.stack(logits) if pairs else np.zeros((0, self.checkpoint.labels), dtype=np.float32)
+        return Expected(tuple(each["input_ids"] for each in encoded), stacked)
+
+    def _computed(self, batch: dict[str, Any]) -> npt.NDArray[np.float32]:
+        try:
+            return np.asarray(self.model(batch).float().numpy())
+        except IndexError as error:  # of an embedding table
+            largest = ", ".join(f"{name} up to {int(values.max())}" for name, values in batch.items())
+            raise CheckpointError(
+                f"{self.checkpoint.path}: the tokenizer gives {largest}, for some of which the model has no embedding; "
+                "transformers cannot compute it either. Where the token types are too many, set model_input_names in "
+                'tokenizer_config.json to ["input_ids", "attention_mask"]'
+            ) from error
 
     def _encoded(self, pair: tuple[str, str], max_length: int) -> dict[str, list[int]]:
         # Lists of one: given two bare strings, transformers takes an empty passage for no passage at all.
-        encoded = self.tokenizer([pair[0]], [pair[1]], truncation="longest_first", max_length=max_length)
+        encoded = self.tokenizer([self.prompt + pair[0]], [pair[1]], truncation="longest_first", max_length=max_length)
         return {name: list(ids[0]) for name, ids in encoded.items()}
 
 
 def config_of(checkpoint: Checkpoint) -> Any:
     """Return the transformers configuration, also for configs that lack a model_type or dimensions."""
-    fields = dict(checkpoint.config)
-    kind = fields.pop("model_type", None)
-    known = kind if kind in _STOCK else checkpoint.layout.model_type
+    # The dtype it was saved in must not decide what the reference computes in, nor whether it gives its output by name.
+    left = ("model_type", "dtype", "torch_dtype", "return_dict")
+    fields = {name: value for name, value in checkpoint.config.items() if name not in left}
+    kind = checkpoint.config.get("model_type")
     if checkpoint.head is Head.BERT_CAT:
-        sizes = checkpoint.dimensions
-        return transformers.DistilBertConfig(
-            dim=sizes.hidden,
-            n_layers=sizes.layers,
-            n_heads=sizes.heads,
-            hidden_dim=sizes.intermediate,
-            vocab_size=sizes.vocab,
-            max_position_embeddings=sizes.positions,
-        )
-    # The dtype it was saved in must not decide what the reference computes in.
-    fields = {name: value for name, value in fields.items() if name not in ("dtype", "torch_dtype")}
+        # What its config does not give, transformers takes from distilbert-base-uncased, which the model was made of.
+        if "n_layers" not in fields:
+            names = [name.split(".layer.")[1] for name in checkpoint.original_tensors() if ".layer." in name]
+            fields["n_layers"] = 1 + max(int(name.split(".")[0]) for name in names)
+        return transformers.DistilBertConfig(**fields)
+    if not fields.get("num_labels") and not fields.get("id2label"):
+        fields["num_labels"] = checkpoint.labels  # transformers assumes two
+    known = str(kind) if kind in transformers.CONFIG_MAPPING else checkpoint.layout.model_type
     return transformers.AutoConfig.for_model(known, **fields)
 
 
@@ -124,10 +134,56 @@ def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
     return tokenizer
 
 
+def activation_of(checkpoint: Checkpoint) -> Callable[[Any], Any]:
+    """Return torch's function that makes scores of a checkpoint's logits, where sentence-transformers 6 looks for it.
+
+    That is what the caller chose, or else the class that the files name, or a sigmoid for one label and nothing for more. A
+    model that sentence-transformers cannot load has none.
+    """
+    if checkpoint.chosen_activation is not None:
+        chosen: Callable[[Any], Any] = {
+            "identity": torch.nn.Identity(),
+            "sigmoid": torch.nn.Sigmoid(),
+            "softmax": torch.nn.Softmax(dim=-1),
+            "tanh": torch.nn.Tanh(),
+        }[checkpoint.chosen_activation]
+        return chosen
+    config = _json(checkpoint.path / "config.json")
+    in_config = (config.get("sentence_transformers") or {}).get("activation_fn", ...)
+    if in_config is ...:
+        in_config = config.get("sbert_ce_default_activation_function")
+    for place in (_sentence_transformers_config(checkpoint.path).get("activation_fn"), in_config):
+        if isinstance(place, str) and place.startswith("torch."):
+            module, _, name = place.rpartition(".")
+            kind = getattr(import_module(module), name)
+            return kind(dim=-1) if name == "Softmax" else kind()  # type: ignore[no-any-return]
+    own_class = checkpoint.head is Head.BERT_CAT
+    return torch.nn.Sigmoid() if checkpoint.labels == 1 and not own_class else torch.nn.Identity()
+
+
+def _default_prompt(path: Path) -> str:
+    saved = _sentence_transformers_config(path)
+    return (saved.get("prompts") or {}).get(saved.get("default_prompt_name")) or ""
+
+
+def _sentence_transformers_config(path: Path) -> dict[str, Any]:
+    """What sentence-transformers reads of its own file: nothing without a modules.json, or of another kind of model."""
+    saved = _json(path / "config_sentence_transformers.json")
+    read = (path / "modules.json").is_file() and saved.get("model_type") == "CrossEncoder"
+    return saved if read else {}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 class _StockModel(torch.nn.Module):
+    """A model of transformers. `takes` are the names of what its forward declares."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.takes = frozenset(inspect.signature(model.forward).parameters)
 
     def forward(self, encoded: dict[str, Any]) -> Any:
         return self.model(**encoded).logits
@@ -139,6 +195,7 @@ class _TrunkAndLinear(torch.nn.Module):
     def __init__(self, trunk: Any, weight: Any, bias: Any) -> None:
         super().__init__()
         self.trunk = trunk
+        self.takes = frozenset(inspect.signature(trunk.forward).parameters)
         self.weight, self.bias = weight.float(), bias.float()
 
     def forward(self, encoded: dict[str, Any]) -> Any:
@@ -160,7 +217,7 @@ def _without_loading_bar() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _model(checkpoint: Checkpoint, config: Any) -> torch.nn.Module:
+def _model(checkpoint: Checkpoint, config: Any) -> _StockModel | _TrunkAndLinear:
     if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
         linear = "classifier.out_proj" if checkpoint.head is Head.ELECTRA_PLAIN else "_classification_layer"
         trunk = (
@@ -176,8 +233,10 @@ def _model(checkpoint: Checkpoint, config: Any) -> torch.nn.Module:
         ]
         if missing:
             raise CheckpointError(f"{checkpoint.path}: the reference lacks the tensors {', '.join(missing[:5])}")
-        return _TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"]).eval()
-    stock = getattr(transformers, _STOCK[config.model_type])
+        made = _TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
+        made.eval()
+        return made
+    stock = transformers.AutoModelForSequenceClassification
     with _without_loading_bar():
         model, loading = stock.from_pretrained(
             checkpoint.path, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -186,4 +245,5 @@ def _model(checkpoint: Checkpoint, config: Any) -> torch.nn.Module:
         raise CheckpointError(
             f"{checkpoint.path}: transformers gave random weights to {', '.join(sorted(loading['missing_keys'])[:5])}"
         )
-    return _StockModel(model).eval()
+    model.eval()
+    return _StockModel(model)

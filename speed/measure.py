@@ -258,11 +258,12 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
     if not np.isfinite(ours).all():
         raise BackendError(f"{row.system.label} gives logits that are not numbers on the measured pairs")
     differences = np.abs(ours - theirs).astype(np.float64)
-    label = row.system.bundle.manifest.relevant_label
+    ranks = row.model.relevant_label is not None
+    label = row.model.relevant_label or 0
     overlaps = [
         top_overlap(row.model.relevance(other), row.model.relevance(mine), TOP)
         for mine, other in zip(row.logits, reference, strict=True)
-        if len(mine) > TOP
+        if len(mine) > TOP and ranks
     ]
     return Difference(
         max_abs=float(differences.max()),

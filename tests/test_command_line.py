@@ -286,20 +286,53 @@ def test_rerank_names_the_line_and_leaves_the_old_output(
     assert not list(tmp_path.glob(".*partial"))
 
 
-def test_a_killed_rerank_leaves_no_half_run(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
+def test_an_output_goes_where_it_is_sent(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    words = rerank_words(bundle, files, tmp_path / "out.trec")
+    assert crossrt(*words).returncode == 0
+    run = (tmp_path / "out.trec").read_text()
+    for out in ("-", "/dev/stdout"):
+        done = crossrt(*words[:-1], out)
+        assert (done.returncode, done.stdout) == (0, run), done.stderr
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        assert crossrt(*words[:-1], tmp_path / "pipe").returncode == 0
+        assert reader.communicate()[0] == run
+    full = crossrt(*words[:-1], "/dev/full")
+    assert (full.returncode, full.stderr) == (1, "crossrt: /dev/full: No space left on device\n")
+    results = Path(__file__).resolve().parent.parent / "benchmarks/results"
+    page = crossrt("report", results / "cpu.json", "--out", "-").stdout
+    assert page.startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_nothing_or_what_the_next_one_clears(
+    bundle: Path, files: dict[str, Path], tmp_path: Path, kind: signal.Signals
+) -> None:
     lines = "".join(f"{query} Q0 p{number} 1 1.0 t\n" for query in range(3000) for number in range(4))
-    files["run"].write_text(lines)
-    files["queries"].write_text("".join(f"{query}\twhere is the river {query}\n" for query in range(3000)))
-    out = tmp_path / "out.trec"
-    child = subprocess.Popen([sys.executable, "-m", "crossrt", *map(str, rerank_words(bundle, files, out))])
+    long, queries = tmp_path / "long run", tmp_path / "long queries"
+    long.write_text(lines)
+    queries.write_text("".join(f"{query}\twhere is the river {query}\n" for query in range(3000)))
+    (tmp_path / "results").mkdir()
+    out = tmp_path / "results/out.trec"
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "crossrt",
+            *map(str, rerank_words(bundle, files | {"run": long, "queries": queries}, out)),
+        ]
+    )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.trec.*.partial")):
-        assert child.poll() is None, "rerank ended before it could be killed"
+    while not list(out.parent.glob(".out.trec.*.partial")):
+        assert child.poll() is None, "rerank ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not out.exists()
+    child.send_signal(kind)
+    assert child.wait() == (143 if kind == signal.SIGTERM else -kind)
+    assert len(list(out.parent.iterdir())) == (0 if kind == signal.SIGTERM else 2)
+    assert crossrt(*rerank_words(bundle, files, out)).returncode == 0
+    assert [path.name for path in out.parent.iterdir()] == ["out.trec"]
 
 
 def test_a_person_at_a_terminal_sees_a_progress_bar(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
@@ -397,3 +430,20 @@ def test_report_says_what_must_be_installed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
     assert 'jinja2: pip install "crossrt[report]"' in done.stderr
+
+
+def test_the_label_to_rank_by_can_be_chosen(two_label_bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("\n".join(PASSAGES))
+    orders, runs = [], []
+    for label in ("0", "LABEL_1"):
+        found = crossrt("rank", two_label_bundle, "where is the river", lines, "--json", "--relevant-label", label)
+        orders.append([row["id"] for row in json.loads(found.stdout)])
+        out = tmp_path / f"{label}.trec"
+        assert crossrt(*rerank_words(two_label_bundle, files, out), "--relevant-label", label).returncode == 0
+        runs.append([line.split()[2] for line in out.read_text().splitlines() if line.startswith("1 ")])
+    assert orders[0] == orders[1][::-1]
+    assert runs[0] == runs[1][::-1]
+    refused = crossrt("rank", two_label_bundle, "q", lines, "--relevant-label", "relevant")
+    assert refused.returncode == 1
+    assert "relevant_label='relevant' is none of the model's labels: 0 (LABEL_0), 1 (LABEL_1)" in refused.stderr

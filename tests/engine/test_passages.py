@@ -448,3 +448,44 @@ def test_the_description_says_what_it_holds(make: Callable[..., PassageStore], o
     assert os.access(make(name="second").path, os.R_OK)
     with pytest.raises(BundleError):
         Bundle.open(make(name="third").path)
+
+
+@pytest.mark.parametrize(
+    "name", [".store.lock", ".store.partial", ".store.partial/ids.bin", ".store.partial/names.txt"]
+)
+def test_a_link_under_a_name_that_others_can_guess_is_not_followed(
+    make: Callable[..., PassageStore], tmp_path: Path, name: str
+) -> None:
+    precious = tmp_path / "precious"
+    if name.endswith(".partial"):
+        precious.mkdir()
+        (precious / "ids.bin").write_text("precious")
+    else:
+        precious.write_text("precious")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(precious)
+    with pytest.raises((StoreError, OSError), match="is a symbolic link, which is not followed here; remove it"):
+        make()
+    assert (precious / "ids.bin" if precious.is_dir() else precious).read_text() == "precious"
+    (tmp_path / name).unlink()
+    assert len(make()) == len(PASSAGES)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can make another user's folder")
+def test_another_users_partial_store_is_refused(make: Callable[..., PassageStore], tmp_path: Path) -> None:
+    (tmp_path / ".store.partial").mkdir()
+    os.chown(tmp_path / ".store.partial", 12345, 12345)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        make()
+    assert list((tmp_path / ".store.partial").iterdir()) == []
+
+
+def test_a_store_behind_a_link_is_replaced_and_the_link_stays(
+    make: Callable[..., PassageStore], tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to("disk/store")
+    make()
+    assert len(make(force=True)) == len(PASSAGES)
+    assert (tmp_path / "store").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["store"]

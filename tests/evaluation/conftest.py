@@ -63,14 +63,16 @@ def collect(files: dict[str, Path], tmp_path: Path) -> Any:
 
 @pytest.fixture
 def with_another(bundle: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Return a function that copies the bundle and makes its manifest say that one file has other content."""
+    """Return a function that copies the bundle and gives one file other bytes, of the same meaning, unknown to its manifest."""
 
     def make(name: str) -> Path:
         copy = tmp_path / "another"
         shutil.copytree(bundle, copy)
         manifest = json.loads((copy / "manifest.json").read_text())
+        with (copy / name).open("ab") as opened:
+            opened.write(b" " if name.endswith(".json") else b"\xa0\x06\x01")  # protobuf: a field that nobody knows
         for file in manifest["files"]:
-            file["sha256"] = "0" * 64 if file["name"] == name else file["sha256"]
+            file["size"] = (copy / file["name"]).stat().st_size
         (copy / "manifest.json").write_text(json.dumps(manifest))
         return copy
 
