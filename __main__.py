@@ -1,5 +1,7 @@
 """The command line."""
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,13 +14,19 @@ from .engine.errors import CrossrtError, OptionError, ParityError
 # isort: off
 from .commands import making, ranking, measuring, info  # noqa: F401, each registers its commands, in the order of the help
 
+BROKEN_PIPE = 141
+"""The status of a program that SIGPIPE ended, as a shell tells it: 128 + 13."""
+
 
 def main() -> None:
     """Run the command line; exit 0 when done, 1 when something failed, 2 when the words were wrong, 143 on SIGTERM."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # whoever started this may want it ignored
         signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv[1:]
-    with _errors_in_words(debug):
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            stream.reconfigure(errors="backslashreplace")  # what an ASCII terminal cannot show is no failure
+    with _quiet_when_nobody_reads(), _errors_in_words(debug):
         app(prog_name="crossrt")
 
 
@@ -29,9 +37,28 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
+def _quiet_when_nobody_reads() -> Iterator[None]:
+    """End without a word when the reader of the output has gone, as other tools do: `crossrt rank ... | head -1`."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        # typer turns a BrokenPipeError into an exit with status 1.
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # Python flushes both once more at exit; it must find something it can write to.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                os.dup2(nothing, stream.fileno())
+        sys.exit(BROKEN_PIPE)
+
+
+@contextmanager
 def _errors_in_words(debug: bool) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise
     except ParityError as error:
         if debug:
             raise

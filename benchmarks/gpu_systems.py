@@ -38,7 +38,13 @@ def opened(
 
     def ours(backend: str, precision: str, path: Path = bundle) -> System:
         model = CrossEncoder(
-            path, device=arguments.device, backend=backend, precision=precision, max_length=length, allow_failed=True
+            path,
+            device=arguments.device,
+            backend=backend,
+            precision=precision,
+            max_length=length,
+            allow_failed=True,
+            trust_engines=True,  # built here, or brought along by who gave the bundle's path
         )
         return System(score=model.logits, precision=model.precision, model=model)
 

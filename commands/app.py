@@ -1,14 +1,15 @@
 """`app`, which the commands are registered with, and how they speak."""
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import __version__
-from ..engine.errors import CrossrtError
+from ..engine.errors import OptionError
 
 if TYPE_CHECKING:
     from ..engine.bundle import Manifest
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="MS MARCO cross-encoders, exported with proof and run fast.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,14 +40,25 @@ def _options(
 
 
 def say(text: str) -> None:
-    """Print a line. Raises CrossrtError when whoever reads has gone."""
-    # typer.echo hides a closed pipe, and typer itself ends on one without a word.
+    """Print a line, at once. Raises BrokenPipeError when whoever reads has gone, which ends the command quietly."""
+    print(text, flush=True)  # typer.echo would hide a closed pipe
+
+
+def say_json(value: Any) -> None:
+    """Print a value as JSON: as it is where the terminal shows every character, and else with escapes, which is JSON too."""
+    everything = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+    say(json.dumps(value, ensure_ascii=not everything, indent=2))
+
+
+def as_typed(text: str, what: str) -> str:
+    """Return an argument as it was typed: where the locale is ASCII's, Python leaves the bytes of UTF-8 undecoded.
+
+    Raises OptionError, with `what` it is, for bytes that are not UTF-8.
+    """
     try:
-        print(text, flush=True)
-    except BrokenPipeError as error:
-        # Python flushes stdout once more at exit; it must find something it can write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise CrossrtError("the reader of the output went away before its end") from error
+        return os.fsencode(text).decode() if any("\udc80" <= letter <= "\udcff" for letter in text) else text
+    except UnicodeDecodeError:
+        raise OptionError(f"{what} {text!r} is not valid UTF-8") from None
 
 
 def for_a_person() -> bool:

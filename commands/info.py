@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .app import app, models_of, say
-from .options import Backend, Device, Precision, Threads
+from .options import Backend, Device, Precision, Threads, TrustEngines
 
 
 @app.command(epilog="Example:  crossrt info minilm-l6 --verify")
@@ -18,6 +18,7 @@ def info(
     backend: Backend = "auto",
     device: Device = None,
     threads: Threads = None,
+    trust_engines: TrustEngines = False,
 ) -> None:
     """Say what a bundle holds, and what would run here and why."""
     from ..engine.bundle import Bundle
@@ -46,7 +47,8 @@ def info(
     lines += models_of(manifest)
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
-    lines.append(
-        f"  here          {choose_setup(opened, precision=precision, backend=backend, device=device, threads=threads)}"
+    here = choose_setup(
+        opened, precision=precision, backend=backend, device=device, threads=threads, trust_engines=trust_engines
     )
+    lines.append(f"  here          {here}")
     say("\n".join(lines))

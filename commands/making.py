@@ -9,7 +9,7 @@ import typer
 
 from ..engine.errors import DataFileError, OptionError
 from ..engine.precision import Precision as Precisions
-from .app import app, for_a_person, models_of, say, size_of
+from .app import app, for_a_person, models_of, say, say_json, size_of
 from .options import (
     Backend,
     CacheFolder,
@@ -29,6 +29,7 @@ from .options import (
     Threads,
     TimingCache,
     Token,
+    TrustEngines,
     UnfusedAttention,
     VersionCompatible,
     Workspace,
@@ -214,6 +215,7 @@ def engines(
         Path | None,
         typer.Option(help="A bundle of the same shape whose --refittable engine takes this one's weights, in seconds."),
     ] = None,
+    trust_engines: TrustEngines = False,
     workspace: Workspace = 4096,
     optimization_level: OptimizationLevel = None,
     timing_cache: TimingCache = None,
@@ -240,10 +242,12 @@ def engines(
         raise OptionError(
             "--refit-from takes an engine as it was built: leave out the options of building, and --cache"
         )
+    if trust_engines and refit_from is None:
+        raise OptionError("--trust-engines goes with --refit-from: engines that are built here need no trust")
     [ordinal] = ordinals_of(device)
     precisions = _precisions(precision)
     here(ordinal)
-    _with_engines(
+    made = _with_engines(
         Bundle.open(bundle),
         precisions,
         _user_pairs(pairs, None, None, None, None),
@@ -252,8 +256,11 @@ def engines(
         max_length=max_length,
         cache=cache,
         refit_from=None if refit_from is None else Bundle.open(refit_from),
+        trust_engines=trust_engines,
         **({} if tokens is None else {"tokens": tokens}),
     )
+    if not cache:
+        print(f"{made.path}: its engines are taken with --trust-engines, or trust_engines=True", file=sys.stderr)
 
 
 @app.command(
@@ -274,6 +281,7 @@ def parity(
     device: Device = None,
     threads: Threads = None,
     max_length: MaxLength = None,
+    trust_engines: TrustEngines = False,
     revision: Revision = None,
     token: Token = None,
     cache_folder: CacheFolder = None,
@@ -315,6 +323,7 @@ def parity(
             device=device,
             threads=threads,
             max_length=max_length,
+            trust_engines=trust_engines,
             allow_failed=True,  # a precision that failed may be checked again
         ) as model:
             made = model.bundle.manifest.source
@@ -330,7 +339,7 @@ def parity(
                 say(str(reports[-1]))
     if as_json:
         found = [json.loads(report.to_json()) for report in reports]
-        say(json.dumps(found[0] if len(found) == 1 else found, indent=2, ensure_ascii=False))
+        say_json(found[0] if len(found) == 1 else found)
     elif others:
         say(f"not checked: {', '.join(others)} (--precision {','.join([*(each.value for each in wanted), *others])})")
     if not all(reports):

@@ -8,8 +8,21 @@ import typer
 from tqdm import tqdm
 
 from ..engine.errors import OptionError
-from .app import app, for_a_person, say
-from .options import Device, PassagesFile, Precision, QueriesFile, RunFile, Threads
+from .app import app, as_typed, for_a_person, say
+from .options import (
+    CacheFolder,
+    Device,
+    LocalFilesOnly,
+    PassagesFile,
+    Precision,
+    QueriesFile,
+    Revision,
+    RunFile,
+    Threads,
+    Token,
+    TrustEngines,
+    hub_options,
+)
 
 
 @app.command(
@@ -48,6 +61,11 @@ def bench(
         typer.Option(metavar="BEFORE AFTER", help="Measure nothing: say what changed between two kept results."),
     ] = None,
     limit: Annotated[float, typer.Option(help="With --compare: percent that is too much worse; exit status 1.")] = 5,
+    trust_engines: TrustEngines = False,
+    revision: Revision = None,
+    token: Token = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
 ) -> None:
     """Measure how fast bundles score here, beside the machine's own ceiling, or compare two such results."""
     if compare is not None:
@@ -78,6 +96,8 @@ def bench(
         backends=[name.strip() for name in backend.split(",")],
         threads=[] if threads is None else _whole_numbers("--threads", threads),
         device=device,
+        trust_engines=trust_engines,
+        **hub_options(bundles, revision, token, cache_folder, local_files_only),
     )
     trec = (queries, passages, run)
     if pairs is not None:
@@ -169,7 +189,7 @@ def report(
     from ..report.results import Results
 
     check_page(out, force=force)
-    page = page_of(Results.read(results), title=title or TITLE)
+    page = page_of(Results.read(results), title=TITLE if not title else as_typed(title, "--title"))
     with published_file(out) as file:
         file.write(page)
     print(f"{out}: {len(page.encode()) / 1e6:.1f} MB", file=sys.stderr)

@@ -1,9 +1,11 @@
 """What several commands are told, and how it is explained."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ..engine.errors import OptionError
 
 Precision = Annotated[
     str | None,
@@ -22,8 +24,17 @@ RelevantLabel = Annotated[
 BatchSize = Annotated[int, typer.Option(help="Most pairs computed together.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Token = Annotated[str | None, typer.Option(help="Hub token, for private repositories.")]
-CacheFolder = Annotated[Path | None, typer.Option(help="Where hub files are kept.")]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(file_okay=False, help="Where exported bundles and hub files are kept; the user's caches if none."),
+]
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Do not ask the hub.")]
+TrustEngines = Annotated[
+    bool,
+    typer.Option(
+        "--trust-engines", help="Load TensorRT engines that came with the bundle: machine code of who built them."
+    ),
+]
 PairsFile = Annotated[Path | None, typer.Option(help="Real pairs to check besides: `query <tab> passage` lines.")]
 QueriesFile = Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")]
 PassagesFile = Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")]
@@ -49,3 +60,19 @@ UnfusedAttention = Annotated[
     typer.Option("--unfused-attention", help="For a TensorRT whose fused attention computes wrong scores; slower."),
 ]
 Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this many of them.")]
+
+
+def hub_options(
+    sources: list[str], revision: str | None, token: str | None, cache_folder: Path | None, local_files_only: bool
+) -> dict[str, Any]:
+    """Return the options by these names of `bundle_from_source`. Raises OptionError for a revision of what is no hub id."""
+    local = [source for source in sources if Path(source).expanduser().is_dir()]
+    if revision is not None and (not revision or local):
+        what = f"{local[0]} is a directory" if local else "it is empty"
+        raise OptionError(f"--revision {revision!r}: {what}; give the branch, tag or commit of a hub id")
+    return {
+        "revision": revision,
+        "token": token,
+        "cache_folder": cache_folder,
+        "local_files_only": local_files_only,
+    }

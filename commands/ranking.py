@@ -1,6 +1,5 @@
 """`crossrt rank`, `rerank`, `prepare` and `evaluate`: bundles score passages."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +8,22 @@ import typer
 from tqdm import tqdm
 
 from ..engine.errors import DataFileError, OptionError
-from .app import app, for_a_person, say, size_of
-from .options import Backend, BatchSize, Device, MaxLength, Precision, RelevantLabel, Threads
+from .app import app, as_typed, for_a_person, say, say_json, size_of
+from .options import (
+    Backend,
+    BatchSize,
+    CacheFolder,
+    Device,
+    LocalFilesOnly,
+    MaxLength,
+    Precision,
+    RelevantLabel,
+    Revision,
+    Threads,
+    Token,
+    TrustEngines,
+    hub_options,
+)
 
 
 @app.command(
@@ -31,10 +44,17 @@ def rank(
     threads: Threads = None,
     max_length: MaxLength = None,
     relevant_label: RelevantLabel = None,
+    trust_engines: TrustEngines = False,
+    revision: Revision = None,
+    token: Token = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
 ) -> None:
     """Rank the passages of a file for one query."""
     from ..engine.cross_encoder import CrossEncoder
 
+    hub = hub_options([bundle], revision, token, cache_folder, local_files_only)
+    query = as_typed(query, "the query")
     ids, texts = _passages(file)
     with CrossEncoder(
         bundle,
@@ -44,6 +64,8 @@ def rank(
         threads=threads,
         max_length=max_length,
         relevant_label=relevant_label,
+        trust_engines=trust_engines,
+        **hub,
     ) as model:
         results = model.rank(
             query,
@@ -58,7 +80,7 @@ def rank(
         for place, result in enumerate(results, start=1)
     ]
     if as_json:
-        say(json.dumps(rows, ensure_ascii=False, indent=1))
+        say_json(rows)
     else:
         _print_table(rows)
 
@@ -73,6 +95,13 @@ def rerank(
     out: Annotated[Path, typer.Option(help="The TREC run to write; - is standard output.")],
     passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
     store: Annotated[Path | None, typer.Option(help="or what `crossrt prepare` made of them.")] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Score and write only the best K candidates of each query, by the run's own scores; all if none.",
+        ),
+    ] = None,
     tag: Annotated[str, typer.Option(help="Name of the run in its last column.")] = "crossrt",
     batch_size: BatchSize = 32,
     precision: Precision = None,
@@ -81,23 +110,30 @@ def rerank(
     threads: Threads = None,
     max_length: MaxLength = None,
     relevant_label: RelevantLabel = None,
+    trust_engines: TrustEngines = False,
+    revision: Revision = None,
+    token: Token = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
 ) -> None:
-    """Rerank a TREC run: every candidate is scored again, and the new run is written whole or not at all."""
+    """Rerank a TREC run: candidates are scored again, and the new run is written whole or not at all."""
     from ..engine.cross_encoder import CrossEncoder
     from ..engine.passages import PassageStore
     from ..engine.publish import published_file
     from ..engine.trec import read_candidates, read_collection, write_run
 
+    tag = as_typed(tag, "--tag")
     if not tag or len(tag.split()) != 1:
         raise OptionError(f"--tag {tag!r}: give one word")
     if (passages is None) == (store is None):
         raise OptionError("give --passages or --store, one of them")
+    hub = hub_options([bundle], revision, token, cache_folder, local_files_only)
     prepared = None if store is None else PassageStore(store)
     passage_texts: dict[str, str] = {}
     if passages is None:
-        query_texts, candidates = read_candidates(queries, run)
+        query_texts, candidates = read_candidates(queries, run, depth=depth)
     else:
-        query_texts, passage_texts, candidates = read_collection(queries, passages, run)
+        query_texts, passage_texts, candidates = read_collection(queries, passages, run, depth=depth)
     total = sum(len(scores) for scores in candidates.values())
     with (
         CrossEncoder(
@@ -108,6 +144,8 @@ def rerank(
             threads=threads,
             max_length=max_length,
             relevant_label=relevant_label,
+            trust_engines=trust_engines,
+            **hub,
         ) as model,
         published_file(out) as file,
         tqdm(total=total, desc="Reranking", unit="pair", disable=not for_a_person()) as bar,
@@ -180,9 +218,10 @@ def evaluate(
         typer.Option(help="What the others are compared with: BUNDLE.PRECISION, the first if none, or candidates."),
     ] = None,
     depth: Annotated[
-        int | None, typer.Option(help="Rerank the best K candidates of each query; all if none, 100 of a BM25 run.")
+        int | None,
+        typer.Option(min=1, help="Rerank the best K candidates of each query; all if none, 100 of a BM25 run."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, for a try-out.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N judged queries, for a try-out.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Start anew: throw away the runs that are there.")] = False,
     batch_size: BatchSize = 32,
     backend: Backend = "auto",
@@ -190,6 +229,11 @@ def evaluate(
     threads: Threads = None,
     max_length: MaxLength = None,
     relevant_label: RelevantLabel = None,
+    trust_engines: TrustEngines = False,
+    revision: Revision = None,
+    token: Token = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
 ) -> None:
     """Measure how well bundles rank: each in each precision, beside the candidates as they came, with intervals."""
     from ..evaluation.collection import Collection, open_passages
@@ -206,8 +250,10 @@ def evaluate(
         max_length=max_length,
         batch_size=batch_size,
         relevant_label=relevant_label,
+        trust_engines=trust_engines,
     )
-    systems = systems_of(bundles, [name.strip() for name in precision.split(",")], options)
+    hub = hub_options(bundles, revision, token, cache_folder, local_files_only)
+    systems = systems_of(bundles, [name.strip() for name in precision.split(",")], options, **hub)
     if dataset is not None and (queries or passages or qrels):
         raise OptionError(
             "give --dataset, or --queries, --passages and --qrels, not both; --run and --store go with each"
@@ -236,18 +282,25 @@ def evaluate(
 
 
 def _passages(file: str) -> tuple[list[str], list[str]]:
-    from ..engine.trec import text_lines
+    """Return ids and texts of a file, or of standard input. Raises DataFileError for what is neither lines nor TSV."""
+    from ..engine.trec import check_columns, is_json, text_lines
 
+    name = "standard input" if file == "-" else file
     try:
         if file == "-":
-            lines = [line for _, line in text_lines(sys.stdin.buffer, "standard input")]
+            lines = [line for _, line in text_lines(sys.stdin.buffer, name)]
         else:
             with Path(file).open("rb") as opened:
-                lines = [line for _, line in text_lines(opened, file)]
+                lines = [line for _, line in text_lines(opened, name)]
     except OSError as error:
         raise DataFileError(f"{file} cannot be read ({error.strerror})") from error
     if not lines:
-        raise DataFileError(f"{'standard input' if file == '-' else file} is empty; expected one passage a line")
+        raise DataFileError(f"{name} is empty; expected one passage a line")
+    if is_json(lines):
+        raise DataFileError(
+            f"{name} is JSON, which begins {lines[0][:60]!r}; expected one passage a line, or `id <tab> text` on every line"
+        )
+    check_columns({line.count("\t") for line in lines}, name, "`id <tab> text`")
     if all("\t" in line for line in lines):
         split = [line.split("\t", 1) for line in lines]
         return [name for name, _ in split], [text for _, text in split]

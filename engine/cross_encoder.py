@@ -44,8 +44,9 @@ class CrossEncoder:
     `precision` None is FP32 and never changes scores behind your back; `"auto"` takes the fastest that passed its
     parity check; `allow_failed` opens one that did not. `device` is `cpu`, `cuda` or `cuda:1`, `devices` several GPUs; None
     takes the first GPU that can run the bundle, and else the CPU. `rebuild` builds a TensorRT engine for a GPU that the
-    bundle has none for, once, into a cache; it takes minutes. `engine` names the file of the one to take, where a bundle
-    has several. `threads` defaults to the processors this process may use.
+    bundle has none for, once, into a cache; it takes minutes. `trust_engines` allows the engines that came with the bundle,
+    which are machine code of whoever built them; `engine` names the file of the one to take, where a bundle has several.
+    `threads` defaults to the processors this process may use.
     `num_labels`, when given, must be the model's. `relevant_label` is the label that `rank` ranks by, its index or its name,
     where a model has several; unless given it is the bundle's. Several threads may call `predict` and `rank` at once. Use
     `with`, or `close()`, to free the model.
@@ -74,6 +75,7 @@ class CrossEncoder:
         allow_failed: bool = False,
         rebuild: bool = False,
         engine: str | None = None,
+        trust_engines: bool = False,
         **others: Any,
     ) -> None:
         given = {
@@ -115,6 +117,7 @@ class CrossEncoder:
             allow_failed=allow_failed,
             rebuild=rebuild,
             engine=engine,
+            trust_engines=trust_engines,
         )
         self._scorer: Scorer = open_scorer(self.bundle, setup)
         self._encoder = self._fitting(self._encoder)

@@ -36,14 +36,16 @@ def gpu_setup(
     allow_failed: bool,
     rebuild: bool = False,
     engine: str | None = None,
+    trust_engines: bool = False,
 ) -> Setup | None:
     """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
 
     `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
-    takes an engine that was built for this GPU and TensorRT, from the bundle or the user's cache, else crossrt's own
-    kernels, and else ONNX Runtime's CUDA, with a warning where the bundle has engines and none fits. With `rebuild` an engine
-    that is missing is built into the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and
-    no other is. Raises BackendError, saying what is missing, when a GPU was asked for.
+    takes an engine that was built for this GPU and TensorRT, else crossrt's own kernels, and else ONNX Runtime's CUDA, with a
+    warning where the bundle has engines and none is used. Engines of the user's cache are taken without further ado, those of
+    the bundle with `trust_engines` alone: TensorRT runs what is in them as machine code. With `rebuild` an engine that is
+    missing is built into the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and no other
+    is. Raises BackendError, saying what is missing, when a GPU was asked for.
     """
     present = gpus()
     half = precision is Precision.FP16 or precision == Precision.FP16.value
@@ -64,10 +66,10 @@ def gpu_setup(
     )
     if rebuild and backend in ("auto", "tensorrt"):
         for ordinal in ordinals:
-            if _engine(bundle, chosen, ordinal)[0] is None:
+            if _engine(bundle, chosen, ordinal, trusted=trust_engines)[0] is None:
                 engine_cache.rebuild(bundle, chosen, ordinal)
     why_not = {
-        "tensorrt": lambda: _no_engine(bundle, chosen, ordinals, engine),
+        "tensorrt": lambda: _no_engine(bundle, chosen, ordinals, engine, trusted=trust_engines),
         "native": lambda: _no_native(bundle, chosen, ordinals),
         "onnxruntime": lambda: _no_cuda(chosen),
     }
@@ -88,7 +90,7 @@ def gpu_setup(
         instead = {None: "on the CPU", "native": "by crossrt's own kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[
             found
         ]
-        _warn_once(f"{bundle.path} runs {instead}, since no TensorRT engine fits: {reasons['tensorrt']}")
+        _warn_once(f"{bundle.path} runs {instead}, and not by a TensorRT engine: {reasons['tensorrt']}")
     if found is None:
         return None
     return Setup(
@@ -100,6 +102,7 @@ def gpu_setup(
         reason="asked for" if backend != "auto" else "the first of " + ", ".join(GPU_BACKENDS) + " that can",
         devices=tuple(f"cuda:{ordinal}" for ordinal in ordinals),
         engine=engine,
+        trust_engines=trust_engines,
     )
 
 
@@ -135,7 +138,7 @@ def _executor(bundle: Bundle, setup: Setup, cuda: Cuda) -> "Executor":
     if setup.backend == "tensorrt":
         from .tensorrt import TensorRtExecutor
 
-        found, reason = _engine(bundle, setup.precision, cuda.ordinal, setup.engine)
+        found, reason = _engine(bundle, setup.precision, cuda.ordinal, setup.engine, trusted=setup.trust_engines)
         if found is None:  # it was there when the setup was chosen
             raise BackendError(reason)
         return TensorRtExecutor(*found, cuda)
@@ -154,15 +157,17 @@ def _close(executor: "Executor") -> None:
 
 
 def _engine(
-    bundle: Bundle, precision: Precision, ordinal: int, file: str | None = None
+    bundle: Bundle, precision: Precision, ordinal: int, file: str | None = None, *, trusted: bool
 ) -> tuple[tuple[Bundle, EngineFile] | None, str]:
     """The engine for this GPU with the bundle that holds it, or why there is none and what to do.
 
     Of several the one that was built on such a GPU, then by the newest TensorRT, then the first. With `file` that one or none.
+    The bundle's own are taken only when they are `trusted`.
     """
     gpu = gpus()[ordinal]
     build = f"build one here with: crossrt engines {bundle.path} --precision {precision.value}, or with rebuild=True"
     reason = f"the bundle has no {precision.value} engine{f' {file}' if file else ''}; {build}"
+    untrusted = ""
     fitting: list[tuple[Bundle, EngineFile]] = []
     for engine in bundle.manifest.engines:
         if engine.precision != precision.value or file not in (None, engine.file):
@@ -174,8 +179,13 @@ def _engine(
         mismatch = engine.mismatch(library=engine.library, version=version, gpu=gpu.name, capability=gpu.capability)
         if mismatch:
             reason = f"{mismatch}; {build}"
-        else:
+        elif trusted:
             fitting.append((bundle, engine))
+        else:
+            untrusted = (
+                f"{engine.file} came with the bundle, and TensorRT runs what is in it as machine code; if you built it, or trust "
+                f"who did, allow it with trust_engines=True (--trust-engines), or {build}"
+            )
     for library in LIBRARIES:
         if file is None and importlib.util.find_spec(library) is not None:
             version = backend_version(library)
@@ -184,12 +194,15 @@ def _engine(
             if cached is not None:
                 fitting.append(cached)
     if not fitting:
-        return None, reason
+        return None, untrusted or reason
     return max(fitting, key=lambda found: (found[1].gpu == gpu.name, numbers(found[1].version))), ""
 
 
-def _no_engine(bundle: Bundle, precision: Precision, ordinals: Sequence[int], file: str | None) -> str:
-    return next((reason for ordinal in ordinals if (reason := _engine(bundle, precision, ordinal, file)[1])), "")
+def _no_engine(
+    bundle: Bundle, precision: Precision, ordinals: Sequence[int], file: str | None, *, trusted: bool
+) -> str:
+    reasons = (_engine(bundle, precision, ordinal, file, trusted=trusted)[1] for ordinal in ordinals)
+    return next(filter(None, reasons), "")
 
 
 def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) -> str:

@@ -2,13 +2,16 @@
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from .bundle import Bundle
 from .errors import BackendError, BundleError
 from .plan import Batch
 from .precision import Precision
 from .session import Padding, check_length
+from .telemetry import telemetry_off
+
+with telemetry_off():
+    import onnxruntime
 
 
 class OnnxRuntimeSession(Padding):

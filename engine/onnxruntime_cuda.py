@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from .batches import PaddedBatches
 from .bundle import Bundle
@@ -15,6 +14,10 @@ from .errors import BackendError, BundleError
 from .lattice import Lattice
 from .onnxruntime import session_options
 from .precision import Precision
+from .telemetry import telemetry_off
+
+with telemetry_off():
+    import onnxruntime
 
 TOKENS = 32_768
 """Tokens of the largest batch, with padding; ONNX Runtime takes any shape, but memory is finite."""

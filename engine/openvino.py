@@ -2,13 +2,13 @@
 
 import io
 import logging
+import os
 import queue
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 
 from .bundle import Bundle
 from .compiled import CompiledModels
@@ -18,8 +18,16 @@ from .errors import BackendError, BundleError
 from .plan import Batch
 from .precision import Precision
 from .session import Padding, check_length
+from .telemetry import telemetry_off
+
+with telemetry_off():
+    import openvino
 
 logger = logging.getLogger("crossrt")
+
+PROCESS = os.getpid()
+"""The one that OpenVINO was loaded in. A fork of it cannot use OpenVINO: of 200 forks beside threads that opened models and
+computed, one hung in TBB, OpenVINO's threading library, at a lock that a thread of the parent's had held."""
 
 KERNELS = 1500
 """Compiled kernels of a kind that each stream keeps: all that the shapes of `plan` want, so that memory comes to rest once every
@@ -33,6 +41,17 @@ class OpenVinoSession(Padding):
     device = "cpu"
 
     def __init__(self, bundle: Bundle, *, precision: Precision, threads: int, streams: int) -> None:
+        """Compile the model, or open what was compiled of it before.
+
+        Raises BundleError for a file that OpenVINO cannot open, and BackendError for a precision that the processor does not
+        compute in, and in a process that was forked after OpenVINO was loaded.
+        """
+        if os.getpid() != PROCESS:
+            raise BackendError(
+                "OpenVINO was loaded before this process forked, and cannot be used in a fork: its threads did not come "
+                "along, and a lock that one of them held would stay locked. Open the model first in the process that scores "
+                "(with gunicorn: without --preload), start processes by spawn, or use another backend; see docs/processes.md"
+            )
         self.precision = precision
         self.threads = threads
         self._bundle = bundle

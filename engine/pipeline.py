@@ -21,6 +21,7 @@ from .cpus import usable_cpus
 from .cuda import ALIGNMENT, Cuda, DeviceBuffer, Graph, PinnedBuffer, Stream, laid_out
 from .engine_file import Shape
 from .errors import BackendError, CudaError, ShapeError
+from .forks import keep_for_ever
 from .plan import Batch
 from .session import Setup
 from .streams import Pending
@@ -370,16 +371,12 @@ class Pipeline:
         return len(pairs)
 
 
-LEFT_BEHIND: list[object] = []
-"""What a forked process has of its parent's devices: never used, and not even forgotten, since that would call CUDA."""
-
-
 def _free(
     process: int, worker: ThreadPoolExecutor, devices: Sequence[Sequence[Lane]], executors: Sequence[Executor]
 ) -> None:
     """Free a pipeline that nobody uses any more, all of it, whatever fails on the way."""
     if os.getpid() != process:
-        LEFT_BEHIND.append((devices, executors))
+        keep_for_ever((devices, executors))
         return
     worker.shutdown(wait=False)  # it has nothing to do, and may be the thread that this runs in
     for executor, lanes in zip(executors, devices, strict=True):

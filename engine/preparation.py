@@ -28,7 +28,7 @@ from .publish import clear_abandoned, naming, put_in_place, replaced_text
 from .record import read_json, record
 from .template import Spans, ragged
 from .tokenizer import explained, largest_id
-from .trec import text_lines
+from .trec import check_columns, text_lines
 from .wordpiece import WordPiece, tokens_of
 
 PIECE = 5_000
@@ -183,6 +183,8 @@ def _grow(
         source.seek(state.position)
         while lines := list(islice(source, PIECE)):
             names, texts = _split(lines, passages, state)
+            if not state.passages:  # by the first piece, so that a large file is not read to its end in vain
+                check_columns({1 + text.count("\t") for text in texts}, passages, "`id <tab> text`")
             with explained("the tokenizer"):
                 ids, begins, lengths = tokens(texts)
             sizes = np.minimum(lengths, state.limit)

@@ -75,6 +75,8 @@ class Setup:
     devices: tuple[str, ...] = ("cpu",)
     engine: str | None = None
     """The file of the TensorRT engine that was asked for."""
+    trust_engines: bool = False
+    """Whether engines that came with the bundle may be loaded."""
 
     @property
     def native(self) -> bool:
@@ -121,6 +123,7 @@ def choose_setup(
     tuned: bool = True,
     rebuild: bool = False,
     engine: str | None = None,
+    trust_engines: bool = False,
 ) -> Setup:
     """Decide how a bundle is run here.
 
@@ -152,6 +155,7 @@ def choose_setup(
             allow_failed=allow_failed,
             rebuild=rebuild,
             engine=engine,
+            trust_engines=trust_engines,
         )
         if on_gpu is not None:
             return on_gpu

@@ -19,6 +19,7 @@ from .child import crossrt_command
 from .digests import content_sha256
 from .errors import BundleError, SourceError
 from .lock import held
+from .telemetry import telemetry_off
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 CHECKPOINT_FILES = (
@@ -88,7 +89,8 @@ def fetched_checkpoint(
         )
     repository = source if "/" in source else f"cross-encoder/{source}"
     try:
-        import huggingface_hub
+        with telemetry_off():
+            import huggingface_hub
     except ImportError:
         raise SourceError(
             f"{source} is no local directory, and fetching it needs huggingface_hub: pip install huggingface_hub"

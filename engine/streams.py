@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .cpus import CORES
 from .errors import BackendError, BundleError
+from .forks import keep_for_ever
 from .plan import Batch, one_batch, plan, plan_without_padding
 from .session import Session, Setup
 from .template import EncodedPairs
@@ -58,7 +59,7 @@ class Streams:
     a batch at a time by all of them. That needs a wide session of its own, which is opened beside the first such
     request, for those that follow.
 
-    A process that is forked opens the model anew when it scores: threads do not come along.
+    A process that is forked opens the model anew when it scores: threads do not come along. See docs/processes.md.
     """
 
     first_chunk = 8192  # tokenizing takes a small part of computing, and sorting more pairs leaves less padding
@@ -69,7 +70,6 @@ class Streams:
         self.tokenizing_threads = setup.threads
         self._bundle = bundle
         self._closed = False
-        self._left_behind: list[object] = []
         self._sessions: dict[bool, Session] = {}
         """By whether they are wide."""
         self._widening: Future[Session] | None = None
@@ -134,8 +134,9 @@ class Streams:
             session.close()
 
     def start_anew_after_fork(self) -> None:
-        """Forget the parent's sessions and threads. They are kept, since freeing one would wait for a thread it lost."""
-        self._left_behind += [self._sessions, self._executor, self._widening]
+        """Forget the parent's sessions and threads, and free none of them."""
+        for inherited in (self._sessions, self._executor, self._widening):
+            keep_for_ever(inherited)
         self._sessions, self._widening = {}, None
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._executor = self._threads()

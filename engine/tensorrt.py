@@ -34,7 +34,7 @@ class TensorRtExecutor:
     batch_cost = BATCH_COST
 
     def __init__(self, bundle: Bundle, file: EngineFile, cuda: Cuda) -> None:
-        """Load an engine of the bundle.
+        """Load an engine of the bundle, which runs code that it brings along: only one that is trusted, see docs/security.md.
 
         Raises BundleError, before TensorRT sees it, for an engine that is not byte for byte what the manifest says, since
         TensorRT takes the process down with it; BackendError, with what TensorRT said, when it cannot be loaded.

@@ -3,13 +3,14 @@
 Every reader names the file and the line of what it cannot use, as DataFileError.
 """
 
+import json
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from .errors import DataFileError
+from .errors import DataFileError, OptionError
 
 FEW = 20
 """Lines, of which each may begin with what looks like an id by chance."""
@@ -26,6 +27,7 @@ def read_texts(path: Path, *, only: Collection[str] | None = None) -> dict[str, 
     """Read `id \\t text` lines; with `only`, keep those ids alone. Raises DataFileError for a repeated id."""
     texts: dict[str, str] = {}
     seen: set[str] = set()
+    tabs: set[int] = set()
     for number, line in _lines(path):
         name, tab, text = line.partition("\t")
         if not tab or not name:
@@ -33,8 +35,10 @@ def read_texts(path: Path, *, only: Collection[str] | None = None) -> dict[str, 
         if name in seen:
             raise DataFileError(f"{path}, line {number}: the id {name} comes a second time; ids must be unique")
         seen.add(name)
+        tabs.add(line.count("\t"))
         if only is None or name in only:
             texts[name] = text
+    check_columns(tabs, path, "`id <tab> text`")
     return texts
 
 
@@ -105,6 +109,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
         if not tab:
             raise DataFileError(f"{path}, line {number}: expected `query <tab> passage`, got {_shown(line)}")
         pairs.append((query, passage))
+    check_columns({1 + passage.count("\t") for _, passage in pairs}, path, "`query <tab> passage`")
     queries = {query for query, _ in pairs}
     if len(queries) == len(pairs) >= FEW and all(ID.fullmatch(query) for query in queries):
         raise DataFileError(
@@ -114,21 +119,34 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def read_candidates(queries: Path, run: Path) -> tuple[dict[str, str], Run]:
-    """Read queries and a run over them. Raises DataFileError for a query of the run that the other file lacks."""
+def read_candidates(queries: Path, run: Path, *, depth: int | None = None) -> tuple[dict[str, str], Run]:
+    """Read queries and a run over them, of which the best `depth` passages of each query, as trec_eval orders them.
+
+    Raises DataFileError for a query of the run that the other file lacks, and OptionError for a depth that all scores of
+    the run are alike at, so that there are no best ones.
+    """
     query_texts, candidates = read_texts(queries), read_run(run)
     for query in candidates:
         if query not in query_texts:
             raise DataFileError(f"{run}: query {query} is not in {queries}")
-    return query_texts, candidates
+    if depth is None or all(len(scores) <= depth for scores in candidates.values()):
+        return query_texts, candidates
+    if all(len(set(scores.values())) == 1 for scores in candidates.values()):
+        raise OptionError(
+            f"--depth {depth}: the scores in {run} are all alike, so there are no best {depth}; leave --depth out"
+        )
+    best = {query: {name: scores[name] for name in ranked(scores)[:depth]} for query, scores in candidates.items()}
+    return query_texts, best
 
 
-def read_collection(queries: Path, passages: Path, run: Path) -> tuple[dict[str, str], dict[str, str], Run]:
-    """Read queries, a run over them, and those passages that the run names.
+def read_collection(
+    queries: Path, passages: Path, run: Path, *, depth: int | None = None
+) -> tuple[dict[str, str], dict[str, str], Run]:
+    """Read queries, a run over them, and those passages that the run names. See `read_candidates` for `depth`.
 
     Raises DataFileError for an id in the run that the other files lack.
     """
-    query_texts, candidates = read_candidates(queries, run)
+    query_texts, candidates = read_candidates(queries, run, depth=depth)
     wanted = {passage for scores in candidates.values() for passage in scores}
     passage_texts = read_texts(passages, only=wanted)
     for query, scores in candidates.items():
@@ -152,6 +170,32 @@ def write_run(file: IO[str], query: str, scores: Mapping[str, float], *, tag: st
 def ranked(scores: Mapping[str, float]) -> Sequence[str]:
     """Return passage ids, best score first, ties by id descending."""
     return sorted(scores, key=lambda passage: (scores[passage], passage), reverse=True)
+
+
+def check_columns(tabs: Collection[int], path: Path | str, form: str) -> None:
+    """Raise DataFileError for a file whose lines all have one number of tabs, and more than the one that `form` has.
+
+    Lines of different numbers are texts with tabs inside, which are scored as they are.
+    """
+    if len(tabs) == 1 and max(tabs) > 1:
+        raise DataFileError(
+            f"{path}: every line has {max(tabs) + 1} columns, and {form} has 2; leave out the others, with `cut -f 1,3` for the "
+            "first and the third, or join with a space what is to be scored together"
+        )
+
+
+def is_json(lines: Sequence[str]) -> bool:
+    """Tell whether these lines are one JSON document, or each an object, which is called JSONL."""
+    if not lines[0].lstrip().startswith(("{", "[")):
+        return False
+
+    def parsed(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+
+    return isinstance(parsed(lines[0]), dict) or parsed("\n".join(lines)) is not None
 
 
 def text_lines(stream: Iterable[bytes], path: Path | str, *, first: int = 1) -> Iterator[tuple[int, str]]:
@@ -199,4 +243,5 @@ def _decoded(raw: bytes, number: int, path: Path | str) -> str:
 
 
 def _shown(line: str) -> str:
-    return repr(line if len(line) <= 60 else line[:57] + "...")
+    shown = repr(line if len(line) <= 60 else line[:57] + "...")
+    return f"{shown}, which is JSON" if is_json([line]) else shown

@@ -13,7 +13,7 @@ from ..engine.cross_encoder import CrossEncoder
 from ..engine.digests import sha256_of
 from ..engine.errors import DataFileError, StoreError
 from ..engine.passages import LONGEST_NAME, PassageStore
-from ..engine.trec import located_lines
+from ..engine.trec import check_columns, located_lines
 from .source import Source
 
 PIECE = 100_000
@@ -80,6 +80,7 @@ class PassageFile(TextPassages):
         names: list[bytes] = []
         pieces: list[npt.NDArray[np.bytes_]] = []
         starts = array("q")
+        tabs: set[int] = set()
         with tqdm(desc="Indexing", unit="passage", disable=not progress) as bar:
             for number, position, line in located_lines(path):
                 name, tab, _ = line.partition("\t")
@@ -92,11 +93,13 @@ class PassageFile(TextPassages):
                     )
                 names.append(encoded)
                 starts.append(position)
+                tabs.add(line.count("\t"))
                 if len(names) == PIECE:
                     pieces.append(np.array(names))
                     names.clear()
                     bar.update(PIECE)
             bar.update(len(names))
+        check_columns(tabs, path, "`id <tab> text`")
         unordered = np.concatenate([*pieces, np.array(names, dtype=None if names else "S1")])
         order = np.argsort(unordered)
         self._names: npt.NDArray[np.bytes_] = unordered[order]

@@ -1,5 +1,6 @@
 """`System`: a bundle in one precision, as it runs here."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class Options:
     max_length: int | None = None
     batch_size: int = 32
     relevant_label: int | str | None = None
+    trust_engines: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,18 +95,19 @@ class System:
             threads=options.threads,
             max_length=options.max_length,
             relevant_label=options.relevant_label,
+            trust_engines=options.trust_engines,
         )
 
 
-def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Options) -> list[System]:
-    """Return every bundle in every precision. Nothing is opened.
+def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Options, **hub: Any) -> list[System]:
+    """Return every bundle in every precision. Nothing is opened; `hub` are options of `bundle_from_source`.
 
     Raises BundleError for a bundle that lacks a precision, OptionError for one that is named twice, or that has several
     labels and none to rank by, and whatever `choose_setup` and `bundle_from_source` raise.
     """
     systems: dict[str, System] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
-        bundle = bundle_from_source(source)
+        bundle = bundle_from_source(source, **hub)
         for precision in precisions:
             setup = choose_setup(
                 bundle,
@@ -112,6 +115,7 @@ def systems_of(sources: Sequence[str], precisions: Sequence[str], options: Optio
                 backend=options.backend,
                 device=options.device,
                 threads=options.threads,
+                trust_engines=options.trust_engines,
             )
             label = f"{name}.{setup.precision.value}"
             if label in systems:
@@ -128,4 +132,5 @@ def names_of(sources: Sequence[str]) -> list[str]:
         names = ["_".join("-".join(path.parts[-parts:]).replace("/", "").split()) for path in paths]
         if len(set(names)) == len(set(paths)):
             break
-    return names
+    # A directory's name may be no UTF-8, and these are written into files that are.
+    return [os.fsencode(name).decode(errors="replace") for name in names]

@@ -92,6 +92,7 @@ def add_engines(
     max_length: int | None = None,
     tokens: int = TOKENS,
     refit_from: Bundle | None = None,
+    trust_engines: bool = False,
     cache: bool = False,
     judging: JudgingSet | None = None,
     progress: Progress = lambda text: None,
@@ -100,14 +101,19 @@ def add_engines(
 
     `lengths`, int64 [n], of the user's pairs in tokens tell which shapes kernels are chosen for; `max_length` and `tokens`
     bound a pair's and a batch's tokens, and so the memory that the engine takes. Without a timing cache in `options` there is
-    one in the user's cache. With `refit_from`, a bundle of the same
-    shape with a refittable engine, that engine takes this bundle's weights and nothing is built. With `cache` the engines go
+    one in the user's cache. With `refit_from`, a bundle of the same shape with a refittable engine, that engine takes this
+    bundle's weights and nothing is built; it needs `trust_engines`, since that engine is loaded. With `cache` the engines go
     to the user's cache instead, but for those that are there already, and whoever builds the same waits for it. INT8 is judged
     by how it ranks `judging`; see `check_engine`. Takes minutes for each; `progress` is told what is being done.
 
-    Raises BackendError without a GPU or TensorRT, OptionError for shapes that the model does not take, and ParityError, with
-    the bundle as it was, when an engine's scores are others.
+    Raises BackendError without a GPU or TensorRT, OptionError for shapes that the model does not take and for an engine that
+    is not trusted, and ParityError, with the bundle as it was, when an engine's scores are others.
     """
+    if refit_from is not None and not trust_engines:
+        raise OptionError(
+            f"refit_from: the engine in {refit_from.path} came with that bundle, and TensorRT runs what is in it as machine "
+            "code; if you built it, or trust who did, allow it with trust_engines=True (--trust-engines)"
+        )
     gpu, library = here(device)
     unknown = [precision.value for precision in precisions if precision not in ALLOWED]
     if unknown:
@@ -291,7 +297,9 @@ def check_engine(
     ranked = TOLERANCE[precision].top10_overlap
     with (
         CrossEncoder(bundle.path, device="cpu", backend="onnxruntime", **opened) as reference,
-        CrossEncoder(bundle.path, device=device, backend="tensorrt", engine=engine.file, **opened) as ours,
+        CrossEncoder(
+            bundle.path, device=device, backend="tensorrt", engine=engine.file, trust_engines=True, **opened
+        ) as ours,
     ):
         pairs = builtin_pairs(reference.max_length)
         differences = [np.abs(ours.logits(pairs) - reference.logits(pairs))]

@@ -17,6 +17,7 @@ from ..engine.encoding import without_truncation_and_padding
 from ..engine.errors import CheckpointError
 from ..engine.labels import label_number, relevant_by_name
 from ..engine.publish import check_target, published_directory
+from ..engine.telemetry import telemetry_off
 from .files import default_activation, label_names, read_json
 from .manifest import tool_versions, write_manifest
 from .settings import Settings
@@ -102,7 +103,8 @@ def bundle_from_onnx(
 
 
 def _signature(model: Path) -> tuple[list[str], int]:
-    import onnxruntime
+    with telemetry_off():
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import openvino
 
 from ..engine.cpus import usable_cpus
 from ..engine.openvino import floating_point
 from ..engine.plan import Batch
 from ..engine.precision import Precision
+from ..engine.telemetry import telemetry_off
 from .onnx import save
+
+with telemetry_off():
+    import openvino
 
 
 def logits_by_openvino(model: onnx.ModelProto, batches: Sequence[Batch]) -> npt.NDArray[np.float32]:

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from ..engine.errors import BackendError, CheckpointError
+from ..engine.telemetry import telemetry_off
 from .checkpoint import Checkpoint
 from .heads import Head
 
@@ -21,7 +22,8 @@ def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
             f"Optimum has no class for the {checkpoint.head.value} head and would export another model; leave out --exporter"
         )
     try:
-        from optimum.exporters.onnx import main_export
+        with telemetry_off():
+            from optimum.exporters.onnx import main_export
     except ImportError as error:
         raise BackendError(
             "Optimum's exporter is not installed; it pins an old transformers, so give it an environment of its own "

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
@@ -22,10 +21,14 @@ from ..engine.encoding import PairEncoder
 from ..engine.errors import CheckpointError
 from ..engine.onnxruntime import session_options
 from ..engine.plan import Batch, plan
+from ..engine.telemetry import telemetry_off
 from .checkpoint import Checkpoint
 from .heads import HEAD_LAYERS
 from .numerics import FP16, FP32, HALF_MAX, Numerics
 from .onnx import graph_of, save
+
+with telemetry_off():
+    import onnxruntime
 
 MARGIN = 4.0
 """A tensor that comes within this factor of FP16's greatest number stays FP32: other texts may go further."""

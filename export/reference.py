@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from tqdm import tqdm
 
 from ..engine.errors import CheckpointError
+from ..engine.telemetry import telemetry_off
 from .checkpoint import Checkpoint
 from .heads import Head
+
+with telemetry_off():
+    import transformers
 
 ROWS = 16  # pairs of one length that are computed together
 
@@ -119,7 +122,10 @@ def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
     """Return the checkpoint's tokenizer by transformers. Raises CheckpointError when its files are missing or broken."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.path, config=config if config is not None else config_of(checkpoint), local_files_only=True
+            checkpoint.path,
+            config=config if config is not None else config_of(checkpoint),
+            local_files_only=True,
+            trust_remote_code=False,  # unset, transformers would ask at a terminal, and run it for a `y`
         )
     except Exception as error:
         raise CheckpointError(

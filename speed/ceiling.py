@@ -259,9 +259,11 @@ def _left(shape: Shape) -> Any:
 def _by_onnxruntime(shape: Shape, quantity: str, threads: int, device: str) -> Call | None:
     if quantity == "bf16" or not _installed("onnxruntime"):
         return None
-    import onnxruntime
-
     from ..engine.onnxruntime import session_options
+    from ..engine.telemetry import telemetry_off
+
+    with telemetry_off():
+        import onnxruntime
 
     session = onnxruntime.InferenceSession(
         _graph(shape, quantity), session_options(1), providers=["CPUExecutionProvider"]
@@ -273,7 +275,10 @@ def _by_onnxruntime(shape: Shape, quantity: str, threads: int, device: str) -> C
 def _by_openvino(shape: Shape, quantity: str, threads: int, device: str) -> Call | None:
     if not _installed("openvino"):
         return None
-    import openvino
+    from ..engine.telemetry import telemetry_off
+
+    with telemetry_off():
+        import openvino
 
     core = openvino.Core()
     if quantity == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -50,6 +50,7 @@ def _run(system: System, requests: Sequence[Sequence[tuple[str, str]]]) -> tuple
         "device": system.options.device,
         "threads": system.options.threads,
         "max_length": system.options.max_length,
+        "trust_engines": system.options.trust_engines,
     }
     begin = time.perf_counter()
     with subprocess.Popen(

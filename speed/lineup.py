@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from ..engine.backends import BACKENDS, GPU_BACKENDS, installed_backends
 from ..engine.bundle import Bundle
@@ -36,13 +37,15 @@ def lineup(
     backends: Sequence[str] = ("auto",),
     threads: Sequence[int] = (),
     device: str | None = None,
+    trust_engines: bool = False,
+    **hub: Any,
 ) -> list[System | Missing]:
     """Return every bundle in every precision by every backend on every number of threads. Nothing is opened.
 
     FP32 is best first, since every row is compared with the first one. `auto` is the backend that `CrossEncoder` would
-    take. A row that this machine cannot run is `Missing`. Raises OptionError for an unknown name, for threads that there
-    are not and for a row that is asked for twice; BundleError for a bundle that lacks a precision; BackendError when no
-    row can run.
+    take, and `hub` are options of `bundle_from_source`. A row that this machine cannot run is `Missing`. Raises OptionError
+    for an unknown name, for threads that there are not and for a row that is asked for twice; BundleError for a bundle that
+    lacks a precision; BackendError when no row can run.
     """
     for backend in backends:
         if backend not in ("auto", *RUNTIMES):
@@ -54,9 +57,10 @@ def lineup(
     installed_backends()  # two packages in each other's way are an error for all rows alike
     rows: dict[str, System | Missing] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
-        bundle = bundle_from_source(source)
+        bundle = bundle_from_source(source, **hub)
         for precision, backend, count in product(map(Precision.parse, precisions), backends, threads or (usable,)):
-            row = _row(name, bundle, precision, backend, count, device, several=len(threads) > 1)
+            options = Options(backend=backend, device=device, threads=count, trust_engines=trust_engines)
+            row = _row(name, bundle, precision, options, several=len(threads) > 1)
             if row.label in rows:
                 raise OptionError(f"{row.label} is asked for twice; name each bundle, precision and backend once")
             rows[row.label] = row
@@ -65,25 +69,26 @@ def lineup(
     return list(rows.values())
 
 
-def _row(
-    name: str, bundle: Bundle, precision: Precision, backend: str, threads: int, device: str | None, *, several: bool
-) -> System | Missing:
-    suffix = f" {threads}t" if several else ""
+def _row(name: str, bundle: Bundle, precision: Precision, options: Options, *, several: bool) -> System | Missing:
+    suffix = f" {options.threads}t" if several else ""
     try:
-        setup = choose_setup(bundle, precision=precision, backend=backend, device=device, threads=threads)
+        setup = choose_setup(
+            bundle,
+            precision=precision,
+            backend=options.backend,
+            device=options.device,
+            threads=options.threads,
+            trust_engines=options.trust_engines,
+        )
     except BackendError as error:
         return Missing(
-            label=f"{name}.{precision.value} {backend}{suffix}",
+            label=f"{name}.{precision.value} {options.backend}{suffix}",
             bundle=bundle,
             precision=precision,
-            backend=backend,
-            device=device or "cpu",
-            threads=threads,
+            backend=options.backend,
+            device=options.device or "cpu",
+            threads=options.threads or 0,
             why=str(error),
         )
-    return System(
-        label=f"{name}.{precision.value} {setup.backend}{suffix}",
-        bundle=bundle,
-        setup=setup,
-        options=Options(backend=setup.backend if backend != "auto" else "auto", device=device, threads=threads),
-    )
+    label = f"{name}.{precision.value} {setup.backend}{suffix}"
+    return System(label=label, bundle=bundle, setup=setup, options=options)

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,17 @@ def test_export_says_what_it_cannot_export(checkpoint: Path, tmp_path: Path) -> 
     assert not (tmp_path / "b").exists()
 
 
+def test_export_runs_no_code_of_a_checkpoint_even_when_it_is_told_to(checkpoint: Path, tmp_path: Path) -> None:
+    remote = Path(shutil.copytree(checkpoint, tmp_path / "remote"))
+    (remote / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Odd: pass\n")
+    settings = {"tokenizer_class": "Odd", "auto_map": {"AutoTokenizer": ["odd.Odd", None]}}
+    (remote / "tokenizer_config.json").write_text(json.dumps(settings))
+    refused = crossrt("export", remote, tmp_path / "bundle", stdin=b"y\n")  # to transformers' question, where it asks
+    assert refused.returncode == 1, refused.stdout
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 def test_parity_passes_for_its_checkpoint_and_exits_with_1_for_another(
     bundle: Path, checkpoint: Path, make_checkpoint: Any, tmp_path: Path
 ) -> None:
@@ -178,12 +190,97 @@ def test_passages_that_cannot_be_read_are_named(bundle: Path, content: bytes, me
     assert "standard input" in ranked.stderr
 
 
-def test_a_reader_that_goes_away_ends_the_command_in_words(bundle: Path, tmp_path: Path) -> None:
+def piped_into(reader: str, *words: object, errors_too: bool = False) -> tuple[list[int], str]:
+    """Run the command with its output in a pipe; return the statuses of both, and what came on standard error."""
+    command = shlex.join([sys.executable, "-m", "crossrt", *map(str, words)]) + (" 2>&1" if errors_too else "")
+    script = f'{command} | {reader} > /dev/null; echo "${{PIPESTATUS[@]}}"'
+    child = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return [int(status) for status in child.stdout.split()], child.stderr
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly_as_sigpipe_does(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "passages").write_text("the river is long\n" * 20_000)
-    command = f"{sys.executable} -m crossrt rank {bundle} q {tmp_path / 'passages'} --json --max-length 8 | head -c 10"
-    child = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    words = ("rank", bundle, "q", tmp_path / "passages", "--json", "--max-length", "8")
+    assert piped_into("head -c 10", *words) == ([141, 0], "")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("info",), ("info", "--json"), ("rank",)])
+def test_every_command_that_prints_ends_quietly_when_nobody_reads(
+    words: Sequence[str], bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "passages").write_text("the river is long\n")
+    more: list[object] = {"info": [bundle], "rank": [bundle, "q", tmp_path / "passages"]}.get(words[0], [])
+    # A reader that never was: the pipe is closed before the first byte.
+    assert piped_into("exec true", *words, *more) == ([141, 0], "")
+
+
+def test_errors_that_nobody_reads_end_the_command_quietly_too(tmp_path: Path) -> None:
+    assert piped_into("exec true", "info", tmp_path / "nothing", errors_too=True) == ([141, 0], "")
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "latin-1", "C"],
+)
+def test_a_terminal_that_cannot_show_a_text_gets_the_rest_and_the_same_scores(
+    bundle: Path, locale: dict[str, str]
+) -> None:
+    def ranked(environment: dict[str, str], *words: str) -> tuple[bytes, bytes]:
+        command = [sys.executable, "-m", "crossrt", "rank", str(bundle), "caf\u00e9 \u03b6", "-", *words]
+        text = "caf\u00e9 \u03b6\ncity\n".encode()
+        child = subprocess.run(command, input=text, capture_output=True, check=True, env=os.environ | environment)
+        return child.stdout, child.stderr
+
+    usual = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    expected = json.loads(ranked(usual, "--json")[0])
+    shown, said = ranked(locale, "--json")
+    assert said == b""
+    assert json.loads(shown.decode("ascii")) == expected
+    table, said = ranked(locale)
+    assert said == b""
+    assert b"\\u03b6" in table
+    assert {line.split()[2] for line in table.splitlines()[1:]} == {b"1", b"2"}
+    assert "\u03b6".encode() in ranked(usual)[0]
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "crossrt", "info", str(tmp_path / "\u03b6")]
+    child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert child.returncode == 1
-    assert child.stderr == "crossrt: the reader of the output went away before its end\n"
+    assert child.stderr.startswith("crossrt: ")
+    assert "\\u03b6" in child.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"id": 1, "text": "a river"}\n{"id": 2, "text": "a city"}\n', 'is JSON, which begins \'{"id": 1, "text"'),
+        ('[\n {"text": "a river"},\n {"text": "a city"}\n]\n', "is JSON, which begins '['"),
+        ('["a river", "a city"]\n', "is JSON"),
+        ("1\ttitle\ta river\n2\ttitle\ta city\n", "every line has 3 columns, and `id <tab> text` has 2"),
+        ("1\turl\ttitle\ta river\n", "every line has 4 columns"),
+    ],
+)
+def test_passages_in_another_form_are_refused_with_what_was_seen(bundle: Path, content: str, message: str) -> None:
+    ranked = crossrt("rank", bundle, "q", "-", stdin=content.encode())
+    assert (ranked.returncode, ranked.stdout) == (1, "")
+    assert message in ranked.stderr
+    assert "standard input" in ranked.stderr
+
+
+@pytest.mark.parametrize(
+    "content", ["{not json}\na river\n", "[1] a river\n[2] a city\n", "1\ta\triver\n2\tcity\n", '"quoted"\n', "17\n"]
+)
+def test_passages_that_only_look_like_another_form_are_ranked(bundle: Path, content: str) -> None:
+    ranked = crossrt("rank", bundle, "q", "-", "--json", stdin=content.encode())
+    assert ranked.returncode == 0, ranked.stderr
+    assert len(json.loads(ranked.stdout)) == content.count("\n")
 
 
 def test_rerank_writes_a_run_that_trec_tools_read(
@@ -202,6 +299,102 @@ def test_rerank_writes_a_run_that_trec_tools_read(
     lines = [line.split() for line in out.read_text().splitlines()]
     assert [line[3] for line in lines] == ["1", "2", "3"] * 2
     assert {line[5] for line in lines} == {"mine"}
+
+
+def test_rerank_to_a_depth_scores_the_best_candidates_of_the_run_and_leaves_the_rest_out(
+    bundle: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    # Not in the order of their scores, of which two are equal: trec_eval puts the greater id first.
+    scores = {1: {"p0": 1.0, "p1": 3.0, "p2": 2.0}, 2: {"p0": 5.0, "p3": 4.0, "p1": 4.0}}
+    files["run"].write_text(
+        "".join(f"{query} Q0 {name} 1 {score} t\n" for query, found in scores.items() for name, score in found.items())
+    )
+    out = tmp_path / "out.trec"
+    done = crossrt(*rerank_words(bundle, files, out), "--depth", "2")
+    assert done.returncode == 0, done.stderr
+    assert "2 queries, 4 passages" in done.stderr
+    kept = [tuple(line.split()[:3:2]) for line in out.read_text().splitlines()]
+    assert sorted(kept) == [("1", "p1"), ("1", "p2"), ("2", "p0"), ("2", "p3")]
+    whole = tmp_path / "whole.trec"
+    for depth in ("3", "99"):
+        assert crossrt(*rerank_words(bundle, files, whole), "--depth", depth).returncode == 0
+        assert len(whole.read_text().splitlines()) == 6
+    shared = [line.split() for line in whole.read_text().splitlines() if tuple(line.split()[:3:2]) in kept]
+    cut = [line.split() for line in out.read_text().splitlines()]
+    assert [line[:3] for line in cut] == [line[:3] for line in shared]
+    np.testing.assert_allclose([float(line[4]) for line in cut], [float(line[4]) for line in shared], atol=2e-5)
+
+
+@pytest.mark.parametrize("depth", ["0", "-1", "many"])
+def test_a_depth_that_is_none_exits_with_2(bundle: Path, files: dict[str, Path], tmp_path: Path, depth: str) -> None:
+    wrong = crossrt(*rerank_words(bundle, files, tmp_path / "out.trec"), "--depth", depth)
+    assert wrong.returncode == 2
+    assert "--depth" in wrong.stderr
+    assert not (tmp_path / "out.trec").exists()
+
+
+def test_a_depth_of_a_run_without_an_order_exits_with_2(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    files["run"].write_text("".join(f"1 Q0 p{number} 1 0 t\n" for number in range(3)))
+    wrong = crossrt(*rerank_words(bundle, files, tmp_path / "out.trec"), "--depth", "2")
+    assert wrong.returncode == 2
+    assert "are all alike" in wrong.stderr
+
+
+def test_rank_and_rerank_take_a_hub_id_as_it_is_in_a_cache_without_asking_the_hub(
+    checkpoint: Path, files: dict[str, Path], tmp_path: Path, bundle: Path
+) -> None:
+    commit, cache = "0123456789" * 4, tmp_path / "hub"
+    repository = cache / "models--someone--reranker"  # as huggingface_hub lays a repository out
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/tested").write_text(commit)
+    shutil.copytree(checkpoint, repository / "snapshots" / commit)
+    hub = ("--cache-folder", cache, "--local-files-only", "--revision", "tested")
+    text = b"the river is long\ncity\n"
+    ranked = crossrt("rank", "someone/reranker", "river", "-", "--json", *hub, stdin=text)
+    assert ranked.returncode == 0, ranked.stderr
+    expected = json.loads(crossrt("rank", bundle, "river", "-", "--json", stdin=text).stdout)
+    found = json.loads(ranked.stdout)
+    assert [row["id"] for row in found] == [row["id"] for row in expected]
+    np.testing.assert_allclose([row["score"] for row in found], [row["score"] for row in expected], atol=2e-5)
+    words = list(rerank_words(bundle, files, tmp_path / "out.trec"))
+    words[1] = "someone/reranker"
+    assert crossrt(*words, *hub).returncode == 0
+    absent = crossrt("rank", "someone/reranker", "river", "-", *hub[:-1], "other", stdin=text)
+    assert absent.returncode == 1
+    assert "someone/reranker could not be had from the hub" in absent.stderr
+
+
+@pytest.mark.parametrize("command", ["rank", "rerank", "evaluate", "bench"])
+def test_options_of_a_hub_id_that_fit_nothing_exit_with_2(
+    bundle: Path, files: dict[str, Path], tmp_path: Path, command: str
+) -> None:
+    words: dict[str, Sequence[object]] = {
+        "rank": ("rank", bundle, "q", files["passages"]),
+        "rerank": rerank_words(bundle, files, tmp_path / "out.trec"),
+        "evaluate": ("evaluate", bundle, "--out", tmp_path / "quality"),
+        "bench": ("bench", bundle),
+    }
+    wrong = crossrt(*words[command], "--revision", "main")
+    assert wrong.returncode == 2
+    assert f"--revision 'main': {bundle} is a directory; give the branch, tag or commit of a hub id" in wrong.stderr
+    wrong = crossrt(*words[command], "--cache-folder", files["run"])
+    assert wrong.returncode == 2
+    assert "is a file" in wrong.stderr
+    assert crossrt(*words[command], "--trust-engines=yes").returncode == 2
+
+
+def test_the_shell_completes_commands_and_their_options(tmp_path: Path) -> None:
+    assert "_CROSSRT_COMPLETE" in crossrt("--show-completion", "bash").stdout + crossrt("--show-completion").stdout
+    completing = {"_CROSSRT_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    for typed, found in (("crossrt re", {"rerank", "report"}), ("crossrt --ver", {"--version"})):
+        environment = os.environ | completing | {"COMP_WORDS": typed}
+        child = subprocess.run(
+            [sys.executable, "-c", "import sys; sys.argv = ['crossrt']; from crossrt.__main__ import main; main()"],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert set(child.stdout.split()) == found
 
 
 def test_rerank_from_a_prepared_store_writes_the_same_run(bundle: Path, files: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,8 @@ def with_engine(bundle: Path) -> Bundle:
 
 
 def setup_of(bundle: Bundle, **others: Any) -> Setup | None:
-    asked = {"precision": "auto", "backend": "auto", "device": None, "allow_failed": False, **others}
+    asked = {"precision": "auto", "backend": "auto", "device": None, "allow_failed": False, "trust_engines": True}
+    asked |= others
     return gpu_setup(bundle, **asked)
 
 
@@ -163,14 +165,48 @@ def test_where_no_engine_fits_it_is_said_once_what_they_were_built_for(
         assert chosen is not None
         assert chosen.backend == "onnxruntime"
     [warning] = caplog.messages
-    assert "runs by ONNX Runtime's CUDA, since no TensorRT engine fits" in warning
+    assert "runs by ONNX Runtime's CUDA, and not by a TensorRT engine" in warning
     assert "for NVIDIA H200 (compute capability 9.0), and this is tensorrt 10.13.0 on NVIDIA L4 (8.9)" in warning
     machine.cuda = False
     assert setup_of(with_engine) is None
-    assert "runs on the CPU, since no TensorRT engine fits" in caplog.messages[1]
+    assert "runs on the CPU, and not by a TensorRT engine" in caplog.messages[1]
     caplog.clear()
     assert setup_of(with_engine, precision="fp32") is None
     assert caplog.messages == [], "it has no engine in this precision"
+
+
+UNTRUSTED = (
+    r"model\.fp16\.engine came with the bundle, and TensorRT runs what is in it as machine code; if you built it, or trust who "
+    r"did, allow it with trust_engines=True \(--trust-engines\), or build one here with: crossrt engines"
+)
+
+
+def test_an_engine_that_came_with_the_bundle_is_taken_when_it_is_trusted_alone(
+    machine: Any, with_engine: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu._warn_once.cache_clear()
+    for _ in range(2):
+        chosen = setup_of(with_engine, trust_engines=False)
+        assert chosen is not None
+        assert (chosen.backend, chosen.trust_engines) == ("onnxruntime", False)
+    [warning] = caplog.messages
+    assert re.search("runs by ONNX Runtime's CUDA, and not by a TensorRT engine: " + UNTRUSTED, warning)
+    for asked in ({"backend": "tensorrt"}, {"engine": "model.fp16.engine"}):
+        with pytest.raises(BackendError, match=UNTRUSTED):
+            setup_of(with_engine, trust_engines=False, precision="fp16", **asked)
+    assert (trusted := setup_of(with_engine)) is not None
+    assert (trusted.backend, trusted.trust_engines) == ("tensorrt", True)
+
+
+def test_trusting_is_asked_for_again_when_the_engine_is_opened(
+    machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "open_cuda", MemoryDevice)
+    monkeypatch.setattr("crossrt.engine.tensorrt.TensorRtExecutor", lambda *_: pytest.fail("it was opened"))
+    trusted = setup_of(with_engine)
+    assert trusted is not None
+    with pytest.raises(BackendError, match=UNTRUSTED):
+        open_executors(with_engine, replace(trusted, trust_engines=False))
 
 
 def with_engines(bundle: Bundle, *changes: dict[str, Any]) -> Bundle:
@@ -200,7 +236,7 @@ OLDER = {"file": "older.engine", "version": "10.9.0", "options": LOOSE}
 def test_of_several_engines_the_one_of_this_gpu_is_taken_and_the_newest(
     machine: Any, with_engine: Bundle, engines: list[dict[str, Any]], taken: str
 ) -> None:
-    found, _ = gpu._engine(with_engines(with_engine, *engines), Precision.FP16, 0)
+    found, _ = gpu._engine(with_engines(with_engine, *engines), Precision.FP16, 0, trusted=True)
     assert found is not None
     assert found[1].file == taken
 
@@ -266,7 +302,7 @@ def test_a_pair_longer_than_the_engine_takes_is_truncated_as_the_model_says(
     monkeypatch.setattr(gpu, "open_executors", lambda bundle, setup: [executor])
     monkeypatch.setattr("crossrt.engine.cross_encoder.bundle_from_source", lambda *_, **__: with_engine)
     pairs = [("how tall is k2", "a mountain in the north " * 9), ("what is k2", "a mountain")]
-    with CrossEncoder("bundle", device="cuda", precision="fp16") as model:
+    with CrossEncoder("bundle", device="cuda", precision="fp16", trust_engines=True) as model:
         assert model.max_length == 16
         logits = model.logits(pairs)
         model.max_length = 12

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import shutil
 import threading
 from collections.abc import Iterator
@@ -241,27 +240,3 @@ def test_every_installed_backend_is_a_candidate_once(bundle: Path) -> None:
     assert {candidate.backend for candidate in found} == set(installed_backends()) - {"native"}
     assert len({(each.backend, each.streams, each.batch_size) for each in found}) == len(found)
     assert {candidate.streams for candidate in found} == {1, 2}
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the test is about processes that do it
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_forked_process_scores_as_its_parent_does(bundle: Path, backend: str) -> None:
-    pytest.importorskip(backend)
-    pairs = [("how tall is k2", "K2 is 8,611 m high."), ("how tall is k2", "A river."), ("a", "b c d e f")] * 5
-    with CrossEncoder(bundle, backend=backend) as model:
-        expected = model.predict(pairs).tolist()
-        one = model.predict(pairs[0])
-        context = multiprocessing.get_context("fork")
-        answers = context.Queue()
-
-        def child() -> None:
-            answers.put((model.predict(pairs).tolist(), model.predict(pairs[0])))
-
-        process = context.Process(target=child)
-        process.start()
-        try:
-            assert answers.get(timeout=60) == (expected, one)
-        finally:
-            process.kill()
-            process.join()
-        assert model.predict(pairs).tolist() == expected

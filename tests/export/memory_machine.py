@@ -49,7 +49,7 @@ class OnnxContext(MemoryContext):
 
 class OnnxExecutor(MemoryExecutor):
     def __init__(self, bundle: Bundle, setup: Setup, error: Any) -> None:
-        found, _ = gpu_module._engine(bundle, setup.precision, 0, setup.engine)
+        found, _ = gpu_module._engine(bundle, setup.precision, 0, setup.engine, trusted=setup.trust_engines)
         assert found is not None
         profiles = found[1].profiles
         super().__init__(

@@ -56,7 +56,7 @@ def test_an_engine_that_passes_enters_the_bundle_and_is_used(machine: dict[str, 
     assert (made.path / engine.file).read_bytes() == b"plan of model.fp32.onnx"
     assert (engine.version, engine.gpu, engine.capability) == ("10.13.0", GPU.name, "9.0")
     assert engine.attention == "2 of 2 attention layers fused"
-    with CrossEncoder(copy.path) as model, CrossEncoder(copy.path, device="cpu") as reference:
+    with CrossEncoder(copy.path, trust_engines=True) as model, CrossEncoder(copy.path, device="cpu") as reference:
         assert (model.backend, model.device) == ("tensorrt", "cuda:0")
         pairs = [("what is k2", "a mountain"), ("what is k2", "a long river in the north of the country")] * 9
         np.testing.assert_allclose(model.predict(pairs), reference.predict(pairs), atol=1e-5)
@@ -85,7 +85,7 @@ def test_a_failure_names_the_way_round_fused_attention_unless_it_was_taken(
     base, _ = add_engines(copy, [Precision.FP32], options=engines.BuildOptions(refittable=True))
     machine["error"] = 0.01
     with pytest.raises(ParityError) as raised:
-        add_engines(base, [Precision.FP32], refit_from=base)
+        add_engines(base, [Precision.FP32], refit_from=base, trust_engines=True)
     assert "--unfused-attention" not in str(raised.value), "nothing is built"
 
 
@@ -98,11 +98,11 @@ def test_built_again_it_replaces_its_own_kind_alone(machine: dict[str, Any], cop
     for engine in first.manifest.engines:
         assert (first.path / engine.file).is_file()
     machine["version"] = "10.13.0"
-    with CrossEncoder(first.path, device="cuda", backend="tensorrt") as model:
+    with CrossEncoder(first.path, device="cuda", backend="tensorrt", trust_engines=True) as model:
         assert model.backend == "tensorrt"
     machine["version"] = "10.14.0"
     with pytest.raises(BackendError, match=r"built by tensorrt 1.\.\d+\.0 .* and this is tensorrt 10\.14\.0"):
-        CrossEncoder(first.path, device="cuda", backend="tensorrt")
+        CrossEncoder(first.path, device="cuda", backend="tensorrt", trust_engines=True)
 
 
 @pytest.mark.parametrize("lengths", [None, np.array([20, 70, 130, 300])])
@@ -312,7 +312,7 @@ def test_a_refittable_engine_takes_the_weights_of_another_checkpoint(
 ) -> None:
     base = Bundle.open(shutil.copytree(make_bundle(seed=5), tmp_path / "base"))
     base, _ = add_engines(base, [Precision.FP32], options=engines.BuildOptions(refittable=True), max_length=32)
-    made, (check,) = add_engines(copy, [Precision.FP32], refit_from=base)
+    made, (check,) = add_engines(copy, [Precision.FP32], refit_from=base, trust_engines=True)
     assert check.passed
     assert machine["built"] == ["model.fp32.onnx"], "nothing was built for the second"
     [engine] = made.manifest.engines
@@ -320,7 +320,7 @@ def test_a_refittable_engine_takes_the_weights_of_another_checkpoint(
     assert engine.onnx_sha256 == made.sha256("model.fp32.onnx")
     assert engine.options["refitted_from"] == base.sha256("model.fp32.onnx")
     assert engine.profiles[-1].max[1] == 32, "the shapes are those it was built with"
-    with CrossEncoder(copy.path, device="cuda", backend="tensorrt", max_length=32) as model:
+    with CrossEncoder(copy.path, device="cuda", backend="tensorrt", max_length=32, trust_engines=True) as model:
         assert model.backend == "tensorrt"
 
 
@@ -329,21 +329,33 @@ def test_what_cannot_be_refitted_says_why(
 ) -> None:
     base = Bundle.open(shutil.copytree(bundle, tmp_path / "base"))
     with pytest.raises(BackendError, match="holds no fp32 engine"):
-        add_engines(copy, [Precision.FP32], refit_from=base)
+        add_engines(copy, [Precision.FP32], refit_from=base, trust_engines=True)
     base, _ = add_engines(base, [Precision.FP32])
     with pytest.raises(BackendError, match="was not built with --refittable"):
-        add_engines(copy, [Precision.FP32], refit_from=base)
+        add_engines(copy, [Precision.FP32], refit_from=base, trust_engines=True)
     base, _ = add_engines(base, [Precision.FP32], options=engines.BuildOptions(refittable=True))
     with pytest.raises(BackendError, match="a model of another shape"):
-        add_engines(copy, [Precision.FP32], refit_from=Bundle.open(make_bundle(intermediate_size=48)))
+        add_engines(
+            copy, [Precision.FP32], refit_from=Bundle.open(make_bundle(intermediate_size=48)), trust_engines=True
+        )
     plan = base.path / base.manifest.engines[0].file
     plan.write_bytes(plan.read_bytes().upper())
     with pytest.raises(BundleError, match="was altered"):
-        add_engines(copy, [Precision.FP32], refit_from=base)
+        add_engines(copy, [Precision.FP32], refit_from=base, trust_engines=True)
     machine["version"] = "11.0.0"
     with pytest.raises(BackendError, match=r"built by tensorrt 10\.13\.0 .* this is tensorrt 11\.0\.0"):
-        add_engines(copy, [Precision.FP32], refit_from=base)
+        add_engines(copy, [Precision.FP32], refit_from=base, trust_engines=True)
     assert not Bundle.open(copy.path).manifest.engines
+
+
+def test_another_bundles_engine_is_loaded_for_its_shape_when_it_is_trusted_alone(
+    machine: dict[str, Any], copy: Bundle, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Bundle.open(shutil.copytree(bundle, tmp_path / "base"))
+    base, _ = add_engines(base, [Precision.FP32], options=engines.BuildOptions(refittable=True))
+    monkeypatch.setattr(engines, "refitted", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(OptionError, match=r"refit_from: the engine in .*base came with that bundle.*--trust-engines"):
+        add_engines(copy, [Precision.FP32], refit_from=base)
 
 
 # -- what is asked for
@@ -386,6 +398,8 @@ def test_options_of_the_command_reach_the_engine(
     assert run(*command, "--optimization-level", "7") == 2
     assert run(*command, "--refit-from", str(copy.path), "--refittable") == 2
     assert "leave out the options of building" in capsys.readouterr().err
+    assert run(*command, "--trust-engines") == 2
+    assert "--trust-engines goes with --refit-from" in capsys.readouterr().err
     assert run("export", "nowhere", str(copy.path.parent / "out"), "--refittable") == 2
     assert "go with --tensorrt" in capsys.readouterr().err
 
