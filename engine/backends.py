@@ -8,7 +8,7 @@ import logging
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from .cpus import processor
+from .cpus import instructions
 from .cuda import installed_bindings
 from .driver import gpus
 from .engine_file import LIBRARIES
@@ -111,7 +111,7 @@ def why_not_native(precision: Precision = Precision.FP32) -> str:
 
 
 def _lacking(precision: Precision) -> list[str]:
-    return sorted(NATIVE_FLAGS[precision] - set(processor().replace(";", " ").split()))
+    return sorted(NATIVE_FLAGS[precision] - instructions())
 
 
 def backend_version(backend: str) -> str:

@@ -1,4 +1,4 @@
-"""How many processors this process may use, and how many are in use: `CORES`."""
+"""What processor this is, how many of it this process may use, and how many are in use: `CORES`."""
 
 import math
 import os
@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+"""Where Linux describes the processor. The tests name another file, to see a lesser processor."""
 
 
 def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -24,21 +27,33 @@ def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, min(count, math.ceil(quota)) if quota else count)
 
 
+def cpuinfo() -> str:
+    """Return the operating system's description of the processors; empty where there is none, as outside Linux."""
+    try:
+        return CPUINFO.read_text()
+    except OSError:
+        return ""
+
+
 @cache
 def processor() -> str:
     """Return the processor's name and all that it can do, as text to compare."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
     # The flags too: a hypervisor may hide some of a processor's instructions.
-    kept = dict.fromkeys(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    fields = ("model name", "flags", "Features", "CPU part")
+    kept = dict.fromkeys(line for line in cpuinfo().splitlines() if line.startswith(fields))
+    if not kept:
+        return f"{platform.machine()} {platform.processor()}"
     return "; ".join(" ".join(line.split()) for line in kept)
+
+
+def instructions() -> frozenset[str]:
+    """Return the names of the processor's instruction sets, as Linux spells them, such as `avx512_vnni`."""
+    return frozenset(processor().replace(";", " ").split())
 
 
 def has_vnni() -> bool:
     """Tell whether the processor adds up four 8-bit products at once, in AVX or AMX."""
-    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(processor().replace(";", " ").split()))
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & instructions())
 
 
 def _quota(root: Path) -> float | None:

@@ -24,7 +24,7 @@ from .errors import BackendError, CudaError, ShapeError
 from .forks import keep_for_ever
 from .plan import Batch
 from .session import Setup
-from .streams import Pending
+from .streams import Pending, submitted
 from .template import EncodedPairs
 
 logger = logging.getLogger("crossrt")
@@ -308,7 +308,7 @@ class Pipeline:
             if self._closed:
                 raise BackendError("this model is closed; open the bundle again")
             if not at_once:
-                return Pending([self._worker.submit(self._score, pairs, logits)], logits)
+                return Pending([submitted(self._worker, self._score, pairs, logits)], logits)
         done: Future[int] = Future()
         done.set_result(self._score(pairs, logits))
         return Pending([done], logits)

@@ -1,11 +1,12 @@
 """`Streams`: the batches of a request computed side by side, one on each processor."""
 
+import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from itertools import repeat
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from .forks import keep_for_ever
 from .plan import Batch, one_batch, plan, plan_without_padding
 from .session import Session, Setup
 from .template import EncodedPairs
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Pending:
@@ -111,12 +115,19 @@ class Streams:
             logits[rows] = found
             return len(rows)
 
+        futures: list[Future[int]] = []
+        pending = Pending(futures, logits)
         with self._lock:
             self._check_open()
-            pending = Pending(list(map(self._executor.submit, repeat(score), made.parts, made.widths)), logits)
+            try:
+                for rows, width in zip(made.parts, made.widths, strict=True):
+                    futures.append(submitted(self._executor, score, rows, width))
+            except BackendError:
+                pending.cancel()
+                raise
             if few and self._widening is None:
-                # Should it not open, the streams serve small requests too, only slower.
-                self._widening = self._executor.submit(self._session, wide=True)
+                with contextlib.suppress(BackendError):  # without it small requests are served too, only slower
+                    self._widening = submitted(self._executor, self._session, wide=True)
         return pending
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
@@ -156,6 +167,25 @@ class Streams:
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this model is closed; open the bundle again")
+
+
+def submitted(
+    executor: ThreadPoolExecutor, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs
+) -> Future[T]:
+    """Have the threads of an open model's executor call a function. Raises BackendError where no thread can."""
+    try:
+        return executor.submit(function, *arguments, **keywords)
+    except RuntimeError as error:
+        # When the main thread has returned, Python shuts down all executors, though other threads still run.
+        if "shutdown" in str(error):
+            raise BackendError(
+                "this process is ending, and nothing can be scored any more: its main thread has returned. Let the main "
+                "thread wait for the threads that score, with Thread.join() or by leaving their executor's `with` block"
+            ) from error
+        raise BackendError(
+            f"no thread could be started to score with ({error}): the system's limit is reached (ulimit -u, or the "
+            "container's limit of processes). Raise it, or open the model with fewer threads"
+        ) from error
 
 
 OPENED: "weakref.WeakSet[Streams]" = weakref.WeakSet()

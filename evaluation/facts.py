@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ..engine.cpus import usable_cpus
+from ..engine.cpus import cpuinfo, usable_cpus
 from ..export.manifest import tool_versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,12 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def machine() -> dict[str, Any]:
     """Return the processor's name, what it can compute, and how many of it may be used."""
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        cpuinfo = ""
-    name = re.search(r"model name\s*: (.*)", cpuinfo)
-    flags = re.search(r"flags\s*: (.*)", cpuinfo)
+    described = cpuinfo()
+    name = re.search(r"model name\s*: (.*)", described)
+    flags = re.search(r"flags\s*: (.*)", described)
     known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
     return {
         "processor": name[1] if name else platform.processor() or platform.machine(),

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
@@ -18,6 +19,8 @@ import pytest
 
 from crossrt.engine.cache import VARIABLE
 from crossrt.engine.cross_encoder import CrossEncoder
+
+from . import processors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -36,6 +39,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu-bundle", type=Path, help="bundle that `-m gpu` runs on the GPU")
     parser.addoption("--gpu-backend", default="auto", help="and by what: tensorrt, native, onnxruntime")
     parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
+    parser.addoption(
+        "--processor",
+        choices=list(processors.KINDS),
+        help="run as this kind of processor, of those that this machine can run as: crossrt and OpenVINO then see no "
+        "more instructions than it has, in child processes too. ONNX Runtime and PyTorch still choose by themselves",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    kind = config.option.processor
+    if kind is None:
+        return
+    why = processors.lacking(kind)
+    if why:
+        raise pytest.UsageError(f"--processor {kind}: {why}")
+    folder = tempfile.TemporaryDirectory(prefix="crossrt-tests-")
+    config.add_cleanup(folder.cleanup)
+    processors.run_as(kind, Path(folder.name))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    kind = config.option.processor
+    return None if kind is None else f"processor: seen as {kind}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 
 from crossrt.engine import backends
 from crossrt.engine import native as native_module
-from crossrt.engine.backends import installed_backends, native_kernels, native_library, why_not_native
+from crossrt.engine.backends import native_library, why_not_native
 from crossrt.engine.bundle import Bundle
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
+from crossrt.engine.native import NativeSession
 from crossrt.engine.native_model import DTYPES, KEPT, NativeModel, Sizes, padded, write
 from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
@@ -31,10 +33,10 @@ from crossrt.engine.streams import Streams
 
 from .native_arithmetic import logits_of
 
-pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
 COMPUTED = [
     precision.value for precision in (Precision.INT8, Precision.BF16, Precision.FP32) if not why_not_native(precision)
 ]
+"""What the kernels compute on this processor. Tests that open a session of another precision are skipped."""
 
 POSITIONS = 300
 
@@ -124,17 +126,18 @@ def unloaded() -> Iterator[None]:
 @pytest.fixture(params=["native_avx512", "native_avx512_bf16"])
 def library(request: pytest.FixtureRequest, unloaded: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """Compute by this library: a processor with AVX512-BF16 has all instructions of the other one too."""
-    if request.param.endswith("bf16") and why_not_native(Precision.BF16):
-        pytest.skip(why_not_native(Precision.BF16))
+    why = why_not_native(Precision.BF16 if request.param.endswith("bf16") else Precision.FP32)
+    if why:
+        pytest.skip(why)
     monkeypatch.setattr(native_module, "native_kernels", lambda: native_library(request.param))
     return str(request.param)
 
 
 def session_of(bundle: Bundle, streams: int = 1, threads: int = 1) -> Any:
-    from crossrt.engine.native import NativeSession
-
-    (precision,) = bundle.manifest.models
-    return NativeSession(bundle, precision=Precision(precision), streams=streams, threads=threads)
+    [precision] = map(Precision, bundle.manifest.models)
+    if why_not_native(precision):
+        pytest.skip(f"{precision.value}: {why_not_native(precision)}")
+    return NativeSession(bundle, precision=precision, streams=streams, threads=threads)
 
 
 def file_of(bundle: Bundle) -> Path:
@@ -170,7 +173,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     heads=st.integers(1, 4),
     head=st.sampled_from([32, 64]),
     intermediate=st.sampled_from([32, 96, 160]),
-    precision=st.sampled_from(COMPUTED),
+    precision=st.sampled_from(COMPUTED or ["fp32"]),
     layers=st.integers(1, 3),
     types=st.integers(0, 2),
     padding=st.sampled_from([None, 1]),
@@ -206,7 +209,8 @@ def test_the_kernels_compute_what_numpy_computes(
     assert not other, (computed[other], expected[other])
 
 
-@pytest.mark.parametrize("precision", COMPUTED)
+@pytest.mark.processor
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_most_pairs_agree_with_numpy_in_all_digits(
     precision: str, library: str, bundle_of: Callable[..., Bundle]
 ) -> None:
@@ -284,6 +288,7 @@ def test_threads_that_share_a_batch_sleep_between_two(bundle_of: Callable[..., B
     session.close()
 
 
+@pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
 def test_a_request_of_fewer_pairs_than_streams_is_computed_by_all_processors(
     bundle_of: Callable[..., Bundle],
 ) -> None:
@@ -526,60 +531,28 @@ def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bun
         assert not any(array.ctypes.data % 64 for array in panels)
 
 
-AVX512 = "avx512f avx512bw avx512dq avx512vl"
-
-
-@pytest.mark.parametrize(
-    ("flags", "library", "computed"),
-    [
-        ("", "native_avx512", []),
-        ("avx512_vnni avx512_bf16", "native_avx512", []),
-        (AVX512, "native_avx512", ["fp32"]),
-        (f"{AVX512} avx512_vnni", "native_avx512", ["fp32", "int8"]),
-        (f"{AVX512} avx512_vnni avx512_bf16", "native_avx512_bf16", ["fp32", "bf16", "int8"]),
-    ],
-)
-def test_it_is_a_backend_where_the_processor_can(
-    flags: str,
-    library: str,
-    computed: list[str],
-    unloaded: None,
-    monkeypatch: pytest.MonkeyPatch,
-    bundle_of: Callable[..., Bundle],
+@pytest.mark.processor
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_session_computes_by_the_processors_own_library_or_says_what_the_processor_lacks(
+    precision: str, unloaded: None, bundle_of: Callable[..., Bundle]
 ) -> None:
-    if not {*computed} <= {*COMPUTED}:
-        pytest.skip("this processor has less")
-    monkeypatch.setattr(backends, "processor", lambda: f"model name: Some; flags: fpu fma avx2 {flags}")
-    assert native_kernels() == native_library(library)
-    assert [each.value for each in Precision if "native" in installed_backends(each)] == computed
-    for precision in ("fp32", "bf16", "int8"):
-        sizes = sizes_of(precision=precision)
-        bundle = bundle_of(sizes, random_arrays(sizes))
-        if precision in computed:
-            session_of(bundle).close()
-            assert native_module._library()._name == str(native_library(library))
-        else:
-            with pytest.raises(BackendError, match=f"cannot run here in {precision}: this processor lacks .*avx512"):
-                session_of(bundle)
+    sizes = sizes_of(precision=precision)
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    if precision in COMPUTED:
+        NativeSession(bundle, precision=Precision(precision), streams=1).close()
+        library = "native_avx512_bf16" if "bf16" in COMPUTED else "native_avx512"
+        assert native_module._library()._name == str(native_library(library))
+    else:
+        why = re.escape(why_not_native(Precision(precision)))
+        with pytest.raises(BackendError, match=f"cannot run here in {precision}: {why}; use another backend"):
+            NativeSession(bundle, precision=Precision(precision), streams=1)
 
 
-def test_an_installation_without_a_compiler_says_so(
+def test_without_compiled_kernels_no_session_opens(
     monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
 ) -> None:
     sizes = sizes_of(precision="fp32")
     bundle = bundle_of(sizes, random_arrays(sizes))
-    assert "native" in installed_backends()
     monkeypatch.setattr(backends, "EXTENSION_SUFFIXES", [".nowhere"])
-    assert native_kernels() is None
-    assert "native" not in installed_backends()
     with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
-        session_of(bundle)
-
-
-@pytest.mark.skipif("bf16" not in COMPUTED, reason="this processor has no AVX512-BF16")
-def test_a_compiler_without_bf16_leaves_the_other_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = native_library
-    monkeypatch.setattr(backends, "native_library", lambda name: None if name.endswith("bf16") else find(name))
-    assert native_kernels() == find("native_avx512")
-    assert [each.value for each in Precision if "native" in installed_backends(each)] == ["fp32", "int8"]
-    assert "compiled without AVX512-BF16" in why_not_native(Precision.BF16)
+        NativeSession(bundle, precision=Precision.FP32, streams=1)

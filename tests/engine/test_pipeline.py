@@ -522,6 +522,16 @@ def test_closed_twice_and_used_afterwards() -> None:
         pipeline.start(pairs_of([3]), batch_size=32)
 
 
+def test_a_request_while_the_interpreter_ends_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    with monkeypatch.context() as ending:
+        ending.setattr("concurrent.futures.thread._shutdown", True)  # as Python does when the main thread has returned
+        with pytest.raises(BackendError, match="this process is ending, and nothing can be scored any more"):
+            pipeline.start(pairs_of([3]), batch_size=32)
+    assert np.array_equal(pipeline.start(pairs_of([3]), batch_size=32).wait(), expected(pairs_of([3])))
+    pipeline.close()
+
+
 def test_opened_and_closed_a_hundred_times_memory_is_as_before() -> None:
     used = []
     for _ in range(100):

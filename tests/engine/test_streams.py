@@ -1,5 +1,7 @@
 """Batches side by side: never more than there are processors, and the same scores however they are cut."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -223,7 +225,7 @@ def test_requests_of_many_threads_each_get_their_own_scores(bundle: Path) -> Non
         for thread in threads:
             thread.join()
     for number, scores in results.items():
-        np.testing.assert_allclose(scores, np.concatenate([expected[number:], expected[:number]]), atol=2e-6)
+        np.testing.assert_allclose(scores, np.concatenate([expected[number:], expected[:number]]), atol=2e-5)
 
 
 def test_nothing_spins_when_idle(bundle: Path) -> None:
@@ -264,3 +266,46 @@ def test_a_wide_session_that_cannot_be_opened_leaves_small_requests_to_the_strea
     monkeypatch.setattr(Setup, "open", lambda *_, **__: 1 / 0)
     for _ in range(3):
         assert made.start(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_thread_that_scores_while_the_interpreter_ends_is_told_so(bundle: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    program = """
+import sys, threading, time
+from crossrt import CrossEncoder
+model = CrossEncoder(sys.argv[1], backend=sys.argv[2], device="cpu")
+scored = threading.Event()
+def score():
+    before = model.predict([("a", "b")] * 5).tolist()
+    scored.set()
+    threading.main_thread().join()
+    give_up = time.monotonic() + 30  # the executors are told a moment after the main thread has ended
+    while time.monotonic() < give_up:
+        try:
+            assert model.predict([("a", "b")] * 5).tolist() == before
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}")
+            break
+threading.Thread(target=score).start()
+scored.wait()
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program, bundle, backend], capture_output=True, text=True, timeout=120
+    )
+    assert child.stdout.startswith("BackendError: this process is ending"), child.stdout + child.stderr
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_where_no_thread_can_be_started_the_limit_is_named(
+    make: Callable[..., Streams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make()
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(BackendError, match=r"can't start new thread\): the system's limit.*ulimit -u"):
+        made.start(pairs_of([9, 8, 7]), batch_size=32)
+    monkeypatch.undo()

@@ -50,6 +50,7 @@ LIMITS = TOLERANCE[Precision.INT8]
 # -- what is published
 
 
+@pytest.mark.processor
 def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, calibration: CalibrationSet) -> None:
     model = exported.manifest.models["int8"]
     assert model.parity is not None
@@ -57,7 +58,7 @@ def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, ca
     assert model.parity["passed"]
     assert model.parity["ranking"]["top10_overlap"] >= 0.96
     assert model.parity["ranking"]["queries"] >= 20
-    assert model.backends == dict.fromkeys(installed_backends(), True)
+    assert model.backends == dict.fromkeys(installed_backends(Precision.INT8), True)
     for backend in set(model.backends) - {"onnxruntime"}:
         assert json.loads((exported.path / f"parity.int8.{backend}.json").read_text())["backend"] == backend
     assert model.numerics["eight_bit_share"] >= LEAST_SHARE

@@ -37,6 +37,7 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
 
 
+@pytest.mark.processor
 @needs_kernels
 def test_fp32_is_exported_for_them_with_parity_and_taken_first(tmp_path: Path) -> None:
     read = Checkpoint.read(DEMO / "checkpoint")
@@ -134,6 +135,7 @@ def test_where_the_kernels_do_not_run_there_is_no_file_for_them(
     assert not list(bundle.path.glob("*.native"))
 
 
+@pytest.mark.processor
 @pytest.mark.skipif(bool(why_not_native(Precision.BF16)), reason=why_not_native(Precision.BF16) or "they run")
 def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
