@@ -1,13 +1,19 @@
 """Keywords of sentence-transformers' `CrossEncoder` that crossrt's does not have under that name.
 
-Each is renamed, or has no effect at the value that asks for nothing, or raises `UnsupportedOptionError` that names the
-alternative. docs/compatibility.md is the same table for people; a test walks sentence-transformers' signatures.
+Each is renamed, or translated into an option of crossrt, or has no effect on scores, or raises `UnsupportedOptionError`
+that names the alternative. docs/compatibility.md is the same table for people; a test walks sentence-transformers'
+signatures, and another makes the calls of its known clients.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .errors import OptionError, UnsupportedOptionError
+
+logger = logging.getLogger("crossrt")
 
 RENAMED = {
     "model_name": "model_name_or_path",
@@ -17,27 +23,66 @@ RENAMED = {
     "tokenizer_args": "processor_kwargs",
     "tokenizer_kwargs": "processor_kwargs",
     "config_args": "config_kwargs",
+    "use_auth_token": "token",
     "sentences": "inputs",
     "activation_fct": "activation_fn",
 }
-"""Deprecated keyword -> today's keyword, as sentence-transformers 6 renames them."""
+"""Deprecated keyword -> today's keyword, as sentence-transformers 6 renames them; `use_auth_token` is transformers'."""
 
 ALTERNATIVES = {
     "modules": "crossrt runs exported checkpoints: save the model and pass its directory",
     "prompts": "give the text to predict and rank, as prompt=; the prompts that a model saved are there by prompt_name=",
     "default_prompt_name": "give prompt_name= to predict and rank; the default prompt that a model saved is applied by itself",
-    "trust_remote_code": "remote code is never run; architectures that crossrt knows are read without it",
-    "model_card_data": "model cards are written by the library that trains the model",
     "keep_in_fp32_modules": "choose the precision of the whole model with precision='fp32'",
-    "classifier_dropout": "dropout plays no part in scoring; leave it out",
-    "device": "choose the device when the model is opened: CrossEncoder(..., device=...)",
     "pool": "one process uses all processors; open one CrossEncoder per process for more",
-    "chunk_size": "requests are cut into chunks by themselves; leave it out",
 }
 """Keyword -> what to do instead. A value of None, False, or an empty collection asks for nothing and is accepted."""
 
-WITHOUT_EFFECT = frozenset({"num_workers"})
-"""Accepted and ignored in sentence-transformers 6 as well."""
+WITHOUT_EFFECT = frozenset({"num_workers", "chunk_size", "trust_remote_code", "classifier_dropout"})
+"""Accepted and ignored, because no score depends on them: crossrt runs no remote code, whatever is trusted; dropout is
+for training; the others divide the work."""
+
+SHARED = {
+    "revision": "revision",
+    "token": "token",
+    "use_auth_token": "token",
+    "local_files_only": "local_files_only",
+    "cache_dir": "cache_folder",
+}
+"""Keys of `model_kwargs`, `processor_kwargs` and `config_kwargs` that say where files come from -> crossrt's option."""
+
+WITHOUT_EFFECT_IN = {
+    "model_kwargs": frozenset(
+        {"attn_implementation", "export", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"}
+    ),
+    "processor_kwargs": frozenset({"clean_up_tokenization_spaces", "trust_remote_code", "use_fast"}),
+    "config_kwargs": frozenset(
+        {"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob", "trust_remote_code"}
+    ),
+}
+"""Keys of the nested dictionaries that say how PyTorch computes or loads, but not what the scores are."""
+
+FP32_FILES = frozenset({"model.onnx", "onnx/model.onnx", "openvino_model.xml", "openvino/openvino_model.xml"})
+"""Values of `model_kwargs["file_name"]` that name the plain model, which every bundle has."""
+
+PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+"""ONNX Runtime's execution provider -> device."""
+
+DTYPES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
+"""Names of torch's floating-point types -> precision."""
+
+_said: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Log a warning, once per process.
+
+    It goes to the logger `crossrt` and not to `warnings`: the option usually comes from a library between the user and
+    crossrt, and must not fail a program that turns warnings into errors.
+    """
+    if message not in _said:
+        _said.add(message)
+        logger.warning(message)
 
 
 def renamed(others: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,34 +99,65 @@ def renamed(others: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 def constructor_options(others: Mapping[str, Any]) -> dict[str, Any]:
     """Translate `model_kwargs`, `processor_kwargs` and `config_kwargs` into crossrt's options.
 
-    Returns any of `precision`, `max_length`, `num_labels`. Raises UnsupportedOptionError for what has no counterpart.
+    Returns any of `dtype` (the precision that a dtype asks for), `device`, `max_length`, `num_labels`, `revision`,
+    `token`, `cache_folder` and `local_files_only`. Raises UnsupportedOptionError for what has no counterpart, and
+    OptionError for a value that is not allowed.
     """
     options: dict[str, Any] = {}
     rest = dict(others)
-    for name, value in (rest.pop("model_kwargs", None) or {}).items():
-        if name in ("dtype", "torch_dtype"):
-            options["precision"] = _precision(value)
-        else:
-            raise UnsupportedOptionError(
-                f"model_kwargs[{name!r}] has no counterpart: use precision=, backend= or device="
-            )
-    for name, value in (rest.pop("processor_kwargs", None) or {}).items():
-        if name != "model_max_length":
-            raise UnsupportedOptionError(
-                f"processor_kwargs[{name!r}] has no counterpart: the tokenizer is the bundle's"
-            )
-        options["max_length"] = value
-    for name, value in (rest.pop("config_kwargs", None) or {}).items():
-        if name == "classifier_dropout":
-            continue
-        if name != "num_labels":
-            raise UnsupportedOptionError(
-                f"config_kwargs[{name!r}] has no counterpart: the configuration is the bundle's"
-            )
-        options["num_labels"] = value
-    rest.pop("classifier_dropout", None)
+    for kind, translate in _TRANSLATIONS.items():
+        nested = rest.pop(kind, None) or {}
+        if not isinstance(nested, Mapping):
+            raise OptionError(f"{kind} is a dictionary of options, not {type(nested).__name__}")
+        for name, value in nested.items():
+            if name in SHARED:
+                options.setdefault(SHARED[name], value)
+            elif name not in WITHOUT_EFFECT_IN[kind]:
+                options.update(translate(name, value))
     refuse(rest)
     return options
+
+
+def _model_option(name: str, value: Any) -> dict[str, Any]:
+    if name in ("dtype", "torch_dtype"):
+        return {"dtype": _precision(value)}
+    if name == "device_map":
+        return {"device": _mapped_device(value)}
+    if name == "provider" and value is not None:
+        if value not in PROVIDERS:
+            raise OptionError(f"unknown provider {value!r}; one of {', '.join(PROVIDERS)}, or use device=")
+        return {"device": PROVIDERS[value]}
+    if name == "file_name" and value not in (None, *FP32_FILES):
+        raise UnsupportedOptionError(
+            f"model_kwargs['file_name']={value!r} has no counterpart: a bundle holds one model per precision, chosen with "
+            "precision='int8', say. To run a repository's own ONNX file, export it with: crossrt export --exporter existing"
+        )
+    if name in ("provider", "file_name") or _asks_nothing(value):
+        return {}
+    raise UnsupportedOptionError(f"model_kwargs[{name!r}] has no counterpart: use precision=, backend= or device=")
+
+
+def _processor_option(name: str, value: Any) -> dict[str, Any]:
+    if name == "model_max_length":
+        return {"max_length": value}
+    if _asks_nothing(value):
+        return {}
+    raise UnsupportedOptionError(f"processor_kwargs[{name!r}] has no counterpart: the tokenizer is the bundle's")
+
+
+def _config_option(name: str, value: Any) -> dict[str, Any]:
+    if name == "num_labels":
+        return {"num_labels": value}
+    if _asks_nothing(value):
+        return {}
+    raise UnsupportedOptionError(f"config_kwargs[{name!r}] has no counterpart: the configuration is the bundle's")
+
+
+_TRANSLATIONS = {
+    "model_kwargs": _model_option,
+    "processor_kwargs": _processor_option,
+    "config_kwargs": _config_option,
+}
 
 
 def refuse(others: Mapping[str, Any]) -> None:
@@ -91,23 +167,103 @@ def refuse(others: Mapping[str, Any]) -> None:
             continue
         if name not in ALTERNATIVES:
             raise UnsupportedOptionError(f"unknown keyword {name!r}; docs/compatibility.md lists every keyword")
-        if value is None or value is False or (isinstance(value, (dict, list)) and not value):
+        if _asks_nothing(value):
             continue
         raise UnsupportedOptionError(f"{name}={value!r} is not supported: {ALTERNATIVES[name]}")
 
 
+def check_prompt_name(name: Any) -> None:
+    """Raise OptionError for a number, which an older version's positional `batch_size` is."""
+    if not isinstance(name, str):
+        raise OptionError(
+            f"prompt_name={name!r} is no name: in the order of sentence-transformers 6 a prompt comes where older versions had "
+            "batch_size; write batch_size= by name"
+        )
+
+
+def per_call_max_length(processing_kwargs: Mapping[str, Any] | None) -> int | None:
+    """Return the `max_length` that `predict(..., processing_kwargs={"text": {"max_length": 256}})` asks for, or None.
+
+    `truncation=True` and `padding` are accepted, since pairs are always truncated and padding changes no score. Raises
+    UnsupportedOptionError for anything else.
+    """
+    found = None
+    for kind, options in (processing_kwargs or {}).items():
+        for name, value in (options or {}).items():
+            if kind == "text" and name == "max_length":
+                found = value
+            elif _asks_nothing(value) and name != "truncation":
+                continue
+            elif kind != "text" or not (
+                name == "padding" or (name == "truncation" and value in (True, "longest_first"))
+            ):
+                raise UnsupportedOptionError(
+                    f"processing_kwargs[{kind!r}][{name!r}]={value!r} has no counterpart; only max_length may change per call"
+                )
+    return found
+
+
 def backend_named(backend: str) -> str:
-    """Return crossrt's name for a backend of sentence-transformers. Raises OptionError for torch."""
+    """Return crossrt's name for a backend of sentence-transformers.
+
+    `torch`, which clients pass by default, is taken as `auto`, with one warning.
+    """
     if backend == "torch":
-        raise OptionError("backend='torch' is what crossrt replaces; leave it out, or give backend='onnxruntime'")
+        warn_once(
+            "backend='torch' is taken as backend='auto': crossrt does not run PyTorch models but their exports, with the same "
+            "scores. Leave backend out to silence this"
+        )
+        return "auto"
     return "onnxruntime" if backend == "onnx" else backend
+
+
+def device_names(device: Any) -> str | list[str] | None:
+    """Return the name or names of what a user passes as a device.
+
+    A torch.device goes by its name, a number is a GPU's, and `cpu:0` is the CPU.
+    """
+    if device is None:
+        return None
+    if isinstance(device, (list, tuple)):
+        return [_device_name(each) for each in device]
+    return _device_name(device)
+
+
+def _device_name(device: Any) -> str:
+    if isinstance(device, (int, np.integer)) and not isinstance(device, bool):
+        return f"cuda:{device}"
+    return "cpu" if str(device) == "cpu:0" else str(device)
+
+
+def is_dtype(value: Any) -> bool:
+    """Tell whether `value` is a torch.dtype, without importing torch."""
+    return type(value).__name__ == "dtype" and str(value).startswith("torch.")
+
+
+def _mapped_device(device_map: Any) -> Any:
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return None
+    if not isinstance(device_map, Mapping):
+        return device_map
+    devices: Sequence[Any] = list(dict.fromkeys(device_map.values()))
+    if len(devices) > 1:
+        raise UnsupportedOptionError(
+            f"device_map={device_map!r} has no counterpart: a model is not split over devices; devices=[...] opens it on "
+            "several GPUs, which share the requests"
+        )
+    return devices[0] if devices else None
 
 
 def _precision(dtype: Any) -> str | None:
     if dtype is None or dtype == "auto":
         return None
     name = str(dtype).removeprefix("torch.")
-    known = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-    if name not in known:
-        raise UnsupportedOptionError(f"dtype {name} has no counterpart; one of {', '.join(known)}")
-    return known[name]
+    if name not in DTYPES:
+        raise UnsupportedOptionError(
+            f"dtype {name} has no counterpart; one of {', '.join(DTYPES)}, or precision='int8'"
+        )
+    return DTYPES[name]
+
+
+def _asks_nothing(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, (dict, list)) and not value)

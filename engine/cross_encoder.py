@@ -1,7 +1,7 @@
 """`CrossEncoder`: what users hold."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from os import PathLike, fspath
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from . import compatibility
 from .activation import Activation, Floats, apply, is_softmax, softmax
+from .attributes import CrossEncoderAttributes, ModelCardData
 from .bundle import Bundle
 from .encoding import PairEncoder
 from .errors import BackendError, BundleError, InputError, OptionError
@@ -34,10 +35,13 @@ GROWTH = 4
 """From one chunk to the next: a device that is quicker than the tokenizer is given its first batches soon, and sorting
 leaves as little padding as can be."""
 
+REOPENED = frozenset({"bundle", "config", "_tokenizer", "_encoder", "_scorer", "_options", "_closed"})
+"""Attributes that a copy of a model makes itself, when it is opened."""
+
 Item = TypeVar("Item")
 
 
-class CrossEncoder:
+class CrossEncoder(CrossEncoderAttributes):
     """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
 
     `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
@@ -48,8 +52,10 @@ class CrossEncoder:
     which are machine code of whoever built them; `engine` names the file of the one to take, where a bundle has several.
     `threads` defaults to the processors this process may use.
     `num_labels`, when given, must be the model's. `relevant_label` is the label that `rank` ranks by, its index or its name,
-    where a model has several; unless given it is the bundle's. Several threads may call `predict` and `rank` at once. Use
-    `with`, or `close()`, to free the model.
+    where a model has several; unless given it is the bundle's. Evaluators of sentence-transformers write their figures to
+    `model_card_data`. Several threads may call `predict` and `rank` at once. Use `with`, or `close()`, to free the model.
+
+    A model can be pickled and copied: the copy opens the same bundle again, by its absolute path and with the same options.
 
     Raises SourceError when the model cannot be found, BundleError when a bundle is damaged, BackendError when no
     backend is installed, OptionError for an option that is not allowed.
@@ -58,14 +64,14 @@ class CrossEncoder:
     def __init__(
         self,
         model_name_or_path: str | PathLike[str] | None = None,
-        *,
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        activation_fn: Activation | None = None,
         device: Any = None,
+        *,
         devices: Sequence[str] | None = None,
         precision: str | Precision | None = None,
         backend: str = "auto",
-        max_length: int | None = None,
-        activation_fn: Activation | None = None,
-        num_labels: int | None = None,
         relevant_label: int | str | None = None,
         revision: str | None = None,
         token: bool | str | None = None,
@@ -76,26 +82,29 @@ class CrossEncoder:
         rebuild: bool = False,
         engine: str | None = None,
         trust_engines: bool = False,
+        model_card_data: Any = None,
         **others: Any,
     ) -> None:
         given = {
             "model_name_or_path": model_name_or_path,
             "cache_folder": cache_folder,
             "activation_fn": activation_fn,
+            "token": token,
         }
         others = compatibility.renamed(others, given)
         model_name_or_path = others.pop("model_name_or_path", model_name_or_path)
         cache_folder = others.pop("cache_folder", cache_folder)
         activation_fn = others.pop("activation_fn", activation_fn)
+        token = others.pop("token", token)
         mapped = compatibility.constructor_options(others)
         if model_name_or_path is None:
             raise OptionError("model_name_or_path is missing: give a bundle, a checkpoint directory or a hub id")
         self.bundle: Bundle = bundle_from_source(
             fspath(model_name_or_path),
-            revision=revision,
-            token=token,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
+            revision=mapped.get("revision") if revision is None else revision,
+            token=mapped.get("token") if token is None else token,
+            cache_folder=mapped.get("cache_folder") if cache_folder is None else cache_folder,
+            local_files_only=local_files_only or mapped.get("local_files_only", False),
         )
         manifest = self.bundle.manifest
         wanted_labels = num_labels if num_labels is not None else mapped.get("num_labels")
@@ -108,18 +117,21 @@ class CrossEncoder:
             self._relevant_label = label_number(relevant_label, manifest.label_names, manifest.labels)
         self._encoder = self._encoder_for(max_length if max_length is not None else mapped.get("max_length"))
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
-        setup = choose_setup(
-            self.bundle,
-            precision=precision if precision is not None else mapped.get("precision"),
-            backend=compatibility.backend_named(backend),
-            device=_device_names(device if devices is None else devices),
-            threads=threads,
-            allow_failed=allow_failed,
-            rebuild=rebuild,
-            engine=engine,
-            trust_engines=trust_engines,
-        )
-        self._scorer: Scorer = open_scorer(self.bundle, setup)
+        self.model_card_data = ModelCardData() if model_card_data is None else model_card_data
+        if devices is None:
+            devices = mapped.get("device") or device  # as device_map has precedence in transformers
+        self._options: dict[str, Any] = {
+            "device": compatibility.device_names(devices),
+            "precision": precision if precision is not None else mapped.get("dtype"),
+            "backend": compatibility.backend_named(backend),
+            "threads": threads,
+            "allow_failed": allow_failed,
+            "rebuild": rebuild,
+            "engine": engine,
+            "trust_engines": trust_engines,
+        }
+        self._closed = False
+        self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._encoder = self._fitting(self._encoder)
 
     # -- scoring
@@ -127,15 +139,19 @@ class CrossEncoder:
     def predict(
         self,
         inputs: Any = None,
-        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
         apply_softmax: bool | None = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+        *,
+        processing_kwargs: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> Any:
         """Score one pair or any iterable of pairs of texts.
@@ -144,14 +160,16 @@ class CrossEncoder:
         single pair. `convert_to_tensor` gives a torch tensor, `convert_to_numpy=False` a list of them; only then is
         torch imported. `activation_fn` holds for this call alone; `apply_softmax` acts on models with several labels.
         `prompt`, or the one that the model saved as `prompt_name`, is put before each query instead of the model's default
-        one; an empty one puts nothing there.
-        `batch_size` bounds the rows computed together and changes no score. Raises InputError, naming the index, for
-        what is no pair, OptionError for an option that is not allowed, and BackendError where the model gives NaN or Inf.
+        one; an empty one puts nothing there. `batch_size` bounds the rows computed together and changes no score.
+        `processing_kwargs={"text": {"max_length": 256}}` sets `max_length` for this call alone. Raises InputError, naming
+        the index, for what is no pair, OptionError for an option that is not allowed, and BackendError where the model
+        gives NaN or Inf.
         """
         others = compatibility.renamed(others, {"inputs": inputs, "activation_fn": activation_fn})
         inputs = others.pop("inputs", inputs)
         activation_fn = others.pop("activation_fn", activation_fn)
-        compatibility.refuse(others)
+        compatibility.refuse({"pool": pool, **others})
+        self.check_device(device)
         if inputs is None:
             raise InputError("expected pairs of texts, got None; pass [(query, passage), ...]")
         single = is_single(inputs)
@@ -162,6 +180,7 @@ class CrossEncoder:
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             total=total,
+            max_length=compatibility.per_call_max_length(processing_kwargs),
             prompt=self._prompt(prompt, prompt_name),
         )
         scores = self._scores(logits, activation_fn, softmaxed=bool(apply_softmax))
@@ -179,17 +198,20 @@ class CrossEncoder:
         self,
         query: str,
         documents: Iterable[str] | None = None,
-        *,
-        passage_ids: Sequence[str] | None = None,
-        passages: PassageStore | None = None,
         top_k: int | None = None,
         return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+        *,
+        passage_ids: Sequence[str] | None = None,
+        passages: PassageStore | None = None,
         apply_softmax: bool | None = False,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
@@ -209,7 +231,8 @@ class CrossEncoder:
         activation_fn = others.pop("activation_fn", activation_fn)
         for ignored in ("convert_to_numpy", "convert_to_tensor"):  # as sentence-transformers 6 does
             others.pop(ignored, None)
-        compatibility.refuse(others)
+        compatibility.refuse({"pool": pool, **others})
+        self.check_device(device)
         if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 0):
             raise OptionError(f"top_k={top_k!r}: give a whole number from 0, or None for all")
         check_text(query, "the query")
@@ -255,17 +278,19 @@ class CrossEncoder:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         total: int | None = None,
+        max_length: int | None = None,
         prompt: str | None = None,
     ) -> Floats:
         """Return the raw logits of pairs of texts, float32 [n, labels], before any activation, NaN where the model gives that.
 
-        `prompt` None is the model's default one, if it has one.
+        `max_length` holds for this call alone. `prompt` None is the model's default one, if it has one.
         """
         _check_batch_size(batch_size)
+        encoder = self._encoder if max_length is None else self._fitting(self._encoder_for(max_length))
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         chunks = _chunks(pairs, self._scorer.first_chunk)
-        encode = self._encoder.encode if prompt is None else partial(self._encoder.encode, prompt=prompt)
+        encode = encoder.encode if prompt is None else partial(encoder.encode, prompt=prompt)
         if not show_progress_bar:  # a bar that is not shown takes a tenth of the time of a single pair
             return self._chunked_logits(chunks, encode, batch_size)
         with tqdm(total=total, desc="Scoring", unit="pair") as bar:
@@ -326,6 +351,7 @@ class CrossEncoder:
         if prompt is not None:
             check_text(prompt, "the prompt")
         elif name is not None:
+            compatibility.check_prompt_name(name)
             prompts = self.bundle.manifest.prompts
             if name not in prompts:
                 raise OptionError(
@@ -370,11 +396,6 @@ class CrossEncoder:
     # -- what it is
 
     @property
-    def num_labels(self) -> int:
-        """Labels of the head; 1 for most rerankers."""
-        return self.bundle.manifest.labels
-
-    @property
     def label_names(self) -> tuple[str, ...]:
         """The names of the labels, as the checkpoint has them; empty where it names none."""
         return self.bundle.manifest.label_names
@@ -397,21 +418,6 @@ class CrossEncoder:
         self._encoder = self._fitting(self._encoder_for(value))
 
     max_seq_length = max_length
-
-    @property
-    def default_activation_function(self) -> Activation:
-        """The activation of `predict` and `rank` (the name it had in sentence-transformers 3)."""
-        return self.activation_fn
-
-    @property
-    def device(self) -> str:
-        """Where the model runs, such as `cpu`."""
-        return self._scorer.setup.device
-
-    @property
-    def precision(self) -> Precision:
-        """The precision the model computes in."""
-        return self._scorer.setup.precision
 
     @property
     def backend(self) -> str:
@@ -467,19 +473,35 @@ class CrossEncoder:
 
     # -- lifetime
 
-    def eval(self) -> "CrossEncoder":
-        """Return the model, which is never in training mode."""
-        return self
-
-    def to(self, device: Any) -> "CrossEncoder":
-        """Return the model, where it is on that device. Raises OptionError for another, which is chosen when opening."""
-        if _device_names(device) not in (self.device, self.device.partition(":")[0]):
-            raise OptionError(f"this model is on {self.device}: open it with device={str(device)!r}")
-        return self
+    def _opened_scorer(self, dtype: str | None) -> Scorer:
+        """Open the model; a `dtype` that cannot be had here is replaced by FP32, which errs by less, with a warning."""
+        try:
+            setup = choose_setup(self.bundle, **self._options)
+            if dtype is None or setup.precision is not Precision.FP16 or setup.device != "cpu":
+                return open_scorer(self.bundle, setup)
+            why = "FP16 is for GPUs"
+        except (BackendError, BundleError) as error:
+            if dtype is None:
+                raise
+            why = str(error)
+        self._options["precision"] = None
+        scorer = open_scorer(self.bundle, choose_setup(self.bundle, **self._options))
+        compatibility.warn_once(
+            f"the dtype asks for {dtype}, which cannot be had here, so the model runs in fp32: {why}"
+        )
+        return scorer
 
     def close(self) -> None:
         """Free the model. May be called again; scoring afterwards raises BackendError."""
+        self._closed = True
         self._scorer.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._closed:
+            raise BackendError("this model is closed, so it cannot be pickled or copied; open the bundle again")
+        options = {**self._options, "max_length": self.max_length}
+        state = {name: value for name, value in vars(self).items() if name not in REOPENED}
+        return _reopened, (type(self), str(self.bundle.path.absolute()), options), state
 
     def __enter__(self) -> "CrossEncoder":
         return self
@@ -488,11 +510,11 @@ class CrossEncoder:
         self.close()
 
 
-def _device_names(device: Any) -> str | list[str] | None:
-    """A torch.device too goes by its name."""
-    if device is None:
-        return None
-    return [str(each) for each in device] if isinstance(device, (list, tuple)) else str(device)
+def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> CrossEncoder:
+    """Open a copy of a pickled model, whose class may have a constructor of its own."""
+    model = kind.__new__(kind)
+    CrossEncoder.__init__(model, path, **options)
+    return model
 
 
 def _check_batch_size(batch_size: Any) -> None:

@@ -197,6 +197,11 @@ class PassageStore:
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.path / name} cannot be mapped ({error}); prepare the store again") from error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            self.path.absolute(),
+        )  # a copy maps the files again, instead of holding all that is in them
+
     def __repr__(self) -> str:
         return f"PassageStore({str(self.path)!r}, {len(self):,} passages)"
 

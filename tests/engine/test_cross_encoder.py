@@ -222,9 +222,7 @@ def test_texts_longer_than_the_limit_lose_tokens_from_the_longer_side_first(bund
         ({"num_labels": 2}, "num_labels=2, but the model has 1"),
         ({"precision": "fp7"}, "unknown precision 'fp7'; one of fp32, bf16, fp16, int8, or auto"),
         ({"backend": "tpu"}, "unknown backend 'tpu'; one of auto, onnxruntime"),
-        ({"backend": "torch"}, "what crossrt replaces"),
-        ({"model_kwargs": {"attn_implementation": "sdpa"}}, r"model_kwargs\['attn_implementation'\]"),
-        ({"trust_remote_code": True}, "remote code is never run"),
+        ({"model_kwargs": {"load_in_8bit": True}}, r"model_kwargs\['load_in_8bit'\]"),
         ({"nonsense": 1}, "unknown keyword 'nonsense'"),
     ],
 )

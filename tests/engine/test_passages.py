@@ -1,7 +1,9 @@
 """A prepared store gives token for token what the tokenizer gives for the texts, and survives what may happen to it."""
 
+import copy
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -147,6 +149,19 @@ def test_every_id_is_found_and_no_other(make: Callable[..., PassageStore], names
         with pytest.raises(StoreError, match="holds no passage"):
             store.rows([names[0], absent])
     assert 5 not in store
+
+
+def test_a_store_is_copied_by_its_path_and_not_by_its_content(
+    make: Callable[..., PassageStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make()
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps(PassageStore(Path("store")))
+    monkeypatch.chdir(tmp_path.parent)
+    assert len(data) < 1000
+    for copied in (pickle.loads(data), copy.deepcopy(expected)):
+        assert (len(copied), copied.path) == (len(expected), expected.path)
+        np.testing.assert_array_equal(copied.rows(list(PASSAGES)), expected.rows(list(PASSAGES)))
 
 
 def test_a_store_is_shared_by_threads(bundle: Path, make: Callable[..., PassageStore]) -> None:

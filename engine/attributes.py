@@ -1,0 +1,293 @@
+"""What clients and evaluators of sentence-transformers read of a `CrossEncoder` besides its scores.
+
+`config`, `tokenizer`, `model`, `model_card_data` and the methods that move or convert a PyTorch model.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .activation import Activation
+from .bundle import Bundle
+from .compatibility import device_names, is_dtype, warn_once
+from .errors import OptionError
+from .pairs import is_single
+from .precision import Precision
+from .scorer import Scorer
+
+if TYPE_CHECKING:
+    from .auto_model import AutoModelForSequenceClassification
+
+Model = TypeVar("Model", bound="ModelAttributes")
+
+ABSENT = {
+    "fit": "train with sentence-transformers, then export the checkpoint",
+    "old_fit": "train with sentence-transformers, then export the checkpoint",
+    "train": "train with sentence-transformers, then export the checkpoint",
+    "gradient_checkpointing_enable": "train with sentence-transformers, then export the checkpoint",
+    "save": "copy the bundle, the directory model.bundle.path",
+    "save_pretrained": "copy the bundle, the directory model.bundle.path",
+    "save_to_hub": "upload the bundle, the directory model.bundle.path, with huggingface_hub",
+    "push_to_hub": "upload the bundle, the directory model.bundle.path, with huggingface_hub",
+    "start_multi_process_pool": "one process uses all processors; open one CrossEncoder per process for more",
+    "stop_multi_process_pool": "one process uses all processors; open one CrossEncoder per process for more",
+    "parameters": "weights are not tensors of PyTorch here; model.device and model.dtype say where and how it computes",
+    "named_parameters": "weights are not tensors of PyTorch here; read the checkpoint that was exported",
+    "state_dict": "weights are not tensors of PyTorch here; read the checkpoint that was exported",
+    "modules": "there are no modules of PyTorch here; model.bundle.manifest describes the model",
+    "forward": "call predict, or model.model with the tensors of a tokenizer",
+    "preprocess": "call model.tokenizer",
+    "tokenize": "call model.tokenizer",
+    "compile": "the model is compiled already; leave it out",
+    "tokenizer": "transformers is not installed: pip install transformers",
+    "dtype": "torch is not installed; model.precision says it too",
+}
+"""Attribute of a PyTorch model -> what to use instead, for the message of the AttributeError."""
+
+SPECIAL_TOKENS = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "bos_token": ("<s>",),
+    "eos_token": ("</s>",),
+}
+"""What transformers calls a special token -> how it is written."""
+
+
+class Device(str):
+    """Where a model runs, as a text such as `cpu` or `cuda:0`, with the attributes of a torch.device."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        """`cpu` or `cuda`."""
+        return self.partition(":")[0]
+
+    @property
+    def index(self) -> int | None:  # type: ignore[override]
+        """The GPU's number, or None for the CPU and for several GPUs."""
+        number = self.partition(":")[2]
+        return int(number) if number.isdecimal() else None
+
+    def __eq__(self, other: object) -> bool:
+        # A torch.device leaves the comparison with anything else to the other side.
+        return str.__eq__(self, str(other) if type(other).__name__ == "device" else other) is True
+
+    __hash__ = str.__hash__
+
+
+class ModelConfig(SimpleNamespace):
+    """What clients read of a transformers configuration; `vars(config)` has all of it."""
+
+    num_labels: int
+    id2label: dict[int, str]
+    label2id: dict[str, int]
+    pad_token_id: int
+    max_position_embeddings: int
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "ModelConfig":
+        """Return the configuration of a bundle's model."""
+        manifest = bundle.manifest
+        labels = dict(enumerate(manifest.label_names or [f"LABEL_{index}" for index in range(manifest.labels)]))
+        architecture: Mapping[str, Any] = manifest.architecture
+        return cls(
+            _name_or_path=str(bundle.path),
+            model_type=architecture.get("model_type"),
+            num_labels=manifest.labels,
+            id2label=labels,
+            label2id={name: index for index, name in labels.items()},
+            pad_token_id=manifest.pad_token_id,
+            max_position_embeddings=manifest.max_positions,
+            hidden_size=architecture.get("hidden_size"),
+            num_hidden_layers=architecture.get("layers"),
+            num_attention_heads=architecture.get("attention_heads"),
+            intermediate_size=architecture.get("intermediate_size"),
+            vocab_size=architecture.get("vocab_size"),
+        )
+
+
+class ModelCardData:
+    """Keeps the figures that evaluators report: `eval_results_dict` maps an evaluator to its metrics."""
+
+    def __init__(self) -> None:
+        self.eval_results_dict: dict[Any, dict[str, Any]] = {}
+
+    def set_evaluation_metrics(self, evaluator: Any, metrics: Mapping[str, Any], epoch: int = 0, step: int = 0) -> None:
+        """Keep what an evaluator found."""
+        self.eval_results_dict[evaluator] = dict(metrics)
+
+
+class ModelAttributes:
+    """What a PyTorch model has besides its forward pass, as far as it has a plain meaning for an exported one."""
+
+    bundle: Bundle
+    _scorer: Scorer
+
+    @property
+    def num_labels(self) -> int:
+        """Labels of the head; 1 for most rerankers."""
+        return self.bundle.manifest.labels
+
+    @property
+    def precision(self) -> Precision:
+        """The precision the model computes in."""
+        return self._scorer.setup.precision
+
+    @property
+    def device(self) -> Device:
+        """Where the model runs: a text such as `cpu` or `cuda:0` that also has the `type` and `index` of a torch.device."""
+        return Device(self._scorer.setup.device)
+
+    @property
+    def dtype(self) -> Any:
+        """The precision as a torch.dtype; float32 for INT8, whose inputs and outputs are. Needs torch."""
+        try:
+            import torch
+        except ImportError as error:
+            raise AttributeError(ABSENT["dtype"]) from error
+        return {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}.get(self.precision, torch.float32)
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The model's configuration, for reading: changing it changes no score."""
+        return ModelConfig.of(self.bundle)
+
+    def eval(self: Model) -> Model:
+        """Return the model, which is never in training mode."""
+        return self
+
+    def to(self: Model, *target: Any, device: Any = None, dtype: Any = None, **ignored: Any) -> Model:
+        """Return the model, where it is on that device already.
+
+        Raises OptionError for another device, which is chosen when opening. Another dtype, likewise chosen when opening,
+        is a warning and no error: the scores are right in whatever precision the model was opened.
+        """
+        for value in (*target, device, dtype):
+            if is_dtype(value):
+                self._keep_precision(str(value))
+            elif value is not None:
+                self.check_device(value)
+        return self
+
+    def cpu(self: Model) -> Model:
+        """See `to`."""
+        return self.to("cpu")
+
+    def cuda(self: Model, device: Any = None) -> Model:
+        """See `to`."""
+        return self.to("cuda" if device is None else device)
+
+    def half(self: Model) -> Model:
+        """See `to`."""
+        return self._keep_precision("torch.float16")
+
+    def bfloat16(self: Model) -> Model:
+        """See `to`."""
+        return self._keep_precision("torch.bfloat16")
+
+    def float(self: Model) -> Model:
+        """See `to`."""
+        return self._keep_precision("torch.float32")
+
+    def check_device(self, device: Any) -> None:
+        """Raise OptionError unless `device`, or each device of a list, is where the model runs."""
+        names = device_names(device)
+        for name in names if isinstance(names, list) else [names]:
+            if name not in (None, self.device, self.device.type):
+                raise OptionError(f"this model is on {self.device}: open it with device={str(device)!r}")
+
+    def _keep_precision(self: Model, dtype: str) -> Model:
+        known = {Precision.FP16: "torch.float16", Precision.BF16: "torch.bfloat16"}
+        if dtype != known.get(self.precision, "torch.float32"):
+            warn_once(
+                f"the model stays in {self.precision.value}: its precision is chosen when it is opened, with "
+                "precision='fp16', 'bf16' or 'int8'"
+            )
+        return self
+
+    if not TYPE_CHECKING:  # or type checkers would let any name pass
+
+        def __getattr__(self, name: str) -> Any:
+            # Called for what is found nowhere else, also where a property above raised AttributeError.
+            if name in ABSENT:
+                raise AttributeError(f"{type(self).__name__} of crossrt has no {name!r}: {ABSENT[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class CrossEncoderAttributes(ModelAttributes):
+    """What clients and evaluators read of a `CrossEncoder` in particular."""
+
+    activation_fn: Activation
+    max_length: int
+    model_card_data: Any
+
+    @property
+    def default_activation_function(self) -> Activation:
+        """`activation_fn` under the name it had in sentence-transformers 3. May be set."""
+        return self.activation_fn
+
+    @default_activation_function.setter
+    def default_activation_function(self, activation: Activation) -> None:
+        self.activation_fn = activation
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer as transformers' class, for reading and for `model`. Needs transformers.
+
+        `predict` and `rank` have their own: changing this one changes no score.
+        """
+        tokenizer = self._tokenizer
+        tokenizer.model_max_length = self.max_length
+        return tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        try:
+            transformers: Any = import_module("transformers")
+        except ImportError as error:
+            raise AttributeError(ABSENT["tokenizer"]) from error
+        file = self.bundle.tokenizer_file
+        added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens") or ()
+        texts = {token["id"]: token["content"] for token in added}
+        special = {
+            name: text for name, spellings in SPECIAL_TOKENS.items() for text in spellings if text in texts.values()
+        }
+        manifest = self.bundle.manifest
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(file),
+            pad_token=texts.get(manifest.pad_token_id),
+            model_input_names=[
+                name for name in ("input_ids", "token_type_ids", "attention_mask") if name in manifest.inputs
+            ],
+            **special,
+        )
+
+    @property
+    def model(self) -> "AutoModelForSequenceClassification":
+        """The model that takes a tokenizer's tensors and gives logits. It is this one's, and closed with it."""
+        from .auto_model import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification(self)
+
+    def get_backend(self) -> str:
+        """The runtime that computes."""
+        return self._scorer.setup.backend
+
+    def get_max_seq_length(self) -> int:
+        """Longest pair in tokens."""
+        return self.max_length
+
+    @staticmethod
+    def is_singular_input(inputs: Any) -> bool:
+        """Tell whether `predict` takes `inputs` for one pair."""
+        return is_single(inputs)
+
+    def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:
+        """Run an evaluator of sentence-transformers on this model and return its metrics."""
+        return evaluator(self, output_path)
