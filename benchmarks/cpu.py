@@ -222,7 +222,7 @@ def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling:
 
 def encoded_lengths(bundle: Bundle, requests: list[tuple[str, list[str]]]) -> list[np.ndarray[Any, Any]]:
     """Return each request's lengths in tokens."""
-    encoder = PairEncoder.from_file(bundle.tokenizer_file, max_length=bundle.manifest.max_length)
+    encoder = PairEncoder.from_bundle(bundle)
     return [encoder.encode([(query, text) for text in texts]).lengths for query, texts in requests]
 
 

@@ -195,7 +195,7 @@ def measure(
             keep()
     store = prepared(bundle, requests, folder)
     pairs = [pair for request in requests for pair in request.pairs()]
-    encoded = PairEncoder.from_file(bundle.tokenizer_file, max_length=length).encode(pairs)
+    encoded = PairEncoder.from_bundle(bundle, max_length=length).encode(pairs)
     flops = flops_of(bundle, encoded.lengths)
 
     def works_of(system: System) -> dict[str, list[Callable[[], Any]]]:
@@ -361,6 +361,7 @@ def prepared(bundle: Bundle, requests: list[Request], folder: Path) -> PassageSt
         tokenizers.Tokenizer.from_file(str(bundle.tokenizer_file)),
         tokenizer_sha256=bundle.tokenizer_sha256,
         limit=bundle.manifest.max_positions,
+        truncation_side=bundle.manifest.truncation_side,
     )
 
 

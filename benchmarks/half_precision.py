@@ -42,7 +42,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     checkpoint = Checkpoint.read(arguments.checkpoint)
-    encoder = PairEncoder.from_file(arguments.checkpoint / "tokenizer.json", max_length=checkpoint.max_length)
+    encoder = PairEncoder.from_file(
+        arguments.checkpoint / "tokenizer.json",
+        max_length=checkpoint.max_length,
+        truncation_side=checkpoint.truncation_side,
+    )
     pairs = [*builtin_pairs(checkpoint.max_length), *(read_pairs(arguments.pairs) if arguments.pairs else ())]
     batches = list(batches_of(encoder, pairs, pad_id=checkpoint.pad_token_id))
     rows: list[dict[str, Any]] = []

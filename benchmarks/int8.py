@@ -75,7 +75,11 @@ class Lists:
         self.queries, self.passages, self.run = read_collection(arguments.queries, arguments.passages, arguments.run)
         self.qrels = read_qrels(arguments.qrels)
         self.checkpoint = checkpoint
-        self.encoder = PairEncoder.from_file(arguments.checkpoint / "tokenizer.json", max_length=checkpoint.max_length)
+        self.encoder = PairEncoder.from_file(
+            arguments.checkpoint / "tokenizer.json",
+            max_length=checkpoint.max_length,
+            truncation_side=checkpoint.truncation_side,
+        )
         self.full = graph_of(checkpoint)
 
     def judge(self, queries: Sequence[str]) -> Judge:

@@ -112,12 +112,14 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
     onnx_from_checkpoint(checkpoint, bundle / "model.fp32.onnx")
     recipe = Recipe(method="minmax")
-    encoder = PairEncoder(Tokenizer.from_str(tokenizer), max_length=checkpoint.max_length)
+    encoder = PairEncoder(
+        Tokenizer.from_str(tokenizer), max_length=checkpoint.max_length, truncation_side=checkpoint.truncation_side
+    )
     pairs = typical_pairs(Tokenizer.from_str(tokenizer), RANGE_PAIRS, seed=1)
     seen = observed(checkpoint, points_of(checkpoint, recipe), encoder.encode(pairs))
     numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
     onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", numerics)
-    manifest = manifest_of(checkpoint, model.name, None, None, "crossrt")
+    manifest = manifest_of(checkpoint, {"id": model.name, "exporter": "crossrt"})
     for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
         native_from_checkpoint(checkpoint, bundle / f"model.{precision.value}.native", precision, seen)
     models = {

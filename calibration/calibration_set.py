@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.errors import DataFileError, OptionError
+from ..engine.errors import DataFileError
+from ..engine.options import whole
 from ..engine.trec import read_collection, read_pairs
 
 FEWEST = 100
@@ -34,8 +35,7 @@ class CalibrationSet:
         """Draw `size` pairs, or take all. Raises OptionError for a size below one, DataFileError for too few pairs."""
         unique = list(dict.fromkeys(pairs))
         if size is not None:
-            if size < 1:
-                raise OptionError(f"a sample of {size} pairs is empty; give at least 1")
+            size = whole("size", size, least=1, hint=", or None for all pairs")
             if len(unique) < size:
                 raise DataFileError(
                     f"{source} holds {len(unique)} different pairs, and {size} are wanted; give more pairs"

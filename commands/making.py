@@ -413,7 +413,7 @@ def _with_engines(bundle: Any, precisions: Any, pairs: Any, options: Any, **othe
     from ..engine.encoding import PairEncoder
     from ..export.engines import add_engines
 
-    encoder = PairEncoder.from_file(bundle.tokenizer_file, max_length=bundle.manifest.max_length)
+    encoder = PairEncoder.from_bundle(bundle)
     bundle, checks = add_engines(
         bundle,
         precisions,

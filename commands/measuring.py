@@ -148,7 +148,7 @@ def tune(
         texts = list(CalibrationSet.from_pairs_file(pairs, size=100).pairs)
     else:
         texts = typical_pairs(read_tokenizer(opened.tokenizer_file), 100)
-    encoder = PairEncoder.from_file(opened.tokenizer_file, max_length=opened.manifest.max_length)
+    encoder = PairEncoder.from_bundle(opened)
     runs = len(candidates(opened, setup)) * (ROUNDS + 1)
     with tqdm(total=runs, desc="Measuring", unit="run", disable=not for_a_person()) as bar:
         found = tune(opened, setup, [encoder.encode(texts)], progress=bar.update)

@@ -181,6 +181,7 @@ def prepare(
         read_tokenizer(opened.tokenizer_file),
         tokenizer_sha256=opened.tokenizer_sha256,
         limit=opened.manifest.max_positions,
+        truncation_side=opened.manifest.truncation_side,
         force=force,
         progress=for_a_person(),
     )

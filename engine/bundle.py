@@ -24,6 +24,7 @@ from .engine_file import EngineFile
 from .errors import BundleError
 from .precision import Precision
 from .record import MOST_BYTES, parsed, record
+from .template import TruncationSide
 
 SCHEMA = 2
 """What is written. Schema 1, which had neither names of labels nor prompts, is read too."""
@@ -74,7 +75,8 @@ class Manifest:
 
     `relevant_label` is None for a model with more than two labels of which none was chosen to rank by; `label_names` has
     a name for each label, or is empty. `prompts` are the checkpoint's saved ones by name, and `prompt` is the text of its
-    default one, which is put before every query.
+    default one, which is put before every query. `truncation_side` is the end at which texts that are too long lose tokens,
+    `right` or `left`.
     """
 
     schema: int = SCHEMA
@@ -94,6 +96,7 @@ class Manifest:
     files: tuple[BundleFile, ...] = ()
     engines: tuple[EngineFile, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
+    truncation_side: TruncationSide = "right"
 
     def to_json(self) -> str:
         """Return indented JSON that `from_json` reads back to an equal manifest."""

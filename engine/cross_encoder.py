@@ -18,6 +18,7 @@ from .bundle import Bundle
 from .encoding import PairEncoder
 from .errors import BackendError, BundleError, InputError, OptionError
 from .labels import label_number, margin, need_label
+from .options import whole
 from .pairs import check_text, checked_pair, checked_pairs, is_single
 from .passages import PassageStore
 from .precision import Precision
@@ -108,7 +109,7 @@ class CrossEncoder(CrossEncoderAttributes):
         )
         manifest = self.bundle.manifest
         wanted_labels = num_labels if num_labels is not None else mapped.get("num_labels")
-        if wanted_labels not in (None, manifest.labels):
+        if wanted_labels is not None and whole("num_labels", wanted_labels, least=1) != manifest.labels:
             raise OptionError(
                 f"num_labels={wanted_labels}, but the model has {manifest.labels}: another head would have random weights"
             )
@@ -233,8 +234,8 @@ class CrossEncoder(CrossEncoderAttributes):
             others.pop(ignored, None)
         compatibility.refuse({"pool": pool, **others})
         self.check_device(device)
-        if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 0):
-            raise OptionError(f"top_k={top_k!r}: give a whole number from 0, or None for all")
+        if top_k is not None:
+            top_k = whole("top_k", top_k, least=0, hint=", or None for all")
         check_text(query, "the query")
         self._need_label()  # before anything is computed
         prompt = self._prompt(prompt, prompt_name)
@@ -285,7 +286,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
         `max_length` holds for this call alone. `prompt` None is the model's default one, if it has one.
         """
-        _check_batch_size(batch_size)
+        batch_size = whole("batch_size", batch_size, least=1)
         encoder = self._encoder if max_length is None else self._fitting(self._encoder_for(max_length))
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -306,11 +307,15 @@ class CrossEncoder(CrossEncoderAttributes):
         prompt: str | None = None,
     ) -> Floats:
         """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` of their texts."""
-        _check_batch_size(batch_size)
+        batch_size = whole("batch_size", batch_size, least=1)
         check_text(query, "the query")
         if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
             raise InputError("passage_ids is a list of texts, the ids of the store's passages")
-        passages.check(self.bundle.tokenizer_sha256, max_length=self.max_length)
+        passages.check(
+            self.bundle.tokenizer_sha256,
+            max_length=self.max_length,
+            truncation_side=self.bundle.manifest.truncation_side,
+        )
         encode = partial(self._encoder.encode_from, passages, query, prompt=prompt)
         return self._chunked_logits(_chunks(passage_ids, self._scorer.first_chunk), encode, batch_size)
 
@@ -374,7 +379,7 @@ class CrossEncoder(CrossEncoderAttributes):
         try:
             for chunk, last in chunks:
                 tokens = encode(chunk)
-                started = self._scorer.start(tokens, batch_size=int(batch_size), at_once=last and pending is None)
+                started = self._scorer.start(tokens, batch_size=batch_size, at_once=last and pending is None)
                 before, pending = pending, started
                 if before is not None:
                     logits.append(before.wait(progress))
@@ -431,14 +436,12 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def _encoder_for(self, max_length: int | None) -> PairEncoder:
         manifest = self.bundle.manifest
-        if max_length is None:
-            max_length = manifest.max_length
-        if isinstance(max_length, int) and max_length > manifest.max_positions:
+        if max_length is not None and whole("max_length", max_length, least=1) > manifest.max_positions:
             raise OptionError(
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
             )
-        encoder = PairEncoder.from_file(self.bundle.tokenizer_file, max_length=max_length, prompt=manifest.prompt)
+        encoder = PairEncoder.from_bundle(self.bundle, max_length=max_length)
         for what, largest, count in (
             ("token id", encoder.largest_id, manifest.vocab_size),
             ("token type", encoder.largest_type, manifest.token_types),
@@ -515,11 +518,6 @@ def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> C
     model = kind.__new__(kind)
     CrossEncoder.__init__(model, path, **options)
     return model
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
-        raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
 
 
 def _chunks(items: Iterable[Item], first: int) -> Iterator[tuple[list[Item], bool]]:

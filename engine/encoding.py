@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from .errors import InputError, OptionError, StoreError
+from .bundle import Bundle
+from .errors import InputError, StoreError
+from .options import whole
 from .passages import PassageStore
-from .template import EncodedPairs, PairTemplate, Spans
+from .template import EncodedPairs, PairTemplate, Spans, TruncationSide
 from .tokenizer import explained, largest_id, read_tokenizer
 from .wordpiece import WordPiece, tokens_of
 
@@ -18,7 +20,8 @@ from .wordpiece import WordPiece, tokens_of
 class PairEncoder:
     """A tokenizer with its truncation set once, so that any number of threads may encode with it.
 
-    Pairs longer than `max_length` tokens lose tokens from the longer side first, as transformers' `longest_first` does.
+    Pairs longer than `max_length` tokens lose tokens of the longer text first, as transformers' `longest_first` does, each
+    text at its end, or with `truncation_side="left"` at its beginning.
     The tokenizer's own truncation and padding, which published files sometimes carry, are discarded. What a BERT tokenizer
     does is left to `WordPiece`, which gives the same ids in a thirtieth of the time, by at most `threads` at once.
     `prompt` is put before every query.
@@ -32,19 +35,25 @@ class PairEncoder:
     _name = "the tokenizer"
     """In messages."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, *, max_length: int, prompt: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        max_length: int,
+        truncation_side: TruncationSide = "right",
+        prompt: str | None = None,
+    ) -> None:
         # A copy: the caller's tokenizer is the caller's, and truncation and padding are properties of a tokenizer.
-        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, prompt)
+        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, truncation_side, prompt)
 
-    def _open(self, tokenizer: tokenizers.Tokenizer, max_length: int, prompt: str | None) -> None:
+    def _open(
+        self, tokenizer: tokenizers.Tokenizer, max_length: int, truncation_side: TruncationSide, prompt: str | None
+    ) -> None:
         with explained(self._name):
             special = tokenizer.num_special_tokens_to_add(is_pair=True)
-        if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length <= special:
-            raise OptionError(
-                f"max_length={max_length!r} leaves no room for text; a pair has {special} special tokens, so give a "
-                f"whole number of at least {special + 1}"
-            )
-        self.max_length = max_length
+        hint = f": a pair has {special} special tokens, and needs room for text"
+        self.max_length = whole("max_length", max_length, least=special + 1, hint=hint)
+        self.truncation_side = truncation_side
         self.prompt = prompt or ""
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -60,12 +69,30 @@ class PairEncoder:
                 raise ValueError(f"it gives the token type {self.largest_type}, and 255 is the largest possible")
 
     @classmethod
-    def from_file(cls, path: Path, *, max_length: int, prompt: str | None = None) -> "PairEncoder":
+    def from_file(
+        cls,
+        path: Path,
+        *,
+        max_length: int,
+        truncation_side: TruncationSide = "right",
+        prompt: str | None = None,
+    ) -> "PairEncoder":
         """Read `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer."""
         encoder = cls.__new__(cls)  # without the copy, which takes as long as reading the file
         encoder._name = str(path)
-        encoder._open(read_tokenizer(path), max_length, prompt)
+        encoder._open(read_tokenizer(path), max_length, truncation_side, prompt)
         return encoder
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, max_length: int | None = None) -> "PairEncoder":
+        """Read a bundle's tokenizer, which truncates as the checkpoint's does, to the bundle's `max_length` unless given."""
+        manifest = bundle.manifest
+        return cls.from_file(
+            bundle.tokenizer_file,
+            max_length=manifest.max_length if max_length is None else max_length,
+            truncation_side=manifest.truncation_side,
+            prompt=manifest.prompt,
+        )
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
         """Tokenize pairs of texts, with `prompt` instead of the encoder's own where it is given, which may be empty.
@@ -107,7 +134,7 @@ class PairEncoder:
             rows.append(len(texts) - 1)
         ids, starts, lengths = words.tokens(texts, self.threads)
         passages = ids, starts[: len(pairs)], lengths[: len(pairs)]
-        return self._template.joined((ids, starts[rows], lengths[rows]), passages, max_length=self.max_length)
+        return self._pairs((ids, starts[rows], lengths[rows]), passages)
 
     def encode_from(
         self, store: PassageStore, query: str, passage_ids: Sequence[str], *, prompt: str | None = None
@@ -126,13 +153,18 @@ class PairEncoder:
             ids, starts, lengths = self._words.tokens([query]) if self._words else tokens_of(self._tokenizer, [query])
         rows = np.zeros(len(passage_ids), dtype=np.int64)
         queries: Spans = ids, starts[rows], lengths[rows]
-        pairs = self._template.joined(queries, store.tokens(passage_ids), max_length=self.max_length)
+        pairs = self._pairs(queries, store.tokens(passage_ids))
         if len(pairs.ids) and not 0 <= pairs.ids.min() <= pairs.ids.max() <= self.largest_id:
             raise StoreError(
                 f"{store.path} is damaged: it holds token ids beyond {self.largest_id}, the largest of its tokenizer; prepare it "
                 "again"
             )
         return pairs
+
+    def _pairs(self, queries: Spans, passages: Spans) -> EncodedPairs:
+        return self._template.joined(
+            queries, passages, max_length=self.max_length, truncation_side=self.truncation_side
+        )
 
     @cached_property
     def _template(self) -> PairTemplate:
@@ -142,7 +174,9 @@ class PairEncoder:
     def _truncating(self) -> tokenizers.Tokenizer:
         # A copy, made before any thread encodes with it: changing truncation while one does raises "Already borrowed".
         tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-        tokenizer.enable_truncation(max_length=self.max_length, strategy="longest_first")
+        tokenizer.enable_truncation(
+            max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
+        )
         return tokenizer
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from .errors import StoreError
 from .record import read_json, record
+from .template import TruncationSide
 
 STORE_SCHEMA = 1
 DESCRIPTION = "store.json"
@@ -32,7 +33,10 @@ LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreDescription:
-    """What `store.json` says. `limit` is the most tokens kept of a passage; `files` maps names to sizes in bytes."""
+    """What `store.json` says. `limit` is the most tokens kept of a passage; with `truncation_side="left"` they are its last.
+
+    `files` maps names to sizes in bytes.
+    """
 
     schema: int = STORE_SCHEMA
     tokenizer_sha256: str
@@ -43,6 +47,7 @@ class StoreDescription:
     id_type: str
     name_width: int
     files: dict[str, int]
+    truncation_side: TruncationSide = "right"
 
     def to_json(self) -> str:
         """Return indented JSON that `read` reads back to an equal description."""
@@ -64,6 +69,7 @@ class StoreDescription:
             raise StoreError(_absent(file.parent)) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{file} is not the description of a store ({error}); prepare it again") from error
+
         return description
 
     def _check(self) -> None:
@@ -134,8 +140,9 @@ class PassageStore:
     ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return where these passages' tokens are: the ids of the whole store, and their starts and true lengths.
 
-        Passage i is `ids[starts[i]:][:lengths[i]]`, of which the store holds at most `limit` tokens. Raises StoreError
-        for an id that is not in the store, and for a passage that would lie outside its files.
+        Passage i is `ids[starts[i]:][:lengths[i]]`, of which the store holds at most `limit` tokens: the first ones, or
+        with `truncation_side="left"` the last ones, so that a long passage then starts before its first token that is
+        held. Raises StoreError for an id that is not in the store, and for a passage that would lie outside its files.
         """
         rows = self.rows(names)
         starts, lengths = self._starts[rows].astype(np.int64), self._lengths[rows].astype(np.int64)
@@ -144,13 +151,20 @@ class PassageStore:
             raise StoreError(
                 f"{self.path / 'starts.bin'} is damaged: a passage is not within ids.bin; prepare it again"
             )
+        if self.description.truncation_side == "left":
+            starts -= np.maximum(lengths - self.description.limit, 0)
         return self._ids, starts, lengths
 
-    def check(self, tokenizer_sha256: str, *, max_length: int) -> None:
-        """Raise StoreError when another tokenizer made this store, or when it keeps too little of long passages."""
+    def check(self, tokenizer_sha256: str, *, max_length: int, truncation_side: TruncationSide = "right") -> None:
+        """Raise StoreError when another tokenizer made this store, or when it lacks what a model needs of long passages."""
         if tokenizer_sha256 != self.description.tokenizer_sha256:
             raise StoreError(
                 f"{self.path} was prepared with another tokenizer than this model's; prepare it again with this model"
+            )
+        if truncation_side != self.description.truncation_side:
+            raise StoreError(
+                f"{self.path} was prepared for models that truncate on the {self.description.truncation_side}, and this "
+                f"one truncates on the {truncation_side}; prepare it again with this model"
             )
         if max_length > self.description.limit:
             raise StoreError(

@@ -26,7 +26,7 @@ from .lock import check_owner, held, own_file
 from .passages import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
 from .publish import clear_abandoned, naming, put_in_place, replaced_text
 from .record import read_json, record
-from .template import Spans, ragged
+from .template import Spans, TruncationSide, ragged
 from .tokenizer import explained, largest_id
 from .trec import check_columns, text_lines
 from .wordpiece import WordPiece, tokens_of
@@ -46,6 +46,7 @@ class _Progress:
     id_type: str
     source_size: int
     source_time: int
+    truncation_side: TruncationSide = "right"
     position: int = 0
     line: int = 0
     passages: int = 0
@@ -57,7 +58,7 @@ class _Progress:
 
     def same_work(self, other: "_Progress") -> bool:
         """Tell whether both tokenize the same file in the same way."""
-        fields = ("tokenizer_sha256", "limit", "id_type", "source_size", "source_time")
+        fields = ("tokenizer_sha256", "limit", "id_type", "source_size", "source_time", "truncation_side")
         return all(getattr(self, field) == getattr(other, field) for field in fields)
 
     def possible(self) -> bool:
@@ -73,10 +74,13 @@ def prepare(
     *,
     tokenizer_sha256: str,
     limit: int,
+    truncation_side: TruncationSide = "right",
     force: bool = False,
     progress: bool = False,
 ) -> PassageStore:
     """Tokenize the `id <tab> text` lines of `passages` into `store`, keeping at most `limit` tokens of each.
+
+    These are its first ones, or with `truncation_side="left"` its last ones, for models that truncate on that side.
 
     Goes on from where an interrupted run with the same input stopped. Memory does not grow with the text; ids that do
     not come in ascending order are sorted at the end, which takes about 30 bytes each. Raises DataFileError, naming the
@@ -97,6 +101,7 @@ def prepare(
         id_type="uint16" if largest_id(tokenizer) < 1 << 16 else "uint32",
         source_size=status.st_size,
         source_time=status.st_mtime_ns,
+        truncation_side=truncation_side,
     )
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     plain.no_truncation()
@@ -188,6 +193,8 @@ def _grow(
             with explained("the tokenizer"):
                 ids, begins, lengths = tokens(texts)
             sizes = np.minimum(lengths, state.limit)
+            if state.truncation_side == "left":
+                begins = begins + lengths - sizes
             starts = state.tokens + np.cumsum(sizes) - sizes
             _write(files["ids.bin"], ids[ragged(begins, sizes)].astype(state.id_type))
             _write(files["starts.bin"], starts.astype("<u8"))
@@ -254,6 +261,7 @@ def _finish(partial: Path, state: _Progress, *, source: str) -> None:
         tokens=state.tokens,
         id_type=state.id_type,
         name_width=width,
+        truncation_side=state.truncation_side,
         files={name: (partial / name).stat().st_size for name in kept},
     )
     with _own(partial / DESCRIPTION, "wb") as file:

@@ -88,6 +88,10 @@ def _value(kind: Any, value: Any, at: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _any_of(arguments, value, at)
+    if origin is typing.Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise ValueError(f"{at} is {_shown(value)}, expected {' or '.join(map(str, arguments))}")
+        return value
     if origin is tuple:
         return _tuple(arguments, value, at)
     if origin is not None and issubclass(origin, Mapping):

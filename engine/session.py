@@ -12,6 +12,7 @@ from .backends import BACKENDS, GPU_BACKENDS, ONNX_BACKENDS, backend_version, in
 from .bundle import Bundle
 from .cpus import has_vnni, usable_cpus
 from .errors import BackendError, BundleError, OptionError, ShapeError
+from .options import whole
 from .plan import Batch
 from .precision import Precision
 from .template import EncodedPairs
@@ -160,10 +161,8 @@ def choose_setup(
         if on_gpu is not None:
             return on_gpu
     usable = usable_cpus()
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise OptionError(
-            f"threads={threads!r}: give a whole number from 1, or None for all {usable} usable processors"
-        )
+    if threads is not None:
+        threads = whole("threads", threads, least=1, hint=f", or None for all {usable} usable processors")
     threads = min(threads or usable, usable)
     chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
     present = installed_backends(chosen)

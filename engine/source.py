@@ -120,13 +120,25 @@ def can_export() -> bool:
     return all(find_spec(name) is not None for name in ("torch", "transformers", "onnx", "safetensors"))
 
 
+def last_of_training(directory: Path) -> Path | None:
+    """Return the last checkpoint that a training run left in its output directory; None where there is none."""
+    found = [path for path in directory.glob("checkpoint-*") if (path / "config.json").is_file()]
+    return max(found, key=lambda path: (len(path.name), path.name), default=None)
+
+
 def _content_key(checkpoint: Path) -> str:
     # What an export is made from depends on whether there is PyTorch: without, it is the directory's own ONNX file.
     digest = hashlib.sha256(f"crossrt {__version__} schema {SCHEMA} exports {EXPORTS} {can_export()}".encode())
     patterns = (*CHECKPOINT_FILES, *ONNX_FILES)
     files = sorted({file for pattern in patterns for file in checkpoint.glob(pattern) if file.is_file()})
     if not files:
-        raise SourceError(f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it")
+        last = last_of_training(checkpoint)
+        where = (
+            "" if last is None else f"; it is the output of a training run: give one of its checkpoints, such as {last}"
+        )
+        raise SourceError(
+            f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it{where}"
+        )
     for file in files:
         digest.update(f"{file.relative_to(checkpoint)} {content_sha256(file)}\n".encode())
     return digest.hexdigest()[:32]
@@ -184,4 +196,7 @@ def _export(checkpoint: Path, target: Path, source: str, revision: str | None, l
     )
     if child.returncode:
         said = (child.stderr.strip() or child.stdout.strip() or f"exit status {child.returncode}").splitlines()
-        raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(said[-20:]))
+        # Before crossrt's own words stands what the libraries wrote to standard error.
+        own = [number for number, line in enumerate(said) if line.startswith("crossrt: ")]
+        said = said[own[-1] :] if own else said[-20:]
+        raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(said))

@@ -1,7 +1,7 @@
 """`EncodedPairs`: token ids of pairs; and `PairTemplate`: how a tokenizer joins two texts, so that ids can be joined."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from .errors import BundleError
 
 Spans: TypeAlias = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Texts as token ids: an array of ids, and where each text starts in it and how many tokens it has, int64 [n]."""
+
+TruncationSide: TypeAlias = Literal["right", "left"]
+"""Where a text that is too long loses tokens: at its end, or at its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +96,20 @@ class PairTemplate:
         long = np.where(halved, most // 2 + most % 2, long)
         return np.where(swapped, long, short), np.where(swapped, short, long)
 
-    def joined(self, queries: Spans, passages: Spans, *, max_length: int) -> EncodedPairs:
+    def joined(
+        self, queries: Spans, passages: Spans, *, max_length: int, truncation_side: TruncationSide = "right"
+    ) -> EncodedPairs:
         """Join each query with the passage of the same number.
 
-        Lengths are those before any truncation; the ids need hold no more of a passage than `max_length` leaves room for.
+        A text that is too long loses tokens at its end, or with `truncation_side="left"` at its beginning. Lengths are
+        those before any truncation. Only the tokens that `max_length` leaves room for are read.
         """
         query_ids, query_starts, query_lengths = queries
         ids, starts, lengths = passages
         query_kept, kept = self.room(query_lengths, lengths, max_length=max_length)
+        if truncation_side == "left":
+            query_starts = query_starts + query_lengths - query_kept
+            starts = starts + lengths - kept
         sizes = query_kept + kept + self.special_tokens
         offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
         np.cumsum(sizes, out=offsets[1:])

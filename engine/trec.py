@@ -16,6 +16,20 @@ FEW = 20
 """Lines, of which each may begin with what looks like an id by chance."""
 ID = re.compile(r"\S*\d\S*")
 
+NO_TEXT = {
+    b"\x1f\x8b": "compressed by gzip: decompress it first, as with gunzip",
+    b"BZh91AY": "compressed by bzip2: decompress it first, as with bunzip2",
+    b"\xfd7zXZ\0": "compressed by xz: decompress it first, as with unxz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: decompress it first, as with unzstd",
+    b"PK\x03\x04": "a zip archive: unpack it first, and give a file of it",
+    b"PAR1\x15": "a Parquet file: write its columns as lines with tabs first",
+    b"ARROW1\0\0": "an Arrow file: write its columns as lines with tabs first",
+    b"SQLite format 3\0": "a SQLite database: write its columns as lines with tabs first",
+    b"\xff\xfe": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
+}
+"""What files begin with that people take for text."""
+
 Run = dict[str, dict[str, float]]
 """Query id -> passage id -> score, in the order of the file."""
 
@@ -234,6 +248,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _decoded(raw: bytes, number: int, path: Path | str) -> str:
+    if number == 1:
+        for beginning, kind in NO_TEXT.items():
+            if raw.startswith(beginning):
+                raise DataFileError(f"{path} is {kind}; this reads plain text in UTF-8")
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:

@@ -177,7 +177,11 @@ class PreparedPassages:
 
     def check(self, model: CrossEncoder) -> None:
         """Raise StoreError for a model of another tokenizer, or of longer pairs, than the store was prepared for."""
-        self.store.check(model.bundle.tokenizer_sha256, max_length=model.max_length)
+        self.store.check(
+            model.bundle.tokenizer_sha256,
+            max_length=model.max_length,
+            truncation_side=model.bundle.manifest.truncation_side,
+        )
 
     def logits(
         self, model: CrossEncoder, query: str, ids: Sequence[str], *, batch_size: int

@@ -77,6 +77,8 @@ class System:
             "precision": self.precision.value,
             **({} if manifest.prompt is None else {"prompt": manifest.prompt}),
             "max_length": self.options.max_length or manifest.max_length,
+            # Not written for the usual side, so that runs of earlier versions go on.
+            **({} if manifest.truncation_side == "right" else {"truncation_side": manifest.truncation_side}),
             "runs on": self.runs_on,
             # Batches are cut by these, and a pair's last bits depend on its batch.
             "threads": setup.threads,

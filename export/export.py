@@ -223,6 +223,7 @@ class _Making:
         if self.exporter == "optimum":
             from .optimum import onnx_by_optimum
 
+            self.checkpoint.check_finite()  # crossrt's own exporter reads each tensor, and so checks it
             onnx_by_optimum(self.checkpoint, file)
         else:
             onnx_from_checkpoint(self.checkpoint, file)
@@ -362,7 +363,12 @@ class _Making:
 
     def _encoder(self) -> PairEncoder:
         manifest = self.manifest
-        return PairEncoder.from_file(self.directory / TOKENIZER, max_length=manifest.max_length, prompt=manifest.prompt)
+        return PairEncoder.from_file(
+            self.directory / TOKENIZER,
+            max_length=manifest.max_length,
+            truncation_side=manifest.truncation_side,
+            prompt=manifest.prompt,
+        )
 
     def _judged_lists(self) -> Judge:
         assert self.judging is not None
@@ -399,6 +405,7 @@ def manifest_of(checkpoint: Checkpoint, source: Mapping[str, Any]) -> Manifest:
         max_length=checkpoint.max_length,
         max_positions=dimensions.positions,
         pad_token_id=checkpoint.pad_token_id,
+        truncation_side=checkpoint.truncation_side,
         inputs=dict.fromkeys(inputs, "int64"),
         models={},
         tools=tool_versions(),

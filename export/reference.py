@@ -19,9 +19,11 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from ..engine.errors import CheckpointError
+from ..engine.bundle import TOKENIZER
+from ..engine.errors import CheckpointError, CrossrtError
 from ..engine.telemetry import telemetry_off
 from .checkpoint import Checkpoint
+from .files import check_no_pointer, first_line, read_json
 from .heads import Head
 
 with telemetry_off():
@@ -49,7 +51,8 @@ class Reference:
         self.checkpoint = checkpoint
         self.config = config_of(checkpoint)
         self.tokenizer = tokenizer_of(checkpoint, self.config)
-        self.model = _model(checkpoint, self.config)
+        with _errors_in_words(checkpoint, "transformers cannot load this model"):
+            self.model = _model(checkpoint, self.config)
         self.prompt = _default_prompt(checkpoint.path)
 
     def logits(
@@ -60,12 +63,14 @@ class Reference:
 
     def expected(self, pairs: Sequence[tuple[str, str]], *, max_length: int, progress: bool = False) -> Expected:
         """Return raw logits and token ids, truncated as transformers does it."""
-        encoded = [self._encoded(pair, max_length) for pair in pairs]
+        with _errors_in_words(self.checkpoint, "the tokenizer cannot be used"):
+            encoded = [self._encoded(pair, max_length) for pair in pairs]
         by_length: dict[int, list[int]] = {}
         for row, each in enumerate(encoded):
             by_length.setdefault(len(each["input_ids"]), []).append(row)
         logits: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(pairs)
         with (
+            _errors_in_words(self.checkpoint, "transformers cannot compute this model"),
             torch.inference_mode(),
             tqdm(total=len(pairs), desc="PyTorch reference", unit="pair", disable=not progress) as bar,
         ):
@@ -101,37 +106,56 @@ class Reference:
 
 
 def config_of(checkpoint: Checkpoint) -> Any:
-    """Return the transformers configuration, also for configs that lack a model_type or dimensions."""
-    # The dtype it was saved in must not decide what the reference computes in, nor whether it gives its output by name.
-    left = ("model_type", "dtype", "torch_dtype", "return_dict")
-    fields = {name: value for name, value in checkpoint.config.items() if name not in left}
+    """Return the transformers configuration, also for configs that lack a model_type, dimensions or the number of labels.
+
+    Raises CheckpointError where transformers refuses what config.json says.
+    """
+    # The dtype it was saved in must not decide what the reference computes in, nor an attention kernel how: transformers
+    # before 5.3 may fetch such a kernel from the hub and run it (CVE-2026-4372). Outputs are taken by name.
+    left = ("model_type", "dtype", "torch_dtype", "return_dict", "attn_implementation", "experts_implementation")
+    fields = {name: value for name, value in checkpoint.config.items() if name not in left and not name.startswith("_")}
     kind = checkpoint.config.get("model_type")
-    if checkpoint.head is Head.BERT_CAT:
-        # What its config does not give, transformers takes from distilbert-base-uncased, which the model was made of.
-        if "n_layers" not in fields:
-            names = [name.split(".layer.")[1] for name in checkpoint.original_tensors() if ".layer." in name]
-            fields["n_layers"] = 1 + max(int(name.split(".")[0]) for name in names)
-        return transformers.DistilBertConfig(**fields)
-    if not fields.get("num_labels") and not fields.get("id2label"):
-        fields["num_labels"] = checkpoint.labels  # transformers assumes two
-    known = str(kind) if kind in transformers.CONFIG_MAPPING else checkpoint.layout.model_type
-    return transformers.AutoConfig.for_model(known, **fields)
+    with _errors_in_words(checkpoint, "config.json is refused by transformers"):
+        if checkpoint.head is Head.BERT_CAT:
+            # What its config does not give, transformers takes from distilbert-base-uncased, which the model was made of.
+            if "n_layers" not in fields:
+                names = [name.split(".layer.")[1] for name in checkpoint.original_tensors() if ".layer." in name]
+                fields["n_layers"] = 1 + max(int(name.split(".")[0]) for name in names)
+            return transformers.DistilBertConfig(**fields)
+        if not fields.get("num_labels") and not fields.get("id2label"):
+            fields["num_labels"] = checkpoint.labels  # transformers assumes two
+        if fields.get("pad_token_id") is None:  # transformers' RoBERTa cannot compute without one
+            fields["pad_token_id"] = checkpoint.pad_token_id
+        known = kind if isinstance(kind, str) and kind in transformers.CONFIG_MAPPING else checkpoint.layout.model_type
+        return transformers.AutoConfig.for_model(known, **fields)
 
 
 def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
     """Return the checkpoint's tokenizer by transformers. Raises CheckpointError when its files are missing or broken."""
-    try:
+    read_json(checkpoint.path / TOKENIZER, missing={})  # whose errors are in words
+    config = config if config is not None else config_of(checkpoint)
+    with _errors_in_words(checkpoint, "the tokenizer cannot be loaded; it needs tokenizer.json or vocab.txt"):
+        # Without trust_remote_code=False transformers asks whoever sits before the terminal.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.path,
-            config=config if config is not None else config_of(checkpoint),
-            local_files_only=True,
-            trust_remote_code=False,  # unset, transformers would ask at a terminal, and run it for a `y`
+            checkpoint.path, config=config, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:
+    # Without its files transformers makes a tokenizer of the special tokens alone, to which every word is unknown.
+    files = dict(tokenizer.vocab_files_names)
+    whole = files.pop("tokenizer_file", TOKENIZER)
+    missing = sorted(name for name in files.values() if not (checkpoint.path / name).is_file())
+    for file in (checkpoint.path / name for name in files.values() if name not in missing):
+        with file.open("rb") as opened:
+            check_no_pointer(file, opened.read(24))
+    if not (checkpoint.path / whole).is_file() and (missing or not files):
         raise CheckpointError(
-            f"{checkpoint.path}: the tokenizer cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "it needs tokenizer.json or vocab.txt"
-        ) from error
+            f"{checkpoint.path} has no tokenizer: there is no {whole}"
+            + (f", and {type(tokenizer).__name__} lacks {', '.join(missing)}" if missing else "")
+        )
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer {type(tokenizer).__name__} is written in Python, and crossrt runs those that "
+            "the package tokenizers can: give a checkpoint with a tokenizer.json"
+        )
     if len(tokenizer) > checkpoint.dimensions.vocab:
         raise CheckpointError(
             f"{checkpoint.path}: the tokenizer has {len(tokenizer)} tokens and the model {checkpoint.dimensions.vocab}; "
@@ -192,7 +216,7 @@ class _StockModel(torch.nn.Module):
         self.takes = frozenset(inspect.signature(model.forward).parameters)
 
     def forward(self, encoded: dict[str, Any]) -> Any:
-        return self.model(**encoded).logits
+        return self.model(**encoded, return_dict=True).logits
 
 
 class _TrunkAndLinear(torch.nn.Module):
@@ -207,6 +231,20 @@ class _TrunkAndLinear(torch.nn.Module):
     def forward(self, encoded: dict[str, Any]) -> Any:
         cls = self.trunk(**encoded).last_hidden_state[:, 0]
         return torch.nn.functional.linear(cls, self.weight, self.bias)
+
+
+@contextmanager
+def _errors_in_words(checkpoint: Checkpoint, what: str) -> Iterator[None]:
+    """Turn whatever transformers and PyTorch raise into a CheckpointError."""
+    try:
+        yield
+    except CrossrtError:
+        raise
+    except BaseException as error:  # of many kinds, from TypeError to those of huggingface_hub
+        # A panic in Rust, as in the package tokenizers, is an error of a class that is no Exception and cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{checkpoint.path}: {what} ({first_line(error)})") from error
 
 
 @contextmanager
@@ -242,10 +280,21 @@ def _model(checkpoint: Checkpoint, config: Any) -> _StockModel | _TrunkAndLinear
         made = _TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
         made.eval()
         return made
-    stock = transformers.AutoModelForSequenceClassification
+    stock: Any = transformers.AutoModelForSequenceClassification
+    # transformers does not know the names that DataParallel gives, and AutoModel takes no weights without a path.
+    source: Any = checkpoint.path
+    weights: dict[str, Any] = {}
+    if checkpoint.wrapped:
+        stock = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        source, weights = None, {"state_dict": checkpoint.original_tensors()}
     with _without_loading_bar():
         model, loading = stock.from_pretrained(
-            checkpoint.path, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            source,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            **weights,
         )
     if loading["missing_keys"]:
         raise CheckpointError(

@@ -161,7 +161,7 @@ class Settings:
             raise CheckpointError(f"{path / SENTENCE_TRANSFORMERS}: prompts are texts by name, got {prompts!r}")
         prompts = {name: text or "" for name, text in prompts.items()}
         default = saved.get("default_prompt_name")
-        if default is not None and default not in prompts:
+        if default is not None and (not isinstance(default, str) or default not in prompts):
             raise CheckpointError(
                 f"{path / SENTENCE_TRANSFORMERS}: default_prompt_name is {default!r}, which is none of the prompts "
                 f"{', '.join(prompts) or '(there are none)'}; sentence-transformers refuses it too"

@@ -13,7 +13,6 @@ from ..engine.digests import sha256_of
 from ..engine.encoding import PairEncoder
 from ..engine.errors import BackendError
 from ..engine.precision import Precision
-from ..engine.tokenizer import read_tokenizer
 from ..evaluation.facts import commit, machine, versions
 from ..evaluation.system import System
 from .ceiling import SECONDS, Probe, again, ceiling_of, ceilings, check_share
@@ -167,11 +166,7 @@ def _without(rows: Sequence[Row], label: str) -> list[Row]:
 
 
 def _workload(row: Row, texts: Texts) -> Workload:
-    manifest = row.system.bundle.manifest
-    encoder = PairEncoder(
-        read_tokenizer(row.system.bundle.tokenizer_file),
-        max_length=row.system.options.max_length or manifest.max_length,
-    )
+    encoder = PairEncoder.from_bundle(row.system.bundle, max_length=row.system.options.max_length)
     return texts.workload([pair for request in row.requests for pair in request], encoder)
 
 

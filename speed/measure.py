@@ -79,10 +79,8 @@ class Row:
 
 def opened(system: System, texts: Texts, plan: Plan) -> Row:
     """Open a system with its requests. Raises what `CrossEncoder` raises."""
-    file = system.bundle.tokenizer_file
-    tokenizer = read_tokenizer(file)
-    manifest = system.bundle.manifest
-    encoder = PairEncoder.from_file(file, max_length=system.options.max_length or manifest.max_length)
+    tokenizer = read_tokenizer(system.bundle.tokenizer_file)
+    encoder = PairEncoder.from_bundle(system.bundle, max_length=system.options.max_length)
     requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]
     by_count = {
         count: [texts.request(number, count, tokenizer) for number in range(_requests_of(count, plan))]

@@ -5,22 +5,32 @@ from functools import cache
 
 from tokenizers import Tokenizer
 
-from crossrt.engine.template import EncodedPairs
+from crossrt.engine.template import EncodedPairs, TruncationSide
 
 Rows = list[tuple[list[int], list[int]]]
 """Ids and token types of each pair."""
 
 
-def real_rows(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, max_length: int) -> Rows:
-    encodings = _truncating(tokenizer, max_length).encode_batch(list(pairs))
+SIDES: tuple[TruncationSide, ...] = ("right", "left")
+"""The ends at which a text that is too long may lose tokens."""
+
+
+def real_rows(
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    max_length: int,
+    truncation_side: TruncationSide = "right",
+) -> Rows:
+    encodings = _truncating(tokenizer, max_length, truncation_side).encode_batch(list(pairs))
     return [(encoding.ids, encoding.type_ids) for encoding in encodings]
 
 
 @cache
-def _truncating(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
+def _truncating(tokenizer: Tokenizer, max_length: int, truncation_side: TruncationSide) -> Tokenizer:
     own = Tokenizer.from_str(tokenizer.to_str())
     own.no_padding()
-    own.enable_truncation(max_length=max_length, strategy="longest_first")
+    own.enable_truncation(max_length=max_length, strategy="longest_first", direction=truncation_side)
     return own
 
 

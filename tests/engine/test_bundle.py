@@ -100,6 +100,7 @@ def test_an_unreadable_file_is_named(copied: Path) -> None:
         (lambda fields: fields.update(files=[]), r"does not list tokenizer\.json"),
         (lambda fields: fields.update(schema=True), "no schema number"),
         (lambda fields: fields.update(tools={"python": 3}), "tools.* is 3, expected a text"),
+        (lambda fields: fields.update(truncation_side="top"), 'truncation_side is "top", expected right or left'),
     ],
 )
 def test_a_manifest_that_is_wrong_is_refused_in_words(copied: Path, change: Any, message: str) -> None:

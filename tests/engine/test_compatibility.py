@@ -132,7 +132,7 @@ def test_what_sentence_transformers_refuses_with_a_value_error_so_do_we(
     both: tuple[Any, Any], wrong: dict[str, Any]
 ) -> None:
     for model in both:
-        with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+        with pytest.raises(ValueError, match="batch_size"):
             model.predict(PAIRS, **wrong)
 
 

@@ -210,12 +210,22 @@ def test_texts_longer_than_the_limit_lose_tokens_from_the_longer_side_first(bund
         assert model._encoder.encode([("a", "city " * 50)]).lengths.tolist() == [20]
 
 
+def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]) -> None:
+    options = {"max_length": np.int64(32), "num_labels": np.int32(1), "threads": np.uint8(1)}
+    with CrossEncoder(bundle, **options) as model:  # type: ignore[arg-type]
+        assert model.max_length == 32
+        model.max_length = np.int16(16)
+        assert model.predict(pairs, batch_size=np.int64(4)).shape == (12,)
+        assert len(model.rank("a", ["b", "c", "d"], top_k=np.int64(2), batch_size=np.int8(1))) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"max_length": 65}, "max_length=65, but the model has positions for 64"),
-        ({"max_length": 3}, "leaves no room for text"),
-        ({"max_length": "long"}, "leaves no room for text"),
+        ({"max_length": 3}, "whole number from 4"),
+        ({"max_length": "long"}, "whole number from 1"),
+        ({"num_labels": "1"}, "num_labels='1': give a whole number from 1"),
         ({"threads": 0}, "threads=0"),
         ({"threads": -1}, "threads=-1"),
         ({"threads": 1.5}, "threads=1.5"),
@@ -247,7 +257,7 @@ def test_more_threads_than_processors_are_not_used(bundle: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, "many", True])
 def test_a_batch_size_below_one_is_an_error(model: CrossEncoder, batch_size: Any) -> None:
-    with pytest.raises(OptionError, match="batch_size must be a positive integer"):
+    with pytest.raises(OptionError, match="give a whole number from 1"):
         model.predict([("a", "b")], batch_size=batch_size)
 
 
@@ -256,8 +266,8 @@ def test_keywords_of_sentence_transformers_are_mapped_or_refused_by_name(
 ) -> None:
     expected = model.predict(pairs)
     np.testing.assert_array_equal(model.predict(sentences=pairs, num_workers=0, prompt=None), expected)
-    with pytest.raises(UnsupportedOptionError, match="put the prompt before the text"):
-        model.predict(pairs, prompt="query: ")
+    with pytest.raises(UnsupportedOptionError, match="one process uses all processors"):
+        model.predict(pairs, pool={"processes": 2})
     with pytest.raises(TypeError, match="unknown keyword"):
         model.predict(pairs, nonsense=1)
     with CrossEncoder(
@@ -380,6 +390,11 @@ def test_a_name_that_is_nothing_is_explained(tmp_path: Path) -> None:
         CrossEncoder("nobody/nothing", local_files_only=True, cache_folder=tmp_path)
     with pytest.raises(SourceError, match="holds no checkpoint"):
         CrossEncoder(tmp_path)
+    for step in ("500", "1000", "oops"):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}") if step.isdigit() else None
+    with pytest.raises(SourceError, match=r"training run: give one of its checkpoints, such as .*checkpoint-1000$"):
+        CrossEncoder(tmp_path)
     with pytest.raises(OptionError, match="model_name_or_path is missing"):
         CrossEncoder()
 
@@ -472,3 +487,23 @@ def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("native") / "bundle"
     export_bundle(Checkpoint.read(checkpoint), out)
     return out
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("noise of a library\ncrossrt: no head\n  found  x\n", ["crossrt: no head", "  found  x"]),
+        ("Traceback\nKeyError: 1\n", ["Traceback", "KeyError: 1"]),
+    ],
+)
+def test_a_failed_export_shows_crossrts_own_words_alone(
+    written: str, shown: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossrt.engine import source
+    from crossrt.engine.errors import SourceError
+
+    failed = subprocess.CompletedProcess([], 1, "", written)
+    monkeypatch.setattr(source.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(SourceError) as error:
+        CrossEncoder(checkpoint, cache_folder=tmp_path)
+    assert str(error.value).splitlines() == [f"{checkpoint} could not be exported:", *(f"  {line}" for line in shown)]

@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from tokenizers import Tokenizer
 from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
 from crossrt.engine.errors import OptionError
 from crossrt.engine.plan import LEAST, TOGETHER, one_batch, plan, plan_without_padding
+from crossrt.engine.template import TruncationSide
+from crossrt.engine.wordpiece import WordPiece
+
+from .real_tokenizer import SIDES, real_rows, rows_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
 
@@ -24,17 +29,19 @@ def tokenizer(bundle: Path) -> Tokenizer:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(query=TEXT, passage=TEXT, max_length=st.integers(4, 64))
+@given(query=TEXT, passage=TEXT, max_length=st.integers(4, 64), side=st.sampled_from(SIDES))
 def test_ids_types_and_truncation_equal_transformers(
-    checkpoint: Path, tokenizer: Tokenizer, query: str, passage: str, max_length: int
+    checkpoint: Path, tokenizer: Tokenizer, query: str, passage: str, max_length: int, side: TruncationSide
 ) -> None:
-    reference = _reference(checkpoint)([query], [passage], truncation="longest_first", max_length=max_length)
-    encoded = PairEncoder(tokenizer, max_length=max_length).encode([(query, passage)])
+    own = _reference(checkpoint)
+    own.truncation_side = side
+    reference = own([query], [passage], truncation="longest_first", max_length=max_length)
+    encoded = PairEncoder(tokenizer, max_length=max_length, truncation_side=side).encode([(query, passage)])
     assert encoded.ids.tolist() == reference["input_ids"][0]
     assert encoded.type_ids.tolist() == reference["token_type_ids"][0]
 
 
-_references: dict[Path, object] = {}
+_references: dict[Path, Any] = {}
 
 
 def _reference(checkpoint: Path):  # type: ignore[no-untyped-def]
@@ -55,6 +62,27 @@ def test_a_tokenizers_own_truncation_and_padding_are_discarded(tokenizer: Tokeni
     stored = json.loads(without_truncation_and_padding(own.to_str()))
     assert stored["truncation"] is stored["padding"] is None
     assert stored["model"] == json.loads(tokenizer.to_str())["model"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(query=TEXT, passage=TEXT, max_length=st.integers(4, 40), side=st.sampled_from(SIDES))
+def test_without_wordpiece_texts_are_truncated_on_the_same_side(
+    tokenizer: Tokenizer, query: str, passage: str, max_length: int, side: TruncationSide
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WordPiece, "of", lambda tokenizer: None)
+        encoder = PairEncoder(tokenizer, max_length=max_length, truncation_side=side)
+    rows = rows_of(encoder.encode([(query, passage)]))
+    assert rows == real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
+
+
+def test_numpys_integers_are_integers_and_texts_are_not(tokenizer: Tokenizer) -> None:
+    assert PairEncoder(tokenizer, max_length=np.int64(32)).max_length == 32
+    for limit in ("128", 32.0, None, np.bool_(True)):
+        with pytest.raises(
+            OptionError, match=r"max_length=.*: give a whole number from 4: a pair has 3 special tokens"
+        ):
+            PairEncoder(tokenizer, max_length=limit)  # type: ignore[arg-type]
 
 
 def test_many_threads_may_encode_at_once(tokenizer: Tokenizer) -> None:
@@ -80,7 +108,7 @@ def test_many_threads_may_encode_at_once(tokenizer: Tokenizer) -> None:
 
 def test_a_limit_without_room_for_text_is_an_error(tokenizer: Tokenizer) -> None:
     for limit in (3, 0, -5, True):
-        with pytest.raises(OptionError, match="at least 4"):
+        with pytest.raises(OptionError, match="whole number from 4"):
             PairEncoder(tokenizer, max_length=limit)
 
 

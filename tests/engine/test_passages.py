@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +27,10 @@ from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BundleError, DataFileError, InputError, OptionError, StoreError
 from crossrt.engine.passages import PassageStore, StoreDescription, partial_path
 from crossrt.engine.preparation import prepare
-from crossrt.engine.template import PairTemplate, Spans
+from crossrt.engine.template import PairTemplate, Spans, TruncationSide
 from crossrt.engine.wordpiece import tokens_of
 
-from .real_tokenizer import real_rows, rows_of
+from .real_tokenizer import SIDES, real_rows, rows_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=120)
 LINE = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=120)
@@ -72,12 +73,15 @@ def make(tmp_path: Path, tokenizer: Tokenizer, opened: Bundle) -> Callable[..., 
 
 
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(query=TEXT, passage=TEXT, max_length=st.integers(4, 64))
-def test_joined_ids_equal_the_tokenizers(tokenizer: Tokenizer, query: str, passage: str, max_length: int) -> None:
+@given(query=TEXT, passage=TEXT, max_length=st.integers(4, 64), side=st.sampled_from(SIDES))
+def test_joined_ids_equal_the_tokenizers(
+    tokenizer: Tokenizer, query: str, passage: str, max_length: int, side: TruncationSide
+) -> None:
     template = PairTemplate.of(tokenizer)
     queries, passages = (tokens_of(tokenizer, [text]) for text in (query, passage))
-    joined = template.joined(queries, kept(passages), max_length=max_length)
-    assert rows_of(joined) == real_rows(tokenizer, [(query, passage)], max_length=max_length)
+    passages = kept(passages) if side == "right" else passages
+    joined = template.joined(queries, passages, max_length=max_length, truncation_side=side)
+    assert rows_of(joined) == real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
 
 
 def kept(passage: Spans) -> Spans:
@@ -87,17 +91,29 @@ def kept(passage: Spans) -> Spans:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(query=TEXT, passages=st.lists(LINE, min_size=1, max_size=12), max_length=st.integers(4, 64))
+@given(
+    query=TEXT,
+    passages=st.lists(LINE, min_size=1, max_size=12),
+    max_length=st.integers(4, 64),
+    side=st.sampled_from(SIDES),
+)
 def test_a_store_gives_what_the_texts_give(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, query: str, passages: list[str], max_length: int
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: Tokenizer,
+    query: str,
+    passages: list[str],
+    max_length: int,
+    side: TruncationSide,
 ) -> None:
     folder = tmp_path_factory.mktemp("stores")
     (folder / "p.tsv").write_bytes("".join(f"{n}\t{text}\n" for n, text in enumerate(passages)).encode())
-    store = prepare(folder / "p.tsv", folder / "store", tokenizer, tokenizer_sha256="x", limit=64)
-    encoder = PairEncoder(tokenizer, max_length=max_length)
+    passages_file, folder = folder / "p.tsv", folder / "store"
+    store = prepare(passages_file, folder, tokenizer, tokenizer_sha256="x", limit=64, truncation_side=side)
+    encoder = PairEncoder(tokenizer, max_length=max_length, truncation_side=side)
     names = [str(number) for number in reversed(range(len(passages)))]
     found = encoder.encode_from(store, query, names)
-    assert rows_of(found) == real_rows(tokenizer, [(query, text) for text in reversed(passages)], max_length=max_length)
+    pairs = [(query, text) for text in reversed(passages)]
+    assert rows_of(found) == real_rows(tokenizer, pairs, max_length=max_length, truncation_side=side)
 
 
 @pytest.mark.parametrize("max_length", [4, 5, 63, 64])
@@ -178,6 +194,28 @@ def test_a_store_is_shared_by_threads(bundle: Path, make: Callable[..., PassageS
         for thread in threads:
             thread.join()
     assert found == [expected] * 8
+
+
+def test_a_model_that_truncates_on_the_left_ranks_a_store_as_the_texts(bundle: Path, tmp_path: Path) -> None:
+    from crossrt.commands import ranking
+
+    left = Path(shutil.copytree(bundle, tmp_path / "left"))
+    fields = json.loads((left / "manifest.json").read_text())
+    (left / "manifest.json").write_text(json.dumps(fields | {"truncation_side": "left"}))
+    passages = PASSAGES | {"long": " ".join(f"river {'city' if n % 3 else 'red'}" for n in range(90))}
+    (tmp_path / "p.tsv").write_text("".join(f"{name}\t{text}\n" for name, text in passages.items()), encoding="utf-8")
+    for path, store in ((bundle, "right.store"), (left, "left.store")):
+        ranking.prepare(path, tmp_path / "p.tsv", tmp_path / store)
+    with CrossEncoder(left, max_length=20) as model, CrossEncoder(bundle, max_length=20) as other:
+        from_texts = model.rank(QUERY, list(passages.values()))
+        from_store = model.rank(QUERY, passage_ids=list(passages), passages=PassageStore(tmp_path / "left.store"))
+        assert [row["score"] for row in from_store] == [row["score"] for row in from_texts]
+        assert [row["score"] for row in from_store] != [
+            row["score"] for row in other.rank(QUERY, list(passages.values()))
+        ]
+        for wrong, store in ((model, "right.store"), (other, "left.store")):
+            with pytest.raises(StoreError, match="was prepared for models that truncate on the"):
+                wrong.rank(QUERY, passage_ids=["long"], passages=PassageStore(tmp_path / store))
 
 
 def test_a_store_of_another_tokenizer_or_limit_is_refused(

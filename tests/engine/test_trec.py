@@ -1,5 +1,10 @@
 """Retrieval files are read strictly and written as trec_eval reads them."""
 
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +46,42 @@ def test_texts_may_hold_tabs_and_end_in_any_newline(tmp_path: Path) -> None:
 def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, reader, content, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DataFileError, match=message):
         reader(written(tmp_path / "file", content))
+
+
+def _zip() -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("p.tsv", "1\tthe river\n")
+    return archive.getvalue()
+
+
+LINES = b"1\tthe river\n2\tthe city\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(LINES), "is compressed by gzip: decompress it first"),
+        (bz2.compress(LINES), "is compressed by bzip2"),
+        (lzma.compress(LINES), "is compressed by xz"),
+        (_zip(), "is a zip archive"),
+        (b"PAR1\x15\x04\x15\x1e\x15\x22L\x15", "is a Parquet file"),
+        (LINES.decode().encode("utf-16"), "is text in UTF-16: convert it first"),
+    ],
+    ids=["gzip", "bzip2", "xz", "zip", "parquet", "utf-16"],
+)
+@pytest.mark.parametrize("reader", [read_texts, read_run, read_qrels, read_pairs])
+def test_what_is_no_plain_text_is_named(tmp_path: Path, reader, content: bytes, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataFileError, match=message):
+        reader(written(tmp_path / "file", content))
+
+
+def test_texts_that_only_begin_like_such_files_are_read(tmp_path: Path) -> None:
+    assert read_texts(written(tmp_path / "file", b"PAR1\tthe river\nBZh\tb\nPK\tc\n")) == {
+        "PAR1": "the river",
+        "BZh": "b",
+        "PK": "c",
+    }
 
 
 def test_texts_by_their_ids_are_no_pairs(tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from tokenizers import Tokenizer
 from crossrt.engine import backends, wordpiece
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import InputError
+from crossrt.engine.template import TruncationSide
 from crossrt.engine.tokenizer import largest_id
 from crossrt.engine.wordpiece import UNSUPPORTED, WordPiece
 
 from ..conftest import REPOSITORY, vocabulary
-from .real_tokenizer import real_rows, rows_of
+from .real_tokenizer import SIDES, real_rows, rows_of
 
 pytestmark = pytest.mark.skipif(
     backends.native_library("native_wordpiece") is None, reason="this installation has no compiled tokenization"
@@ -98,8 +99,8 @@ def test_ids_are_the_real_tokenizers(texts: list[str], index: int) -> None:
 
 
 @cache
-def encoder_of(index: int, max_length: int) -> PairEncoder:
-    return PairEncoder(opened(index)[0], max_length=max_length)
+def encoder_of(index: int, max_length: int, truncation_side: TruncationSide) -> PairEncoder:
+    return PairEncoder(opened(index)[0], max_length=max_length, truncation_side=truncation_side)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -107,13 +108,16 @@ def encoder_of(index: int, max_length: int) -> PairEncoder:
     pairs=st.lists(st.tuples(st.one_of(st.just("who"), TEXT), TEXT), max_size=6),
     max_length=st.sampled_from([4, 5, 6, 9, 12, 31, 64]),
     index=st.sampled_from([0, CASED]),
+    side=st.sampled_from(SIDES),
 )
-def test_truncated_pairs_are_the_real_tokenizers(pairs: list[tuple[str, str]], max_length: int, index: int) -> None:
+def test_truncated_pairs_are_the_real_tokenizers(
+    pairs: list[tuple[str, str]], max_length: int, index: int, side: TruncationSide
+) -> None:
     tokenizer, _ = opened(index)
-    encoder = encoder_of(index, max_length)
+    encoder = encoder_of(index, max_length, side)
     assert encoder._words is not None
     encoded = encoder.encode(pairs)
-    assert rows_of(encoded) == real_rows(tokenizer, pairs, max_length=max_length)
+    assert rows_of(encoded) == real_rows(tokenizer, pairs, max_length=max_length, truncation_side=side)
     assert (encoded.ids.dtype, encoded.type_ids.dtype, encoded.offsets.dtype) == (np.int32, np.uint8, np.int64)
 
 

@@ -46,6 +46,20 @@ def test_weights_are_the_same_from_safetensors_and_from_a_pytorch_file(copied: P
     assert (Checkpoint.read(copied).tensor("layer.1.output.weight") == before).all()
 
 
+@pytest.mark.parametrize("version", ["2.5.1", "2.6.0", "2.9.1+cpu"])
+def test_a_pickle_is_not_read_by_a_pytorch_that_runs_code_in_it(
+    version: str, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Checkpoint.read(copied)
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    Checkpoint.read(copied)  # safetensors are data alone
+    (copied / "model.safetensors").unlink()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(CheckpointError, match=r"CVE-2025-32434.*install torch 2\.10 or later, or convert"):
+        Checkpoint.read(copied)
+
+
 def test_half_precision_weights_are_read_as_float32(copied: Path) -> None:
     edit_tensors(copied, lambda tensors: tensors.update({name: value.half() for name, value in tensors.items()}))
     assert Checkpoint.read(copied).tensor("head.1.weight").dtype == "float32"
@@ -95,6 +109,19 @@ def test_a_leftover_tensor_is_named_and_a_saved_buffer_is_not(copied: Path) -> N
     spare = {"fit_dense.weight": torch.zeros(3), "bert.embeddings.position_ids": torch.arange(64)[None]}
     edit_tensors(copied, lambda tensors: tensors.update(spare))
     assert Checkpoint.read(copied).leftover == ("fit_dense.weight",)
+
+
+def test_nan_weights_do_not_reach_an_exporter_that_does_not_look_at_them(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossrt.export import optimum
+    from crossrt.export.export import export_bundle
+
+    monkeypatch.setattr(optimum, "onnx_by_optimum", lambda *_: pytest.fail("it was exported"))
+    # Of a word that no pair has: the parity check would not see it.
+    edit_tensors(copied, lambda tensors: tensors["bert.embeddings.word_embeddings.weight"][4].fill_(float("inf")))
+    with pytest.raises(CheckpointError, match=r"word_embeddings\.weight holds NaN or Inf"):
+        export_bundle(Checkpoint.read(copied), tmp_path / "bundle", exporter="optimum")
 
 
 def test_nan_weights_are_named_when_they_are_read(copied: Path) -> None:

@@ -47,6 +47,7 @@ PAIRS = [
     ("how long does it take", "the river is long"),
     ("what is in the water", "eggs and salt in the water of the river"),
     ("paris", "people live in paris"),
+    ("paris", "berlin is a city"),
     ("where is the river", "where " * 80),
     ("", "light"),
 ]
@@ -185,6 +186,18 @@ CASES_REFUSED = [
         name="further modules",
         files=saved() | {"modules.json": [*MODULES, {"path": "1_Dense", "type": "sentence_transformers.models.Dense"}]},
         error="modules Transformer in '', Dense in '1_Dense'",
+    ),
+    Case(
+        name="fewer names than labels",
+        labels=2,
+        config={"id2label": {"0": "relevant"}},
+        error="declares 1 labels, the head has 2",
+    ),
+    Case(
+        name="more names than labels",
+        labels=2,
+        config={"id2label": {"0": "relevant", "1": "no", "2": "perhaps"}},
+        error="declares 3 labels, the head has 2",
     ),
     Case(name="modules that are none", files=saved() | {"modules.json": {"a": 1}}, error="not a list of modules"),
 ]
