@@ -10,8 +10,8 @@ from setuptools import Extension, setup
 # A library is loaded only on a processor that has all that it was compiled for: see NATIVE_FLAGS in engine/backends.py.
 KERNELS = {"avx512": ["f", "bw", "dq", "vl"], "avx512_bf16": ["f", "bw", "dq", "vl", "vnni", "bf16"]}
 
-# Python asks for symbols, which make a library ten times as large. Sanitizers name lines by them, and take minutes to compile with
-# all optimizations (scripts/sanitize).
+# Python asks for symbols, which make a library ten times as large. Sanitizers name lines by them, and take very long to compile
+# with all optimizations (scripts/sanitize).
 LEVEL = ["-O1"] if "-fsanitize" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
 
 kernels = [

@@ -62,7 +62,9 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(soaked(arguments.only, arguments.bundle, arguments.requests, arguments.words)))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
+    source = Bundle.open(arguments.bundle).manifest.source["id"]
+    shape = {"requests": arguments.requests, "pool": POOL, "words": arguments.words, "limit": LIMIT}
     for setup in arguments.setups.split(","):
         command = [sys.executable, __file__, str(arguments.bundle), "--only", setup]
         command += ["--requests", str(arguments.requests), "--words", str(arguments.words)]
@@ -70,10 +72,8 @@ def main() -> None:
         row = json.loads(child.stdout) if child.returncode == 0 else {"errors": [f"exit status {child.returncode}"]}
         rows.append({"setup": setup} | row)
         print(said(rows[-1]), flush=True)
-    if arguments.out:
-        source = Bundle.open(arguments.bundle).manifest.source["id"]
-        shape = {"requests": arguments.requests, "pool": POOL, "words": arguments.words, "limit": LIMIT}
-        write_result(arguments.out, {"model": source, **shape, "setups": rows})
+        if arguments.out:  # after each, so that what was measured stays
+            write_result(arguments.out, {"model": source, **shape, "setups": rows})
     failed = [row for row in rows if row.get("errors") or row.get("other_scores") or row.get("growth", 0) > LIMIT]
     sys.exit(bool(failed))
 
@@ -126,7 +126,7 @@ def soaked(setup: str, bundle: Path, requests: int, words: int) -> dict[str, Any
         "requests": done,
         "seconds": round(time.perf_counter() - begin, 1),
         "resident_mb": sizes,
-        "growth": round(max(after) / after[0] - 1, 4),
+        "growth": round(max(after) / after[0] - 1, 4) if after else 0.0,  # where nothing was scored there are errors
         "other_scores": changed,
         "errors": errors[:10],
     }
@@ -138,6 +138,7 @@ def scorer(setup: str, bundle: Path, pool: list[tuple[str, list[str]]]) -> Itera
     if setup == "auto_model":
         tokenizer = tokenizers.Tokenizer.from_file(str(bundle / "tokenizer.json"))
         tokenizer.enable_padding()
+        tokenizer.enable_truncation(Bundle.open(bundle).manifest.max_length)
         model = AutoModelForSequenceClassification.from_pretrained(bundle, device="cpu")
 
         def of_arrays(number: int) -> Any:
@@ -182,7 +183,7 @@ def scorer(setup: str, bundle: Path, pool: list[tuple[str, list[str]]]) -> Itera
 
 def said(row: dict[str, Any]) -> str:
     """One line for a person."""
-    if "resident_mb" not in row:
+    if not row.get("resident_mb"):
         return f"{row['setup']:<12} {row.get('skipped') or row['errors'][0]}"
     sizes = row["resident_mb"]
     return (

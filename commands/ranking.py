@@ -220,9 +220,9 @@ def evaluate(
     ] = None,
     depth: Annotated[
         int | None,
-        typer.Option(min=1, help="Rerank the best K candidates of each query; all if none, 100 of a BM25 run."),
+        typer.Option(help="Rerank the best K candidates of each query; all if none, 100 of a BM25 run."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N judged queries, for a try-out.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, for a try-out.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Start anew: throw away the runs that are there.")] = False,
     batch_size: BatchSize = 32,
     backend: Backend = "auto",

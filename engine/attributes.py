@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .activation import Activation
 from .bundle import Bundle
@@ -20,6 +20,7 @@ from .scorer import Scorer
 
 if TYPE_CHECKING:
     from .auto_model import AutoModelForSequenceClassification
+    from .cross_encoder import CrossEncoder
 
 Model = TypeVar("Model", bound="ModelAttributes")
 
@@ -273,7 +274,7 @@ class CrossEncoderAttributes(ModelAttributes):
         """The model that takes a tokenizer's tensors and gives logits. It is this one's, and closed with it."""
         from .auto_model import AutoModelForSequenceClassification
 
-        return AutoModelForSequenceClassification(self)
+        return AutoModelForSequenceClassification(cast("CrossEncoder", self))
 
     def get_backend(self) -> str:
         """The runtime that computes."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .attributes import CrossEncoderAttributes, ModelAttributes
-from .compatibility import RENAMED
+from .attributes import ModelAttributes
+from .compatibility import KEYWORDS
 from .cross_encoder import CrossEncoder
 from .errors import InputError, UnsupportedOptionError
 from .plan import Batch
@@ -55,7 +55,7 @@ class SequenceClassifierOutput:
 class AutoModelForSequenceClassification(ModelAttributes):
     """A cross-encoder called with token ids. Made by `from_pretrained`. Several threads may call it at once."""
 
-    def __init__(self, model: CrossEncoderAttributes) -> None:
+    def __init__(self, model: CrossEncoder) -> None:
         self._model = model
         self.bundle = model.bundle
         self._scorer = model._scorer
@@ -66,7 +66,7 @@ class AutoModelForSequenceClassification(ModelAttributes):
 
         Those of transformers are what `CrossEncoder` takes as `model_kwargs`.
         """
-        known = {*inspect.signature(CrossEncoder).parameters, *RENAMED}
+        known = {*inspect.signature(CrossEncoder).parameters, *KEYWORDS}
         own = {name: value for name, value in options.items() if name in known}
         own["model_kwargs"] = {
             **(own.get("model_kwargs") or {}),
@@ -111,7 +111,7 @@ class AutoModelForSequenceClassification(ModelAttributes):
 
     def close(self) -> None:
         """Free the model. May be called again; scoring afterwards raises BackendError."""
-        self._scorer.close()
+        self._model.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._model,)

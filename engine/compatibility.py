@@ -42,6 +42,9 @@ WITHOUT_EFFECT = frozenset({"num_workers", "chunk_size", "trust_remote_code", "c
 """Accepted and ignored, because no score depends on them: crossrt runs no remote code, whatever is trusted; dropout is
 for training; the others divide the work."""
 
+KEYWORDS = frozenset({*RENAMED, *RENAMED.values(), *ALTERNATIVES, *WITHOUT_EFFECT})
+"""Keywords of sentence-transformers that this module understands."""
+
 SHARED = {
     "revision": "revision",
     "token": "token",

@@ -120,7 +120,8 @@ class CrossEncoder(CrossEncoderAttributes):
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
         self.model_card_data = ModelCardData() if model_card_data is None else model_card_data
         if devices is None:
-            devices = mapped.get("device") or device  # as device_map has precedence in transformers
+            # device_map comes before device, as in sentence-transformers.
+            devices = device if mapped.get("device") is None else mapped["device"]
         self._options: dict[str, Any] = {
             "device": compatibility.device_names(devices),
             "precision": precision if precision is not None else mapped.get("dtype"),

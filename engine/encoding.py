@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from .bundle import Bundle
+from .bundle import MOST_TOKENS, Bundle
 from .errors import InputError, StoreError
 from .options import whole
 from .passages import PassageStore
@@ -64,6 +64,10 @@ class PairEncoder:
             self.largest_id = largest_id(tokenizer) if self._words is None else self._words.largest_id
             # Those of special tokens too, which a template gives by number.
             self.largest_id = max(self.largest_id, *probe.ids, -1)
+            if self.largest_id >= MOST_TOKENS:
+                raise ValueError(
+                    f"it has the token id {self.largest_id}, and {MOST_TOKENS - 1} is the largest possible"
+                )
             self.largest_type = max(probe.type_ids, default=0)
             if self.largest_type > 255:
                 raise ValueError(f"it gives the token type {self.largest_type}, and 255 is the largest possible")

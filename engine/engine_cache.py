@@ -23,6 +23,7 @@ from .engine_file import EngineFile, Profile
 from .errors import BackendError, BundleError
 from .lock import held
 from .precision import Precision
+from .publish import clear_abandoned
 
 logger = logging.getLogger("crossrt")
 
@@ -77,6 +78,7 @@ class EngineCache:
     def locked(self, entry: Path) -> AbstractContextManager[int]:
         """Hold an entry for building it; whoever comes second waits, and looks for it again. See `held`."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(self.folder)
         return held(
             self.folder / f"{entry.name}-lock",
             waiting=f"crossrt: waiting for another process that builds {entry}",

@@ -1,6 +1,15 @@
-"""What a forked process inherits and must not touch."""
+"""What makes a process fit to be forked, and what its forks must not touch."""
 
 import ctypes
+import os
+import threading
+
+OPENING = threading.RLock()
+"""Held while a session is opened or closed. A fork waits for it: ONNX Runtime holds a lock of its own meanwhile, which would
+stay locked in the fork, since the thread that holds it does not come along."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release)
 
 
 def keep_for_ever(inherited: object) -> None:

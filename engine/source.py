@@ -5,6 +5,7 @@ scores, and its memory goes back to the system. The cache is keyed by the checkp
 trained on and saved again is exported again, and by this crossrt's version, so that no bundle outlives a mended export.
 """
 
+import errno
 import hashlib
 import re
 import subprocess
@@ -19,6 +20,7 @@ from .child import crossrt_command
 from .digests import content_sha256
 from .errors import BundleError, SourceError
 from .lock import held
+from .publish import clear_abandoned
 from .telemetry import telemetry_off
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
@@ -91,16 +93,23 @@ def fetched_checkpoint(
     try:
         with telemetry_off():
             import huggingface_hub
+            from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
         raise SourceError(
             f"{source} is no local directory, and fetching it needs huggingface_hub: pip install huggingface_hub"
         ) from None
+    folder = hub_folder(cache_folder)
+    if folder is None and not Path(HF_HUB_CACHE).is_absolute():
+        raise SourceError(
+            f"{source} is no local directory, and there is no folder to download it to, since this user has no home directory: "
+            "give cache_folder=, or set HF_HOME, to a folder that this user can write"
+        )
     try:
         directory = huggingface_hub.snapshot_download(
             repository,
             revision=revision,
             token=token,
-            cache_dir=hub_folder(cache_folder),
+            cache_dir=folder,
             local_files_only=local_files_only,
             allow_patterns=[*CHECKPOINT_FILES, *(ONNX_FILES if onnx or not can_export() else ()), "model.*.onnx"],
         )
@@ -108,7 +117,11 @@ def fetched_checkpoint(
         raise SourceError(
             f"{source} is no local directory, and {repository} could not be had from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
-            "Check the name and the network, or download the checkpoint and give its directory"
+            + (
+                "Give cache_folder=, or set HF_HOME, to a folder that this user can write"
+                if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+                else "Check the name and the network, or download the checkpoint and give its directory"
+            )
         ) from error
     return Path(directory), Path(directory).name
 
@@ -156,6 +169,7 @@ def _cached(target: Path) -> Bundle | None:
 def _exported(checkpoint: Path, target: Path, source: str, revision: str | None) -> Bundle:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(target.parent)
         exporting = held(
             target.with_name(f".{target.name}.lock"),
             waiting=f"crossrt: waiting for another process that exports {source} to {target}",

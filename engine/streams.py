@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .cpus import CORES
 from .errors import BackendError, BundleError
-from .forks import keep_for_ever
+from .forks import OPENING, keep_for_ever
 from .plan import Batch, one_batch, plan, plan_without_padding
 from .session import Session, Setup
 from .template import EncodedPairs
@@ -141,8 +141,9 @@ class Streams:
         with self._lock:
             self._closed = True
         self._executor.shutdown(cancel_futures=True)
-        for session in self._sessions.values():
-            session.close()
+        with OPENING:
+            for session in self._sessions.values():
+                session.close()
 
     def start_anew_after_fork(self) -> None:
         """Forget the parent's sessions and threads, and free none of them."""
@@ -161,7 +162,8 @@ class Streams:
             if wide not in self._sessions:
                 setup = self.setup
                 threads, streams = (setup.threads, 1) if wide else (setup.threads // setup.streams, setup.streams)
-                self._sessions[wide] = setup.open(self._bundle, threads=max(1, threads), streams=streams)
+                with OPENING:
+                    self._sessions[wide] = setup.open(self._bundle, threads=max(1, threads), streams=streams)
             return self._sessions[wide]
 
     def _check_open(self) -> None:

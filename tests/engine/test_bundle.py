@@ -213,6 +213,10 @@ def written(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
             "has the token id 9999, and the model has",
         ),
         (
+            lambda fields: fields["post_processor"]["special_tokens"]["[CLS]"].update(ids=[4_294_967_294]),
+            "token id 4294967294, and 16777215 is the",
+        ),
+        (
             lambda fields: fields["post_processor"]["pair"][-1]["SpecialToken"].update(type_id=2),
             "has the token type 2, and the model has 2",
         ),

@@ -480,7 +480,7 @@ def test_embeddings_in_place_of_ids_are_refused_in_words(auto: crossrt.AutoModel
         {"attn_implementation": "eager", "low_cpu_mem_usage": True},
         {"torch_dtype": torch.float32, "device_map": "cpu"},
         {"num_labels": 1, "trust_remote_code": True, "use_auth_token": None, "revision": "main"},
-        {"precision": "fp32", "threads": 1},
+        {"precision": "fp32", "threads": 1, "tokenizer_kwargs": {"use_fast": True}, "config_kwargs": {"num_labels": 1}},
     ],
 )
 def test_from_pretrained_takes_transformers_options_and_ours(bundle: Path, options: dict[str, Any]) -> None:

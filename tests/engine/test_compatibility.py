@@ -142,6 +142,7 @@ def test_options_of_opening_give_the_same_scores(checkpoint: Path, bundle: Path)
         {"activation_fn": torch.nn.Sigmoid()},
         {"num_labels": 1},
         {"tokenizer_args": {"model_max_length": 24}},
+        {"config_args": {"num_labels": 1}},
     ):
         theirs = sentence_transformers.CrossEncoder(str(checkpoint), device="cpu", **options)
         with crossrt.CrossEncoder(bundle, device="cpu", **options) as ours:
@@ -175,6 +176,19 @@ def test_every_keyword_is_taken_mapped_or_refused_with_an_alternative(method: st
         "sentence-transformers changed its old names"
     )
     assert deprecated <= known
+
+
+@pytest.mark.parametrize("method", ["predict", "rank"])
+def test_parameters_come_in_the_order_of_sentence_transformers(method: str) -> None:
+    theirs, ours = (
+        [
+            name
+            for name, parameter in inspect.signature(getattr(library.CrossEncoder, method)).parameters.items()
+            if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        ]
+        for library in (sentence_transformers, crossrt)
+    )
+    assert ours == theirs
 
 
 def test_every_keyword_is_in_the_table_of_the_documentation() -> None:

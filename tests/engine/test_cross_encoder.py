@@ -414,7 +414,7 @@ def broken(bundle: Path, to: Path, number: float) -> Path:
     shutil.copytree(bundle, to)
     file = to / "model.fp32.onnx"
     graph = onnx.load(file)
-    (bias,) = (each for each in graph.graph.initializer if list(each.dims) == [1] and each.data_type == 1)
+    (bias,) = (each for each in graph.graph.initializer if each.name.startswith("head.1") and list(each.dims) == [1])
     bias.CopyFrom(onnx.numpy_helper.from_array(np.array([number], dtype=np.float32), bias.name))
     onnx.save(graph, file)
     fields = json.loads((to / "manifest.json").read_text())

@@ -131,6 +131,41 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert subprocess.run(command, timeout=120, check=False).returncode == 0
 
 
+def test_a_fork_waits_until_no_session_is_being_opened_or_closed(bundle: Path) -> None:
+    program = """
+import os, sys, threading, time
+from crossrt import CrossEncoder
+from crossrt.engine.session import Setup
+opening, done = threading.Event(), []
+open_session = Setup.open
+class Slow:
+    def __init__(self, session): self.session = session
+    def __getattr__(self, name): return getattr(self.session, name)
+    def close(self):
+        opening.set(); time.sleep(0.3); self.session.close(); done.append("closed")
+def slowly(self, *words, **named):
+    opening.set(); time.sleep(0.3); session = open_session(self, *words, **named); done.append("opened")
+    return Slow(session)
+Setup.open = slowly
+made = []
+def run(work):
+    opening.clear()
+    done.clear()
+    thread = threading.Thread(target=work)
+    thread.start()
+    opening.wait()
+    child = os.fork()
+    if not child:
+        os._exit(len(done))
+    thread.join()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(run(lambda: made.append(CrossEncoder(sys.argv[1], backend="onnxruntime", device="cpu"))), run(lambda: made[0].close()))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program, str(bundle)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert child.stdout.split() == ["1", "1"]
+
+
 @pytest.mark.parametrize(("more", "said"), [("", "destroyed"), ("keep_for_ever(inherited)", "")])
 def test_what_is_kept_for_ever_is_not_destroyed_when_python_ends(more: str, said: str) -> None:
     program = f"""

@@ -166,7 +166,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(  # between two steps: NumPy's -5.69 becomes the kernels' -5.21 for a millionth
     **{"hidden": 256, "heads": 3, "head": 64, "intermediate": 160, "precision": (COMPUTED or ["fp32"])[0], "layers": 3},
-    **{"types": 0, "labels": 1, "dense": 2, "activation": "none", "lengths": [5], "seed": 179},
+    **{"types": 0, "padding": None, "labels": 1, "dense": 2, "activation": "none", "lengths": [5], "seed": 179},
 )
 @given(
     hidden=st.sampled_from([32, 40, 64, 96, 256]),

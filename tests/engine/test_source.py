@@ -182,6 +182,29 @@ def test_a_user_without_a_home_directory_opens_bundles_and_is_told_where_exports
     assert f"cannot be kept ({home or 'this user has no home directory'}" in error
 
 
+@pytest.mark.parametrize("home", [None, "/proc/home"])
+def test_a_hub_id_without_a_folder_for_it_names_what_can_be_set(as_another_user: list[str], home: str | None) -> None:
+    """huggingface_hub would make a folder named ~ in the working directory."""
+    names = ("CROSSRT_CACHE", "HOME", "XDG_CACHE_HOME", "SENTENCE_TRANSFORMERS_HOME", "HF_HOME", "HF_HUB_CACHE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"} | ({} if home is None else {"HOME": home})
+    program = """
+from crossrt.engine import source
+import huggingface_hub
+def download(*_, cache_dir, **others):
+    open("/etc/crossrt-test", "w")
+huggingface_hub.snapshot_download = download
+try:
+    source.bundle_from_source("some/model")
+except source.SourceError as error:
+    print(error)
+"""
+    command = [*as_another_user, sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", check=False)
+    assert "cache_folder=, or set HF_HOME, to a folder that this user can write" in done.stdout, done.stderr
+    assert ("this user has no home directory" in done.stdout) == (home is None)
+
+
 def test_a_cache_that_is_a_file_is_named(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceError, match=r"cannot be kept \(.*file/bundles: Not a directory\): give cache_folder="):

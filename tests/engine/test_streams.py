@@ -241,14 +241,17 @@ def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
 ) -> None:
     monkeypatch.setattr("crossrt.engine.cross_encoder.CHUNK", 10)
     events: list[str] = []
+    second = threading.Event()
     encode, run = PairEncoder.encode, Counting.run
 
     def noted_encode(self: PairEncoder, chunk: Any) -> EncodedPairs:
         events.append("tokenize")
+        if events.count("tokenize") == 2:
+            second.set()
         return encode(self, chunk)
 
     def noted_run(self: Counting, batch: Batch) -> Any:
-        time.sleep(0.05)
+        second.wait(10)  # in vain, if the second chunk is tokenized only once the first is computed
         events.append("computed")
         return run(self, batch)
 

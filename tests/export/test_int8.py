@@ -50,7 +50,6 @@ LIMITS = TOLERANCE[Precision.INT8]
 # -- what is published
 
 
-@pytest.mark.processor
 def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, calibration: CalibrationSet) -> None:
     model = exported.manifest.models["int8"]
     assert model.parity is not None

@@ -44,10 +44,7 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(
-    params=[pytest.param(model, marks=pytest.mark.processor) if model is zoo.ZOO[0] else model for model in zoo.ZOO],
-    ids=lambda model: model.folder,
-)
+@pytest.fixture(params=zoo.ZOO, ids=lambda model: model.folder)
 def written(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Path]]:
     yield request.param, zoo.write_model(request.param, tmp_path, layers=2)
     shutil.rmtree(tmp_path)  # the fifteen together are 2 GB
