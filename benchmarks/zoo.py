@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends import BACKENDS
-from crossrt.engine.bundle import TOKENIZER, Bundle, BundleModel
+from crossrt.engine.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel
 from crossrt.engine.cache import VARIABLE
 from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
 from crossrt.engine.precision import Precision
@@ -110,7 +110,7 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     bundle.mkdir()
     tokenizer = without_truncation_and_padding(tokenizer_of(checkpoint).backend_tokenizer.to_str())
     (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-    onnx_from_checkpoint(checkpoint, bundle / "model.fp32.onnx")
+    onnx_from_checkpoint(checkpoint, bundle / ONNX_FILES["fp32"])
     recipe = Recipe(method="minmax")
     encoder = PairEncoder(
         Tokenizer.from_str(tokenizer), max_length=checkpoint.max_length, truncation_side=checkpoint.truncation_side
@@ -118,14 +118,14 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     pairs = typical_pairs(Tokenizer.from_str(tokenizer), RANGE_PAIRS, seed=1)
     seen = observed(checkpoint, points_of(checkpoint, recipe), encoder.encode(pairs))
     numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
-    onnx_from_checkpoint(checkpoint, bundle / "model.int8.onnx", numerics)
+    onnx_from_checkpoint(checkpoint, bundle / ONNX_FILES["int8"], numerics)
     manifest = manifest_of(checkpoint, {"id": model.name, "exporter": "crossrt"})
     for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
         native_from_checkpoint(checkpoint, bundle / f"model.{precision.value}.native", precision, seen)
     models = {
-        "fp32": BundleModel(file="model.fp32.onnx", native_file="model.fp32.native"),
-        "bf16": BundleModel(file="model.fp32.onnx", native_file="model.bf16.native"),
-        "int8": BundleModel(file="model.int8.onnx", native_file="model.int8.native"),
+        "fp32": BundleModel(file=ONNX_FILES["fp32"], native_file="model.fp32.native"),
+        "bf16": BundleModel(file=ONNX_FILES["fp32"], native_file="model.bf16.native"),
+        "int8": BundleModel(file=ONNX_FILES["int8"], native_file="model.int8.native"),
     }
     write_manifest(bundle, replace(manifest, models=models))
     shutil.rmtree(source)

@@ -68,7 +68,7 @@ def for_a_person() -> bool:
 
 def size_of(directory: Path) -> str:
     """The size of a folder's files, for a person."""
-    size = sum(file.stat().st_size for file in directory.iterdir())
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     return f"{size / 1e6:,.1f} MB"
 
 

@@ -47,6 +47,9 @@ def info(
     lines += models_of(manifest)
     lines += [f"  file          {file.name}, {file.size:,} bytes" for file in manifest.files]
     lines.append(f"  files         {'sizes and sha256 agree' if verify else 'sizes agree; --verify compares sha256'}")
+    if precision is None and "fp32" not in manifest.models:
+        lines.append("  fp32          none: nothing runs unless its precision is named, or auto; this is auto")
+        precision = "auto"
     here = choose_setup(
         opened, precision=precision, backend=backend, device=device, threads=threads, trust_engines=trust_engines
     )

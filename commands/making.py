@@ -70,6 +70,10 @@ def export(
     exporter: Annotated[
         str, typer.Option(help="auto, crossrt, optimum, or existing: the directory's own ONNX file.")
     ] = "auto",
+    onnx_file: Annotated[
+        str | None,
+        typer.Option(help="Take this ONNX file of the directory or repository, as onnx/model_quantized.onnx."),
+    ] = None,
     activation: Annotated[
         str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, softmax or tanh.")
     ] = None,
@@ -123,19 +127,27 @@ def export(
         from ..export.engines import here
 
         here()  # what is missing is better known before the export than after
+    if onnx_file is not None:
+        if exporter not in ("auto", "existing"):
+            raise OptionError(f"--onnx-file takes an ONNX file as it is: leave out --exporter {exporter}")
+        exporter = "existing"
     directory, revision = _checkpoint_directory(
-        source, revision, token, cache_folder, local_files_only, onnx=exporter == "existing"
+        source, revision, token, cache_folder, local_files_only, onnx=exporter == "existing", onnx_file=onnx_file
     )
+    has_weights = any((directory / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
     if exporter == "auto":
-        has_weights = any((directory / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
         exporter = "existing" if existing_onnx(directory) and not (has_weights and can_export()) else "crossrt"
     source_id = source_id or (str(source) if not Path(source).is_dir() else directory.resolve().name)
     if exporter == "existing":
         if precisions != [Precisions.FP32]:
-            raise OptionError(f"--precision {precision}: an ONNX file that is there already is taken as it is, in fp32")
+            raise OptionError(
+                f"--precision {precision}: an ONNX file that is there already is taken as it is, in the precision it has; "
+                "--onnx-file chooses another"
+            )
         bundle = bundle_from_onnx(
             directory,
             out,
+            onnx_file=onnx_file,
             source_id=source_id,
             revision=revision,
             activation=activation,
@@ -144,8 +156,17 @@ def export(
         )
         for warning in bundle.manifest.source["warnings"]:
             print(f"warning: {warning}", file=sys.stderr)
-        say(f"{out}: {size_of(bundle.path)}, from the ONNX file of {source_id}; its parity was not checked.")
-        say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}")
+        [held] = bundle.manifest.models
+        file = bundle.manifest.source["onnx_file"]
+        say(f"{out}: {size_of(bundle.path)}, {held}, from {file} of {source_id}; its parity was not checked.")
+        options = "" if held == "fp32" else f" --precision {held}" + (" --pairs PAIRS.tsv" if held == "int8" else "")
+        if has_weights:
+            say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}{options}")
+        else:
+            say(
+                f"{source} holds no PyTorch weights to compare it with. If you have the checkpoint elsewhere: "
+                f"crossrt parity {out} --against CHECKPOINT{options}"
+            )
         return
     _need_export()
     from ..calibration.judging_set import JudgingSet
@@ -354,6 +375,7 @@ def _checkpoint_directory(
     local_files_only: bool,
     *,
     onnx: bool = False,
+    onnx_file: str | None = None,
 ) -> tuple[Path, str | None]:
     from ..engine.source import fetched_checkpoint
 
@@ -367,6 +389,7 @@ def _checkpoint_directory(
         cache_folder=cache_folder,
         local_files_only=local_files_only,
         onnx=onnx,
+        onnx_file=onnx_file,
     )
 
 

@@ -2,18 +2,25 @@
 
 manifest.json      what it is, where it came from, and size and sha256 of every other file
 tokenizer.json     with the checkpoint's own truncation and padding removed
-model.fp32.onnx    the plain graph; further precisions lie beside it
+onnx/model.onnx    the FP32 graph; onnx/model_fp16.onnx and onnx/model_quantized.onnx (INT8) lie beside it. Optimum,
+                   sentence-transformers and transformers.js look for these names
+config.json, tokenizer_config.json, config_sentence_transformers.json
+                   for those three; crossrt itself never reads them
 parity.fp32.json   the report of the parity check that let it be published; INT8 has one for each backend of a CPU
 model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
 model.fp16.fused.onnx, beside FP16: with attention as ONNX Runtime's own operator, for its CUDA
 model.fp32.native, model.bf16.native, model.int8.native: weights as crossrt's own kernels want them, where they passed their check
 model.fp16.native: the same for GPUs
 *.engine           TensorRT engines, each for one kind of GPU and one version
+
+Bundles made before this layout have model.fp32.onnx, model.fp16.onnx and model.int8.onnx at the top; they open as before,
+since the manifest names every file.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +39,10 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MOST_LABELS, MOST_POSITIONS, MOST_TOKENS = 1 << 16, 1 << 20, 1 << 24
 """Labels, positions and token ids of the largest model that is opened: more than any has, and few enough to compute with."""
+ONNX_FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
+"""The file of each precision's graph in a new bundle."""
+FILE_NAME = re.compile(r"(onnx/)?(?!\.{1,2}$)[^/\\:\0]+")
+"""A name of the manifest: of a file in the bundle, or in its folder `onnx`. Any other folder could lead outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +136,15 @@ class Manifest:
 
     def _check(self, where: Path) -> None:
         names = {file.name for file in self.files}
-        # A name with a folder in it could point outside the bundle.
         for name in [
             *names,
             *(file for model in self.models.values() for file in model.files),
             *(engine.file for engine in self.engines),
         ]:
-            if Path(name).name != name or name in ("", ".", "..", MANIFEST) or not name.isprintable():
-                raise BundleError(f"{where} lists the file name {name!r}; a bundle holds plain file names alone")
+            if not FILE_NAME.fullmatch(name) or name == MANIFEST or not name.isprintable():
+                raise BundleError(
+                    f"{where} lists the file name {name!r}; a bundle's files lie at its top or in its folder onnx"
+                )
         if TOKENIZER not in names:
             raise BundleError(f"{where} does not list {TOKENIZER}, which every bundle has; export the bundle again")
         for precision, model in self.models.items():
@@ -214,8 +226,15 @@ class Bundle:
         """
         model = self.manifest.models.get(precision.value)
         if model is None:
+            held = ", ".join(self.manifest.models)
+            if precision is Precision.FP32:
+                first = next(iter(self.manifest.models), "fp16")
+                raise BundleError(
+                    f"{self.path} holds no fp32 model; it holds {held}. Ask for what it holds, with precision={first!r} "
+                    f"(--precision {first}), or export the checkpoint"
+                )
             raise BundleError(
-                f"{self.path} holds no {precision.value} model; it holds {', '.join(self.manifest.models)}. "
+                f"{self.path} holds no {precision.value} model; it holds {held}. "
                 f"Make one that does with: crossrt export CHECKPOINT OUT --precision fp32,{precision.value}"
             )
         return self.path / ((fused and model.fused_file) or (gpu and model.gpu_file) or model.file)
@@ -241,11 +260,18 @@ class Bundle:
         return content_sha256(self.tokenizer_file)
 
     def sha256(self, name: str) -> str:
-        """What the manifest says of a file, in hex. Raises BundleError for one that it does not list."""
+        """What the manifest says of a file, in hex. `name` is the manifest's, such as `onnx/model.onnx`.
+
+        Raises BundleError for a file that the manifest does not list.
+        """
         for file in self.manifest.files:
             if file.name == name:
                 return file.sha256
         raise BundleError(f"{self.path / MANIFEST} does not list {name}; export the bundle again")
+
+    def name_of(self, path: Path) -> str:
+        """Return the name in the manifest of one of its files."""
+        return path.relative_to(self.path).as_posix()
 
     def _check_files(self, verify: bool) -> None:
         for file in self.manifest.files:
@@ -264,6 +290,11 @@ class Bundle:
                 raise BundleError(f"{path} cannot be read ({error})") from error
 
 
-def listed(paths: Iterable[Path]) -> tuple[BundleFile, ...]:
-    """Return the manifest's entries for these files, sorted by name."""
-    return tuple(BundleFile(name=path.name, size=path.stat().st_size, sha256=sha256_of(path)) for path in sorted(paths))
+def listed(directory: Path) -> tuple[BundleFile, ...]:
+    """Return the manifest's entries for all files of a directory but the manifest itself, sorted by name."""
+    names = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+    return tuple(
+        BundleFile(name=name, size=path.stat().st_size, sha256=sha256_of(path))
+        for name, path in sorted(names.items())
+        if name != MANIFEST
+    )

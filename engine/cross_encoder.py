@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,12 +47,14 @@ class CrossEncoder(CrossEncoderAttributes):
     """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
 
     `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
-    `precision` None is FP32 and never changes scores behind your back; `"auto"` takes the fastest that passed its
-    parity check; `allow_failed` opens one that did not. `device` is `cpu`, `cuda` or `cuda:1`, `devices` several GPUs; None
-    takes the first GPU that can run the bundle, and else the CPU. `rebuild` builds a TensorRT engine for a GPU that the
-    bundle has none for, once, into a cache; it takes minutes. `trust_engines` allows the engines that came with the bundle,
-    which are machine code of whoever built them; `engine` names the file of the one to take, where a bundle has several.
-    `threads` defaults to the processors this process may use.
+    `precision` None is FP32 and never changes scores behind your back, so a bundle that holds none, as one made of an INT8
+    ONNX file, needs its precision named; `"auto"` takes the fastest that passed its parity check, or what there is in such
+    a bundle; `allow_failed` opens one that did not pass, and silences the warning about one that was never checked.
+    `device` is `cpu`, `cuda` or `cuda:1`, `devices` several GPUs; None takes the first GPU that can run the bundle, and
+    else the CPU. `rebuild` builds a TensorRT engine for a GPU that the bundle has none for, once, into a cache; it takes
+    minutes. `trust_engines` allows the engines that came with the bundle, which are machine code of whoever built them;
+    `engine` names the file of the one to take, where a bundle has several. `threads` defaults to the processors this
+    process may use.
     `num_labels`, when given, must be the model's. `relevant_label` is the label that `rank` ranks by, its index or its name,
     where a model has several; unless given it is the bundle's. Evaluators of sentence-transformers write their figures to
     `model_card_data`. Several threads may call `predict` and `rank` at once. Use `with`, or `close()`, to free the model.
@@ -135,6 +138,9 @@ class CrossEncoder(CrossEncoderAttributes):
         self._closed = False
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._encoder = self._fitting(self._encoder)
+        opened = self.precision.value
+        if opened in manifest.models and manifest.models[opened].parity is None and not allow_failed:
+            _say_unchecked(self.bundle.path.absolute(), opened)
 
     # -- scoring
 
@@ -519,6 +525,19 @@ def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> C
     model = kind.__new__(kind)
     CrossEncoder.__init__(model, path, **options)
     return model
+
+
+@cache
+def _say_unchecked(path: Path, precision: str) -> None:
+    """Warn of a model whose scores nobody has compared with PyTorch's: once, as the result is remembered."""
+    logger.warning(
+        "the scores of the %s model of %s were never compared with PyTorch's; where its PyTorch "
+        "weights are, do so with: crossrt parity %s --against CHECKPOINT --precision %s",
+        precision,
+        path,
+        path,
+        precision,
+    )
 
 
 def _chunks(items: Iterable[Item], first: int) -> Iterator[tuple[list[Item], bool]]:

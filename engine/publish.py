@@ -44,7 +44,7 @@ def published_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
     with _partial(target) as partial:
         partial.mkdir()
         yield partial
-        for path in partial.iterdir():
+        for path in partial.rglob("*"):
             _flush(path)
         _flush(partial)
         check_target(target, force=force)

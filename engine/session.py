@@ -226,13 +226,16 @@ def choose_precision(
 ) -> Precision:
     """Return the precision to run: FP32 unless another was asked for, `"auto"` included.
 
-    `"auto"` takes the fastest that passed its parity gate, of those named `fastest_first`. BF16 is the FP32 file computed
-    in BF16. Raises OptionError for an unknown name and BundleError for a precision that the bundle
-    lacks, or that failed its check unless `allow_failed`.
+    `"auto"` takes the fastest that passed its parity gate, of those named `fastest_first`, or what there is in a bundle
+    without FP32. BF16 is the FP32 file computed in BF16. Raises OptionError for an unknown name and BundleError for a
+    precision that the bundle lacks, FP32 among them, or that failed its check unless `allow_failed`.
     """
     models = bundle.manifest.models
     if asked is None:
+        bundle.model_file(Precision.FP32)
         return Precision.FP32
+    if asked == "auto" and Precision.FP32.value not in models:
+        asked = next(iter(models), Precision.FP32.value)
     if asked == "auto":
         for candidate in fastest_first:
             model = models.get(candidate.value)

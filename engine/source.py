@@ -14,11 +14,11 @@ from os import PathLike
 from pathlib import Path
 
 from .. import __version__
-from .bundle import MANIFEST, SCHEMA, Bundle
+from .bundle import MANIFEST, SCHEMA, Bundle, Manifest
 from .cache import ADVICE, bundles_folder, hub_folder
 from .child import crossrt_command
 from .digests import content_sha256
-from .errors import BundleError, SourceError
+from .errors import BundleError, CrossrtError, SourceError
 from .lock import held
 from .publish import clear_abandoned
 from .telemetry import telemetry_off
@@ -79,11 +79,14 @@ def fetched_checkpoint(
     cache_folder: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     onnx: bool = False,
+    onnx_file: str | None = None,
 ) -> tuple[Path, str]:
     """Download a hub repository's checkpoint files and return their directory and the commit.
 
-    With `onnx` the repository's own ONNX file comes too. Raises SourceError for a name that is neither a directory nor
-    a hub id, and for anything that keeps the files from being had.
+    With `onnx` the repository's own `model.onnx` comes too, or the file that `onnx_file` names, as a path in the repository
+    or in its folder `onnx`. Of a bundle, all files come that its manifest lists. Raises SourceError for a name that is
+    neither a directory nor a hub id, for an ONNX file that is not there, and for anything that keeps the files from being
+    had.
     """
     if not HUB_ID.fullmatch(source) or Path(source).suffix in (".onnx", ".json", ".bin", ".safetensors"):
         raise SourceError(
@@ -104,15 +107,34 @@ def fetched_checkpoint(
             f"{source} is no local directory, and there is no folder to download it to, since this user has no home directory: "
             "give cache_folder=, or set HF_HOME, to a folder that this user can write"
         )
-    try:
-        directory = huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            token=token,
-            cache_dir=folder,
-            local_files_only=local_files_only,
-            allow_patterns=[*CHECKPOINT_FILES, *(ONNX_FILES if onnx or not can_export() else ()), "model.*.onnx"],
+
+    def fetched(patterns: list[str], commit: str | None) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                revision=commit,
+                token=token,
+                cache_dir=folder,
+                local_files_only=local_files_only,
+                allow_patterns=patterns,
+            )
         )
+
+    wanted = list(ONNX_FILES) if onnx or not can_export() else []
+    chosen = [] if onnx_file is None else [onnx_file, f"onnx/{onnx_file}"]
+    if chosen:  # with the files that its weights may lie in
+        wanted = [f"{name}{end}" for name in chosen for end in ("", "_data*", ".data*")]
+    try:
+        directory = fetched([*CHECKPOINT_FILES, *wanted], revision)
+        if (manifest := directory / MANIFEST).is_file():
+            files = Manifest.from_json(manifest.read_text(encoding="utf-8"), where=manifest).files
+            directory = fetched([MANIFEST, *(file.name for file in files)], directory.name)
+        elif chosen and not local_files_only and not any((directory / name).is_file() for name in chosen):
+            held = huggingface_hub.list_repo_files(repository, revision=directory.name, token=token)
+            models = ", ".join(name for name in held if name.endswith(".onnx")) or "no ONNX file"
+            raise SourceError(f"{repository} holds no ONNX file {onnx_file!r}; it holds {models}")
+    except CrossrtError:
+        raise
     except Exception as error:  # the hub's errors, the HTTP library's and the file system's
         raise SourceError(
             f"{source} is no local directory, and {repository} could not be had from the hub "
@@ -123,7 +145,7 @@ def fetched_checkpoint(
                 else "Check the name and the network, or download the checkpoint and give its directory"
             )
         ) from error
-    return Path(directory), Path(directory).name
+    return directory, directory.name
 
 
 def can_export() -> bool:

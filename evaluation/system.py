@@ -69,9 +69,9 @@ class System:
     def work(self) -> dict[str, Any]:
         """What its scores depend on, to the last bit, as JSON can hold it."""
         manifest, setup = self.bundle.manifest, self.setup
-        file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision).name
+        file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision)
         return {
-            "model": content_sha256(self.bundle.path / file),
+            "model": content_sha256(file),
             "tokenizer": self.bundle.tokenizer_sha256,
             "head": f"label {self.relevant_label} of {manifest.labels}, {manifest.activation}",
             "precision": self.precision.value,

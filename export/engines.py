@@ -182,7 +182,11 @@ class _Making:
             # Two precisions may share a file: BF16 has FP32's.
             files = {file for model in manifest.models.values() for file in model.files}
             files -= {file for model in models.values() for file in model.files}
-            left_out |= {engine.file for engine in manifest.engines} | files | {f"{file}.data" for file in files}
+            left_out |= (
+                {engine.file for engine in manifest.engines}
+                | files
+                | {f"{file}{end}" for file in files for end in (".data", "_data")}
+            )
             manifest = replace(manifest, models=models, engines=())
         checks = []
         with published_directory(target, force=True) as partial:
@@ -371,13 +375,16 @@ def here(device: int = 0) -> tuple[Gpu, str]:
 
 def _link(source: Path, target: Path, left_out: Collection[str]) -> None:
     """Give a bundle's files a second name, or copy them where the file system cannot."""
-    for path in source.iterdir():
-        if path.name in left_out or not path.is_file():
+    for path in source.rglob("*"):
+        name = path.relative_to(source)
+        if name.as_posix() in left_out or not path.is_file():
             continue
+        copy = target / name
+        copy.parent.mkdir(exist_ok=True)
         try:
-            os.link(path, target / path.name)
+            os.link(path, copy)
         except OSError:
-            shutil.copy(path, target / path.name)
+            shutil.copy(path, copy)
 
 
 def _timings(gpu: Gpu, version: str) -> Path | None:

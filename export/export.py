@@ -18,7 +18,7 @@ from ..calibration.quantization import Activation
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
 from ..engine.backends import ONNX_BACKENDS, installed_backends, why_not_native
-from ..engine.bundle import TOKENIZER, Bundle, BundleModel, Manifest
+from ..engine.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.encoding import PairEncoder, without_truncation_and_padding
 from ..engine.errors import OptionError, ParityError
@@ -26,6 +26,7 @@ from ..engine.labels import need_label
 from ..engine.precision import Precision
 from ..engine.publish import check_target, published_directory
 from .checkpoint import Checkpoint
+from .hub_files import write_hub_files
 from .int8 import eight_bit
 from .manifest import tool_versions, write_manifest
 from .native import can_be_native, native_from_checkpoint
@@ -35,7 +36,7 @@ from .pairs import builtin_pairs
 from .parity import ParityReport, judge_of, parity
 from .picture import can_draw, draw
 from .precision import batches_of, half_precision, rounded, rounded_where_stored
-from .reference import Expected, Reference, tokenizer_of
+from .reference import Expected, Reference, completed_config, special_tokens_of, tokenizer_of
 from .tolerance import TOLERANCE
 
 logger = logging.getLogger("crossrt")
@@ -158,9 +159,10 @@ def export_bundle(
             return kept
 
         for precision in wanted:
-            model = BundleModel(file=f"model.{precision.value}.onnx")
             if precision is Precision.BF16:
                 model = replace(models["fp32"], native_file=BF16_FOR_NATIVE)
+            else:
+                model = BundleModel(file=ONNX_FILES[precision.value])
             making.manifest = replace(manifest, models=models | {precision.value: model})
             report, numerics = making.make(precision)
             passed(report, precision.value, needed=precision is Precision.FP32 or not keep_going)
@@ -179,6 +181,15 @@ def export_bundle(
             models["int8"] = replace(models["int8"], backends=backends)
             if Precision.FP16 in wanted:
                 added(making.int8_for_gpus(), "int8.gpu", needed=not keep_going, gpu_file=INT8_FOR_GPUS)
+        write_hub_files(
+            partial,
+            manifest,
+            source=checkpoint.path,
+            config=completed_config(checkpoint),
+            tokenizer_class=type(tokenizer).__name__,
+            special_tokens=special_tokens_of(tokenizer),
+            token_types="token_type_ids" in tokenizer.model_input_names,
+        )
         write_manifest(partial, replace(manifest, models=models))
     return Bundle.open(out), tuple(reports)
 

@@ -12,7 +12,7 @@ TOOLS = ("crossrt", "torch", "transformers", "onnx", "onnxruntime", "tokenizers"
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest of a bundle under construction, listing the files that are there."""
-    manifest = replace(manifest, files=listed(path for path in directory.iterdir() if path.name != MANIFEST))
+    manifest = replace(manifest, files=listed(directory))
     (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 

@@ -40,17 +40,21 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, numerics: Numerics 
 
     Inputs `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: int64 [batch, sequence], both
     dynamic. Output `logits`: float32 [batch, labels], in every precision. Weights lie in the file, or beside it as
-    `<file>.data` when they are larger than protobuf can hold. Raises CheckpointError for weights that are NaN or Inf.
+    `<file>_data` when they are larger than protobuf can hold. Raises CheckpointError for weights that are NaN or Inf.
     """
     save(graph_of(checkpoint, numerics), path)
     onnx.checker.check_model(str(path))
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, with its weights beside it as `<path>.data` when they are larger than protobuf can hold."""
+    """Write a model, with its weights beside it as `<path>_data` when they are larger than protobuf can hold.
+
+    transformers.js looks for the weights under that name. The folder is made.
+    """
+    path.parent.mkdir(exist_ok=True)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > EXTERNAL_DATA_ABOVE:
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024)
     else:
         onnx.save_model(model, path)
 

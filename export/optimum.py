@@ -44,4 +44,5 @@ def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
             raise CheckpointError(
                 f"Optimum could not export {checkpoint.path}: {type(error).__name__}: {error}"
             ) from error
+        path.parent.mkdir(exist_ok=True)
         shutil.move(Path(directory) / "model.onnx", path)

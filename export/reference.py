@@ -207,6 +207,20 @@ def _json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def completed_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return config.json with the model_type and the dimensions that transformers takes it to have, for other readers."""
+    config = config_of(checkpoint)
+    fields = dict(checkpoint.config)
+    if checkpoint.head is Head.BERT_CAT:
+        fields |= config.to_diff_dict()
+    return fields | {"model_type": config.model_type, "max_position_embeddings": config.max_position_embeddings}
+
+
+def special_tokens_of(tokenizer: Any) -> dict[str, str]:
+    """Return a tokenizer's cls_token, sep_token, ... as strings."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name.endswith("_token")}
+
+
 class _StockModel(torch.nn.Module):
     """A model of transformers. `takes` are the names of what its forward declares."""
 

@@ -65,7 +65,7 @@ def export(source: str, out: Path, *, force: bool) -> Outcome:
         source=source,
         seconds=time.monotonic() - start,
         peak_gb=usage.ru_maxrss / 1e6,
-        megabytes=0 if failed else sum(file.stat().st_size for file in target.iterdir()) / 1e6,
+        megabytes=0 if failed else sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6,
         max_abs_diff=report.get("max_abs_diff"),
         error=(lines[-1].removeprefix("crossrt: ") if lines else f"exit status {child.returncode}") if failed else "",
     )

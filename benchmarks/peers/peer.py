@@ -154,7 +154,7 @@ def fastembed(subject: Subject) -> Score:
             shutil.copy(subject.checkpoint / name, folder)
     if not (folder / "special_tokens_map.json").is_file():  # newer checkpoints have none, and fastembed insists
         (folder / "special_tokens_map.json").write_text("{}")
-    shutil.copy(subject.bundle / "model.fp32.onnx", folder / "model.onnx")
+    shutil.copy(subject.bundle / "onnx/model.onnx", folder / "model.onnx")
     TextCrossEncoder.add_custom_model(model="peer/model", model_file="model.onnx", sources=ModelSource(hf="peer/model"))
     opened = TextCrossEncoder("peer/model", threads=subject.threads, specific_model_path=str(folder))
     return lambda query, passages: list(opened.rerank(query, list(passages), batch_size=32))
@@ -169,7 +169,7 @@ def flashrank(subject: Subject) -> Score:
     name = "ms-marco-MiniLM-L-12-v2"
     folder = Path(tempfile.mkdtemp(prefix="peer-"))
     shutil.copytree(subject.checkpoint, folder / name)
-    shutil.copy(subject.bundle / "model.fp32.onnx", folder / name / model_file_map[name])
+    shutil.copy(subject.bundle / "onnx/model.onnx", folder / name / model_file_map[name])
     if not (folder / name / "special_tokens_map.json").is_file():
         (folder / name / "special_tokens_map.json").write_text("{}")
     opened = Ranker(model_name=name, cache_dir=str(folder), max_length=512)

@@ -42,8 +42,8 @@ def texts(tmp_path: Path) -> list[str]:
 def two_precisions(bundle: Path, tmp_path: Path) -> Path:
     """The test bundle with its FP32 model as FP16 too."""
     copy = Bundle.open(shutil.copytree(bundle, tmp_path / "two"))
-    shutil.copy(copy.path / "model.fp32.onnx", copy.path / "model.fp16.onnx")
-    models = {**copy.manifest.models, "fp16": replace(copy.manifest.models["fp32"], file="model.fp16.onnx")}
+    shutil.copy(copy.path / "onnx/model.onnx", copy.path / "onnx/model_fp16.onnx")
+    models = {**copy.manifest.models, "fp16": replace(copy.manifest.models["fp32"], file="onnx/model_fp16.onnx")}
     write_manifest(copy.path, replace(copy.manifest, models=models))
     return copy.path
 

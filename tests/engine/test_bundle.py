@@ -34,33 +34,34 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_a_manifest_survives_its_own_json(bundle: Path) -> None:
     manifest = Bundle.open(bundle, verify=True).manifest
     assert Manifest.from_json(manifest.to_json(), where=bundle) == manifest
-    assert {file.name for file in manifest.files} == {file.name for file in bundle.iterdir()} - {MANIFEST}
+    there = {file.relative_to(bundle).as_posix() for file in bundle.rglob("*") if file.is_file()}
+    assert {file.name for file in manifest.files} == there - {MANIFEST}
 
 
 def test_no_bundle_holds_a_pickle(bundle: Path) -> None:
-    for file in bundle.iterdir():
+    for file in (path for path in bundle.rglob("*") if path.is_file()):
         assert file.suffix in (".json", ".onnx")
         assert not file.read_bytes().startswith((b"\x80", b"PK"))
 
 
 def test_a_missing_or_truncated_file_is_named_on_opening(copied: Path) -> None:
-    model = copied / "model.fp32.onnx"
+    model = copied / "onnx/model.onnx"
     whole = model.read_bytes()
     model.write_bytes(whole[:-1])
-    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is damaged: .* bytes where the manifest says"):
+    with pytest.raises(BundleError, match=r"onnx/model\.onnx is damaged: .* bytes where the manifest says"):
         Bundle.open(copied)
     model.unlink()
-    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is missing"):
+    with pytest.raises(BundleError, match=r"onnx/model\.onnx is missing"):
         CrossEncoder(copied)
 
 
 def test_an_altered_file_of_the_same_size_is_found_by_verifying(copied: Path) -> None:
-    model = copied / "model.fp32.onnx"
+    model = copied / "onnx/model.onnx"
     data = bytearray(model.read_bytes())
     data[len(data) // 2] ^= 1
     model.write_bytes(data)
     Bundle.open(copied)
-    with pytest.raises(BundleError, match=r"model\.fp32\.onnx was altered"):
+    with pytest.raises(BundleError, match=r"onnx/model\.onnx was altered"):
         Bundle.open(copied, verify=True)
 
 
@@ -78,7 +79,7 @@ def test_an_unreadable_file_is_named(copied: Path) -> None:
         (lambda fields: fields.pop("schema"), "no schema number"),
         (lambda fields: fields.pop("labels"), "does not have the fields"),
         (lambda fields: fields.update(surprise=1), "does not have the fields"),
-        (lambda fields: fields["files"][0].update(name="../../etc/passwd"), "plain file names alone"),
+        (lambda fields: fields["files"][0].update(name="../../etc/passwd"), "at its top or in its folder onnx"),
         (lambda fields: fields["models"]["fp32"].update(file="other.onnx"), r"names other\.onnx for fp32"),
         (lambda fields: fields["models"]["fp32"].update(gpu_file="g.onnx"), r"names g\.onnx for fp32"),
         (lambda fields: fields["models"].update(fp7=fields["models"]["fp32"]), "unknown precision 'fp7'"),
@@ -144,6 +145,39 @@ def test_a_file_that_the_manifest_does_not_list_is_named(bundle: Path) -> None:
         Bundle.open(bundle).sha256("model.fp7.onnx")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "onnx/",
+        "onnx/..",
+        "onnx/../tokenizer.json",
+        "onnx/onnx/model.onnx",
+        "/etc/passwd",
+        "other/model.onnx",
+        "onnx\\..\\x",
+        "C:model.onnx",
+        "a\0b",
+        MANIFEST,
+    ],
+)
+def test_a_file_name_that_may_lead_out_of_the_bundle_is_refused(copied: Path, name: str) -> None:
+    edit(copied, lambda fields: fields["files"][0].update(name=name))
+    with pytest.raises(BundleError, match="at its top or in its folder onnx"):
+        Bundle.open(copied)
+
+
+def test_a_bundle_without_fp32_says_what_it_holds_and_auto_opens_it(copied: Path) -> None:
+    edit(copied, lambda fields: fields.update(models={"fp16": fields["models"]["fp32"]}))
+    for precision in (None, "fp32"):
+        with pytest.raises(BundleError, match=r"holds no fp32 model; it holds fp16\..*precision='fp16'"):
+            CrossEncoder(copied, precision=precision)
+    with CrossEncoder(copied, precision="auto") as model:
+        assert model.precision is Precision.FP16
+
+
 def test_a_bundle_from_before_files_for_gpus_opens_as_it_did(copied: Path) -> None:
     edit(copied, lambda fields: fields["models"]["fp32"].pop("gpu_file"))
     opened = Bundle.open(copied)
@@ -166,9 +200,8 @@ def test_a_manifest_with_any_byte_changed_opens_or_raises_a_bundle_error(
 ) -> None:
     data = bytearray((bundle / MANIFEST).read_bytes())
     data[position % len(data)] = value
-    for file in bundle.iterdir():
-        if not (tmp_path / file.name).exists():
-            os.link(file, tmp_path / file.name)
+    if not (tmp_path / MANIFEST).exists():
+        shutil.copytree(bundle, tmp_path, copy_function=os.link, dirs_exist_ok=True)
     (tmp_path / MANIFEST).unlink()
     (tmp_path / MANIFEST).write_bytes(data)
     with contextlib.suppress(BundleError):  # any other exception fails the test
@@ -176,9 +209,9 @@ def test_a_manifest_with_any_byte_changed_opens_or_raises_a_bundle_error(
 
 
 def test_a_model_file_that_is_no_model_is_named(copied: Path) -> None:
-    size = (copied / "model.fp32.onnx").stat().st_size
-    (copied / "model.fp32.onnx").write_bytes(b"\0" * size)
-    with pytest.raises(BundleError, match=r"model\.fp32\.onnx cannot be opened by ONNX Runtime"):
+    size = (copied / "onnx/model.onnx").stat().st_size
+    (copied / "onnx/model.onnx").write_bytes(b"\0" * size)
+    with pytest.raises(BundleError, match=r"onnx/model\.onnx cannot be opened by ONNX Runtime"):
         CrossEncoder(copied)
 
 

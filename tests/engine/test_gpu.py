@@ -414,9 +414,9 @@ def test_a_tensorrt_that_was_copied_is_known_by_its_module_and_only_where_there_
 
 def test_onnxruntime_takes_the_file_for_gpus_where_there_is_one(bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(bundle, tmp_path / "bundle")
-    shutil.copy(copy / "model.fp32.onnx", copy / "for-gpus.onnx")
+    shutil.copy(copy / "onnx/model.onnx", copy / "for-gpus.onnx")
     opened = Bundle.open(copy)
-    (copy / "model.fp32.onnx").write_bytes(b"not to be opened")
+    (copy / "onnx/model.onnx").write_bytes(b"not to be opened")
     models = {"fp32": replace(opened.manifest.models["fp32"], gpu_file="for-gpus.onnx")}
     opened = replace(opened, manifest=replace(opened.manifest, models=models))
     executor = OnnxRuntimeExecutor(opened, Precision.FP32, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]

@@ -238,7 +238,7 @@ def test_changed_texts_and_another_model_are_another_evaluation(
     collect: Collect, bundle: Path, files: dict[str, Path], with_another: Callable[[str], Path], tmp_path: Path
 ) -> None:
     evaluate(systems(bundle), collect(), tmp_path, measures=MEASURES)
-    other = dataclasses.replace(systems(with_another("model.fp32.onnx"))[0], label="bundle.fp32")
+    other = dataclasses.replace(systems(with_another("onnx/model.onnx"))[0], label="bundle.fp32")
     with pytest.raises(DataFileError, match=r"model was \w{8}\.\.\. and is \w{8}\.\.\."):
         evaluate([other], collect(), tmp_path, measures=MEASURES)
     text = files["passages"].read_text()

@@ -43,7 +43,9 @@ def copy(bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """A bundle's files, by the names that its manifest has for them."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_an_engine_that_passes_enters_the_bundle_and_is_used(machine: dict[str, Any], copy: Bundle) -> None:
@@ -53,7 +55,7 @@ def test_an_engine_that_passes_enters_the_bundle_and_is_used(machine: dict[str, 
     assert "fused kernels: 2 of 2 attention layers fused" in str(check)
     [engine] = Bundle.open(copy.path, verify=True).manifest.engines
     assert engine.file == "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"
-    assert (made.path / engine.file).read_bytes() == b"plan of model.fp32.onnx"
+    assert (made.path / engine.file).read_bytes() == b"plan of model.onnx"
     assert (engine.version, engine.gpu, engine.capability) == ("10.13.0", GPU.name, "9.0")
     assert engine.attention == "2 of 2 attention layers fused"
     with CrossEncoder(copy.path, trust_engines=True) as model, CrossEncoder(copy.path, device="cpu") as reference:
@@ -146,7 +148,7 @@ def test_an_error_while_building_leaves_the_bundle_as_it_was(
 
 
 def test_precisions_that_have_no_engine(machine: dict[str, Any], copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bundle, "model_file", lambda self, precision, gpu: self.path / "model.fp32.onnx")
+    monkeypatch.setattr(Bundle, "model_file", lambda self, precision, gpu: self.path / "onnx/model.onnx")
     with pytest.raises(OptionError, match="no engine is built in bf16"):
         add_engines(copy, [Precision.BF16])
 
@@ -196,7 +198,7 @@ def test_rebuilt_once_into_the_cache_and_found_there_afterwards(
             assert (model.backend, model.device) == ("tensorrt", "cuda:0")
     [command] = commands
     assert command[3:] == ["engines", str(copy.path), "--cache", "--precision", "fp32", "--device", "cuda:0"]
-    assert machine["built"] == ["model.fp32.onnx"]
+    assert machine["built"] == ["model.onnx"]
     assert contents(copy.path) == before
     said = capsys.readouterr().err
     assert "building a fp32 engine" in said
@@ -230,12 +232,12 @@ def test_two_that_build_into_one_cache_build_once(machine: dict[str, Any], copy:
         builder.start()
     for builder in builders:
         builder.join()
-    assert machine["built"] == ["model.fp32.onnx"]
+    assert machine["built"] == ["model.onnx"]
     assert sum("holds the fp32 engine already" in line for line in said) == 1
     # Other options are another engine; a damaged one is built anew.
     add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
     [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
-    (entry / "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine").write_bytes(b"plan of model.fp32.ONNX")
+    (entry / "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine").write_bytes(b"plan of model.ONNX")
     add_engines(copy, [Precision.FP32], cache=True, options=engines.BuildOptions(refittable=True))
     assert len(machine["built"]) == 3
     Bundle.open(entry, verify=True)
@@ -273,15 +275,15 @@ def test_a_damaged_entry_is_as_good_as_none(
 def test_an_entry_holds_the_one_model_and_its_engine(
     machine: dict[str, Any], copy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(copy.path / "model.fp32.onnx", copy.path / "model.fp16.onnx")
-    models = {**copy.manifest.models, "fp16": replace(copy.manifest.models["fp32"], file="model.fp16.onnx")}
+    shutil.copy(copy.path / "onnx/model.onnx", copy.path / "onnx/model_fp16.onnx")
+    models = {**copy.manifest.models, "fp16": replace(copy.manifest.models["fp32"], file="onnx/model_fp16.onnx")}
     write_manifest(copy.path, replace(copy.manifest, models=models))
     made, _ = add_engines(Bundle.open(copy.path), [Precision.FP16])
     add_engines(made, [Precision.FP32], cache=True)
     [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
-    names = {path.name for path in entry.iterdir()}
-    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine", "tokenizer.json"} < names
-    assert not {"model.fp16.onnx", "model.fp16.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} & names
+    names = set(contents(entry))
+    assert {"onnx/model.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine", "tokenizer.json"} < names
+    assert not {"onnx/model_fp16.onnx", "model.fp16.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} & names
 
 
 def test_a_file_that_two_precisions_share_stays_with_the_one_that_is_built(
@@ -293,8 +295,8 @@ def test_a_file_that_two_precisions_share_stays_with_the_one_that_is_built(
     write_manifest(copy.path, replace(copy.manifest, models=models))
     add_engines(Bundle.open(copy.path), [Precision.FP32], cache=True)
     [entry] = [path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir()]
-    names = {path.name for path in entry.iterdir()}
-    assert {"model.fp32.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} < names
+    names = set(contents(entry))
+    assert {"onnx/model.onnx", "model.fp32.nvidia-memory-1-9.0.tensorrt-10.13.0.engine"} < names
     assert "model.bf16.native" not in names
 
 
@@ -314,11 +316,11 @@ def test_a_refittable_engine_takes_the_weights_of_another_checkpoint(
     base, _ = add_engines(base, [Precision.FP32], options=engines.BuildOptions(refittable=True), max_length=32)
     made, (check,) = add_engines(copy, [Precision.FP32], refit_from=base, trust_engines=True)
     assert check.passed
-    assert machine["built"] == ["model.fp32.onnx"], "nothing was built for the second"
+    assert machine["built"] == ["model.onnx"], "nothing was built for the second"
     [engine] = made.manifest.engines
-    assert (made.path / engine.file).read_bytes() == b"plan of model.fp32.onnx with the weights of model.fp32.onnx"
-    assert engine.onnx_sha256 == made.sha256("model.fp32.onnx")
-    assert engine.options["refitted_from"] == base.sha256("model.fp32.onnx")
+    assert (made.path / engine.file).read_bytes() == b"plan of model.onnx with the weights of model.onnx"
+    assert engine.onnx_sha256 == made.sha256("onnx/model.onnx")
+    assert engine.options["refitted_from"] == base.sha256("onnx/model.onnx")
     assert engine.profiles[-1].max[1] == 32, "the shapes are those it was built with"
     with CrossEncoder(copy.path, device="cuda", backend="tensorrt", max_length=32, trust_engines=True) as model:
         assert model.backend == "tensorrt"
@@ -406,9 +408,9 @@ def test_options_of_the_command_reach_the_engine(
 
 def with_int8(bundle: Bundle) -> Bundle:
     """The bundle with its FP32 model under the names of INT8."""
-    for name in ("model.int8.onnx", "model.int8.gpu.onnx"):
-        shutil.copy(bundle.path / "model.fp32.onnx", bundle.path / name)
-    int8 = replace(bundle.manifest.models["fp32"], file="model.int8.onnx", gpu_file="model.int8.gpu.onnx")
+    for name in ("onnx/model_quantized.onnx", "model.int8.gpu.onnx"):
+        shutil.copy(bundle.path / "onnx/model.onnx", bundle.path / name)
+    int8 = replace(bundle.manifest.models["fp32"], file="onnx/model_quantized.onnx", gpu_file="model.int8.gpu.onnx")
     write_manifest(bundle.path, replace(bundle.manifest, models={**bundle.manifest.models, "int8": int8}))
     return Bundle.open(bundle.path)
 
@@ -440,7 +442,7 @@ def test_tensorrt8_gets_the_int8_file_that_it_can_read(machine: dict[str, Any], 
     for version in ("10.13.0", "8.6.0"):
         machine["version"] = version
         add_engines(Bundle.open(copy.path), [Precision.INT8])
-    assert machine["built"] == ["model.int8.gpu.onnx", "model.int8.onnx"]
+    assert machine["built"] == ["model.int8.gpu.onnx", "model_quantized.onnx"]
 
 
 def test_without_a_gpu_the_command_says_so_before_it_exports(

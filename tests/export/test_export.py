@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("portable")
 
 
 def test_the_graph_is_plain_and_its_opset_low(bundle: Path) -> None:
-    model = onnx.load(bundle / "model.fp32.onnx")
+    model = onnx.load(bundle / "onnx/model.onnx")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
     operators = collections.Counter(node.op_type for node in model.graph.node)
     assert not {"IsNaN", "Where", "If", "Loop", "Dropout", "Identity", "Constant"} & set(operators)
@@ -37,7 +37,7 @@ def test_the_graph_is_plain_and_its_opset_low(bundle: Path) -> None:
 
 
 def test_inputs_and_output_have_hugging_faces_names_and_dynamic_shapes(bundle: Path) -> None:
-    graph = onnx.load(bundle / "model.fp32.onnx").graph
+    graph = onnx.load(bundle / "onnx/model.onnx").graph
     shapes = {
         value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output)
@@ -47,7 +47,7 @@ def test_inputs_and_output_have_hugging_faces_names_and_dynamic_shapes(bundle: P
 
 
 def test_weights_are_stored_once(bundle: Path) -> None:
-    graph = onnx.load(bundle / "model.fp32.onnx").graph
+    graph = onnx.load(bundle / "onnx/model.onnx").graph
     large = [tensor.raw_data for tensor in graph.initializer if len(tensor.raw_data) > 1000]
     assert len(large) == len(set(large))
     names = [tensor.name for tensor in graph.initializer]
@@ -73,14 +73,14 @@ def test_weights_above_protobufs_limit_lie_beside_the_model(
     monkeypatch.setattr("crossrt.export.onnx.EXTERNAL_DATA_ABOVE", 1000)
     bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle")
     assert report
-    assert {file.name for file in bundle.manifest.files} >= {"model.fp32.onnx", "model.fp32.onnx.data"}
+    assert {file.name for file in bundle.manifest.files} >= {"onnx/model.onnx", "onnx/model.onnx_data"}
     with CrossEncoder(bundle.path) as model:
         assert np.isfinite(model.predict([("a", "b")])).all()
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(checkpoint: Path, tmp_path: Path, bundle: Path) -> None:
     export_bundle(Checkpoint.read(checkpoint), tmp_path / "again")
-    for name in ("model.fp32.onnx", "tokenizer.json"):
+    for name in ("onnx/model.onnx", "tokenizer.json"):
         assert (tmp_path / "again" / name).read_bytes() == (bundle / name).read_bytes()
 
 
@@ -115,16 +115,16 @@ def test_an_unknown_exporter_is_named(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_killed_export_leaves_the_old_bundle_and_the_next_one_clears_up(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     export_bundle(Checkpoint.read(checkpoint), out)
-    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     child = subprocess.Popen([sys.executable, "-m", "crossrt", "export", str(checkpoint), str(out), "--force"])
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".bundle.*.partial/model.fp32.onnx")):
+    while not list(tmp_path.glob(".bundle.*.partial/onnx/model.onnx")):
         assert child.poll() is None, "the export ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
     Bundle.open(out, verify=True)
     export_bundle(Checkpoint.read(checkpoint), out, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

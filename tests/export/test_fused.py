@@ -156,11 +156,11 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bund
 
 def test_a_bundle_with_fp16_has_it_and_onnxruntime_on_a_gpu_takes_it(exported: Bundle) -> None:
     bundle = Bundle.open(exported.path, verify=True)
-    assert bundle.model_file(Precision.FP16, gpu=True).name == "model.fp16.onnx", "TensorRT knows no other operators"
+    assert bundle.model_file(Precision.FP16, gpu=True).name == "model_fp16.onnx", "TensorRT knows no other operators"
     assert bundle.model_file(Precision.FP16, fused=True).name == "model.fp16.fused.onnx"
-    assert bundle.model_file(Precision.FP32, fused=True).name == "model.fp32.onnx"
+    assert bundle.model_file(Precision.FP32, fused=True).name == "model.onnx"
     assert fused_layers(onnx.load(bundle.path / "model.fp16.fused.onnx")) == ["layer.0.context"]
-    assert not fused_layers(onnx.load(bundle.path / "model.fp16.onnx"))
+    assert not fused_layers(onnx.load(bundle.path / "onnx/model_fp16.onnx"))
     assert (bundle.path / "parity.fp16.fused.json").exists()
     executor = OnnxRuntimeExecutor(bundle, Precision.FP16, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
     executor.context(0, 0).close()
@@ -170,7 +170,7 @@ def test_a_bundle_with_fp16_has_it_and_onnxruntime_on_a_gpu_takes_it(exported: B
 def test_it_computes_in_memory_that_is_lent_to_it(exported: Bundle, batches: list[Batch]) -> None:
     executor = OnnxRuntimeExecutor(exported, Precision.FP16, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
     context = executor.context(0, 0)
-    plain = onnx.load(exported.path / "model.fp16.onnx")
+    plain = onnx.load(exported.path / "onnx/model_fp16.onnx")
     for batch in batches:
         logits = np.full((len(batch.rows), 1), np.nan, np.float32)
         addresses = {name: getattr(batch, name).ctypes.data for name in executor.batches.inputs} | {

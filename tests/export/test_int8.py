@@ -239,7 +239,7 @@ def test_info_says_how_much_of_it_is_8_bits(
 def test_the_same_pairs_give_the_same_bytes(exported: Bundle, calibration: CalibrationSet, tmp_path: Path) -> None:
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     again, _ = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
-    for name in ("model.int8.onnx", *NATIVE, "calibration.int8.json", "calibration.int8.svg"):
+    for name in ("onnx/model_quantized.onnx", *NATIVE, "calibration.int8.json", "calibration.int8.svg"):
         assert (again.path / name).read_bytes() == (exported.path / name).read_bytes(), name
     assert again.model_file(Precision.INT8, gpu=True) == again.model_file(Precision.INT8), (
         "without FP16 there is one file"
@@ -488,7 +488,7 @@ def test_what_cannot_be_calibrated_is_said_and_the_bundle_is_as_it_was(
 ) -> None:
     out = tmp_path / "b"
     shutil.copytree(bundle, out)
-    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     if content is not None:
         (tmp_path / "pairs").write_bytes(content)
         words = [str(tmp_path / "pairs") if word == "FILE" else word for word in words]
@@ -497,7 +497,7 @@ def test_what_cannot_be_calibrated_is_said_and_the_bundle_is_as_it_was(
         main()
     assert stopped.value.code == code
     assert message in capsys.readouterr().err
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
 def test_a_disk_that_fills_while_int8_is_written_leaves_the_bundle_as_it_was(
@@ -505,7 +505,7 @@ def test_a_disk_that_fills_while_int8_is_written_leaves_the_bundle_as_it_was(
 ) -> None:
     out = tmp_path / "b"
     shutil.copytree(bundle, out)
-    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     # FP32 takes 5.8 MB, which fits; then the limit is brought below INT8's 5.2 MB.
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -522,7 +522,7 @@ def test_a_disk_that_fills_while_int8_is_written_leaves_the_bundle_as_it_was(
     assert child.returncode == 1
     assert "File too large" in child.stderr
     assert "Traceback" not in child.stderr
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "pairs.tsv"]
 
 

@@ -24,6 +24,7 @@ from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends import why_not_native
+from crossrt.engine.bundle import ONNX_FILES
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.engine_file import profiles_for
 from crossrt.engine.errors import ParityError
@@ -67,7 +68,7 @@ def some_batch(rows: int = 4, length: int = 16) -> Batch:
 
 
 def test_activations_are_signed_and_symmetric_and_weights_have_a_scale_for_each_output(exported: Bundle) -> None:
-    graph = onnx.load(exported.path / "model.int8.onnx").graph
+    graph = onnx.load(exported.path / "onnx/model_quantized.onnx").graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     makers = {node.output[0]: node for node in graph.node}
     for node in graph.node:
@@ -95,7 +96,7 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def test_gpus_get_the_same_8_bits_with_the_rest_in_fp16(exported: Bundle) -> None:
-    assert exported.model_file(Precision.INT8).name == "model.int8.onnx"
+    assert exported.model_file(Precision.INT8) == exported.path / "onnx/model_quantized.onnx"
     ours, theirs = (onnx.load(exported.model_file(Precision.INT8, gpu=gpu)) for gpu in (False, True))
     onnx.checker.check_model(theirs, full_check=True)
     for model, kind in ((ours, TensorProto.FLOAT), (theirs, TensorProto.FLOAT16)):
@@ -127,7 +128,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
 
     def make(making: export._Making, precision: Precision) -> tuple[ParityReport, None]:
         making._numerics[precision] = FP16 if precision is Precision.FP16 else held_in_8_bits(read, Recipe())
-        onnx_from_checkpoint(read, making.directory / f"model.{precision.value}.onnx", making._numerics[precision])
+        onnx_from_checkpoint(read, making.directory / ONNX_FILES[precision.value], making._numerics[precision])
         return passed, None
 
     monkeypatch.setattr(export._Making, "make", make)
@@ -215,7 +216,7 @@ def test_export_builds_engines_of_all_that_was_exported(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code in (None, 0), capsys.readouterr().err
-    assert machine["built"] == ["model.fp16.onnx", "model.int8.gpu.onnx"]
+    assert machine["built"] == ["model_fp16.onnx", "model.int8.gpu.onnx"]
     made = Bundle.open(tmp_path / "out", verify=True)
     assert [engine.precision for engine in made.manifest.engines] == ["int8", "fp16"]
     assert {engine.options["optimization_level"] for engine in made.manifest.engines} == {1}
@@ -364,8 +365,8 @@ def invariant(session: onnxruntime.InferenceSession, encoder: PairEncoder) -> bo
 def test_neighbours_change_no_bit_and_a_dynamic_control_fails(
     exported: Bundle, encoder: PairEncoder, tmp_path: Path
 ) -> None:
-    assert invariant(session_of(onnx.load(exported.path / "model.int8.onnx")), encoder)
-    quantize_dynamic(exported.path / "model.fp32.onnx", tmp_path / "dynamic.onnx", weight_type=QuantType.QInt8)
+    assert invariant(session_of(onnx.load(exported.path / "onnx/model_quantized.onnx")), encoder)
+    quantize_dynamic(exported.path / "onnx/model.onnx", tmp_path / "dynamic.onnx", weight_type=QuantType.QInt8)
     assert not invariant(session_of(onnx.load(tmp_path / "dynamic.onnx")), encoder)
 
 

@@ -34,7 +34,7 @@ def altered(bundle: Path, tmp_path: Path) -> Path:
 
 
 def edit_model(path: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
-    file = path / "model.fp32.onnx"
+    file = path / "onnx/model.onnx"
     model = onnx.load(file)
     edit(model)
     onnx.save(model, file)

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from crossrt import Bundle, CrossEncoder
 from crossrt.__main__ import main
 from crossrt.calibration.calibration_set import CalibrationSet
+from crossrt.engine.bundle import ONNX_FILES
 from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import CheckpointError, OptionError
 from crossrt.engine.plan import Batch
@@ -57,7 +58,7 @@ def half_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> B
 
 
 def test_weights_are_half_the_size_and_the_borders_unchanged(half_bundle: Bundle) -> None:
-    full, half = (onnx.load(half_bundle.path / f"model.{name}.onnx").graph for name in ("fp32", "fp16"))
+    full, half = (onnx.load(half_bundle.path / ONNX_FILES[name]).graph for name in ("fp32", "fp16"))
 
     def weights(graph: onnx.GraphProto) -> int:
         return sum(len(tensor.raw_data) for tensor in graph.initializer if not tensor.name.startswith("head."))
@@ -68,7 +69,7 @@ def test_weights_are_half_the_size_and_the_borders_unchanged(half_bundle: Bundle
 
 
 def test_every_operator_has_one_floating_point_type(half_bundle: Bundle) -> None:
-    model = onnx.shape_inference.infer_shapes(onnx.load(half_bundle.path / "model.fp16.onnx"), strict_mode=True)
+    model = onnx.shape_inference.infer_shapes(onnx.load(half_bundle.path / "onnx/model_fp16.onnx"), strict_mode=True)
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -87,7 +88,7 @@ def test_every_operator_has_one_floating_point_type(half_bundle: Bundle) -> None
 
 
 def test_the_mask_ends_where_fp16_does(half_bundle: Bundle) -> None:
-    graph = onnx.load(half_bundle.path / "model.fp16.onnx").graph
+    graph = onnx.load(half_bundle.path / "onnx/model_fp16.onnx").graph
     lowest = next(tensor for tensor in graph.initializer if tensor.name.startswith("lowest"))
     assert onnx.numpy_helper.to_array(lowest) == -HALF_MAX
 

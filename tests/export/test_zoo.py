@@ -238,7 +238,7 @@ def test_each_of_the_fifteen_is_exported_at_full_size(
     rows[model.name] = {
         "seconds": round(seconds, 1),
         "peak_gb": round(peak, 2),
-        "bundle_mb": round(sum(file.stat().st_size for file in (tmp_path / "bundle").iterdir()) / 1e6, 1),
+        "bundle_mb": round(sum(file.stat().st_size for file in (tmp_path / "bundle").rglob("*")) / 1e6, 1),
         "max_abs_diff": parity["max_abs_diff"],
         "mean_abs_diff": parity["mean_abs_diff"],
     }

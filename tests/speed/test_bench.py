@@ -108,7 +108,7 @@ def test_errors_are_from_the_bundles_own_fp32(make_bundle: Any, two_precisions: 
     shutil.copytree(two_precisions, broken)
     manifest = json.loads((broken / "manifest.json").read_text())
     manifest["models"]["int8"] = {**manifest["models"]["fp32"], "file": "other.onnx"}
-    shutil.copy(other / "model.fp32.onnx", broken / "other.onnx")
+    shutil.copy(other / "onnx/model.onnx", broken / "other.onnx")
     file = {"name": "other.onnx", "size": (broken / "other.onnx").stat().st_size, "sha256": "0" * 64}
     manifest["files"].append(file)
     (broken / "manifest.json").write_text(json.dumps(manifest))
