@@ -201,8 +201,6 @@ def _exported(checkpoint: Path, target: Path, source: str, revision: str | None)
             if found is None:
                 _export(checkpoint, target, source, revision, lock)
                 found = Bundle.open(target)
-                for warning in found.manifest.source.get("warnings", ()):
-                    print(f"crossrt: warning: {warning}", file=sys.stderr)
             return found
     except OSError as error:
         raise SourceError(_nowhere(source, f"{error.filename or target.parent}: {error.strerror}")) from error
@@ -236,3 +234,5 @@ def _export(checkpoint: Path, target: Path, source: str, revision: str | None, l
         own = [number for number, line in enumerate(said) if line.startswith("crossrt: ")]
         said = said[own[-1] :] if own else said[-20:]
         raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(said))
+    for warning in Bundle.open(target).manifest.source.get("warnings", ()):
+        print(f"crossrt: warning: {warning}", file=sys.stderr)

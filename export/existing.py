@@ -19,7 +19,7 @@ from ..engine.errors import CheckpointError
 from ..engine.labels import label_number, relevant_by_name
 from ..engine.publish import check_target, published_directory
 from ..engine.telemetry import telemetry_off
-from .files import default_activation, label_names, read_json
+from .files import default_activation, label_names, read_json, truncation_side
 from .hub_files import write_hub_files
 from .manifest import tool_versions, write_manifest
 from .onnx_file import OnnxFile
@@ -135,7 +135,7 @@ def bundle_from_onnx(
             relevant_label=relevant_by_name(names, labels) if chosen is None else chosen,
             prompt=settings.prompt,
             prompts=settings.prompts,
-            truncation_side=tokenizer.truncation_side,
+            truncation_side=truncation_side(directory, tokenizer.config),
             activation=activation or default_activation(directory, config, labels),
             max_length=max_length,
             max_positions=positions,

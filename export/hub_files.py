@@ -39,7 +39,7 @@ def write_hub_files(
     `token_types` tells whether the tokenizer returns token types. tokenizer.json and the models must be there already.
     """
     activation = ACTIVATIONS[manifest.activation]
-    labels = _label_names(config, manifest.labels)
+    labels = manifest.label_names or [f"LABEL_{number}" for number in range(manifest.labels)]
     stale = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "num_labels")
     fields = {name: value for name, value in config.items() if name not in stale}
     fields |= {
@@ -95,12 +95,6 @@ def _tokenizer_config(
             "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
         }
     return fields
-
-
-def _label_names(config: Mapping[str, Any], labels: int) -> list[str]:
-    names = config.get("id2label")
-    names = {str(number): str(name) for number, name in names.items()} if isinstance(names, dict) else {}
-    return [names.get(str(number), f"LABEL_{number}") for number in range(labels)]
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:

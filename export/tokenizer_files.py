@@ -51,7 +51,7 @@ class TokenizerFiles:
 
     `json` is a tokenizer.json without truncation and padding. `token_types` tells whether transformers would pass token
     types to the model. `name` is the class that others open it with, `special_tokens` are cls_token, sep_token, ...;
-    `config` is tokenizer_config.json, and `truncation_side` is `right` or `left`.
+    `config` is tokenizer_config.json.
     """
 
     json: str
@@ -59,7 +59,6 @@ class TokenizerFiles:
     token_types: bool
     special_tokens: Mapping[str, str]
     config: Mapping[str, Any]
-    truncation_side: str
 
     @classmethod
     def read(cls, directory: Path, model_config: Mapping[str, Any]) -> "TokenizerFiles":
@@ -99,14 +98,12 @@ class TokenizerFiles:
             )
         given = config.get("model_input_names")
         default = name in WITH_TYPES and name != "DistilBertTokenizer"
-        side = config.get("truncation_side") or (((saved or {}).get("truncation") or {}).get("direction") or "right")
         return cls(
             json=without_truncation_and_padding(tokenizer.to_str()),
             name=name,
             token_types="token_type_ids" in given if isinstance(given, list) else default,
             special_tokens=special,
             config=config,
-            truncation_side=str(side).lower(),
         )
 
     def without_types(self) -> str:

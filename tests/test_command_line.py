@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
+from crossrt.engine.bundle import SCHEMA
 
 PASSAGES = ["berlin is a city", "the river is long and green", "people live in paris", "eggs and salt"]
 
@@ -109,7 +110,7 @@ def test_export_prints_the_report_and_info_what_was_made(checkpoint: Path, tmp_p
         "crossrt tune measures what is fastest",
     ):
         assert part in info.stdout
-    assert json.loads(crossrt("info", tmp_path / "bundle", "--json").stdout)["schema"] == 1
+    assert json.loads(crossrt("info", tmp_path / "bundle", "--json").stdout)["schema"] == SCHEMA
     again = crossrt("export", checkpoint, tmp_path / "bundle")
     assert again.returncode == 1
     assert "--force" in again.stderr

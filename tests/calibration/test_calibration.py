@@ -28,7 +28,7 @@ def test_repeated_pairs_are_drawn_once_and_too_few_is_an_error() -> None:
         CalibrationSet.sample(PAIRS + PAIRS, source="s", size=51)
     with pytest.raises(DataFileError, match="holds no pairs"):
         CalibrationSet.sample([], source="s")
-    with pytest.raises(OptionError, match="at least 1"):
+    with pytest.raises(OptionError, match="whole number from 1"):
         CalibrationSet.sample(PAIRS, source="s", size=0)
 
 

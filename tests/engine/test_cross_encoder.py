@@ -412,13 +412,13 @@ def broken(bundle: Path, to: Path, number: float) -> Path:
     """A copy of a bundle whose head's last bias is this number."""
     onnx = pytest.importorskip("onnx")
     shutil.copytree(bundle, to)
-    file = to / "model.fp32.onnx"
+    file = to / "onnx/model.onnx"
     graph = onnx.load(file)
     (bias,) = (each for each in graph.graph.initializer if each.name.startswith("head.1") and list(each.dims) == [1])
     bias.CopyFrom(onnx.numpy_helper.from_array(np.array([number], dtype=np.float32), bias.name))
     onnx.save(graph, file)
     fields = json.loads((to / "manifest.json").read_text())
-    (entry,) = (each for each in fields["files"] if each["name"] == file.name)
+    (entry,) = (each for each in fields["files"] if each["name"] == "onnx/model.onnx")
     # A hash of its own: what is compiled is kept by it.
     entry.update(size=file.stat().st_size, sha256=f"{'nan' if number != number else 'inf':0>64}")
     (to / "manifest.json").write_text(json.dumps(fields))

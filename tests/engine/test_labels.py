@@ -168,12 +168,12 @@ def test_a_bundle_of_schema_1_ranks_by_the_label_it_was_made_with(two_label_bund
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"relevant_label": None}, "relevant_label None is not one of 2"),
-        ({"relevant_label": 2}, "relevant_label 2 is not one of 2"),
+        ({"relevant_label": None}, "relevant_label is null, and a model with 2 labels has one"),
+        ({"relevant_label": 2}, "relevant_label is 2, expected 0 to 1"),
         ({"label_names": ["a"]}, "2 labels have the names"),
-        ({"label_names": ["a", 1]}, "2 labels have the names"),
-        ({"prompt": 3}, "prompts are texts by name"),
-        ({"prompts": {"q": None}}, "prompts are texts by name"),
+        ({"label_names": ["a", 1]}, r"label_names\[1\] is 1, expected a text"),
+        ({"prompt": 3}, "prompt is 3, expected a text"),
+        ({"prompts": {"q": None}}, r"prompts.* is null, expected a text"),
     ],
 )
 def test_a_manifest_with_other_labels_than_the_model_is_refused(

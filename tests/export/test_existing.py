@@ -54,13 +54,15 @@ def edit(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({name: value for name, value in found.items() if value is not None}), encoding="utf-8")
 
 
-def logits_by_transformers(directory: Path, pairs: list[tuple[str, str]]) -> npt.NDArray[np.float32]:
+def logits_by_transformers(
+    directory: Path, pairs: list[tuple[str, str]], *, max_length: int = 64
+) -> npt.NDArray[np.float32]:
     """Score with the directory's tokenizer and ONNX file; inputs that the tokenizer does not give are zeros, as in Optimum."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     session = onnxruntime.InferenceSession(directory / "onnx/model.onnx", providers=["CPUExecutionProvider"])
     rows = []
     for query, passage in pairs:
-        encoded = tokenizer([query], [passage], truncation=True, max_length=64, return_tensors="np")
+        encoded = tokenizer([query], [passage], truncation=True, max_length=max_length, return_tensors="np")
         feeds = {
             field.name: np.asarray(encoded.get(field.name, np.zeros_like(encoded["input_ids"])), dtype=np.int64)
             for field in session.get_inputs()
@@ -142,7 +144,7 @@ def test_an_older_special_tokens_map_counts_as_in_transformers(exported: Path, t
 @pytest.mark.parametrize(
     ("file", "fields", "message"),
     [
-        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side 'left' is not applied"),
+        ("tokenizer_config.json", {"truncation_side": "top"}, "truncation_side is .top.; right or left is expected"),
         ("tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"}, "written in Python"),
         ("tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer", "cls_token": "<s>"}, "cls_token '<s>'"),
         ("config.json", {"vocab_size": 20}, "153 tokens and the model 20"),
@@ -159,13 +161,28 @@ def test_what_is_not_applied_is_refused_by_name(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_default_prompt_is_refused_by_name(exported: Path, tmp_path: Path) -> None:
-    settings = {"prompts": {"query": "find: ", "none": ""}, "default_prompt_name": "query"}
+def test_the_truncation_side_is_carried_over(exported: Path, tmp_path: Path) -> None:
+    edit(exported / "tokenizer_config.json", truncation_side="left", model_max_length=16)
+    pairs = [("where is the river", "people live in paris and in berlin " * 4), ("eggs and salt " * 9, "a city")]
+    expected = logits_by_transformers(exported, pairs, max_length=16)
+    made = bundle_from_onnx(exported, tmp_path / "bundle")
+    assert made.manifest.truncation_side == "left"
+    with CrossEncoder(made.path, backend="onnxruntime") as model:
+        np.testing.assert_allclose(model.logits(pairs), expected, atol=1e-5)
+
+
+def test_a_saved_default_prompt_is_applied_where_sentence_transformers_reads_it(exported: Path, tmp_path: Path) -> None:
+    settings = {"model_type": "CrossEncoder", "prompts": {"query": "find: "}, "default_prompt_name": "query"}
     (exported / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match="default prompt 'find: '"):
-        bundle_from_onnx(exported, tmp_path / "bundle")
-    edit(exported / "config_sentence_transformers.json", default_prompt_name="none")
-    bundle_from_onnx(exported, tmp_path / "bundle")
+    unread = bundle_from_onnx(exported, tmp_path / "unread")
+    assert unread.manifest.prompt is None
+    assert any("prompts" in warning for warning in unread.manifest.source["warnings"])
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.Transformer"}]
+    (exported / "modules.json").write_text(json.dumps(modules))
+    made = bundle_from_onnx(exported, tmp_path / "bundle")
+    expected = logits_by_transformers(exported, [(f"find: {query}", passage) for query, passage in ODD_PAIRS])
+    with CrossEncoder(made.path, backend="onnxruntime") as model:
+        np.testing.assert_allclose(model.logits(ODD_PAIRS), expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,11 @@ def bert_cat(folder: Path, plain: Path, make: Callable[..., Path]) -> Path:
     trunk = transformers.DistilBertModel(transformers.DistilBertConfig(**sizes, **SMALL))
     head = {"_classification_layer.weight": torch.randn(1, 32), "_classification_layer.bias": torch.zeros(1)}
     return save(
-        folder / "cat", trunk, plain, {"model_type": "BERT_Cat", "architectures": ["BERT_Cat"], **sizes}, **head
+        folder / "cat",
+        trunk,
+        plain,
+        {"model_type": "BERT_Cat", "architectures": ["BERT_Cat"], **sizes, **SMALL},
+        **head,
     )
 
 
@@ -149,6 +153,7 @@ def test_saved_prompts_and_modules_come_along_for_sentence_transformers(
 ) -> None:
     source = Path(shutil.copytree(make_checkpoint(), tmp_path / "source"))
     saved = {
+        "model_type": "CrossEncoder",
         "prompts": {"query": "q: "},
         "default_prompt_name": None,
         "activation_fn": "torch.nn.modules.activation.Tanh",

@@ -224,7 +224,9 @@ def test_export_builds_engines_of_all_that_was_exported(
     assert said.count(".engine: passed, max |difference|") == 2
     assert "top-10 overlap" in said
     for precision in ("fp16", "int8"):
-        with CrossEncoder(made.path, device="cuda", backend="tensorrt", precision=precision) as model:
+        with CrossEncoder(
+            made.path, device="cuda", backend="tensorrt", precision=precision, trust_engines=True
+        ) as model:
             assert model.predict(("play chess", "a chess program")) > model.predict(
                 ("play chess", "fonts of all kinds")
             )
