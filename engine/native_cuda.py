@@ -22,7 +22,7 @@ from .packed import PackedBatches
 from .precision import Precision
 
 MOST_TOKENS = 32_768
-"""Of the largest batch; smaller ones take longer a token. See docs/design.md."""
+"""Of the largest batch; smaller ones take longer a token. See docs/decisions/0015."""
 MOST_ROWS = 4_096
 """Pairs of the largest batch."""
 MOST_PRODUCTS = 2_048

@@ -22,7 +22,7 @@ with telemetry_off():
 TOKENS = 32_768
 """Tokens of the largest batch, with padding; ONNX Runtime takes any shape, but memory is finite."""
 GRAPHS = 256
-"""Graphs kept, which is most of the shapes that there are: 43 requests of 1 x 100 have 52. See docs/design.md."""
+"""Graphs kept, which is most of the shapes that there are: 43 requests of 1 x 100 have 52. See docs/decisions/0015."""
 LANES = 2
 """Each has a session with weights of its own. Measured: a large request takes 0.81 of the time by one, one of 1 x 100 0.88."""
 BATCH_COST = 2048

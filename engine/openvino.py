@@ -31,7 +31,7 @@ computed, one hung in TBB, OpenVINO's threading library, at a lock that a thread
 
 KERNELS = 1500
 """Compiled kernels of a kind that each stream keeps: all that the shapes of `plan` want, so that memory comes to rest once every
-shape was met. Where kernels must go and come back, it does not, and speed is lost: see docs/design.md."""
+shape was met. Where kernels must go and come back, it does not, and speed is lost: see docs/decisions/0009."""
 
 
 class OpenVinoSession(Padding):

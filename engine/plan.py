@@ -11,7 +11,7 @@ from .errors import OptionError, ShapeError
 from .template import EncodedPairs
 
 BATCH_COST = 8
-"""What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/design.md."""
+"""What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/decisions/0008."""
 
 ROWS = (1, 4, 16)
 SHORT = 64
@@ -21,7 +21,7 @@ TOGETHER, LEAST = 448, 64
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
 """Up to so many tokens, lengths are rounded up to a multiple of so many. A row alone wastes little by it, and
-the steps are finest where most passages are: see docs/design.md."""
+the steps are finest where most passages are: see docs/decisions/0009."""
 STEPS_WIDE = ((192, 8), (320, 16))
 """So where all processors compute one batch: a new shape costs them more than this padding."""
 

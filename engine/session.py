@@ -268,7 +268,7 @@ def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = 
 
 def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple[str, str]:
     """Return the backend of those that can, and why: the native kernels, or, for INT8 where that is what makes it fast and is
-    known to keep the order, OpenVINO. See docs/design.md."""
+    known to keep the order, OpenVINO. See docs/decisions/0011."""
     if "native" in able:
         return "native", "crossrt's own kernels"
     manifest = bundle.manifest

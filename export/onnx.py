@@ -3,7 +3,7 @@
 All supported trunks are one post-LayerNorm encoder (Devlin et al. 2019, arXiv:1810.04805, and Vaswani et al. 2017,
 arXiv:1706.03762), so the graph is written directly from the weights instead of being traced. That gives plain
 operators, names that a person can read, the attention mask made once, and no dependence on the version of
-transformers. docs/design.md has the comparison with PyTorch's exporters; the parity check compares every export with
+transformers. docs/decisions/0004 has the comparison with PyTorch's exporters; the parity check compares every export with
 transformers' own model.
 
 Only `[CLS]` reaches the head, so the last layer computes keys and values for all tokens but everything after them for
@@ -213,7 +213,7 @@ class _Graph(TypedGraph):
 
     def _attention(self, name: str, query_input: str, hidden: str, mask: str) -> str:
         # softmax(QK^T / sqrt(d)): the scale is folded into the query's weights, which saves an operator a layer and
-        # spares the logits the rounding of a runtime that folds it into its matmul (docs/design.md). d is without padding.
+        # spares the logits the rounding of a runtime that folds it into its matmul (docs/decisions/0004). d is without padding.
         if query_input == hidden:
             # One product of three times the width: fewer operators, and ONNX Runtime computes a product of 8 bits in
             # floating point, without a word, when another product reads the same operand.

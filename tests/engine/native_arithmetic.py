@@ -1,4 +1,4 @@
-"""What the native kernels compute, in NumPy: slow, plain, and written from what docs/design.md says they do."""
+"""What the native kernels compute, in NumPy: slow, plain, and written from what docs/decisions/0012 says they do."""
 
 from typing import Any
 
