@@ -17,6 +17,7 @@ from .errors import OptionError
 from .pairs import is_single
 from .precision import Precision
 from .scorer import Scorer
+from .telemetry import telemetry_off
 
 if TYPE_CHECKING:
     from .auto_model import AutoModelForSequenceClassification
@@ -250,7 +251,8 @@ class CrossEncoderAttributes(ModelAttributes):
     @cached_property
     def _tokenizer(self) -> Any:
         try:
-            transformers: Any = import_module("transformers")
+            with telemetry_off():
+                transformers: Any = import_module("transformers")
         except ImportError as error:
             raise AttributeError(ABSENT["tokenizer"]) from error
         file = self.bundle.tokenizer_file
@@ -263,6 +265,7 @@ class CrossEncoderAttributes(ModelAttributes):
         return transformers.PreTrainedTokenizerFast(
             tokenizer_file=str(file),
             pad_token=texts.get(manifest.pad_token_id),
+            truncation_side=manifest.truncation_side,
             model_input_names=[
                 name for name in ("input_ids", "token_type_ids", "attention_mask") if name in manifest.inputs
             ],

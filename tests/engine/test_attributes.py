@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -158,6 +159,19 @@ def test_the_tokenizer_is_the_checkpoints_as_transformers_reads_it(bundle: Path,
         assert model.tokenizer.model_max_length == model.max_length == 64
         model.max_seq_length = 20
         assert model.tokenizer.model_max_length == model.max_length == model.get_max_seq_length() == 20
+
+
+def test_the_tokenizer_truncates_at_the_checkpoints_end(
+    make_checkpoint: Callable[..., Path], make_bundle: Callable[..., Path]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    left = make_checkpoint()
+    settings = json.loads((left / "tokenizer_config.json").read_text())
+    (left / "tokenizer_config.json").write_text(json.dumps(settings | {"truncation_side": "left"}))
+    theirs = transformers.AutoTokenizer.from_pretrained(left)
+    with crossrt.CrossEncoder(make_bundle(left)) as model:
+        options = {"truncation": True, "max_length": 9}
+        assert dict(model.tokenizer(PAIRS, **options)) == dict(theirs(PAIRS, **options))
 
 
 def test_the_model_inside_takes_the_tokenizers_tensors(bundle: Path) -> None:
