@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engine.auto_model import AutoModelForSequenceClassification as AutoModelForSequenceClassification
-    from .engine.bundle import Bundle as Bundle
+    from .engine.bundle.bundle import Bundle as Bundle
     from .engine.cross_encoder import CrossEncoder as CrossEncoder
     from .engine.errors import CrossrtError as CrossrtError
-    from .engine.passages import PassageStore as PassageStore
+    from .engine.store.passage_store import PassageStore as PassageStore
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,10 +26,10 @@ __all__ = [
 
 _HOMES = {
     "AutoModelForSequenceClassification": "auto_model",
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "CrossEncoder": "cross_encoder",
     "CrossrtError": "errors",
-    "PassageStore": "passages",
+    "PassageStore": "store.passage_store",
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-# A library is loaded only on a processor that has all that it was compiled for: see NATIVE_FLAGS in engine/backends.py.
+# A library is loaded only on a processor that has all that it was compiled for: see NATIVE_FLAGS in engine/backends/registry.py.
 KERNELS = {"avx512": ["f", "bw", "dq", "vl"], "avx512_bf16": ["f", "bw", "dq", "vl", "vnni", "bf16"]}
 
 # Python asks for symbols, which make a library ten times as large. Sanitizers name lines by them, and take very long to compile
@@ -16,9 +16,9 @@ LEVEL = ["-O1"] if "-fsanitize" in os.environ.get("CXXFLAGS", "") else ["-O3", "
 
 kernels = [
     Extension(
-        f"crossrt.engine.native_{name}",
-        sources=[f"engine/native/{name}.cpp"],
-        depends=[str(header) for header in Path("engine/native").glob("*.h")],
+        f"crossrt.engine.kernels.native_{name}",
+        sources=[f"engine/kernels/native/{name}.cpp"],
+        depends=[str(header) for header in Path("engine/kernels/native").glob("*.h")],
         language="c++",
         extra_compile_args=[
             "-std=c++20",
@@ -39,8 +39,8 @@ kernels = [
 ]
 # Tokenization is for every machine: nothing in it depends on the processor.
 wordpiece = Extension(
-    "crossrt.engine.native_wordpiece",
-    sources=["engine/native/wordpiece.cpp"],
+    "crossrt.engine.kernels.native_wordpiece",
+    sources=["engine/kernels/native/wordpiece.cpp"],
     language="c++",
     extra_compile_args=["-std=c++20", *LEVEL, "-pthread"],
     extra_link_args=["-pthread"],

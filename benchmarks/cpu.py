@@ -27,12 +27,12 @@ from result import write_result
 from tqdm import tqdm
 
 from crossrt.calibration.ranking import top_overlap
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.cpus import usable_cpus
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.plan import plan
-from crossrt.engine.publish import published_file
-from crossrt.engine.trec import read_collection
+from crossrt.engine.batching.plan import plan
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.files.publish import published_file
+from crossrt.engine.files.trec import read_collection
+from crossrt.engine.hardware.cpus import usable_cpus
+from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.speed.ceiling import again, ceilings
 from crossrt.speed.operations import flops_of
 

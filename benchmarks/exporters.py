@@ -22,9 +22,9 @@ import torch
 import transformers
 from result import write_result
 
-from crossrt.engine.cpus import usable_cpus
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.onnx import onnx_from_checkpoint
+from crossrt.engine.hardware.cpus import usable_cpus
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.writer import onnx_from_checkpoint
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -38,16 +38,16 @@ with suppress(ImportError, OSError):
 
 from crossrt import Bundle, CrossEncoder, PassageStore
 from crossrt.calibration.ranking import top_overlap
-from crossrt.engine.backends import backend_version
-from crossrt.engine.child import crossrt_command
-from crossrt.engine.driver import gpus
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.pipeline import Pipeline
+from crossrt.engine.backends.registry import backend_version
+from crossrt.engine.files.trec import read_collection
+from crossrt.engine.hardware.gpus import gpus
 from crossrt.engine.precision import Precision
-from crossrt.engine.preparation import prepare
-from crossrt.engine.trec import read_collection
+from crossrt.engine.process.child import crossrt_command
+from crossrt.engine.runtime.gpu_scorer import Pipeline
+from crossrt.engine.store.preparation import prepare
+from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.evaluation.facts import versions
-from crossrt.export.tolerance import TOLERANCE
+from crossrt.export.precision.tolerance import TOLERANCE
 from crossrt.speed.operations import flops_of
 
 COUNTS = (1, 10, 100)

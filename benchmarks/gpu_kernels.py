@@ -19,12 +19,12 @@ import numpy as np
 from result import write_result
 
 from crossrt import Bundle
-from crossrt.engine import native_cuda
-from crossrt.engine.cuda import Cuda, DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
-from crossrt.engine.driver import gpus
-from crossrt.engine.native_cuda import NativeGpuExecutor
-from crossrt.engine.native_model import DTYPES, NativeModel, Sizes
-from crossrt.engine.template import EncodedPairs
+from crossrt.engine.backends import native_cuda
+from crossrt.engine.backends.native_cuda import NativeGpuExecutor
+from crossrt.engine.cuda.cuda import Cuda, DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
+from crossrt.engine.hardware.gpus import gpus
+from crossrt.engine.kernels.weights import DTYPES, NativeModel, Sizes
+from crossrt.engine.text.template import EncodedPairs
 
 BATCHES = ((1, 64), (10, 80), (100, 80), (256, 64), (128, 128), (256, 128), (400, 80), (64, 512))
 """Pairs, and the tokens of each."""

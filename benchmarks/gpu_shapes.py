@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from crossrt import CrossEncoder
-from crossrt.engine.cuda import Event
-from crossrt.engine.plan import Batch
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.cuda.cuda import Event
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = (16, 32, 64, 96, 128, 192, 256)

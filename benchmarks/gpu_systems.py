@@ -10,9 +10,9 @@ from typing import Any
 from unittest.mock import patch
 
 from crossrt import Bundle, CrossEncoder
-from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
+from crossrt.engine.backends.onnxruntime_cuda import OnnxRuntimeExecutor
+from crossrt.engine.backends.tensorrt import TensorRtExecutor
 from crossrt.engine.precision import Precision
-from crossrt.engine.tensorrt import TensorRtExecutor
 
 Pairs = Sequence[tuple[str, str]]
 PEER = "sentence-transformers FP16"
@@ -52,7 +52,7 @@ def opened(
         with contextlib.ExitStack() as patched:
             executors: list[Any] = [TensorRtExecutor, OnnxRuntimeExecutor]
             if backend == "native":  # which needs cuda-bindings
-                from crossrt.engine.native_cuda import NativeGpuExecutor
+                from crossrt.engine.backends.native_cuda import NativeGpuExecutor
 
                 executors.append(NativeGpuExecutor)
             for executor in executors:

@@ -21,15 +21,15 @@ import torch
 import transformers
 from result import write_result
 
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.plan import Batch
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.files.trec import read_pairs
 from crossrt.engine.precision import Precision
-from crossrt.engine.trec import read_pairs
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.onnx import graph_of
-from crossrt.export.pairs import builtin_pairs
-from crossrt.export.precision import batches_of, half_precision, logits_of, rounded
-from crossrt.export.tolerance import TOLERANCE
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.parity.pairs import builtin_pairs
+from crossrt.export.precision.fp16 import batches_of, half_precision, logits_of, rounded
+from crossrt.export.precision.tolerance import TOLERANCE
 
 CONVERTERS = ("onnxruntime.transformers.float16", "onnxconverter_common.float16")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from result import write_result
 
-from crossrt.engine.child import python_command
+from crossrt.engine.process.child import python_command
 
 LIMIT = 0.3  # s
 

@@ -29,19 +29,19 @@ from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.plan import Batch
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.files.trec import read_collection, read_qrels
 from crossrt.engine.precision import Precision
-from crossrt.engine.trec import read_collection, read_qrels
-from crossrt.export.activations import observed
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.execution import executed
-from crossrt.export.int8 import eight_bit, quantizations
-from crossrt.export.numerics import Numerics
-from crossrt.export.onnx import graph_of, save
-from crossrt.export.points import points_of
-from crossrt.export.precision import batches_of, feeds_of, logits_of, session_of
-from crossrt.export.tolerance import TOLERANCE
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.numerics import Numerics
+from crossrt.export.graph.writer import graph_of, save
+from crossrt.export.precision.execution import executed
+from crossrt.export.precision.fp16 import batches_of, feeds_of, logits_of, session_of
+from crossrt.export.precision.int8 import eight_bit, quantizations
+from crossrt.export.precision.observation import observed
+from crossrt.export.precision.points import points_of
+from crossrt.export.precision.tolerance import TOLERANCE
 
 PAIRS_A_QUERY = 50
 ROUNDS = 7

@@ -34,11 +34,11 @@ from typing import Any
 from result import write_result
 
 from crossrt.__main__ import main as command_line
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.cache import VARIABLE
-from crossrt.engine.digests import sha256_of
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import CrossrtError
-from crossrt.engine.passages import PassageStore
+from crossrt.engine.files.cache import VARIABLE
+from crossrt.engine.files.digests import sha256_of
+from crossrt.engine.store.passage_store import PassageStore
 from crossrt.evaluation.evaluate import RESULT
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"

@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from crossrt.engine.publish import published_file
+from crossrt.engine.files.publish import published_file
 from crossrt.evaluation.facts import commit, machine, versions
 
 

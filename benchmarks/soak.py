@@ -32,7 +32,7 @@ from result import write_result
 
 from crossrt import AutoModelForSequenceClassification, Bundle, CrossEncoder, PassageStore
 from crossrt.engine.errors import CrossrtError
-from crossrt.engine.preparation import prepare
+from crossrt.engine.store.preparation import prepare
 
 SETUPS = ("native", "int8", "onnxruntime", "openvino", "threads", "store", "auto_model")
 POOL = 200

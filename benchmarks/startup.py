@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from result import write_result
 
-from crossrt.engine.child import python_command
+from crossrt.engine.process.child import python_command
 
 AS_IT_IS = """
 import sys
@@ -28,7 +28,7 @@ print(CrossEncoder(bundle, backend=backend).predict(("how tall is k2", "K2 is 8,
 """
 IN_INT8 = AS_IT_IS.replace("backend=backend", "backend=backend, precision='int8'")
 COMPILING = """
-from crossrt.engine.compiled import CompiledModels
+from crossrt.engine.bundle.compiled import CompiledModels
 CompiledModels.load = lambda self, key: None
 CompiledModels.store = lambda self, key, content: None
 """

@@ -18,9 +18,9 @@ import torch
 from result import write_result
 
 from crossrt import CrossEncoder
-from crossrt.engine.trec import read_collection
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.reference import Reference
+from crossrt.engine.files.trec import read_collection
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.reference import Reference
 
 
 def pytorch_scores(reference: Reference, pairs: list[tuple[str, str]], max_length: int) -> Any:

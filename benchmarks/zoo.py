@@ -27,24 +27,24 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.backends import BACKENDS
-from crossrt.engine.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel
-from crossrt.engine.cache import VARIABLE
-from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
+from crossrt.engine.backends.registry import BACKENDS
+from crossrt.engine.bundle.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel
+from crossrt.engine.files.cache import VARIABLE
+from crossrt.engine.files.publish import published_file
 from crossrt.engine.precision import Precision
-from crossrt.engine.publish import published_file
-from crossrt.engine.typical_pairs import typical_pairs
+from crossrt.engine.text.pair_tokenizer import PairEncoder, without_truncation_and_padding
+from crossrt.engine.text.typical_pairs import typical_pairs
 from crossrt.evaluation.facts import commit, machine
-from crossrt.export.activations import observed
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.bundle.manifest import write_manifest
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.reference import tokenizer_of
 from crossrt.export.export import manifest_of
-from crossrt.export.int8 import quantizations
-from crossrt.export.manifest import write_manifest
-from crossrt.export.native import native_from_checkpoint
-from crossrt.export.numerics import Numerics
-from crossrt.export.onnx import onnx_from_checkpoint
-from crossrt.export.points import points_of
-from crossrt.export.reference import tokenizer_of
+from crossrt.export.graph.numerics import Numerics
+from crossrt.export.graph.writer import onnx_from_checkpoint
+from crossrt.export.precision.int8 import quantizations
+from crossrt.export.precision.native_weights import native_from_checkpoint
+from crossrt.export.precision.observation import observed
+from crossrt.export.precision.points import points_of
 from crossrt.speed.bench import bench, with_shares
 from crossrt.speed.ceiling import ceilings, higher
 from crossrt.speed.lineup import Missing, lineup

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.errors import DataFileError
+from ..engine.files.trec import read_collection, read_pairs
 from ..engine.options import whole
-from ..engine.trec import read_collection, read_pairs
 
 FEWEST = 100
 """Calibration pairs below which a range is left to chance."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.errors import DataFileError
-from ..engine.trec import read_collection, read_qrels
+from ..engine.files.trec import read_collection, read_qrels
 
 QUERIES = 20
 CANDIDATES = 50

@@ -12,7 +12,7 @@ from .. import __version__
 from ..engine.errors import OptionError
 
 if TYPE_CHECKING:
-    from ..engine.bundle import Manifest
+    from ..engine.bundle.bundle import Manifest
 
 app = typer.Typer(
     help="MS MARCO cross-encoders, exported with proof and run fast.",

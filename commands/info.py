@@ -21,9 +21,9 @@ def info(
     trust_engines: TrustEngines = False,
 ) -> None:
     """Say what a bundle holds, and what would run here and why."""
-    from ..engine.bundle import Bundle
+    from ..engine.bundle.bundle import Bundle
     from ..engine.labels import described
-    from ..engine.session import choose_setup
+    from ..engine.runtime.session import choose_setup
 
     opened = Bundle.open(bundle, verify=verify)
     manifest = opened.manifest

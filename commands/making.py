@@ -102,9 +102,9 @@ def export(
 ) -> None:
     """Export a PyTorch cross-encoder to a bundle, and prove it against the PyTorch logits."""
     from ..engine.activation import named
-    from ..engine.publish import check_target
-    from ..engine.source import can_export
-    from ..export.existing import bundle_from_onnx, existing_onnx
+    from ..engine.bundle.resolve import can_export
+    from ..engine.files.publish import check_target
+    from ..export.existing.existing import bundle_from_onnx, existing_onnx
 
     precisions = _precisions(precision)
     activation = activation and named(activation)
@@ -124,7 +124,7 @@ def export(
         raise OptionError("options of building engines (--workspace to --unfused-attention) go with --tensorrt")
     if tensorrt:
         _need_export()
-        from ..export.engines import here
+        from ..export.tensorrt.engines import here
 
         here()  # what is missing is better known before the export than after
     if onnx_file is not None:
@@ -171,7 +171,7 @@ def export(
     _need_export()
     from ..calibration.judging_set import JudgingSet
     from ..calibration.recipe import Recipe
-    from ..export.checkpoint import Checkpoint
+    from ..export.checkpoint.checkpoint import Checkpoint
     from ..export.export import export_bundle
 
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
@@ -246,9 +246,9 @@ def engines(
     unfused_attention: UnfusedAttention = False,
 ) -> None:
     """Build TensorRT engines of a bundle for the GPU that is here, check them on it, and put them into the bundle."""
-    from ..engine.bundle import Bundle
-    from ..engine.gpu import ordinals_of
-    from ..export.engines import here
+    from ..engine.bundle.bundle import Bundle
+    from ..engine.runtime.select_gpu import ordinals_of
+    from ..export.tensorrt.engines import here
 
     options = _building(
         workspace,
@@ -317,12 +317,12 @@ def parity(
     user_pairs = _user_pairs(pairs, queries, passages, run, sample)
     directory, _ = _checkpoint_directory(against, revision, token, cache_folder, local_files_only)
     from ..calibration.judging_set import JudgingSet
-    from ..engine.bundle import Bundle
+    from ..engine.bundle.bundle import Bundle
     from ..engine.cross_encoder import CrossEncoder
-    from ..export.checkpoint import Checkpoint
-    from ..export.pairs import builtin_pairs
-    from ..export.parity import judge_of
-    from ..export.parity import parity as compare
+    from ..export.checkpoint.checkpoint import Checkpoint
+    from ..export.parity.pairs import builtin_pairs
+    from ..export.parity.parity import judge_of
+    from ..export.parity.parity import parity as compare
 
     Bundle.open(bundle)  # a checkpoint would be exported
     judging = _judging(queries, passages, run, qrels)
@@ -377,7 +377,7 @@ def _checkpoint_directory(
     onnx: bool = False,
     onnx_file: str | None = None,
 ) -> tuple[Path, str | None]:
-    from ..engine.source import fetched_checkpoint
+    from ..engine.bundle.resolve import fetched_checkpoint
 
     path = Path(source).expanduser()
     if path.is_dir():
@@ -394,8 +394,8 @@ def _checkpoint_directory(
 
 
 def _need_export() -> None:
+    from ..engine.bundle.resolve import can_export
     from ..engine.errors import BackendError
-    from ..engine.source import can_export
 
     if not can_export():
         raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
@@ -419,7 +419,7 @@ def _building(
     unfused_attention: bool = False,
 ) -> Any:
     """How engines are built."""
-    from ..export.tensorrt import BuildOptions
+    from ..export.tensorrt.build import BuildOptions
 
     return BuildOptions(
         workspace=workspace << 20,
@@ -433,8 +433,8 @@ def _building(
 
 
 def _with_engines(bundle: Any, precisions: Any, pairs: Any, options: Any, **others: Any) -> Any:
-    from ..engine.encoding import PairEncoder
-    from ..export.engines import add_engines
+    from ..engine.text.pair_tokenizer import PairEncoder
+    from ..export.tensorrt.engines import add_engines
 
     encoder = PairEncoder.from_bundle(bundle)
     bundle, checks = add_engines(

@@ -75,7 +75,7 @@ def bench(
         return
     if not bundles:
         raise OptionError("give bundles to measure, or --compare BEFORE AFTER")
-    from ..engine.publish import STANDARD_OUTPUT, published_file
+    from ..engine.files.publish import STANDARD_OUTPUT, published_file
     from ..speed.bench import bench
     from ..speed.ceiling import SECONDS
     from ..speed.lineup import lineup
@@ -134,13 +134,13 @@ def tune(
     """Measure what is fastest here, backend, streams and batch, and keep it for this bundle and machine."""
 
     from ..calibration.calibration_set import CalibrationSet
-    from ..engine.bundle import Bundle
-    from ..engine.encoding import PairEncoder
-    from ..engine.session import choose_setup
-    from ..engine.tokenizer import read_tokenizer
-    from ..engine.tuner import ROUNDS, candidates, fastest, tune
-    from ..engine.tuning import Tuning
-    from ..engine.typical_pairs import typical_pairs
+    from ..engine.bundle.bundle import Bundle
+    from ..engine.runtime.autotune import ROUNDS, candidates, fastest, tune
+    from ..engine.runtime.session import choose_setup
+    from ..engine.runtime.tuning import Tuning
+    from ..engine.text.pair_tokenizer import PairEncoder
+    from ..engine.text.tokenizer import read_tokenizer
+    from ..engine.text.typical_pairs import typical_pairs
 
     opened = Bundle.open(bundle)
     setup = choose_setup(opened, precision=precision, device="cpu", threads=threads, tuned=False)
@@ -182,7 +182,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no such page.")] = False,
 ) -> None:
     """Show results as one page: tables, quality against speed, latencies, padding, parity and calibration."""
-    from ..engine.publish import published_file
+    from ..engine.files.publish import published_file
 
     _need_report()
     from ..report.page import TITLE, check_page, page_of

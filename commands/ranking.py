@@ -118,9 +118,9 @@ def rerank(
 ) -> None:
     """Rerank a TREC run: candidates are scored again, and the new run is written whole or not at all."""
     from ..engine.cross_encoder import CrossEncoder
-    from ..engine.passages import PassageStore
-    from ..engine.publish import published_file
-    from ..engine.trec import read_candidates, read_collection, write_run
+    from ..engine.files.publish import published_file
+    from ..engine.files.trec import read_candidates, read_collection, write_run
+    from ..engine.store.passage_store import PassageStore
 
     tag = as_typed(tag, "--tag")
     if not tag or len(tag.split()) != 1:
@@ -170,9 +170,9 @@ def prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing store, in one step.")] = False,
 ) -> None:
     """Tokenize a collection once, for `rerank --store`. An interrupted run goes on when it is started again."""
-    from ..engine.bundle import Bundle
-    from ..engine.preparation import prepare
-    from ..engine.tokenizer import read_tokenizer
+    from ..engine.bundle.bundle import Bundle
+    from ..engine.store.preparation import prepare
+    from ..engine.text.tokenizer import read_tokenizer
 
     opened = Bundle.open(bundle)
     made = prepare(
@@ -284,7 +284,7 @@ def evaluate(
 
 def _passages(file: str) -> tuple[list[str], list[str]]:
     """Return ids and texts of a file, or of standard input. Raises DataFileError for what is neither lines nor TSV."""
-    from ..engine.trec import check_columns, is_json, text_lines
+    from ..engine.files.trec import check_columns, is_json, text_lines
 
     name = "standard input" if file == "-" else file
     try:

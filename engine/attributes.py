@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .activation import Activation
-from .bundle import Bundle
+from .bundle.bundle import Bundle
 from .compatibility import device_names, is_dtype, warn_once
 from .errors import OptionError
-from .pairs import is_single
 from .precision import Precision
-from .scorer import Scorer
-from .telemetry import telemetry_off
+from .process.telemetry import telemetry_off
+from .runtime.scorer import Scorer
+from .text.inputs import is_single
 
 if TYPE_CHECKING:
     from .auto_model import AutoModelForSequenceClassification

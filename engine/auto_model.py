@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .attributes import ModelAttributes
+from .batching.plan import Batch
 from .compatibility import KEYWORDS
 from .cross_encoder import CrossEncoder
 from .errors import InputError, UnsupportedOptionError
-from .plan import Batch
 
 ALTERNATIVES = {
     "position_ids": "the model counts positions itself; leave it out",

@@ -15,19 +15,19 @@ from tqdm import tqdm
 from . import compatibility
 from .activation import Activation, Floats, apply, is_softmax, softmax
 from .attributes import CrossEncoderAttributes, ModelCardData
-from .bundle import Bundle
-from .encoding import PairEncoder
+from .bundle.bundle import Bundle
+from .bundle.resolve import bundle_from_source
 from .errors import BackendError, BundleError, InputError, OptionError
 from .labels import label_number, margin, need_label
 from .options import whole
-from .pairs import check_text, checked_pair, checked_pairs, is_single
-from .passages import PassageStore
 from .precision import Precision
-from .scorer import Scorer, open_scorer
-from .session import choose_setup
-from .source import bundle_from_source
-from .streams import Pending
-from .template import EncodedPairs
+from .runtime.cpu_scorer import Pending
+from .runtime.scorer import Scorer, open_scorer
+from .runtime.session import choose_setup
+from .store.passage_store import PassageStore
+from .text.inputs import check_text, checked_pair, checked_pairs, is_single
+from .text.pair_tokenizer import PairEncoder
+from .text.template import EncodedPairs
 
 logger = logging.getLogger("crossrt")
 

@@ -8,8 +8,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ..engine.errors import BackendError, DataFileError, OptionError
-from ..engine.publish import replaced_text
-from ..engine.trec import write_run
+from ..engine.files.publish import replaced_text
+from ..engine.files.trec import write_run
 from .passages import Passages, TextPassages
 from .source import Source
 

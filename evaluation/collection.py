@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..engine.errors import DataFileError, OptionError
-from ..engine.trec import Qrels, line_of, read_qrels, read_texts
+from ..engine.files.trec import Qrels, line_of, read_qrels, read_texts
 from .candidates import bm25_run
 from .passages import PassageFile, Passages, PreparedPassages
 from .run_file import RunFile

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..engine.errors import BackendError, DataFileError, OptionError, SourceError
-from ..engine.trec import Qrels
+from ..engine.files.trec import Qrels
 from .candidates import CANDIDATES, bm25_run, made
 from .collection import Collection
 from .passages import Passages, PreparedPassages, TextPassages

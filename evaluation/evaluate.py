@@ -13,8 +13,8 @@ from tqdm import tqdm
 from ..calibration.change import Change
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, DataFileError, OptionError
-from ..engine.lock import held
-from ..engine.publish import clear_abandoned, replaced_text
+from ..engine.files.lock import held
+from ..engine.files.publish import clear_abandoned, replaced_text
 from .collection import Collection
 from .facts import commit, machine, versions
 from .growing_run import GrowingRun

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ..engine.cpus import cpuinfo, usable_cpus
-from ..export.manifest import tool_versions
+from ..engine.hardware.cpus import cpuinfo, usable_cpus
+from ..export.bundle.manifest import tool_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataFileError
-from ..engine.lock import own_file
-from ..engine.publish import naming, replaced_text
-from ..engine.record import read_json, record
-from ..engine.trec import write_run
+from ..engine.files.lock import own_file
+from ..engine.files.publish import naming, replaced_text
+from ..engine.files.record import read_json, record
+from ..engine.files.trec import write_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

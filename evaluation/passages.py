@@ -10,10 +10,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..engine.cross_encoder import CrossEncoder
-from ..engine.digests import sha256_of
 from ..engine.errors import DataFileError, StoreError
-from ..engine.passages import LONGEST_NAME, PassageStore
-from ..engine.trec import check_columns, located_lines
+from ..engine.files.digests import sha256_of
+from ..engine.files.trec import check_columns, located_lines
+from ..engine.store.passage_store import LONGEST_NAME, PassageStore
 from .source import Source
 
 PIECE = 100_000

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..engine.errors import DataFileError
-from ..engine.trec import line_of, located_lines, ranked, run_fields, text_lines
+from ..engine.files.trec import line_of, located_lines, ranked, run_fields, text_lines
 
 
 class RunFile:

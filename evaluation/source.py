@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.digests import sha256_of
 from ..engine.errors import DataFileError
+from ..engine.files.digests import sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.backends import backend_version
-from ..engine.bundle import MANIFEST, Bundle
+from ..engine.backends.registry import backend_version
+from ..engine.bundle.bundle import MANIFEST, Bundle
+from ..engine.bundle.resolve import bundle_from_source
 from ..engine.cross_encoder import CrossEncoder
-from ..engine.digests import content_sha256, sha256_of
 from ..engine.errors import OptionError
+from ..engine.files.digests import content_sha256, sha256_of
 from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
-from ..engine.session import Setup, choose_setup
-from ..engine.source import bundle_from_source
+from ..engine.runtime.session import Setup, choose_setup
 
 CANDIDATES = "candidates"
 """What the row of the candidates as they came is called."""

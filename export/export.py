@@ -17,27 +17,27 @@ from ..calibration.judging_set import JudgingSet
 from ..calibration.quantization import Activation
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
-from ..engine.backends import ONNX_BACKENDS, installed_backends, why_not_native
-from ..engine.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel, Manifest
+from ..engine.backends.registry import ONNX_BACKENDS, installed_backends, why_not_native
+from ..engine.bundle.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
-from ..engine.encoding import PairEncoder, without_truncation_and_padding
 from ..engine.errors import OptionError, ParityError
+from ..engine.files.publish import check_target, published_directory
 from ..engine.labels import need_label
 from ..engine.precision import Precision
-from ..engine.publish import check_target, published_directory
-from .checkpoint import Checkpoint
-from .hub_files import write_hub_files
-from .int8 import eight_bit
-from .manifest import tool_versions, write_manifest
-from .native import can_be_native, native_from_checkpoint
-from .numerics import Numerics
-from .onnx import ONNX_RUNTIME, OPSET, graph_of, onnx_from_checkpoint, save
-from .pairs import builtin_pairs
-from .parity import ParityReport, judge_of, parity
-from .picture import can_draw, draw
-from .precision import batches_of, half_precision, rounded, rounded_where_stored
-from .reference import Expected, Reference, completed_config, special_tokens_of, tokenizer_of
-from .tolerance import TOLERANCE
+from ..engine.text.pair_tokenizer import PairEncoder, without_truncation_and_padding
+from .bundle.hub_files import write_hub_files
+from .bundle.manifest import tool_versions, write_manifest
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.reference import Expected, Reference, completed_config, special_tokens_of, tokenizer_of
+from .graph.numerics import Numerics
+from .graph.writer import ONNX_RUNTIME, OPSET, graph_of, onnx_from_checkpoint, save
+from .parity.pairs import builtin_pairs
+from .parity.parity import ParityReport, judge_of, parity
+from .precision.fp16 import batches_of, half_precision, rounded, rounded_where_stored
+from .precision.int8 import eight_bit
+from .precision.native_weights import can_be_native, native_from_checkpoint
+from .precision.picture import can_draw, draw
+from .precision.tolerance import TOLERANCE
 
 logger = logging.getLogger("crossrt")
 
@@ -232,7 +232,7 @@ class _Making:
         """FP32."""
         file = self.directory / self.manifest.models["fp32"].file
         if self.exporter == "optimum":
-            from .optimum import onnx_by_optimum
+            from .graph.optimum import onnx_by_optimum
 
             self.checkpoint.check_finite()  # crossrt's own exporter reads each tensor, and so checks it
             onnx_by_optimum(self.checkpoint, file)

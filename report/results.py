@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..engine.bundle import MANIFEST, Bundle
-from ..engine.digests import sha256_of
+from ..engine.bundle.bundle import MANIFEST, Bundle
 from ..engine.errors import DataFileError
+from ..engine.files.digests import sha256_of
 from ..evaluation import result as evaluation
 from ..evaluation.result import Evaluation
 from ..speed import result as speed

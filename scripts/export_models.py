@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from crossrt.engine.child import crossrt_command
+from crossrt.engine.process.child import crossrt_command
 
 PUBLISHED = (
     "cross-encoder/ms-marco-TinyBERT-L-2-v2",

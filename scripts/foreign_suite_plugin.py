@@ -91,9 +91,9 @@ def use_crossrt() -> None:
 
     import crossrt
     from crossrt.engine import cross_encoder
-    from crossrt.engine.bundle import Bundle
+    from crossrt.engine.bundle.bundle import Bundle
     from crossrt.engine.errors import CheckpointError, SourceError
-    from crossrt.export.checkpoint import Checkpoint
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
     from crossrt.export.export import export_bundle
 
     def bundle_from_source(source: str, **options: Any) -> Bundle:

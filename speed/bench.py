@@ -8,11 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..engine.bundle import MANIFEST
-from ..engine.digests import sha256_of
-from ..engine.encoding import PairEncoder
+from ..engine.bundle.bundle import MANIFEST
 from ..engine.errors import BackendError
+from ..engine.files.digests import sha256_of
 from ..engine.precision import Precision
+from ..engine.text.pair_tokenizer import PairEncoder
 from ..evaluation.facts import commit, machine, versions
 from ..evaluation.system import System
 from .ceiling import SECONDS, Probe, again, ceiling_of, ceilings, check_share

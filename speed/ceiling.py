@@ -259,8 +259,8 @@ def _left(shape: Shape) -> Any:
 def _by_onnxruntime(shape: Shape, quantity: str, threads: int, device: str) -> Call | None:
     if quantity == "bf16" or not _installed("onnxruntime"):
         return None
-    from ..engine.onnxruntime import session_options
-    from ..engine.telemetry import telemetry_off
+    from ..engine.backends.onnxruntime_cpu import session_options
+    from ..engine.process.telemetry import telemetry_off
 
     with telemetry_off():
         import onnxruntime
@@ -275,7 +275,7 @@ def _by_onnxruntime(shape: Shape, quantity: str, threads: int, device: str) -> C
 def _by_openvino(shape: Shape, quantity: str, threads: int, device: str) -> Call | None:
     if not _installed("openvino"):
         return None
-    from ..engine.telemetry import telemetry_off
+    from ..engine.process.telemetry import telemetry_off
 
     with telemetry_off():
         import openvino

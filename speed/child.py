@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..engine.child import python_command
 from ..engine.errors import BackendError
+from ..engine.process.child import python_command
 from ..evaluation.system import System
 
 PROGRAM = """

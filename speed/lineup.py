@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from ..engine.backends import BACKENDS, GPU_BACKENDS, installed_backends
-from ..engine.bundle import Bundle
-from ..engine.cpus import usable_cpus
+from ..engine.backends.registry import BACKENDS, GPU_BACKENDS, installed_backends
+from ..engine.bundle.bundle import Bundle
+from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import BackendError, OptionError
+from ..engine.hardware.cpus import usable_cpus
 from ..engine.precision import Precision
-from ..engine.session import choose_setup
-from ..engine.source import bundle_from_source
+from ..engine.runtime.session import choose_setup
 from ..evaluation.system import Options, System, names_of
 
 RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from ..calibration.judging_set import QUERIES
 from ..calibration.ranking import top_overlap
 from ..engine.cross_encoder import CrossEncoder
-from ..engine.encoding import PairEncoder
 from ..engine.errors import BackendError
-from ..engine.template import EncodedPairs
-from ..engine.tokenizer import read_tokenizer
+from ..engine.text.pair_tokenizer import PairEncoder
+from ..engine.text.template import EncodedPairs
+from ..engine.text.tokenizer import read_tokenizer
 from ..evaluation.system import System
 from .ceiling import Probe
 from .operations import flops_of, padding_of

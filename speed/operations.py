@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.bundle import Bundle
-from ..engine.plan import plan
-from ..engine.session import Setup
+from ..engine.batching.plan import plan
+from ..engine.bundle.bundle import Bundle
+from ..engine.runtime.session import Setup
 
 Lengths = npt.NDArray[np.int64]
 

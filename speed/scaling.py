@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.cpus import usable_cpus
+from ..engine.batching.plan import Batch
 from ..engine.errors import BackendError
-from ..engine.plan import Batch
+from ..engine.hardware.cpus import usable_cpus
 from ..evaluation.system import System
 from .measure import Plan, opened
 from .result import Curve, Spread

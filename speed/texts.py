@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from ..engine.encoding import PairEncoder
 from ..engine.errors import DataFileError, OptionError
-from ..engine.trec import read_collection, read_pairs
-from ..engine.typical_pairs import typical_pairs
+from ..engine.files.trec import read_collection, read_pairs
+from ..engine.text.pair_tokenizer import PairEncoder
+from ..engine.text.typical_pairs import typical_pairs
 from ..evaluation.source import Source
 from .result import Workload
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine.cache import VARIABLE
 from crossrt.engine.cross_encoder import CrossEncoder
+from crossrt.engine.files.cache import VARIABLE
 
 from . import processors
 
@@ -197,7 +197,7 @@ def make_bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.T
 
     It is the same on every machine: without what the native kernels would run, which not every processor can.
     """
-    from crossrt.export.checkpoint import Checkpoint
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
     from crossrt.export.export import export_bundle
 
     def make(checkpoint: Path | None = None, **fields: Any) -> Path:

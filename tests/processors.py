@@ -3,8 +3,8 @@
 `python tests/processors.py` prints the lesser kinds that this machine can run as, `python tests/processors.py --others`
 the kinds that it cannot: `scripts/test` asks for both.
 
-What is restricted: crossrt reads the processor's flags from `crossrt.engine.cpus.CPUINFO`, which becomes a file with fewer
-of them, in children too (`as_processor/sitecustomize.py`). OpenVINO detects instructions by itself; it obeys
+What is restricted: crossrt reads the processor's flags from `crossrt.engine.hardware.cpus.CPUINFO`, which becomes a file with
+fewer of them, in children too (`as_processor/sitecustomize.py`). OpenVINO detects instructions by itself; it obeys
 OV_CPU_MAX_ISA (since 2026.4; it decides whether OpenVINO has BF16) and ONEDNN_MAX_CPU_ISA (which PyTorch's copy of oneDNN
 obeys too). An older OpenVINO lists BF16 whatever `--processor` says, so a test that needs to know asks OpenVINO.
 What is not restricted: ONNX Runtime and the rest of PyTorch, which have no such setting.
@@ -93,7 +93,7 @@ def run_as(kind: str, folder: Path) -> None:
 
     Call it before torch or OpenVINO is imported: both read their setting once.
     """
-    from crossrt.engine import cpus
+    from crossrt.engine.hardware import cpus
 
     file = folder / "cpuinfo"
     file.write_text(restricted(_described(), kind))

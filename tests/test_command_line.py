@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
-from crossrt.engine.bundle import SCHEMA
+from crossrt.engine.bundle.bundle import SCHEMA
 
 PASSAGES = ["berlin is a city", "the river is long and green", "people live in paris", "eggs and salt"]
 
@@ -551,7 +551,7 @@ def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(bundle: Pa
     top = {path.name for path in (tmp_path / "site").iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"crossrt"}
     folders = {path.parent.relative_to(repository) for path in repository.glob("*/__init__.py")} | {Path()}
-    kernels = {path.name for path in (tmp_path / "site/crossrt/engine/native").iterdir()}
+    kernels = {path.name for path in (tmp_path / "site/crossrt/engine/kernels/native").iterdir()}
     assert kernels == {"encoder.cu", "device.cuh"}, (
         "what a GPU's machine compiles, and nothing that is compiled already"
     )

@@ -10,10 +10,10 @@ ir_measures = pytest.importorskip("ir_measures")
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine.trec import read_collection, read_qrels, read_run
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.engine.files.trec import read_collection, read_qrels, read_run
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
-from crossrt.export.reference import Reference
 
 NDCG10_OF_PYTORCH = 0.6180
 """nDCG@10 of the trained MiniLM-L-6 in PyTorch FP32 on these lists, from the README beside the weights."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine.cpus import processor
+from crossrt.engine.hardware.cpus import processor
 
 from . import processors
 from .conftest import REPOSITORY
@@ -63,13 +63,13 @@ def test_a_kind_lacks_the_flags_of_those_above_it_and_no_other(kind: str, left: 
 
 @pytest.mark.processor
 def test_a_child_process_sees_the_processor_that_the_tests_see() -> None:
-    program = "from crossrt.engine.cpus import processor; print(processor())"
+    program = "from crossrt.engine.hardware.cpus import processor; print(processor())"
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert child.stdout.strip() == processor().strip()
 
 
 def test_run_as_generic_a_process_and_its_children_see_no_avx(tmp_path: Path) -> None:
-    seen = "from crossrt.engine.cpus import instructions; print(sorted(instructions()))"
+    seen = "from crossrt.engine.hardware.cpus import instructions; print(sorted(instructions()))"
     program = (
         "import pathlib, subprocess, sys\n"
         "from tests import processors\n"

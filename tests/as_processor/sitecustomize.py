@@ -14,10 +14,10 @@ from typing import Any
 
 
 class Restriction:
-    """Finds `crossrt.engine.cpus` once, by the other finders, and names the file with the flags in it."""
+    """Finds `crossrt.engine.hardware.cpus` once, by the other finders, and names the file with the flags in it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != "crossrt.engine.cpus":
+        if name != "crossrt.engine.hardware.cpus":
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)

@@ -16,10 +16,10 @@ import pytest
 pytest.importorskip("torch")
 
 from crossrt.__main__ import main
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.driver import gpus
-from crossrt.export.manifest import write_manifest
+from crossrt.engine.hardware.gpus import gpus
+from crossrt.export.bundle.manifest import write_manifest
 from tests.export.memory_machine import GPU, machine_in_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
-from crossrt.engine.backends import BACKENDS, installed_backends
-from crossrt.engine.cache import VARIABLE
+from crossrt.engine.backends.registry import BACKENDS, installed_backends
+from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.precision import Precision
 from crossrt.speed import ceiling
 from crossrt.speed.result import Speeds, Spread

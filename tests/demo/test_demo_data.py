@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
-from crossrt.engine.trec import read_collection, read_qrels, read_run
+from crossrt.engine.files.trec import read_collection, read_qrels, read_run
 
 pytest.importorskip("torch")
 ir_measures = pytest.importorskip("ir_measures")
 
 from crossrt.calibration.calibration_set import CalibrationSet
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
-from crossrt.export.reference import Reference
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 if not (DEMO / "checkpoint").is_dir():

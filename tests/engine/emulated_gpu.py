@@ -12,7 +12,7 @@ import numpy as np
 from .memory_device import MemoryDevice
 
 EMULATED = Path(__file__).parent / "emulated"
-SOURCE = Path(__file__).parents[2] / "engine" / "native" / "encoder.cu"
+SOURCE = Path(__file__).parents[2] / "engine" / "kernels" / "native" / "encoder.cu"
 
 
 class EmulatedKernels:

@@ -1,4 +1,4 @@
-/* cuBLASLt as far as engine/cublas.py goes, over memory of the host: column-major y = weight^T x + bias, as the header says. */
+/* cuBLASLt as far as engine/cuda/cublas.py goes, over memory of the host: column-major y = weight^T x + bias, as the header says. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

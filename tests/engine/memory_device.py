@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from crossrt.engine.batches import PaddedBatches
-from crossrt.engine.cuda import Bytes
-from crossrt.engine.engine_file import Shape
+from crossrt.engine.batching.gpu_batches import PaddedBatches
+from crossrt.engine.batching.shape_buckets import Lattice
+from crossrt.engine.bundle.tensorrt_engine import Shape
+from crossrt.engine.cuda.cuda import Bytes
 from crossrt.engine.errors import CudaError
-from crossrt.engine.lattice import Lattice
 
 POISON = 0xCD
 

@@ -5,7 +5,7 @@ from functools import cache
 
 from tokenizers import Tokenizer
 
-from crossrt.engine.template import EncodedPairs, TruncationSide
+from crossrt.engine.text.template import EncodedPairs, TruncationSide
 
 Rows = list[tuple[list[int], list[int]]]
 """Ids and token types of each pair."""

@@ -110,7 +110,7 @@ def test_a_pickle_holds_the_bundles_absolute_path_and_no_token(
 def test_a_model_opened_from_a_checkpoint_is_copied_without_another_export(
     checkpoint: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossrt.engine.bundle import Bundle
+    from crossrt.engine.bundle.bundle import Bundle
 
     monkeypatch.setattr("crossrt.engine.cross_encoder.bundle_from_source", lambda *_, **__: Bundle.open(bundle))
     data = pickle.dumps(crossrt.CrossEncoder("some/model", revision="main"))

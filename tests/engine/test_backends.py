@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine import backends, cpus
-from crossrt.engine.backends import installed_backends, native_kernels, why_not_native
-from crossrt.engine.cpus import has_vnni, instructions
+from crossrt.engine.backends import registry as backends
+from crossrt.engine.backends.registry import installed_backends, native_kernels, why_not_native
+from crossrt.engine.hardware import cpus
+from crossrt.engine.hardware.cpus import has_vnni, instructions
 from crossrt.engine.precision import Precision
 
 AVX512 = "fma avx2 avx512f avx512bw avx512dq avx512vl"

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossrt import Bundle, CrossEncoder
-from crossrt.engine.bundle import MANIFEST, Manifest
+from crossrt.engine.bundle.bundle import MANIFEST, Manifest
 from crossrt.engine.errors import BundleError
+from crossrt.engine.files.publish import published_directory, published_file
 from crossrt.engine.precision import Precision
-from crossrt.engine.publish import published_directory, published_file
-from crossrt.engine.tokenizer import explained
+from crossrt.engine.text.tokenizer import explained
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_a_forced_replacement_leaves_the_new_directory_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr("crossrt.engine.publish._exchanged", lambda one, other: False)
+        monkeypatch.setattr("crossrt.engine.files.publish._exchanged", lambda one, other: False)
     target = tmp_path / "out"
     for content in ("old", "new"):
         with published_directory(target, force=True) as partial:

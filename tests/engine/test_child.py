@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossrt import CrossEncoder
-from crossrt.engine.child import crossrt_command, python_command
+from crossrt.engine.process.child import crossrt_command, python_command
 
 
 @pytest.fixture

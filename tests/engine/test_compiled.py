@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.cache import VARIABLE
-from crossrt.engine.compiled import KEPT, CompiledModels
-from crossrt.engine.plan import Batch
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.compiled import KEPT, CompiledModels
+from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.precision import Precision
 
 KEY = {"model": "a", "streams": 2}
@@ -116,7 +116,7 @@ def test_openvino_opens_what_it_compiled_before(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     openvino = pytest.importorskip("openvino")
-    from crossrt.engine.openvino import OpenVinoSession
+    from crossrt.engine.backends.openvino import OpenVinoSession
 
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     compiles: list[int] = []
@@ -147,7 +147,7 @@ def test_what_openvino_cannot_open_is_compiled_again(
 ) -> None:
     """Its own refusal, that is: of bytes it did not write it crashes, which is why their sha256 is checked before."""
     openvino = pytest.importorskip("openvino")
-    from crossrt.engine.openvino import OpenVinoSession
+    from crossrt.engine.backends.openvino import OpenVinoSession
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("made by another build")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine import cpus
-from crossrt.engine.cpus import usable_cpus
+from crossrt.engine.hardware import cpus
+from crossrt.engine.hardware.cpus import usable_cpus
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossrt import AutoModelForSequenceClassification, CrossEncoder
-from crossrt.engine.backends import installed_backends, why_not_native
+from crossrt.engine.backends.registry import installed_backends, why_not_native
 from crossrt.engine.errors import BackendError, InputError, OptionError, UnsupportedOptionError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
@@ -248,7 +248,7 @@ def test_a_device_that_is_not_there_is_refused_and_never_silently_the_cpu(bundle
 
 
 def test_more_threads_than_processors_are_not_used(bundle: Path) -> None:
-    from crossrt.engine.cpus import usable_cpus
+    from crossrt.engine.hardware.cpus import usable_cpus
 
     with CrossEncoder(bundle, threads=10_000) as many, CrossEncoder(bundle, threads=1) as one:
         assert many.threads == usable_cpus()
@@ -317,7 +317,7 @@ def test_a_local_bundle_opens_where_the_hub_library_is_missing(bundle: Path) -> 
 
 
 def test_without_a_backend_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.backends.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("crossrt.engine.backends.registry.importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r'pip install "crossrt\[cpu\]"'):
         CrossEncoder(bundle)
 
@@ -481,7 +481,7 @@ def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The bundle with what the native kernels run, where they do."""
     if why_not_native():
         return None
-    from crossrt.export.checkpoint import Checkpoint
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
     from crossrt.export.export import export_bundle
 
     out = tmp_path_factory.mktemp("native") / "bundle"
@@ -499,7 +499,7 @@ def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_failed_export_shows_crossrts_own_words_alone(
     written: str, shown: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossrt.engine import source
+    from crossrt.engine.bundle import resolve as source
     from crossrt.engine.errors import SourceError
 
     failed = subprocess.CompletedProcess([], 1, "", written)

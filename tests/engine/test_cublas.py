@@ -15,7 +15,7 @@ pytest.importorskip("cuda.bindings")
 
 import cuda.pathfinder
 
-from crossrt.engine.cublas import TUNED_ROWS, Cublas
+from crossrt.engine.cuda.cublas import TUNED_ROWS, Cublas
 from crossrt.engine.errors import BackendError
 from tests.engine.memory_device import MemoryDevice
 

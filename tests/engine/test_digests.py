@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
-from crossrt.engine import digests
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.digests import content_sha256
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.files import digests
+from crossrt.engine.files.digests import content_sha256
 from crossrt.engine.precision import Precision
-from crossrt.engine.tuning import Tuning
+from crossrt.engine.runtime.tuning import Tuning
 
 
 @pytest.fixture

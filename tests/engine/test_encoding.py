@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from crossrt.engine.encoding import PairEncoder, without_truncation_and_padding
+from crossrt.engine.batching.plan import LEAST, TOGETHER, one_batch, plan, plan_without_padding
 from crossrt.engine.errors import OptionError
-from crossrt.engine.plan import LEAST, TOGETHER, one_batch, plan, plan_without_padding
-from crossrt.engine.template import TruncationSide
-from crossrt.engine.wordpiece import WordPiece
+from crossrt.engine.text.pair_tokenizer import PairEncoder, without_truncation_and_padding
+from crossrt.engine.text.template import TruncationSide
+from crossrt.engine.text.wordpiece import WordPiece
 
 from .real_tokenizer import SIDES, real_rows, rows_of
 

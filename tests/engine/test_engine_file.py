@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossrt.engine.engine_file import EngineFile, Profile, profile_for, profiles_for
+from crossrt.engine.bundle.tensorrt_engine import EngineFile, Profile, profile_for, profiles_for
 from crossrt.engine.errors import OptionError
-from crossrt.engine.record import record
+from crossrt.engine.files.record import record
 
 ENGINE = EngineFile(
     file="model.fp16.engine",

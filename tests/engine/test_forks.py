@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine.backends import installed_backends
+from crossrt.engine.backends.registry import installed_backends
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -70,7 +70,7 @@ BACKENDS = ["onnxruntime", "openvino", "native"]
 
 @pytest.fixture(scope="module")
 def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from crossrt.export.checkpoint import Checkpoint
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
     from crossrt.export.export import export_bundle
 
     out = tmp_path_factory.mktemp("bundles") / "bundle"
@@ -135,7 +135,7 @@ def test_a_fork_waits_until_no_session_is_being_opened_or_closed(bundle: Path) -
     program = """
 import os, sys, threading, time
 from crossrt import CrossEncoder
-from crossrt.engine.session import Setup
+from crossrt.engine.runtime.session import Setup
 opening, done = threading.Event(), []
 open_session = Setup.open
 class Slow:
@@ -170,7 +170,7 @@ print(run(lambda: made.append(CrossEncoder(sys.argv[1], backend="onnxruntime", d
 def test_what_is_kept_for_ever_is_not_destroyed_when_python_ends(more: str, said: str) -> None:
     program = f"""
 import os
-from crossrt.engine.forks import keep_for_ever
+from crossrt.engine.process.forks import keep_for_ever
 class Noted:
     def __del__(self, write=os.write): write(1, b"destroyed")
 inherited = [Noted()]

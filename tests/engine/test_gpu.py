@@ -15,18 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import backends, cublas, gpu, onnxruntime_cuda
-from crossrt.engine.bundle import Bundle, BundleModel
+from crossrt.engine.backends import onnxruntime_cuda
+from crossrt.engine.backends import registry as backends
+from crossrt.engine.backends.onnxruntime_cuda import OnnxRuntimeExecutor
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import Bundle, BundleModel
+from crossrt.engine.bundle.tensorrt_engine import EngineFile, profiles_for
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.digests import sha256_of
-from crossrt.engine.driver import Gpu, gpus
-from crossrt.engine.engine_file import EngineFile, profiles_for
+from crossrt.engine.cuda import cublas
 from crossrt.engine.errors import BackendError, CudaError, OptionError
-from crossrt.engine.gpu import gpu_setup, open_executors
-from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
-from crossrt.engine.plan import Batch
+from crossrt.engine.files.digests import sha256_of
+from crossrt.engine.hardware.gpus import Gpu, gpus
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup, choose_setup
+from crossrt.engine.runtime import select_gpu as gpu
+from crossrt.engine.runtime.select_gpu import gpu_setup, open_executors
+from crossrt.engine.runtime.session import Setup, choose_setup
 from tests.engine.memory_device import MemoryDevice, MemoryExecutor
 
 H200 = Gpu(name="NVIDIA H200", capability="9.0")
@@ -93,7 +96,7 @@ def with_own_kernels(machine: Any, with_engine: Bundle, monkeypatch: pytest.Monk
     monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
     pytest.importorskip("cuda.bindings")
     monkeypatch.setattr(cublas, "load_cublas", lambda: None)
-    monkeypatch.setattr("crossrt.engine.cuda_kernels.capabilities_of_compiler", lambda: {"8.0", "9.0"})
+    monkeypatch.setattr("crossrt.engine.cuda.cuda_kernels.capabilities_of_compiler", lambda: {"8.0", "9.0"})
     models = dict(with_engine.manifest.models)
     models["fp16"] = replace(models["fp16"], native_file="model.fp16.native")
     return replace(with_engine, manifest=replace(with_engine.manifest, models=models, engines=()))
@@ -202,7 +205,7 @@ def test_trusting_is_asked_for_again_when_the_engine_is_opened(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "open_cuda", MemoryDevice)
-    monkeypatch.setattr("crossrt.engine.tensorrt.TensorRtExecutor", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr("crossrt.engine.backends.tensorrt.TensorRtExecutor", lambda *_: pytest.fail("it was opened"))
     trusted = setup_of(with_engine)
     assert trusted is not None
     with pytest.raises(BackendError, match=UNTRUSTED):
@@ -256,7 +259,7 @@ def test_an_engine_that_is_named_is_taken_and_no_other(
             super().__init__(cuda)
 
     monkeypatch.setattr(gpu, "open_cuda", MemoryDevice)
-    monkeypatch.setattr("crossrt.engine.tensorrt.TensorRtExecutor", Executor)
+    monkeypatch.setattr("crossrt.engine.backends.tensorrt.TensorRtExecutor", Executor)
     open_executors(bundle, chosen)
     assert opened == ["a100.engine"]
     with pytest.raises(BackendError, match=r"the bundle has no fp16 engine other\.engine"):
@@ -286,7 +289,7 @@ def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
         return executors[-1]
 
     monkeypatch.setattr(gpu, "open_cuda", device)
-    monkeypatch.setattr("crossrt.engine.tensorrt.TensorRtExecutor", executor)
+    monkeypatch.setattr("crossrt.engine.backends.tensorrt.TensorRtExecutor", executor)
     chosen = setup_of(with_engine, device=["cuda:0", "cuda:1"])
     assert chosen is not None
     with pytest.raises(BackendError, match="the second engine"):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossrt.engine.lattice import Lattice
+from crossrt.engine.batching.shape_buckets import Lattice
 
 LATTICE = Lattice([(128, 64), (64, 128), (32, 256), (16, 512)])
 lengths_lists = st.lists(st.integers(1, 512), max_size=300).map(lambda found: np.array(found, dtype=np.int64))

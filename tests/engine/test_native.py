@@ -19,17 +19,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from crossrt.engine import backends
-from crossrt.engine import native as native_module
-from crossrt.engine.backends import native_library, why_not_native
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.backends import native_cpu as native_module
+from crossrt.engine.backends import registry as backends
+from crossrt.engine.backends.native_cpu import NativeSession
+from crossrt.engine.backends.registry import native_library, why_not_native
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
-from crossrt.engine.native import NativeSession
-from crossrt.engine.native_model import DTYPES, KEPT, NativeModel, Sizes, padded, write
-from crossrt.engine.plan import Batch
+from crossrt.engine.kernels.weights import DTYPES, KEPT, NativeModel, Sizes, padded, write
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup
-from crossrt.engine.streams import Streams
+from crossrt.engine.runtime.cpu_scorer import Streams
+from crossrt.engine.runtime.session import Setup
 
 from .native_arithmetic import logits_of
 

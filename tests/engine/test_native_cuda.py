@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cuda.bindings")
 
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.backends.native_cuda import MOST_TOKENS, NativeGpuExecutor
+from crossrt.engine.batching.packed import TILE, PackedBatches
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
-from crossrt.engine.native_cuda import MOST_TOKENS, NativeGpuExecutor
-from crossrt.engine.native_model import DTYPES, PANEL, NativeModel, Sizes, padded
-from crossrt.engine.packed import TILE, PackedBatches
-from crossrt.engine.pipeline import Pipeline
+from crossrt.engine.kernels.weights import DTYPES, PANEL, NativeModel, Sizes, padded
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup
-from crossrt.engine.template import EncodedPairs
+from crossrt.engine.runtime.gpu_scorer import Pipeline
+from crossrt.engine.runtime.session import Setup
+from crossrt.engine.text.template import EncodedPairs
 
 from . import emulated_gpu
 from .emulated_gpu import EmulatedKernels, EmulatedProducts, emulation

@@ -20,15 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from crossrt.engine import cross_encoder, preparation
-from crossrt.engine.bundle import Bundle
+from crossrt.engine import cross_encoder
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BundleError, DataFileError, InputError, OptionError, StoreError
-from crossrt.engine.passages import PassageStore, StoreDescription, partial_path
-from crossrt.engine.preparation import prepare
-from crossrt.engine.template import PairTemplate, Spans, TruncationSide
-from crossrt.engine.wordpiece import tokens_of
+from crossrt.engine.store import preparation
+from crossrt.engine.store.passage_store import PassageStore, StoreDescription, partial_path
+from crossrt.engine.store.preparation import prepare
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.template import PairTemplate, Spans, TruncationSide
+from crossrt.engine.text.wordpiece import tokens_of
 
 from .real_tokenizer import SIDES, real_rows, rows_of
 
@@ -318,7 +319,7 @@ CHILD = """
     import os, signal, sys
     from pathlib import Path
     from tokenizers import Tokenizer
-    from crossrt.engine import preparation
+    from crossrt.engine.store import preparation
     passages, store, tokenizer, kill_at, before = sys.argv[1:]
     preparation.PIECE = 7
     note, notes = preparation._note, 0

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError, CudaError, ShapeError
-from crossrt.engine.pipeline import Pipeline
-from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup
-from crossrt.engine.template import EncodedPairs
+from crossrt.engine.runtime.gpu_scorer import Pipeline
+from crossrt.engine.runtime.session import Setup
+from crossrt.engine.text.template import EncodedPairs
 
 from .memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 

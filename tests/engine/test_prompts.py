@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from crossrt import CrossEncoder
-from crossrt.engine.bundle import MANIFEST
-from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.bundle.bundle import MANIFEST
 from crossrt.engine.errors import InputError, OptionError
-from crossrt.engine.preparation import prepare
+from crossrt.engine.store.preparation import prepare
+from crossrt.engine.text.pair_tokenizer import PairEncoder
 
 PROMPT = "how long "
 QUERY = "does it take"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from crossrt.engine.errors import OptionError
-from crossrt.engine.lock import held
-from crossrt.engine.publish import clear_abandoned, published_directory, published_file, replaced, replaced_text
+from crossrt.engine.files.lock import held
+from crossrt.engine.files.publish import clear_abandoned, published_directory, published_file, replaced, replaced_text
 
 ROOT = os.geteuid() == 0 if hasattr(os, "geteuid") else False
 
@@ -100,7 +100,7 @@ def test_standard_output_is_written_where_it_is(tmp_path: Path, out: str) -> Non
     if out != "-" and not Path(out).exists():
         pytest.skip(f"no {out} here")
     program = (
-        "import sys; from pathlib import Path; from crossrt.engine.publish import published_file\n"
+        "import sys; from pathlib import Path; from crossrt.engine.files.publish import published_file\n"
         "print('before')\n"
         "with published_file(Path(sys.argv[1])) as file: file.write('ä\\n')\n"
         "print('after')"
@@ -178,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_named_and_not_its_hidden_sibling(
     out = tmp_path / "out"
     program = f"""
 from pathlib import Path
-from crossrt.engine.publish import published_directory, published_file
+from crossrt.engine.files.publish import published_directory, published_file
 for publish in (published_file, published_directory):
     try:
         with publish(Path({str(out)!r})): pass
@@ -196,7 +196,7 @@ for publish in (published_file, published_directory):
 WRITER = """
 import sys, time
 from pathlib import Path
-from crossrt.engine.publish import published_directory, replaced
+from crossrt.engine.files.publish import published_directory, replaced
 folder = Path(sys.argv[1])
 with replaced(folder / "file") as file, published_directory(folder / "bundle") as partial:
     file.write(b"half"), file.flush()
@@ -261,7 +261,7 @@ def test_many_processes_hold_a_lock_one_at_a_time(tmp_path: Path) -> None:
     program = """
 import os, sys, time
 from pathlib import Path
-from crossrt.engine.lock import held
+from crossrt.engine.files.lock import held
 folder = Path(sys.argv[1])
 for _ in range(30):
     with held(folder / "lock", waiting="waiting"):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine import record as module
 from crossrt.engine.errors import OptionError
-from crossrt.engine.record import parsed, read_json, record
+from crossrt.engine.files import record as module
+from crossrt.engine.files.record import parsed, read_json, record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import session as session_module
-from crossrt.engine import tuning
-from crossrt.engine.backends import ONNX_BACKENDS, installed_backends
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.backends.registry import ONNX_BACKENDS, installed_backends
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ShapeError
-from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Session, Setup, choose_setup
-from crossrt.engine.tuner import Candidate, candidates, fastest
-from crossrt.engine.tuning import Tuning
+from crossrt.engine.runtime import session as session_module
+from crossrt.engine.runtime import tuning
+from crossrt.engine.runtime.autotune import Candidate, candidates, fastest
+from crossrt.engine.runtime.session import Session, Setup, choose_setup
+from crossrt.engine.runtime.tuning import Tuning
 
 from ..processors import openvino_has_bf16
 
@@ -155,7 +155,7 @@ def test_bf16_runs_by_openvino_where_the_processor_has_it_and_is_refused_elsewhe
 )
 def test_openvino_computes_in_bf16_where_it_lists_that(listed: list[str], computed: dict[str, str]) -> None:
     pytest.importorskip("openvino")
-    from crossrt.engine.openvino import floating_point
+    from crossrt.engine.backends.openvino import floating_point
 
     class Core:
         def get_property(self, device: str, name: str) -> list[str]:

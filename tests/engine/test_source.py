@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine import cache, source
+from crossrt.engine.bundle import resolve as source
+from crossrt.engine.bundle.resolve import bundle_from_source
 from crossrt.engine.errors import SourceError
-from crossrt.engine.source import bundle_from_source
+from crossrt.engine.files import cache
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_three_processes_that_open_one_new_checkpoint_export_it_once(checkpoint:
     program = f"""
 import shutil, time
 from pathlib import Path
-from crossrt.engine import source
+from crossrt.engine.bundle import resolve as source
 def export(checkpoint, target, *_):
     with open({str(tmp_path / "log")!r}, "a") as log: log.write("exported\\n")
     time.sleep(1)
@@ -189,7 +190,7 @@ def test_a_hub_id_without_a_folder_for_it_names_what_can_be_set(as_another_user:
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"} | ({} if home is None else {"HOME": home})
     program = """
-from crossrt.engine import source
+from crossrt.engine.bundle import resolve as source
 import huggingface_hub
 def download(*_, cache_dir, **others):
     open("/etc/crossrt-test", "w")

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine import streams
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.cpus import Cores
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.errors import BackendError
-from crossrt.engine.plan import Batch
+from crossrt.engine.hardware.cpus import Cores
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup
-from crossrt.engine.streams import Streams
-from crossrt.engine.template import EncodedPairs
+from crossrt.engine.runtime import cpu_scorer as streams
+from crossrt.engine.runtime.cpu_scorer import Streams
+from crossrt.engine.runtime.session import Setup
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.template import EncodedPairs
 
 
 class Counting:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine.bundle import Bundle, BundleFile
-from crossrt.engine.digests import sha256_of
-from crossrt.engine.engine_file import EngineFile, profiles_for
+from crossrt.engine.backends.tensorrt import TensorRtExecutor, most_bytes
+from crossrt.engine.bundle.bundle import Bundle, BundleFile
+from crossrt.engine.bundle.tensorrt_engine import EngineFile, profiles_for
 from crossrt.engine.errors import BackendError, BundleError
-from crossrt.engine.tensorrt import TensorRtExecutor, most_bytes
+from crossrt.engine.files.digests import sha256_of
 
 PLAN = b"a plan of TensorRT's"
 FREE = 250_000_000

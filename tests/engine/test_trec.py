@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossrt.engine.errors import DataFileError
-from crossrt.engine.trec import ranked, read_collection, read_pairs, read_qrels, read_run, read_texts, write_run
+from crossrt.engine.files.trec import ranked, read_collection, read_pairs, read_qrels, read_run, read_texts, write_run
 
 
 def written(path: Path, content: str | bytes) -> Path:

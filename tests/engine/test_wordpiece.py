@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from crossrt.engine import backends, wordpiece
-from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.backends import registry as backends
 from crossrt.engine.errors import InputError
-from crossrt.engine.template import TruncationSide
-from crossrt.engine.tokenizer import largest_id
-from crossrt.engine.wordpiece import UNSUPPORTED, WordPiece
+from crossrt.engine.text import wordpiece
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.template import TruncationSide
+from crossrt.engine.text.tokenizer import largest_id
+from crossrt.engine.text.wordpiece import UNSUPPORTED, WordPiece
 
 from ..conftest import REPOSITORY, vocabulary
 from .real_tokenizer import SIDES, real_rows, rows_of
@@ -297,7 +298,7 @@ def test_all_of_msmarcos_lists_are_the_real_tokenizers(shared: Path) -> None:
 TOO_LONG = """
 import ctypes, sys
 import numpy as np
-from crossrt.engine.wordpiece import IN_WORD, SPACE, _library
+from crossrt.engine.text.wordpiece import IN_WORD, SPACE, _library
 
 library = _library()
 vocabulary = b'"[UNK]":0,"a":1'

@@ -10,7 +10,7 @@ import pytest
 ir_datasets = pytest.importorskip("ir_datasets")
 
 from crossrt.engine.errors import DataFileError, OptionError, SourceError
-from crossrt.engine.trec import read_run, read_texts
+from crossrt.engine.files.trec import read_run, read_texts
 from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.dataset import collection_of_dataset
 

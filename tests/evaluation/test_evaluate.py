@@ -19,10 +19,10 @@ ir_measures = pytest.importorskip("ir_measures")
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError, BundleError, DataFileError, OptionError
-from crossrt.engine.preparation import prepare
-from crossrt.engine.trec import read_qrels, read_run
+from crossrt.engine.files.trec import read_qrels, read_run
+from crossrt.engine.store.preparation import prepare
 from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.evaluate import evaluate, opened_folder
 from crossrt.evaluation.measures import Measures

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine import cpus
+from crossrt.engine.hardware import cpus
 from crossrt.evaluation import facts
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytrec_eval = pytest.importorskip("pytrec_eval")  # trec_eval's own C sources, compiled
 
 from crossrt.engine.errors import OptionError
-from crossrt.engine.trec import write_run
+from crossrt.engine.files.trec import write_run
 from crossrt.evaluation.measures import Measures
 from crossrt.evaluation.run_file import RunFile
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from crossrt import CrossEncoder
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import DataFileError, StoreError
-from crossrt.engine.preparation import prepare
-from crossrt.engine.trec import read_texts
+from crossrt.engine.files.trec import read_texts
+from crossrt.engine.store.preparation import prepare
 from crossrt.evaluation import passages as module
 from crossrt.evaluation.passages import PassageFile, PreparedPassages
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossrt.engine.errors import DataFileError
-from crossrt.engine.trec import ranked, read_run
+from crossrt.engine.files.trec import ranked, read_run
 from crossrt.evaluation.run_file import RunFile
 
 LINES = st.dictionaries(

@@ -6,8 +6,8 @@ import pytest
 
 from crossrt import Bundle
 from crossrt.calibration.calibration_set import CalibrationSet
-from crossrt.engine.encoding import PairEncoder
 from crossrt.engine.precision import Precision
+from crossrt.engine.text.pair_tokenizer import PairEncoder
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 
@@ -23,7 +23,7 @@ def calibration() -> CalibrationSet:
 @pytest.fixture(scope="session")
 def exported(calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The demo checkpoint, which is really trained, with its INT8 models, for CPUs and for GPUs."""
-    from crossrt.export.checkpoint import Checkpoint
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
     from crossrt.export.export import export_bundle
 
     out = tmp_path_factory.mktemp("int8") / "bundle"

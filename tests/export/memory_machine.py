@@ -12,15 +12,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from crossrt.engine import gpu as gpu_module
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.cache import VARIABLE
-from crossrt.engine.driver import Gpu
-from crossrt.engine.engine_file import Shape
+from crossrt.engine.backends.tensorrt import TensorRtExecutor
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.tensorrt_engine import Shape
+from crossrt.engine.files.cache import VARIABLE
+from crossrt.engine.hardware.gpus import Gpu
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup
-from crossrt.engine.tensorrt import TensorRtExecutor
-from crossrt.export import engines
+from crossrt.engine.runtime import select_gpu as gpu_module
+from crossrt.engine.runtime.session import Setup
+from crossrt.export.tensorrt import engines
 from tests.engine.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 
 GPU = Gpu(name="NVIDIA Memory 1", capability="9.0")
@@ -98,7 +98,7 @@ def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str,
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: True if name == "tensorrt" else find_spec(name, *rest)
     )
-    monkeypatch.setattr("crossrt.engine.gpu.open_executors", opened)
+    monkeypatch.setattr("crossrt.engine.runtime.select_gpu.open_executors", opened)
     return found
 
 

@@ -13,14 +13,14 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.engine_file import profiles_for
+from crossrt.engine.bundle.tensorrt_engine import profiles_for
 from crossrt.engine.errors import BackendError
-from crossrt.export.attention import UNMEASURED, Attention, attention_in, fused_attention, keep_unfused
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.numerics import FP16, FP32, Numerics
-from crossrt.export.onnx import graph_of
-from crossrt.export.points import points_of
-from crossrt.export.tensorrt import BuildOptions, ParsedNetwork, engine_from_onnx
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.numerics import FP16, FP32, Numerics
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.precision.points import points_of
+from crossrt.export.tensorrt.attention import UNMEASURED, Attention, attention_in, fused_attention, keep_unfused
+from crossrt.export.tensorrt.build import BuildOptions, ParsedNetwork, engine_from_onnx
 
 
 def attention(model: onnx.ModelProto) -> tuple[Attention, ...]:

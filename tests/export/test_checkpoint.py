@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file
 
 from crossrt.engine.errors import CheckpointError
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.heads import Head
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.heads import Head
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ def test_a_leftover_tensor_is_named_and_a_saved_buffer_is_not(copied: Path) -> N
 def test_nan_weights_do_not_reach_an_exporter_that_does_not_look_at_them(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossrt.export import optimum
     from crossrt.export.export import export_bundle
+    from crossrt.export.graph import optimum
 
     monkeypatch.setattr(optimum, "onnx_by_optimum", lambda *_: pytest.fail("it was exported"))
     # Of a word that no pair has: the parity check would not see it.

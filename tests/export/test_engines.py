@@ -14,16 +14,16 @@ import pytest
 pytest.importorskip("torch")
 
 from crossrt.__main__ import main
-from crossrt.engine import engine_cache
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.batching.shape_buckets import Lattice
+from crossrt.engine.bundle import engine_cache
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.tensorrt_engine import Profile, profile_for, profiles_for
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.engine_file import Profile, profile_for, profiles_for
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ParityError
-from crossrt.engine.lattice import Lattice
 from crossrt.engine.precision import Precision
-from crossrt.export import engines
-from crossrt.export.engines import add_engines, corners, here
-from crossrt.export.manifest import write_manifest
+from crossrt.export.bundle.manifest import write_manifest
+from crossrt.export.tensorrt import engines
+from crossrt.export.tensorrt.engines import add_engines, corners, here
 from tests.engine import memory_device
 
 from .memory_machine import GPU, machine_in_memory

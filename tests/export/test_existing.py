@@ -21,12 +21,12 @@ transformers = pytest.importorskip("transformers")
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine import source as sources
-from crossrt.engine.bundle import MANIFEST, ONNX_FILES, Bundle, Manifest
+from crossrt.engine.bundle import resolve as sources
+from crossrt.engine.bundle.bundle import MANIFEST, ONNX_FILES, Bundle, Manifest
 from crossrt.engine.errors import BundleError, CheckpointError, OptionError, SourceError
 from crossrt.engine.precision import Precision
-from crossrt.export.existing import bundle_from_onnx
-from crossrt.export.onnx_file import OnnxFile
+from crossrt.export.existing.existing import bundle_from_onnx
+from crossrt.export.existing.onnx_file import OnnxFile
 
 ODD_PAIRS = [
     ("How long does it take", "BERLIN is a City"),

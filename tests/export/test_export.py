@@ -19,9 +19,9 @@ import onnxruntime
 
 from crossrt import Bundle, CrossEncoder
 from crossrt.engine.errors import BundleError, OptionError
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.onnx import graph_of
+from crossrt.export.graph.writer import graph_of
 
 pytestmark = pytest.mark.usefixtures("portable")
 
@@ -70,7 +70,7 @@ def test_the_last_layer_is_computed_for_the_first_token_alone(checkpoint: Path) 
 def test_weights_above_protobufs_limit_lie_beside_the_model(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.onnx.EXTERNAL_DATA_ABOVE", 1000)
+    monkeypatch.setattr("crossrt.export.graph.writer.EXTERNAL_DATA_ABOVE", 1000)
     bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle")
     assert report
     assert {file.name for file in bundle.manifest.files} >= {"onnx/model.onnx", "onnx/model.onnx_data"}

@@ -15,19 +15,19 @@ pytest.importorskip("torch")
 
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.bundle import Bundle
+from crossrt.engine.backends.onnxruntime_cuda import OnnxRuntimeExecutor
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BundleError
-from crossrt.engine.onnxruntime_cuda import OnnxRuntimeExecutor
-from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
 from crossrt.export import export
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.bundle.manifest import write_manifest
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.manifest import write_manifest
-from crossrt.export.numerics import FP16, FP32, Numerics
-from crossrt.export.onnx import graph_of
-from crossrt.export.points import points_of
-from crossrt.export.precision import logits_of
+from crossrt.export.graph.numerics import FP16, FP32, Numerics
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.precision.fp16 import logits_of
+from crossrt.export.precision.points import points_of
 
 pytestmark = pytest.mark.usefixtures("portable")
 FUSED = replace(FP32, fused=True)
@@ -207,7 +207,7 @@ def test_where_nothing_fuses_there_is_no_second_file(
 ) -> None:
     """As where every part of a model has to stay in FP32."""
     monkeypatch.setattr(Numerics, "type_of", lambda *_: onnx.TensorProto.FLOAT)
-    monkeypatch.setattr("crossrt.export.onnx._Graph._fuses", lambda *_: False)
+    monkeypatch.setattr("crossrt.export.graph.writer._Graph._fuses", lambda *_: False)
     bundle, reports = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", precisions=PRECISIONS)
     assert not any("fused" in report.backend for report in reports)
     assert not list(bundle.path.glob("*fused*"))

@@ -13,12 +13,12 @@ from onnx import numpy_helper
 
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.plan import Batch
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.numerics import FP16, FP32, Numerics
-from crossrt.export.onnx import graph_of
-from crossrt.export.points import points_of
-from crossrt.export.precision import logits_of, rounded
+from crossrt.engine.batching.plan import Batch
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.numerics import FP16, FP32, Numerics
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.precision.fp16 import logits_of, rounded
+from crossrt.export.precision.points import points_of
 
 PADDED = replace(FP32, head_multiple=8)
 

@@ -18,8 +18,8 @@ import tokenizers
 
 from crossrt import CrossEncoder
 from crossrt.engine.activation import name_from_config
-from crossrt.engine.bundle import MANIFEST, Bundle
-from crossrt.export.existing import bundle_from_onnx
+from crossrt.engine.bundle.bundle import MANIFEST, Bundle
+from crossrt.export.existing.existing import bundle_from_onnx
 
 SHORT = [("how long does it take", "Berlin is a city"), ("where is the river", "the river is long and green")]
 LONG = ("what is in the water", "eggs and salt " * 30)
@@ -171,7 +171,7 @@ def test_saved_prompts_and_modules_come_along_for_sentence_transformers(
 def test_weights_beside_the_graph_have_the_name_that_transformers_js_looks_for(
     checkpoint: Path, make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.onnx.EXTERNAL_DATA_ABOVE", 1000)
+    monkeypatch.setattr("crossrt.export.graph.writer.EXTERNAL_DATA_ABOVE", 1000)
     made = make_bundle(checkpoint)
     assert (made / "onnx/model.onnx_data").is_file()
     config = json.loads((made / "config.json").read_text())

@@ -22,22 +22,22 @@ from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.backends import installed_backends, why_not_native
-from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.backends.registry import installed_backends, why_not_native
+from crossrt.engine.batching.plan import Batch
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
-from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import choose_setup
-from crossrt.engine.tuner import candidates
-from crossrt.export import native
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.engine.runtime.autotune import candidates
+from crossrt.engine.runtime.session import choose_setup
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.int8 import LEAST_SHARE, eight_bit
-from crossrt.export.pairs import builtin_pairs
-from crossrt.export.parity import ParityReport, judge_of, parity
-from crossrt.export.points import points_of
-from crossrt.export.precision import logits_of
-from crossrt.export.tolerance import TOLERANCE
+from crossrt.export.parity.pairs import builtin_pairs
+from crossrt.export.parity.parity import ParityReport, judge_of, parity
+from crossrt.export.precision import native_weights as native
+from crossrt.export.precision.fp16 import logits_of
+from crossrt.export.precision.int8 import LEAST_SHARE, eight_bit
+from crossrt.export.precision.points import points_of
+from crossrt.export.precision.tolerance import TOLERANCE
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 NATIVE = () if why_not_native(Precision.INT8) else ("model.int8.native",)
@@ -83,10 +83,10 @@ def test_auto_takes_int8_and_none_does_not(exported: Bundle) -> None:
 
 
 def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime", "openvino"))
 
     def chosen(bundle: Bundle, precision: str, *, vnni: bool) -> str:
-        monkeypatch.setattr("crossrt.engine.session.has_vnni", lambda: vnni)
+        monkeypatch.setattr("crossrt.engine.runtime.session.has_vnni", lambda: vnni)
         return choose_setup(bundle, precision=precision, device="cpu", tuned=False).backend
 
     models = exported.manifest.models
@@ -107,14 +107,16 @@ def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, mon
     assert chosen(judged(128, onnxruntime=True, openvino=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True, openvino=False), "int8", vnni=True) == "onnxruntime"
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(everywhere, "int8", vnni=True) == "onnxruntime"
 
 
 def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime", "openvino", "native"))
+    monkeypatch.setattr(
+        "crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime", "openvino", "native")
+    )
     models = exported.manifest.models
     passed = {"onnxruntime": True, "openvino": True, "native": True}
 
@@ -141,9 +143,9 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
         chosen(judged(), precision="fp32", backend="native")
     with pytest.raises(BackendError, match="native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"):
         chosen(judged(), precision="fp16", backend="native")
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"
-    monkeypatch.setattr("crossrt.engine.session.why_not_native", lambda *_: "this processor lacks avx512_vnni")
+    monkeypatch.setattr("crossrt.engine.runtime.session.why_not_native", lambda *_: "this processor lacks avx512_vnni")
     with pytest.raises(BackendError, match="native cannot run here in int8: this processor lacks avx512_vnni"):
         chosen(judged(), backend="native")
 
@@ -179,7 +181,7 @@ def test_auto_takes_fp32_where_the_backend_cannot_compute_int8(
 
     def chosen(*others: str, backend: str = "auto") -> tuple[str, Precision]:
         monkeypatch.setattr(
-            "crossrt.engine.session.installed_backends",
+            "crossrt.engine.runtime.session.installed_backends",
             lambda precision: (*others, "native") if precision is Precision.FP32 else others,
         )
         setup = choose_setup(bundle, precision="auto", backend=backend, device="cpu", tuned=False)
@@ -300,8 +302,8 @@ def test_the_order_must_hold_in_every_backends_arithmetic(
         logits = logits_of(graph, batches)
         return logits if sizes[-1] < sizes[0] else np.random.default_rng(0).normal(size=logits.shape).astype("float32")
 
-    monkeypatch.setattr("crossrt.export.int8.installed_backends", lambda *_: ("onnxruntime", "openvino"))
-    monkeypatch.setattr("crossrt.export.openvino.logits_by_openvino", noise_until_a_part_went_back)
+    monkeypatch.setattr("crossrt.export.precision.int8.installed_backends", lambda *_: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.export.precision.openvino.logits_by_openvino", noise_until_a_part_went_back)
     limits = replace(LIMITS, top10_overlap=0.9)
     made = eight_bit(Checkpoint.read(DEMO / "checkpoint"), encoder, few, judge, Recipe(), limits)
     assert len(sizes) == 2, "ONNX Runtime's order held the first time, the other's the second"
@@ -337,7 +339,7 @@ def test_a_failed_gate_publishes_nothing_and_keep_going_marks_it(
     pairs.write_text("".join(f"{query}\t{passage}\n" for query, passage in calibration.pairs))
     impossible = replace(LIMITS, top10_overlap=1.01)
     monkeypatch.setattr("crossrt.export.export.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
-    monkeypatch.setattr("crossrt.export.parity.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
+    monkeypatch.setattr("crossrt.export.parity.parity.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
     out = tmp_path / "b"
     words = command(checkpoint, out, "--precision", "int8", "--calibrate", pairs)
     monkeypatch.setattr("sys.argv", words)
@@ -378,7 +380,7 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
         Precision.INT8: replace(LIMITS, top10_overlap=0.0, ndcg10_drop=1.0),
     }  # of weights by chance
     monkeypatch.setattr("crossrt.export.export.TOLERANCE", anything)
-    monkeypatch.setattr("crossrt.export.parity.TOLERANCE", anything)
+    monkeypatch.setattr("crossrt.export.parity.parity.TOLERANCE", anything)
 
     def fails_by_openvino(model: CrossEncoder, *arguments: object, **named: object) -> ParityReport:
         report = real(model, *arguments, **named)  # type: ignore[arg-type]
@@ -409,7 +411,7 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
     with pytest.raises(SystemExit):
         main()
     assert "passed as onnxruntime computes it, FAILED as openvino computes it" in capsys.readouterr().out
-    monkeypatch.setattr("crossrt.engine.session.installed_backends", lambda *_: ("openvino",))
+    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("openvino",))
     setup = choose_setup(made, precision="auto", device="cpu")
     assert (setup.precision, setup.backend) == (Precision.FP32, "openvino"), "INT8 would run in a backend it failed in"
 

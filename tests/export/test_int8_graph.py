@@ -23,24 +23,26 @@ from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.backends import why_not_native
-from crossrt.engine.bundle import ONNX_FILES
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.engine_file import profiles_for
+from crossrt.engine.backends.registry import why_not_native
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import ONNX_FILES
+from crossrt.engine.bundle.tensorrt_engine import profiles_for
 from crossrt.engine.errors import ParityError
-from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
-from crossrt.export import activations, engines, export
-from crossrt.export.activations import observed
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.execution import executed
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export import export
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.numerics import FP16, Numerics
-from crossrt.export.onnx import graph_of, onnx_from_checkpoint
-from crossrt.export.parity import ParityReport
-from crossrt.export.points import points_of
-from crossrt.export.precision import feeds_of, session_of
-from crossrt.export.tolerance import TOLERANCE
+from crossrt.export.graph.numerics import FP16, Numerics
+from crossrt.export.graph.writer import graph_of, onnx_from_checkpoint
+from crossrt.export.parity.parity import ParityReport
+from crossrt.export.precision import observation as activations
+from crossrt.export.precision.execution import executed
+from crossrt.export.precision.fp16 import feeds_of, session_of
+from crossrt.export.precision.observation import observed
+from crossrt.export.precision.points import points_of
+from crossrt.export.precision.tolerance import TOLERANCE
+from crossrt.export.tensorrt import engines
 
 from .memory_machine import machine_in_memory
 
@@ -180,7 +182,7 @@ def test_tensorrt_builds_the_file_for_gpus(exported: Bundle) -> None:
     graph = onnx.load(exported.model_file(Precision.INT8, gpu=True)).graph
     parts = {node.name.rpartition(".")[2] for node in graph.node}
     assert {"smoothed", "shifted", "kept", "kept_product"} <= parts, "this model has none of them"
-    from crossrt.export.tensorrt import BuildOptions, engine_from_onnx
+    from crossrt.export.tensorrt.build import BuildOptions, engine_from_onnx
 
     plan = engine_from_onnx(
         exported.model_file(Precision.INT8, gpu=True),

@@ -14,22 +14,22 @@ from safetensors.torch import load_file, save_file
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine.backends import why_not_native
-from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.errors import BackendError, OptionError
-from crossrt.engine.native_model import NativeModel
-from crossrt.engine.pipeline import Pipeline
+from crossrt.engine.kernels.weights import NativeModel
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup, choose_setup
-from crossrt.engine.tuner import candidates
-from crossrt.export import native
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.engine.runtime.autotune import candidates
+from crossrt.engine.runtime.gpu_scorer import Pipeline
+from crossrt.engine.runtime.session import Setup, choose_setup
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
-from crossrt.export.native import _bfloat16
-from crossrt.export.onnx import graph_of
-from crossrt.export.pairs import builtin_pairs
-from crossrt.export.precision import batches_of, logits_of, rounded_where_stored
-from crossrt.export.reference import Reference
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.parity.pairs import builtin_pairs
+from crossrt.export.precision import native_weights as native
+from crossrt.export.precision.fp16 import batches_of, logits_of, rounded_where_stored
+from crossrt.export.precision.native_weights import _bfloat16
 from tests.engine.emulated_gpu import emulation
 from tests.engine.memory_device import MemoryDevice
 
@@ -73,7 +73,7 @@ def test_fp32_weights_that_score_otherwise_are_left_out(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor")
 def test_what_is_judged_for_gpus_is_what_their_kernels_compute(tmp_path: Path) -> None:
-    executor_of = pytest.importorskip("crossrt.engine.native_cuda").NativeGpuExecutor
+    executor_of = pytest.importorskip("crossrt.engine.backends.native_cuda").NativeGpuExecutor
     read = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(read, tmp_path / "b", precisions=["fp32", "fp16"])
     [judged] = [report for report in reports if "own kernels" in report.backend]

@@ -21,15 +21,15 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 from crossrt import CrossEncoder
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
-from crossrt.engine.backends import installed_backends
+from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import CheckpointError, OptionError, ParityError
 from crossrt.engine.precision import Precision
 from crossrt.export import export
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.files import label_names
+from crossrt.export.checkpoint.settings import KNOWN
 from crossrt.export.export import export_bundle
-from crossrt.export.files import label_names
-from crossrt.export.parity import judge_of, parity
-from crossrt.export.settings import KNOWN
+from crossrt.export.parity.parity import judge_of, parity
 
 from ..conftest import vocabulary
 

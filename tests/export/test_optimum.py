@@ -14,8 +14,8 @@ import numpy as np
 
 from crossrt import CrossEncoder
 from crossrt.engine.errors import CheckpointError
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.existing import bundle_from_onnx
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.existing.existing import bundle_from_onnx
 from crossrt.export.export import export_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Optimum's own: the exporter it uses is deprecated, files left open
@@ -47,7 +47,7 @@ def test_a_head_that_optimum_does_not_know_is_refused(
 ) -> None:
     from dataclasses import replace
 
-    from crossrt.export.heads import Head
+    from crossrt.export.checkpoint.heads import Head
 
     with pytest.raises(CheckpointError, match="Optimum has no class"):
         export_bundle(replace(Checkpoint.read(checkpoint), head=Head.BERT_CAT), tmp_path / "bundle", exporter="optimum")

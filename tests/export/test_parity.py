@@ -15,15 +15,15 @@ import onnx
 from onnx import numpy_helper
 
 from crossrt import Bundle, CrossEncoder
-from crossrt.engine.bundle import Manifest
+from crossrt.engine.bundle.bundle import Manifest
 from crossrt.engine.errors import InputError, ParityError
-from crossrt.engine.trec import read_collection
+from crossrt.engine.files.trec import read_collection
 from crossrt.export import export as export_module
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.export.bundle.manifest import write_manifest
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.manifest import write_manifest
-from crossrt.export.pairs import builtin_pairs, groups_of
-from crossrt.export.parity import ParityReport, parity
+from crossrt.export.parity.pairs import builtin_pairs, groups_of
+from crossrt.export.parity.parity import ParityReport, parity
 
 pytestmark = pytest.mark.usefixtures("portable")
 

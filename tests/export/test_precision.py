@@ -17,18 +17,18 @@ from onnx.reference import ReferenceEvaluator
 from crossrt import Bundle, CrossEncoder
 from crossrt.__main__ import main
 from crossrt.calibration.calibration_set import CalibrationSet
-from crossrt.engine.bundle import ONNX_FILES
-from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.batching.plan import Batch
+from crossrt.engine.bundle.bundle import ONNX_FILES
 from crossrt.engine.errors import CheckpointError, OptionError
-from crossrt.engine.plan import Batch
 from crossrt.engine.precision import Precision
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.numerics import FP16, FP32, HALF_MAX
-from crossrt.export.onnx import graph_of
-from crossrt.export.pairs import builtin_pairs
-from crossrt.export.precision import batches_of, half_precision, logits_of, magnitudes, rounded
-from crossrt.export.tolerance import TOLERANCE
+from crossrt.export.graph.numerics import FP16, FP32, HALF_MAX
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.parity.pairs import builtin_pairs
+from crossrt.export.precision.fp16 import batches_of, half_precision, logits_of, magnitudes, rounded
+from crossrt.export.precision.tolerance import TOLERANCE
 
 pytestmark = pytest.mark.usefixtures("portable")
 LIMIT = TOLERANCE[Precision.FP16].max_abs

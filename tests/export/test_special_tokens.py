@@ -15,16 +15,16 @@ transformers = pytest.importorskip("transformers")
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from crossrt import CrossEncoder
-from crossrt.engine.backends import installed_backends
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.native_model import NativeModel
-from crossrt.engine.pipeline import Pipeline
+from crossrt.engine.backends.registry import installed_backends
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.kernels.weights import NativeModel
 from crossrt.engine.precision import Precision
-from crossrt.engine.session import Setup
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.engine.runtime.gpu_scorer import Pipeline
+from crossrt.engine.runtime.session import Setup
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.pairs import builtin_pairs
+from crossrt.export.parity.pairs import builtin_pairs
 from tests.engine.emulated_gpu import emulation
 from tests.engine.memory_device import MemoryDevice
 
@@ -139,7 +139,7 @@ def test_special_tokens_in_texts_score_as_in_transformers(
 
 def on_a_gpu(bundle: Bundle, folder: Path) -> Any:
     """The logits by the kernels for GPUs, run on the processor."""
-    executor_of = pytest.importorskip("crossrt.engine.native_cuda").NativeGpuExecutor
+    executor_of = pytest.importorskip("crossrt.engine.backends.native_cuda").NativeGpuExecutor
     assert NativeModel.open(bundle.native_file(Precision.FP16)).sizes.padding == 1
     device = MemoryDevice(total=4 << 30)
     with device.current():

@@ -16,15 +16,15 @@ from onnx import TensorProto, helper
 pytest.importorskip("torch")
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-from crossrt.engine.driver import gpus
-from crossrt.engine.engine_file import profiles_for
+from crossrt.engine.backends.tensorrt import collecting_logger
+from crossrt.engine.bundle.tensorrt_engine import profiles_for
 from crossrt.engine.errors import BackendError, OptionError
-from crossrt.engine.tensorrt import collecting_logger
-from crossrt.export import tensorrt
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.numerics import FP16, FP32
-from crossrt.export.onnx import graph_of
-from crossrt.export.tensorrt import BuildOptions, engine_from_onnx, keep_timings, refitted, use_timings
+from crossrt.engine.hardware.gpus import gpus
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.numerics import FP16, FP32
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.tensorrt import build as tensorrt
+from crossrt.export.tensorrt.build import BuildOptions, engine_from_onnx, keep_timings, refitted, use_timings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))  # parameters are needed before fixtures are

@@ -14,12 +14,12 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed"
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.errors import BackendError
-from crossrt.export.checkpoint import Checkpoint
-from crossrt.export.numerics import FP16, FP32, Numerics
-from crossrt.export.onnx import graph_of
-from crossrt.export.points import points_of
-from crossrt.export.tensorrt import ParsedNetwork
-from crossrt.export.tensorrt8 import constrain, is_tensorrt8, takes_file_for_gpus
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.numerics import FP16, FP32, Numerics
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.precision.points import points_of
+from crossrt.export.tensorrt.build import ParsedNetwork
+from crossrt.export.tensorrt.tensorrt8 import constrain, is_tensorrt8, takes_file_for_gpus
 
 
 class Layer:

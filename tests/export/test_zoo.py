@@ -18,15 +18,15 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from crossrt import Bundle, CrossEncoder
-from crossrt.engine.backends import why_not_native
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.native import NativeSession
-from crossrt.engine.plan import one_batch
+from crossrt.engine.backends.native_cpu import NativeSession
+from crossrt.engine.backends.registry import why_not_native
+from crossrt.engine.batching.plan import one_batch
 from crossrt.engine.precision import Precision
-from crossrt.export.checkpoint import Checkpoint
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.heads import Head
 from crossrt.export.export import export_bundle
-from crossrt.export.heads import Head
-from crossrt.export.native import can_be_native, native_from_checkpoint
+from crossrt.export.precision.native_weights import can_be_native, native_from_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from crossrt.engine import trec
-from crossrt.engine.backends import why_not_native
-from crossrt.engine.bundle import Bundle, BundleFile, BundleModel, Manifest
-from crossrt.engine.encoding import PairEncoder
-from crossrt.engine.engine_file import EngineFile, Profile
+from crossrt.engine.backends.native_cpu import NativeSession
+from crossrt.engine.backends.registry import why_not_native
+from crossrt.engine.bundle.bundle import Bundle, BundleFile, BundleModel, Manifest
+from crossrt.engine.bundle.tensorrt_engine import EngineFile, Profile
 from crossrt.engine.errors import CrossrtError
-from crossrt.engine.native import NativeSession
-from crossrt.engine.native_model import NativeModel
-from crossrt.engine.passages import PassageStore
+from crossrt.engine.files import trec
+from crossrt.engine.kernels.weights import NativeModel
 from crossrt.engine.precision import Precision
-from crossrt.engine.preparation import prepare
-from crossrt.engine.wordpiece import WordPiece
+from crossrt.engine.store.passage_store import PassageStore
+from crossrt.engine.store.preparation import prepare
+from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.wordpiece import WordPiece
 from tests.conftest import vocabulary
 from tests.engine.test_native import random_arrays, sizes_of
 
@@ -118,7 +118,7 @@ def native_weights(folder: Path) -> Try:
             place.mkdir()
             file = place / "model.native"
             with file.open("wb") as opened:
-                from crossrt.engine.native_model import write
+                from crossrt.engine.kernels.weights import write
 
                 write(opened, sizes, random_arrays(sizes))
             model = BundleModel(file="model.fp32.onnx", native_file="model.native")
@@ -250,7 +250,7 @@ def _text(chance: Random, pieces: list[str]) -> str:
 
 
 def _encoded(chance: Random, vocab: int) -> Any:
-    from crossrt.engine.template import EncodedPairs
+    from crossrt.engine.text.template import EncodedPairs
 
     lengths = [chance.randint(1, 16) for _ in range(chance.randint(1, 5))]
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)

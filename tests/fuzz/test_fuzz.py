@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine.backends import native_library, why_not_native
+from crossrt.engine.backends.registry import native_library, why_not_native
 
 from .kinds import KINDS
 from .run import run

@@ -1,4 +1,4 @@
-/* A driver in memory, as far as the contract of engine/cuda.py goes: what cuda-bindings is tried on where there is no GPU.
+/* A driver in memory, as far as the contract of engine/cuda/cuda.py goes: what cuda-bindings is tried on where there is no GPU.
    Handles are pointers, device memory is host memory, and every verb wants a current context. */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.cuda import open_cuda
-from crossrt.engine.driver import gpus
+from crossrt.engine.cuda.cuda import open_cuda
 from crossrt.engine.errors import BackendError
+from crossrt.engine.hardware.gpus import gpus
 
 pytestmark = pytest.mark.gpu
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine.backends import has_cuda
-from crossrt.engine.cuda import DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
+from crossrt.engine.backends.registry import has_cuda
+from crossrt.engine.cuda.cuda import DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
 from crossrt.engine.errors import BackendError, CudaError
 from tests.engine.memory_device import MemoryDevice
 
@@ -27,10 +27,10 @@ def _bindings(name: str) -> Any:
         pytest.skip(f"{name} is not installed")
     try:
         if name == "pycuda":
-            from crossrt.engine.pycuda import PyCuda
+            from crossrt.engine.cuda.pycuda import PyCuda
 
             return PyCuda(0)
-        from crossrt.engine.cuda_bindings import CudaBindings
+        from crossrt.engine.cuda.cuda_bindings import CudaBindings
 
         return CudaBindings(0)
     except (CudaError, ImportError, RuntimeError) as error:
@@ -55,7 +55,7 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[Any]:
 def test_a_kernel_is_launched_with_its_count_and_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real GPU `embed` of no tokens, which does nothing; the driver in memory writes down what it was given."""
     device = _bindings("cuda-bindings")
-    from crossrt.engine import cuda_kernels
+    from crossrt.engine.cuda import cuda_kernels
 
     in_memory = "CROSSRT_DRIVER_IN_MEMORY" in os.environ
     if in_memory:
@@ -199,7 +199,7 @@ def test_another_package_of_the_name_cuda_is_no_binding(monkeypatch: pytest.Monk
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    monkeypatch.setattr("crossrt.engine.backends._has_distribution", lambda name: True)
+    monkeypatch.setattr("crossrt.engine.backends.registry._has_distribution", lambda name: True)
     assert not has_cuda()
     with pytest.raises(BackendError, match="neither is installed"):
         open_cuda(0)
@@ -209,7 +209,7 @@ def test_a_compiled_kernel_is_kept_and_a_damaged_one_compiled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("cuda.bindings")
-    from crossrt.engine import cuda_kernels
+    from crossrt.engine.cuda import cuda_kernels
 
     compiled, loaded = [], []
 
@@ -288,7 +288,7 @@ def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:
 
 def test_cuda_bindings_name_a_failure_as_cuda_does() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    from crossrt.engine.cuda_bindings import checked
+    from crossrt.engine.cuda.cuda_bindings import checked
 
     assert checked((driver.CUresult.CUDA_SUCCESS,)) == ()
     assert checked((driver.CUresult.CUDA_SUCCESS, 5)) == 5
@@ -328,8 +328,8 @@ def pycuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         Context=SimpleNamespace(pop=stack.pop),
     )
     monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
-    monkeypatch.delitem(sys.modules, "crossrt.engine.pycuda", raising=False)
-    module = importlib.import_module("crossrt.engine.pycuda")
+    monkeypatch.delitem(sys.modules, "crossrt.engine.cuda.pycuda", raising=False)
+    module = importlib.import_module("crossrt.engine.cuda.pycuda")
 
     def told(which: int) -> Any:
         def ask(code: int, where: Any) -> int:
@@ -341,7 +341,7 @@ def pycuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     library = SimpleNamespace(cuGetErrorName=told(0), cuGetErrorString=told(1))
     monkeypatch.setattr(module.ctypes, "CDLL", lambda name: library)
     yield SimpleNamespace(module=module, driver=driver, Context=Context, stack=stack)
-    sys.modules.pop("crossrt.engine.pycuda")
+    sys.modules.pop("crossrt.engine.cuda.pycuda")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_the_check_finds_a_planted_type_error_and_no_other(tmp_path: Path) -> No
     checkout = tmp_path / "checkout"
     ignore = shutil.ignore_patterns(".*", "demo", "tests", "benchmarks", "__pycache__")
     shutil.copytree(REPOSITORY, checkout, ignore=ignore)
-    with (checkout / "engine/plan.py").open("a") as file:
+    with (checkout / "engine/batching/plan.py").open("a") as file:
         file.write('\n\nplan(3, batch_size="many")\n')
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     child = subprocess.run([REPOSITORY / "scripts/types", checkout], capture_output=True, text=True, env=environment)

@@ -12,10 +12,10 @@ import pytest
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine.bundle import MANIFEST, Bundle
-from crossrt.engine.cpus import usable_cpus
-from crossrt.engine.digests import sha256_of
+from crossrt.engine.bundle.bundle import MANIFEST, Bundle
 from crossrt.engine.errors import BackendError, MeasurementError
+from crossrt.engine.files.digests import sha256_of
+from crossrt.engine.hardware.cpus import usable_cpus
 from crossrt.evaluation.system import System
 from crossrt.speed.bench import bench
 from crossrt.speed.child import first_score_s, peak_mb

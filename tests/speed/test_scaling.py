@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from crossrt.engine.cpus import usable_cpus
+from crossrt.engine.hardware.cpus import usable_cpus
 from crossrt.evaluation.system import System
 from crossrt.speed.lineup import lineup
 from crossrt.speed.measure import Plan

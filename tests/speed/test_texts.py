@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from crossrt.engine.bundle import Bundle
-from crossrt.engine.encoding import PairEncoder
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import DataFileError, OptionError
+from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.speed.texts import Texts
 
 

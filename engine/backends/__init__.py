@@ -1,0 +1,1 @@
+"""The runtimes that compute a batch, one module each."""

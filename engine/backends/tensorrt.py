@@ -1,0 +1,184 @@
+"""TensorRT engines, loaded and run: TensorRT 8.6 to 11, and TensorRT-RTX, which has the same names."""
+
+import contextlib
+import hashlib
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..batching.gpu_batches import PaddedBatches
+from ..batching.shape_buckets import Lattice
+from ..bundle.bundle import Bundle
+from ..bundle.tensorrt_engine import EngineFile, Profile, Shape, profile_for
+from ..cuda.cuda import Cuda, laid_out
+from ..errors import BackendError, BundleError
+
+DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
+"""By TensorRT's names; its own `nptype` fails on some versions of NumPy."""
+LANES = 3
+"""Batches on their way on each device: one is copied up, one computed, one copied down."""
+GRAPHS = 64
+"""Graphs kept by a lane. Each has an execution context, but all compute in the lane's memory."""
+BATCH_COST = 2048
+"""Tokens: 4,300 of a MiniLM-L-6 by TensorRT 8.6 at optimization level 1 on an H200; later ones are unmeasured."""
+
+
+class TensorRtExecutor:
+    """See `Executor`. Ask the driver before you open one: without, TensorRT's runtime takes the process down."""
+
+    lanes = LANES
+    graphs = GRAPHS
+    batch_cost = BATCH_COST
+
+    def __init__(self, bundle: Bundle, file: EngineFile, cuda: Cuda) -> None:
+        """Load an engine of the bundle, which runs code that it brings along: only one that is trusted, see docs/security.md.
+
+        Raises BundleError, before TensorRT sees it, for an engine that is not byte for byte what the manifest says, since
+        TensorRT takes the process down with it; BackendError, with what TensorRT said, when it cannot be loaded.
+        """
+        path = bundle.path / file.file
+        plan = checked_plan(bundle, file)
+        self.cuda = cuda
+        tensorrt = importlib.import_module(file.library)
+        if file.library == "tensorrt_rtx":
+            # It allocates while it computes, which cannot be captured, unless an engine was built to let it not.
+            self.graphs = 0
+        self._log = collecting_logger(tensorrt)
+        self._runtime = tensorrt.Runtime(self._log)
+        if file.options.get("version_compatible"):
+            self._runtime.engine_host_code_allowed = True  # such a plan brings TensorRT's own lean runtime along
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise self._log.error(f"{path} cannot be loaded by {file.library} {tensorrt.__version__}")
+        strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
+        self._strategy = None if strategies is None else strategies.USER_MANAGED  # 8.6 says it by the verb
+        self._own_memory = int(
+            self._engine.device_memory_size if strategies is None else self._engine.device_memory_size_v2
+        )
+        self._profiles = file.profiles
+        names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
+        dtypes = {name: np.dtype(DTYPES[self._engine.get_tensor_dtype(name).name]) for name in names}
+        self.output = dtypes.pop("logits")
+        # Each layer's softmax, where attention was kept from being fused (`BuildOptions.unfused_attention`): it is written, and
+        # nobody reads it.
+        unread = {
+            name: most_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
+            for name in [*dtypes]
+            if name not in bundle.manifest.inputs
+        }
+        places, self.workspace = laid_out({"engine": self._own_memory} | unread)
+        self._unread = {name: places[name] for name in unread}
+        self.batches = PaddedBatches(
+            Lattice([profile.max for profile in file.profiles]), dtypes, bundle.manifest.pad_token_id
+        )
+
+    def context(self, stream: int, workspace: int) -> "TensorRtContext":
+        """See `Executor.context`."""
+        if self._strategy is None:
+            context = self._engine.create_execution_context_without_device_memory()
+        else:
+            context = self._engine.create_execution_context(self._strategy)
+        if context is None:
+            free, _ = self.cuda.memory()
+            raise self._log.error(
+                f"TensorRT made no execution context, with {free / 1e6:,.0f} MB of device memory free: close what else uses "
+                "the device, or build the engine with smaller profiles, by --tokens or --max-length of crossrt engines"
+            )
+        if self._strategy is None:
+            context.device_memory = workspace
+        else:
+            context.set_device_memory(workspace, self._own_memory)
+        for name, place in self._unread.items():
+            if not context.set_tensor_address(name, workspace + place):
+                raise self._log.error(f"TensorRT takes no memory for its output {name}")
+        return TensorRtContext(context, stream, self._profiles, self._log)
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._engine = self._runtime = None
+
+
+class TensorRtContext:
+    """See `Context`."""
+
+    def __init__(self, context: Any, stream: int, profiles: Sequence[Profile], log: Any) -> None:
+        self._context = context
+        self._stream = stream
+        self._profiles = profiles
+        self._log = log
+        self._profile: int | None = None
+
+    def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
+        """See `Context.enqueue`."""
+        profile = profile_for(self._profiles, shape)
+        if not (
+            self._choose(profile) and self._bind(shape, addresses) and self._context.execute_async_v3(self._stream)
+        ):
+            raise self._log.error(f"TensorRT refused a batch of {shape[0]} x {shape[1]} tokens in profile {profile}")
+
+    def _choose(self, profile: int) -> bool:
+        if profile != self._profile:
+            with contextlib.suppress(RuntimeError):  # which is how the bindings say no
+                if self._context.set_optimization_profile_async(profile, self._stream):
+                    self._profile = profile
+        return profile == self._profile
+
+    def _bind(self, shape: Shape, addresses: Mapping[str, int]) -> bool:
+        return all(
+            (name == "logits" or self._context.set_input_shape(name, shape))
+            and self._context.set_tensor_address(name, address)
+            for name, address in addresses.items()
+        )
+
+    def close(self) -> None:
+        """See `Context.close`."""
+        self._context = None
+
+
+def most_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Profile]) -> int:
+    """Return the bytes of a tensor in the largest batch; -1 in its shape is rows in the first place, and tokens elsewhere."""
+    return dtype.itemsize * max(
+        math.prod(size if size >= 0 else profile.max[place > 0] for place, size in enumerate(shape))
+        for profile in profiles
+    )
+
+
+def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
+    """Return an engine's bytes. Raises BundleError when they are not those that the manifest knows."""
+    path = bundle.path / file.file
+    plan = path.read_bytes()
+    if hashlib.sha256(plan).hexdigest() != bundle.sha256(file.file):
+        raise BundleError(
+            f"{path} was altered: its sha256 is not the manifest's; build it again with: crossrt engines {bundle.path} "
+            f"--precision {file.precision}"
+        )
+    return plan
+
+
+def collecting_logger(tensorrt: Any) -> Any:
+    """Return a logger of this TensorRT module whose `error(message)` makes a BackendError of what TensorRT has said.
+
+    TensorRT tells a failure by returning nothing, and the reason to its logger alone.
+    """
+
+    class Logger(tensorrt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.said: list[str] = []
+            self.warned: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
+                self.said.append(message)
+            elif severity == tensorrt.ILogger.WARNING:
+                self.warned = [*self.warned[-4:], message]
+
+        def error(self, message: str) -> BackendError:
+            said = self.said or self.warned  # 8.6 tells of a missing driver in a warning
+            self.said, self.warned = [], []
+            return BackendError(f"{message}\n  TensorRT says: " + ("\n  ".join(said) or "nothing"))
+
+    return Logger()

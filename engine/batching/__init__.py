@@ -1,0 +1,1 @@
+"""How a request is cut into batches, and how these lie in memory."""

@@ -1,0 +1,92 @@
+"""`Lattice`: the batch shapes that a GPU is given, so few that each can have a graph of its own."""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle.tensorrt_engine import Shape
+
+SEQUENCES = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+ROWS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Rounds shapes up, within what an engine takes: `limits` are (most rows, most tokens of a row), shortest first."""
+
+    limits: Sequence[Shape]
+    _sequences: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+    """By length, from 0: the rounded one."""
+    _rows: Sequence[int] = field(init=False, repr=False, compare=False)
+    """By rows, from 0: the rounded ones, of shapes that may have so many."""
+
+    def __post_init__(self) -> None:
+        # Not into the next range, where fewer rows may fit.
+        sequences = [min(_up(length, SEQUENCES), self._end(length)) for length in range(self.longest + 1)]
+        object.__setattr__(self, "_sequences", np.array(sequences, dtype=np.int64))
+        object.__setattr__(self, "_rows", [_up(rows, ROWS) for rows in range(max(most for most, _ in self.limits) + 1)])
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that fits."""
+        return self.limits[-1][1]
+
+    def rows(self, sequence: int) -> int:
+        """Return the most rows of this length that fit."""
+        return next(rows for rows, longest in self.limits if sequence <= longest)
+
+    def rounded(self, shape: Shape) -> Shape:
+        """Return the shape to compute: at least this one, and within the limits, as this one must be."""
+        rows, sequence = shape
+        return min(self._rows[rows], self.rows(sequence)), int(self._sequences[sequence])
+
+    def parts(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[npt.NDArray[np.int64]]:
+        """Cut pairs of these lengths (int64 [n], tokens, none longer than `longest`) into batches, longest first.
+
+        Of all ways to put neighbouring rounded lengths together, the one with the least tokens as computed, padding of
+        both kinds included, and `batch_cost` tokens for each batch. With several `shares` no batch has more than one of
+        them, so that each device has something to do.
+        """
+        if len(lengths) <= 1:
+            return [np.zeros(1, dtype=np.int64)] * len(lengths)
+        order = np.argsort(-lengths, kind="stable")
+        rounded = self._sequences[lengths[order]]
+        share = -(-int(rounded.sum()) // shares)
+        changes = np.flatnonzero(np.diff(rounded)) + 1
+        starts, ends = [0, *changes.tolist()], [*changes.tolist(), len(order)]
+        sequences = rounded[starts].tolist()
+        limits = [self.rows(sequence) for sequence in sequences]
+        mosts = [max(1, min(limit, -(-share // sequence))) for limit, sequence in zip(limits, sequences, strict=True)]
+        fulls = [min(self._rows[most], limit) for most, limit in zip(mosts, limits, strict=True)]
+        # cost[i] is the least for the first i groups of equal rounded length, the last batches beginning at begins[i].
+        cost, begins = [0], [0]
+        for end in ends:
+            best, last = None, 0
+            for begin in range(len(cost)):
+                full, rest = divmod(end - starts[begin], mosts[begin])
+                rows = full * fulls[begin] + (min(self._rows[rest], limits[begin]) if rest else 0)
+                found = cost[begin] + rows * sequences[begin] + batch_cost * (full + (rest > 0))
+                if best is None or found < best:
+                    best, last = found, begin
+            assert best is not None
+            cost.append(best)
+            begins.append(last)
+        parts: list[npt.NDArray[np.int64]] = []
+        stop = len(ends)
+        while stop:
+            begin = begins[stop]
+            rows_of = order[starts[begin] : ends[stop - 1]]
+            parts[:0] = [rows_of[at : at + mosts[begin]] for at in range(0, len(rows_of), mosts[begin])]
+            stop = begin
+        return parts
+
+    def _end(self, sequence: int) -> int:
+        return next(longest for _, longest in self.limits if sequence <= longest)
+
+
+def _up(value: int, steps: Sequence[int]) -> int:
+    place = bisect.bisect_left(steps, value)
+    return steps[place] if place < len(steps) else -(-value // steps[-1]) * steps[-1]

@@ -1,0 +1,1 @@
+"""Bundles on disk, and what is kept for them in the cache."""

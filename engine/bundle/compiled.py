@@ -1,0 +1,81 @@
+"""`CompiledModels`: what a runtime made of model files, kept in the user's cache for the processes that follow.
+
+A cache can only fail to help: one that cannot be read, is corrupt or cannot be written is passed over with a note in
+the log.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..files.cache import cache_folder
+from ..files.publish import clear_abandoned, replaced
+
+logger = logging.getLogger("crossrt")
+
+FOLDER = "compiled"
+KEPT = 8
+"""Files kept, each as large as the model."""
+DIGEST = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModels:
+    """A folder of files that each end with the sha256 of what stands before. Any number of processes may use it at once.
+
+    Of more than `kept` files the one that was used longest ago goes first.
+    """
+
+    folder: Path
+    kept: int = KEPT
+
+    @classmethod
+    def of_user(cls) -> "CompiledModels | None":
+        """The cache of this user; None where there is none."""
+        folder = cache_folder(FOLDER)
+        return None if folder is None else cls(folder)
+
+    def load(self, key: Mapping[str, object]) -> memoryview | None:
+        """Return what was stored under this key, mapped from the disk and found whole; None without.
+
+        Runtimes insist on memory that they may write; what they write stays in this process.
+        """
+        file = self._file(key)
+        try:
+            with file.open("rb") as opened:
+                content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY))
+            if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+                raise ValueError("its sha256 is another")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:  # mmap raises ValueError for an empty file
+            logger.warning("the compiled model %s is not used (%s)", file, error)
+            return None
+        with contextlib.suppress(OSError):  # somebody else's, or read-only
+            os.utime(file)
+        return content[:-DIGEST]
+
+    def store(self, key: Mapping[str, object], content: bytes | memoryview) -> None:
+        """Keep it under this key, whole or not at all."""
+        file = self._file(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            clear_abandoned(self.folder)
+            with replaced(file) as opened:
+                opened.write(content)
+                opened.write(hashlib.sha256(content).digest())  # at the end: the content stays aligned to a page
+            files = sorted(self.folder.glob("*.blob"), key=lambda each: each.stat().st_mtime)
+            for old in files[: -self.kept]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            logger.info("the compiled model is not kept in %s (%s)", self.folder, error)
+
+    def _file(self, key: Mapping[str, object]) -> Path:
+        text = json.dumps(key, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.blob"

@@ -1,0 +1,238 @@
+"""From what a user names to a bundle: a bundle, a checkpoint directory, or a hub id.
+
+A checkpoint is exported once, by a child process that runs `crossrt export`: torch never enters the process that
+scores, and its memory goes back to the system. The cache is keyed by the checkpoint's content, so a directory that is
+trained on and saved again is exported again, and by this crossrt's version, so that no bundle outlives a mended export.
+"""
+
+import errno
+import hashlib
+import re
+import subprocess
+import sys
+from os import PathLike
+from pathlib import Path
+
+from ... import __version__
+from ..errors import BundleError, CrossrtError, SourceError
+from ..files.cache import ADVICE, bundles_folder, hub_folder
+from ..files.digests import content_sha256
+from ..files.lock import held
+from ..files.publish import clear_abandoned
+from ..process.child import crossrt_command
+from ..process.telemetry import telemetry_off
+from .bundle import MANIFEST, SCHEMA, Bundle, Manifest
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+CHECKPOINT_FILES = (
+    "*.json",  # config, tokenizer, vocabulary, the index of sharded weights, settings of sentence-transformers
+    "*.txt",  # vocab.txt, merges.txt
+    "*.model",  # spiece.model, sentencepiece.bpe.model
+    "*.codes",  # bpe.codes
+    "model*.safetensors",
+    "pytorch_model*.bin",
+)
+"""What an export reads, as it is downloaded and as the cache is keyed by."""
+ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
+EXPORTS = 2
+"""Raised when an export comes to give other scores, so that bundles which are cached are made again. The version alone would do
+for releases, and not between them."""
+
+
+def bundle_from_source(
+    source: str,
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Bundle:
+    """Open the bundle that `source` is, or that its export is.
+
+    `cache_folder` holds exported bundles and, when given, the hub's files too; see `bundles_folder` for what stands in for
+    it. Where several processes open one new checkpoint, one exports it and the others wait. Raises SourceError when nothing of
+    that name can be had, its export failed, or there is no folder to keep it in; BundleError for a damaged bundle.
+    """
+    path = Path(source).expanduser()
+    if (path / MANIFEST).is_file():
+        return Bundle.open(path)
+    if path.is_dir():
+        checkpoint, revision = path, None
+    else:
+        checkpoint, revision = fetched_checkpoint(
+            source, revision=revision, token=token, cache_folder=cache_folder, local_files_only=local_files_only
+        )
+        if (checkpoint / MANIFEST).is_file():
+            return Bundle.open(checkpoint)
+    cache = bundles_folder(cache_folder)
+    if cache is None:
+        raise SourceError(_nowhere(source, "this user has no home directory"))
+    target = cache / _content_key(checkpoint)
+    return _cached(target) or _exported(checkpoint, target, source, revision)
+
+
+def fetched_checkpoint(
+    source: str,
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+    onnx: bool = False,
+    onnx_file: str | None = None,
+) -> tuple[Path, str]:
+    """Download a hub repository's checkpoint files and return their directory and the commit.
+
+    With `onnx` the repository's own `model.onnx` comes too, or the file that `onnx_file` names, as a path in the repository
+    or in its folder `onnx`. Of a bundle, all files come that its manifest lists. Raises SourceError for a name that is
+    neither a directory nor a hub id, for an ONNX file that is not there, and for anything that keeps the files from being
+    had.
+    """
+    if not HUB_ID.fullmatch(source) or Path(source).suffix in (".onnx", ".json", ".bin", ".safetensors"):
+        raise SourceError(
+            f"{source} is not a directory that exists, nor a hub id like cross-encoder/ms-marco-MiniLM-L6-v2"
+        )
+    repository = source if "/" in source else f"cross-encoder/{source}"
+    try:
+        with telemetry_off():
+            import huggingface_hub
+            from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        raise SourceError(
+            f"{source} is no local directory, and fetching it needs huggingface_hub: pip install huggingface_hub"
+        ) from None
+    folder = hub_folder(cache_folder)
+    if folder is None and not Path(HF_HUB_CACHE).is_absolute():
+        raise SourceError(
+            f"{source} is no local directory, and there is no folder to download it to, since this user has no home directory: "
+            "give cache_folder=, or set HF_HOME, to a folder that this user can write"
+        )
+
+    def fetched(patterns: list[str], commit: str | None) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                revision=commit,
+                token=token,
+                cache_dir=folder,
+                local_files_only=local_files_only,
+                allow_patterns=patterns,
+            )
+        )
+
+    wanted = list(ONNX_FILES) if onnx or not can_export() else []
+    chosen = [] if onnx_file is None else [onnx_file, f"onnx/{onnx_file}"]
+    if chosen:  # with the files that its weights may lie in
+        wanted = [f"{name}{end}" for name in chosen for end in ("", "_data*", ".data*")]
+    try:
+        directory = fetched([*CHECKPOINT_FILES, *wanted], revision)
+        if (manifest := directory / MANIFEST).is_file():
+            files = Manifest.from_json(manifest.read_text(encoding="utf-8"), where=manifest).files
+            directory = fetched([MANIFEST, *(file.name for file in files)], directory.name)
+        elif chosen and not local_files_only and not any((directory / name).is_file() for name in chosen):
+            held = huggingface_hub.list_repo_files(repository, revision=directory.name, token=token)
+            models = ", ".join(name for name in held if name.endswith(".onnx")) or "no ONNX file"
+            raise SourceError(f"{repository} holds no ONNX file {onnx_file!r}; it holds {models}")
+    except CrossrtError:
+        raise
+    except Exception as error:  # the hub's errors, the HTTP library's and the file system's
+        raise SourceError(
+            f"{source} is no local directory, and {repository} could not be had from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
+            + (
+                "Give cache_folder=, or set HF_HOME, to a folder that this user can write"
+                if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+                else "Check the name and the network, or download the checkpoint and give its directory"
+            )
+        ) from error
+    return directory, directory.name
+
+
+def can_export() -> bool:
+    """Tell whether what an export from PyTorch needs is installed, without importing it."""
+    from importlib.util import find_spec
+
+    return all(find_spec(name) is not None for name in ("torch", "transformers", "onnx", "safetensors"))
+
+
+def last_of_training(directory: Path) -> Path | None:
+    """Return the last checkpoint that a training run left in its output directory; None where there is none."""
+    found = [path for path in directory.glob("checkpoint-*") if (path / "config.json").is_file()]
+    return max(found, key=lambda path: (len(path.name), path.name), default=None)
+
+
+def _content_key(checkpoint: Path) -> str:
+    # What an export is made from depends on whether there is PyTorch: without, it is the directory's own ONNX file.
+    digest = hashlib.sha256(f"crossrt {__version__} schema {SCHEMA} exports {EXPORTS} {can_export()}".encode())
+    patterns = (*CHECKPOINT_FILES, *ONNX_FILES)
+    files = sorted({file for pattern in patterns for file in checkpoint.glob(pattern) if file.is_file()})
+    if not files:
+        last = last_of_training(checkpoint)
+        where = (
+            "" if last is None else f"; it is the output of a training run: give one of its checkpoints, such as {last}"
+        )
+        raise SourceError(
+            f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it{where}"
+        )
+    for file in files:
+        digest.update(f"{file.relative_to(checkpoint)} {content_sha256(file)}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _cached(target: Path) -> Bundle | None:
+    if not (target / MANIFEST).is_file():
+        return None
+    try:
+        return Bundle.open(target)
+    except BundleError:
+        return None  # a damaged cache entry is replaced, not mourned
+
+
+def _exported(checkpoint: Path, target: Path, source: str, revision: str | None) -> Bundle:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(target.parent)
+        exporting = held(
+            target.with_name(f".{target.name}.lock"),
+            waiting=f"crossrt: waiting for another process that exports {source} to {target}",
+        )
+        with exporting as lock:
+            found = _cached(target)  # what the process has made that was waited for
+            if found is None:
+                _export(checkpoint, target, source, revision, lock)
+                found = Bundle.open(target)
+            return found
+    except OSError as error:
+        raise SourceError(_nowhere(source, f"{error.filename or target.parent}: {error.strerror}")) from error
+
+
+def _nowhere(source: str, why: str) -> str:
+    return (
+        f"{source} is no bundle, and its export cannot be kept ({why}): {ADVICE}; or export it with `crossrt export` and open "
+        "that bundle, which needs no cache"
+    )
+
+
+def _export(checkpoint: Path, target: Path, source: str, revision: str | None, lock: int) -> None:
+    print(f"crossrt: exporting {source} once, to {target}", file=sys.stderr)
+    words = ["export", str(checkpoint.absolute()), str(target), "--force", "--source-id", source]
+    if revision is not None:
+        words += ["--revision", revision]
+    # The child holds the lock too, so that it is not exported a second time where this process is killed.
+    inherited = () if sys.platform == "win32" else (lock,)
+    child = subprocess.run(
+        crossrt_command(*words),
+        capture_output=True,
+        text=True,
+        check=False,
+        pass_fds=inherited,
+        stdin=subprocess.DEVNULL,
+    )
+    if child.returncode:
+        said = (child.stderr.strip() or child.stdout.strip() or f"exit status {child.returncode}").splitlines()
+        # Before crossrt's own words stands what the libraries wrote to standard error.
+        own = [number for number, line in enumerate(said) if line.startswith("crossrt: ")]
+        said = said[own[-1] :] if own else said[-20:]
+        raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(said))
+    for warning in Bundle.open(target).manifest.source.get("warnings", ()):
+        print(f"crossrt: warning: {warning}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""CUDA: driver, bindings, cuBLAS and compiled kernels."""

@@ -1,0 +1,187 @@
+"""Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32, the bias and GELU computed before the result is written."""
+
+import ctypes
+import math
+from contextlib import closing
+from typing import Any
+
+from ..errors import BackendError
+from .cuda import Cuda, Event
+
+WORKSPACE = 32 << 20
+"""Bytes of device memory that a product may use meanwhile; NVIDIA says 32 MiB for Hopper."""
+
+TUNED_ROWS = 4_096
+"""From so many rows on a product's algorithms are timed, since the one that cuBLAS names first may take a tenth longer."""
+CANDIDATES = 8
+REPEATS = 3
+
+# Of cublasLt.h, library_types.h and cublas_api.h.
+_HALF, _SINGLE, _COMPUTE_SINGLE = 2, 0, 68
+_TRANSPOSE_LEFT, _EPILOGUE, _BIAS = 3, 7, 8
+_WITH_BIAS, _WITH_GELU_AND_BIAS = 4, 36
+_MOST_WORKSPACE = 1
+_STATUS = {
+    1: "NOT_INITIALIZED",
+    3: "ALLOC_FAILED",
+    7: "INVALID_VALUE",
+    8: "ARCH_MISMATCH",
+    11: "MAPPING_ERROR",
+    13: "EXECUTION_FAILED",
+    14: "INTERNAL_ERROR",
+    15: "NOT_SUPPORTED",
+}
+
+
+class _Found(ctypes.Structure):
+    """cublasLtMatmulHeuristicResult_t."""
+
+    _fields_ = [
+        ("algorithm", ctypes.c_uint64 * 8),
+        ("workspace", ctypes.c_size_t),
+        ("state", ctypes.c_int),
+        ("waves", ctypes.c_float),
+        ("reserved", ctypes.c_int * 4),
+    ]
+
+
+def load_cublas() -> ctypes.CDLL:
+    """Load cuBLASLt, of CUDA's toolkit or of a package. Raises BackendError, saying what to install, where there is none."""
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+
+        return ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(f'cuBLAS was not found ({error}): pip install "crossrt[cuda]"') from error
+
+
+class Cublas:
+    """cuBLASLt on one device, which is current wherever this is used. Raises BackendError without the library."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
+        self._library = load_cublas()
+        handle = ctypes.c_void_p()
+        self._call("cublasLtCreate", ctypes.byref(handle))
+        self._handle = handle
+
+    def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> "Product":
+        """Prepare y [rows, outputs] = x [rows, inputs] weight^T + bias, with weight [outputs, inputs] and bias [outputs].
+
+        All are FP16; with `single` y and the bias are FP32. `gelu` puts y through GELU, in its form with tanh.
+        """
+        return Product(self, rows, inputs, outputs, gelu=gelu, single=single)
+
+    def close(self) -> None:
+        """Free the handle, after its products. May be called again."""
+        if self._handle:
+            self._call("cublasLtDestroy", self._handle)
+            self._handle = ctypes.c_void_p()
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            raise BackendError(f"{name} failed: CUBLAS_STATUS_{_STATUS.get(status, status)}")
+
+
+class Product:
+    """One shape of product. cuBLAS counts columns first, so to it y^T is weight x^T, and rows are as wide as channels."""
+
+    def __init__(self, cublas: Cublas, rows: int, inputs: int, outputs: int, *, gelu: bool, single: bool) -> None:
+        self._cublas = cublas
+        self._made: list[tuple[str, ctypes.c_void_p]] = []
+        self._one, self._zero = ctypes.c_float(1), ctypes.c_float(0)
+        try:
+            self._operation = self._make("MatmulDesc", ctypes.c_int(_COMPUTE_SINGLE), ctypes.c_int(_SINGLE))
+            self._set(_TRANSPOSE_LEFT, ctypes.c_int32(1))
+            self._set(_EPILOGUE, ctypes.c_uint32(_WITH_GELU_AND_BIAS if gelu else _WITH_BIAS))
+            # Where the bias begins, which cuBLAS looks at when it chooses; each product has its own.
+            self._set(_BIAS, ctypes.c_void_p(256))
+            shapes = ((_HALF, inputs, outputs), (_HALF, inputs, rows), (_SINGLE if single else _HALF, outputs, rows))
+            self._layouts = [
+                self._make(
+                    "MatrixLayout",
+                    ctypes.c_int(kind),
+                    ctypes.c_uint64(high),
+                    ctypes.c_uint64(wide),
+                    ctypes.c_int64(high),
+                )
+                for kind, high, wide in shapes
+            ]
+            self._candidates = self._found(CANDIDATES if rows >= TUNED_ROWS else 1)
+            if not self._candidates:
+                raise BackendError(f"cuBLAS has no product of {rows} x {inputs} by {inputs} x {outputs} on this GPU")
+        except BackendError:
+            self.close()
+            raise
+
+    def _found(self, most: int) -> list[Any]:
+        """Return cuBLAS's candidates, those that it thinks quickest first."""
+        preference, workspace = self._make("MatmulPreference"), ctypes.c_size_t(WORKSPACE)
+        self._cublas._call(
+            "cublasLtMatmulPreferenceSetAttribute",
+            *(preference, _MOST_WORKSPACE, ctypes.byref(workspace), ctypes.sizeof(workspace)),
+        )
+        found, count = (_Found * most)(), ctypes.c_int()
+        weight, x, y = self._layouts
+        self._cublas._call(
+            "cublasLtMatmulAlgoGetHeuristic",
+            *(self._cublas._handle, self._operation, weight, x, y, y, preference, most, found, ctypes.byref(count)),
+        )
+        return [each.algorithm for each in found[: count.value] if not each.state]
+
+    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
+        """Put the product on a stream; all but that are device pointers, aligned to 256 bytes.
+
+        The first time, for `TUNED_ROWS` and more, it is computed by each of cuBLAS's candidates, waited for, and the quickest is
+        kept; that cannot be captured.
+        """
+        self._set(_BIAS, ctypes.c_void_p(bias))
+        if len(self._candidates) > 1:
+            self._candidates = [self._quickest(stream, x, weight, y, workspace)]
+        self._put(self._candidates[0], stream, x, weight, y, workspace)
+
+    def _quickest(self, stream: int, *pointers: int) -> Any:
+        cuda = self._cublas.cuda
+        with closing(Event(cuda)) as begin, closing(Event(cuda)) as end:
+
+            def ms(algorithm: Any) -> float:
+                try:
+                    self._put(algorithm, stream, *pointers)
+                except BackendError:  # cuBLAS names candidates that it refuses in the end
+                    return math.inf
+                cuda.record(begin.handle, stream)
+                for _ in range(REPEATS):
+                    self._put(algorithm, stream, *pointers)
+                cuda.record(end.handle, stream)
+                cuda.synchronize(stream)
+                return cuda.elapsed_ms(begin.handle, end.handle)
+
+            return min(self._candidates, key=ms)
+
+    def _put(self, algorithm: Any, stream: int, x: int, weight: int, y: int, workspace: int) -> None:
+        weights, xs, ys = self._layouts
+        self._cublas._call(
+            "cublasLtMatmul",
+            *(self._cublas._handle, self._operation, ctypes.byref(self._one)),
+            *(ctypes.c_void_p(weight), weights, ctypes.c_void_p(x), xs, ctypes.byref(self._zero)),
+            *(ctypes.c_void_p(y), ys, ctypes.c_void_p(y), ys, ctypes.byref(algorithm)),
+            *(ctypes.c_void_p(workspace), ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream)),
+        )
+
+    def close(self) -> None:
+        """Free what describes it. May be called again."""
+        while self._made:
+            kind, made = self._made.pop()
+            self._cublas._call(f"cublasLt{kind}Destroy", made)
+
+    def _make(self, kind: str, *arguments: Any) -> ctypes.c_void_p:
+        made = ctypes.c_void_p()
+        self._cublas._call(f"cublasLt{kind}Create", ctypes.byref(made), *arguments)
+        self._made.append((kind, made))
+        return made
+
+    def _set(self, attribute: int, value: Any) -> None:
+        self._cublas._call(
+            "cublasLtMatmulDescSetAttribute", self._operation, attribute, ctypes.byref(value), ctypes.sizeof(value)
+        )

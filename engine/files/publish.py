@@ -1,0 +1,243 @@
+"""Files and directories that appear whole or not at all.
+
+What is written goes to a hidden sibling, is flushed to the disk, and takes the target's name in one step. A process that is
+killed leaves the target as it was. While it writes, it holds a lock beside the sibling; the next writer removes the siblings
+whose locks nobody holds.
+"""
+
+import ctypes
+import errno
+import io
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from ..errors import BundleError, OptionError
+from .lock import held
+
+STANDARD_OUTPUT = Path("-")
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_AT_FDCWD = -100
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What a write itself fails with: Python's error then names no file."""
+
+
+@contextmanager
+def published_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty directory that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Where `target` is a symbolic link, what it points at is replaced. Raises BundleError, before anything is done, when
+    `target` exists and `force` is not set, or exists and is neither a bundle nor an empty directory (so that `--force` cannot
+    delete somebody's documents).
+    """
+    check_target(target, force=force)
+    target = _followed(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clear_abandoned(target.parent, target.name)
+    with _partial(target) as partial:
+        partial.mkdir()
+        yield partial
+        for path in partial.rglob("*"):
+            _flush(path)
+        _flush(partial)
+        check_target(target, force=force)
+        _keep_permissions(partial, target)
+        put_in_place(partial, target)
+        with suppress(OSError):  # not every file system flushes directories
+            _flush(target.parent)
+
+
+@contextmanager
+def published_file(out: Path) -> Iterator[IO[str]]:
+    """Yield a UTF-8 text file for what a user asked to have in `out`, which it replaces when the block ends well.
+
+    `-` is standard output. Symbolic links are followed. A device, a named pipe and a descriptor (`/dev/stdout`, `/dev/fd/3`)
+    are written into as they are; a regular file keeps its permissions. Raises OptionError for a directory and for a place in
+    no directory, and OSError, naming `out`, when it cannot be written.
+    """
+    descriptor = sys.stdout.fileno() if out == STANDARD_OUTPUT else _descriptor(out)
+    if descriptor is not None:
+        sys.stdout.flush()
+        with naming(out), os.fdopen(os.dup(descriptor), "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        return
+    target = _followed(out)
+    if not target.parent.is_dir():
+        raise OptionError(f"{out} is in a directory that does not exist: make {target.parent} first")
+    if target.is_dir():
+        raise OptionError(f"{out} is a directory; give a file to write")
+    if target.exists() and not target.is_file():
+        with (
+            naming(out),
+            os.fdopen(os.open(target, os.O_WRONLY), "w", encoding="utf-8", newline="\n") as file,
+        ):
+            yield file
+        return
+    with replaced_text(target) as file:
+        yield file
+
+
+@contextmanager
+def replaced_text(target: Path) -> Iterator[IO[str]]:
+    """Do the same as `replaced`, for UTF-8 text."""
+    with replaced(target) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        yield text
+        text.flush()
+        text.detach()
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that replaces `target` when the block ends well, and vanishes when it does not.
+
+    A symbolic link is itself replaced, and what it points at stays as it is. Raises OSError, naming `target`.
+    """
+    clear_abandoned(target.parent, target.name)
+    with _partial(target) as partial:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _keep_permissions(partial, target)
+        partial.replace(target)
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Raise BundleError when `target` is in the way, so that a long export is not refused at its end."""
+    target = _followed(target)
+    if target.is_dir():
+        if not any(target.iterdir()):
+            return
+        if not (target / "manifest.json").is_file():
+            raise BundleError(f"{target} holds other files and is not a bundle; give another output directory")
+        if not force:
+            raise BundleError(f"{target} is already there; give another output directory, or --force to replace it")
+    elif target.exists() or target.is_symlink():
+        raise BundleError(f"{target} is not a directory; give another output directory")
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Give the directory `partial` the name `target`, in one step; what had it, if anything, may lie at `partial` then."""
+    if target.exists() and _exchanged(partial, target):
+        return  # `partial` now holds the old bundle, and the caller removes it
+    if target.exists():
+        # No exchange on this system: between the two renames there is a moment without a bundle.
+        old = target.with_name(_partial_name(target.name))
+        target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(target)
+
+
+def clear_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left in `folder` while they wrote the target `name`, or any target."""
+    pattern = re.compile(rf"(\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{16}})\.(?:partial|lock)")
+    try:
+        found = {match[1] for path in folder.iterdir() if (match := pattern.fullmatch(path.name))}
+    except OSError:  # a folder that may be written but not listed, or that is not there yet
+        return
+    for stem in found:
+        with suppress(OSError), held(folder / f"{stem}.lock", needed=True):  # BlockingIOError: it is being written
+            _remove(folder / f"{stem}.partial")
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """Yield the path of a hidden sibling, which nobody clears away meanwhile, and which is gone afterwards."""
+    partial = target.with_name(_partial_name(target.name))
+    with naming(target, partial), held(partial.with_suffix(".lock")):
+        try:
+            yield partial
+        finally:
+            _remove(partial)
+
+
+def _partial_name(name: str) -> str:
+    return f".{name}.{secrets.token_hex(8)}.partial"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(target: Path, partial: Path | None = None) -> Iterator[None]:
+    """Let an OSError of writing name the file that the user knows: `target`, and not its hidden sibling, or nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _DISK:
+            error.filename = str(target)
+        elif partial is not None and str(error.filename).startswith(str(partial.with_suffix(""))):
+            inside = Path(error.filename).relative_to(target.parent).parts[1:]
+            error.filename = str(target.joinpath(*inside))
+        raise
+
+
+def _followed(path: Path) -> Path:
+    """Return where a chain of symbolic links ends, whether or not there is anything."""
+    return Path(os.path.realpath(path))
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of this process's descriptor that a path stands for, such as 1 for /dev/stdout; None for others.
+
+    A redirected descriptor shares its place in the file with other processes, and would lose that if it were opened by name.
+    """
+    folders = {Path("/dev/fd"), Path(f"/proc/{os.getpid()}/fd")}
+    for _ in range(40):  # as many links as Linux follows
+        if path.name.isdecimal() and {path.parent, _followed(path.parent)} & folders:
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _keep_permissions(partial: Path, target: Path) -> None:
+    """Give `partial` the mode of what it is going to replace, and, as far as this user may, its owner and group."""
+    try:
+        old = target.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(old.st_mode):
+        return
+    if hasattr(os, "chown"):
+        try:
+            os.chown(partial, old.st_uid, old.st_gid)
+        except OSError:
+            with suppress(OSError):
+                os.chown(partial, -1, old.st_gid)
+    with suppress(OSError):
+        partial.chmod(stat.S_IMODE(old.st_mode))
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two directories in one step where the system can (Linux, renameat2 with RENAME_EXCHANGE)."""
+    if sys.platform != "linux":
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,158 @@
+"""Reads JSON from files that crossrt did not necessarily write, and makes dataclasses of it whose fields have their types.
+
+`read_json` and `parsed` bound the text before they parse it; `record` checks every value against the annotations of a dataclass.
+They raise ValueError in words that fit behind the name of the file.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from ..errors import OptionError
+
+MOST_BYTES = 1 << 26
+"""Of a JSON text: a manifest has some ten thousand, and nothing that crossrt writes has a thousandth of this."""
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape that is half of a character, as two of them together are a whole one."""
+LARGEST = (1 << 63) - 1
+"""Magnitude of an integer that a record may hold."""
+
+Record = TypeVar("Record")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of JSON says, as `parsed` does. Raises OSError for one that cannot be read."""
+    with path.open("rb") as file:
+        return parsed(file.read(MOST_BYTES + 1).decode())
+
+
+def parsed(text: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises ValueError for what is no JSON, is too large or too deep, or holds NaN, Infinity or half of a surrogate pair.
+    """
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes, which is no size for such a file")
+    try:
+        value = json.loads(text, parse_constant=_refused)
+        if SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def record(kind: type[Record], value: Any, at: str = "") -> Record:
+    """Return a dataclass made of what JSON says of it. A field that is not there has its default; one that it does not have is
+    an error. `at` names the value in messages. Raises ValueError, naming the field, the type it should have and what was found.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{at or 'it'} is {_shown(value)}, expected an object")
+    expected = _fields(typing.cast(Any, kind))
+    unknown = [name for name in value if name not in expected]
+    if unknown:
+        raise ValueError(f"{_inside(at, unknown[0])} is not known")
+    missing = [name for name, (_, needed) in expected.items() if needed and name not in value]
+    if missing:
+        raise ValueError(f"{_inside(at, missing[0])} is missing")
+    fields = {name: _value(expected[name][0], each, _inside(at, name)) for name, each in value.items()}
+    try:
+        return kind(**fields)
+    except OptionError as error:
+        raise ValueError(f"{at or 'it'}: {error}") from error
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """The type of each field, and whether it must be there."""
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: (
+            hints[field.name],
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(kind)
+    }
+
+
+def _value(kind: Any, value: Any, at: str) -> Any:
+    if kind is Any:
+        return value
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _any_of(arguments, value, at)
+    if origin is typing.Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise ValueError(f"{at} is {_shown(value)}, expected {' or '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        return _tuple(arguments, value, at)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise ValueError(f"{at} is {_shown(value)}, expected an object")
+        return {name: _value(arguments[1], each, f"{at}[{name!r:.40}]") for name, each in value.items()}
+    if dataclasses.is_dataclass(kind):
+        assert isinstance(kind, type)
+        return record(kind, value, at)
+    if kind is float and type(value) is int:  # JSON does not tell 2 from 2.0
+        value = float(value) if abs(value) <= LARGEST else value
+    if (
+        type(value) is not kind
+        or (kind is int and abs(value) > LARGEST)
+        or (kind is float and not math.isfinite(value))
+    ):
+        raise ValueError(f"{at} is {_shown(value)}, expected {_named(kind)}")
+    return value
+
+
+def _any_of(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
+    if value is None and types.NoneType in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not types.NoneType]
+    if len(others) == 1:
+        return _value(others[0], value, at)
+    for kind in others:
+        try:
+            return _value(kind, value, at)
+        except ValueError:
+            continue
+    raise ValueError(f"{at} is {_shown(value)}, expected {' or '.join(map(_named, kinds))}")
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, at: str) -> tuple[Any, ...]:
+    many = len(kinds) == 2 and kinds[1] is Ellipsis
+    if not isinstance(value, list) or (not many and len(value) != len(kinds)):
+        raise ValueError(f"{at} is {_shown(value)}, expected a list{'' if many else f' of {len(kinds)}'}")
+    wanted = [kinds[0]] * len(value) if many else kinds
+    return tuple(
+        _value(kind, each, f"{at}[{index}]") for index, (kind, each) in enumerate(zip(wanted, value, strict=True))
+    )
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def _inside(at: str, name: str) -> str:
+    return f"{at}.{name:.60}" if at else f"{name:.60}"
+
+
+def _named(kind: Any) -> str:
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+    return names.get(kind, "an object")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
+    if type(value) is int and abs(value) > LARGEST:  # Python writes no number of more than 4,300 digits
+        return f"a number of {value.bit_length()} bits"
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 40 else text[:37] + "..."

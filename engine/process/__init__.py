@@ -1,0 +1,1 @@
+"""Other processes: children, forks, and libraries that report."""

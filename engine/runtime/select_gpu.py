@@ -1,0 +1,247 @@
+"""How a bundle is run on GPUs: which of them, by which backend, in which precision."""
+
+import contextlib
+import functools
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..backends.registry import GPU_BACKENDS, backend_version, has_cuda
+from ..bundle import engine_cache
+from ..bundle.bundle import Bundle
+from ..bundle.engine_cache import EngineCache
+from ..bundle.tensorrt_engine import LIBRARIES, EngineFile, numbers
+from ..cuda.cuda import Cuda, installed_bindings, open_cuda
+from ..errors import BackendError, OptionError
+from ..hardware.gpus import gpus
+from ..precision import Precision
+from .session import Setup, choose_precision
+
+if TYPE_CHECKING:
+    from .gpu_scorer import Executor
+
+logger = logging.getLogger("crossrt")
+
+LEAST_CAPABILITY = (8, 0)
+"""Of a GPU that crossrt's own kernels run on."""
+
+
+def gpu_setup(
+    bundle: Bundle,
+    *,
+    precision: str | Precision | None,
+    backend: str,
+    device: str | Sequence[str] | None,
+    allow_failed: bool,
+    rebuild: bool = False,
+    engine: str | None = None,
+    trust_engines: bool = False,
+) -> Setup | None:
+    """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
+
+    `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
+    takes an engine that was built for this GPU and TensorRT, else crossrt's own kernels, and else ONNX Runtime's CUDA, with a
+    warning where the bundle has engines and none is used. Engines of the user's cache are taken without further ado, those of
+    the bundle with `trust_engines` alone: TensorRT runs what is in them as machine code. With `rebuild` an engine that is
+    missing is built into the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and no other
+    is. Raises BackendError, saying what is missing, when a GPU was asked for.
+    """
+    present = gpus()
+    half = precision is Precision.FP16 or precision == Precision.FP16.value
+    if device is None and (engine is not None or backend == "tensorrt" or (backend == "native" and half and present)):
+        device = "cuda"  # which is asked for by this
+    ordinals = ordinals_of(device)
+    if device is None and (not present or backend not in ("auto", *GPU_BACKENDS)):
+        return None
+    if not present:
+        raise BackendError(
+            f"device {device!r}: no NVIDIA driver with a GPU was found here; install the driver, or use device='cpu'"
+        )
+    missing = [ordinal for ordinal in ordinals if ordinal >= len(present)]
+    if missing:
+        raise BackendError(f"there is no device cuda:{missing[0]}; there are cuda:0 to cuda:{len(present) - 1}")
+    chosen = choose_precision(
+        bundle, precision, allow_failed=allow_failed, fastest_first=(Precision.FP16, Precision.FP32)
+    )
+    if rebuild and backend in ("auto", "tensorrt"):
+        for ordinal in ordinals:
+            if _engine(bundle, chosen, ordinal, trusted=trust_engines)[0] is None:
+                engine_cache.rebuild(bundle, chosen, ordinal)
+    why_not = {
+        "tensorrt": lambda: _no_engine(bundle, chosen, ordinals, engine, trusted=trust_engines),
+        "native": lambda: _no_native(bundle, chosen, ordinals),
+        "onnxruntime": lambda: _no_cuda(chosen),
+    }
+    wanted = ("tensorrt",) if engine else GPU_BACKENDS if backend == "auto" else (backend,)
+    reasons, found = {}, None
+    for name in wanted:  # the first that can; those after it are not asked, which would load their libraries
+        reasons[name] = why_not[name]() if name in why_not else "is for CPUs"
+        if not reasons[name]:
+            found = name
+            break
+    if found is None and device is not None:
+        raise BackendError(
+            f"{bundle.path} cannot run on {device} in {chosen.value}:\n  "
+            + "\n  ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        )
+    has_engine = any(each.precision == chosen.value for each in bundle.manifest.engines)
+    if has_engine and reasons.get("tensorrt"):
+        instead = {None: "on the CPU", "native": "by crossrt's own kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[
+            found
+        ]
+        _warn_once(f"{bundle.path} runs {instead}, and not by a TensorRT engine: {reasons['tensorrt']}")
+    if found is None:
+        return None
+    return Setup(
+        backend=found,
+        precision=chosen,
+        threads=1,
+        streams=1,
+        batch_size=1,
+        reason="asked for" if backend != "auto" else "the first of " + ", ".join(GPU_BACKENDS) + " that can",
+        devices=tuple(f"cuda:{ordinal}" for ordinal in ordinals),
+        engine=engine,
+        trust_engines=trust_engines,
+    )
+
+
+def open_executors(bundle: Bundle, setup: Setup) -> "list[Executor]":
+    """Load the engine, or prepare the ONNX file, on each device of the setup. Raises BackendError or CudaError."""
+    executors: list[Executor] = []
+    with contextlib.ExitStack() as opened:
+        for ordinal in ordinals_of(setup.devices):
+            cuda = open_cuda(ordinal)
+            opened.callback(cuda.close)
+            with cuda.current():
+                executors.append(_executor(bundle, setup, cuda))
+            opened.callback(_close, executors[-1])
+        opened.pop_all()
+    return executors
+
+
+def ordinals_of(device: str | Sequence[str] | None) -> tuple[int, ...]:
+    """Return the numbers of the GPUs that `device` names. Raises BackendError for what is no name of a GPU."""
+    names = ("cuda",) if device is None else (device,) if isinstance(device, str) else tuple(device)
+    found = []
+    for name in names:
+        kind, colon, number = str(name).partition(":")
+        if kind != "cuda" or (colon and not number.isdecimal()):
+            raise BackendError(f"device {name!r} is not supported; use 'cpu', 'cuda', 'cuda:1', or a list of GPUs")
+        found.append(int(number or 0))
+    if not found or len(set(found)) < len(found):
+        raise OptionError(f"device={device!r}: name each GPU once")
+    return tuple(found)
+
+
+def _executor(bundle: Bundle, setup: Setup, cuda: Cuda) -> "Executor":
+    if setup.backend == "tensorrt":
+        from ..backends.tensorrt import TensorRtExecutor
+
+        found, reason = _engine(bundle, setup.precision, cuda.ordinal, setup.engine, trusted=setup.trust_engines)
+        if found is None:  # it was there when the setup was chosen
+            raise BackendError(reason)
+        return TensorRtExecutor(*found, cuda)
+    if setup.backend == "native":
+        from ..backends.native_cuda import NativeGpuExecutor
+
+        return NativeGpuExecutor(bundle, cuda)
+    from ..backends.onnxruntime_cuda import OnnxRuntimeExecutor
+
+    return OnnxRuntimeExecutor(bundle, setup.precision, cuda)
+
+
+def _close(executor: "Executor") -> None:
+    with executor.cuda.current():
+        executor.close()
+
+
+def _engine(
+    bundle: Bundle, precision: Precision, ordinal: int, file: str | None = None, *, trusted: bool
+) -> tuple[tuple[Bundle, EngineFile] | None, str]:
+    """The engine for this GPU with the bundle that holds it, or why there is none and what to do.
+
+    Of several the one that was built on such a GPU, then by the newest TensorRT, then the first. With `file` that one or none.
+    The bundle's own are taken only when they are `trusted`.
+    """
+    gpu = gpus()[ordinal]
+    build = f"build one here with: crossrt engines {bundle.path} --precision {precision.value}, or with rebuild=True"
+    reason = f"the bundle has no {precision.value} engine{f' {file}' if file else ''}; {build}"
+    untrusted = ""
+    fitting: list[tuple[Bundle, EngineFile]] = []
+    for engine in bundle.manifest.engines:
+        if engine.precision != precision.value or file not in (None, engine.file):
+            continue
+        if importlib.util.find_spec(engine.library) is None:
+            reason = f"{engine.file} needs {engine.library} {engine.version}, which is not installed"
+            continue
+        version = backend_version(engine.library)
+        mismatch = engine.mismatch(library=engine.library, version=version, gpu=gpu.name, capability=gpu.capability)
+        if mismatch:
+            reason = f"{mismatch}; {build}"
+        elif trusted:
+            fitting.append((bundle, engine))
+        else:
+            untrusted = (
+                f"{engine.file} came with the bundle, and TensorRT runs what is in it as machine code; if you built it, or trust "
+                f"who did, allow it with trust_engines=True (--trust-engines), or {build}"
+            )
+    for library in LIBRARIES:
+        if file is None and importlib.util.find_spec(library) is not None:
+            version = backend_version(library)
+            cache = EngineCache.of_user()
+            cached = None if cache is None else cache.find(bundle, precision, gpu=gpu, library=library, version=version)
+            if cached is not None:
+                fitting.append(cached)
+    if not fitting:
+        return None, untrusted or reason
+    return max(fitting, key=lambda found: (found[1].gpu == gpu.name, numbers(found[1].version))), ""
+
+
+def _no_engine(
+    bundle: Bundle, precision: Precision, ordinals: Sequence[int], file: str | None, *, trusted: bool
+) -> str:
+    reasons = (_engine(bundle, precision, ordinal, file, trusted=trusted)[1] for ordinal in ordinals)
+    return next(filter(None, reasons), "")
+
+
+def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) -> str:
+    if precision is not Precision.FP16:
+        return f"computes in fp16 alone on a GPU, and not in {precision.value}"
+    if installed_bindings() != "cuda.bindings":
+        return 'needs cuda-bindings: pip install "crossrt[cuda]"'
+    old = [gpus()[ordinal] for ordinal in ordinals if numbers(gpus()[ordinal].capability) < LEAST_CAPABILITY]
+    if old:
+        return f"needs compute capability 8.0, and {old[0].name} has {old[0].capability}"
+    model = bundle.manifest.models[precision.value]
+    if model.native_file is None:
+        return (
+            "the bundle has no FP16 weights for it: it was exported without --precision fp16, or by an older crossrt, or they "
+            "failed their check, or the kernels do not know such a model"
+        )
+    from ..cuda.cublas import load_cublas
+    from ..cuda.cuda_kernels import capabilities_of_compiler
+
+    try:
+        load_cublas()
+        known = capabilities_of_compiler()
+    except BackendError as error:
+        return str(error)
+    new = [gpus()[ordinal] for ordinal in ordinals if gpus()[ordinal].capability not in known]
+    if new:
+        return (
+            f"NVRTC here does not know compute capability {new[0].capability}, which {new[0].name} has: install a newer "
+            "nvidia-cuda-nvrtc"
+        )
+    return ""
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _no_cuda(precision: Precision) -> str:
+    if precision not in (Precision.FP32, Precision.FP16, Precision.INT8):
+        return f"does not compute in {precision.value} on a GPU"
+    return "" if has_cuda() else 'needs onnxruntime-gpu and cuda-bindings: pip install "crossrt[cuda]"'

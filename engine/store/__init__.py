@@ -1,0 +1,1 @@
+"""Passages that were tokenized before."""

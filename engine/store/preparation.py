@@ -1,0 +1,292 @@
+"""`prepare`: tokenize a collection into a `PassageStore`, in a stream, so that a killed run goes on where it was.
+
+The files grow in a hidden directory beside the store. After every piece they are flushed to the disk and `progress.json`
+is replaced, which says how much of each is good; whatever a killed run wrote after that is cut off by the next.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import tokenizers
+from tqdm import tqdm
+
+from ..errors import DataFileError, StoreError
+from ..files.lock import check_owner, held, own_file
+from ..files.publish import clear_abandoned, naming, put_in_place, replaced_text
+from ..files.record import read_json, record
+from ..files.trec import check_columns, text_lines
+from ..text.template import Spans, TruncationSide, ragged
+from ..text.tokenizer import explained, largest_id
+from ..text.wordpiece import WordPiece, tokens_of
+from .passage_store import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
+
+PIECE = 5_000
+"""Passages between two notes of the progress: 0.04 seconds of work, or 0.7 where the package tokenizers does it."""
+PROGRESS = "progress.json"
+GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passages", "names.txt": "name_bytes"}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """How far a run came, and on what: bytes and lines read, and how much of each file is good."""
+
+    tokenizer_sha256: str
+    limit: int
+    id_type: str
+    source_size: int
+    source_time: int
+    truncation_side: TruncationSide = "right"
+    position: int = 0
+    line: int = 0
+    passages: int = 0
+    tokens: int = 0
+    name_bytes: int = 0
+    name_width: int = 1
+    ascending: bool = True
+    last_name: str = ""
+
+    def same_work(self, other: "_Progress") -> bool:
+        """Tell whether both tokenize the same file in the same way."""
+        fields = ("tokenizer_sha256", "limit", "id_type", "source_size", "source_time", "truncation_side")
+        return all(getattr(self, field) == getattr(other, field) for field in fields)
+
+    def possible(self) -> bool:
+        """Tell whether a run can be where this says, however it came to be in the file."""
+        numbers = (self.line, self.passages, self.tokens, self.name_bytes)
+        return 0 <= self.position <= self.source_size and min(numbers) >= 0 and 1 <= self.name_width <= LONGEST_NAME
+
+
+def prepare(
+    passages: Path,
+    store: Path,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    tokenizer_sha256: str,
+    limit: int,
+    truncation_side: TruncationSide = "right",
+    force: bool = False,
+    progress: bool = False,
+) -> PassageStore:
+    """Tokenize the `id <tab> text` lines of `passages` into `store`, keeping at most `limit` tokens of each.
+
+    These are its first ones, or with `truncation_side="left"` its last ones, for models that truncate on that side.
+
+    Goes on from where an interrupted run with the same input stopped. Memory does not grow with the text; ids that do
+    not come in ascending order are sorted at the end, which takes about 30 bytes each. Raises DataFileError, naming the
+    line, for what is no passage, and StoreError when the store is there and `force` is not set, or is being written.
+    """
+    store = Path(os.path.realpath(store))  # of a symbolic link, what it points at is made
+    if store.exists() and not force:
+        raise StoreError(f"{store} is already there; give another path, or --force to replace it")
+    if store.exists() and not (store / DESCRIPTION).is_file():
+        raise StoreError(f"{store} is not a store of prepared passages, so it is not replaced; give another path")
+    try:
+        status = passages.stat()
+    except OSError as error:
+        raise DataFileError(f"{passages} cannot be read ({error.strerror})") from error
+    start = _Progress(
+        tokenizer_sha256=tokenizer_sha256,
+        limit=limit,
+        id_type="uint16" if largest_id(tokenizer) < 1 << 16 else "uint32",
+        source_size=status.st_size,
+        source_time=status.st_mtime_ns,
+        truncation_side=truncation_side,
+    )
+    plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    words = WordPiece.of(plain)
+    tokens = words.tokens if words is not None else functools.partial(tokens_of, plain)
+    partial = partial_path(store)
+    with naming(store), _locked(store):
+        clear_abandoned(store.parent, store.name)
+        _make(partial)
+        state = _resumed(partial, start)
+        with tqdm(
+            total=state.source_size,
+            initial=state.position,
+            desc="Preparing",
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar:
+            _grow(passages, partial, tokens, state, bar)
+        if not state.passages:
+            shutil.rmtree(partial)
+            raise DataFileError(f"{passages} is empty; expected `id <tab> text` lines")
+        _finish(partial, state, source=passages.name)
+        put_in_place(partial, store)
+        shutil.rmtree(partial, ignore_errors=True)  # holds the store that was replaced
+    return PassageStore(store)
+
+
+@contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as holding:
+        try:
+            holding.enter_context(held(store.with_name(f".{store.name}.lock")))
+        except BlockingIOError as error:
+            raise StoreError(
+                f"{store} is being written by another process; wait for it, or give another path"
+            ) from error
+        yield
+
+
+def _make(partial: Path) -> None:
+    """Make the directory, or take the one that an interrupted run of this user left."""
+    partial.mkdir(exist_ok=True)
+    found = partial.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"{partial} is a symbolic link, which is not followed here; remove it")
+    check_owner(partial, found)
+
+
+def _resumed(partial: Path, start: _Progress) -> _Progress:
+    """Return how far an earlier run of the same work came, with its files cut to that; else `start`, with none."""
+    try:
+        state = record(_Progress, read_json(partial / PROGRESS))
+    except (OSError, ValueError):
+        state = start
+    if (
+        not state.same_work(start)
+        or not state.possible()
+        or any(
+            not (partial / name).is_file() or (partial / name).stat().st_size < size
+            for name, size in _sizes(state).items()
+        )
+    ):
+        state = start
+    for name, size in _sizes(state).items():
+        with _own(partial / name, "ab") as file:
+            file.truncate(size)
+    return state
+
+
+def _sizes(state: _Progress) -> dict[str, int]:
+    width = {"ids.bin": np.dtype(state.id_type).itemsize, "starts.bin": 8, "lengths.bin": 2, "names.txt": 1}
+    return {name: getattr(state, field) * width[name] for name, field in GROWING.items()}
+
+
+def _grow(
+    passages: Path, partial: Path, tokens: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
+) -> None:
+    with ExitStack() as opened:
+        source = opened.enter_context(passages.open("rb"))
+        files = {name: opened.enter_context(_own(partial / name, "ab")) for name in GROWING}
+        source.seek(state.position)
+        while lines := list(islice(source, PIECE)):
+            names, texts = _split(lines, passages, state)
+            if not state.passages:  # by the first piece, so that a large file is not read to its end in vain
+                check_columns({1 + text.count("\t") for text in texts}, passages, "`id <tab> text`")
+            with explained("the tokenizer"):
+                ids, begins, lengths = tokens(texts)
+            sizes = np.minimum(lengths, state.limit)
+            if state.truncation_side == "left":
+                begins = begins + lengths - sizes
+            starts = state.tokens + np.cumsum(sizes) - sizes
+            _write(files["ids.bin"], ids[ragged(begins, sizes)].astype(state.id_type))
+            _write(files["starts.bin"], starts.astype("<u8"))
+            _write(files["lengths.bin"], np.minimum(lengths, 65_535).astype("<u2"))
+            names_text = "".join(f"{name}\n" for name in names).encode()
+            files["names.txt"].write(names_text)
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            for name in names:
+                state.ascending = state.ascending and _shortlex(state.last_name) < _shortlex(name)
+                state.last_name = name
+                state.name_width = max(state.name_width, len(name.encode()))
+            read = sum(map(len, lines))
+            state.position += read
+            state.line += len(lines)
+            state.passages += len(names)
+            state.tokens += int(sizes.sum())
+            state.name_bytes += len(names_text)
+            _note(partial, state)
+            bar.update(read)
+
+
+def _split(lines: list[bytes], passages: Path, state: _Progress) -> tuple[list[str], list[str]]:
+    names, texts = [], []
+    for number, line in text_lines(lines, passages, first=state.line + 1):
+        name, tab, text = line.partition("\t")
+        if not tab or not name or "\0" in name or len(name.encode()) > LONGEST_NAME:
+            raise DataFileError(
+                f"{passages}, line {number}: expected `id <tab> text`, with an id of 1 to {LONGEST_NAME} bytes, got {line[:60]!r}"
+            )
+        names.append(name)
+        texts.append(text)
+    return names, texts
+
+
+def _finish(partial: Path, state: _Progress, *, source: str) -> None:
+    """Write the names at their fixed width, their order, and the description."""
+    with _own(partial / "starts.bin", "ab") as file:
+        _write(file, np.array([state.tokens], dtype="<u8"))
+    width = state.name_width
+    with (partial / "names.txt").open("rb") as names, _own(partial / "names.bin", "wb") as file:
+        while lines := list(islice(names, PIECE)):
+            file.write(b"".join(line[:-1].rjust(width, b"\0") for line in lines))
+    kept = ["ids.bin", "starts.bin", "lengths.bin", "names.bin"]
+    if not state.ascending:
+        fixed = np.fromfile(partial / "names.bin", dtype=f"S{width}")
+        order = np.argsort(fixed, kind="stable")
+        ordered = fixed[order]
+        same = np.flatnonzero(ordered[1:] == ordered[:-1])
+        if len(same):
+            shutil.rmtree(partial)  # going on from here would only find it again
+            raise DataFileError(
+                f"the id {ordered[same[0]].lstrip(bytes(1)).decode()} comes a second time in {source}; ids must be unique"
+            )
+        with _own(partial / "order.bin", "wb") as file:
+            _write(file, order.astype("<u4"))
+        kept.append("order.bin")
+    description = StoreDescription(
+        tokenizer_sha256=state.tokenizer_sha256,
+        source=source,
+        limit=state.limit,
+        passages=state.passages,
+        tokens=state.tokens,
+        id_type=state.id_type,
+        name_width=width,
+        truncation_side=state.truncation_side,
+        files={name: (partial / name).stat().st_size for name in kept},
+    )
+    with _own(partial / DESCRIPTION, "wb") as file:
+        file.write(description.to_json().encode())
+    for name in [*kept, DESCRIPTION]:
+        with (partial / name).open("rb") as file:
+            os.fsync(file.fileno())
+    for name in ("names.txt", PROGRESS):
+        (partial / name).unlink(missing_ok=True)
+
+
+def _note(partial: Path, state: _Progress) -> None:
+    with replaced_text(partial / PROGRESS) as file:
+        json.dump(dataclasses.asdict(state), file)
+
+
+def _own(path: Path, mode: str) -> IO[bytes]:
+    opened: IO[bytes] = open(path, mode, opener=own_file)  # noqa: SIM115, Path.open takes no opener
+    return opened
+
+
+def _write(file: IO[bytes], values: "np.ndarray[tuple[int], np.dtype[np.generic]]") -> None:
+    file.write(values.tobytes())
+
+
+def _shortlex(name: str) -> tuple[int, bytes]:
+    encoded = name.encode()
+    return len(encoded), encoded

@@ -1,0 +1,53 @@
+"""What users pass as pairs, checked and brought into one form."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+
+def is_single(inputs: Any) -> bool:
+    """Tell whether `inputs` is one pair: a list, tuple or 1-D array whose first item is no pair itself."""
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim == 1 and inputs.size > 0 and isinstance(inputs[0], str)
+    return isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], str)
+
+
+def checked_pairs(inputs: Any) -> Iterable[tuple[str, str]]:
+    """Yield the pairs of any iterable of pairs, each checked as it comes.
+
+    A pair is a tuple, list or 1-D array of two texts. Raises InputError, naming the index, for anything else.
+    """
+    if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
+        raise InputError(f"expected pairs of texts, got {_described(inputs)}; pass [(query, passage), ...]")
+    for index, pair in enumerate(inputs):
+        yield checked_pair(pair, index)
+
+
+def checked_pair(pair: Any, index: int) -> tuple[str, str]:
+    """Return `pair` as two strings. Raises InputError, naming `index`, for anything else."""
+    if isinstance(pair, np.ndarray):
+        pair = pair.tolist()
+    if not isinstance(pair, (list, tuple)):
+        raise InputError(f"item {index} is {_described(pair)}, not a pair; each item is (query, passage)")
+    if len(pair) != 2:
+        raise InputError(f"item {index} has {len(pair)} texts; a pair has two, (query, passage)")
+    for text, side in zip(pair, ("query", "passage"), strict=True):
+        check_text(text, f"the {side} of item {index}")
+    return pair[0], pair[1]
+
+
+def check_text(text: Any, what: str) -> None:
+    """Raise InputError, naming `what`, unless `text` is a string."""
+    if not isinstance(text, str):
+        hint = "; decode it first" if isinstance(text, bytes) else ""
+        raise InputError(f"{what} is {_described(text)}, not a text{hint}")
+
+
+def _described(value: Any) -> str:
+    if value is None:
+        return "None"
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"

@@ -1,0 +1,199 @@
+"""From text to token ids: `PairEncoder` tokenizes query-passage pairs."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from ..bundle.bundle import MOST_TOKENS, Bundle
+from ..errors import InputError, StoreError
+from ..options import whole
+from ..store.passage_store import PassageStore
+from .template import EncodedPairs, PairTemplate, Spans, TruncationSide
+from .tokenizer import explained, largest_id, read_tokenizer
+from .wordpiece import WordPiece, tokens_of
+
+
+class PairEncoder:
+    """A tokenizer with its truncation set once, so that any number of threads may encode with it.
+
+    Pairs longer than `max_length` tokens lose tokens of the longer text first, as transformers' `longest_first` does, each
+    text at its end, or with `truncation_side="left"` at its beginning.
+    The tokenizer's own truncation and padding, which published files sometimes carry, are discarded. What a BERT tokenizer
+    does is left to `WordPiece`, which gives the same ids in a thirtieth of the time, by at most `threads` at once.
+    `prompt` is put before every query.
+    """
+
+    threads = 1
+    largest_id: int
+    """The largest token id that it can give."""
+    largest_type: int
+    """The largest token type that it gives."""
+    _name = "the tokenizer"
+    """In messages."""
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        max_length: int,
+        truncation_side: TruncationSide = "right",
+        prompt: str | None = None,
+    ) -> None:
+        # A copy: the caller's tokenizer is the caller's, and truncation and padding are properties of a tokenizer.
+        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, truncation_side, prompt)
+
+    def _open(
+        self, tokenizer: tokenizers.Tokenizer, max_length: int, truncation_side: TruncationSide, prompt: str | None
+    ) -> None:
+        with explained(self._name):
+            special = tokenizer.num_special_tokens_to_add(is_pair=True)
+        hint = f": a pair has {special} special tokens, and needs room for text"
+        self.max_length = whole("max_length", max_length, least=special + 1, hint=hint)
+        self.truncation_side = truncation_side
+        self.prompt = prompt or ""
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        with explained(self._name):
+            self._words = WordPiece.of(tokenizer)
+            probe = tokenizer.encode("a", "b")
+            self.largest_id = largest_id(tokenizer) if self._words is None else self._words.largest_id
+            # Those of special tokens too, which a template gives by number.
+            self.largest_id = max(self.largest_id, *probe.ids, -1)
+            if self.largest_id >= MOST_TOKENS:
+                raise ValueError(
+                    f"it has the token id {self.largest_id}, and {MOST_TOKENS - 1} is the largest possible"
+                )
+            self.largest_type = max(probe.type_ids, default=0)
+            if self.largest_type > 255:
+                raise ValueError(f"it gives the token type {self.largest_type}, and 255 is the largest possible")
+
+    @classmethod
+    def from_file(
+        cls,
+        path: Path,
+        *,
+        max_length: int,
+        truncation_side: TruncationSide = "right",
+        prompt: str | None = None,
+    ) -> "PairEncoder":
+        """Read `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer."""
+        encoder = cls.__new__(cls)  # without the copy, which takes as long as reading the file
+        encoder._name = str(path)
+        encoder._open(read_tokenizer(path), max_length, truncation_side, prompt)
+        return encoder
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, max_length: int | None = None) -> "PairEncoder":
+        """Read a bundle's tokenizer, which truncates as the checkpoint's does, to the bundle's `max_length` unless given."""
+        manifest = bundle.manifest
+        return cls.from_file(
+            bundle.tokenizer_file,
+            max_length=manifest.max_length if max_length is None else max_length,
+            truncation_side=manifest.truncation_side,
+            prompt=manifest.prompt,
+        )
+
+    def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
+        """Tokenize pairs of texts, with `prompt` instead of the encoder's own where it is given, which may be empty.
+
+        Safe from several threads at once. Raises InputError for text that is no valid Unicode.
+        """
+        prompt = self.prompt if prompt is None else prompt
+        try:
+            with explained(self._name):
+                if self._words is not None:
+                    return self._joined(self._words, pairs, prompt)
+                if prompt:
+                    pairs = [(prompt + query, passage) for query, passage in pairs]
+                encodings = self._truncating.encode_batch_fast(list(pairs), add_special_tokens=True)
+        except (UnicodeEncodeError, TypeError) as error:  # lone surrogates, from broken JSON or surrogateescape
+            index = next((i for i, pair in enumerate(pairs) if not all(map(_is_text, pair))), None)
+            if index is None:
+                raise
+            raise InputError(
+                f"pair {index} holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first"
+            ) from error
+        offsets = np.zeros(len(encodings) + 1, dtype=np.int64)
+        np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
+        ids = np.empty(offsets[-1], dtype=np.int32)
+        type_ids = np.empty(offsets[-1], dtype=np.uint8)
+        for encoding, start, stop in zip(encodings, offsets[:-1], offsets[1:], strict=True):
+            ids[start:stop] = encoding.ids
+            type_ids[start:stop] = encoding.type_ids
+        return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets)
+
+    def _joined(self, words: WordPiece, pairs: Sequence[tuple[str, str]], prompt: str) -> EncodedPairs:
+        texts = [passage for _, passage in pairs]
+        rows: list[int] = []  # of each pair's query, which is tokenized once for all the passages that follow it
+        last: str | None = None
+        for query, _ in pairs:
+            if query != last:
+                last = query
+                texts.append(prompt + query)
+            rows.append(len(texts) - 1)
+        ids, starts, lengths = words.tokens(texts, self.threads)
+        passages = ids, starts[: len(pairs)], lengths[: len(pairs)]
+        return self._pairs((ids, starts[rows], lengths[rows]), passages)
+
+    def encode_from(
+        self, store: PassageStore, query: str, passage_ids: Sequence[str], *, prompt: str | None = None
+    ) -> EncodedPairs:
+        """Tokenize a query and join it with prepared passages: token for token what `encode` gives for their texts.
+
+        Raises StoreError for a passage that the store lacks, or whose token ids this tokenizer does not have, and InputError
+        for a query that is no valid Unicode.
+        """
+        query = (self.prompt if prompt is None else prompt) + query
+        if not _is_text(query):
+            raise InputError(
+                "the query holds a lone surrogate, no valid Unicode; decode it with errors='replace' first"
+            )
+        with explained(self._name):
+            ids, starts, lengths = self._words.tokens([query]) if self._words else tokens_of(self._tokenizer, [query])
+        rows = np.zeros(len(passage_ids), dtype=np.int64)
+        queries: Spans = ids, starts[rows], lengths[rows]
+        pairs = self._pairs(queries, store.tokens(passage_ids))
+        if len(pairs.ids) and not 0 <= pairs.ids.min() <= pairs.ids.max() <= self.largest_id:
+            raise StoreError(
+                f"{store.path} is damaged: it holds token ids beyond {self.largest_id}, the largest of its tokenizer; prepare it "
+                "again"
+            )
+        return pairs
+
+    def _pairs(self, queries: Spans, passages: Spans) -> EncodedPairs:
+        return self._template.joined(
+            queries, passages, max_length=self.max_length, truncation_side=self.truncation_side
+        )
+
+    @cached_property
+    def _template(self) -> PairTemplate:
+        return PairTemplate.of(self._tokenizer)
+
+    @cached_property
+    def _truncating(self) -> tokenizers.Tokenizer:
+        # A copy, made before any thread encodes with it: changing truncation while one does raises "Already borrowed".
+        tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.enable_truncation(
+            max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
+        )
+        return tokenizer
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def without_truncation_and_padding(tokenizer_json: str) -> str:
+    """Return the same `tokenizer.json` with its own truncation and padding removed; compact JSON."""
+    fields = json.loads(tokenizer_json)
+    fields["truncation"] = fields["padding"] = None
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

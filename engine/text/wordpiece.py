@@ -1,0 +1,211 @@
+"""`WordPiece`: BERT's tokenization in C++ (`native/wordpiece.cpp`), token for token that of the package tokenizers.
+
+The real tokenizer says what becomes of each character, once; the rest, words and their pieces, is done without it.
+"""
+
+import ctypes
+import json
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from ..backends.registry import loaded, native_library
+from .template import Spans
+
+INTERFACE = 1
+"""Of the library's functions: one more with each change of what they take (`INTERFACE` in native/wordpiece.cpp)."""
+IN_WORD, ALONE, SPACE, UNSUPPORTED = range(4)
+LONGEST_WORD = 1000
+"""Characters of the longest word that a vocabulary may allow (`LONGEST_WORD` in C++)."""
+MOST_BECOMES = 3
+"""Characters that one may become (`BECOMES` in C++): the Hangul syllables' three are the most there are."""
+UNKNOWN = -2
+"""The length of a text with a character that is not known yet."""
+MOST_THREADS, LEAST_BYTES = 8, 16_384
+"""Threads that tokenize one list of texts, and bytes that it is worth to start another one for: 0.15 ms of work."""
+MARKS = "\U0001d16d", "\u1b44"
+"""Combining marks which NFD puts in the other order, and which are not stripped as accents are."""
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    file = native_library("native_wordpiece")
+    library = None if file is None else loaded(file, "crossrt_wordpiece_interface", INTERFACE)
+    if library is None:
+        return None
+    pointer, text, number, whole = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int64
+    for name, result, arguments in (
+        ("open", pointer, [text, whole, whole, number, number]),
+        ("largest_id", number, [pointer]),
+        ("close", None, [pointer]),
+        ("add_token", ctypes.c_bool, [pointer, text, whole]),
+        ("knows", ctypes.c_bool, [pointer, ctypes.c_uint32]),
+        ("add", ctypes.c_bool, [pointer, ctypes.c_uint32, ctypes.c_uint8, text, number, number]),
+        ("tokens", whole, [pointer, text, pointer, whole, whole, number, pointer, pointer]),
+    ):
+        function = getattr(library, f"crossrt_wordpiece_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class WordPiece:
+    """A BERT tokenizer's normalization, words and vocabulary; special tokens are `PairTemplate`'s. See `of`.
+
+    Any number of threads may call `tokens` at once.
+    """
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, library: ctypes.CDLL, handle: int, added: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take a vocabulary that is opened, and the tokens added to it as the JSON has them. Raises MemoryError."""
+        self._library, self._handle, self._tokenizer = library, handle, tokenizer
+        weakref.finalize(
+            self, library.crossrt_wordpiece_close, handle
+        ).atexit = False  # other threads may still tokenize
+        self._normalized = tokenizer.normalizer.normalize_str
+        self._words = tokenizer.pre_tokenizer.pre_tokenize_str
+        self.largest_id = max([library.crossrt_wordpiece_largest_id(handle), *(token["id"] for token in added)])
+        """Of all tokens."""
+        for token in (each["content"].encode() for each in added):
+            _check(library.crossrt_wordpiece_add_token(handle, token, len(token)))
+        for code in range(128):
+            self._learn(chr(code))
+
+    @classmethod
+    def of(cls, tokenizer: tokenizers.Tokenizer) -> "WordPiece | None":
+        """Read a tokenizer without truncation and padding, which must not change afterwards.
+
+        None where it is of another kind than BERT's, or this installation has no compiled library.
+        """
+        library = _library()
+        if library is None:
+            return None
+        # The vocabulary is the last thing in the JSON, and nearly all of it: Python would take 7 ms to read it.
+        head, opening, vocabulary = tokenizer.to_str().partition('"vocab":{')
+        closing = "}}}"
+        try:
+            fields = json.loads(head + opening + closing)
+        except ValueError:
+            return None
+        if not vocabulary.endswith(closing) or not _is_of_bert(fields):
+            return None
+        model = fields["model"]
+        unknown = tokenizer.model.token_to_id(model["unk_token"])
+        if unknown is None:
+            return None
+        entries = vocabulary.removesuffix(closing).encode()
+        handle = library.crossrt_wordpiece_open(
+            *(entries, len(entries), tokenizer.get_vocab_size(with_added_tokens=False)),
+            *(unknown, model["max_input_chars_per_word"]),
+        )
+        return cls(tokenizer, library, handle, fields["added_tokens"]) if handle else None
+
+    def tokens(self, texts: Sequence[str], threads: int = 1) -> Spans:
+        """Tokenize texts, without special tokens, by at most so many threads. Raises UnicodeEncodeError for a lone surrogate."""
+        encoded = [text.encode() for text in texts]
+        joined = b"".join(encoded)
+        count = len(encoded)
+        ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=count))
+        starts = np.concatenate(([0], ends[:-1])) if count else ends
+        ids, lengths = np.empty(len(joined), dtype=np.int32), np.empty(count, dtype=np.int64)
+        threads = min(threads, MOST_THREADS, 1 + len(joined) // LEAST_BYTES)
+
+        def tokenize(begin: int, end: int, threads: int) -> int:
+            addresses = ends.ctypes.data, begin, end, threads, ids.ctypes.data, lengths.ctypes.data
+            return int(self._library.crossrt_wordpiece_tokens(self._handle, joined, *addresses))
+
+        if tokenize(0, count, threads):
+            for row in np.flatnonzero(lengths == UNKNOWN).tolist():
+                for character in set(texts[row]):
+                    if not self._library.crossrt_wordpiece_knows(self._handle, ord(character)):
+                        self._learn(character)
+                tokenize(row, row + 1, 1)
+        odd = np.flatnonzero(lengths < 0)
+        if len(odd):
+            more, more_starts, lengths[odd] = tokens_of(self._tokenizer, [texts[index] for index in odd.tolist()])
+            starts[odd] = len(ids) + more_starts
+            ids = np.concatenate([ids, more])
+        return ids, starts, lengths
+
+    def _learn(self, character: str) -> None:
+        kind, text = self._becomes(character)
+        encoded = text.encode()
+        added = self._library.crossrt_wordpiece_add(
+            self._handle, ord(character), kind, encoded, len(encoded), len(text)
+        )
+        _check(added)
+
+    def _becomes(self, character: str) -> tuple[int, str]:
+        """Return the kind and the normalized text of a character, wherever it stands."""
+        text: str = self._normalized(character)
+        # A mark that NFD may put elsewhere, and that is not stripped, depends on its neighbours.
+        first, last = MARKS
+        if text and self._normalized(first + character + last) != self._normalized(first) + text + self._normalized(
+            last
+        ):
+            return UNSUPPORTED, ""
+        kinds = [self._kind(each) for each in text]
+        words = [each for each, kind in zip(text, kinds, strict=True) if kind != SPACE]
+        # No text has more tokens than bytes, so this bounds what C++ writes.
+        if UNSUPPORTED in kinds or len(words) > min(MOST_BECOMES, len(character.encode())):
+            return UNSUPPORTED, ""
+        if all(kind == IN_WORD for kind in kinds):
+            return IN_WORD, text
+        if not words:
+            return SPACE, ""
+        # With spaces around it, as Chinese characters have, or punctuation.
+        if len(words) == 1 and (ALONE in kinds or (kinds[0] == kinds[-1] == SPACE)):
+            return ALONE, words[0]
+        return UNSUPPORTED, ""
+
+    def _kind(self, character: str) -> int:
+        """Return how a normalized character stands among letters."""
+        words = [word for word, _ in self._words(f"a{character}a")]
+        if words == [f"a{character}a"]:
+            return IN_WORD
+        if words == ["a", character, "a"]:
+            return ALONE
+        return SPACE if words == ["a", "a"] else UNSUPPORTED
+
+
+def tokens_of(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Spans:
+    """Tokenize texts with the package tokenizers, without special tokens; `tokenizer` must not truncate."""
+    encodings = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+    ids = np.fromiter((token for each in encodings for token in each), dtype=np.int32, count=int(lengths.sum()))
+    return ids, np.cumsum(lengths) - lengths, lengths
+
+
+def _is_of_bert(fields: dict[str, Any]) -> bool:
+    """Tell whether a `tokenizer.json` is of the kind that the library knows: nothing in it that is not looked at."""
+    try:
+        template = fields["post_processor"]
+        sides = (
+            [side["Sequence"]["id"] for side in template["pair"] if "Sequence" in side]
+            if template["type"] == "TemplateProcessing"
+            else []
+        )
+        model = fields["model"]
+        return bool(
+            fields["truncation"] is fields["padding"] is None
+            and fields["normalizer"]["type"] == "BertNormalizer"
+            and fields["pre_tokenizer"]["type"] == "BertPreTokenizer"
+            and (template["type"] == "BertProcessing" or sides == ["A", "B"])
+            and model["type"] == "WordPiece"
+            and model["continuing_subword_prefix"] == "##"
+            and 0 <= model["max_input_chars_per_word"] <= LONGEST_WORD
+            and model.keys() <= {"type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word", "vocab"}
+            # Tokens that are looked for before normalization: a text that has one is left to the real tokenizer.
+            and all(token["normalized"] is False and token["content"] for token in fields["added_tokens"])
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def _check(added: bool) -> None:
+    if not added:
+        raise MemoryError("there is not enough memory for the tokenizer's characters")

@@ -1,0 +1,101 @@
+"""The small JSON files by which others open a bundle: Optimum, sentence-transformers and transformers.js.
+
+They find the models under `onnx/`, the tokenizer in tokenizer.json, and everything else here. crossrt reads none of it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...engine.bundle.bundle import TOKENIZER, Manifest
+from ..checkpoint.files import read_json
+
+CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+MODULES = ("modules.json", "sentence_bert_config.json")
+ACTIVATIONS = {
+    "identity": "torch.nn.modules.linear.Identity",
+    "sigmoid": "torch.nn.modules.activation.Sigmoid",
+    "softmax": "torch.nn.modules.activation.Softmax",
+    "tanh": "torch.nn.modules.activation.Tanh",
+}
+
+
+def write_hub_files(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    source: Path,
+    config: Mapping[str, Any],
+    tokenizer_class: str,
+    special_tokens: Mapping[str, str],
+    token_types: bool,
+) -> None:
+    """Write config.json, tokenizer_config.json and, where `source` has one, config_sentence_transformers.json.
+
+    `source` is the directory that the model came from, `config` its config.json, completed where it had gaps.
+    `token_types` tells whether the tokenizer returns token types. tokenizer.json and the models must be there already.
+    """
+    activation = ACTIVATIONS[manifest.activation]
+    labels = manifest.label_names or [f"LABEL_{number}" for number in range(manifest.labels)]
+    stale = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "num_labels")
+    fields = {name: value for name, value in config.items() if name not in stale}
+    fields |= {
+        "id2label": {str(number): name for number, name in enumerate(labels)},
+        "label2id": {name: number for number, name in enumerate(labels)},
+        "pad_token_id": manifest.pad_token_id,
+        "sentence_transformers": {**(fields.get("sentence_transformers") or {}), "activation_fn": activation},
+        "sbert_ce_default_activation_function": activation,  # where sentence-transformers before 4 looks
+    }
+    if large := sorted(path.name.removesuffix("_data") for path in (directory / "onnx").glob("*.onnx_data")):
+        own = fields.get("transformers.js_config") or {}
+        fields["transformers.js_config"] = {**own, "use_external_data_format": dict.fromkeys(large, True)}
+    _write(directory / CONFIG, fields)
+    _write(
+        directory / TOKENIZER_CONFIG,
+        _tokenizer_config(directory, manifest, source, tokenizer_class, special_tokens, token_types),
+    )
+    saved = read_json(source / SENTENCE_TRANSFORMERS, missing={})
+    if saved:
+        _write(directory / SENTENCE_TRANSFORMERS, saved | {"activation_fn": activation})
+        # Without these sentence-transformers does not read it, prompts included. A head of more modules is another model.
+        for name in MODULES:
+            if (source / name).is_file():
+                (directory / name).write_bytes((source / name).read_bytes())
+
+
+def _tokenizer_config(
+    directory: Path,
+    manifest: Manifest,
+    source: Path,
+    tokenizer_class: str,
+    special_tokens: Mapping[str, str],
+    token_types: bool,
+) -> dict[str, Any]:
+    """What the source has, with all that a class would take a default for, so that every reader and version agree."""
+    stale = (
+        *("added_tokens_decoder", "auto_map", "backend", "is_local", "local_files_only"),
+        *("name_or_path", "special_tokens_map_file", "tokenizer_file"),
+    )
+    fields = read_json(source / TOKENIZER_CONFIG, missing={})
+    fields = {name: value for name, value in fields.items() if name not in stale}
+    fields |= special_tokens
+    fields |= {
+        "tokenizer_class": {"TokenizersBackend": "PreTrainedTokenizerFast"}.get(tokenizer_class, tokenizer_class),
+        "model_max_length": manifest.max_length,
+        "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
+    }
+    normalizer = json.loads((directory / TOKENIZER).read_text(encoding="utf-8")).get("normalizer") or {}
+    if normalizer.get("type") == "BertNormalizer":
+        fields |= {
+            "do_lower_case": normalizer["lowercase"],
+            "strip_accents": normalizer["strip_accents"],
+            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+        }
+    return fields
+
+
+def _write(path: Path, fields: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""PyTorch checkpoints as published, and PyTorch as the reference."""

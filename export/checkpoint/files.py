@@ -1,0 +1,189 @@
+"""The small JSON files of a checkpoint."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...engine.activation import name_from_config
+from ...engine.bundle.resolve import last_of_training
+from ...engine.errors import CheckpointError
+from ...engine.text.template import TruncationSide
+
+LARGEST_JSON = 256 << 20
+"""Bytes; tokenizer.json, the largest of them, has 17 MB for the vocabulary of XLM-R."""
+
+SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+EXPECTED = (
+    "expected a cross-encoder with a classification head: BERT, ELECTRA, RoBERTa/XLM-R or DistilBERT "
+    "(...ForSequenceClassification), Capreolus' ELECTRA, or BERT_Cat"
+)
+
+
+def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError when it is not one, or not there and no `missing` is given."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, which no such file needs; fetch it again")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if missing is not None:
+            return missing
+        raise CheckpointError(_without_config(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    check_no_pointer(path, text[:24].encode())
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number with too many digits is a ValueError
+        raise CheckpointError(f"{path} is not JSON that can be read ({error})") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} holds a {type(fields).__name__}, not an object")
+    return fields
+
+
+def check_no_pointer(file: Path, beginning: bytes) -> None:
+    """Raise CheckpointError for what Git LFS leaves in place of a file that was not fetched."""
+    if beginning.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{file} is a Git LFS pointer of {file.stat().st_size} bytes, not the file itself; fetch it with: git lfs pull"
+        )
+
+
+def _without_config(path: Path) -> str:
+    """Say what a directory without config.json is instead."""
+    directory = path.parent
+    if (directory / "adapter_config.json").is_file():
+        return (
+            f"{directory} holds a LoRA adapter (adapter_config.json), not a whole model: merge it into its base model first, "
+            "with peft's merge_and_unload() and save_pretrained(), and give the directory of the result"
+        )
+    last = last_of_training(directory)
+    if last is not None:
+        return f"{directory} is the output of a training run; give one of its checkpoints, such as {last}"
+    return f"{directory} has no {path.name}; {EXPECTED}"
+
+
+def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int, default: int | None = None) -> int:
+    """Return a whole number of a JSON file's fields. Null counts as missing.
+
+    Raises CheckpointError, naming the file and the key, where it is missing without `default`, no integer, or too small.
+    """
+    value = fields.get(key)
+    if value is None:
+        if default is None:
+            raise CheckpointError(f"{file} does not give {key}; it cannot be guessed from weights")
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise CheckpointError(f"{file}: {key} is {shown(value)}; a whole number from {least} is expected")
+    return value
+
+
+def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int) -> int:
+    """Return the most tokens of a pair: the tokenizer's `model_max_length`, but no more than the model has positions for."""
+    value = fields.get("model_max_length")
+    if value is None:
+        return positions
+    # 1e30, or 1000000000000000019884624838656, is how transformers writes that there is no limit.
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1:
+        raise CheckpointError(
+            f"{tokenizer_config}: model_max_length is {shown(value)}; a number of tokens from 1 is expected"
+        )
+    return positions if value >= positions else int(value)
+
+
+def truncation_side(directory: Path, tokenizer_config: Mapping[str, Any]) -> TruncationSide:
+    """Return the end at which the tokenizer cuts texts that are too long: as tokenizer_config.json says, or tokenizer.json."""
+    side = tokenizer_config.get("truncation_side")
+    if side is None:
+        truncation = read_json(directory / "tokenizer.json", missing={}).get("truncation")
+        direction = truncation.get("direction") if isinstance(truncation, dict) else None
+        side = direction.lower() if isinstance(direction, str) else "right"
+    if side not in ("right", "left"):
+        raise CheckpointError(
+            f"{directory / 'tokenizer_config.json'}: truncation_side is {shown(side)}; right or left is expected"
+        )
+    return "left" if side == "left" else "right"
+
+
+def shown(value: Any) -> str:
+    """Return a value of a JSON file as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of another library says, in one line."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0] if said else 'no message'}"
+
+
+def default_activation(path: Path, config: Mapping[str, Any], labels: int, *, own_class: bool = False) -> str:
+    """Return the activation that the checkpoint's files ask for; see `activation.name_from_config`.
+
+    A checkpoint that asks for none gets sigmoid for one label and identity for more, as in sentence-transformers; one
+    of a class of its own, which sentence-transformers cannot load, gets identity: what its own class returns.
+    """
+    default = "sigmoid" if labels == 1 and not own_class else "identity"
+    other, _ = saved_by_sentence_transformers(path)
+    nested = config.get("sentence_transformers") or {}
+    if not isinstance(nested, dict):
+        raise CheckpointError(f"{path / 'config.json'}: sentence_transformers is {shown(nested)}, not an object")
+    for asked in (
+        other.get("activation_fn"),
+        nested.get("activation_fn"),
+        config.get("sbert_ce_default_activation_function"),
+    ):
+        if asked is not None and not isinstance(asked, str):
+            raise CheckpointError(
+                f"{path}: the activation {shown(asked)} is no name, such as torch.nn.modules.linear.Identity"
+            )
+    return name_from_config(config, other, default)
+
+
+def label_names(config: Mapping[str, Any], labels: int) -> tuple[str, ...]:
+    """Return the names that config.json gives to the labels; empty where it does not give one to each.
+
+    `label2id` is read where there is no `id2label`. A name that is no text is written as one.
+    """
+    by_number, by_name = config.get("id2label"), config.get("label2id")
+    if isinstance(by_number, dict) and by_number:
+        named = list(by_number.items())
+    elif isinstance(by_name, dict):
+        named = [(number, name) for name, number in by_name.items()]
+    else:
+        return ()
+    try:
+        names = {int(number): name for number, name in named}
+    except (TypeError, ValueError):
+        return ()
+    if len(named) != labels or set(names) != set(range(labels)):
+        return ()
+    return tuple(f"LABEL_{number}" if names[number] is None else str(names[number]) for number in range(labels))
+
+
+def saved_by_sentence_transformers(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of config_sentence_transformers.json, where sentence-transformers reads it, and warnings.
+
+    It reads that file only beside a modules.json, and only where the file says that the model is a CrossEncoder; any other
+    directory it opens as plain transformers does. Raises CheckpointError for modules other than one Transformer.
+    """
+    fields = read_json(path / SENTENCE_TRANSFORMERS, missing={})
+    modules = path / "modules.json"
+    if not modules.is_file() or fields.get("model_type") != "CrossEncoder":
+        left = [name for name in ("activation_fn", "prompts", "default_prompt_name") if fields.get(name)]
+        if not left:
+            return {}, []
+        why = "its model_type is not CrossEncoder" if modules.is_file() else "there is no modules.json beside it"
+        return {}, [f"{SENTENCE_TRANSFORMERS}: {', '.join(left)} not applied, as sentence-transformers: {why}"]
+    try:
+        listed = json.loads(modules.read_text(encoding="utf-8"))
+        kinds = [(str(module["type"]).rpartition(".")[2], module.get("path") or "") for module in listed]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{modules} is not a list of modules ({type(error).__name__}: {error})") from error
+    if kinds != [("Transformer", "")]:
+        raise CheckpointError(
+            f"{modules} has the modules {', '.join(f'{kind} in {place!r}' for kind, place in kinds) or '(none)'}; crossrt "
+            "knows cross-encoders of one Transformer, whose files lie in the directory itself"
+        )
+    return fields, []

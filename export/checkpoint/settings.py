@@ -1,0 +1,199 @@
+"""`Settings`: what a checkpoint's JSON files ask for besides its weights, and which of it crossrt knows.
+
+A key is applied, or harmless, or it matters and is not applied: then it is an error unless it asks for nothing. A key that is
+none of these is named in a warning, since nobody has looked at what it does to the scores.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine.errors import CheckpointError
+from .files import SENTENCE_TRANSFORMERS, read_json, saved_by_sentence_transformers
+
+TRANSFORMER = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_xlm-roberta_config.json",
+)
+"""Where sentence-transformers keeps the settings of its Transformer module; the first that is there holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What is known of the keys of one file. `matters` has keys that change scores and are not applied, with the values
+    besides null that ask for nothing."""
+
+    applied: frozenset[str]
+    harmless: frozenset[str] = frozenset()
+    matters: Mapping[str, tuple[Any, ...]]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_TOKENS = _words(
+    "bos_token eos_token unk_token sep_token pad_token cls_token mask_token additional_special_tokens extra_special_tokens "
+    "model_specific_special_tokens"
+)
+
+KNOWN: Mapping[str, Keys] = {
+    "config.json": Keys(
+        applied=_words(
+            "architectures model_type num_labels id2label label2id vocab_size type_vocab_size max_position_embeddings "
+            "hidden_size num_hidden_layers num_attention_heads intermediate_size embedding_size layer_norm_eps hidden_act "
+            "dim n_layers n_heads hidden_dim activation pad_token_id sentence_transformers "
+            "sbert_ce_default_activation_function bert_model quantization_config"
+        ),
+        harmless=_words(
+            # Training, and the numbers it began with.
+            "attention_probs_dropout_prob hidden_dropout_prob classifier_dropout dropout attention_dropout qa_dropout "
+            "seq_classif_dropout initializer_range gradient_checkpointing problem_type finetuning_task training "
+            "task_specific_params sinusoidal_pos_embds pre_trained return_dict_in_generate "
+            # Other heads than these.
+            "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout directionality "
+            "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
+            # How it is stored and computed.
+            "dtype torch_dtype use_bfloat16 transformers_version torchscript use_cache chunk_size_feed_forward "
+            "attn_implementation _attn_implementation _attn_implementation_autoset return_dict output_attentions "
+            "output_hidden_states output_past tie_word_embeddings tie_weights_ tie_encoder_decoder _name_or_path "
+            "name_or_path _commit_hash tokenizer_class "
+            # Generation.
+            "bos_token_id eos_token_id sep_token_id cls_token_id decoder_start_token_id cross_attention_hidden_size prefix "
+            "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k "
+            "top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size "
+            "bad_words_ids num_return_sequences output_scores forced_bos_token_id forced_eos_token_id remove_invalid_values "
+            "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens"
+        ),
+        matters={
+            "is_decoder": (False,),
+            "add_cross_attention": (False,),
+            "is_encoder_decoder": (False,),
+            "position_embedding_type": ("absolute",),
+            "pruned_heads": ({}, []),
+        },
+    ),
+    # The tokenizer that transformers makes of these is what is exported, so what it is made of needs no further reading.
+    "tokenizer_config.json": Keys(
+        applied=_TOKENS
+        | _words(
+            "tokenizer_class added_tokens_decoder do_lower_case strip_accents tokenize_chinese_chars add_prefix_space "
+            "trim_offsets lowercase wordpieces_prefix sp_model_kwargs add_bos_token add_eos_token do_basic_tokenize "
+            "never_split model_max_length max_len model_input_names truncation_side"
+        ),
+        harmless=_words(
+            # Of a call, which gives its own.
+            "padding_side padding max_length stride truncation truncation_strategy pad_to_multiple_of pad_token_type_id "
+            # Of decoding and of chats.
+            "clean_up_tokenization_spaces errors chat_template "
+            # Where it was.
+            "name_or_path _name_or_path special_tokens_map_file tokenizer_file vocab_file merges_file full_tokenizer_file "
+            "processor_class use_fast from_slow legacy backend is_local local_files_only revision _commit_hash init_inputs "
+            "transformers_version"
+        ),
+        matters={"split_special_tokens": (False,)},
+    ),
+    "special_tokens_map.json": Keys(applied=_TOKENS, matters={}),
+    SENTENCE_TRANSFORMERS: Keys(
+        applied=_words("model_type prompts default_prompt_name activation_fn"),
+        harmless=_words("__version__ similarity_fn_name truncate_dim keep_in_fp32_modules"),
+        matters={},
+    ),
+    **dict.fromkeys(
+        TRANSFORMER,
+        Keys(
+            applied=_words("max_seq_length transformer_task"),
+            harmless=_words(
+                "module_output_name unpad_inputs query_length document_length query_expansion model_kwargs model_args"
+            ),
+            matters={
+                "do_lower_case": (False,),
+                "processing_kwargs": ({},),
+                "processor_kwargs": ({},),
+                "tokenizer_args": ({},),
+                "config_kwargs": ({},),
+                "config_args": ({},),
+                "tokenizer_name_or_path": (),
+                # Texts as messages go through a chat template.
+                "modality_config": ({}, {"text": {"method": "forward", "method_output_name": "logits"}}),
+            },
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was found, where sentence-transformers finds it.
+
+    `prompts` are the saved ones by name, `prompt` is the text of the default one. `max_length` bounds a pair's tokens.
+    `warnings` name keys that are not known, and what is left out as sentence-transformers leaves it out.
+    """
+
+    prompts: Mapping[str, str]
+    prompt: str | None
+    max_length: int | None
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "Settings":
+        """Read the small files of a checkpoint directory.
+
+        Raises CheckpointError, naming the file, the key and its value, for a setting that would change scores and is not
+        applied, and for a file that is not of the form it should have.
+        """
+        read = {name: read_json(path / name, missing={}) for name in KNOWN if (path / name).is_file()}
+        saved, unread = saved_by_sentence_transformers(path)
+        warnings = list(unread)
+        transformer = next((read[name] for name in TRANSFORMER if name in read), {})
+        if not saved:  # sentence-transformers reads none of these
+            transformer = {}
+            read = {name: fields for name, fields in read.items() if name not in (SENTENCE_TRANSFORMERS, *TRANSFORMER)}
+        for name, fields in read.items():
+            warnings += _checked(path / name, fields, KNOWN[name])
+        prompts = saved.get("prompts") or {}
+        if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+            raise CheckpointError(f"{path / SENTENCE_TRANSFORMERS}: prompts are texts by name, got {prompts!r}")
+        prompts = {name: text or "" for name, text in prompts.items()}
+        default = saved.get("default_prompt_name")
+        if default is not None and (not isinstance(default, str) or default not in prompts):
+            raise CheckpointError(
+                f"{path / SENTENCE_TRANSFORMERS}: default_prompt_name is {default!r}, which is none of the prompts "
+                f"{', '.join(prompts) or '(there are none)'}; sentence-transformers refuses it too"
+            )
+        length = transformer.get("max_seq_length")
+        return cls(
+            prompts=prompts,
+            prompt=None if default is None else prompts[default] or None,
+            max_length=length if isinstance(length, int) and length > 0 else None,
+            warnings=tuple(warnings),
+        )
+
+
+def _checked(file: Path, fields: Mapping[str, Any], keys: Keys) -> list[str]:
+    for name, nothing in keys.matters.items():
+        value = fields.get(name)
+        if value is not None and value not in nothing:
+            raise CheckpointError(
+                f"{file} has {name} = {json.dumps(value)}, which changes scores and which crossrt does not apply; "
+                + (
+                    f"{' or '.join(map(json.dumps, nothing))} is supported"
+                    if nothing
+                    else "only without it can the model be used"
+                )
+            )
+    known = keys.applied | keys.harmless | keys.matters.keys()
+    odd = [f"{name} = {_short(value)}" for name, value in fields.items() if name not in known and value is not None]
+    if not odd:
+        return []
+    return [f"{file.name}: crossrt does not know {', '.join(odd)}; see whether scores depend on it"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,1 @@
+"""Bundles from ONNX files that others exported."""

@@ -1,0 +1,230 @@
+"""A bundle from an ONNX model that somebody else exported, without torch.
+
+Reads what Optimum and sentence-transformers write (`model.onnx`, or `onnx/model.onnx`, beside config.json and a
+tokenizer), and what hub repositories carry. Nothing is checked against PyTorch, so all that a file can say wrongly of
+itself is read from the file: its precision from its operators and weights, its labels from a run.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...engine.bundle.bundle import MANIFEST, ONNX_FILES, TOKENIZER, Bundle, BundleModel, Manifest
+from ...engine.errors import CheckpointError
+from ...engine.files.publish import check_target, published_directory
+from ...engine.labels import label_number, relevant_by_name
+from ...engine.process.telemetry import telemetry_off
+from ...engine.text.pair_tokenizer import PairEncoder
+from ..bundle.hub_files import write_hub_files
+from ..bundle.manifest import tool_versions, write_manifest
+from ..checkpoint.files import default_activation, label_names, read_json, truncation_side
+from ..checkpoint.settings import Settings
+from .onnx_file import OnnxFile
+from .tokenizer_files import TokenizerFiles
+
+PLACES = ("model.onnx", "onnx/model.onnx")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
+"""Values of model_type whose positions are counted from the one after the padding id."""
+
+
+def existing_onnx(directory: Path, name: str | None = None) -> Path | None:
+    """Return the ONNX file of a directory that `name` means, or its `model.onnx`; None when it holds no such default.
+
+    `name` is a path in the directory, or the file's own name in `onnx/` or where there is one such file. Raises
+    CheckpointError, listing the ONNX files there are, for a name that means none.
+    """
+    if name is None:
+        return next((directory / place for place in PLACES if (directory / place).is_file()), None)
+    held = onnx_files(directory)
+    found = [file for file in (name, f"onnx/{name}") if file in held]
+    found = found or [file for file in held if Path(file).name == name]
+    if len(found) != 1 and name not in found:
+        there = f"it holds {', '.join(held)}" if held else "it holds no ONNX file"
+        raise CheckpointError(f"{directory} has no single ONNX file {name!r}; {there}")
+    return directory / found[0]
+
+
+def onnx_files(directory: Path) -> list[str]:
+    """Return the ONNX files of a directory and its folders, as relative names, sorted."""
+    return sorted(
+        path.relative_to(directory).as_posix()
+        for pattern in ("*.onnx", "*/*.onnx")
+        for path in directory.glob(pattern)
+        if path.is_file()
+    )
+
+
+def bundle_from_onnx(
+    directory: Path,
+    out: Path,
+    *,
+    onnx_file: str | None = None,
+    source_id: str | None = None,
+    revision: str | None = None,
+    activation: str | None = None,
+    relevant_label: int | str | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Turn a directory with an exported ONNX model into a bundle at `out`, unchecked: its parity is None.
+
+    `onnx_file` names one of the directory's ONNX files; `model.onnx` unless given. The bundle holds it in the precision
+    that its operators and weights show, and nothing else. The tokenizer is what transformers makes of the directory's files.
+
+    Raises CheckpointError when there is no ONNX model, when its inputs or output are not a cross-encoder's, when its weights
+    hold NaN or lie outside the directory, when there is no tokenizer, and for settings that crossrt does not apply.
+    """
+    if (directory / MANIFEST).is_file():
+        raise CheckpointError(f"{directory} is a bundle of crossrt already; open it as it is")
+    model = existing_onnx(directory, onnx_file)
+    if model is None:
+        held = onnx_files(directory)
+        others = f"; choose one with --onnx-file: {', '.join(held)}" if held else "; export it from PyTorch instead"
+        raise CheckpointError(f"{directory} holds no {' or '.join(PLACES)}{others}")
+    check_target(out, force=force)
+    config = read_json(directory / "config.json")
+    _check_inside(directory, model)
+    read = OnnxFile.read(model)
+    for data in read.external:
+        _check_inside(directory, model.parent / data)
+    if read.with_nan is not None:
+        raise CheckpointError(f"{model}: the tensor {read.with_nan!r} holds NaN; the training or the export went wrong")
+    precision = read.precision.value
+    session = _session(model)
+    inputs = _inputs(model, session)
+    tokenizer = TokenizerFiles.read(directory, config)
+    positions = _positions(directory, config)
+    settings = Settings.read(directory)
+    with published_directory(out, force=force) as partial:
+        file = partial / ONNX_FILES[precision]
+        file.parent.mkdir()
+        shutil.copyfile(model, file)
+        for data in read.external:
+            shutil.copyfile(model.parent / data, file.parent / data)  # the model names it, so the name stays
+        types = tokenizer.token_types or "token_type_ids" not in inputs
+        (partial / TOKENIZER).write_text(tokenizer.json if types else tokenizer.without_types(), encoding="utf-8")
+        longest = settings.max_length or int(tokenizer.config.get("model_max_length") or positions)
+        max_length = min(longest, positions)
+        labels = _labels(model, session, inputs, PairEncoder.from_file(partial / TOKENIZER, max_length=max_length))
+        _check_declared(directory, config, labels)
+        names = label_names(config, labels)
+        chosen = None if relevant_label is None else label_number(relevant_label, names, labels)
+        manifest = Manifest(
+            source={
+                "id": source_id or directory.name,
+                "revision": revision,
+                "exporter": "existing",
+                "onnx_file": model.relative_to(directory).as_posix(),
+                "chosen_activation": activation,
+                "chosen_relevant_label": chosen,
+                "warnings": list(settings.warnings),
+            },
+            architecture={
+                "model_type": config.get("model_type"),
+                "layers": config.get("num_hidden_layers", config.get("n_layers")),
+                "hidden_size": config.get("hidden_size", config.get("dim")),
+                "vocab_size": config.get("vocab_size"),
+                "token_types": config.get("type_vocab_size") if "token_type_ids" in inputs else 0,
+            },
+            labels=labels,
+            label_names=names,
+            relevant_label=relevant_by_name(names, labels) if chosen is None else chosen,
+            prompt=settings.prompt,
+            prompts=settings.prompts,
+            truncation_side=truncation_side(directory, tokenizer.config),
+            activation=activation or default_activation(directory, config, labels),
+            max_length=max_length,
+            max_positions=positions,
+            pad_token_id=int(config.get("pad_token_id") or 0),
+            inputs=dict.fromkeys(inputs, "int64"),
+            models={precision: BundleModel(file=ONNX_FILES[precision])},
+            tools=tool_versions(),
+        )
+        write_hub_files(
+            partial,
+            manifest,
+            source=directory,
+            config=config,
+            tokenizer_class=tokenizer.name,
+            special_tokens=tokenizer.special_tokens,
+            token_types=tokenizer.token_types,
+        )
+        write_manifest(partial, manifest)
+    return Bundle.open(out)
+
+
+def _check_inside(directory: Path, file: Path) -> None:
+    """Raise CheckpointError for a link that leads out of the directory, unless into the hub cache's files of this repository."""
+    root = directory.resolve()
+    target = file.resolve()
+    repository = root.parent.parent  # models--name/snapshots/commit
+    blobs = [repository / "blobs"] if root.parent.name == "snapshots" else []
+    if not any(target.is_relative_to(place) for place in (root, *blobs)):
+        raise CheckpointError(f"{file} is a link to {target}, outside {directory}; put the file itself there")
+
+
+def _session(model: Path) -> Any:
+    with telemetry_off():
+        import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CheckpointError(f"{model} cannot be opened by ONNX Runtime ({error})") from error
+
+
+def _inputs(model: Path, session: Any) -> list[str]:
+    """Return the names of a cross-encoder's inputs, in their usual order."""
+    inputs = {field.name: field.type for field in session.get_inputs()}
+    odd = [name for name, kind in inputs.items() if name not in INPUTS or kind != "tensor(int64)"]
+    if odd or "input_ids" not in inputs:
+        raise CheckpointError(f"{model} has the inputs {inputs}; a cross-encoder has int64 {', '.join(INPUTS)}")
+    outputs = {field.name: field.shape for field in session.get_outputs()}
+    if len(outputs.get("logits", ())) != 2:
+        raise CheckpointError(f"{model} has the outputs {outputs}; a cross-encoder has logits [batch, labels]")
+    return [name for name in INPUTS if name in inputs]
+
+
+def _labels(model: Path, session: Any, inputs: list[str], encoder: PairEncoder) -> int:
+    """Return the number of labels that a run gives, whatever the file calls it. Raises CheckpointError for a run that fails."""
+    pair = encoder.encode([("a query", "a passage")])
+    arrays = {
+        "input_ids": pair.ids[None].astype(np.int64),
+        "attention_mask": np.ones((1, len(pair.ids)), dtype=np.int64),
+        "token_type_ids": pair.type_ids[None].astype(np.int64),
+    }
+    try:
+        logits = np.asarray(session.run(["logits"], {name: arrays[name] for name in inputs})[0])
+    except Exception as error:
+        raise CheckpointError(f"{model} cannot score a pair of {len(pair.ids)} tokens ({error})") from error
+    if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 1:
+        raise CheckpointError(
+            f"{model} gives logits of shape {list(logits.shape)}; a cross-encoder has [batch, labels]"
+        )
+    if not np.isfinite(logits.astype(np.float32)).all():
+        raise CheckpointError(f"{model} scores a pair with NaN or Inf; the training or the export went wrong")
+    return int(logits.shape[1])
+
+
+def _check_declared(directory: Path, config: Mapping[str, Any], labels: int) -> None:
+    declared = config.get("num_labels") or (len(config["id2label"]) if config.get("id2label") else None)
+    if declared is not None and declared != labels:
+        raise CheckpointError(f"{directory}/config.json declares {declared} labels, and the ONNX file gives {labels}")
+
+
+def _positions(directory: Path, config: Mapping[str, Any]) -> int:
+    """Return the longest pair in tokens that the model has positions for."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        raise CheckpointError(f"{directory}/config.json does not give max_position_embeddings")
+    if str(config.get("model_type")) in AFTER_PADDING:
+        padding = config.get("pad_token_id")
+        positions -= (1 if padding is None else int(padding)) + 1
+    return positions

@@ -1,0 +1,45 @@
+"""`Numerics`: what each tensor of an exported graph is computed in."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from ...calibration.quantization import Quantization
+
+FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
+HALF_SMALLEST = float(np.finfo(np.float16).smallest_normal)  # 6.1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """What a graph's tensors are held in, by the tensors' names.
+
+    FP32 everywhere, or, where `half`, FP16 but for the head, the tensors in `float32`, and whatever is computed from
+    those directly: a value that does not fit into FP16 must not be cast to it on the way. The points in `quantized`
+    (`export/precision/points.py`) are held in 8 bits. Attention heads are padded with zeros to a multiple of
+    `head_multiple`, which changes no score: TensorRT fuses attention for multiples of 8 alone. Where `fused`, attention, and what follows a
+    product, are ONNX Runtime's own operators, which TensorRT does not know, wherever all that is inside is of one type.
+    """
+
+    half: bool = False
+    float32: frozenset[str] = frozenset()
+    quantized: Mapping[str, Quantization] = field(default_factory=dict)
+    head_multiple: int = 1
+    fused: bool = False
+
+    def type_of(self, output: str, inputs: Iterable[str] = (), weights: Sequence[npt.NDArray[Any]] = ()) -> int:
+        """Return the ONNX type of the node that makes `output` from computed `inputs` and constant `weights`."""
+        if not self.half or output == "logits" or output.startswith("head."):
+            return TensorProto.FLOAT
+        wide = any(name in self.float32 for name in (output, *inputs))
+        wide = wide or any(np.abs(weight).max(initial=0) > HALF_MAX for weight in weights)
+        return TensorProto.FLOAT if wide else TensorProto.FLOAT16
+
+
+FP32 = Numerics()
+FP16 = Numerics(half=True, head_multiple=8)

@@ -1,0 +1,48 @@
+"""The ONNX graph as Hugging Face's Optimum exports it (`--exporter optimum`, extra `optimum`)."""
+
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+from ...engine.errors import BackendError, CheckpointError
+from ...engine.process.telemetry import telemetry_off
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.heads import Head
+
+
+def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the FP32 ONNX model of a checkpoint by `optimum.exporters.onnx`.
+
+    Raises BackendError when optimum-onnx is not installed, and CheckpointError for heads that Optimum would load as
+    another model and export with plausible, wrong scores.
+    """
+    if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
+        raise CheckpointError(
+            f"Optimum has no class for the {checkpoint.head.value} head and would export another model; leave out --exporter"
+        )
+    try:
+        with telemetry_off():
+            from optimum.exporters.onnx import main_export
+    except ImportError as error:
+        raise BackendError(
+            "Optimum's exporter is not installed; it pins an old transformers, so give it an environment of its own "
+            f'(scripts/optimum_env DIR): pip install "crossrt[optimum]" ({error})'
+        ) from error
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter that Optimum uses, and of its tracing
+        try:
+            main_export(
+                str(checkpoint.path),
+                output=Path(directory),
+                task="text-classification",
+                library_name="transformers",
+                do_validation=False,
+                local_files_only=True,
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"Optimum could not export {checkpoint.path}: {type(error).__name__}: {error}"
+            ) from error
+        path.parent.mkdir(exist_ok=True)
+        shutil.move(Path(directory) / "model.onnx", path)

@@ -1,0 +1,1 @@
+"""FP16, INT8 and native weights: what each tensor is held in."""

@@ -1,0 +1,67 @@
+"""`executed`: which linear layers a runtime really computes in 8 bits.
+
+A file with QuantizeLinear and DequantizeLinear is a wish. ONNX Runtime computes a product in floating point, without a
+word, wherever the operators around it do not fit its patterns; so the multiply-adds are counted in its profile.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ...engine.batching.plan import Batch
+from .fp16 import feeds_of, session_of
+
+FLOATING = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm"})
+EIGHT_BIT = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulInteger", "DynamicQuantizeMatMul"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Multiply-adds of the linear layers in one run, and the `floating` operators among them, each with its own."""
+
+    total: int
+    eight_bit: int
+    floating: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        """Share of the multiply-adds that ran in 8 bits, 0 to 1."""
+        return self.eight_bit / self.total if self.total else 0.0
+
+
+def executed(model: onnx.ModelProto, batch: Batch) -> Execution:
+    """Run a batch in ONNX Runtime and count the multiply-adds of its linear layers by how they ran.
+
+    Linear layers are the products with a matrix of weights; attention's, of two activations, do not count.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        session = session_of(model, profile=Path(directory) / "profile")
+        session.run(["logits"], feeds_of(session, batch))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    found: dict[str, int] = {}
+    eight_bit = 0
+    for event in events:
+        operator = event.get("args", {}).get("op_name")
+        if event.get("cat") != "Node" or operator not in FLOATING | EIGHT_BIT:
+            continue
+        count = _multiply_adds(event["args"])
+        if operator in EIGHT_BIT:
+            eight_bit += count
+        elif count:
+            found[event["name"].removesuffix("_kernel_time")] = count
+    return Execution(total=eight_bit + sum(found.values()), eight_bit=eight_bit, floating=found)
+
+
+def _multiply_adds(arguments: dict[str, Any]) -> int:
+    # Packed weights are missing from the profile's inputs; a product of two activations is attention's.
+    shapes = [shape for entry in arguments["input_type_shape"] for shape in entry.values()]
+    outputs = [shape for entry in arguments["output_type_shape"] for shape in entry.values()]
+    if any(len(shape) > 2 for shape in shapes[1:]):
+        return 0
+    count: int = prod(outputs[0]) * int(shapes[0][-1])
+    return count

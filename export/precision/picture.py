@@ -1,0 +1,58 @@
+"""The picture of an INT8 calibration: damage a layer, and what the worst tensors hold. Needs matplotlib."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ...calibration.ranges import LEVELS
+from .int8 import EightBit
+
+WORST = 5
+
+
+def can_draw() -> bool:
+    """Tell whether matplotlib is installed (the extra `report`)."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(made: EightBit, file: Path) -> None:
+    """Write an SVG: on the left each unit's damage alone in 8 bits, on the right the five worst units' activations.
+
+    The same calibration gives the same bytes.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure, SubFigure
+
+    with mpl.rc_context({"svg.hashsalt": "crossrt", "svg.fonttype": "none", "font.size": 8}):
+        bars = made.sensitivities
+        figure = Figure(figsize=(11, max(5.0, 0.2 * len(bars) + 1)), layout="constrained")
+        left, right = cast(tuple[SubFigure, SubFigure], figure.subfigures(1, 2, width_ratios=(3, 2)))
+        axes = left.subplots()
+        colors = ["tab:orange" if one.restored else "tab:blue" for one in bars]
+        places = np.arange(len(bars))
+        axes.barh(places, [one.mean_abs_diff for one in bars], color=colors)
+        axes.plot([one.max_abs_diff for one in bars], places, "k|", label="largest")
+        axes.set_yticks(places, [f"{one.unit}  {one.share:.1%}" for one in bars])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel("|logit - FP32| with this unit alone in 8 bits: bar = mean; orange = back in FP32")
+        axes.set_title(f"Damage, and share of the multiply-adds ({made.recipe})")
+        axes.legend(loc="lower right")
+        _histograms(made, right)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _histograms(made: EightBit, figure: Any) -> None:
+    worst = [one.unit for one in made.sensitivities[:WORST]]
+    tensors = [next(point for point in made.points if point.unit == unit) for unit in worst]
+    panels = np.atleast_1d(figure.subplots(len(tensors), 1))
+    for panel, point in zip(panels, tensors, strict=True):
+        quantization = made.quantized[point.name]
+        values = quantization.smoothed(made.activations[point.tensor].rows).ravel()
+        panel.hist(values, bins=120, log=True, histtype="stepfilled", color="tab:gray")
+        for end in (-LEVELS, LEVELS):
+            panel.axvline(end * quantization.scale, color="tab:red", linewidth=0.8)
+        panel.set_title(f"{point.tensor}, as 8 bits read it (red: where they end)", loc="left")
+        panel.set_yticks([])
