@@ -29,10 +29,10 @@ from tqdm import tqdm
 from crossrt.calibration.ranking import top_overlap
 from crossrt.engine.batching.plan import plan
 from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.encoder import encoder_of
 from crossrt.engine.files.publish import published_file
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.hardware.cpus import usable_cpus
-from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.speed.ceiling import again, ceilings
 from crossrt.speed.operations import flops_of
 
@@ -222,7 +222,7 @@ def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling:
 
 def encoded_lengths(bundle: Bundle, requests: list[tuple[str, list[str]]]) -> list[np.ndarray[Any, Any]]:
     """Return each request's lengths in tokens."""
-    encoder = PairEncoder.from_bundle(bundle)
+    encoder = encoder_of(bundle)
     return [encoder.encode([(query, text) for text in texts]).lengths for query, texts in requests]
 
 

@@ -39,13 +39,13 @@ with suppress(ImportError, OSError):
 from crossrt import Bundle, CrossEncoder, PassageStore
 from crossrt.calibration.ranking import top_overlap
 from crossrt.engine.backends.registry import backend_version
+from crossrt.engine.bundle.encoder import encoder_of
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.hardware.gpus import gpus
 from crossrt.engine.precision import Precision
 from crossrt.engine.process.child import crossrt_command
 from crossrt.engine.runtime.gpu_scorer import Pipeline
 from crossrt.engine.store.preparation import prepare
-from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.evaluation.facts import versions
 from crossrt.export.precision.tolerance import TOLERANCE
 from crossrt.speed.operations import flops_of
@@ -195,7 +195,7 @@ def measure(
             keep()
     store = prepared(bundle, requests, folder)
     pairs = [pair for request in requests for pair in request.pairs()]
-    encoded = PairEncoder.from_bundle(bundle, max_length=length).encode(pairs)
+    encoded = encoder_of(bundle, max_length=length).encode(pairs)
     flops = flops_of(bundle, encoded.lengths)
 
     def works_of(system: System) -> dict[str, list[Callable[[], Any]]]:

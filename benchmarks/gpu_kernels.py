@@ -21,9 +21,10 @@ from result import write_result
 from crossrt import Bundle
 from crossrt.engine.backends import native_cuda
 from crossrt.engine.backends.native_cuda import NativeGpuExecutor
-from crossrt.engine.cuda.cuda import Cuda, DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
+from crossrt.engine.bundle.native_weights import DTYPES, NativeModel, Sizes
+from crossrt.engine.cuda.bindings import open_cuda
+from crossrt.engine.cuda.cuda import Cuda, DeviceBuffer, Event, PinnedBuffer, Stream
 from crossrt.engine.hardware.gpus import gpus
-from crossrt.engine.kernels.weights import DTYPES, NativeModel, Sizes
 from crossrt.engine.text.template import EncodedPairs
 
 BATCHES = ((1, 64), (10, 80), (100, 80), (256, 64), (128, 128), (256, 128), (400, 80), (64, 512))

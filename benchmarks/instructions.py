@@ -20,8 +20,8 @@ from result import write_result
 
 from crossrt import CrossEncoder
 from crossrt.engine.backends import native_cpu as native
-from crossrt.engine.backends.registry import native_library
 from crossrt.engine.files.trec import read_collection
+from crossrt.engine.kernels.library import native_library
 
 LIBRARIES = {"with AVX512-BF16": "native_avx512_bf16", "without": "native_avx512"}
 PRECISIONS = ("int8", "fp32")

@@ -23,7 +23,7 @@ def info(
     """Say what a bundle holds, and what would run here and why."""
     from ..engine.bundle.bundle import Bundle
     from ..engine.labels import described
-    from ..engine.runtime.session import choose_setup
+    from ..engine.runtime.select_cpu import choose_setup
 
     opened = Bundle.open(bundle, verify=verify)
     manifest = opened.manifest

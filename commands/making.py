@@ -433,10 +433,10 @@ def _building(
 
 
 def _with_engines(bundle: Any, precisions: Any, pairs: Any, options: Any, **others: Any) -> Any:
-    from ..engine.text.pair_tokenizer import PairEncoder
+    from ..engine.bundle.encoder import encoder_of
     from ..export.tensorrt.engines import add_engines
 
-    encoder = PairEncoder.from_bundle(bundle)
+    encoder = encoder_of(bundle)
     bundle, checks = add_engines(
         bundle,
         precisions,

@@ -80,6 +80,7 @@ def bench(
     from ..speed.ceiling import SECONDS
     from ..speed.lineup import lineup
     from ..speed.measure import Plan
+    from ..speed.table import table_of
     from ..speed.texts import Texts
 
     if repeats < 1:
@@ -116,9 +117,9 @@ def bench(
         with published_file(out) as file:
             file.write(result.to_json())
     if out == STANDARD_OUTPUT:
-        print(result, file=sys.stderr)
+        print(table_of(result), file=sys.stderr)
     else:
-        say(str(result))
+        say(table_of(result))
 
 
 @app.command(epilog="Example:  crossrt tune minilm-l6 --pairs pairs.tsv")
@@ -135,10 +136,10 @@ def tune(
 
     from ..calibration.calibration_set import CalibrationSet
     from ..engine.bundle.bundle import Bundle
+    from ..engine.bundle.encoder import encoder_of
     from ..engine.runtime.autotune import ROUNDS, candidates, fastest, tune
-    from ..engine.runtime.session import choose_setup
+    from ..engine.runtime.select_cpu import choose_setup
     from ..engine.runtime.tuning import Tuning
-    from ..engine.text.pair_tokenizer import PairEncoder
     from ..engine.text.tokenizer import read_tokenizer
     from ..engine.text.typical_pairs import typical_pairs
 
@@ -148,7 +149,7 @@ def tune(
         texts = list(CalibrationSet.from_pairs_file(pairs, size=100).pairs)
     else:
         texts = typical_pairs(read_tokenizer(opened.tokenizer_file), 100)
-    encoder = PairEncoder.from_bundle(opened)
+    encoder = encoder_of(opened)
     runs = len(candidates(opened, setup)) * (ROUNDS + 1)
     with tqdm(total=runs, desc="Measuring", unit="run", disable=not for_a_person()) as bar:
         found = tune(opened, setup, [encoder.encode(texts)], progress=bar.update)

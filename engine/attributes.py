@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .activation import Activation
 from .bundle.bundle import Bundle
@@ -18,10 +18,6 @@ from .precision import Precision
 from .process.telemetry import telemetry_off
 from .runtime.scorer import Scorer
 from .text.inputs import is_single
-
-if TYPE_CHECKING:
-    from .auto_model import AutoModelForSequenceClassification
-    from .cross_encoder import CrossEncoder
 
 Model = TypeVar("Model", bound="ModelAttributes")
 
@@ -271,13 +267,6 @@ class CrossEncoderAttributes(ModelAttributes):
             ],
             **special,
         )
-
-    @property
-    def model(self) -> "AutoModelForSequenceClassification":
-        """The model that takes a tokenizer's tensors and gives logits. It is this one's, and closed with it."""
-        from .auto_model import AutoModelForSequenceClassification
-
-        return AutoModelForSequenceClassification(cast("CrossEncoder", self))
 
     def get_backend(self) -> str:
         """The runtime that computes."""

@@ -16,18 +16,20 @@ from . import compatibility
 from .activation import Activation, Floats, apply, is_softmax, softmax
 from .attributes import CrossEncoderAttributes, ModelCardData
 from .bundle.bundle import Bundle
+from .bundle.encoder import encoder_of
 from .bundle.resolve import bundle_from_source
 from .errors import BackendError, BundleError, InputError, OptionError
 from .labels import label_number, margin, need_label
 from .options import whole
 from .precision import Precision
-from .runtime.cpu_scorer import Pending
+from .runtime.pending import Pending
 from .runtime.scorer import Scorer, open_scorer
-from .runtime.session import choose_setup
+from .runtime.select_cpu import choose_setup
 from .store.passage_store import PassageStore
 from .text.inputs import check_text, checked_pair, checked_pairs, is_single
 from .text.pair_tokenizer import PairEncoder
 from .text.template import EncodedPairs
+from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
 
@@ -441,6 +443,11 @@ class CrossEncoder(CrossEncoderAttributes):
         """Threads that compute, in all."""
         return self._scorer.setup.threads
 
+    @property
+    def model(self) -> TokenModel:
+        """The model that takes a tokenizer's tensors and gives logits. It is this one's, and closed with it."""
+        return TokenModel(self)
+
     def _encoder_for(self, max_length: int | None) -> PairEncoder:
         manifest = self.bundle.manifest
         if max_length is not None and whole("max_length", max_length, least=1) > manifest.max_positions:
@@ -448,7 +455,7 @@ class CrossEncoder(CrossEncoderAttributes):
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
             )
-        encoder = PairEncoder.from_bundle(self.bundle, max_length=max_length)
+        encoder = encoder_of(self.bundle, max_length=max_length)
         for what, largest, count in (
             ("token id", encoder.largest_id, manifest.vocab_size),
             ("token type", encoder.largest_type, manifest.token_types),

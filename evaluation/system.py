@@ -14,7 +14,8 @@ from ..engine.errors import OptionError
 from ..engine.files.digests import content_sha256, sha256_of
 from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
-from ..engine.runtime.session import Setup, choose_setup
+from ..engine.runtime.execution_config import Setup
+from ..engine.runtime.select_cpu import choose_setup
 
 CANDIDATES = "candidates"
 """What the row of the candidates as they came is called."""

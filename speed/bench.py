@@ -9,10 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..engine.bundle.bundle import MANIFEST
+from ..engine.bundle.encoder import encoder_of
 from ..engine.errors import BackendError
 from ..engine.files.digests import sha256_of
 from ..engine.precision import Precision
-from ..engine.text.pair_tokenizer import PairEncoder
 from ..evaluation.facts import commit, machine, versions
 from ..evaluation.system import System
 from .ceiling import SECONDS, Probe, again, ceiling_of, ceilings, check_share
@@ -166,7 +166,7 @@ def _without(rows: Sequence[Row], label: str) -> list[Row]:
 
 
 def _workload(row: Row, texts: Texts) -> Workload:
-    encoder = PairEncoder.from_bundle(row.system.bundle, max_length=row.system.options.max_length)
+    encoder = encoder_of(row.system.bundle, max_length=row.system.options.max_length)
     return texts.workload([pair for request in row.requests for pair in request], encoder)
 
 

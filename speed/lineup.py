@@ -11,7 +11,7 @@ from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import BackendError, OptionError
 from ..engine.hardware.cpus import usable_cpus
 from ..engine.precision import Precision
-from ..engine.runtime.session import choose_setup
+from ..engine.runtime.select_cpu import choose_setup
 from ..evaluation.system import Options, System, names_of
 
 RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ..calibration.judging_set import QUERIES
 from ..calibration.ranking import top_overlap
+from ..engine.bundle.encoder import encoder_of
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError
-from ..engine.text.pair_tokenizer import PairEncoder
 from ..engine.text.template import EncodedPairs
 from ..engine.text.tokenizer import read_tokenizer
 from ..evaluation.system import System
@@ -80,7 +80,7 @@ class Row:
 def opened(system: System, texts: Texts, plan: Plan) -> Row:
     """Open a system with its requests. Raises what `CrossEncoder` raises."""
     tokenizer = read_tokenizer(system.bundle.tokenizer_file)
-    encoder = PairEncoder.from_bundle(system.bundle, max_length=system.options.max_length)
+    encoder = encoder_of(system.bundle, max_length=system.options.max_length)
     requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]
     by_count = {
         count: [texts.request(number, count, tokenizer) for number in range(_requests_of(count, plan))]

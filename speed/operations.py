@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from ..engine.batching.plan import plan
 from ..engine.bundle.bundle import Bundle
-from ..engine.runtime.session import Setup
+from ..engine.runtime.execution_config import Setup
 
 Lengths = npt.NDArray[np.int64]
 

@@ -186,12 +186,6 @@ class Speeds:
         """Read what `to_json` wrote. Raises DataFileError, naming the file and the line or field, for anything else."""
         return read_kept(cls, path, kind=KIND, schema=SCHEMA, command="crossrt bench")
 
-    def __str__(self) -> str:
-        """Return what a person reads."""
-        from .table import table_of
-
-        return table_of(self)
-
 
 def _shortened(value: Any) -> Any:
     if isinstance(value, float):

@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from ..batching.plan import Batch
 from ..bundle.bundle import Bundle
+from ..bundle.native_weights import ACTIVATIONS, NativeModel
 from ..errors import BackendError, InputError
-from ..kernels.weights import ACTIVATIONS, NativeModel
+from ..kernels.library import loaded
 from ..precision import Precision
-from ..runtime.session import check_length
 from ..text.template import EncodedPairs
-from .registry import loaded, native_kernels, why_not_native
+from .base import check_length
+from .registry import native_kernels, why_not_native
 
 INTERFACE = 1
 """Of the library's functions: one more with each change of what they take (`INTERFACE` in native/encoder.h)."""

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from ..batching.packed import PackedBatches
 from ..bundle.bundle import Bundle
+from ..bundle.native_weights import ACTIVATIONS, NativeModel, padded
 from ..bundle.tensorrt_engine import Shape
 from ..cuda.cublas import WORKSPACE, Cublas
 from ..cuda.cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from ..cuda.cuda_kernels import CudaKernels
 from ..errors import BackendError
-from ..kernels.weights import ACTIVATIONS, NativeModel, padded
 from ..precision import Precision
 
 MOST_TOKENS = 32_768

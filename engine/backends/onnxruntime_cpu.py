@@ -8,7 +8,7 @@ from ..bundle.bundle import Bundle
 from ..errors import BackendError, BundleError
 from ..precision import Precision
 from ..process.telemetry import telemetry_off
-from ..runtime.session import Padding, check_length
+from .base import Padding, check_length
 
 with telemetry_off():
     import onnxruntime

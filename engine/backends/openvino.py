@@ -14,11 +14,10 @@ from ..batching.plan import Batch
 from ..bundle.bundle import Bundle
 from ..bundle.compiled import CompiledModels
 from ..errors import BackendError, BundleError
-from ..files.digests import model_sha256
 from ..hardware.cpus import processor
 from ..precision import Precision
 from ..process.telemetry import telemetry_off
-from ..runtime.session import Padding, check_length
+from .base import Padding, check_length
 
 with telemetry_off():
     import openvino
@@ -124,7 +123,7 @@ def _compiled(
     key: dict[str, object] = {}
     found = None
     if kept is not None:
-        model = model_sha256(bundle, path.relative_to(bundle.path).as_posix())
+        model = bundle.model_sha256(bundle.name_of(path))
         key = {"model": model, "openvino": openvino.get_version(), "processor": processor(), **properties}
         found = kept.load(key)
     if found is not None:

@@ -1,18 +1,17 @@
 """The backends crossrt knows, and which of them are installed. Nothing is imported to find out."""
 
-import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
 import logging
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from ..bundle.tensorrt_engine import LIBRARIES
-from ..cuda.cuda import installed_bindings
+from ..cuda.bindings import installed_bindings
 from ..errors import BackendError
 from ..hardware.cpus import instructions
 from ..hardware.gpus import gpus
+from ..kernels.library import native_library
 from ..precision import Precision
 
 logger = logging.getLogger("crossrt")
@@ -57,35 +56,6 @@ def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]
         )
     found = [name for name in ONNX_BACKENDS if importlib.util.find_spec(name) is not None]
     return (*found, *([] if why_not_native(precision) else ["native"]))
-
-
-def native_library(name: str) -> Path | None:
-    """Return a compiled library by its name, if this installation has it."""
-    files = (Path(__file__).parent.parent / "kernels" / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
-
-
-def loaded(file: Path, function: str, interface: int) -> ctypes.CDLL | None:
-    """Load a compiled library. None for one of another machine, and, with a warning, for one that was compiled for another
-    version of crossrt: its `function` gives another number than `interface`, or is not there, and calls would read garbage."""
-    try:
-        library = ctypes.CDLL(str(file))
-    except OSError as error:
-        logger.warning("%s is not used: it cannot be loaded (%s)", file, error)
-        return None
-    try:
-        found = getattr(library, function)()
-    except AttributeError:
-        found = "none"
-    if found != interface:
-        logger.warning(
-            "%s is not used: it was compiled for another version of crossrt (interface %s, expected %d); install crossrt again",
-            file,
-            found,
-            interface,
-        )
-        return None
-    return library
 
 
 def native_kernels() -> Path | None:

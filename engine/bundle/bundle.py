@@ -31,14 +31,15 @@ from ..files.digests import content_sha256, sha256_of
 from ..files.record import MOST_BYTES, parsed, record
 from ..precision import Precision
 from ..text.template import TruncationSide
+from ..text.tokenizer import MOST_TOKENS
 from .tensorrt_engine import EngineFile
 
 SCHEMA = 2
 """What is written. Schema 1, which had neither names of labels nor prompts, is read too."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-MOST_LABELS, MOST_POSITIONS, MOST_TOKENS = 1 << 16, 1 << 20, 1 << 24
-"""Labels, positions and token ids of the largest model that is opened: more than any has, and few enough to compute with."""
+MOST_LABELS, MOST_POSITIONS = 1 << 16, 1 << 20
+"""Labels and positions of the largest model that is opened: more than any has, and few enough to compute with."""
 ONNX_FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
 """The file of each precision's graph in a new bundle."""
 FILE_NAME = re.compile(r"(onnx/)?(?!\.{1,2}$)[^/\\:\0]+")
@@ -268,6 +269,15 @@ class Bundle:
             if file.name == name:
                 return file.sha256
         raise BundleError(f"{self.path / MANIFEST} does not list {name}; export the bundle again")
+
+    def model_sha256(self, file: str) -> dict[str, str]:
+        """Return the hashes, by name, of the content of an ONNX file and of all files that it may read its weights from."""
+        models = self.manifest.models.values()
+        others = {name for model in models for name in model.files} | {each.file for each in self.manifest.engines}
+        others -= {file}
+        beside = {f"{name}{ending}" for name in others for ending in (".data", "_data")}
+        names = [each.name for each in self.manifest.files if not each.name.endswith(".json")]
+        return {name: content_sha256(self.path / name) for name in names if name not in others | beside}
 
     def name_of(self, path: Path) -> str:
         """Return the name in the manifest of one of its files."""

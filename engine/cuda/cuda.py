@@ -4,7 +4,6 @@ Two packages can give the verbs, `cuda-bindings` and PyCUDA; the first that is i
 closed by whom opened it, and every return code that is not a success becomes a `CudaError`.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
@@ -98,32 +97,6 @@ class Cuda(Protocol):
 
     def close(self) -> None:
         """Give the primary context back. May be called again."""
-
-
-def installed_bindings() -> str | None:
-    """Return the package that gives the verbs here, `cuda.bindings` or `pycuda`, or None."""
-    for name in ("cuda.bindings", "pycuda"):
-        # Another package `cuda` has no bindings in it.
-        with suppress(ModuleNotFoundError):
-            if importlib.util.find_spec(name) is not None:
-                return name
-    return None
-
-
-def open_cuda(ordinal: int) -> Cuda:
-    """Open a device by the bindings that are installed. Raises BackendError, saying what to install, without any."""
-    found = installed_bindings()
-    if found == "cuda.bindings":
-        from .cuda_bindings import CudaBindings
-
-        return CudaBindings(ordinal)
-    if found == "pycuda":
-        from .pycuda import PyCuda
-
-        return PyCuda(ordinal)
-    raise BackendError(
-        'a GPU needs cuda-bindings or PyCUDA, and neither is installed: pip install "crossrt[tensorrt]" or "crossrt[pycuda]"'
-    )
 
 
 class _Owned:

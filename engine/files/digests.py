@@ -10,13 +10,9 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .cache import cache_folder
 from .publish import clear_abandoned, replaced_text
-
-if TYPE_CHECKING:
-    from ..bundle.bundle import Bundle
 
 FOLDER = "digests"
 KEPT = 1024
@@ -44,16 +40,6 @@ def sha256_of(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def model_sha256(bundle: "Bundle", file: str) -> dict[str, str]:
-    """Return the hashes, by name, of the ONNX file `file` of a bundle and of all others that it may read its weights from."""
-    models = bundle.manifest.models.values()
-    others = {name for model in models for name in model.files} | {each.file for each in bundle.manifest.engines}
-    others -= {file}
-    beside = {f"{name}{ending}" for name in others for ending in (".data", "_data")}
-    names = [each.name for each in bundle.manifest.files if not each.name.endswith(".json")]
-    return {name: content_sha256(bundle.path / name) for name in names if name not in others | beside}
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -13,7 +13,8 @@ from ..bundle.bundle import Bundle
 from ..precision import Precision
 from ..text.template import EncodedPairs
 from .cpu_scorer import Streams
-from .session import Setup, able_backends
+from .execution_config import Setup
+from .select_cpu import able_backends
 
 ROUNDS = 5  # and one more to warm up
 BATCH_SIZES = (8, 32)

@@ -4,55 +4,20 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
+from ..backends.base import Session
 from ..batching.plan import Batch, one_batch, plan, plan_without_padding
 from ..bundle.bundle import Bundle
 from ..errors import BackendError, BundleError
 from ..hardware.cpus import CORES
 from ..process.forks import OPENING, keep_for_ever
 from ..text.template import EncodedPairs
-from .session import Session, Setup
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Pending:
-    """A request that is being computed."""
-
-    def __init__(self, futures: Sequence[Future[int]], logits: npt.NDArray[np.float32]) -> None:
-        self._futures = futures
-        self._logits = logits
-
-    def wait(self, progress: Callable[[int], object] = lambda rows: None) -> npt.NDArray[np.float32]:
-        """Return the logits float32 [n, labels], in the order of the pairs.
-
-        `progress` is told the rows of each batch that is done. Raises the first batch's error, after the others were
-        called off, and BackendError when the model is closed by another thread before all have begun.
-        """
-        try:
-            for future in self._futures:
-                progress(future.result())
-        except CancelledError as error:
-            raise BackendError("this model was closed while a request waited; open the bundle again") from error
-        except BaseException:
-            self.cancel()
-            raise
-        return self._logits
-
-    def cancel(self) -> None:
-        """Call off the batches that have not begun, and wait for those that have."""
-        for future in self._futures:
-            future.cancel()
-        for future in self._futures:
-            if not future.cancelled():
-                future.exception()
+from .execution_config import Setup
+from .pending import Pending, submitted
 
 
 class Streams:
@@ -169,25 +134,6 @@ class Streams:
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this model is closed; open the bundle again")
-
-
-def submitted(
-    executor: ThreadPoolExecutor, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs
-) -> Future[T]:
-    """Have the threads of an open model's executor call a function. Raises BackendError where no thread can."""
-    try:
-        return executor.submit(function, *arguments, **keywords)
-    except RuntimeError as error:
-        # When the main thread has returned, Python shuts down all executors, though other threads still run.
-        if "shutdown" in str(error):
-            raise BackendError(
-                "this process is ending, and nothing can be scored any more: its main thread has returned. Let the main "
-                "thread wait for the threads that score, with Thread.join() or by leaving their executor's `with` block"
-            ) from error
-        raise BackendError(
-            f"no thread could be started to score with ({error}): the system's limit is reached (ulimit -u, or the "
-            "container's limit of processes). Raise it, or open the model with fewer threads"
-        ) from error
 
 
 OPENED: "weakref.WeakSet[Streams]" = weakref.WeakSet()

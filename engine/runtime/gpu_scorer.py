@@ -24,8 +24,8 @@ from ..errors import BackendError, CudaError, ShapeError
 from ..hardware.cpus import usable_cpus
 from ..process.forks import keep_for_ever
 from ..text.template import EncodedPairs
-from .cpu_scorer import Pending, submitted
-from .session import Setup
+from .execution_config import Setup
+from .pending import Pending, submitted
 
 logger = logging.getLogger("crossrt")
 

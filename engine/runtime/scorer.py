@@ -8,8 +8,9 @@ import numpy.typing as npt
 from ..batching.plan import Batch
 from ..bundle.bundle import Bundle
 from ..text.template import EncodedPairs
-from .cpu_scorer import Pending, Streams
-from .session import Setup
+from .cpu_scorer import Streams
+from .execution_config import Setup
+from .pending import Pending
 
 
 class Scorer(Protocol):

@@ -12,11 +12,13 @@ from ..bundle import engine_cache
 from ..bundle.bundle import Bundle
 from ..bundle.engine_cache import EngineCache
 from ..bundle.tensorrt_engine import LIBRARIES, EngineFile, numbers
-from ..cuda.cuda import Cuda, installed_bindings, open_cuda
+from ..cuda.bindings import installed_bindings, open_cuda
+from ..cuda.cuda import Cuda
 from ..errors import BackendError, OptionError
 from ..hardware.gpus import gpus
 from ..precision import Precision
-from .session import Setup, choose_precision
+from .execution_config import Setup
+from .select_precision import choose_precision
 
 if TYPE_CHECKING:
     from .gpu_scorer import Executor

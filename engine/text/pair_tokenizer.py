@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from ..bundle.bundle import MOST_TOKENS, Bundle
 from ..errors import InputError, StoreError
 from ..options import whole
-from ..store.passage_store import PassageStore
-from .template import EncodedPairs, PairTemplate, Spans, TruncationSide
-from .tokenizer import explained, largest_id, read_tokenizer
+from .template import EncodedPairs, PairTemplate, Prepared, Spans, TruncationSide
+from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
 from .wordpiece import WordPiece, tokens_of
 
 
@@ -87,17 +85,6 @@ class PairEncoder:
         encoder._open(read_tokenizer(path), max_length, truncation_side, prompt)
         return encoder
 
-    @classmethod
-    def from_bundle(cls, bundle: Bundle, *, max_length: int | None = None) -> "PairEncoder":
-        """Read a bundle's tokenizer, which truncates as the checkpoint's does, to the bundle's `max_length` unless given."""
-        manifest = bundle.manifest
-        return cls.from_file(
-            bundle.tokenizer_file,
-            max_length=manifest.max_length if max_length is None else max_length,
-            truncation_side=manifest.truncation_side,
-            prompt=manifest.prompt,
-        )
-
     def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
         """Tokenize pairs of texts, with `prompt` instead of the encoder's own where it is given, which may be empty.
 
@@ -141,7 +128,7 @@ class PairEncoder:
         return self._pairs((ids, starts[rows], lengths[rows]), passages)
 
     def encode_from(
-        self, store: PassageStore, query: str, passage_ids: Sequence[str], *, prompt: str | None = None
+        self, store: Prepared, query: str, passage_ids: Sequence[str], *, prompt: str | None = None
     ) -> EncodedPairs:
         """Tokenize a query and join it with prepared passages: token for token what `encode` gives for their texts.
 

@@ -1,7 +1,9 @@
 """`EncodedPairs`: token ids of pairs; and `PairTemplate`: how a tokenizer joins two texts, so that ids can be joined."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,15 @@ Spans: TypeAlias = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64], npt.NDA
 
 TruncationSide: TypeAlias = Literal["right", "left"]
 """Where a text that is too long loses tokens: at its end, or at its beginning."""
+
+
+class Prepared(Protocol):
+    """Passages that were tokenized before, by their ids: a `PassageStore`."""
+
+    path: Path
+
+    def tokens(self, names: Sequence[str]) -> Spans:
+        """Return the tokens of these passages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

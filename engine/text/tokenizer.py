@@ -7,11 +7,12 @@ from pathlib import Path
 
 import tokenizers
 
-from ..bundle.bundle import MOST_TOKENS
 from ..errors import BundleError, CrossrtError
 
 MOST_BYTES = 1 << 28
 """Of a `tokenizer.json`; one of 250,000 tokens has 17 million."""
+MOST_TOKENS = 1 << 24
+"""Token ids of the largest vocabulary that is opened: more than any has, and few enough to compute with."""
 LARGE_NUMBER = re.compile(r":\s*\d{8}")
 
 

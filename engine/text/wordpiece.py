@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from ..backends.registry import loaded, native_library
+from ..kernels.library import loaded, native_library
 from .template import Spans
 
 INTERFACE = 1

@@ -22,8 +22,9 @@ class Numerics:
     FP32 everywhere, or, where `half`, FP16 but for the head, the tensors in `float32`, and whatever is computed from
     those directly: a value that does not fit into FP16 must not be cast to it on the way. The points in `quantized`
     (`export/precision/points.py`) are held in 8 bits. Attention heads are padded with zeros to a multiple of
-    `head_multiple`, which changes no score: TensorRT fuses attention for multiples of 8 alone. Where `fused`, attention, and what follows a
-    product, are ONNX Runtime's own operators, which TensorRT does not know, wherever all that is inside is of one type.
+    `head_multiple`, which changes no score: TensorRT fuses attention for multiples of 8 alone. Where `fused`, attention,
+    and what follows a product, are ONNX Runtime's own operators, which TensorRT does not know, wherever all that is
+    inside is of one type.
     """
 
     half: bool = False

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...calibration.quantization import Activation
-from ...engine.kernels.weights import KEPT, PANEL, Sizes, padded, write
+from ...engine.bundle.native_weights import KEPT, PANEL, Sizes, padded, write
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS

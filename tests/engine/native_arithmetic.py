@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import erf
 
-from crossrt.engine.kernels.weights import PANEL, NativeModel, padded
+from crossrt.engine.bundle.native_weights import PANEL, NativeModel, padded
 
 Floats = npt.NDArray[Any]
 

@@ -317,7 +317,7 @@ def test_bfloat16_on_a_processor_is_bf16_where_it_can_be_and_else_fp32_with_a_wa
             raise BackendError("bf16 is not what this processor computes in")
         return SimpleNamespace(setup=setup, longest=64, tokenizing_threads=1, close=lambda: None)
 
-    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("openvino", "onnxruntime"))
+    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("openvino", "onnxruntime"))
     monkeypatch.setattr("crossrt.engine.cross_encoder.open_scorer", open_scorer)
     crossrt.CrossEncoder(bundle, device="cpu", model_kwargs={"dtype": torch.bfloat16})
     assert opened == (["bf16"] if computes else ["bf16", "fp32"])

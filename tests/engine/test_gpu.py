@@ -28,8 +28,9 @@ from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.hardware.gpus import Gpu, gpus
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_gpu as gpu
+from crossrt.engine.runtime.execution_config import Setup
+from crossrt.engine.runtime.select_cpu import choose_setup
 from crossrt.engine.runtime.select_gpu import gpu_setup, open_executors
-from crossrt.engine.runtime.session import Setup, choose_setup
 from tests.engine.memory_device import MemoryDevice, MemoryExecutor
 
 H200 = Gpu(name="NVIDIA H200", capability="9.0")

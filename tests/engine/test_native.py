@@ -22,14 +22,15 @@ from hypothesis import strategies as st
 from crossrt.engine.backends import native_cpu as native_module
 from crossrt.engine.backends import registry as backends
 from crossrt.engine.backends.native_cpu import NativeSession
-from crossrt.engine.backends.registry import native_library, why_not_native
+from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.batching.plan import Batch
 from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.native_weights import DTYPES, KEPT, NativeModel, Sizes, padded, write
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
-from crossrt.engine.kernels.weights import DTYPES, KEPT, NativeModel, Sizes, padded, write
+from crossrt.engine.kernels.library import native_library
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.cpu_scorer import Streams
-from crossrt.engine.runtime.session import Setup
+from crossrt.engine.runtime.execution_config import Setup
 
 from .native_arithmetic import logits_of
 

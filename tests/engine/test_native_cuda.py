@@ -17,11 +17,11 @@ pytest.importorskip("cuda.bindings")
 from crossrt.engine.backends.native_cuda import MOST_TOKENS, NativeGpuExecutor
 from crossrt.engine.batching.packed import TILE, PackedBatches
 from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.native_weights import DTYPES, PANEL, NativeModel, Sizes, padded
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
-from crossrt.engine.kernels.weights import DTYPES, PANEL, NativeModel, Sizes, padded
 from crossrt.engine.precision import Precision
+from crossrt.engine.runtime.execution_config import Setup
 from crossrt.engine.runtime.gpu_scorer import Pipeline
-from crossrt.engine.runtime.session import Setup
 from crossrt.engine.text.template import EncodedPairs
 
 from . import emulated_gpu

@@ -18,8 +18,8 @@ from crossrt.engine.batching.plan import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError, CudaError, ShapeError
 from crossrt.engine.precision import Precision
+from crossrt.engine.runtime.execution_config import Setup
 from crossrt.engine.runtime.gpu_scorer import Pipeline
-from crossrt.engine.runtime.session import Setup
 from crossrt.engine.text.template import EncodedPairs
 
 from .memory_device import MemoryContext, MemoryDevice, MemoryExecutor

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crossrt.engine.backends.base import Session
 from crossrt.engine.backends.registry import ONNX_BACKENDS, installed_backends
 from crossrt.engine.batching.plan import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ShapeError
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import session as session_module
+from crossrt.engine.runtime import select_cpu as session_module
 from crossrt.engine.runtime import tuning
 from crossrt.engine.runtime.autotune import Candidate, candidates, fastest
-from crossrt.engine.runtime.session import Session, Setup, choose_setup
+from crossrt.engine.runtime.execution_config import Setup
+from crossrt.engine.runtime.select_cpu import choose_setup
 from crossrt.engine.runtime.tuning import Tuning
 
 from ..processors import openvino_has_bf16

@@ -19,7 +19,7 @@ from crossrt.engine.hardware.cpus import Cores
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import cpu_scorer as streams
 from crossrt.engine.runtime.cpu_scorer import Streams
-from crossrt.engine.runtime.session import Setup
+from crossrt.engine.runtime.execution_config import Setup
 from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.engine.text.template import EncodedPairs
 

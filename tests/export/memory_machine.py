@@ -19,7 +19,7 @@ from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.hardware.gpus import Gpu
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_gpu as gpu_module
-from crossrt.engine.runtime.session import Setup
+from crossrt.engine.runtime.execution_config import Setup
 from crossrt.export.tensorrt import engines
 from tests.engine.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 

@@ -27,7 +27,7 @@ from crossrt.engine.batching.plan import Batch
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
-from crossrt.engine.runtime.session import choose_setup
+from crossrt.engine.runtime.select_cpu import choose_setup
 from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
@@ -83,10 +83,10 @@ def test_auto_takes_int8_and_none_does_not(exported: Bundle) -> None:
 
 
 def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime", "openvino"))
 
     def chosen(bundle: Bundle, precision: str, *, vnni: bool) -> str:
-        monkeypatch.setattr("crossrt.engine.runtime.session.has_vnni", lambda: vnni)
+        monkeypatch.setattr("crossrt.engine.runtime.select_cpu.has_vnni", lambda: vnni)
         return choose_setup(bundle, precision=precision, device="cpu", tuned=False).backend
 
     models = exported.manifest.models
@@ -107,7 +107,7 @@ def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, mon
     assert chosen(judged(128, onnxruntime=True, openvino=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True, openvino=False), "int8", vnni=True) == "onnxruntime"
-    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(everywhere, "int8", vnni=True) == "onnxruntime"
 
 
@@ -115,7 +115,7 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime", "openvino", "native")
+        "crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime", "openvino", "native")
     )
     models = exported.manifest.models
     passed = {"onnxruntime": True, "openvino": True, "native": True}
@@ -143,9 +143,11 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
         chosen(judged(), precision="fp32", backend="native")
     with pytest.raises(BackendError, match="native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"):
         chosen(judged(), precision="fp16", backend="native")
-    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"
-    monkeypatch.setattr("crossrt.engine.runtime.session.why_not_native", lambda *_: "this processor lacks avx512_vnni")
+    monkeypatch.setattr(
+        "crossrt.engine.runtime.select_cpu.why_not_native", lambda *_: "this processor lacks avx512_vnni"
+    )
     with pytest.raises(BackendError, match="native cannot run here in int8: this processor lacks avx512_vnni"):
         chosen(judged(), backend="native")
 
@@ -181,7 +183,7 @@ def test_auto_takes_fp32_where_the_backend_cannot_compute_int8(
 
     def chosen(*others: str, backend: str = "auto") -> tuple[str, Precision]:
         monkeypatch.setattr(
-            "crossrt.engine.runtime.session.installed_backends",
+            "crossrt.engine.runtime.select_cpu.installed_backends",
             lambda precision: (*others, "native") if precision is Precision.FP32 else others,
         )
         setup = choose_setup(bundle, precision="auto", backend=backend, device="cpu", tuned=False)
@@ -411,7 +413,7 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
     with pytest.raises(SystemExit):
         main()
     assert "passed as onnxruntime computes it, FAILED as openvino computes it" in capsys.readouterr().out
-    monkeypatch.setattr("crossrt.engine.runtime.session.installed_backends", lambda *_: ("openvino",))
+    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("openvino",))
     setup = choose_setup(made, precision="auto", device="cpu")
     assert (setup.precision, setup.backend) == (Precision.FP32, "openvino"), "INT8 would run in a backend it failed in"
 

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
 from crossrt.engine.backends.registry import why_not_native
+from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.errors import BackendError, OptionError
-from crossrt.engine.kernels.weights import NativeModel
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
+from crossrt.engine.runtime.execution_config import Setup
 from crossrt.engine.runtime.gpu_scorer import Pipeline
-from crossrt.engine.runtime.session import Setup, choose_setup
+from crossrt.engine.runtime.select_cpu import choose_setup
 from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference

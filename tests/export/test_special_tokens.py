@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from crossrt import CrossEncoder
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.kernels.weights import NativeModel
+from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.precision import Precision
+from crossrt.engine.runtime.execution_config import Setup
 from crossrt.engine.runtime.gpu_scorer import Pipeline
-from crossrt.engine.runtime.session import Setup
 from crossrt.engine.text.pair_tokenizer import PairEncoder
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle

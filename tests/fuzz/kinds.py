@@ -18,10 +18,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from crossrt.engine.backends.native_cpu import NativeSession
 from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.bundle.bundle import Bundle, BundleFile, BundleModel, Manifest
+from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.bundle.tensorrt_engine import EngineFile, Profile
 from crossrt.engine.errors import CrossrtError
 from crossrt.engine.files import trec
-from crossrt.engine.kernels.weights import NativeModel
 from crossrt.engine.precision import Precision
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import prepare
@@ -118,7 +118,7 @@ def native_weights(folder: Path) -> Try:
             place.mkdir()
             file = place / "model.native"
             with file.open("wb") as opened:
-                from crossrt.engine.kernels.weights import write
+                from crossrt.engine.bundle.native_weights import write
 
                 write(opened, sizes, random_arrays(sizes))
             model = BundleModel(file="model.fp32.onnx", native_file="model.native")

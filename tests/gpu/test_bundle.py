@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crossrt.engine.cross_encoder import CrossEncoder
-from crossrt.engine.cuda.cuda import open_cuda
+from crossrt.engine.cuda.bindings import open_cuda
 from crossrt.engine.errors import BackendError
 from crossrt.engine.hardware.gpus import gpus
 

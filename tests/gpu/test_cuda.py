@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from crossrt.engine.backends.registry import has_cuda
-from crossrt.engine.cuda.cuda import DeviceBuffer, Event, PinnedBuffer, Stream, open_cuda
+from crossrt.engine.cuda.bindings import open_cuda
+from crossrt.engine.cuda.cuda import DeviceBuffer, Event, PinnedBuffer, Stream
 from crossrt.engine.errors import BackendError, CudaError
 from tests.engine.memory_device import MemoryDevice
 

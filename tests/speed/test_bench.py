@@ -23,6 +23,7 @@ from crossrt.speed.lineup import Missing, lineup
 from crossrt.speed.measure import Plan, latency_of
 from crossrt.speed.operations import flops_of, padding_of
 from crossrt.speed.result import Speeds
+from crossrt.speed.table import table_of
 from crossrt.speed.texts import Texts
 
 Command = Callable[..., tuple[int, str, str]]
@@ -148,7 +149,7 @@ def test_a_row_that_cannot_run_stays_with_its_reason(bundle: Path, monkeypatch: 
     assert reasons[0] is None
     assert reasons[1] == reasons[3] == "MemoryError: no memory left"
     assert "onnxruntime does not compute in bf16 on a CPU" in str(reasons[2])
-    assert "bundle.bf16 openvino  failed: MemoryError" in str(speeds)
+    assert "bundle.bf16 openvino  failed: MemoryError" in table_of(speeds)
 
     def none(self: System) -> CrossEncoder:
         raise BackendError("no model")

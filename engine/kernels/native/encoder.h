@@ -25,7 +25,7 @@ constexpr int INTERFACE = 1;
 
 enum class Activation { none, tanh, relu, gelu };
 
-// Python has bounded them (`MOST` in engine/kernels/weights.py) so that rows of activations, three of them side by side too, fit into
+// Python has bounded them (`MOST` in engine/bundle/native_weights.py) so that rows of activations, three of them side by side too, fit into
 // an int. A row's number times its width need not, and is a ptrdiff_t throughout.
 struct Sizes {
     int hidden, heads, head, intermediate, layers, types, vocab, positions, labels, dense, activation, bits;
@@ -374,7 +374,7 @@ extern "C" {
 
 int crossrt_interface() { return INTERFACE; }
 
-// `arrays`: those of the file, in its order (`Sizes.tensors` of engine/kernels/weights.py), which must outlive the encoder. Null
+// `arrays`: those of the file, in its order (`Sizes.tensors` of engine/bundle/native_weights.py), which must outlive the encoder. Null
 // when there is no memory.
 Encoder* crossrt_open(const Sizes* sizes, float epsilon, const void* const* arrays) try {
     switch (sizes->bits) {

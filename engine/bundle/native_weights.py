@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle.bundle import MOST_LABELS, MOST_POSITIONS, MOST_TOKENS, Manifest
 from ..errors import BundleError
 from ..files.record import parsed, record
 from ..precision import Precision
+from ..text.tokenizer import MOST_TOKENS
+from .bundle import MOST_LABELS, MOST_POSITIONS, Manifest
 
 FORMAT = "crossrt native 3"
 PLAIN_FORMAT = "crossrt native 2"

@@ -1,123 +1,25 @@
-"""`Session`: an opened model that owns its memory; and `Setup`, how a bundle is run here."""
+"""`choose_setup`: how a bundle is run here, on a CPU unless a GPU can."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from ..backends.registry import (
     BACKENDS,
     GPU_BACKENDS,
     ONNX_BACKENDS,
-    backend_version,
     installed_backends,
     why_not_native,
 )
-from ..batching.plan import Batch
 from ..bundle.bundle import Bundle
-from ..errors import BackendError, BundleError, OptionError, ShapeError
+from ..errors import BackendError, OptionError
 from ..hardware.cpus import has_vnni, usable_cpus
 from ..options import whole
 from ..precision import Precision
-from ..text.template import EncodedPairs
+from .execution_config import Setup
+from .select_precision import choose_precision
 from .tuning import Tuning
 
 WIDE = 256
 """Channels from which on OpenVINO's quicker 8-bit products outweigh its dearer calls: at 128 they do not, at 312 they do."""
-
-
-class Session(Protocol):
-    """An opened model. One contract test runs against every implementation."""
-
-    backend: str
-    device: str
-    precision: Precision
-    threads: int
-    """Threads that compute one batch."""
-
-    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Score one padded batch.
-
-        Returns raw logits float32 [batch, labels], before any activation; the caller owns the array. Raises ShapeError
-        for a batch longer than the model's positions. Several threads may call at once.
-        """
-
-    def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
-        """Score these rows of a request, padded to `width` tokens by who wants padding. See `run`."""
-
-    def close(self) -> None:
-        """Free what the session allocated. May be called again."""
-
-
-class Padding(ABC):
-    """Makes batches for a runtime that takes nothing else."""
-
-    _bundle: Bundle
-
-    @abstractmethod
-    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """See `Session.run`."""
-
-    def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
-        """See `Session.score`."""
-        return self.run(Batch.padded(pairs, rows, self._bundle.manifest.pad_token_id, width))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """How a bundle is run: by which backend, in which precision, on how many processors.
-
-    `threads` compute in all, in `streams` batches side by side of at most `batch_size` rows. `reason` says in words why
-    this backend.
-    """
-
-    backend: str
-    precision: Precision
-    threads: int
-    streams: int
-    batch_size: int
-    reason: str
-    devices: tuple[str, ...] = ("cpu",)
-    engine: str | None = None
-    """The file of the TensorRT engine that was asked for."""
-    trust_engines: bool = False
-    """Whether engines that came with the bundle may be loaded."""
-
-    @property
-    def native(self) -> bool:
-        """Whether crossrt's own kernels run it: without padding, with nothing to prepare for a shape."""
-        return self.backend == "native"
-
-    @property
-    def device(self) -> str:
-        """Where it runs: `cpu`, `cuda:0`, or several, with commas."""
-        return ", ".join(self.devices)
-
-    def open(self, bundle: Bundle, *, threads: int, streams: int) -> Session:
-        """Open a session that computes `streams` batches at once, each by `threads`."""
-        if self.backend == "openvino":
-            from ..backends.openvino import OpenVinoSession
-
-            return OpenVinoSession(bundle, precision=self.precision, threads=threads, streams=streams)
-        if self.native:
-            from ..backends.native_cpu import NativeSession
-
-            return NativeSession(bundle, precision=self.precision, streams=streams, threads=threads)
-        from ..backends.onnxruntime_cpu import OnnxRuntimeSession
-
-        return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)
-
-    def __str__(self) -> str:
-        version = backend_version(self.backend)
-        if self.devices != ("cpu",):
-            return f"{self.precision.value} on {self.backend} {version} ({self.reason}), {self.device}"
-        return (
-            f"{self.precision.value} on {self.backend} {version} ({self.reason}), {self.device}, {self.threads} of "
-            f"{usable_cpus()} usable processors, {self.streams} {'stream' if self.streams == 1 else 'streams'}"
-        )
 
 
 def choose_setup(
@@ -224,45 +126,6 @@ def choose_setup(
     )
 
 
-def choose_precision(
-    bundle: Bundle,
-    asked: str | Precision | None,
-    *,
-    allow_failed: bool = False,
-    fastest_first: Sequence[Precision] = (Precision.INT8, Precision.FP32),
-) -> Precision:
-    """Return the precision to run: FP32 unless another was asked for, `"auto"` included.
-
-    `"auto"` takes the fastest that passed its parity gate, of those named `fastest_first`, or what there is in a bundle
-    without FP32. BF16 is the FP32 file computed in BF16. Raises OptionError for an unknown name and BundleError for a
-    precision that the bundle lacks, FP32 among them, or that failed its check unless `allow_failed`.
-    """
-    models = bundle.manifest.models
-    if asked is None:
-        bundle.model_file(Precision.FP32)
-        return Precision.FP32
-    if asked == "auto" and Precision.FP32.value not in models:
-        asked = next(iter(models), Precision.FP32.value)
-    if asked == "auto":
-        for candidate in fastest_first:
-            model = models.get(candidate.value)
-            if model is not None and (model.parity or {}).get("passed"):
-                return candidate
-        return Precision.FP32
-    precision = Precision.parse(asked)
-    if precision is Precision.BF16:
-        bundle.model_file(Precision.FP32)
-        return precision
-    bundle.model_file(precision)
-    parity = models[precision.value].parity
-    if parity is not None and not parity.get("passed") and not allow_failed:
-        raise BundleError(
-            f"the {precision.value} model of {bundle.path} failed its check: parity.{precision.value}.json says why. Export "
-            "it again, or take it as it is with allow_failed=True"
-        )
-    return precision
-
-
 def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = False) -> tuple[str, ...]:
     """Return a CPU's backends that compute a precision; of those that were asked, the ones where it passed its check."""
     model = bundle.manifest.models.get(precision.value)
@@ -294,15 +157,3 @@ def _why_not(bundle: Bundle, precision: Precision) -> str:
         f"{bundle.path} has no {precision.value} weights for the backend native: it was exported where they could not be "
         "checked, or they failed their check, or the kernels do not know such a model. Take another backend, or export it again"
     )
-
-
-def check_length(batch: Batch, bundle: Bundle, precision: Precision) -> None:
-    """Raise ShapeError, saying what fits, for a batch longer than the model's positions."""
-    positions = bundle.manifest.max_positions
-    if batch.shape[1] > positions:
-        raise ShapeError(
-            f"a batch of {batch.shape[0]} x {batch.shape[1]} tokens does not fit this model\n"
-            f"  model    {bundle.manifest.source.get('id')}, {precision.value}\n"
-            f"  accepts  sequence 1..{positions}\n"
-            f"  try      max_length={positions}"
-        )

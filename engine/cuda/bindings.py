@@ -1,0 +1,33 @@
+"""Which package gives CUDA's verbs here: `cuda-bindings`, or PyCUDA."""
+
+import importlib.util
+from contextlib import suppress
+
+from ..errors import BackendError
+from .cuda import Cuda
+
+
+def installed_bindings() -> str | None:
+    """Return the package that gives the verbs here, `cuda.bindings` or `pycuda`, or None."""
+    for name in ("cuda.bindings", "pycuda"):
+        # Another package `cuda` has no bindings in it.
+        with suppress(ModuleNotFoundError):
+            if importlib.util.find_spec(name) is not None:
+                return name
+    return None
+
+
+def open_cuda(ordinal: int) -> Cuda:
+    """Open a device by the bindings that are installed. Raises BackendError, saying what to install, without any."""
+    found = installed_bindings()
+    if found == "cuda.bindings":
+        from .cuda_bindings import CudaBindings
+
+        return CudaBindings(ordinal)
+    if found == "pycuda":
+        from .pycuda import PyCuda
+
+        return PyCuda(ordinal)
+    raise BackendError(
+        'a GPU needs cuda-bindings or PyCUDA, and neither is installed: pip install "crossrt[tensorrt]" or "crossrt[pycuda]"'
+    )
