@@ -550,7 +550,8 @@ def test_a_wheel_holds_the_package_alone_and_everything_that_it_needs(bundle: Pa
     shutil.unpack_archive(wheel, tmp_path / "site", "zip")
     top = {path.name for path in (tmp_path / "site").iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"crossrt"}
-    folders = {path.parent.relative_to(repository) for path in repository.glob("*/__init__.py")} | {Path()}
+    packages = [*repository.glob("*/__init__.py"), *repository.glob("*/*/__init__.py")]
+    folders = {path.parent.relative_to(repository) for path in packages} | {Path()}
     kernels = {path.name for path in (tmp_path / "site/crossrt/engine/kernels/native").iterdir()}
     assert kernels == {"encoder.cu", "device.cuh"}, (
         "what a GPU's machine compiles, and nothing that is compiled already"

@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crossrt.engine.backends import native_cpu as native_module
-from crossrt.engine.backends import registry as backends
 from crossrt.engine.backends.native_cpu import NativeSession
 from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.batching.plan import Batch
@@ -554,6 +553,6 @@ def test_without_compiled_kernels_no_session_opens(
 ) -> None:
     sizes = sizes_of(precision="fp32")
     bundle = bundle_of(sizes, random_arrays(sizes))
-    monkeypatch.setattr(backends, "EXTENSION_SUFFIXES", [".nowhere"])
+    monkeypatch.setattr("crossrt.engine.kernels.library.EXTENSION_SUFFIXES", [".nowhere"])
     with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
         NativeSession(bundle, precision=Precision.FP32, streams=1)

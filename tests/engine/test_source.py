@@ -211,7 +211,7 @@ def test_a_cache_that_is_a_file_is_named(checkpoint: Path, tmp_path: Path) -> No
 
 
 def test_nothing_here_needs_what_windows_does_not_have() -> None:
-    modules = ("preparation", "engine_cache", "source", "compiled", "cross_encoder")
+    modules = ("store.preparation", "bundle.engine_cache", "bundle.resolve", "bundle.compiled", "cross_encoder")
     program = "import sys; sys.modules['fcntl'] = None\n" + "".join(
         f"import crossrt.engine.{name}\n" for name in modules
     )

@@ -23,5 +23,5 @@ def test_the_check_finds_a_planted_type_error_and_no_other(tmp_path: Path) -> No
     child = subprocess.run([REPOSITORY / "scripts/types", checkout], capture_output=True, text=True, env=environment)
     assert child.returncode == 1, child.stdout + child.stderr
     found = [line for line in child.stdout.splitlines() if "error:" in line]
-    assert {line.partition(":")[0] for line in found} == {"crossrt/engine/plan.py"}, child.stdout
+    assert {line.partition(":")[0] for line in found} == {"crossrt/engine/batching/plan.py"}, child.stdout
     assert any('Argument "batch_size" to "plan" has incompatible type "str"' in line for line in found)
