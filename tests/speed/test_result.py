@@ -11,7 +11,7 @@ import pytest
 
 from crossrt.engine.errors import DataFileError
 from crossrt.speed.result import Curve, Speed, Speeds, Spread
-from crossrt.speed.table import needed, rounded
+from crossrt.speed.table import needed, rounded, table_of
 
 Make = Callable[..., Any]
 
@@ -106,28 +106,28 @@ def test_a_figure_has_the_digits_that_its_spread_allows(value: float, width: flo
 
 def test_a_noisy_machine_is_called_noisy(speeds_of: Make, speed_of: Make) -> None:
     calm, wide = speed_of(123.4), speed_of(123.4, width=0.3)
-    assert "NOISY" not in str(speeds_of(calm))
-    assert " 123 (122 to 125)" in str(speeds_of(calm))
-    assert "THE MACHINE IS NOISY:" in str(speeds_of(calm, noise=0.5))
-    said = str(speeds_of(wide))
+    assert "NOISY" not in table_of(speeds_of(calm))
+    assert " 123 (122 to 125)" in table_of(speeds_of(calm))
+    assert "THE MACHINE IS NOISY:" in table_of(speeds_of(calm, noise=0.5))
+    said = table_of(speeds_of(wide))
     assert "THE MACHINE IS NOISY, spreads are wide of b.fp32 onnxruntime" in said
     assert "123" not in said
     once = dataclasses.replace(calm, pairs_per_s=Spread(median=123.4, p5=123.4, p95=123.4, repeats=1))
-    assert " 100 (100 to 100)" in str(speeds_of(once, noise=0.3)), "a single repeat has no spread of its own"
+    assert " 100 (100 to 100)" in table_of(speeds_of(once, noise=0.3)), "a single repeat has no spread of its own"
 
 
 def test_errors_stand_beside_the_speeds_and_failures_stay(speeds_of: Make, speed_of: Make) -> None:
     row = speed_of()
     difference = dataclasses.replace(row.difference, max_abs=0.0432, mean_abs=0.0112, top10_overlap=0.975)
     failed = dataclasses.replace(row, label="b.bf16 openvino", failed="no BF16 here")
-    said = str(speeds_of(dataclasses.replace(row, difference=difference), failed)).splitlines()
+    said = table_of(speeds_of(dataclasses.replace(row, difference=difference), failed)).splitlines()
     assert any(line.startswith("b.fp32 onnxruntime") and "4e-02, 1e-02   0.975" in line for line in said)
     assert "b.bf16 openvino  failed: no BF16 here" in said
     assert any("bf16 unmeasured" in line and "memory unmeasured" in line for line in said)
 
 
 def test_a_ceiling_on_another_device_is_said_to_be_unmeasured(speeds_of: Make, speed_of: Make) -> None:
-    assert "ceiling, cuda:0: unmeasured" in str(speeds_of(speed_of(device="cuda:0")))
+    assert "ceiling, cuda:0: unmeasured" in table_of(speeds_of(speed_of(device="cuda:0")))
 
 
 def test_what_all_passages_in_an_hour_need_is_computed_from_the_speed(speed_of: Make) -> None:
