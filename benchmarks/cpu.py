@@ -27,9 +27,8 @@ from result import write_result
 from tqdm import tqdm
 
 from crossrt.calibration.ranking import top_overlap
-from crossrt.engine.batching.plan import plan
+from crossrt.engine.batching.plan import plan_batches
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.bundle.encoder import encoder_of
 from crossrt.engine.files.publish import published_file
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.hardware.cpus import usable_cpus
@@ -222,15 +221,15 @@ def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling:
 
 def encoded_lengths(bundle: Bundle, requests: list[tuple[str, list[str]]]) -> list[np.ndarray[Any, Any]]:
     """Return each request's lengths in tokens."""
-    encoder = encoder_of(bundle)
+    encoder = bundle.pair_tokenizer()
     return [encoder.encode([(query, text) for text in texts]).lengths for query, texts in requests]
 
 
 def padding(requests: list[np.ndarray[Any, Any]]) -> dict[str, float]:
     """Return the share of computed tokens that are padding, of the batch plan and of sorted batches of 32."""
     real = sum(int(lengths.sum()) for lengths in requests)
-    made = [plan(lengths, batch_size=32, streams=usable_cpus(), few_shapes_to=512) for lengths in requests]
-    ours = sum(len(part) * width for each in made for part, width in zip(each.parts, each.widths, strict=True))
+    made = [plan_batches(lengths, batch_size=32, streams=usable_cpus(), few_shapes_to=512) for lengths in requests]
+    ours = sum(len(part) * width for each in made for part, width in zip(each.row_groups, each.widths, strict=True))
     sorted32 = 0
     for lengths in requests:
         ordered = np.sort(lengths)[::-1]

@@ -39,15 +39,14 @@ with suppress(ImportError, OSError):
 from crossrt import Bundle, CrossEncoder, PassageStore
 from crossrt.calibration.ranking import top_overlap
 from crossrt.engine.backends.registry import backend_version
-from crossrt.engine.bundle.encoder import encoder_of
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.hardware.gpus import gpus
 from crossrt.engine.precision import Precision
 from crossrt.engine.process.child import crossrt_command
-from crossrt.engine.runtime.gpu_scorer import Pipeline
+from crossrt.engine.runtime.gpu_scorer import GpuScorer
 from crossrt.engine.store.preparation import prepare
-from crossrt.evaluation.facts import versions
 from crossrt.export.precision.tolerance import TOLERANCE
+from crossrt.measurement.environment import versions
 from crossrt.speed.operations import flops_of
 
 COUNTS = (1, 10, 100)
@@ -195,7 +194,7 @@ def measure(
             keep()
     store = prepared(bundle, requests, folder)
     pairs = [pair for request in requests for pair in request.pairs()]
-    encoded = encoder_of(bundle, max_length=length).encode(pairs)
+    encoded = bundle.pair_tokenizer(max_length=length).encode(pairs)
     flops = flops_of(bundle, encoded.lengths)
 
     def works_of(system: System) -> dict[str, list[Callable[[], Any]]]:
@@ -206,7 +205,7 @@ def measure(
         works["all"] = [lambda: system.score(pairs)]
         model = system.model
         if model is not None:
-            works["all, model alone"] = [lambda: model._scorer.start(encoded, batch_size=32).wait()]
+            works["all, model alone"] = [lambda: model.submit(encoded, batch_size=32).wait()]
             works["1 x 100, prepared"] = [
                 lambda r=request: model.logits_from(store, r.query, r.names)  # type: ignore[misc]
                 for request in requests
@@ -282,7 +281,7 @@ def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[s
 
 def padding(model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
     """What rounding adds to the real tokens, of single requests and of all in one, and how many shapes they make."""
-    pipeline: Pipeline = model._scorer  # type: ignore[assignment]
+    pipeline: GpuScorer = model._scorer  # type: ignore[assignment]
     found: dict[str, Any] = {}
     for name, lists in (
         ("1 x 10", [request.pairs(10) for request in requests]),
@@ -291,11 +290,11 @@ def padding(model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
     ):
         real, shapes = 0, []
         for pairs in lists:
-            lengths = model._encoder.encode(pairs).lengths
+            lengths = model.encode(pairs).lengths
             real += int(lengths.sum())
-            for rows in pipeline._batches.parts(lengths, batch_cost=pipeline._batch_cost):
-                shapes.append(pipeline._batches.shape(lengths[rows]))
-        computed = sum(map(pipeline._batches.tokens, shapes))
+            for rows in pipeline._layout.split(lengths, batch_cost=pipeline._batch_cost):
+                shapes.append(pipeline._layout.shape(lengths[rows]))
+        computed = sum(map(pipeline._layout.tokens, shapes))
         found[name] = {"padding": round(1 - real / computed, 4), "batches": len(shapes), "shapes": len(set(shapes))}
     return found
 

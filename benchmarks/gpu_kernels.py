@@ -21,15 +21,15 @@ from result import write_result
 from crossrt import Bundle
 from crossrt.engine.backends import native_cuda
 from crossrt.engine.backends.native_cuda import NativeGpuExecutor
-from crossrt.engine.bundle.native_weights import DTYPES, NativeModel, Sizes
+from crossrt.engine.bundle.native_weights import DTYPES, ModelDims, NativeModel
 from crossrt.engine.cuda.bindings import open_cuda
 from crossrt.engine.cuda.cuda import Cuda, DeviceBuffer, Event, PinnedBuffer, Stream
 from crossrt.engine.hardware.gpus import gpus
-from crossrt.engine.text.template import EncodedPairs
+from crossrt.engine.text.encoded_pairs import EncodedPairs
 
 BATCHES = ((1, 64), (10, 80), (100, 80), (256, 64), (128, 128), (256, 128), (400, 80), (64, 512))
 """Pairs, and the tokens of each."""
-LARGE = Sizes(
+LARGE = ModelDims(
     **{"precision": "fp16", "hidden": 1024, "heads": 16, "head": 64, "intermediate": 4096, "layers": 24, "types": 2},
     **{"vocab": 30522, "positions": 512, "labels": 1, "dense": 2, "activation": "tanh", "epsilon": 1e-12},  # type: ignore[arg-type]
 )
@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> None:
         with cuda.current():
             executor = large_executor(cuda) if name == "large" else NativeGpuExecutor(Bundle.open(name), cuda)
             for pairs, length in BATCHES:
-                if length <= executor.batches.longest:
+                if length <= executor.layout.longest:
                     rows.append(row(executor, pairs, length))
                     print(name, rows[-1], flush=True)
             executor.close()
@@ -76,15 +76,15 @@ def row(executor: NativeGpuExecutor, count: int, length: int) -> dict[str, Any]:
         type_ids=np.zeros(count * length, np.uint8),
         offsets=np.arange(count + 1) * length,
     )
-    shape = executor.batches.shape(pairs.lengths)
+    shape = executor.layout.shape(pairs.lengths)
     rows, tokens = shape
     stream, memory, logits = (
         Stream(cuda),
         DeviceBuffer(cuda, executor.workspace),
         DeviceBuffer(cuda, 4 * rows * sizes.labels),
     )
-    inputs = {name: np.zeros(wanted, kind) for name, (kind, wanted) in executor.batches.arrays(shape).items()}
-    executor.batches.fill(inputs, pairs, np.arange(count))
+    inputs = {name: np.zeros(wanted, kind) for name, (kind, wanted) in executor.layout.arrays(shape).items()}
+    executor.layout.fill(inputs, pairs, np.arange(count))
     buffers = {name: (PinnedBuffer(cuda, a.nbytes), DeviceBuffer(cuda, a.nbytes)) for name, a in inputs.items()}
     for name, (host, device) in buffers.items():
         host.bytes[:] = inputs[name].reshape(-1).view(np.uint8)
@@ -115,7 +115,7 @@ def row(executor: NativeGpuExecutor, count: int, length: int) -> dict[str, Any]:
 
     norm = (weights["embedding_norm.weight"], weights["embedding_norm.bias"])
     embeddings = (weights["word"], weights["position"], weights["type"])
-    begins, lengths, tiles = addresses["begins"], addresses["lengths"], executor.batches.tiles(shape)
+    begins, lengths, tiles = addresses["begins"], addresses["lengths"], executor.layout.tiles(shape)
     result: dict[str, Any] = {"pairs": count, "length": length, "shape": shape}
     result["whole_us"] = us(lambda: context.enqueue(shape, addresses), 3)
     result |= {

@@ -1,4 +1,4 @@
-"""What batches of each shape take on a GPU, one at a time: what the lattice, the cut into batches and graphs are tuned by."""
+"""What batches of each shape take on a GPU, one at a time: what the buckets, the cut into batches and graphs are tuned by."""
 
 import time
 from statistics import median
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from crossrt import CrossEncoder
-from crossrt.engine.batching.plan import Batch
+from crossrt.engine.batching.batch import Batch
 from crossrt.engine.cuda.cuda import Event
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -23,13 +23,13 @@ def shape_costs(model: CrossEncoder, vocabulary: int) -> list[dict[str, Any]]:
     `model` is open on one GPU and computes nothing else meanwhile. Shapes that its engine does not take are left out.
     """
     lane = model._scorer._devices[0][0]  # type: ignore[union-attr]
-    batches = lane._batches
+    batches = lane._layout
     chance = np.random.default_rng(0)
     found = []
     with lane.cuda.current():
         begin, end = Event(lane.cuda), Event(lane.cuda)
         for tokens in (tokens for tokens in TOKENS if tokens <= batches.longest):
-            for rows in (rows for rows in ROWS if len(batches.parts(np.full(rows, tokens), batch_cost=1 << 40)) == 1):
+            for rows in (rows for rows in ROWS if len(batches.split(np.full(rows, tokens), batch_cost=1 << 40)) == 1):
                 ids = chance.integers(0, vocabulary, (rows, tokens))
                 ones = np.ones_like(ids)
                 places = np.arange(rows)

@@ -21,10 +21,10 @@ import torch
 import transformers
 from result import write_result
 
-from crossrt.engine.batching.plan import Batch
+from crossrt.engine.batching.batch import Batch
 from crossrt.engine.files.trec import read_pairs
 from crossrt.engine.precision import Precision
-from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import builtin_pairs
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     checkpoint = Checkpoint.read(arguments.checkpoint)
-    encoder = PairEncoder.from_file(
+    encoder = PairTokenizer.from_file(
         arguments.checkpoint / "tokenizer.json",
         max_length=checkpoint.max_length,
         truncation_side=checkpoint.truncation_side,

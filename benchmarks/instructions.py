@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What do crossrt's own kernels lose where a processor has AVX512, but not AVX512-BF16?
+"""What do the native kernels lose where a processor has AVX512, but not AVX512-BF16?
 
     benchmarks/instructions.py BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out benchmarks/results/instructions.json
 

@@ -29,10 +29,10 @@ from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.batching.plan import Batch
+from crossrt.engine.batching.batch import Batch
 from crossrt.engine.files.trec import read_collection, read_qrels
 from crossrt.engine.precision import Precision
-from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.graph.numerics import Numerics
 from crossrt.export.graph.writer import graph_of, save
@@ -40,7 +40,7 @@ from crossrt.export.precision.execution import executed
 from crossrt.export.precision.fp16 import batches_of, feeds_of, logits_of, session_of
 from crossrt.export.precision.int8 import eight_bit, quantizations
 from crossrt.export.precision.observation import observed
-from crossrt.export.precision.points import points_of
+from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
 
 PAIRS_A_QUERY = 50
@@ -75,7 +75,7 @@ class Lists:
         self.queries, self.passages, self.run = read_collection(arguments.queries, arguments.passages, arguments.run)
         self.qrels = read_qrels(arguments.qrels)
         self.checkpoint = checkpoint
-        self.encoder = PairEncoder.from_file(
+        self.encoder = PairTokenizer.from_file(
             arguments.checkpoint / "tokenizer.json",
             max_length=checkpoint.max_length,
             truncation_side=checkpoint.truncation_side,
@@ -178,7 +178,7 @@ def ways(lists: Lists, queries: Sequence[str], nncf: Path | None) -> Mapping[str
 
 
 def by_recipe(lists: Lists, pairs: Sequence[tuple[str, str]], recipe: Recipe) -> onnx.ModelProto:
-    seen = observed(lists.checkpoint, points_of(lists.checkpoint, recipe), lists.encoder.encode(pairs))
+    seen = observed(lists.checkpoint, quantization_points(lists.checkpoint, recipe), lists.encoder.encode(pairs))
     return graph_of(lists.checkpoint, Numerics(quantized=quantizations(lists.checkpoint, seen, recipe)))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crossrt.engine.files.publish import published_file
-from crossrt.evaluation.facts import commit, machine, versions
+from crossrt.measurement.environment import commit, machine, versions
 
 
 def with_facts(result: dict[str, Any]) -> dict[str, Any]:

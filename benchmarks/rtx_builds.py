@@ -20,12 +20,12 @@ from result import write_result
 
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.bundle.tensorrt_engine import profiles_for
+from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.errors import BackendError
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.graph.numerics import FP16, FP32, Numerics
 from crossrt.export.graph.writer import graph_of
-from crossrt.export.precision.points import points_of
+from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.tensorrt.attention import UNMEASURED, attention_in
 from crossrt.export.tensorrt.build import BuildOptions, ParsedNetwork, engine_from_onnx
 
@@ -62,7 +62,7 @@ def numerics_of(checkpoint: Checkpoint, recipe: str) -> Numerics:
     if recipe == "fp32":
         return FP32
     precision, _, parts = recipe.partition(" ")
-    points = points_of(checkpoint, Recipe(parts=parts)) if precision == "int8" else ()
+    points = quantization_points(checkpoint, Recipe(parts=parts)) if precision == "int8" else ()
     return replace(FP16, quantized={point.name: Quantization(scale=0.05) for point in points})
 
 

@@ -4,7 +4,7 @@
     benchmarks/soak.py BUNDLE --out benchmarks/results/soak.json
     benchmarks/soak.py BUNDLE --quick                            # 200 requests of each, to try it
 
-Each set-up is a process of its own: own kernels in FP32 and, where the bundle holds it, in INT8, ONNX Runtime, OpenVINO,
+Each set-up is a process of its own: native kernels in FP32 and, where the bundle holds it, in INT8, ONNX Runtime, OpenVINO,
 four threads that share a model, passages from a store, and `AutoModelForSequenceClassification` with padded arrays.
 Requests are drawn from a seeded pool, in which the lengths are uneven. The scores of a request must be those of its first
 time, within 1e-5 (batches are cut otherwise when threads compete). Resident memory is read as it goes; growth is its largest

@@ -50,8 +50,8 @@ SYSTEMS = {
     "ONNX Runtime, optimized graph as ONNX": (OPTIMIZED + AS_IT_IS, "onnxruntime", "onnx"),
     "ONNX Runtime, optimized graph as ORT": (OPTIMIZED + AS_IT_IS, "onnxruntime", "ort"),
     "OpenVINO": (AS_IT_IS, "openvino", ""),
-    "own kernels": (AS_IT_IS, "native", ""),
-    "own kernels, INT8": (IN_INT8, "native", ""),
+    "native kernels": (AS_IT_IS, "native", ""),
+    "native kernels, INT8": (IN_INT8, "native", ""),
     "OpenVINO, compiled every time": (COMPILING + AS_IT_IS, "openvino", ""),
 }
 LIMIT = 0.6  # s

@@ -28,13 +28,13 @@ from tokenizers import Tokenizer
 
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import BACKENDS
-from crossrt.engine.bundle.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.manifest import ONNX_FILES, TOKENIZER, BundleModel
 from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.files.publish import published_file
 from crossrt.engine.precision import Precision
-from crossrt.engine.text.pair_tokenizer import PairEncoder, without_truncation_and_padding
+from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
 from crossrt.engine.text.typical_pairs import typical_pairs
-from crossrt.evaluation.facts import commit, machine
 from crossrt.export.bundle.manifest import write_manifest
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import tokenizer_of
@@ -44,7 +44,8 @@ from crossrt.export.graph.writer import onnx_from_checkpoint
 from crossrt.export.precision.int8 import quantizations
 from crossrt.export.precision.native_weights import native_from_checkpoint
 from crossrt.export.precision.observation import observed
-from crossrt.export.precision.points import points_of
+from crossrt.export.precision.quantization_points import quantization_points
+from crossrt.measurement.environment import commit, machine
 from crossrt.speed.bench import bench, with_shares
 from crossrt.speed.ceiling import ceilings, higher
 from crossrt.speed.lineup import Missing, lineup
@@ -112,11 +113,11 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
     onnx_from_checkpoint(checkpoint, bundle / ONNX_FILES["fp32"])
     recipe = Recipe(method="minmax")
-    encoder = PairEncoder(
+    encoder = PairTokenizer(
         Tokenizer.from_str(tokenizer), max_length=checkpoint.max_length, truncation_side=checkpoint.truncation_side
     )
     pairs = typical_pairs(Tokenizer.from_str(tokenizer), RANGE_PAIRS, seed=1)
-    seen = observed(checkpoint, points_of(checkpoint, recipe), encoder.encode(pairs))
+    seen = observed(checkpoint, quantization_points(checkpoint, recipe), encoder.encode(pairs))
     numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
     onnx_from_checkpoint(checkpoint, bundle / ONNX_FILES["int8"], numerics)
     manifest = manifest_of(checkpoint, {"id": model.name, "exporter": "crossrt"})

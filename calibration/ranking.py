@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .change import Change
 from .judging_set import JudgingSet
+from .paired_difference import PairedDifference
 
 MEASURES = ("nDCG@10", "RR@10")
 
@@ -50,7 +50,7 @@ class RankingReport:
     top10_overlap_low: float
     top10_overlap_high: float
     mean_abs_diff: float
-    changes: Mapping[str, Change]
+    changes: Mapping[str, PairedDifference]
 
     @property
     def lines(self) -> list[str]:
@@ -84,7 +84,7 @@ class Judge:
             (self.expected[rows.start : rows.stop], candidate[rows.start : rows.stop]) for rows in self.judging.rows
         ]
         overlaps = [top_overlap(*both) for both in lists]
-        overlap = Change.of(np.zeros(len(overlaps)), overlaps)
+        overlap = PairedDifference.of(np.zeros(len(overlaps)), overlaps)
         return RankingReport(
             source=self.judging.source,
             sha256=self.judging.sha256,
@@ -98,7 +98,7 @@ class Judge:
             changes=self._changes(candidate),
         )
 
-    def _changes(self, candidate: Scores) -> dict[str, Change]:
+    def _changes(self, candidate: Scores) -> dict[str, PairedDifference]:
         qrels = (
             {query: self.judging.qrels[query] for query in self.judging.candidates if query in self.judging.qrels}
             if (self.judging.qrels)
@@ -117,4 +117,7 @@ class Judge:
                 if query in qrels
             }
             values.append({(str(m.measure), m.query_id): m.value for m in ir_measures.iter_calc(measures, qrels, run)})
-        return {name: Change.of(*([found[name, query] for query in qrels] for found in values)) for name in MEASURES}
+        return {
+            name: PairedDifference.of(*([found[name, query] for query in qrels] for found in values))
+            for name in MEASURES
+        }

@@ -12,7 +12,7 @@ from .. import __version__
 from ..engine.errors import OptionError
 
 if TYPE_CHECKING:
-    from ..engine.bundle.bundle import Manifest
+    from ..engine.bundle.manifest import Manifest
 
 app = typer.Typer(
     help="MS MARCO cross-encoders, exported with proof and run fast.",
@@ -91,7 +91,7 @@ def models_of(manifest: "Manifest") -> list[str]:
         others = "".join(
             f"; {file} {where}"
             for file, where in (
-                (model.native_file, "for own kernels" + (" on GPUs" if name == "fp16" else "")),
+                (model.native_file, "for native kernels" + (" on GPUs" if name == "fp16" else "")),
                 (model.gpu_file, "on GPUs"),
                 (model.fused_file, "by ONNX Runtime on GPUs"),
             )

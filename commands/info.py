@@ -23,7 +23,7 @@ def info(
     """Say what a bundle holds, and what would run here and why."""
     from ..engine.bundle.bundle import Bundle
     from ..engine.labels import described
-    from ..engine.runtime.select_cpu import choose_setup
+    from ..engine.runtime.select import choose_execution
 
     opened = Bundle.open(bundle, verify=verify)
     manifest = opened.manifest
@@ -50,7 +50,7 @@ def info(
     if precision is None and "fp32" not in manifest.models:
         lines.append("  fp32          none: nothing runs unless its precision is named, or auto; this is auto")
         precision = "auto"
-    here = choose_setup(
+    here = choose_execution(
         opened, precision=precision, backend=backend, device=device, threads=threads, trust_engines=trust_engines
     )
     lines.append(f"  here          {here}")

@@ -433,10 +433,9 @@ def _building(
 
 
 def _with_engines(bundle: Any, precisions: Any, pairs: Any, options: Any, **others: Any) -> Any:
-    from ..engine.bundle.encoder import encoder_of
     from ..export.tensorrt.engines import add_engines
 
-    encoder = encoder_of(bundle)
+    encoder = bundle.pair_tokenizer()
     bundle, checks = add_engines(
         bundle,
         precisions,

@@ -136,27 +136,26 @@ def tune(
 
     from ..calibration.calibration_set import CalibrationSet
     from ..engine.bundle.bundle import Bundle
-    from ..engine.bundle.encoder import encoder_of
     from ..engine.runtime.autotune import ROUNDS, candidates, fastest, tune
-    from ..engine.runtime.select_cpu import choose_setup
+    from ..engine.runtime.select_cpu import choose_cpu
     from ..engine.runtime.tuning import Tuning
     from ..engine.text.tokenizer import read_tokenizer
     from ..engine.text.typical_pairs import typical_pairs
 
     opened = Bundle.open(bundle)
-    setup = choose_setup(opened, precision=precision, device="cpu", threads=threads, tuned=False)
+    config = choose_cpu(opened, precision=precision, threads=threads, tuned=False)
     if pairs is not None:
         texts = list(CalibrationSet.from_pairs_file(pairs, size=100).pairs)
     else:
         texts = typical_pairs(read_tokenizer(opened.tokenizer_file), 100)
-    encoder = encoder_of(opened)
-    runs = len(candidates(opened, setup)) * (ROUNDS + 1)
+    encoder = opened.pair_tokenizer()
+    runs = len(candidates(opened, config)) * (ROUNDS + 1)
     with tqdm(total=runs, desc="Measuring", unit="run", disable=not for_a_person()) as bar:
-        found = tune(opened, setup, [encoder.encode(texts)], progress=bar.update)
+        found = tune(opened, config, [encoder.encode(texts)], progress=bar.update)
     best = fastest(found)
     lines = [f"{'backend':<12}streams  batch  pairs/s  ratio (lowest to highest)   mean |difference|"]
     for candidate in found:
-        chosen = candidate.setup
+        chosen = candidate.config
         note = "" if candidate.same_scores else "  other scores: not taken"
         lines.append(
             f"{chosen.backend:<12}{chosen.streams:>7}{chosen.batch_size:>7}{candidate.pairs_per_second:>9,.0f}"
@@ -164,8 +163,8 @@ def tune(
             f"{candidate.mean_abs_diff:>22.1e}{'  <- kept' if candidate is best else note}"
         )
     say("\n".join(lines))
-    kept = Tuning(backend=best.setup.backend, streams=best.setup.streams, batch_size=best.setup.batch_size).store(
-        opened, setup.precision, setup.threads
+    kept = Tuning(backend=best.config.backend, streams=best.config.streams, batch_size=best.config.batch_size).store(
+        opened, config.precision, config.threads
     )
     print(f"kept in {kept}", file=sys.stderr)
 

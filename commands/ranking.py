@@ -241,7 +241,7 @@ def evaluate(
     from ..evaluation.dataset import collection_of_dataset
     from ..evaluation.evaluate import evaluate, opened_folder
     from ..evaluation.measures import Measures
-    from ..evaluation.system import CANDIDATES, Options, systems_of
+    from ..measurement.model_config import CANDIDATES, Options, model_configs
 
     parsed = Measures.parse(measures)
     options = Options(
@@ -254,7 +254,7 @@ def evaluate(
         trust_engines=trust_engines,
     )
     hub = hub_options(bundles, revision, token, cache_folder, local_files_only)
-    systems = systems_of(bundles, [name.strip() for name in precision.split(",")], options, **hub)
+    systems = model_configs(bundles, [name.strip() for name in precision.split(",")], options, **hub)
     if dataset is not None and (queries or passages or qrels):
         raise OptionError(
             "give --dataset, or --queries, --passages and --qrels, not both; --run and --store go with each"

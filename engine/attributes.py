@@ -135,12 +135,12 @@ class ModelAttributes:
     @property
     def precision(self) -> Precision:
         """The precision the model computes in."""
-        return self._scorer.setup.precision
+        return self._scorer.config.precision
 
     @property
     def device(self) -> Device:
         """Where the model runs: a text such as `cpu` or `cuda:0` that also has the `type` and `index` of a torch.device."""
-        return Device(self._scorer.setup.device)
+        return Device(self._scorer.config.device)
 
     @property
     def dtype(self) -> Any:
@@ -270,7 +270,7 @@ class CrossEncoderAttributes(ModelAttributes):
 
     def get_backend(self) -> str:
         """The runtime that computes."""
-        return self._scorer.setup.backend
+        return self._scorer.config.backend
 
     def get_max_seq_length(self) -> int:
         """Longest pair in tokens."""

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from . import compatibility
 from .activation import Activation, Floats, apply, is_softmax, softmax
 from .attributes import CrossEncoderAttributes, ModelCardData
+from .batching.batch import Batch
 from .bundle.bundle import Bundle
-from .bundle.encoder import encoder_of
 from .bundle.resolve import bundle_from_source
 from .errors import BackendError, BundleError, InputError, OptionError
 from .labels import label_number, margin, need_label
@@ -24,11 +24,11 @@ from .options import whole
 from .precision import Precision
 from .runtime.pending import Pending
 from .runtime.scorer import Scorer, open_scorer
-from .runtime.select_cpu import choose_setup
+from .runtime.select import choose_execution
 from .store.passage_store import PassageStore
+from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, is_single
-from .text.pair_tokenizer import PairEncoder
-from .text.template import EncodedPairs
+from .text.pair_tokenizer import PairTokenizer
 from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
@@ -39,14 +39,14 @@ GROWTH = 4
 """From one chunk to the next: a device that is quicker than the tokenizer is given its first batches soon, and sorting
 leaves as little padding as can be."""
 
-REOPENED = frozenset({"bundle", "config", "_tokenizer", "_encoder", "_scorer", "_options", "_closed"})
+REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_options", "_closed"})
 """Attributes that a copy of a model makes itself, when it is opened."""
 
 Item = TypeVar("Item")
 
 
 class CrossEncoder(CrossEncoderAttributes):
-    """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
+    """A cross-tokenizer that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
 
     `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
     `precision` None is FP32 and never changes scores behind your back, so a bundle that holds none, as one made of an INT8
@@ -121,7 +121,7 @@ class CrossEncoder(CrossEncoderAttributes):
         self._relevant_label = manifest.relevant_label
         if relevant_label is not None:
             self._relevant_label = label_number(relevant_label, manifest.label_names, manifest.labels)
-        self._encoder = self._encoder_for(max_length if max_length is not None else mapped.get("max_length"))
+        self._pair_tokenizer = self._tokenizer_for(max_length if max_length is not None else mapped.get("max_length"))
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
         self.model_card_data = ModelCardData() if model_card_data is None else model_card_data
         if devices is None:
@@ -139,7 +139,7 @@ class CrossEncoder(CrossEncoderAttributes):
         }
         self._closed = False
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
-        self._encoder = self._fitting(self._encoder)
+        self._pair_tokenizer = self._fitting(self._pair_tokenizer)
         opened = self.precision.value
         if opened in manifest.models and manifest.models[opened].parity is None and not allow_failed:
             _say_unchecked(self.bundle.path.absolute(), opened)
@@ -296,15 +296,41 @@ class CrossEncoder(CrossEncoderAttributes):
         `max_length` holds for this call alone. `prompt` None is the model's default one, if it has one.
         """
         batch_size = whole("batch_size", batch_size, least=1)
-        encoder = self._encoder if max_length is None else self._fitting(self._encoder_for(max_length))
+        tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         chunks = _chunks(pairs, self._scorer.first_chunk)
-        encode = encoder.encode if prompt is None else partial(encoder.encode, prompt=prompt)
+        encode = tokenizer.encode if prompt is None else partial(tokenizer.encode, prompt=prompt)
         if not show_progress_bar:  # a bar that is not shown takes a tenth of the time of a single pair
             return self._chunked_logits(chunks, encode, batch_size)
         with tqdm(total=total, desc="Scoring", unit="pair") as bar:
             return self._chunked_logits(chunks, encode, batch_size, bar.update)
+
+    def encode(
+        self, pairs: Iterable[tuple[str, str]], *, prompt: str | None = None, max_length: int | None = None
+    ) -> EncodedPairs:
+        """Tokenize pairs of texts as `predict` does, all at once. `max_length` and `prompt` are as in `logits`.
+
+        Raises InputError, naming the index, for what is no pair. Several threads may call at once.
+        """
+        tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
+        return tokenizer.encode(list(checked_pairs(pairs)), prompt=prompt)
+
+    def submit(self, pairs: EncodedPairs, *, batch_size: int = 32) -> Pending:
+        """Start to score encoded pairs, and return without waiting. `Pending.wait` gives their raw logits.
+
+        The logits are float32 [n, labels], in the order of the pairs. Several threads may submit at once. Raises ShapeError
+        for a pair longer than the model takes, and BackendError once the model is closed.
+        """
+        return self._scorer.submit(pairs, batch_size=whole("batch_size", batch_size, least=1))
+
+    def run(self, batch: Batch) -> Floats:
+        """Score one padded batch exactly as it is given, on all processors, and return raw logits, float32 [rows, labels].
+
+        `submit` chooses batches and padding itself, and is faster. This is for whoever compares runtimes on the same
+        arrays. Raises ShapeError for a batch longer than the model takes.
+        """
+        return self._scorer.run(batch)
 
     def logits_from(
         self,
@@ -325,7 +351,7 @@ class CrossEncoder(CrossEncoderAttributes):
             max_length=self.max_length,
             truncation_side=self.bundle.manifest.truncation_side,
         )
-        encode = partial(self._encoder.encode_from, passages, query, prompt=prompt)
+        encode = partial(self._pair_tokenizer.encode_from, passages, query, prompt=prompt)
         return self._chunked_logits(_chunks(passage_ids, self._scorer.first_chunk), encode, batch_size)
 
     def relevance(
@@ -388,7 +414,7 @@ class CrossEncoder(CrossEncoderAttributes):
         try:
             for chunk, last in chunks:
                 tokens = encode(chunk)
-                started = self._scorer.start(tokens, batch_size=batch_size, at_once=last and pending is None)
+                started = self._scorer.submit(tokens, batch_size=batch_size, inline=last and pending is None)
                 before, pending = pending, started
                 if before is not None:
                     logits.append(before.wait(progress))
@@ -425,40 +451,40 @@ class CrossEncoder(CrossEncoderAttributes):
 
         Never more than the engine on a GPU takes; a warning says so.
         """
-        return self._encoder.max_length
+        return self._pair_tokenizer.max_length
 
     @max_length.setter
     def max_length(self, value: int) -> None:
-        self._encoder = self._fitting(self._encoder_for(value))
+        self._pair_tokenizer = self._fitting(self._tokenizer_for(value))
 
     max_seq_length = max_length
 
     @property
     def backend(self) -> str:
         """The runtime that computes."""
-        return self._scorer.setup.backend
+        return self._scorer.config.backend
 
     @property
     def threads(self) -> int:
         """Threads that compute, in all."""
-        return self._scorer.setup.threads
+        return self._scorer.config.threads
 
     @property
     def model(self) -> TokenModel:
         """The model that takes a tokenizer's tensors and gives logits. It is this one's, and closed with it."""
         return TokenModel(self)
 
-    def _encoder_for(self, max_length: int | None) -> PairEncoder:
+    def _tokenizer_for(self, max_length: int | None) -> PairTokenizer:
         manifest = self.bundle.manifest
         if max_length is not None and whole("max_length", max_length, least=1) > manifest.max_positions:
             raise OptionError(
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
             )
-        encoder = encoder_of(self.bundle, max_length=max_length)
+        tokenizer = self.bundle.pair_tokenizer(max_length=max_length)
         for what, largest, count in (
-            ("token id", encoder.largest_id, manifest.vocab_size),
-            ("token type", encoder.largest_type, manifest.token_types),
+            ("token id", tokenizer.largest_id, manifest.vocab_size),
+            ("token type", tokenizer.largest_type, manifest.token_types),
         ):
             # A model without token types is not given those that its tokenizer has.
             if count and largest >= count:
@@ -466,24 +492,24 @@ class CrossEncoder(CrossEncoderAttributes):
                     f"{self.bundle.tokenizer_file} has the {what} {largest}, and the model has {count}: they do not belong "
                     "together; export the bundle again"
                 )
-        return encoder
+        return tokenizer
 
-    def _fitting(self, encoder: PairEncoder) -> PairEncoder:
-        """Return the encoder, or where the engine takes fewer tokens one that truncates to them."""
+    def _fitting(self, tokenizer: PairTokenizer) -> PairTokenizer:
+        """Return the tokenizer, or where the engine takes fewer tokens one that truncates to them."""
         longest = self._scorer.longest
-        if encoder.max_length <= longest:
-            encoder.threads = self._scorer.tokenizing_threads
-            return encoder
+        if tokenizer.max_length <= longest:
+            tokenizer.threads = self._scorer.tokenizing_threads
+            return tokenizer
         logger.warning(
             "max_length is %d, and the engine on %s takes %d tokens: longer pairs are truncated to that; crossrt engines %s "
             "--max-length %d builds an engine that takes them whole",
-            encoder.max_length,
+            tokenizer.max_length,
             self.device,
             longest,
             self.bundle.path,
-            encoder.max_length,
+            tokenizer.max_length,
         )
-        return self._fitting(self._encoder_for(longest))
+        return self._fitting(self._tokenizer_for(longest))
 
     def __repr__(self) -> str:
         return f"CrossEncoder({str(self.bundle.path)!r}, {self.precision.value}, {self.backend}, {self.device})"
@@ -493,16 +519,16 @@ class CrossEncoder(CrossEncoderAttributes):
     def _opened_scorer(self, dtype: str | None) -> Scorer:
         """Open the model; a `dtype` that cannot be had here is replaced by FP32, which errs by less, with a warning."""
         try:
-            setup = choose_setup(self.bundle, **self._options)
-            if dtype is None or setup.precision is not Precision.FP16 or setup.device != "cpu":
-                return open_scorer(self.bundle, setup)
+            config = choose_execution(self.bundle, **self._options)
+            if dtype is None or config.precision is not Precision.FP16 or config.device != "cpu":
+                return open_scorer(self.bundle, config)
             why = "FP16 is for GPUs"
         except (BackendError, BundleError) as error:
             if dtype is None:
                 raise
             why = str(error)
         self._options["precision"] = None
-        scorer = open_scorer(self.bundle, choose_setup(self.bundle, **self._options))
+        scorer = open_scorer(self.bundle, choose_execution(self.bundle, **self._options))
         compatibility.warn_once(
             f"the dtype asks for {dtype}, which cannot be had here, so the model runs in fp32: {why}"
         )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .activation import Floats
 from .attributes import ModelAttributes
-from .batching.plan import Batch
+from .batching.batch import Batch
 from .bundle.bundle import Bundle
 from .errors import InputError, UnsupportedOptionError
 from .runtime.scorer import Scorer

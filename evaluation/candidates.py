@@ -10,8 +10,8 @@ from tqdm import tqdm
 from ..engine.errors import BackendError, DataFileError, OptionError
 from ..engine.files.publish import replaced_text
 from ..engine.files.trec import write_run
+from ..measurement.provenance import Provenance
 from .passages import Passages, TextPassages
-from .source import Source
 
 CANDIDATES = "candidates.run.trec"
 DEPTH = 100
@@ -71,7 +71,7 @@ def bm25_run(
         **SETTINGS,
         "depth": wanted,
         "passages": [texts.where, texts.source.sha256],
-        "queries": Source.digest(dict(queries)),
+        "queries": Provenance.digest(dict(queries)),
     }
     return made(folder / CANDIDATES, made_of, write)
 

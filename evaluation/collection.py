@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 from ..engine.errors import DataFileError, OptionError
 from ..engine.files.trec import Qrels, line_of, read_qrels, read_texts
+from ..measurement.provenance import Provenance
 from .candidates import bm25_run
 from .passages import PassageFile, Passages, PreparedPassages
 from .run_file import RunFile
-from .source import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Collection:
     unanswered: tuple[str, ...]
     unjudged: int
     ordered: bool
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Provenance]
 
     @classmethod
     def of(
@@ -105,10 +105,10 @@ class Collection:
             sources={
                 "queries": _source(queries_source, queries),
                 "passages": passages.source,
-                "run": Source.of_file(run.path),
+                "run": Provenance.of_file(run.path),
                 "qrels": _source(qrels_source, qrels),
                 # What is scored, in what order, apart from --limit: an interrupted evaluation goes on with the same.
-                "judged": Source(name="queries that are judged", sha256=Source.digest(judged)),
+                "judged": Provenance(name="queries that are judged", sha256=Provenance.digest(judged)),
             },
         )
 
@@ -179,8 +179,12 @@ def open_passages(passages: Path | None, store: Path | None, *, progress: bool =
     raise OptionError("give --passages or --store, one of them")
 
 
-def _source(source: Path | str, content: object) -> Source:
-    return Source.of_file(source) if isinstance(source, Path) else Source(name=source, sha256=Source.digest(content))
+def _source(source: Path | str, content: object) -> Provenance:
+    return (
+        Provenance.of_file(source)
+        if isinstance(source, Path)
+        else Provenance(name=source, sha256=Provenance.digest(content))
+    )
 
 
 def _where(source: Path | str, query: str) -> str:

@@ -7,11 +7,11 @@ from typing import IO, Any
 
 from ..engine.errors import BackendError, DataFileError, OptionError, SourceError
 from ..engine.files.trec import Qrels
+from ..measurement.provenance import Provenance
 from .candidates import CANDIDATES, bm25_run, made
 from .collection import Collection
 from .passages import Passages, PreparedPassages, TextPassages
 from .run_file import RunFile
-from .source import Source
 
 
 class DatasetPassages(TextPassages):
@@ -19,7 +19,7 @@ class DatasetPassages(TextPassages):
 
     def __init__(self, name: str, dataset: Any) -> None:
         self.where = f"the passages of {name}"
-        self.source = Source(name=name, sha256=None)
+        self.source = Provenance(name=name, sha256=None)
         self._name, self._dataset = name, dataset
         with _fetching(name):
             self._store = dataset.docs_store()
@@ -111,7 +111,7 @@ def _own_candidates(name: str, dataset: Any, judged: set[str], folder: Path) -> 
                 if scored.query_id in judged:
                     file.write(f"{scored.query_id} Q0 {scored.doc_id} 0 {float(scored.score)!r} {name}\n")
 
-    return made(folder / CANDIDATES, {"dataset": name, "judged": Source.digest(sorted(judged))}, write)
+    return made(folder / CANDIDATES, {"dataset": name, "judged": Provenance.digest(sorted(judged))}, write)
 
 
 @contextmanager

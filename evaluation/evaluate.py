@@ -10,19 +10,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..calibration.change import Change
+from ..calibration.paired_difference import PairedDifference
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, DataFileError, OptionError
 from ..engine.files.lock import held
 from ..engine.files.publish import clear_abandoned, replaced_text
+from ..engine.runtime.execution_config import CpuConfig
+from ..measurement.environment import commit, machine, versions
+from ..measurement.model_config import CANDIDATES, ModelConfig
+from ..measurement.provenance import Provenance
 from .collection import Collection
-from .facts import commit, machine, versions
 from .growing_run import GrowingRun
 from .measures import Measures
 from .result import Evaluation, Ranking
 from .run_file import RunFile
-from .source import Source
-from .system import CANDIDATES, System
 
 RESULT, PER_QUERY = "result.json", "queries.jsonl"
 
@@ -31,7 +32,7 @@ Values = dict[str, list[list[float]]]
 
 
 def evaluate(
-    systems: Sequence[System],
+    systems: Sequence[ModelConfig],
     collection: Collection,
     folder: Path,
     *,
@@ -92,7 +93,9 @@ def opened_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _runs(systems: Sequence[System], collection: Collection, folder: Path, *, restart: bool) -> dict[str, GrowingRun]:
+def _runs(
+    systems: Sequence[ModelConfig], collection: Collection, folder: Path, *, restart: bool
+) -> dict[str, GrowingRun]:
     data = {name: collection.sources[name] for name in ("queries", "passages", "run", "judged")}
     on = {name: source.sha256 or source.name for name, source in data.items()} | {"depth": collection.depth}
     return {
@@ -107,7 +110,7 @@ def _runs(systems: Sequence[System], collection: Collection, folder: Path, *, re
 
 
 def _score(
-    systems: Sequence[System], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
+    systems: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
 ) -> None:
     waiting = [system for system in systems if not runs[system.label].finished]
     if len(waiting) > 1:
@@ -130,11 +133,12 @@ def _score(
 
 
 def _scores(
-    system: System, model: CrossEncoder, collection: Collection, query: str, ids: Sequence[str]
+    system: ModelConfig, model: CrossEncoder, collection: Collection, query: str, ids: Sequence[str]
 ) -> dict[str, float]:
     # A model's first request of fewer pairs than streams is computed by other kernels than those that follow, and an
     # interrupted evaluation has two first ones: so short lists are filled up with their own passages.
-    filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), system.setup.streams)))
+    streams = system.execution.streams if isinstance(system.execution, CpuConfig) else 1
+    filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), streams)))
     logits = collection.passages.logits(model, collection.queries[query], filled, batch_size=system.options.batch_size)
     scores = dict(zip(ids, model.relevance(logits).tolist(), strict=False))
     for passage, score in scores.items():
@@ -147,7 +151,7 @@ def _scores(
 
 
 def _measured(
-    systems: Sequence[System], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
+    systems: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
 ) -> Values:
     """Measure what is in the files, the candidates first."""
     values: Values = {}
@@ -165,7 +169,7 @@ def _of(lists: Iterable[tuple[str, list[str]]], collection: Collection, measures
 
 
 def _result(
-    systems: Sequence[System],
+    systems: Sequence[ModelConfig],
     collection: Collection,
     runs: Mapping[str, GrowingRun],
     measures: Measures,
@@ -176,7 +180,7 @@ def _result(
     rankings = []
     for label, rows in values.items():
         changes = {
-            name: Change.of([row[place] for row in values[baseline]], [row[place] for row in rows])
+            name: PairedDifference.of([row[place] for row in values[baseline]], [row[place] for row in rows])
             for place, name in enumerate(measures.names)
         }
         means = {name: change.candidate for name, change in changes.items()}
@@ -200,12 +204,12 @@ def _result(
     )
 
 
-def _about(system: System, run: GrowingRun) -> dict[str, Any]:
+def _about(system: ModelConfig, run: GrowingRun) -> dict[str, Any]:
     return {
         "model": system.bundle.manifest.source.get("id"),
         "bundle_sha256": system.bundle_sha256,
         "precision": system.precision.value,
         "runs_on": system.runs_on,
         "max_length": system.work["max_length"],
-        "run": Source.of_file(run.target),
+        "run": Provenance.of_file(run.target),
     }

@@ -14,7 +14,7 @@ from ..engine.errors import DataFileError, StoreError
 from ..engine.files.digests import sha256_of
 from ..engine.files.trec import check_columns, located_lines
 from ..engine.store.passage_store import LONGEST_NAME, PassageStore
-from .source import Source
+from ..measurement.provenance import Provenance
 
 PIECE = 100_000
 """Lines indexed between two looks at the progress bar."""
@@ -25,7 +25,7 @@ class Passages(Protocol):
 
     where: str
     """What messages call them: a path, or a data set."""
-    source: Source
+    source: Provenance
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return those ids that there is no passage of."""
@@ -43,7 +43,7 @@ class TextPassages:
     """Passages that are looked up as texts."""
 
     where: str
-    source: Source
+    source: Provenance
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return those ids that there is no passage of."""
@@ -108,7 +108,7 @@ class PassageFile(TextPassages):
         if len(same):
             name, number = self._repeated(self._names[same].tolist())
             raise DataFileError(f"{path}, line {number}: the id {name} comes a second time; ids must be unique")
-        self.source = Source(name=path.name, sha256=sha256_of(path))
+        self.source = Provenance(name=path.name, sha256=sha256_of(path))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -165,7 +165,7 @@ class PreparedPassages:
     def __init__(self, path: Path) -> None:
         self.store, self.where = PassageStore(path), str(path)
         digests = [sha256_of(path / name) for name in sorted(self.store.description.files)]
-        self.source = Source(name=path.name, sha256=Source.digest(digests))
+        self.source = Provenance(name=path.name, sha256=Provenance.digest(digests))
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return those ids that are not in the store."""

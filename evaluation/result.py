@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..calibration.change import Change
-from .kept import CHECKED, read_kept
-from .source import Source
+from ..calibration.paired_difference import PairedDifference
+from ..measurement.kept_result import CHECKED, read_kept
+from ..measurement.provenance import Provenance
 
 SCHEMA = 1
 KIND = "crossrt evaluation"
@@ -25,13 +25,13 @@ class Ranking:
 
     label: str
     means: Mapping[str, float]
-    changes: Mapping[str, Change] | None
+    changes: Mapping[str, PairedDifference] | None
     model: str | None = None
     bundle_sha256: str | None = None
     precision: str | None = None
     runs_on: str | None = None
     max_length: int | None = None
-    run: Source | None = None
+    run: Provenance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Evaluation:
     commit: str
     collection: str
     description: Sequence[str]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Provenance]
     queries: int
     unanswered: int
     pairs: int

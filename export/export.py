@@ -14,17 +14,18 @@ import onnx
 
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.judging_set import JudgingSet
-from ..calibration.quantization import Activation
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
+from ..calibration.tensor_stats import TensorStats
 from ..engine.backends.registry import ONNX_BACKENDS, installed_backends, why_not_native
-from ..engine.bundle.bundle import ONNX_FILES, TOKENIZER, Bundle, BundleModel, Manifest
+from ..engine.bundle.bundle import Bundle
+from ..engine.bundle.manifest import ONNX_FILES, TOKENIZER, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import OptionError, ParityError
 from ..engine.files.publish import check_target, published_directory
 from ..engine.labels import need_label
 from ..engine.precision import Precision
-from ..engine.text.pair_tokenizer import PairEncoder, without_truncation_and_padding
+from ..engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
 from .bundle.hub_files import write_hub_files
 from .bundle.manifest import tool_versions, write_manifest
 from .checkpoint.checkpoint import Checkpoint
@@ -87,7 +88,7 @@ def export_bundle(
     other precisions decide what they can hold, the built-in ones for INT8 unless given. Every precision is judged on
     `judging`, or else, for INT8, on lists pooled from the calibration pairs; pairs of judged queries are left out of
     calibration. INT8 follows `recipe`; where FP16 is wanted too, a second INT8 file for GPUs has its rest in FP16. Such further
-    files have reports of their own: FP32 and INT8 for crossrt's own kernels, where they run here, and FP16 in ONNX Runtime's
+    files have reports of their own: FP32 and INT8 for the native kernels, where they run here, and FP16 in ONNX Runtime's
     fused operators; these are left out where they fail.
 
     An existing bundle is kept unless `force`, and then replaced in one step. Raises ParityError, with the report, when
@@ -106,7 +107,7 @@ def export_bundle(
     ):
         why = why_not_native(Precision.BF16) or "they do not know such a model"
         raise OptionError(
-            f"bf16 is exported for crossrt's own kernels, and cannot be checked here: {why}. Leave it out: where a processor "
+            f"bf16 is exported for the native kernels, and cannot be checked here: {why}. Leave it out: where a processor "
             "computes in BF16, OpenVINO does so with the FP32 file"
         )
     check_target(out, force=force)
@@ -208,7 +209,7 @@ class _Making:
     progress: bool
     manifest: Manifest = field(init=False)
     _numerics: dict[Precision, Numerics] = field(default_factory=dict)
-    _seen: Mapping[str, Activation] = field(default_factory=dict)
+    _seen: Mapping[str, TensorStats] = field(default_factory=dict)
     _judge: Judge | None = None
     _expected: Expected | None = None
 
@@ -241,7 +242,7 @@ class _Making:
         return self._judged(self.directory, Precision.FP32)
 
     def full_by_native(self) -> ParityReport | None:
-        """FP32 as crossrt's own kernels compute it, from a file of their own; None where they cannot run it."""
+        """FP32 as the native kernels compute it, from a file of their own; None where they cannot run it."""
         return self._by_native(Precision.FP32, FP32_FOR_NATIVE)
 
     def half(self) -> tuple[ParityReport, dict[str, Any]]:
@@ -278,7 +279,7 @@ class _Making:
         return replace(report, backend=f"{report.backend}, in its fused operators, for GPUs")
 
     def half_by_native(self) -> ParityReport | None:
-        """FP16 as crossrt's own kernels compute it on GPUs, from a file of their own; None where they cannot.
+        """FP16 as the native kernels compute it on GPUs, from a file of their own; None where they cannot.
 
         What they round is rounded on the CPU, as no GPU need be here.
         """
@@ -286,7 +287,7 @@ class _Making:
             return None
         native_from_checkpoint(self.checkpoint, self.directory / FP16_FOR_NATIVE, Precision.FP16)
         return self._judged_graph(
-            Precision.FP16, rounded_where_stored(self.checkpoint), "rounded as crossrt's own kernels do, for GPUs"
+            Precision.FP16, rounded_where_stored(self.checkpoint), "rounded as the native kernels do, for GPUs"
         )
 
     def int8(self) -> tuple[ParityReport, dict[str, Any]]:
@@ -321,7 +322,7 @@ class _Making:
         }
 
     def int8_by_native(self) -> ParityReport | None:
-        """INT8 as crossrt's own kernels compute it, from a file of their own; None where they cannot run it."""
+        """INT8 as the native kernels compute it, from a file of their own; None where they cannot run it."""
         return self._by_native(Precision.INT8, INT8_FOR_NATIVE, self._seen)
 
     def int8_for_gpus(self) -> ParityReport:
@@ -333,7 +334,7 @@ class _Making:
         return replace(report, backend=f"{report.backend}, the rest in FP16, for GPUs")
 
     def _by_native(
-        self, precision: Precision, file: str, seen: Mapping[str, Activation] | None = None
+        self, precision: Precision, file: str, seen: Mapping[str, TensorStats] | None = None
     ) -> ParityReport | None:
         if "native" not in installed_backends(precision) or not can_be_native(self.checkpoint):
             return None
@@ -372,9 +373,9 @@ class _Making:
             report = self._judged(Path(twin), precision)
         return replace(report, backend=f"{report.backend}, {how}")
 
-    def _encoder(self) -> PairEncoder:
+    def _encoder(self) -> PairTokenizer:
         manifest = self.manifest
-        return PairEncoder.from_file(
+        return PairTokenizer.from_file(
             self.directory / TOKENIZER,
             max_length=manifest.max_length,
             truncation_side=manifest.truncation_side,

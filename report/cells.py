@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..calibration.change import Change
+from ..calibration.paired_difference import PairedDifference
 from ..engine.precision import Precision
 from ..speed.result import Difference, Latency, Speed, Spread
 from .numbers import error, quality, rate, signed
@@ -73,7 +73,7 @@ def between(ends: tuple[float, float] | None, written: Any) -> str:
     return "" if ends is None else f"{written(ends[0])} to {written(ends[1])}"
 
 
-def quality_cell(measure: str, means: Mapping[str, float], changes: Mapping[str, Change] | None) -> Cell:
+def quality_cell(measure: str, means: Mapping[str, float], changes: Mapping[str, PairedDifference] | None) -> Cell:
     """A mean, with its change from the baseline."""
     mean = quality(means[measure])
     return (
@@ -83,6 +83,6 @@ def quality_cell(measure: str, means: Mapping[str, float], changes: Mapping[str,
     )
 
 
-def interval(change: Change | None) -> str:
+def interval(change: PairedDifference | None) -> str:
     """A change with its interval."""
     return "" if change is None else f" {signed(change.difference)} ({signed(change.low)} to {signed(change.high)})"

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 from ..speed.result import Curve, Latency, Speed, Workload
 from .numbers import error, percent, rate
 from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, decades, drawing, legend, numbered
-from .results import Calibration, Parity, System
+from .results import Calibration, ModelConfig, Parity
 
 WIDTH = 420
 ROW, GAP = 12, 0.8
@@ -173,7 +173,7 @@ def damages(calibration: Calibration, *, name: str) -> Picture:
         return canvas.picture(name, f"Damage of {len(units)} parts alone in 8 bits")
 
 
-def systems(rows: Sequence[System], *, name: str) -> Picture:
+def systems(rows: Sequence[ModelConfig], *, name: str) -> Picture:
     """Draw each system's speed as a ratio to the reference's, with the 5th to 95th percentile. Ours stand out."""
     with drawing():
         canvas, axes = _rows([""] * len(rows), row=30)

@@ -35,7 +35,7 @@ def peers_section(name: str, peers: Peers) -> Section:
     table = Table(
         label=f"Systems, {peers.model}",
         columns=[
-            Column(title="System", number=False),
+            Column(title="ModelConfig", number=False),
             Column(title="Speed", unit="pairs/s"),
             Column(title="Of PyTorch FP32", unit="ratio"),
             Column(title="p50", unit="ms"),

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..engine.bundle.bundle import MANIFEST, Bundle
+from ..engine.bundle.bundle import Bundle
+from ..engine.bundle.manifest import MANIFEST
 from ..engine.errors import DataFileError
 from ..engine.files.digests import sha256_of
 from ..evaluation import result as evaluation
@@ -26,7 +27,7 @@ Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class System:
+class ModelConfig:
     """One row of benchmarks/cpu.py: a system's speed beside the reference's, or why it `failed`.
 
     Ratios are of one request's times to the reference's, the median and the 5th and 95th percentile.
@@ -60,7 +61,7 @@ class Peers:
     candidates: int
     ceiling_gflops: Mapping[str, float]
     padding: Mapping[str, float]
-    systems: Sequence[System]
+    systems: Sequence[ModelConfig]
     date: str | None = None
 
 

@@ -8,13 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..engine.bundle.bundle import MANIFEST
-from ..engine.bundle.encoder import encoder_of
+from ..engine.bundle.manifest import MANIFEST
 from ..engine.errors import BackendError
 from ..engine.files.digests import sha256_of
 from ..engine.precision import Precision
-from ..evaluation.facts import commit, machine, versions
-from ..evaluation.system import System
+from ..measurement.environment import commit, machine, versions
+from ..measurement.model_config import ModelConfig
 from .ceiling import SECONDS, Probe, again, ceiling_of, ceilings, check_share
 from .child import first_score_s, peak_mb
 from .lineup import Missing
@@ -28,7 +27,7 @@ Failures = dict[str, str]
 
 
 def bench(
-    rows: Sequence[System | Missing],
+    rows: Sequence[ModelConfig | Missing],
     texts: Texts,
     plan: Plan,
     *,
@@ -45,7 +44,7 @@ def bench(
     """
     if scaling:
         need_scipy()
-    systems = [row for row in rows if isinstance(row, System)]
+    systems = [row for row in rows if isinstance(row, ModelConfig)]
     failed = {row.label: row.why for row in rows if isinstance(row, Missing)}
     steps = plan.starts + 2 * len(systems) + plan.repeats + len(plan.counts) + 2 + scaling * len(systems)
     with tqdm(total=steps, desc="Measuring", unit="step", disable=not progress) as bar:
@@ -55,7 +54,7 @@ def bench(
 
         found = list(known) or [
             ceiling
-            for threads, device in dict.fromkeys((one.setup.threads, one.setup.device) for one in systems)
+            for threads, device in dict.fromkeys((one.execution.threads, one.execution.device) for one in systems)
             for ceiling in ceilings(threads, device=device, seconds=stretch_s)
         ]
         step()
@@ -87,7 +86,9 @@ def bench(
     )
 
 
-def _starts(systems: Sequence[System], plan: Plan, failed: Failures, step: Callable[[], None]) -> dict[str, Spread]:
+def _starts(
+    systems: Sequence[ModelConfig], plan: Plan, failed: Failures, step: Callable[[], None]
+) -> dict[str, Spread]:
     """Start processes in turns; the first of each fills the file cache and what OpenVINO keeps."""
     seconds: dict[str, list[float]] = {}
     for turn in range(plan.starts + 1 if plan.starts else 0):
@@ -106,12 +107,12 @@ def _starts(systems: Sequence[System], plan: Plan, failed: Failures, step: Calla
 
 
 def _measured(
-    systems: Sequence[System], texts: Texts, plan: Plan, failed: Failures, step: Callable[[], None]
+    systems: Sequence[ModelConfig], texts: Texts, plan: Plan, failed: Failures, step: Callable[[], None]
 ) -> tuple[dict[str, Speed], dict[str, float], Workload, float]:
     """Return the figures by label, the memory by label, the workload, and the noise."""
     memory: dict[str, float] = {}
     opened_rows: list[Row] = []
-    probe = Probe(max(system.setup.threads for system in systems))
+    probe = Probe(max(system.execution.threads for system in systems))
     try:
         for system in systems:
             if system.label not in failed:
@@ -166,7 +167,7 @@ def _without(rows: Sequence[Row], label: str) -> list[Row]:
 
 
 def _workload(row: Row, texts: Texts) -> Workload:
-    encoder = encoder_of(row.system.bundle, max_length=row.system.options.max_length)
+    encoder = row.system.bundle.pair_tokenizer(max_length=row.system.options.max_length)
     return texts.workload([pair for request in row.requests for pair in request], encoder)
 
 
@@ -208,8 +209,8 @@ def _shared(row: Speed, found: Sequence[Ceiling]) -> Speed:
     )
 
 
-def _failed(row: System | Missing, why: str) -> Speed:
-    if isinstance(row, System):
+def _failed(row: ModelConfig | Missing, why: str) -> Speed:
+    if isinstance(row, ModelConfig):
         return Speed(**identity(row), failed=why, latencies=[])
     fields: dict[str, Any] = {
         "label": row.label,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..engine.errors import BackendError
 from ..engine.process.child import python_command
-from ..evaluation.system import System
+from ..measurement.model_config import ModelConfig
 
 PROGRAM = """
 import json, sys
@@ -32,17 +32,17 @@ if requests:
 """
 
 
-def first_score_s(system: System) -> float:
+def first_score_s(system: ModelConfig) -> float:
     """Return the seconds from the start of a process to its first score. Raises BackendError when it gives none."""
     return _run(system, [])[0]
 
 
-def peak_mb(system: System, requests: Sequence[Sequence[tuple[str, str]]]) -> float:
+def peak_mb(system: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> float:
     """Return a process's largest resident size after these requests, in MB. Raises BackendError when it ends early."""
     return _run(system, requests)[1]
 
 
-def _run(system: System, requests: Sequence[Sequence[tuple[str, str]]]) -> tuple[float, float]:
+def _run(system: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> tuple[float, float]:
     options: dict[str, Any] = {
         "model_name_or_path": str(system.bundle.path),
         "precision": system.precision.value,

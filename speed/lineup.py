@@ -11,8 +11,8 @@ from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import BackendError, OptionError
 from ..engine.hardware.cpus import usable_cpus
 from ..engine.precision import Precision
-from ..engine.runtime.select_cpu import choose_setup
-from ..evaluation.system import Options, System, names_of
+from ..engine.runtime.select import choose_execution
+from ..measurement.model_config import ModelConfig, Options, names_of
 
 RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
 
@@ -39,7 +39,7 @@ def lineup(
     device: str | None = None,
     trust_engines: bool = False,
     **hub: Any,
-) -> list[System | Missing]:
+) -> list[ModelConfig | Missing]:
     """Return every bundle in every precision by every backend on every number of threads. Nothing is opened.
 
     FP32 is best first, since every row is compared with the first one. `auto` is the backend that `CrossEncoder` would
@@ -55,7 +55,7 @@ def lineup(
         if not 1 <= number <= usable:
             raise OptionError(f"--threads {number}: this process may use {usable} processors; give 1 to {usable}")
     installed_backends()  # two packages in each other's way are an error for all rows alike
-    rows: dict[str, System | Missing] = {}
+    rows: dict[str, ModelConfig | Missing] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
         bundle = bundle_from_source(source, **hub)
         for precision, backend, count in product(map(Precision.parse, precisions), backends, threads or (usable,)):
@@ -64,15 +64,15 @@ def lineup(
             if row.label in rows:
                 raise OptionError(f"{row.label} is asked for twice; name each bundle, precision and backend once")
             rows[row.label] = row
-    if not any(isinstance(row, System) for row in rows.values()):
+    if not any(isinstance(row, ModelConfig) for row in rows.values()):
         raise BackendError("; ".join(row.why for row in rows.values() if isinstance(row, Missing)))
     return list(rows.values())
 
 
-def _row(name: str, bundle: Bundle, precision: Precision, options: Options, *, several: bool) -> System | Missing:
+def _row(name: str, bundle: Bundle, precision: Precision, options: Options, *, several: bool) -> ModelConfig | Missing:
     suffix = f" {options.threads}t" if several else ""
     try:
-        setup = choose_setup(
+        execution = choose_execution(
             bundle,
             precision=precision,
             backend=options.backend,
@@ -90,5 +90,5 @@ def _row(name: str, bundle: Bundle, precision: Precision, options: Options, *, s
             threads=options.threads or 0,
             why=str(error),
         )
-    label = f"{name}.{precision.value} {setup.backend}{suffix}"
-    return System(label=label, bundle=bundle, setup=setup, options=options)
+    label = f"{name}.{precision.value} {execution.backend}{suffix}"
+    return ModelConfig(label=label, bundle=bundle, execution=execution, options=options)

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from ..calibration.judging_set import QUERIES
 from ..calibration.ranking import top_overlap
-from ..engine.bundle.encoder import encoder_of
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError
-from ..engine.text.template import EncodedPairs
+from ..engine.runtime.execution_config import CpuConfig
+from ..engine.text.encoded_pairs import EncodedPairs
 from ..engine.text.tokenizer import read_tokenizer
-from ..evaluation.system import System
+from ..measurement.model_config import ModelConfig
 from .ceiling import Probe
 from .operations import flops_of, padding_of
 from .result import Difference, Latency, Speed, Spread
@@ -54,7 +54,7 @@ class Plan:
 class Row:
     """An opened model and its times, in seconds."""
 
-    system: System
+    system: ModelConfig
     model: CrossEncoder
     requests: list[Pairs]
     tokens: list[EncodedPairs]
@@ -77,10 +77,10 @@ class Row:
         return np.concatenate([tokens.lengths for tokens in self.tokens])
 
 
-def opened(system: System, texts: Texts, plan: Plan) -> Row:
+def opened(system: ModelConfig, texts: Texts, plan: Plan) -> Row:
     """Open a system with its requests. Raises what `CrossEncoder` raises."""
     tokenizer = read_tokenizer(system.bundle.tokenizer_file)
-    encoder = encoder_of(system.bundle, max_length=system.options.max_length)
+    encoder = system.bundle.pair_tokenizer(max_length=system.options.max_length)
     requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]
     by_count = {
         count: [texts.request(number, count, tokenizer) for number in range(_requests_of(count, plan))]
@@ -164,7 +164,7 @@ def timed(call: Callable[[], Floats]) -> tuple[float, Floats]:
 
 
 def _alone(row: Row, tokens: EncodedPairs) -> Floats:
-    return row.model._scorer.start(tokens, batch_size=row.system.options.batch_size).wait()
+    return row.model.submit(tokens, batch_size=row.system.options.batch_size).wait()
 
 
 # -- from times to figures
@@ -179,16 +179,16 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
     whole = seconds.sum(axis=1)
     try:
         gflop = (
-            flops_of(system.bundle, lengths, native=system.setup.native and system.setup.devices == ("cpu",))
+            flops_of(system.bundle, lengths, native=isinstance(system.execution, CpuConfig) and system.execution.native)
             / len(lengths)
             / 1e9
         )
     except KeyError:
         gflop = None
     padding = None
-    if system.setup.devices == ("cpu",):
+    if isinstance(system.execution, CpuConfig):
         shares = [
-            (padding_of(system.setup, manifest.max_positions, t.lengths, batch_size=system.options.batch_size), t)
+            (padding_of(system.execution, manifest.max_positions, t.lengths, batch_size=system.options.batch_size), t)
             for t in row.tokens
         ]
         computed = sum(t.lengths.sum() / (1 - share) for share, t in shares)
@@ -208,16 +208,16 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
     )
 
 
-def identity(system: System) -> dict[str, Any]:
+def identity(system: ModelConfig) -> dict[str, Any]:
     """Return the fields of a `Speed` that say what it is."""
     return {
         "label": system.label,
         "model": str(system.bundle.manifest.source.get("id")),
         "bundle_sha256": system.bundle_sha256,
         "precision": system.precision.value,
-        "backend": system.setup.backend,
-        "device": system.setup.device,
-        "threads": system.setup.threads,
+        "backend": system.execution.backend,
+        "device": system.execution.device,
+        "threads": system.execution.threads,
         "runs_on": system.runs_on,
     }
 

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.batching.plan import plan
+from ..engine.batching.plan import plan_batches
 from ..engine.bundle.bundle import Bundle
-from ..engine.runtime.execution_config import Setup
+from ..engine.runtime.execution_config import CpuConfig
 
 Lengths = npt.NDArray[np.int64]
 
@@ -27,14 +27,14 @@ def flops_of(bundle: Bundle, lengths: Lengths, *, native: bool = False) -> float
     return (layers - 1) * whole + last
 
 
-def padding_of(setup: Setup, positions: int, lengths: Lengths, *, batch_size: int) -> float:
+def padding_of(config: CpuConfig, positions: int, lengths: Lengths, *, batch_size: int) -> float:
     """Return the share of computed tokens that is padding, 0 to 1, when a request of these lengths runs as streams."""
-    if setup.native:  # batches are padded on the way, and computed without it
+    if config.native:  # batches are padded on the way, and computed without it
         return 0.0
-    made = plan(
+    made = plan_batches(
         lengths,
-        batch_size=min(batch_size, setup.batch_size),
-        streams=setup.streams,
+        batch_size=min(batch_size, config.batch_size),
+        streams=config.streams,
         few_shapes_to=positions,
     )
     return made.padding_waste

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.batching.plan import Batch
+from ..engine.batching.batch import Batch
+from ..engine.bundle.bundle import Bundle
 from ..engine.errors import BackendError
 from ..engine.hardware.cpus import usable_cpus
-from ..evaluation.system import System
+from ..engine.runtime.execution_config import CpuConfig
+from ..measurement.model_config import ModelConfig
 from .measure import Plan, opened
 from .result import Curve, Spread
 from .table import rounded
@@ -34,32 +36,33 @@ def need_scipy() -> None:
         raise BackendError('--scaling needs scipy: pip install "crossrt[report]"')
 
 
-def curves_of(system: System, texts: Texts, plan: Plan) -> list[Curve]:
+def curves_of(system: ModelConfig, texts: Texts, plan: Plan) -> list[Curve]:
     """Measure one row along three axes and fit each: batches on one thread, as a stream computes them; requests on all.
 
     On a GPU, whose batches are not computed by threads, there are none.
     """
-    if system.setup.devices != ("cpu",):
+    config = system.execution
+    if not isinstance(config, CpuConfig):
         return []
     manifest = system.bundle.manifest
     length = min(TYPICAL, manifest.max_positions)
     shapes = [(rows, length) for rows in ROWS]
-    batches = _batch_speeds(system, shapes)
+    batches = _batch_speeds(system.bundle, config, shapes)
     tokens = [float(rows * columns) for rows, columns in shapes]
     lengths = [length for length in LENGTHS if length <= manifest.max_positions]
-    sequences = _batch_speeds(system, [(max(1, BATCH_TOKENS // length), length) for length in lengths])
+    sequences = _batch_speeds(system.bundle, config, [(max(1, BATCH_TOKENS // length), length) for length in lengths])
     curves = [
         _curve(system, "tokens", tokens, batches, saturating),
         _curve(system, "sequence", [float(length) for length in lengths], sequences, polynomial),
     ]
     threads = sorted({*(2**power for power in range(10) if 2**power < usable_cpus()), usable_cpus()})
-    by_threads = _request_speeds(system, texts, plan, threads)
+    by_threads = _request_speeds(system, config, texts, plan, threads)
     curves.append(_curve(system, "threads", [float(number) for number in threads], by_threads, amdahl))
     return curves
 
 
 def _curve(
-    system: System,
+    system: ModelConfig,
     axis: str,
     at: Sequence[float],
     speeds: Sequence[Spread],
@@ -71,11 +74,11 @@ def _curve(
     )
 
 
-def _batch_speeds(system: System, shapes: Sequence[tuple[int, int]]) -> list[Spread]:
+def _batch_speeds(bundle: Bundle, config: CpuConfig, shapes: Sequence[tuple[int, int]]) -> list[Spread]:
     """Pairs a second of batches of these shapes (rows, tokens), by one thread; the shapes take turns."""
-    manifest = system.bundle.manifest
+    manifest = bundle.manifest
     rng = np.random.default_rng(0)
-    session = system.setup.open(system.bundle, threads=1, streams=1)
+    session = config.open(bundle, threads=1, streams=1)
     speeds: list[list[float]] = [[] for _ in shapes]
     try:
         batches = [
@@ -98,15 +101,17 @@ def _batch_speeds(system: System, shapes: Sequence[tuple[int, int]]) -> list[Spr
     return [Spread.of(found) for found in speeds]
 
 
-def _request_speeds(system: System, texts: Texts, plan: Plan, threads: Sequence[int]) -> list[Spread]:
+def _request_speeds(
+    system: ModelConfig, config: CpuConfig, texts: Texts, plan: Plan, threads: Sequence[int]
+) -> list[Spread]:
     """Pairs a second from texts to scores on so many threads; they take turns."""
     short = replace(plan, lists=1, counts=(), starts=0)
     rows = [
         opened(
             replace(
                 system,
-                setup=replace(system.setup, threads=number, streams=min(system.setup.streams, number)),
-                options=replace(system.options, backend=system.setup.backend, threads=number),
+                execution=replace(config, threads=number, streams=min(config.streams, number)),
+                options=replace(system.options, backend=config.backend, threads=number),
             ),
             texts,
             short,

@@ -10,9 +10,9 @@ import tokenizers
 
 from ..engine.errors import DataFileError, OptionError
 from ..engine.files.trec import read_collection, read_pairs
-from ..engine.text.pair_tokenizer import PairEncoder
+from ..engine.text.pair_tokenizer import PairTokenizer
 from ..engine.text.typical_pairs import typical_pairs
-from ..evaluation.source import Source
+from ..measurement.provenance import Provenance
 from .result import Workload
 
 Pairs = list[tuple[str, str]]
@@ -59,7 +59,7 @@ class Texts:
     def _of(cls, source: str, lists: dict[str, list[str]]) -> "Texts":
         if not lists:
             raise DataFileError(f"{source} holds no pairs")
-        return cls(source=source, sha256=Source.digest(list(lists.items())), lists=list(lists.items()))
+        return cls(source=source, sha256=Provenance.digest(list(lists.items())), lists=list(lists.items()))
 
     def request(self, number: int, passages: int, tokenizer: tokenizers.Tokenizer) -> Pairs:
         """Return one query with so many passages, another query for each number: its own passages, then other queries'.
@@ -76,7 +76,7 @@ class Texts:
         order = cycle([*self.lists[first:], *self.lists[:first]])
         return [(query, text) for text in islice((text for _, texts in order for text in texts), passages)]
 
-    def workload(self, pairs: Pairs, encoder: PairEncoder) -> Workload:
+    def workload(self, pairs: Pairs, encoder: PairTokenizer) -> Workload:
         """Return how long these pairs are."""
         lengths = encoder.encode(pairs).lengths
         starts, counts = np.unique(lengths // STEP * STEP, return_counts=True)

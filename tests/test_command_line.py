@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
-from crossrt.engine.bundle.bundle import SCHEMA
+from crossrt.engine.bundle.manifest import SCHEMA
 
 PASSAGES = ["berlin is a city", "the river is long and green", "people live in paris", "eggs and salt"]
 

@@ -31,6 +31,7 @@ ROOMS = (
     "export.tensorrt",
     "export.existing",
     "export",
+    "measurement",
     "evaluation",
     "speed",
     "report",

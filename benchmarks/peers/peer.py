@@ -185,7 +185,7 @@ def flashrank(subject: Subject) -> Score:
 
 
 NATIVE = ("crossrt FP32", "crossrt BF16", "crossrt INT8")
-"""Those of crossrt's own kernels."""
+"""Those of the native kernels."""
 SYSTEMS: dict[str, Callable[[Subject], Score]] = {
     "crossrt FP32": lambda subject: crossrt(subject, backend="native"),
     "crossrt FP32, ONNX Runtime": lambda subject: crossrt(subject, backend="onnxruntime"),

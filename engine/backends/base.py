@@ -6,11 +6,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.plan import Batch
+from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
 from ..errors import ShapeError
 from ..precision import Precision
-from ..text.template import EncodedPairs
+from ..text.encoded_pairs import EncodedPairs
 
 
 class Session(Protocol):

@@ -1,4 +1,4 @@
-"""Native sessions: crossrt's own kernels for FP32, BF16 and INT8, on processors with AVX512.
+"""Native sessions: the native kernels for FP32, BF16 and INT8, on processors with AVX512.
 
 The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, in memory that they
 take when a session opens.
@@ -13,13 +13,13 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.plan import Batch
+from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
 from ..bundle.native_weights import ACTIVATIONS, NativeModel
 from ..errors import BackendError, InputError
 from ..kernels.library import loaded
 from ..precision import Precision
-from ..text.template import EncodedPairs
+from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
 from .registry import native_kernels, why_not_native
 

@@ -1,4 +1,4 @@
-"""crossrt's own kernels on a GPU, in FP16: all between the matrix products in `native/encoder.cu`, these by cuBLAS.
+"""The native kernels on a GPU, in FP16: all between the matrix products in `native/encoder.cu`, these by cuBLAS.
 
 A batch has no padding: pairs lie one after the other, and of the last layer only each pair's first token is computed.
 """
@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.packed import PackedBatches
+from ..batching.packed_layout import PackedLayout
 from ..bundle.bundle import Bundle
 from ..bundle.native_weights import ACTIVATIONS, NativeModel, padded
-from ..bundle.tensorrt_engine import Shape
+from ..bundle.profiles import Shape
 from ..cuda.cublas import WORKSPACE, Cublas
 from ..cuda.cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from ..cuda.cuda_kernels import CudaKernels
@@ -61,7 +61,7 @@ class Products(Protocol):
 
 
 class NativeGpuExecutor:
-    """See `Executor`. The weights lie on the device once, for all lanes, and so do the products that were prepared."""
+    """See `GpuExecutor`. The weights lie on the device once, for all lanes, and so do the products that were prepared."""
 
     lanes = 2
     graphs = 256
@@ -88,7 +88,7 @@ class NativeGpuExecutor:
         self.sizes = sizes = model.sizes
         width, attended = padded(sizes.hidden), sizes.heads * sizes.head
         self.width, self.attended = width, attended
-        self.batches = PackedBatches(
+        self.layout = PackedLayout(
             most_tokens=MOST_TOKENS,
             most_rows=MOST_ROWS,
             longest=sizes.positions,
@@ -118,10 +118,10 @@ class NativeGpuExecutor:
             names = [name for name, _, _ in sizes.tensors()]
             self.weights = self._uploaded(dict(zip(names, model.arrays, strict=True)), opened)
             self._opened = opened.pop_all()
-        self.places, self.workspace = self._arena(self.batches.largest[0])
+        self.places, self.workspace = self._arena(self.layout.largest[0])
 
     def context(self, stream: int, workspace: int) -> "NativeGpuContext":
-        """See `Executor.context`."""
+        """See `GpuExecutor.context`."""
         return NativeGpuContext(self, stream, workspace)
 
     def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> OneProduct:
@@ -135,7 +135,7 @@ class NativeGpuExecutor:
         return self._kept[key]
 
     def close(self) -> None:
-        """See `Executor.close`."""
+        """See `GpuExecutor.close`."""
         self._opened.close()
 
     def _forget(self) -> None:
@@ -189,7 +189,7 @@ class NativeGpuExecutor:
 
 
 class NativeGpuContext:
-    """See `Context`. It keeps nothing of a shape."""
+    """See `GpuContext`. It keeps nothing of a shape."""
 
     def __init__(self, executor: NativeGpuExecutor, stream: int, workspace: int) -> None:
         self._executor = executor
@@ -197,7 +197,7 @@ class NativeGpuContext:
         self._at = {name: workspace + place for name, place in executor.places.items()}
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
-        """See `Context.enqueue`."""
+        """See `GpuContext.enqueue`."""
         rows, tokens = shape
         executor, at = self._executor, self._at
         sizes, width, attended = executor.sizes, executor.width, executor.attended
@@ -235,7 +235,7 @@ class NativeGpuContext:
         for number in range(sizes.layers - 1):
             layer = f"layer.{number}"
             product(f"{layer}.query_key_value", width, 3 * attended, "hidden", "wide", count=tokens)
-            tiles = executor.batches.tiles(shape)
+            tiles = executor.layout.tiles(shape)
             executor.kernels.launch(
                 "attend", (tiles, sizes.heads), self._stream, tiles, addresses["tiles"], at["wide"], at["mixed"]
             )
@@ -259,4 +259,4 @@ class NativeGpuContext:
         launch("classify", rows, rows, pooled, weights[f"{last}.weight"], weights[f"{last}.bias"], addresses["logits"])
 
     def close(self) -> None:
-        """See `Context.close`."""
+        """See `GpuContext.close`."""

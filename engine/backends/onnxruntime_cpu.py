@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.plan import Batch
+from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
 from ..errors import BackendError, BundleError
 from ..precision import Precision

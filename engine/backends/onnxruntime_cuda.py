@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..batching.gpu_batches import PaddedBatches
-from ..batching.shape_buckets import Lattice
+from ..batching.padded_layout import PaddedLayout
+from ..batching.shape_buckets import ShapeBuckets
 from ..bundle.bundle import Bundle
-from ..bundle.tensorrt_engine import Shape
+from ..bundle.profiles import Shape
 from ..cuda.cuda import Cuda
 from ..errors import BackendError, BundleError
 from ..precision import Precision
@@ -30,7 +30,7 @@ BATCH_COST = 2048
 
 
 class OnnxRuntimeExecutor:
-    """See `Executor`. A session belongs to the stream it was opened with, so each lane has one, with weights of its own.
+    """See `GpuExecutor`. A session belongs to the stream it was opened with, so each lane has one, with weights of its own.
 
     All contexts of a lane are its session, whose kernels keep nothing of a shape from one batch to the next. Its arena gives
     the same memory to every batch, graphs included, which is safe since they come one after the other; it never shrinks.
@@ -52,15 +52,15 @@ class OnnxRuntimeExecutor:
         self.output = np.dtype(np.float32)
         lengths = [length for length in (64, 128, 256, 512) if length < bundle.manifest.max_positions]
         lengths.append(bundle.manifest.max_positions)
-        lattice = Lattice([(max(1, TOKENS // length), length) for length in lengths])
-        self.batches = PaddedBatches(lattice, inputs, bundle.manifest.pad_token_id)
+        buckets = ShapeBuckets([(max(1, TOKENS // length), length) for length in lengths])
+        self.layout = PaddedLayout(buckets, inputs, bundle.manifest.pad_token_id)
 
     def context(self, stream: int, workspace: int) -> "OnnxRuntimeContext":
-        """See `Executor.context`. Raises BackendError where ONNX Runtime would compute on the CPU instead."""
+        """See `GpuExecutor.context`. Raises BackendError where ONNX Runtime would compute on the CPU instead."""
         if stream not in self._sessions:
             self._sessions[stream] = self._opened(stream)
         session, uploaded = self._sessions[stream]
-        return OnnxRuntimeContext(session, self.batches.inputs, (self._device, self.cuda.ordinal), uploaded)
+        return OnnxRuntimeContext(session, self.layout.inputs, (self._device, self.cuda.ordinal), uploaded)
 
     def _opened(self, stream: int) -> tuple[Any, Callable[[], None] | None]:
         provider: Any = "CPUExecutionProvider"
@@ -96,12 +96,12 @@ class OnnxRuntimeExecutor:
         return session, partial(self.cuda.synchronize, stream)
 
     def close(self) -> None:
-        """See `Executor.close`."""
+        """See `GpuExecutor.close`."""
         self._sessions.clear()
 
 
 class OnnxRuntimeContext:
-    """See `Context`. `uploaded` waits for the lane's stream, where the session computes on another."""
+    """See `GpuContext`. `uploaded` waits for the lane's stream, where the session computes on another."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class OnnxRuntimeContext:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
-        """See `Context.enqueue`."""
+        """See `GpuContext.enqueue`."""
         binding = self._session.io_binding()
         for name, dtype in self._inputs.items():
             binding.bind_input(name, *self._place, dtype.type, shape, addresses[name])
@@ -134,5 +134,5 @@ class OnnxRuntimeContext:
             raise BackendError(f"ONNX Runtime refused a batch of {shape[0]} x {shape[1]} tokens: {error}") from error
 
     def close(self) -> None:
-        """See `Context.close`."""
+        """See `GpuContext.close`."""
         self._session = None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.plan import Batch
+from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
 from ..bundle.compiled import CompiledModels
 from ..errors import BackendError, BundleError

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from ..bundle.tensorrt_engine import LIBRARIES
+from ..bundle.engine_file import LIBRARIES
 from ..cuda.bindings import installed_bindings
 from ..errors import BackendError
 from ..hardware.cpus import instructions
@@ -18,9 +18,9 @@ logger = logging.getLogger("crossrt")
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
-"""Those of a CPU; the last is crossrt's own kernels."""
+"""Those of a CPU; the last is the native kernels."""
 GPU_BACKENDS = ("tensorrt", "native", "onnxruntime")
-"""Those of a GPU, in the order in which `auto` tries them; the second is crossrt's own kernels."""
+"""Those of a GPU, in the order in which `auto` tries them; the second is the native kernels."""
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),

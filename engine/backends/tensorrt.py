@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ..batching.gpu_batches import PaddedBatches
-from ..batching.shape_buckets import Lattice
+from ..batching.padded_layout import PaddedLayout
+from ..batching.shape_buckets import ShapeBuckets
 from ..bundle.bundle import Bundle
-from ..bundle.tensorrt_engine import EngineFile, Profile, Shape, profile_for
+from ..bundle.engine_file import EngineFile
+from ..bundle.profiles import Profile, Shape, profile_for
 from ..cuda.cuda import Cuda, laid_out
 from ..errors import BackendError, BundleError
 
 DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
 """By TensorRT's names; its own `nptype` fails on some versions of NumPy."""
 LANES = 3
-"""Batches on their way on each device: one is copied up, one computed, one copied down."""
+"""BatchLayout on their way on each device: one is copied up, one computed, one copied down."""
 GRAPHS = 64
 """Graphs kept by a lane. Each has an execution context, but all compute in the lane's memory."""
 BATCH_COST = 2048
@@ -27,7 +28,7 @@ BATCH_COST = 2048
 
 
 class TensorRtExecutor:
-    """See `Executor`. Ask the driver before you open one: without, TensorRT's runtime takes the process down."""
+    """See `GpuExecutor`. Ask the driver before you open one: without, TensorRT's runtime takes the process down."""
 
     lanes = LANES
     graphs = GRAPHS
@@ -71,12 +72,12 @@ class TensorRtExecutor:
         }
         places, self.workspace = laid_out({"engine": self._own_memory} | unread)
         self._unread = {name: places[name] for name in unread}
-        self.batches = PaddedBatches(
-            Lattice([profile.max for profile in file.profiles]), dtypes, bundle.manifest.pad_token_id
+        self.layout = PaddedLayout(
+            ShapeBuckets([profile.max for profile in file.profiles]), dtypes, bundle.manifest.pad_token_id
         )
 
     def context(self, stream: int, workspace: int) -> "TensorRtContext":
-        """See `Executor.context`."""
+        """See `GpuExecutor.context`."""
         if self._strategy is None:
             context = self._engine.create_execution_context_without_device_memory()
         else:
@@ -97,12 +98,12 @@ class TensorRtExecutor:
         return TensorRtContext(context, stream, self._profiles, self._log)
 
     def close(self) -> None:
-        """See `Executor.close`."""
+        """See `GpuExecutor.close`."""
         self._engine = self._runtime = None
 
 
 class TensorRtContext:
-    """See `Context`."""
+    """See `GpuContext`."""
 
     def __init__(self, context: Any, stream: int, profiles: Sequence[Profile], log: Any) -> None:
         self._context = context
@@ -112,7 +113,7 @@ class TensorRtContext:
         self._profile: int | None = None
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
-        """See `Context.enqueue`."""
+        """See `GpuContext.enqueue`."""
         profile = profile_for(self._profiles, shape)
         if not (
             self._choose(profile) and self._bind(shape, addresses) and self._context.execute_async_v3(self._stream)
@@ -134,7 +135,7 @@ class TensorRtContext:
         )
 
     def close(self) -> None:
-        """See `Context.close`."""
+        """See `GpuContext.close`."""
         self._context = None
 
 

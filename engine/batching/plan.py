@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError, ShapeError
-from ..text.template import EncodedPairs
+from ..errors import OptionError
+from ..text.encoded_pairs import EncodedPairs
+from .batch import Batch
 
 BATCH_COST = 8
 """What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/decisions/0008."""
@@ -27,81 +28,27 @@ STEPS_WIDE = ((192, 8), (320, 16))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Padded arrays, ready for a model, and the `rows` of the request that they hold.
-
-    `input_ids`, `attention_mask` and `token_type_ids` are int64 [batch, seq]; `rows` is int64 [batch].
-    """
-
-    input_ids: npt.NDArray[np.int64]
-    attention_mask: npt.NDArray[np.int64]
-    token_type_ids: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-
-    @classmethod
-    def padded(cls, pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int, width: int | None = None) -> "Batch":
-        """Pad these rows of a request to `width` tokens, or to the longest of them."""
-        real, source = cells(pairs, rows, int(pairs.lengths[rows].max()) if width is None else width)
-        input_ids = np.full(real.shape, pad_id, dtype=np.int64)
-        input_ids[real] = pairs.ids[source]
-        token_type_ids = np.zeros(real.shape, dtype=np.int64)
-        token_type_ids[real] = pairs.type_ids[source]
-        return cls(input_ids=input_ids, attention_mask=real.astype(np.int64), token_type_ids=token_type_ids, rows=rows)
-
-    def pairs(self) -> EncodedPairs:
-        """Return the rows without their padding. Raises ShapeError where there is any before or between tokens."""
-        real = self.attention_mask.astype(bool)
-        lengths = real.sum(axis=1)
-        if not (real == (np.arange(self.shape[1]) < lengths[:, None])).all():
-            raise ShapeError("a row with padding before or between its tokens; pad on the right")
-        return EncodedPairs(
-            # What no model has stays what no model has.
-            ids=self.input_ids[real].clip(-1, 2**31 - 1).astype(np.int32),
-            type_ids=np.where(self.token_type_ids[real] < 0, 255, self.token_type_ids[real].clip(max=255)).astype(
-                np.uint8
-            ),
-            offsets=np.concatenate(([0], np.cumsum(lengths))),
-        )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and padded tokens of each row."""
-        return self.input_ids.shape[0], self.input_ids.shape[1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
     """Which rows go together, and the tokens that each row is padded to. Made by `plan`; the longest come first, so that
     a lack of memory shows at once."""
 
     lengths: npt.NDArray[np.int64]
-    parts: tuple[npt.NDArray[np.int64], ...]
+    row_groups: tuple[npt.NDArray[np.int64], ...]
     widths: tuple[int, ...]
 
     @property
     def padding_waste(self) -> float:
         """Share of the computed tokens that are padding, 0 to 1."""
-        computed = sum(len(part) * width for part, width in zip(self.parts, self.widths, strict=True))
+        computed = sum(len(part) * width for part, width in zip(self.row_groups, self.widths, strict=True))
         return 1 - int(self.lengths.sum()) / computed if computed else 0.0
 
     def batches(self, pairs: EncodedPairs, *, pad_id: int) -> Iterator[Batch]:
         """Pad each part to its width."""
-        for rows, width in zip(self.parts, self.widths, strict=True):
+        for rows, width in zip(self.row_groups, self.widths, strict=True):
             yield Batch.padded(pairs, rows, pad_id, width)
 
 
-def cells(
-    pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Return which cells of these rows, padded to `width`, hold tokens, bool [rows, width], and the tokens that they hold."""
-    lengths = pairs.lengths[rows]
-    real = np.arange(width) < lengths[:, None]
-    # The tokens of all rows, in row order: exactly the cells that `real` marks.
-    skipped = np.cumsum(lengths) - lengths
-    return real, np.repeat(pairs.offsets[rows] - skipped, lengths) + np.arange(lengths.sum())
-
-
-def plan(
+def plan_batches(
     lengths: npt.NDArray[np.int64],
     *,
     batch_size: int,
@@ -152,12 +99,12 @@ def plan(
     cuts = list(pairwise(reversed(borders)))
     return BatchPlan(
         lengths=lengths,
-        parts=tuple(order[start:stop] for start, stop in cuts),
+        row_groups=tuple(order[start:stop] for start, stop in cuts),
         widths=tuple(alone[start] if stop - start == 1 else together[start] for start, stop in cuts),
     )
 
 
-def plan_without_padding(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: int = 1) -> BatchPlan:
+def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: int = 1) -> BatchPlan:
     """Cut pairs of these lengths (int64 [n], tokens) into batches for kernels that compute no padding.
 
     A batch has about `TOGETHER` tokens, for which a layer's weights are fetched once, and at most `batch_size` rows. With
@@ -177,15 +124,15 @@ def plan_without_padding(lengths: npt.NDArray[np.int64], *, batch_size: int, str
     cuts = list(pairwise([*borders, len(order)])) if len(order) else []
     return BatchPlan(
         lengths=lengths,
-        parts=tuple(order[start:stop] for start, stop in cuts),
+        row_groups=tuple(order[start:stop] for start, stop in cuts),
         widths=tuple(sorted_lengths[start] for start, _ in cuts),
     )
 
 
-def one_batch(lengths: npt.NDArray[np.int64], *, few_shapes_to: int) -> BatchPlan:
+def plan_single_batch(lengths: npt.NDArray[np.int64], *, few_shapes_to: int) -> BatchPlan:
     """Put all pairs, at least one, into one batch; `few_shapes_to` is as in `plan`."""
     (width,) = _rounded_up(lengths.max(keepdims=True), STEPS_WIDE, few_shapes_to)
-    return BatchPlan(lengths=lengths, parts=(np.argsort(-lengths, kind="stable"),), widths=(width,))
+    return BatchPlan(lengths=lengths, row_groups=(np.argsort(-lengths, kind="stable"),), widths=(width,))
 
 
 def _rounded_up(lengths: npt.NDArray[np.int64], steps: Sequence[tuple[int, int]], end: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""`Lattice`: the batch shapes that a GPU is given, so few that each can have a graph of its own."""
+"""`ShapeBuckets`: the batch shapes that a GPU is given, so few that each can have a graph of its own."""
 
 import bisect
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle.tensorrt_engine import Shape
+from ..bundle.profiles import Shape
 
 SEQUENCES = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 ROWS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
+class ShapeBuckets:
     """Rounds shapes up, within what an engine takes: `limits` are (most rows, most tokens of a row), shortest first."""
 
     limits: Sequence[Shape]
@@ -43,7 +43,7 @@ class Lattice:
         rows, sequence = shape
         return min(self._rows[rows], self.rows(sequence)), int(self._sequences[sequence])
 
-    def parts(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[npt.NDArray[np.int64]]:
+    def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[npt.NDArray[np.int64]]:
         """Cut pairs of these lengths (int64 [n], tokens, none longer than `longest`) into batches, longest first.
 
         Of all ways to put neighbouring rounded lengths together, the one with the least tokens as computed, padding of

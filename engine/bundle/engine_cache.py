@@ -23,7 +23,8 @@ from ..hardware.gpus import Gpu
 from ..precision import Precision
 from ..process.child import crossrt_command
 from .bundle import Bundle
-from .tensorrt_engine import EngineFile, Profile
+from .engine_file import EngineFile
+from .profiles import Profile
 
 logger = logging.getLogger("crossrt")
 

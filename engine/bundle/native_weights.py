@@ -1,4 +1,4 @@
-"""`NativeModel`: the weights that crossrt's own kernels compute from, as they lie in a bundle.
+"""`NativeModel`: the weights that the native kernels compute from, as they lie in a bundle.
 
 A file in the safetensors format, mapped and not read, of weights in 8 bits, BF16 or FP32 for processors, and in FP16 for GPUs.
 Every width is padded to a multiple of 32 channels, and so is each attention head. For processors weights lie in panels of 32
@@ -22,7 +22,7 @@ from ..errors import BundleError
 from ..files.record import parsed, record
 from ..precision import Precision
 from ..text.tokenizer import MOST_TOKENS
-from .bundle import MOST_LABELS, MOST_POSITIONS, Manifest
+from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
 
 FORMAT = "crossrt native 3"
 PLAIN_FORMAT = "crossrt native 2"
@@ -77,7 +77,7 @@ def padded(width: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
+class ModelDims:
     """A model's sizes, and the `precision` of its linear layers. `head` and `intermediate` are padded, `hidden` is not. `types`
     is 0 for a model whose token types make no difference; `dense` counts the head's linear layers, between which
     `activation` is.
@@ -192,9 +192,9 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class NativeModel:
-    """Sizes, and the arrays in the order of `Sizes.tensors`."""
+    """ModelDims, and the arrays in the order of `ModelDims.tensors`."""
 
-    sizes: Sizes
+    sizes: ModelDims
     arrays: tuple[npt.NDArray[Any], ...]
 
     @classmethod
@@ -240,7 +240,7 @@ class NativeModel:
             )
 
 
-def write(file: BinaryIO, sizes: Sizes, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def write(file: BinaryIO, sizes: ModelDims, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write a model. `arrays` has every tensor that `sizes` names, in its shape; dtypes are converted, but BF16 comes as bits."""
     fields = dataclasses.asdict(sizes).items()
     metadata = {"format": FORMAT} | {name: value if name in TEXTS else json.dumps(value) for name, value in fields}
@@ -253,7 +253,7 @@ def write(file: BinaryIO, sizes: Sizes, arrays: Mapping[str, npt.NDArray[Any]]) 
         file.write(np.ascontiguousarray(arrays[name], dtype=DTYPES[dtype]).tobytes())
 
 
-def _sizes(said: Any) -> Sizes:
+def _sizes(said: Any) -> ModelDims:
     """Read the metadata of a header, whose values are all texts. Raises ValueError."""
     if not isinstance(said, dict) or not all(isinstance(value, str) and len(value) <= 64 for value in said.values()):
         raise ValueError("its header has no sizes")
@@ -262,7 +262,7 @@ def _sizes(said: Any) -> Sizes:
         raise ValueError(f"it is not of the format {FORMAT!r}")
     if ("padding" in said) != (version == FORMAT):
         raise ValueError(f"its header has not the sizes of the format {version!r}")
-    return record(Sizes, {name: value if name in TEXTS else parsed(value) for name, value in said.items()})
+    return record(ModelDims, {name: value if name in TEXTS else parsed(value) for name, value in said.items()})
 
 
 def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
-def _entries(sizes: Sizes) -> dict[str, Any]:
+def _entries(sizes: ModelDims) -> dict[str, Any]:
     """What the file's header says of each tensor."""
     entries, begin = {}, 0
     for name, dtype, shape in sizes.tensors():

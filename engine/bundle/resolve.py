@@ -21,7 +21,8 @@ from ..files.lock import held
 from ..files.publish import clear_abandoned
 from ..process.child import crossrt_command
 from ..process.telemetry import telemetry_off
-from .bundle import MANIFEST, SCHEMA, Bundle, Manifest
+from .bundle import Bundle
+from .manifest import MANIFEST, SCHEMA, Manifest
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 CHECKPOINT_FILES = (

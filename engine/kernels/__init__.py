@@ -1,1 +1,1 @@
-"""crossrt's own kernels: the sources, and the files of their weights."""
+"""The native kernels: the sources, and the files of their weights."""

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from ..backends.registry import installed_backends
 from ..bundle.bundle import Bundle
 from ..precision import Precision
-from ..text.template import EncodedPairs
-from .cpu_scorer import Streams
-from .execution_config import Setup
+from ..text.encoded_pairs import EncodedPairs
+from .cpu_scorer import CpuScorer
+from .execution_config import CpuConfig
 from .select_cpu import able_backends
 
 ROUNDS = 5  # and one more to warm up
@@ -21,16 +21,16 @@ BATCH_SIZES = (8, 32)
 JUDGED_DIFFERENCE = 0.25
 """Mean difference of two INT8 backends whose order was judged; one beyond it computes something else."""
 MARGIN = 1.03
-"""How much faster than the untuned setup another must be, so that noise alone changes nothing."""
+"""How much faster than the untuned config another must be, so that noise alone changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A setup and its speed: `pairs_per_second`, and `ratio` to the first candidate, the median of interleaved rounds
+    """A config and its speed: `pairs_per_second`, and `ratio` to the first candidate, the median of interleaved rounds
     with the lowest and the highest; and how far its logits are from the first candidate's. `judged` tells that the export's
     gate has found both to keep the order, so that they may be as far apart as two roundings to 8 bits are."""
 
-    setup: Setup
+    config: CpuConfig
     pairs_per_second: float
     ratio: float
     lowest: float
@@ -45,25 +45,25 @@ class Candidate:
 
         A backend's fast path that computes something else is so left out, however fast it is.
         """
-        if self.setup.precision is Precision.FP32:
+        if self.config.precision is Precision.FP32:
             return self.max_abs_diff <= 1e-4
         return self.mean_abs_diff <= (JUDGED_DIFFERENCE if self.judged else 0.05)
 
 
 def tune(
-    bundle: Bundle, setup: Setup, requests: Sequence[EncodedPairs], *, progress: Callable[[int], object]
+    bundle: Bundle, config: CpuConfig, requests: Sequence[EncodedPairs], *, progress: Callable[[int], object]
 ) -> list[Candidate]:
-    """Measure `setup` and every other backend, number of streams and batch size on these requests.
+    """Measure `config` and every other backend, number of streams and batch size on these requests.
 
-    The first candidate is `setup`. Each round runs all of them, one after the other, so that what else the machine does
+    The first candidate is `config`. Each round runs all of them, one after the other, so that what else the machine does
     hits all alike. `progress` is told of each run. Raises what opening a session raises.
     """
-    setups = candidates(bundle, setup)
-    seconds: list[list[float]] = [[] for _ in setups]
-    logits = [np.empty(0, dtype=np.float32)] * len(setups)
+    configs = candidates(bundle, config)
+    seconds: list[list[float]] = [[] for _ in configs]
+    logits = [np.empty(0, dtype=np.float32)] * len(configs)
     for number in range(ROUNDS + 1):
-        for place, candidate in enumerate(setups):
-            streams = Streams(bundle, candidate)  # opened for the run alone: all of them together may not fit
+        for place, candidate in enumerate(configs):
+            streams = CpuScorer(bundle, candidate)  # opened for the run alone: all of them together may not fit
             try:
                 _run(streams, [replace(request, offsets=request.offsets[:11]) for request in requests])
                 begin = time.perf_counter()
@@ -75,34 +75,34 @@ def tune(
             progress(1)
     pairs = sum(len(request) for request in requests)
     found = []
-    model = bundle.manifest.models.get(setup.precision.value)
+    model = bundle.manifest.models.get(config.precision.value)
     judged = {} if model is None else model.backends
-    for candidate, times, scores in zip(setups, seconds, logits, strict=True):
+    for candidate, times, scores in zip(configs, seconds, logits, strict=True):
         differences = np.abs(scores - logits[0])
         ratios = np.array(seconds[0]) / np.array(times)
         found.append(
             Candidate(
-                setup=candidate,
+                config=candidate,
                 pairs_per_second=pairs / median(times),
                 ratio=float(np.median(ratios)),
                 lowest=float(ratios.min()),
                 highest=float(ratios.max()),
                 max_abs_diff=float(differences.max()),
                 mean_abs_diff=float(differences.mean()),
-                judged=judged.get(setup.backend, False) and judged.get(candidate.backend, False),
+                judged=judged.get(config.backend, False) and judged.get(candidate.backend, False),
             )
         )
     return found
 
 
-def candidates(bundle: Bundle, setup: Setup) -> list[Setup]:
-    """Return `setup`, then all that may be faster: each backend, as streams or as one wide batch at a time."""
-    found = [setup]
-    installed = installed_backends(setup.precision)
-    for backend in (name for name in able_backends(bundle, setup.precision) if name in installed):
-        for streams in [setup.threads] if backend == "native" else sorted({setup.threads, 1}, reverse=True):
+def candidates(bundle: Bundle, config: CpuConfig) -> list[CpuConfig]:
+    """Return `config`, then all that may be faster: each backend, as streams or as one wide batch at a time."""
+    found = [config]
+    installed = installed_backends(config.precision)
+    for backend in (name for name in able_backends(bundle, config.precision) if name in installed):
+        for streams in [config.threads] if backend == "native" else sorted({config.threads, 1}, reverse=True):
             for batch_size in BATCH_SIZES if streams > 1 else BATCH_SIZES[-1:]:
-                other = replace(setup, backend=backend, streams=streams, batch_size=batch_size)
+                other = replace(config, backend=backend, streams=streams, batch_size=batch_size)
                 if other not in found:
                     found.append(other)
     return found
@@ -114,5 +114,5 @@ def fastest(found: Sequence[Candidate]) -> Candidate:
     return best if best.ratio >= MARGIN and best.lowest > 1 else found[0]
 
 
-def _run(streams: Streams, requests: Sequence[EncodedPairs]) -> npt.NDArray[np.float32]:
-    return np.concatenate([streams.start(request, batch_size=max(BATCH_SIZES)).wait() for request in requests])
+def _run(streams: CpuScorer, requests: Sequence[EncodedPairs]) -> npt.NDArray[np.float32]:
+    return np.concatenate([streams.submit(request, batch_size=max(BATCH_SIZES)).wait() for request in requests])

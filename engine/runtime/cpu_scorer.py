@@ -1,4 +1,4 @@
-"""`Streams`: the batches of a request computed side by side, one on each processor."""
+"""`CpuScorer`: the batches of a request computed side by side, one on each processor."""
 
 import contextlib
 import os
@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.base import Session
-from ..batching.plan import Batch, one_batch, plan, plan_without_padding
+from ..batching.batch import Batch
+from ..batching.plan import plan_batches, plan_single_batch, plan_unpadded
 from ..bundle.bundle import Bundle
 from ..errors import BackendError, BundleError
 from ..hardware.cpus import CORES
 from ..process.forks import OPENING, keep_for_ever
-from ..text.template import EncodedPairs
-from .execution_config import Setup
+from ..text.encoded_pairs import EncodedPairs
+from .execution_config import CpuConfig
 from .pending import Pending, submitted
 
 
-class Streams:
+class CpuScorer:
     """Owns a model's sessions and the threads that call them; any number of threads may start requests.
 
     A stream is one batch on one processor. Two streams do more than one batch on two processors, since their threads
@@ -33,10 +34,10 @@ class Streams:
 
     first_chunk = 8192  # tokenizing takes a small part of computing, and sorting more pairs leaves less padding
 
-    def __init__(self, bundle: Bundle, setup: Setup) -> None:
+    def __init__(self, bundle: Bundle, config: CpuConfig) -> None:
         """Open the model. Raises BundleError or BackendError when the backend cannot."""
-        self.setup = setup
-        self.tokenizing_threads = setup.threads
+        self.config = config
+        self.tokenizing_threads = config.threads
         self._bundle = bundle
         self._closed = False
         self._sessions: dict[bool, Session] = {}
@@ -52,22 +53,22 @@ class Streams:
         """Tokens of the longest pair that the model takes."""
         return self._bundle.manifest.max_positions
 
-    def start(self, pairs: EncodedPairs, *, batch_size: int, at_once: bool = False) -> Pending:
-        """Begin to score a request in batches of at most `batch_size` rows, and of the setup's. See `Pending`."""
+    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
+        """Begin to score a request in batches of at most `batch_size` rows, and of the config's. See `Pending`."""
         manifest = self._bundle.manifest
         logits = np.empty((len(pairs), manifest.labels), dtype=np.float32)
-        streams = self.setup.streams
+        streams = self.config.streams
         few = 0 < len(pairs) < streams
-        batch_size = min(batch_size, self.setup.batch_size)
+        batch_size = min(batch_size, self.config.batch_size)
         wide = self._sessions.get(True) if few and len(pairs) <= batch_size else None
         session = wide or self._session(wide=False)
         longest = manifest.max_positions
         if wide:
-            made = one_batch(pairs.lengths, few_shapes_to=longest)
-        elif self.setup.native:
-            made = plan_without_padding(pairs.lengths, batch_size=batch_size, streams=streams)
+            made = plan_single_batch(pairs.lengths, few_shapes_to=longest)
+        elif self.config.native:
+            made = plan_unpadded(pairs.lengths, batch_size=batch_size, streams=streams)
         else:
-            made = plan(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
+            made = plan_batches(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
 
         def score(rows: npt.NDArray[np.int64], width: int) -> int:
             with CORES.taken(session.threads):
@@ -85,7 +86,7 @@ class Streams:
         with self._lock:
             self._check_open()
             try:
-                for rows, width in zip(made.parts, made.widths, strict=True):
+                for rows, width in zip(made.row_groups, made.widths, strict=True):
                     futures.append(submitted(self._executor, score, rows, width))
             except BackendError:
                 pending.cancel()
@@ -97,7 +98,7 @@ class Streams:
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one batch that was padded elsewhere, on all processors. See `Session.run`."""
-        session = self._session(wide=self.setup.streams > 1)
+        session = self._session(wide=self.config.streams > 1)
         with CORES.taken(session.threads):
             return session.run(batch)
 
@@ -119,16 +120,16 @@ class Streams:
         self._executor = self._threads()
 
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.setup.streams, thread_name_prefix="crossrt")
+        return ThreadPoolExecutor(self.config.streams, thread_name_prefix="crossrt")
 
     def _session(self, *, wide: bool) -> Session:
         with self._opening:
             self._check_open()
             if wide not in self._sessions:
-                setup = self.setup
-                threads, streams = (setup.threads, 1) if wide else (setup.threads // setup.streams, setup.streams)
+                config = self.config
+                threads, streams = (config.threads, 1) if wide else (config.threads // config.streams, config.streams)
                 with OPENING:
-                    self._sessions[wide] = setup.open(self._bundle, threads=max(1, threads), streams=streams)
+                    self._sessions[wide] = config.open(self._bundle, threads=max(1, threads), streams=streams)
             return self._sessions[wide]
 
     def _check_open(self) -> None:
@@ -136,7 +137,7 @@ class Streams:
             raise BackendError("this model is closed; open the bundle again")
 
 
-OPENED: "weakref.WeakSet[Streams]" = weakref.WeakSet()
+OPENED: "weakref.WeakSet[CpuScorer]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:

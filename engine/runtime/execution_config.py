@@ -1,6 +1,7 @@
-"""`Setup`: how a bundle is run: by which backend, in which precision, on which devices."""
+"""`CpuConfig` and `GpuConfig`: how a bundle is run."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ..backends.base import Session
 from ..backends.registry import backend_version
@@ -10,34 +11,29 @@ from ..precision import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """How a bundle is run: by which backend, in which precision, on how many processors.
+class CpuConfig:
+    """How a bundle is run on a CPU: by which backend, in which precision, on how many processors.
 
-    `threads` compute in all, in `streams` batches side by side of at most `batch_size` rows. `reason` says in words why
-    this backend.
+    `threads` in all compute `streams` batches side by side, each of at most `batch_size` rows. `reason` says in words why
+    this backend was chosen.
     """
 
     backend: str
     precision: Precision
+    reason: str
     threads: int
     streams: int
     batch_size: int
-    reason: str
-    devices: tuple[str, ...] = ("cpu",)
-    engine: str | None = None
-    """The file of the TensorRT engine that was asked for."""
-    trust_engines: bool = False
-    """Whether engines that came with the bundle may be loaded."""
-
-    @property
-    def native(self) -> bool:
-        """Whether crossrt's own kernels run it: without padding, with nothing to prepare for a shape."""
-        return self.backend == "native"
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu`, `cuda:0`, or several, with commas."""
-        return ", ".join(self.devices)
+        """Where it runs, as `CrossEncoder` takes it."""
+        return "cpu"
+
+    @property
+    def native(self) -> bool:
+        """Whether the native kernels run it. They compute no padding, and prepare nothing for a new shape."""
+        return self.backend == "native"
 
     def open(self, bundle: Bundle, *, threads: int, streams: int) -> Session:
         """Open a session that computes `streams` batches at once, each by `threads`."""
@@ -54,10 +50,43 @@ class Setup:
         return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)
 
     def __str__(self) -> str:
-        version = backend_version(self.backend)
-        if self.devices != ("cpu",):
-            return f"{self.precision.value} on {self.backend} {version} ({self.reason}), {self.device}"
         return (
-            f"{self.precision.value} on {self.backend} {version} ({self.reason}), {self.device}, {self.threads} of "
-            f"{usable_cpus()} usable processors, {self.streams} {'stream' if self.streams == 1 else 'streams'}"
+            f"{self.precision.value} on {self.backend} {backend_version(self.backend)} ({self.reason}), {self.device}, "
+            f"{self.threads} of {usable_cpus()} usable processors, {self.streams} "
+            f"{'stream' if self.streams == 1 else 'streams'}"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuConfig:
+    """How a bundle is run on GPUs: by which backend, in which precision, on which of them.
+
+    `ordinals` are their numbers. `reason` says in words why this backend was chosen. `engine` names
+    the bundle's TensorRT engine to use; None takes one that fits. `trust_engines` allows engines that came with the bundle,
+    which are machine code.
+    """
+
+    backend: str
+    precision: Precision
+    reason: str
+    ordinals: tuple[int, ...]
+    engine: str | None = None
+    trust_engines: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Threads of the CPU that hand batches to the GPUs."""
+        return 1
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cuda:0`, or several, separated by commas."""
+        return ", ".join(f"cuda:{ordinal}" for ordinal in self.ordinals)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision.value} on {self.backend} {backend_version(self.backend)} ({self.reason}), {self.device}"
+        )
+
+
+ExecutionConfig: TypeAlias = CpuConfig | GpuConfig

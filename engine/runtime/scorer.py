@@ -5,18 +5,21 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.plan import Batch
+from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
-from ..text.template import EncodedPairs
-from .cpu_scorer import Streams
-from .execution_config import Setup
+from ..text.encoded_pairs import EncodedPairs
+from .cpu_scorer import CpuScorer
+from .execution_config import CpuConfig, ExecutionConfig
 from .pending import Pending
 
 
 class Scorer(Protocol):
     """Scores requests; any number of threads may start them."""
 
-    setup: Setup
+    @property
+    def config(self) -> ExecutionConfig:
+        """How the model is run."""
+
     first_chunk: int
     """Pairs to begin with, while those that follow are tokenized."""
 
@@ -27,10 +30,10 @@ class Scorer(Protocol):
     def longest(self) -> int:
         """Tokens of the longest pair that it takes."""
 
-    def start(self, pairs: EncodedPairs, *, batch_size: int, at_once: bool = False) -> Pending:
+    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
         """Begin to score a request. See `Pending`.
 
-        With `at_once` the caller will do nothing but wait, and a GPU is served by its thread, until all is computed.
+        With `inline` the caller will do nothing but wait, and a GPU is served by its thread, until all is computed.
         """
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
@@ -40,11 +43,11 @@ class Scorer(Protocol):
         """Wait for what is being computed, then free everything. May be called again."""
 
 
-def open_scorer(bundle: Bundle, setup: Setup) -> Scorer:
-    """Open a model. Raises BundleError, BackendError or CudaError when the setup cannot run it."""
-    if setup.devices == ("cpu",):
-        return Streams(bundle, setup)
-    from .gpu_scorer import Pipeline
+def open_scorer(bundle: Bundle, config: ExecutionConfig) -> Scorer:
+    """Open a model. Raises BundleError, BackendError or CudaError when the config cannot run it."""
+    if isinstance(config, CpuConfig):
+        return CpuScorer(bundle, config)
+    from .gpu_scorer import GpuScorer
     from .select_gpu import open_executors
 
-    return Pipeline(bundle, setup, open_executors(bundle, setup))
+    return GpuScorer(bundle, config, open_executors(bundle, config))

@@ -1,74 +1,38 @@
-"""`choose_setup`: how a bundle is run here, on a CPU unless a GPU can."""
+"""`choose_cpu`: by which backend and in which precision a bundle is run on a CPU."""
 
 from collections.abc import Sequence
 
 from ..backends.registry import (
-    BACKENDS,
-    GPU_BACKENDS,
     ONNX_BACKENDS,
     installed_backends,
     why_not_native,
 )
 from ..bundle.bundle import Bundle
-from ..errors import BackendError, OptionError
+from ..errors import BackendError
 from ..hardware.cpus import has_vnni, usable_cpus
 from ..options import whole
 from ..precision import Precision
-from .execution_config import Setup
+from .execution_config import CpuConfig
 from .select_precision import choose_precision
 from .tuning import Tuning
 
 WIDE = 256
-"""Channels from which on OpenVINO's quicker 8-bit products outweigh its dearer calls: at 128 they do not, at 312 they do."""
+"""Least hidden size at which OpenVINO's faster 8-bit products outweigh its slower calls: at 128 they do not, at 312 they do."""
 
 
-def choose_setup(
+def choose_cpu(
     bundle: Bundle,
     *,
     precision: str | Precision | None = None,
     backend: str = "auto",
-    device: str | Sequence[str] | None = None,
     threads: int | None = None,
     allow_failed: bool = False,
     tuned: bool = True,
-    rebuild: bool = False,
-    engine: str | None = None,
-    trust_engines: bool = False,
-) -> Setup:
-    """Decide how a bundle is run here.
+) -> CpuConfig:
+    """Decide how a bundle is run on this CPU. The options are those of `choose_execution`.
 
-    `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU where one can run this bundle, and else
-    the CPU. On a GPU see `gpu_setup`. On a CPU `backend="auto"` obeys what `crossrt tune` has stored for this bundle and
-    machine, and else, as always without `tuned`, takes the native kernels where they run and the model has passed its check
-    there, or, for an INT8 model that has kept its order there, OpenVINO on a processor with VNNI, or ONNX Runtime. `threads`
-    defaults to the processors this process may use (affinity and cgroup quota). Raises OptionError for an unknown value and
-    BackendError, saying what to install, when the backend is missing.
+    Raises OptionError for an unknown value, and BackendError, saying what to install, when the backend is missing.
     """
-    if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
-        known = ", ".join(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
-        raise OptionError(f"unknown backend {backend!r}; one of auto, {known}")
-    if rebuild and (device == "cpu" or backend not in ("auto", "tensorrt")):
-        raise OptionError("rebuild=True builds a TensorRT engine: it goes with a GPU, and backend auto or tensorrt")
-    if engine is not None and (device == "cpu" or backend not in ("auto", "tensorrt") or rebuild):
-        raise OptionError(
-            f"engine={engine!r} names a TensorRT engine of the bundle: it goes with a GPU, backend auto or tensorrt, and "
-            "without rebuild"
-        )
-    if device != "cpu":
-        from .select_gpu import gpu_setup
-
-        on_gpu = gpu_setup(
-            bundle,
-            precision=precision,
-            backend=backend,
-            device=device,
-            allow_failed=allow_failed,
-            rebuild=rebuild,
-            engine=engine,
-            trust_engines=trust_engines,
-        )
-        if on_gpu is not None:
-            return on_gpu
     usable = usable_cpus()
     if threads is not None:
         threads = whole("threads", threads, least=1, hint=f", or None for all {usable} usable processors")
@@ -104,7 +68,7 @@ def choose_setup(
         )
     stored = Tuning.stored(bundle, chosen, threads) if tuned and backend == "auto" else None
     if stored is not None and stored.backend in able and stored.backend in present:
-        return Setup(
+        return CpuConfig(
             backend=stored.backend,
             precision=chosen,
             threads=threads,
@@ -116,7 +80,7 @@ def choose_setup(
     if backend == "auto":
         found, why = _untuned(bundle, chosen, [name for name in able if name in present])
         reason = f"{why}; crossrt tune measures what is fastest"
-    return Setup(
+    return CpuConfig(
         backend=found,
         precision=chosen,
         threads=threads,
@@ -140,7 +104,7 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
     """Return the backend of those that can, and why: the native kernels, or, for INT8 where that is what makes it fast and is
     known to keep the order, OpenVINO. See docs/decisions/0011."""
     if "native" in able:
-        return "native", "crossrt's own kernels"
+        return "native", "the native kernels"
     manifest = bundle.manifest
     model = manifest.models.get(precision.value)
     judged = model is not None and model.backends.get("openvino", False)

@@ -11,25 +11,25 @@ from ..backends.registry import GPU_BACKENDS, backend_version, has_cuda
 from ..bundle import engine_cache
 from ..bundle.bundle import Bundle
 from ..bundle.engine_cache import EngineCache
-from ..bundle.tensorrt_engine import LIBRARIES, EngineFile, numbers
+from ..bundle.engine_file import LIBRARIES, EngineFile, numbers
 from ..cuda.bindings import installed_bindings, open_cuda
 from ..cuda.cuda import Cuda
 from ..errors import BackendError, OptionError
 from ..hardware.gpus import gpus
 from ..precision import Precision
-from .execution_config import Setup
+from .execution_config import GpuConfig
 from .select_precision import choose_precision
 
 if TYPE_CHECKING:
-    from .gpu_scorer import Executor
+    from ..backends.gpu_executor import GpuExecutor
 
 logger = logging.getLogger("crossrt")
 
 LEAST_CAPABILITY = (8, 0)
-"""Of a GPU that crossrt's own kernels run on."""
+"""Of a GPU that the native kernels run on."""
 
 
-def gpu_setup(
+def choose_gpu(
     bundle: Bundle,
     *,
     precision: str | Precision | None,
@@ -39,11 +39,11 @@ def gpu_setup(
     rebuild: bool = False,
     engine: str | None = None,
     trust_engines: bool = False,
-) -> Setup | None:
+) -> GpuConfig | None:
     """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
 
     `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
-    takes an engine that was built for this GPU and TensorRT, else crossrt's own kernels, and else ONNX Runtime's CUDA, with a
+    takes an engine that was built for this GPU and TensorRT, else the native kernels, and else ONNX Runtime's CUDA, with a
     warning where the bundle has engines and none is used. Engines of the user's cache are taken without further ado, those of
     the bundle with `trust_engines` alone: TensorRT runs what is in them as machine code. With `rebuild` an engine that is
     missing is built into the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and no other
@@ -89,34 +89,31 @@ def gpu_setup(
         )
     has_engine = any(each.precision == chosen.value for each in bundle.manifest.engines)
     if has_engine and reasons.get("tensorrt"):
-        instead = {None: "on the CPU", "native": "by crossrt's own kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[
+        instead = {None: "on the CPU", "native": "by the native kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[
             found
         ]
         _warn_once(f"{bundle.path} runs {instead}, and not by a TensorRT engine: {reasons['tensorrt']}")
     if found is None:
         return None
-    return Setup(
+    return GpuConfig(
         backend=found,
         precision=chosen,
-        threads=1,
-        streams=1,
-        batch_size=1,
         reason="asked for" if backend != "auto" else "the first of " + ", ".join(GPU_BACKENDS) + " that can",
-        devices=tuple(f"cuda:{ordinal}" for ordinal in ordinals),
+        ordinals=ordinals,
         engine=engine,
         trust_engines=trust_engines,
     )
 
 
-def open_executors(bundle: Bundle, setup: Setup) -> "list[Executor]":
-    """Load the engine, or prepare the ONNX file, on each device of the setup. Raises BackendError or CudaError."""
-    executors: list[Executor] = []
+def open_executors(bundle: Bundle, config: GpuConfig) -> "list[GpuExecutor]":
+    """Load the engine, or prepare the ONNX file, on each device of the config. Raises BackendError or CudaError."""
+    executors: list[GpuExecutor] = []
     with contextlib.ExitStack() as opened:
-        for ordinal in ordinals_of(setup.devices):
+        for ordinal in config.ordinals:
             cuda = open_cuda(ordinal)
             opened.callback(cuda.close)
             with cuda.current():
-                executors.append(_executor(bundle, setup, cuda))
+                executors.append(_executor(bundle, config, cuda))
             opened.callback(_close, executors[-1])
         opened.pop_all()
     return executors
@@ -136,24 +133,24 @@ def ordinals_of(device: str | Sequence[str] | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _executor(bundle: Bundle, setup: Setup, cuda: Cuda) -> "Executor":
-    if setup.backend == "tensorrt":
+def _executor(bundle: Bundle, config: GpuConfig, cuda: Cuda) -> "GpuExecutor":
+    if config.backend == "tensorrt":
         from ..backends.tensorrt import TensorRtExecutor
 
-        found, reason = _engine(bundle, setup.precision, cuda.ordinal, setup.engine, trusted=setup.trust_engines)
-        if found is None:  # it was there when the setup was chosen
+        found, reason = _engine(bundle, config.precision, cuda.ordinal, config.engine, trusted=config.trust_engines)
+        if found is None:  # it was there when the config was chosen
             raise BackendError(reason)
         return TensorRtExecutor(*found, cuda)
-    if setup.backend == "native":
+    if config.backend == "native":
         from ..backends.native_cuda import NativeGpuExecutor
 
         return NativeGpuExecutor(bundle, cuda)
     from ..backends.onnxruntime_cuda import OnnxRuntimeExecutor
 
-    return OnnxRuntimeExecutor(bundle, setup.precision, cuda)
+    return OnnxRuntimeExecutor(bundle, config.precision, cuda)
 
 
-def _close(executor: "Executor") -> None:
+def _close(executor: "GpuExecutor") -> None:
     with executor.cuda.current():
         executor.close()
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ..errors import StoreError
 from ..files.record import read_json, record
-from ..text.template import TruncationSide
+from ..text.encoded_pairs import TruncationSide
 
 STORE_SCHEMA = 1
 DESCRIPTION = "store.json"

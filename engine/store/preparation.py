@@ -26,7 +26,7 @@ from ..files.lock import check_owner, held, own_file
 from ..files.publish import clear_abandoned, naming, put_in_place, replaced_text
 from ..files.record import read_json, record
 from ..files.trec import check_columns, text_lines
-from ..text.template import Spans, TruncationSide, ragged
+from ..text.encoded_pairs import Spans, TruncationSide, ragged
 from ..text.tokenizer import explained, largest_id
 from ..text.wordpiece import WordPiece, tokens_of
 from .passage_store import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path

@@ -1,4 +1,4 @@
-"""From text to token ids: `PairEncoder` tokenizes query-passage pairs."""
+"""From text to token ids: `PairTokenizer` tokenizes query-passage pairs."""
 
 import json
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ import tokenizers
 
 from ..errors import InputError, StoreError
 from ..options import whole
-from .template import EncodedPairs, PairTemplate, Prepared, Spans, TruncationSide
+from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide
+from .pair_template import PairTemplate
 from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
 from .wordpiece import WordPiece, tokens_of
 
 
-class PairEncoder:
+class PairTokenizer:
     """A tokenizer with its truncation set once, so that any number of threads may encode with it.
 
     Pairs longer than `max_length` tokens lose tokens of the longer text first, as transformers' `longest_first` does, each
@@ -78,7 +79,7 @@ class PairEncoder:
         max_length: int,
         truncation_side: TruncationSide = "right",
         prompt: str | None = None,
-    ) -> "PairEncoder":
+    ) -> "PairTokenizer":
         """Read `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer."""
         encoder = cls.__new__(cls)  # without the copy, which takes as long as reading the file
         encoder._name = str(path)

@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from ..kernels.library import loaded, native_library
-from .template import Spans
+from .encoded_pairs import Spans
 
 INTERFACE = 1
 """Of the library's functions: one more with each change of what they take (`INTERFACE` in native/wordpiece.cpp)."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...engine.bundle.bundle import TOKENIZER, Manifest
+from ...engine.bundle.manifest import TOKENIZER, Manifest
 from ..checkpoint.files import read_json
 
 CONFIG = "config.json"

@@ -5,7 +5,7 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
-from ...engine.bundle.bundle import MANIFEST, Manifest, listed
+from ...engine.bundle.manifest import MANIFEST, Manifest, listed
 
 TOOLS = ("crossrt", "torch", "transformers", "onnx", "onnxruntime", "tokenizers", "numpy", "optimum-onnx")
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...engine.errors import CheckpointError, OptionError
 from ...engine.labels import label_number, margin, need_label, relevant_by_name
-from ...engine.text.template import TruncationSide
+from ...engine.text.encoded_pairs import TruncationSide
 from .files import (
     EXPECTED,
     check_no_pointer,

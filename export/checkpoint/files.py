@@ -8,7 +8,7 @@ from typing import Any
 from ...engine.activation import name_from_config
 from ...engine.bundle.resolve import last_of_training
 from ...engine.errors import CheckpointError
-from ...engine.text.template import TruncationSide
+from ...engine.text.encoded_pairs import TruncationSide
 
 LARGEST_JSON = 256 << 20
 """Bytes; tokenizer.json, the largest of them, has 17 MB for the vocabulary of XLM-R."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from ...engine.bundle.bundle import TOKENIZER
+from ...engine.bundle.manifest import TOKENIZER
 from ...engine.errors import CheckpointError, CrossrtError
 from ...engine.process.telemetry import telemetry_off
 from .checkpoint import Checkpoint

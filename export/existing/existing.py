@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ...engine.bundle.bundle import MANIFEST, ONNX_FILES, TOKENIZER, Bundle, BundleModel, Manifest
+from ...engine.bundle.bundle import Bundle
+from ...engine.bundle.manifest import MANIFEST, ONNX_FILES, TOKENIZER, BundleModel, Manifest
 from ...engine.errors import CheckpointError
 from ...engine.files.publish import check_target, published_directory
 from ...engine.labels import label_number, relevant_by_name
 from ...engine.process.telemetry import telemetry_off
-from ...engine.text.pair_tokenizer import PairEncoder
+from ...engine.text.pair_tokenizer import PairTokenizer
 from ..bundle.hub_files import write_hub_files
 from ..bundle.manifest import tool_versions, write_manifest
 from ..checkpoint.files import default_activation, label_names, read_json, truncation_side
@@ -109,7 +110,7 @@ def bundle_from_onnx(
         (partial / TOKENIZER).write_text(tokenizer.json if types else tokenizer.without_types(), encoding="utf-8")
         longest = settings.max_length or int(tokenizer.config.get("model_max_length") or positions)
         max_length = min(longest, positions)
-        labels = _labels(model, session, inputs, PairEncoder.from_file(partial / TOKENIZER, max_length=max_length))
+        labels = _labels(model, session, inputs, PairTokenizer.from_file(partial / TOKENIZER, max_length=max_length))
         _check_declared(directory, config, labels)
         names = label_names(config, labels)
         chosen = None if relevant_label is None else label_number(relevant_label, names, labels)
@@ -192,7 +193,7 @@ def _inputs(model: Path, session: Any) -> list[str]:
     return [name for name in INPUTS if name in inputs]
 
 
-def _labels(model: Path, session: Any, inputs: list[str], encoder: PairEncoder) -> int:
+def _labels(model: Path, session: Any, inputs: list[str], encoder: PairTokenizer) -> int:
     """Return the number of labels that a run gives, whatever the file calls it. Raises CheckpointError for a run that fails."""
     pair = encoder.encode([("a query", "a passage")])
     arrays = {

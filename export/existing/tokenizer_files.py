@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
-from ...engine.bundle.bundle import TOKENIZER
+from ...engine.bundle.manifest import TOKENIZER
 from ...engine.errors import CheckpointError
 from ...engine.text.pair_tokenizer import without_truncation_and_padding
 from ..checkpoint.files import read_json

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ...calibration.judging_set import CANDIDATES, QUERIES, JudgingSet
 from ...calibration.ranking import Judge, RankingReport, kendall_tau, top_overlap
 from ...engine.activation import Floats
-from ...engine.batching.plan import one_batch
+from ...engine.batching.plan import plan_single_batch
 from ...engine.cross_encoder import CrossEncoder
 from ...engine.errors import InputError
 from ...engine.labels import need_label
@@ -196,7 +196,7 @@ def parity(
         )
     if expected is None:
         expected = Reference(checkpoint).expected(pairs, max_length=model.max_length, progress=progress)
-    encoded = model._encoder.encode(pairs)
+    encoded = model.encode(pairs)
     mismatches = sum(
         list(encoded.ids[start:stop]) != ids
         for ids, start, stop in zip(expected.ids, encoded.offsets[:-1], encoded.offsets[1:], strict=True)
@@ -228,11 +228,11 @@ def parity(
 
 
 def _in_one_batch(model: CrossEncoder, pairs: list[tuple[str, str]]) -> Floats:
-    encoded = model._encoder.encode(pairs)
-    whole = one_batch(encoded.lengths, few_shapes_to=model.bundle.manifest.max_positions)
+    encoded = model.encode(pairs)
+    whole = plan_single_batch(encoded.lengths, few_shapes_to=model.bundle.manifest.max_positions)
     logits = np.empty((len(pairs), model.num_labels), dtype=np.float32)
     for batch in whole.batches(encoded, pad_id=model.bundle.manifest.pad_token_id):
-        logits[batch.rows] = model._scorer.run(batch)
+        logits[batch.rows] = model.run(batch)
     return logits
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from ...engine.batching.plan import Batch
+from ...engine.batching.batch import Batch
 from .fp16 import feeds_of, session_of
 
 FLOATING = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm"})

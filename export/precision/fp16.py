@@ -17,11 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
 from ...engine.backends.onnxruntime_cpu import session_options
-from ...engine.batching.plan import Batch, plan
+from ...engine.batching.batch import Batch
+from ...engine.batching.plan import plan_batches
 from ...engine.errors import CheckpointError
 from ...engine.hardware.cpus import usable_cpus
 from ...engine.process.telemetry import telemetry_off
-from ...engine.text.pair_tokenizer import PairEncoder
+from ...engine.text.pair_tokenizer import PairTokenizer
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
 from ..graph.numerics import FP16, FP32, HALF_MAX, Numerics
@@ -38,7 +39,7 @@ STORED = frozenset(
     "query_key_value query key_value attention_weights context attention_output attention_norm activation output "
     "output_norm".split()
 )
-"""Ends of the names of what crossrt's own kernels for GPUs hand on in FP16."""
+"""Ends of the names of what the native kernels for GPUs hand on in FP16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +188,7 @@ def _round_last(graph: onnx.GraphProto) -> None:
 
 
 def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """Return the FP32 graph as crossrt's own kernels for GPUs compute it.
+    """Return the FP32 graph as the native kernels for GPUs compute it.
 
     Weights of products are FP16, and so is whatever one kernel stores for the next; sums, LayerNorm and softmax are FP32, and
     GELU has its form with tanh, which cuBLAS has.
@@ -219,10 +220,10 @@ def logits_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Floats:
     return np.concatenate([session.run(["logits"], feeds_of(session, batch))[0] for batch in batches])
 
 
-def batches_of(encoder: PairEncoder, pairs: Sequence[tuple[str, str]], *, pad_id: int) -> Iterator[Batch]:
+def batches_of(encoder: PairTokenizer, pairs: Sequence[tuple[str, str]], *, pad_id: int) -> Iterator[Batch]:
     """Tokenize pairs and cut them into batches, as scoring does."""
     encoded = encoder.encode(pairs)
-    yield from plan(encoded.lengths, batch_size=16).batches(encoded, pad_id=pad_id)
+    yield from plan_batches(encoded.lengths, batch_size=16).batches(encoded, pad_id=pad_id)
 
 
 def session_of(model: onnx.ModelProto, *, profile: Path | None = None) -> onnxruntime.InferenceSession:

@@ -17,19 +17,21 @@ from tqdm import tqdm
 
 from ...calibration.calibration_set import CalibrationSet
 from ...calibration.judging_set import JudgingSet
-from ...calibration.quantization import Activation, Quantization, chosen
+from ...calibration.quantization import Quantization
+from ...calibration.quantization_search import choose_quantization
 from ...calibration.ranking import Judge, RankingReport
 from ...calibration.recipe import Recipe
+from ...calibration.tensor_stats import TensorStats
 from ...engine.backends.registry import ONNX_BACKENDS, installed_backends
-from ...engine.batching.plan import Batch
-from ...engine.text.pair_tokenizer import PairEncoder
+from ...engine.batching.batch import Batch
+from ...engine.text.pair_tokenizer import PairTokenizer
 from ..checkpoint.checkpoint import Checkpoint
 from ..graph.numerics import FP32, Numerics
 from ..graph.writer import graph_of
 from .execution import Execution, executed
 from .fp16 import batches_of, logits_of
 from .observation import observed
-from .points import Point, points_of
+from .quantization_points import QuantizationPoint, quantization_points
 from .tolerance import Tolerance
 
 LEAST_SHARE = 0.85
@@ -70,8 +72,8 @@ class EightBit:
     """As each backend that is installed computes it."""
     calibration: CalibrationSet
     judging: JudgingSet
-    points: tuple[Point, ...]
-    activations: Mapping[str, Activation]
+    points: tuple[QuantizationPoint, ...]
+    activations: Mapping[str, TensorStats]
 
     @property
     def nominal_share(self) -> float:
@@ -134,7 +136,7 @@ class EightBit:
 
 def eight_bit(
     checkpoint: Checkpoint,
-    encoder: PairEncoder,
+    encoder: PairTokenizer,
     calibration: CalibrationSet,
     judge: Judge,
     recipe: Recipe,
@@ -147,7 +149,7 @@ def eight_bit(
     A unit that does more damage goes back before one that does less, as long as the share holds. The result may still
     fail: see its `failures` and the tolerance. Raises DataFileError for a tensor that no range fits.
     """
-    points = points_of(checkpoint, recipe)
+    points = quantization_points(checkpoint, recipe)
     seen = observed(checkpoint, points, encoder.encode(calibration.pairs), seed=calibration.seed, progress=progress)
     quantized = quantizations(checkpoint, seen, recipe, progress=progress)
     pad_id = checkpoint.pad_token_id
@@ -193,20 +195,22 @@ def eight_bit(
 
 
 def quantizations(
-    checkpoint: Checkpoint, seen: Mapping[str, Activation], recipe: Recipe, *, progress: bool = False
+    checkpoint: Checkpoint, seen: Mapping[str, TensorStats], recipe: Recipe, *, progress: bool = False
 ) -> dict[str, Quantization]:
     """Choose, for each point of a recipe, how it is held in 8 bits, from what calibration saw of its tensor."""
     return {
-        point.name: chosen(
+        point.name: choose_quantization(
             seen[point.tensor], [checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
         )
-        for point in tqdm(points_of(checkpoint, recipe), desc="Choosing ranges", unit="tensor", disable=not progress)
+        for point in tqdm(
+            quantization_points(checkpoint, recipe), desc="Choosing ranges", unit="tensor", disable=not progress
+        )
     }
 
 
 def _sensitivities(
     checkpoint: Checkpoint,
-    points: Sequence[Point],
+    points: Sequence[QuantizationPoint],
     quantized: Mapping[str, Quantization],
     batches: Sequence[Batch],
     progress: bool,
@@ -235,7 +239,7 @@ def _sensitivities(
 
 def _linears(checkpoint: Checkpoint) -> list[str]:
     """The linear layers that are computed for every token; `[CLS]`'s own hardly count."""
-    return [linear for point in points_of(checkpoint, Recipe()) for linear in point.linears]
+    return [linear for point in quantization_points(checkpoint, Recipe()) for linear in point.linears]
 
 
 def _computed(backend: str, graph: onnx.ModelProto, batches: Sequence[Batch]) -> Floats:

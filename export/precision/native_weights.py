@@ -1,4 +1,4 @@
-"""`native_from_checkpoint`: a checkpoint's weights in 8 bits, BF16 or FP32, for crossrt's own kernels, and in FP16 for GPUs'.
+"""`native_from_checkpoint`: a checkpoint's weights in 8 bits, BF16 or FP32, for the native kernels, and in FP16 for GPUs'.
 
 Weights in 8 bits have one scale an output channel and are rounded once, from FP32. Activations have no ranges here: the kernels
 give each token its own as they run. What calibration saw decides two things: how channels are balanced before they are put
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...calibration.quantization import Activation
-from ...engine.bundle.native_weights import KEPT, PANEL, Sizes, padded, write
+from ...calibration.tensor_stats import TensorStats
+from ...engine.bundle.native_weights import KEPT, PANEL, ModelDims, padded, write
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
@@ -38,14 +38,14 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
 
 
 def native_from_checkpoint(
-    checkpoint: Checkpoint, path: Path, precision: Precision, seen: Mapping[str, Activation] | None = None
+    checkpoint: Checkpoint, path: Path, precision: Precision, seen: Mapping[str, TensorStats] | None = None
 ) -> None:
     """Write the file, in INT8, BF16 or FP32, or, for GPUs, FP16. `seen` is what calibration saw of the tensors that are read in
     8 bits, by name; of those that it did not see, nothing is balanced. Raises CheckpointError for weights that are NaN or Inf."""
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
     layers = HEAD_LAYERS[checkpoint.head]
-    sizes = Sizes(
+    sizes = ModelDims(
         precision=precision.value,
         hidden=dimensions.hidden,
         heads=dimensions.heads,
@@ -69,7 +69,7 @@ def native_from_checkpoint(
 class _Arrays:
     """The file's tensors as they are made."""
 
-    def __init__(self, checkpoint: Checkpoint, sizes: Sizes, seen: Mapping[str, Activation]) -> None:
+    def __init__(self, checkpoint: Checkpoint, sizes: ModelDims, seen: Mapping[str, TensorStats]) -> None:
         self._tensor = checkpoint.tensor
         self._checkpoint = checkpoint
         self._sizes = sizes
@@ -192,7 +192,7 @@ class _Arrays:
         return np.sort(np.argsort(-size, kind="stable")[:KEPT])
 
 
-def _balance(seen: Activation, weights: Floats) -> Floats:
+def _balance(seen: TensorStats, weights: Floats) -> Floats:
     """Return a factor for each channel, float64 [channels], by which large channels and the weights that read them share what
     8 bits can hold: SmoothQuant's equation 4 with its strength of 0.5 (Xiao et al. 2023, arXiv:2211.10438)."""
     ratio = np.abs(weights).max(axis=0).clip(1e-5) / seen.magnitude.clip(1e-5)
@@ -222,7 +222,7 @@ def _widened(values: Floats, width: int) -> Floats:
     return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, width - values.shape[-1])])
 
 
-def _heads(values: Floats, sizes: Sizes) -> Floats:
+def _heads(values: Floats, sizes: ModelDims) -> Floats:
     """Zeros after each head's channels, which are the first axis."""
     head = sizes.hidden // sizes.heads
     split = values.reshape(sizes.heads, head, -1)

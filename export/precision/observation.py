@@ -7,14 +7,15 @@ import numpy.typing as npt
 from onnx import TensorProto, helper
 from tqdm import tqdm
 
-from ...calibration.quantization import Activation, Floats
-from ...engine.batching.plan import Batch, BatchPlan
+from ...calibration.tensor_stats import Floats, TensorStats
+from ...engine.batching.batch import Batch
+from ...engine.batching.plan import BatchPlan
 from ...engine.errors import DataFileError
-from ...engine.text.template import EncodedPairs
+from ...engine.text.encoded_pairs import EncodedPairs
 from ..checkpoint.checkpoint import Checkpoint
 from ..graph.writer import graph_of
 from .fp16 import feeds_of, session_of
-from .points import Point
+from .quantization_points import QuantizationPoint
 
 SAMPLE_BYTES = 512 << 20
 """Of all samples together. The number of calibration pairs changes nothing about the memory."""
@@ -25,8 +26,13 @@ BATCH = 16
 
 
 def observed(
-    checkpoint: Checkpoint, points: Sequence[Point], pairs: EncodedPairs, *, seed: int = 0, progress: bool = False
-) -> dict[str, Activation]:
+    checkpoint: Checkpoint,
+    points: Sequence[QuantizationPoint],
+    pairs: EncodedPairs,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, TensorStats]:
     """Run the FP32 graph over tokenized pairs and return what each point's tensor held, by the tensor's name.
 
     The least and the greatest value of every channel are over all tokens; the rows are a uniform sample of them, drawn by `seed`.
@@ -64,7 +70,7 @@ def observed(
     # The longest pairs came first; shuffled, any first rows are a sample too.
     shuffle = np.random.default_rng(seed).permutation
     found = {
-        name: Activation(rows=shuffle(np.concatenate(samples.pop(name))), low=low[name], high=high[name])
+        name: TensorStats(rows=shuffle(np.concatenate(samples.pop(name))), low=low[name], high=high[name])
         for name in tensors
     }
     for name, activation in found.items():
@@ -82,4 +88,4 @@ def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1
     parts = [group[start : start + BATCH] for group in np.split(order, cuts) for start in range(0, len(group), BATCH)]
     widths = tuple(int(pairs.lengths[part[0]]) for part in parts)
-    return BatchPlan(lengths=pairs.lengths, parts=tuple(parts), widths=widths).batches(pairs, pad_id=0)
+    return BatchPlan(lengths=pairs.lengths, row_groups=tuple(parts), widths=widths).batches(pairs, pad_id=0)

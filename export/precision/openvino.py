@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 
 from ...engine.backends.openvino import floating_point
-from ...engine.batching.plan import Batch
+from ...engine.batching.batch import Batch
 from ...engine.hardware.cpus import usable_cpus
 from ...engine.precision import Precision
 from ...engine.process.telemetry import telemetry_off

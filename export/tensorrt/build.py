@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.backends.tensorrt import collecting_logger
-from ...engine.bundle.tensorrt_engine import Profile
+from ...engine.bundle.profiles import Profile
 from ...engine.errors import BackendError, OptionError
 from ...engine.files.publish import replaced
 from . import tensorrt8

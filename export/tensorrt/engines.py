@@ -22,10 +22,12 @@ from ...calibration.judging_set import JudgingSet
 from ...calibration.ranking import top_overlap
 from ...engine.backends.registry import backend_version
 from ...engine.backends.tensorrt import checked_plan
-from ...engine.batching.plan import Batch
-from ...engine.bundle.bundle import MANIFEST, Bundle
+from ...engine.batching.batch import Batch
+from ...engine.bundle.bundle import Bundle
 from ...engine.bundle.engine_cache import EngineCache
-from ...engine.bundle.tensorrt_engine import LIBRARIES, TOKENS, EngineFile, Profile, Shape, profiles_for
+from ...engine.bundle.engine_file import LIBRARIES, EngineFile
+from ...engine.bundle.manifest import MANIFEST
+from ...engine.bundle.profiles import TOKENS, Profile, Shape, profiles_for
 from ...engine.cross_encoder import CrossEncoder
 from ...engine.errors import BackendError, BundleError, OptionError, ParityError
 from ...engine.files.cache import ADVICE, cache_folder
@@ -287,7 +289,7 @@ def check_engine(
     """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts.
 
     Each shape is computed three times: launch by launch, once more as it is captured, and as a graph. The CPU's side is ONNX
-    Runtime, since crossrt's own kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of `judging`,
+    Runtime, since the native kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of `judging`,
     the built-in ones unless given, beside the FP32 model of `full`, which is the same bundle unless this one holds no FP32.
     """
     precision = Precision.parse(engine.precision)
@@ -309,8 +311,8 @@ def check_engine(
         differences = [np.abs(ours.logits(pairs) - reference.logits(pairs))]
         vocabulary = read_tokenizer(bundle.tokenizer_file).get_vocab_size()
         for batch in batches(shapes, vocabulary):
-            expected = reference._scorer.run(batch)
-            differences += [np.abs(ours._scorer.run(batch) - expected) for _ in range(3)]
+            expected = reference.run(batch)
+            differences += [np.abs(ours.run(batch) - expected) for _ in range(3)]
         worst = max(float(np.nan_to_num(each, nan=np.inf).max()) for each in differences)
         if ranked and worst <= ALLOWED[precision]:
             overlap = _overlap(ours, full or bundle, judging or JudgingSet.builtin(), opened["max_length"])

@@ -20,7 +20,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.hardware.gpus import gpus
 from crossrt.export.bundle.manifest import write_manifest
-from tests.export.memory_machine import GPU, machine_in_memory
+from tests.export.tensorrt.memory_machine import GPU, machine_in_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

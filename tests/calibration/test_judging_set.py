@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from crossrt.calibration.calibration_set import CalibrationSet
-from crossrt.calibration.change import Change
 from crossrt.calibration.judging_set import CANDIDATES, QUERIES, JudgingSet
+from crossrt.calibration.paired_difference import PairedDifference
 from crossrt.calibration.ranking import Judge
 from crossrt.engine.errors import DataFileError
 
@@ -99,10 +99,10 @@ def test_measures_are_those_of_trec_eval(tmp_path: Path) -> None:
 def test_the_interval_is_around_the_difference_and_narrow_for_many_queries() -> None:
     rng = np.random.default_rng(3)
     before = rng.uniform(0, 1, 400)
-    change = Change.of(before, before + rng.normal(-0.02, 0.05, 400))
+    change = PairedDifference.of(before, before + rng.normal(-0.02, 0.05, 400))
     assert change.low < change.difference < change.high < 0
     assert change.high - change.low == pytest.approx(2 * 1.96 * 0.05 / 20, rel=0.15)
-    assert Change.of(before, before).low == Change.of(before, before).high == 0
+    assert PairedDifference.of(before, before).low == PairedDifference.of(before, before).high == 0
 
 
 def test_a_ranking_of_nan_is_the_worst_there_is() -> None:

@@ -7,16 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrt.calibration.quantization import Activation, Quantization, TokenError, chosen
+from crossrt.calibration.quantization import Quantization
+from crossrt.calibration.quantization_search import TokenError, choose_quantization
 from crossrt.calibration.ranges import LEVELS
 from crossrt.calibration.recipe import Recipe
+from crossrt.calibration.tensor_stats import TensorStats
 from crossrt.engine.errors import OptionError
 
 
-def activation(*, outlier: float = 1.0, channels: int = 24, seed: int = 0) -> Activation:
+def activation(*, outlier: float = 1.0, channels: int = 24, seed: int = 0) -> TensorStats:
     rows = np.random.default_rng(seed).standard_normal((600, channels)).astype(np.float32)
     rows[:, 3] *= outlier
-    return Activation(rows=rows, low=rows.min(axis=0), high=rows.max(axis=0))
+    return TensorStats(rows=rows, low=rows.min(axis=0), high=rows.max(axis=0))
 
 
 def weight(*, outputs: int = 16, channels: int = 24, seed: int = 1) -> np.ndarray:
@@ -59,8 +61,8 @@ def test_weights_have_a_scale_for_each_output_and_zeros_for_kept_channels() -> N
 
 def test_an_outlying_channel_is_smoothed_or_kept_by_token_and_not_by_minmax() -> None:
     seen, matrix = activation(outlier=100), weight()
-    plain = chosen(seen, [matrix], Recipe(method="minmax"))
-    found = chosen(seen, [matrix], Recipe())
+    plain = choose_quantization(seen, [matrix], Recipe(method="minmax"))
+    found = choose_quantization(seen, [matrix], Recipe())
     assert plain.smoothing is None
     assert plain.kept == ()
     assert found.smoothing is not None or 3 in found.kept
@@ -71,17 +73,17 @@ def test_an_outlying_channel_is_smoothed_or_kept_by_token_and_not_by_minmax() ->
 def test_a_tensor_of_one_sign_is_shifted_to_use_both() -> None:
     seen, matrix = activation(channels=256), weight(channels=256)
     rows = np.abs(seen.rows)
-    positive = Activation(rows=rows, low=rows.min(axis=0), high=rows.max(axis=0))
-    found = chosen(positive, [matrix], Recipe())
+    positive = TensorStats(rows=rows, low=rows.min(axis=0), high=rows.max(axis=0))
+    found = choose_quantization(positive, [matrix], Recipe())
     assert found.shift is not None
     assert found.shift.min() > 0.5
-    assert found.scale < chosen(positive, [matrix], Recipe(method="minmax")).scale * 0.7
+    assert found.scale < choose_quantization(positive, [matrix], Recipe(method="minmax")).scale * 0.7
 
 
 def test_an_even_tensor_is_held_in_the_cheapest_form() -> None:
     rows = np.random.default_rng(0).uniform(-1, 1, (600, 256)).astype(np.float32)
-    even = Activation(rows=rows, low=rows.min(axis=0), high=rows.max(axis=0))
-    found = chosen(even, [np.sign(weight(channels=256))], Recipe())
+    even = TensorStats(rows=rows, low=rows.min(axis=0), high=rows.max(axis=0))
+    found = choose_quantization(even, [np.sign(weight(channels=256))], Recipe())
     assert found.smoothing is None
     assert found.shift is None
     assert found.kept == ()
@@ -97,23 +99,25 @@ def test_the_error_of_a_token_counts_by_its_own_norm() -> None:
 
 def test_a_given_smoothing_is_taken() -> None:
     seen, matrix = activation(outlier=30), weight()
-    found = chosen(seen, [matrix], Recipe(method="minmax", smoothing=0.5))
+    found = choose_quantization(seen, [matrix], Recipe(method="minmax", smoothing=0.5))
     assert found.smoothing is not None
     greatest, columns = seen.magnitude, np.abs(matrix).max(axis=0)
     expected = np.sqrt(greatest / columns)  # SmoothQuant's equation 4 at one half
     np.testing.assert_allclose(found.smoothing / found.smoothing[0], expected / expected[0], rtol=1e-4)
-    assert chosen(seen, [matrix], Recipe(smoothing=0.0)).smoothing is None
+    assert choose_quantization(seen, [matrix], Recipe(smoothing=0.0)).smoothing is None
 
 
 def test_the_range_covers_tokens_that_are_not_in_the_sample() -> None:
     seen = activation()
     rare = replace(seen, low=seen.low * 7)
-    assert chosen(rare, [], Recipe(method="minmax")).scale == pytest.approx(float(-rare.low.min()) / LEVELS)
+    assert choose_quantization(rare, [], Recipe(method="minmax")).scale == pytest.approx(
+        float(-rare.low.min()) / LEVELS
+    )
 
 
 def test_operands_without_weights_take_the_least_squared_error() -> None:
     seen = activation(outlier=30)
-    assert chosen(seen, [], Recipe()).scale == chosen(seen, [], Recipe(method="mse")).scale
+    assert choose_quantization(seen, [], Recipe()).scale == choose_quantization(seen, [], Recipe(method="mse")).scale
 
 
 @pytest.mark.parametrize(

@@ -311,11 +311,11 @@ def test_bfloat16_on_a_processor_is_bf16_where_it_can_be_and_else_fp32_with_a_wa
 ) -> None:
     opened = []
 
-    def open_scorer(bundle: Any, setup: Any) -> Any:
-        opened.append(setup.precision.value)
-        if setup.precision.value == "bf16" and not computes:
+    def open_scorer(bundle: Any, config: Any) -> Any:
+        opened.append(config.precision.value)
+        if config.precision.value == "bf16" and not computes:
             raise BackendError("bf16 is not what this processor computes in")
-        return SimpleNamespace(setup=setup, longest=64, tokenizing_threads=1, close=lambda: None)
+        return SimpleNamespace(config=config, longest=64, tokenizing_threads=1, close=lambda: None)
 
     monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("openvino", "onnxruntime"))
     monkeypatch.setattr("crossrt.engine.cross_encoder.open_scorer", open_scorer)

@@ -201,13 +201,13 @@ def test_eight_threads_get_the_scores_that_one_gets(model: CrossEncoder, pairs: 
 
 def test_texts_longer_than_the_limit_lose_tokens_from_the_longer_side_first(bundle: Path) -> None:
     with CrossEncoder(bundle, max_length=16) as model:
-        encoded = model._encoder.encode([("the river", "city " * 50), ("city " * 50, "the river")])
+        encoded = model.encode([("the river", "city " * 50), ("city " * 50, "the river")])
         assert encoded.lengths.tolist() == [16, 16]
         types = [encoded.type_ids[start : start + 16].sum() for start in encoded.offsets[:-1]]
         assert types == [16 - 4, 3]  # [CLS] the river [SEP] | 11 passage tokens [SEP], and the other way round
         assert model.max_length == model.max_seq_length == 16
         model.max_length = 20
-        assert model._encoder.encode([("a", "city " * 50)]).lengths.tolist() == [20]
+        assert model.encode([("a", "city " * 50)]).lengths.tolist() == [20]
 
 
 def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]) -> None:

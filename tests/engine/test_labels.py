@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
-from crossrt.engine.bundle.bundle import MANIFEST, Bundle
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BundleError, OptionError
 from crossrt.engine.labels import label_number, margin, relevant_by_name
 

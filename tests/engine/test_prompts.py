@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from crossrt import CrossEncoder
-from crossrt.engine.bundle.bundle import MANIFEST
+from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import InputError, OptionError
 from crossrt.engine.store.preparation import prepare
-from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 
 PROMPT = "how long "
 QUERY = "does it take"
@@ -98,7 +98,7 @@ def test_prepared_passages_get_the_prompt_too(prompted: Path, model: CrossEncode
 @pytest.mark.parametrize("native", [True, False])
 def test_both_ways_of_tokenizing_put_the_prompt_before_the_text(bundle: Path, native: bool) -> None:
     path = bundle / "tokenizer.json"
-    plain, prompted = (PairEncoder.from_file(path, max_length=24, prompt=prompt) for prompt in (None, PROMPT))
+    plain, prompted = (PairTokenizer.from_file(path, max_length=24, prompt=prompt) for prompt in (None, PROMPT))
     if not native:
         plain._words = prompted._words = None
     repeated = [*PAIRS, ("other", "text"), ("other", "again")]

@@ -27,7 +27,7 @@ from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.evaluate import evaluate, opened_folder
 from crossrt.evaluation.measures import Measures
 from crossrt.evaluation.result import Evaluation
-from crossrt.evaluation.system import Options, System, systems_of
+from crossrt.measurement.model_config import ModelConfig, Options, model_configs
 
 Collect = Callable[..., Collection]
 Command = Callable[..., tuple[int, str, str]]
@@ -60,8 +60,8 @@ def two_precisions(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-def systems(bundle: Path, *precisions: str, **options: Any) -> list[System]:
-    return systems_of([str(bundle)], precisions or ("fp32",), Options(**options))
+def systems(bundle: Path, *precisions: str, **options: Any) -> list[ModelConfig]:
+    return model_configs([str(bundle)], precisions or ("fp32",), Options(**options))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -148,9 +148,12 @@ def test_bundles_of_one_name_are_told_apart_by_their_folders(bundle: Path, tmp_p
     for folder in ("old", "new"):
         shutil.copytree(bundle, tmp_path / folder / "minilm")
     paths = [str(tmp_path / folder / "minilm") for folder in ("old", "new")]
-    assert [system.label for system in systems_of(paths, ["fp32"], Options())] == ["old-minilm.fp32", "new-minilm.fp32"]
+    assert [system.label for system in model_configs(paths, ["fp32"], Options())] == [
+        "old-minilm.fp32",
+        "new-minilm.fp32",
+    ]
     with pytest.raises(OptionError, match="asked for twice"):
-        systems_of([paths[0], paths[0]], ["fp32"], Options())
+        model_configs([paths[0], paths[0]], ["fp32"], Options())
 
 
 def test_texts_and_what_was_prepared_of_them_give_the_same_run(
@@ -213,7 +216,7 @@ def test_a_finished_evaluation_is_measured_again_without_a_model(
     collect: Collect, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate(systems(bundle), collect(), tmp_path, measures=MEASURES)
-    monkeypatch.setattr(System, "open", lambda self: pytest.fail("opened"))
+    monkeypatch.setattr(ModelConfig, "open", lambda self: pytest.fail("opened"))
     again = evaluate(systems(bundle), collect(), tmp_path, measures=Measures.parse("P@1"))
     assert again.measures == ["P@1"]
     with pytest.raises(pytest.fail.Exception, match="opened"):
@@ -266,7 +269,7 @@ def test_a_list_shorter_than_the_streams_is_filled_up(
     """So that no request is computed by the wide session, which a model opens only after its first such request."""
     files["run"].write_text("q0 Q0 p3 1 2 t\nq0 Q0 p4 2 1 t\nq1 Q0 p5 1 1 t\n")
     (plain,) = systems(bundle)
-    wide = dataclasses.replace(plain, setup=dataclasses.replace(plain.setup, streams=5))
+    wide = dataclasses.replace(plain, execution=dataclasses.replace(plain.execution, streams=5))
     for folder in ("plain", "wide"):
         (tmp_path / folder).mkdir()
     evaluate([plain], collect(), tmp_path / "plain", measures=MEASURES)
@@ -315,14 +318,14 @@ def test_a_score_that_is_no_number_is_refused(
 def test_every_model_is_opened_before_the_first_one_scores(
     collect: Collect, two_precisions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = System.open
+    opened = ModelConfig.open
 
-    def failing(self: System) -> CrossEncoder:
+    def failing(self: ModelConfig) -> CrossEncoder:
         if self.precision == "int8":
             raise BackendError("not here")
         return opened(self)
 
-    monkeypatch.setattr(System, "open", failing)
+    monkeypatch.setattr(ModelConfig, "open", failing)
     with pytest.raises(BackendError, match="not here"):
         evaluate(systems(two_precisions, "fp32", "int8"), collect(), tmp_path, measures=MEASURES)
     assert not list(tmp_path.glob("*.run.trec"))

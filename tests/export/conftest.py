@@ -7,7 +7,7 @@ import pytest
 from crossrt import Bundle
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.engine.precision import Precision
-from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 
@@ -36,5 +36,5 @@ def exported(calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def encoder() -> PairEncoder:
-    return PairEncoder.from_file(DEMO / "checkpoint/tokenizer.json", max_length=160)
+def encoder() -> PairTokenizer:
+    return PairTokenizer.from_file(DEMO / "checkpoint/tokenizer.json", max_length=160)

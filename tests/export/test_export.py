@@ -158,4 +158,4 @@ def test_a_vocabulary_alone_gives_the_same_tokenizer(checkpoint: Path, tmp_path:
     export_bundle(Checkpoint.read(source), tmp_path / "bundle")
     pairs = [("How long, [SEP] does", "Café 中国 it-take"), ("", "")]
     with CrossEncoder(tmp_path / "bundle") as ours, CrossEncoder(bundle) as theirs:
-        np.testing.assert_array_equal(ours._encoder.encode(pairs).ids, theirs._encoder.encode(pairs).ids)
+        np.testing.assert_array_equal(ours.encode(pairs).ids, theirs.encode(pairs).ids)

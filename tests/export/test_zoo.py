@@ -20,9 +20,9 @@ transformers = pytest.importorskip("transformers")
 from crossrt import Bundle, CrossEncoder
 from crossrt.engine.backends.native_cpu import NativeSession
 from crossrt.engine.backends.registry import why_not_native
-from crossrt.engine.batching.plan import one_batch
+from crossrt.engine.batching.plan import plan_single_batch
 from crossrt.engine.precision import Precision
-from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
 from crossrt.export.export import export_bundle
@@ -58,8 +58,8 @@ def natively(bundle: Bundle, checkpoint: Checkpoint, precision: Precision) -> np
     weights = replace(bundle.manifest.models["fp32"], native_file="model.native")
     manifest = replace(bundle.manifest, models={precision.value: weights})
     session = NativeSession(replace(bundle, manifest=manifest), precision=precision, streams=1)
-    encoded = PairEncoder.from_file(bundle.tokenizer_file, max_length=checkpoint.max_length).encode(PAIRS)
-    (batch,) = one_batch(encoded.lengths, few_shapes_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
+    encoded = PairTokenizer.from_file(bundle.tokenizer_file, max_length=checkpoint.max_length).encode(PAIRS)
+    (batch,) = plan_single_batch(encoded.lengths, few_shapes_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
     logits = np.empty((len(PAIRS), checkpoint.labels))
     logits[batch.rows] = session.run(batch)
     session.close()

@@ -17,18 +17,20 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from crossrt.engine.backends.native_cpu import NativeSession
 from crossrt.engine.backends.registry import why_not_native
-from crossrt.engine.bundle.bundle import Bundle, BundleFile, BundleModel, Manifest
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.engine_file import EngineFile
+from crossrt.engine.bundle.manifest import BundleFile, BundleModel, Manifest
 from crossrt.engine.bundle.native_weights import NativeModel
-from crossrt.engine.bundle.tensorrt_engine import EngineFile, Profile
+from crossrt.engine.bundle.profiles import Profile
 from crossrt.engine.errors import CrossrtError
 from crossrt.engine.files import trec
 from crossrt.engine.precision import Precision
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import prepare
-from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.engine.text.wordpiece import WordPiece
 from tests.conftest import vocabulary
-from tests.engine.test_native import random_arrays, sizes_of
+from tests.engine.backends.test_native_cpu import random_arrays, sizes_of
 
 from . import mutation
 
@@ -73,7 +75,7 @@ def tokenizers(folder: Path) -> Try:
     def attempt(chance: Random) -> Outcome:
         file.write_bytes(mutation.json_text(chance, chance.choice(known)))
         try:
-            encoder = PairEncoder.from_file(file, max_length=16)
+            encoder = PairTokenizer.from_file(file, max_length=16)
             encoded = encoder.encode(PAIRS)
         except CrossrtError:
             return 0, 1
@@ -161,7 +163,7 @@ def native_weights(folder: Path) -> Try:
 def stores(folder: Path) -> Try:
     """Stores of prepared passages, of which one file is spoilt."""
     tokenizer = _bert()
-    encoder = PairEncoder(tokenizer, max_length=16)
+    encoder = PairTokenizer(tokenizer, max_length=16)
     names = ["10", "2", "D7", "b", "a"]
     known: list[dict[str, bytes]] = []
     for order in (names, sorted(names, key=lambda name: (len(name), name))):
@@ -250,7 +252,7 @@ def _text(chance: Random, pieces: list[str]) -> str:
 
 
 def _encoded(chance: Random, vocab: int) -> Any:
-    from crossrt.engine.text.template import EncodedPairs
+    from crossrt.engine.text.encoded_pairs import EncodedPairs
 
     lengths = [chance.randint(1, 16) for _ in range(chance.randint(1, 5))]
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)

@@ -17,7 +17,7 @@ from crossrt.engine.backends.registry import has_cuda
 from crossrt.engine.cuda.bindings import open_cuda
 from crossrt.engine.cuda.cuda import DeviceBuffer, Event, PinnedBuffer, Stream
 from crossrt.engine.errors import BackendError, CudaError
-from tests.engine.memory_device import MemoryDevice
+from tests.engine.cuda.memory_device import MemoryDevice
 
 
 def _bindings(name: str) -> Any:

@@ -14,7 +14,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 pytest.importorskip("pydantic")
 
-from crossrt.calibration.change import Change
+from crossrt.calibration.paired_difference import PairedDifference
 from crossrt.evaluation.result import Evaluation, Ranking
 from crossrt.speed.result import Ceiling, Curve, Difference, Latency, Speed, Speeds, Spread, Workload
 
@@ -176,7 +176,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
 
         def ranking(label: str, mean: float, **more: Any) -> Ranking:
             changes = {
-                name: Change(
+                name: PairedDifference(
                     reference=baseline, candidate=mean, low=mean - baseline - 0.004, high=mean - baseline + 0.005
                 )
                 for name in measures

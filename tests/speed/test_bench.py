@@ -12,11 +12,12 @@ import pytest
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine.bundle.bundle import MANIFEST, Bundle
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, MeasurementError
 from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.hardware.cpus import usable_cpus
-from crossrt.evaluation.system import System
+from crossrt.measurement.model_config import ModelConfig
 from crossrt.speed.bench import bench
 from crossrt.speed.child import first_score_s, peak_mb
 from crossrt.speed.lineup import Missing, lineup
@@ -51,11 +52,11 @@ def below_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crossrt.speed.bench.check_share", lambda *_: None)
 
 
-def rows(*sources: Path, **options: Any) -> list[System | Missing]:
+def rows(*sources: Path, **options: Any) -> list[ModelConfig | Missing]:
     return lineup([str(source) for source in sources], device="cpu", **options)
 
 
-def benched(rows: list[System | Missing], plan: Plan = SHORT) -> Speeds:
+def benched(rows: list[ModelConfig | Missing], plan: Plan = SHORT) -> Speeds:
     return bench(rows, Texts.typical(), plan, stretch_s=0.005)
 
 
@@ -129,14 +130,14 @@ def test_errors_are_from_the_bundles_own_fp32(make_bundle: Any, two_precisions: 
 
 @pytest.mark.usefixtures("below_the_ceiling")
 def test_a_row_that_cannot_run_stays_with_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = System.open
+    opened = ModelConfig.open
 
-    def failing(self: System) -> CrossEncoder:
-        if self.setup.backend == "openvino":
+    def failing(self: ModelConfig) -> CrossEncoder:
+        if self.execution.backend == "openvino":
             raise MemoryError("no memory left")
         return opened(self)
 
-    monkeypatch.setattr(System, "open", failing)
+    monkeypatch.setattr(ModelConfig, "open", failing)
     chosen = rows(bundle, precisions=["fp32", "bf16"], backends=["onnxruntime", "openvino"])
     speeds = benched(chosen)
     assert [row.label.partition(".")[2] for row in speeds.rows] == [
@@ -151,10 +152,10 @@ def test_a_row_that_cannot_run_stays_with_its_reason(bundle: Path, monkeypatch: 
     assert "onnxruntime does not compute in bf16 on a CPU" in str(reasons[2])
     assert "bundle.bf16 openvino  failed: MemoryError" in table_of(speeds)
 
-    def none(self: System) -> CrossEncoder:
+    def none(self: ModelConfig) -> CrossEncoder:
         raise BackendError("no model")
 
-    monkeypatch.setattr(System, "open", none)
+    monkeypatch.setattr(ModelConfig, "open", none)
     with pytest.raises(BackendError, match="no model"):
         benched(rows(bundle))
 
@@ -184,7 +185,7 @@ def test_rows_take_turns(two_precisions: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_process_that_ends_early_says_why(bundle: Path, tmp_path: Path) -> None:
     (system,) = rows(bundle)
-    assert isinstance(system, System)
+    assert isinstance(system, ModelConfig)
     gone = dataclasses.replace(system, bundle=dataclasses.replace(system.bundle, path=tmp_path / "gone"))
     with pytest.raises(BackendError, match=r"bundle\.fp32 \w+ in a process of its own ended with status 1: .*gone"):
         first_score_s(gone)
@@ -262,11 +263,11 @@ def test_operations_are_those_of_the_graph(bundle: Path) -> None:
 
 def test_padding_is_that_of_the_batches_that_run(bundle: Path) -> None:
     (system,) = rows(bundle)
-    assert isinstance(system, System)
-    assert padding_of(system.setup, 64, np.full(32, 64), batch_size=32) == 0
+    assert isinstance(system, ModelConfig)
+    assert padding_of(system.execution, 64, np.full(32, 64), batch_size=32) == 0
     lengths = np.arange(3, 64)
-    assert 0 < padding_of(system.setup, 64, lengths, batch_size=32) < 0.2
-    assert padding_of(dataclasses.replace(system.setup, backend="native"), 64, lengths, batch_size=32) == 0
+    assert 0 < padding_of(system.execution, 64, lengths, batch_size=32) < 0.2
+    assert padding_of(dataclasses.replace(system.execution, backend="native"), 64, lengths, batch_size=32) == 0
 
 
 def test_percentiles_are_of_the_requests() -> None:

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from crossrt.engine.hardware.cpus import usable_cpus
-from crossrt.evaluation.system import System
+from crossrt.measurement.model_config import ModelConfig
 from crossrt.speed.lineup import lineup
 from crossrt.speed.measure import Plan
 from crossrt.speed.scaling import amdahl, curves_of, polynomial, saturating
@@ -62,7 +62,7 @@ def test_few_points_say_how_little_they_say() -> None:
 
 def test_a_row_has_a_curve_along_each_axis(bundle: Path) -> None:
     (system,) = lineup([str(bundle)], device="cpu")
-    assert isinstance(system, System)
+    assert isinstance(system, ModelConfig)
     tokens, sequence, threads = curves_of(system, Texts.typical(), Plan())
     assert [curve.axis for curve in (tokens, sequence, threads)] == ["tokens", "sequence", "threads"]
     assert tokens.at == [64.0 * rows for rows in (1, 2, 4, 8, 16, 32, 64)], "the model has positions for 64 tokens"

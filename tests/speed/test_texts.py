@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import DataFileError, OptionError
-from crossrt.engine.text.pair_tokenizer import PairEncoder
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.speed.texts import Texts
 
 
@@ -20,7 +20,7 @@ def tokenizer(bundle: Path) -> Tokenizer:
 def test_typical_pairs_have_ms_marcos_lengths(tokenizer: Tokenizer) -> None:
     texts = Texts.typical()
     pairs = [pair for number in range(20) for pair in texts.request(number, 100, tokenizer)]
-    work = texts.workload(pairs, PairEncoder(tokenizer, max_length=512))
+    work = texts.workload(pairs, PairTokenizer(tokenizer, max_length=512))
     assert work.pairs == 2000
     assert work.mean_tokens == pytest.approx(95, rel=0.03)
     assert work.p99_tokens == pytest.approx(196, rel=0.08)
@@ -73,7 +73,7 @@ def test_an_empty_or_broken_file_is_named(tmp_path: Path, tokenizer: Tokenizer) 
 def test_the_histogram_counts_what_the_model_reads(tokenizer: Tokenizer) -> None:
     texts = Texts.typical()
     pairs = texts.request(0, 50, tokenizer)
-    work = texts.workload(pairs, PairEncoder(tokenizer, max_length=40))
+    work = texts.workload(pairs, PairTokenizer(tokenizer, max_length=40))
     assert work.p99_tokens <= 40
     assert max(map(int, work.histogram)) == 32
     assert np.isclose(work.mean_tokens, 40, atol=2), "nearly all are cut"

@@ -1,0 +1,63 @@
+"""`Batch`: padded arrays, ready for a model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ShapeError
+from ..text.encoded_pairs import EncodedPairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Padded arrays, ready for a model, and the `rows` of the request that they hold.
+
+    `input_ids`, `attention_mask` and `token_type_ids` are int64 [batch, seq]; `rows` is int64 [batch].
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    attention_mask: npt.NDArray[np.int64]
+    token_type_ids: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+    @classmethod
+    def padded(cls, pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int, width: int | None = None) -> "Batch":
+        """Pad these rows of a request to `width` tokens, or to the longest of them."""
+        real, source = unpadded_indices(pairs, rows, int(pairs.lengths[rows].max()) if width is None else width)
+        input_ids = np.full(real.shape, pad_id, dtype=np.int64)
+        input_ids[real] = pairs.ids[source]
+        token_type_ids = np.zeros(real.shape, dtype=np.int64)
+        token_type_ids[real] = pairs.type_ids[source]
+        return cls(input_ids=input_ids, attention_mask=real.astype(np.int64), token_type_ids=token_type_ids, rows=rows)
+
+    def pairs(self) -> EncodedPairs:
+        """Return the rows without their padding. Raises ShapeError where there is any before or between tokens."""
+        real = self.attention_mask.astype(bool)
+        lengths = real.sum(axis=1)
+        if not (real == (np.arange(self.shape[1]) < lengths[:, None])).all():
+            raise ShapeError("a row with padding before or between its tokens; pad on the right")
+        return EncodedPairs(
+            # What no model has stays what no model has.
+            ids=self.input_ids[real].clip(-1, 2**31 - 1).astype(np.int32),
+            type_ids=np.where(self.token_type_ids[real] < 0, 255, self.token_type_ids[real].clip(max=255)).astype(
+                np.uint8
+            ),
+            offsets=np.concatenate(([0], np.cumsum(lengths))),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and padded tokens of each row."""
+        return self.input_ids.shape[0], self.input_ids.shape[1]
+
+
+def unpadded_indices(
+    pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Return which positions of these rows, padded to `width`, hold tokens, bool [rows, width], and the tokens that they hold."""
+    lengths = pairs.lengths[rows]
+    real = np.arange(width) < lengths[:, None]
+    # The tokens of all rows, in row order: exactly the positions that `real` marks.
+    skipped = np.cumsum(lengths) - lengths
+    return real, np.repeat(pairs.offsets[rows] - skipped, lengths) + np.arange(lengths.sum())

@@ -1,0 +1,135 @@
+"""`PackedLayout`: pairs one after the other, without padding, for the native kernels on a GPU."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle.profiles import Shape
+from ..errors import InputError
+from ..text.encoded_pairs import EncodedPairs
+from .layout import Arrays, Rows
+
+TILE = 64
+"""Queries that a block of the attention kernel has, all of one pair."""
+STEP = 64
+"""Tokens that the least batch is rounded up to, and those of up to 1,024 in steps of; of more, a sixteenth of the next power of
+two. So 4 % are added, and there are few shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayout:
+    """See `BatchLayout`. A shape is rows and the tokens of all together.
+
+    `most_tokens` and `most_rows` bound a batch, `longest` a pair. `vocab` and `types` are those that the model has, which
+    its kernels do not ask: beyond them they would read whatever lies there. `padding` is as in `ModelDims`.
+    """
+
+    most_tokens: int
+    most_rows: int
+    longest: int
+    vocab: int
+    types: int
+    padding: int | None = None
+
+    @property
+    def largest(self) -> Sequence[Shape]:
+        """See `BatchLayout.largest`."""
+        return [(self.most_rows, self.most_tokens)]
+
+    def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
+        """Cut pairs, in their order, into batches of about as many tokens. `batch_cost` changes nothing."""
+        ends = np.cumsum(lengths)
+        pairs, total = len(ends), int(lengths.sum())
+        # Room for the pair that ends a batch.
+        count = max(
+            -(-total // max(1, self.most_tokens - self.longest)), -(-pairs // self.most_rows), min(shares, pairs)
+        )
+        borders = [0]
+        for number in range(1, count):
+            wanted = total * number / count
+            border = int(np.searchsorted(ends, wanted))
+            if border < pairs and ends[border] - wanted < wanted - (ends[border - 1] if border else 0):
+                border += 1  # the nearer end of the pair that is cut through
+            borders.append(min(max(border, borders[-1] + 1), pairs - (count - number)))
+        parts = []
+        for begin, end in pairwise([*borders, pairs]):  # very many short pairs are more than one batch
+            parts += [np.arange(at, min(end, at + self.most_rows)) for at in range(begin, end, self.most_rows)]
+        return parts
+
+    def shape(self, lengths: npt.NDArray[np.int64]) -> Shape:
+        """See `BatchLayout.shape`."""
+        tokens = int(lengths.sum())
+        step = max(STEP, (1 << (tokens - 1).bit_length()) // 16)
+        rows = 1 << (len(lengths) - 1).bit_length()
+        return min(rows, self.most_rows), min(-(-tokens // step) * step, self.most_tokens)
+
+    def tokens(self, shape: Shape) -> int:
+        """See `BatchLayout.tokens`."""
+        return shape[1]
+
+    def arrays(self, shape: Shape) -> Arrays:
+        """See `BatchLayout.arrays`. Ends are of the rows; tiles have a pair's first token, its length and their first query."""
+        rows, tokens = shape
+        kind = np.dtype(np.int32)
+        return {
+            "ids": (kind, (tokens,)),
+            "places": (kind, (tokens,)),
+            "begins": (kind, (rows,)),
+            "lengths": (kind, (rows,)),
+            "tiles": (kind, (self.tiles(shape), 3)),
+        }
+
+    def tiles(self, shape: Shape) -> int:
+        """Return how many tiles there are at most."""
+        rows, tokens = shape
+        return tokens // TILE + rows
+
+    def fill(self, arrays: Mapping[str, npt.NDArray[Any]], pairs: EncodedPairs, rows: Rows) -> None:
+        """See `BatchLayout.fill`; `rows` follow one another.
+
+        Raises InputError for a pair without tokens, and for ids or types that the model does not have.
+        """
+        offsets = pairs.offsets[rows[0] : rows[-1] + 2]
+        ids, types = (values[offsets[0] : offsets[-1]] for values in (pairs.ids, pairs.type_ids))
+        begins = (offsets[:-1] - offsets[0]).astype(np.int32)
+        lengths = np.diff(offsets).astype(np.int32)
+        # A tokenizer gives types to a model that has none, too.
+        known = (
+            lengths.min() > 0
+            and ids.min() >= 0
+            and ids.max() < self.vocab
+            and not (self.types and types.max() >= self.types)
+        )
+        if not known:
+            raise InputError(
+                "the model cannot score this batch: it has a pair without tokens, or token ids or types that the model does not "
+                "have"
+            )
+        count = len(ids)
+        arrays["ids"][:count] = ids
+        arrays["ids"][count:] = 0
+        places = arrays["places"]
+        if self.padding is None:
+            places[:count] = np.arange(count, dtype=np.int32)
+            places[:count] -= np.repeat(begins, lengths)
+        else:  # those of padding are 0, the others count from 1
+            counted = ids != self.padding
+            before = np.concatenate(([0], np.cumsum(counted, dtype=np.int32)))
+            places[:count] = (before[1:] - np.repeat(before[begins], lengths)) * counted
+        if self.types:
+            places[:count] |= types.astype(np.int32) << 16
+        places[count:] = 0
+        for name, values in (("begins", begins), ("lengths", lengths)):
+            arrays[name][: len(rows)] = values
+            arrays[name][len(rows) :] = 0  # of a row that is none
+        of_row = -(-lengths // TILE)
+        before = np.cumsum(of_row) - of_row
+        tiles, found = arrays["tiles"], int(of_row.sum())
+        tiles[:found, 0] = np.repeat(begins, of_row)
+        tiles[:found, 1] = np.repeat(lengths, of_row)
+        tiles[:found, 2] = TILE * (np.arange(found, dtype=np.int32) - np.repeat(before, of_row))
+        tiles[found:] = 0

@@ -1,0 +1,183 @@
+"""`Manifest`: what `manifest.json` says of a bundle."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..activation import NAMED
+from ..errors import BundleError
+from ..files.digests import sha256_of
+from ..files.record import parsed, record
+from ..precision import Precision
+from ..text.encoded_pairs import TruncationSide
+from ..text.tokenizer import MOST_TOKENS
+from .engine_file import EngineFile
+
+SCHEMA = 2
+"""What is written. Schema 1, which had neither names of labels nor prompts, is read too."""
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+MOST_LABELS, MOST_POSITIONS = 1 << 16, 1 << 20
+"""Labels and positions of the largest model that is opened: more than any has, and few enough to compute with."""
+ONNX_FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
+"""The file of each precision's graph in a new bundle."""
+FILE_NAME = re.compile(r"(onnx/)?(?!\.{1,2}$)[^/\\:\0]+")
+"""A name of the manifest: of a file in the bundle, or in its folder `onnx`. Any other folder could lead outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleFile:
+    """A file of the bundle: `size` in bytes and `sha256` in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleModel:
+    """One precision: the ONNX `file`, the `parity` summary, which is None before the check has run, and for people, in
+    `numerics`, which tensors stayed in another precision and on what data that was decided.
+
+    `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32. `fused_file`
+    is what ONNX Runtime runs on a GPU, and nothing else can. `native_file` is what the backend `native` runs, FP16's on GPUs
+    alone; BF16 has the FP32 file beside it, for others to compute in BF16.
+    `backends` tells of a CPU's backends whether it passed as they compute it; one that is not there was not asked.
+    """
+
+    file: str
+    gpu_file: str | None = None
+    fused_file: str | None = None
+    native_file: str | None = None
+    parity: Mapping[str, Any] | None = None
+    backends: Mapping[str, bool] = field(default_factory=dict)
+    numerics: Mapping[str, Any] | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all its files."""
+        return tuple(name for name in (self.file, self.gpu_file, self.fused_file, self.native_file) if name is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest, and of
+    `architecture` the `hidden_size`, to guess which backend is the faster, and how many token ids and types there are.
+
+    `relevant_label` is None for a model with more than two labels of which none was chosen to rank by; `label_names` has
+    a name for each label, or is empty. `prompts` are the checkpoint's saved ones by name, and `prompt` is the text of its
+    default one, which is put before every query. `truncation_side` is the end at which texts that are too long lose tokens,
+    `right` or `left`.
+    """
+
+    schema: int = SCHEMA
+    source: Mapping[str, Any]
+    architecture: Mapping[str, Any]
+    labels: int
+    relevant_label: int | None
+    activation: str
+    max_length: int
+    max_positions: int
+    pad_token_id: int
+    inputs: Mapping[str, str]
+    models: Mapping[str, BundleModel]
+    label_names: tuple[str, ...] = ()
+    prompt: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[BundleFile, ...] = ()
+    engines: tuple[EngineFile, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
+    truncation_side: TruncationSide = "right"
+
+    def to_json(self) -> str:
+        """Return indented JSON that `from_json` reads back to an equal manifest."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: Path) -> "Manifest":
+        """Parse and check a manifest. Raises BundleError, naming the file `where`, for anything unexpected."""
+        try:
+            fields = parsed(text)
+        except ValueError as error:
+            raise BundleError(f"{where} is not JSON ({error}); export the bundle again") from error
+        if not isinstance(fields, dict) or type(fields.get("schema")) is not int:
+            raise BundleError(f"{where} has no schema number, so it is not a manifest of crossrt")
+        if fields["schema"] > SCHEMA:
+            raise BundleError(
+                f"{where} has schema {fields['schema']}, and this crossrt reads up to {SCHEMA}: "
+                "install a newer crossrt, or export the bundle again with this one"
+            )
+        try:
+            manifest = record(cls, {**fields, "schema": SCHEMA})  # as it is written from now on
+        except ValueError as error:
+            raise BundleError(f"{where} does not have the fields of schema {SCHEMA} ({error}); export again") from error
+        manifest._check(where)
+        return manifest
+
+    def _check(self, where: Path) -> None:
+        names = {file.name for file in self.files}
+        for name in [
+            *names,
+            *(file for model in self.models.values() for file in model.files),
+            *(engine.file for engine in self.engines),
+        ]:
+            if not FILE_NAME.fullmatch(name) or name == MANIFEST or not name.isprintable():
+                raise BundleError(
+                    f"{where} lists the file name {name!r}; a bundle's files lie at its top or in its folder onnx"
+                )
+        if TOKENIZER not in names:
+            raise BundleError(f"{where} does not list {TOKENIZER}, which every bundle has; export the bundle again")
+        for precision, model in self.models.items():
+            if precision not in {p.value for p in Precision}:
+                raise BundleError(f"{where} holds a model of unknown precision {precision!r}")
+            for file in model.files:
+                if file not in names:
+                    raise BundleError(f"{where} names {file} for {precision} but does not list that file")
+        for engine in self.engines:
+            if engine.file not in names:
+                raise BundleError(f"{where} has the engine {engine.file} but does not list that file")
+        for what, number, least, most in (
+            ("labels", self.labels, 1, MOST_LABELS),
+            ("relevant_label", self.relevant_label or 0, 0, self.labels - 1),
+            ("max_positions", self.max_positions, 1, MOST_POSITIONS),
+            ("max_length", self.max_length, 1, self.max_positions),
+            ("pad_token_id", self.pad_token_id, 0, MOST_TOKENS),
+        ):
+            if not least <= number <= most:
+                raise BundleError(f"{where}: {what} is {number}, expected {least} to {most}; export the bundle again")
+        if self.relevant_label is None and self.labels <= 2:
+            raise BundleError(f"{where}: relevant_label is null, and a model with {self.labels} labels has one")
+        if len(self.label_names) not in (0, self.labels):
+            raise BundleError(
+                f"{where}: {self.labels} labels have the names {self.label_names}; give each one, or none"
+            )
+        if self.activation not in NAMED:
+            raise BundleError(f"{where}: the activation {self.activation!r} is none of {', '.join(NAMED)}")
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Token ids that the model has; None where nobody has noted it."""
+        return self._noted("vocab_size")
+
+    @property
+    def token_types(self) -> int | None:
+        """Token types that the model has, 0 of one that takes none; None where nobody has noted it."""
+        return self._noted("token_types")
+
+    def _noted(self, name: str) -> int | None:
+        number = self.architecture.get(name)
+        return number if type(number) is int and number >= 0 else None
+
+
+def listed(directory: Path) -> tuple[BundleFile, ...]:
+    """Return the manifest's entries for all files of a directory but the manifest itself, sorted by name."""
+    names = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+    return tuple(
+        BundleFile(name=name, size=path.stat().st_size, sha256=sha256_of(path))
+        for name, path in sorted(names.items())
+        if name != MANIFEST
+    )

@@ -1,0 +1,149 @@
+"""`ModelConfig`: a bundle in one precision, as it runs here."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.backends.registry import backend_version
+from ..engine.bundle.bundle import Bundle
+from ..engine.bundle.manifest import MANIFEST
+from ..engine.bundle.resolve import bundle_from_source
+from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import OptionError
+from ..engine.files.digests import content_sha256, sha256_of
+from ..engine.labels import label_number, need_label
+from ..engine.precision import Precision
+from ..engine.runtime.execution_config import CpuConfig, ExecutionConfig
+from ..engine.runtime.select import choose_execution
+
+CANDIDATES = "candidates"
+"""What the row of the candidates as they came is called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How systems are opened, as `CrossEncoder` takes it."""
+
+    backend: str = "auto"
+    device: str | None = None
+    threads: int | None = None
+    max_length: int | None = None
+    batch_size: int = 32
+    relevant_label: int | str | None = None
+    trust_engines: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One row of an evaluation: `label` is the bundle's name and the precision, as in `minilm-l6.fp32`."""
+
+    label: str
+    bundle: Bundle
+    execution: ExecutionConfig
+    options: Options
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+        return self.execution.precision
+
+    @property
+    def relevant_label(self) -> int | None:
+        """The label that it ranks by; None for more than two of which none was chosen. Raises OptionError for none of them."""
+        manifest, chosen = self.bundle.manifest, self.options.relevant_label
+        if chosen is None:
+            return manifest.relevant_label
+        return label_number(chosen, manifest.label_names, manifest.labels)
+
+    @property
+    def bundle_sha256(self) -> str:
+        """The sha256 of the bundle's manifest, which lists that of every other file."""
+        return sha256_of(self.bundle.path / MANIFEST)
+
+    @property
+    def runs_on(self) -> str:
+        """Backend, version and device, in words."""
+        return f"{self.execution.backend} {backend_version(self.execution.backend)}, {self.execution.device}"
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What its scores depend on, to the last bit, as JSON can hold it."""
+        manifest = self.bundle.manifest
+        file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision)
+        return {
+            "model": content_sha256(file),
+            "tokenizer": self.bundle.tokenizer_sha256,
+            "head": f"label {self.relevant_label} of {manifest.labels}, {manifest.activation}",
+            "precision": self.precision.value,
+            **({} if manifest.prompt is None else {"prompt": manifest.prompt}),
+            "max_length": self.options.max_length or manifest.max_length,
+            # Not written for the usual side, so that runs of earlier versions go on.
+            **({} if manifest.truncation_side == "right" else {"truncation_side": manifest.truncation_side}),
+            "runs on": self.runs_on,
+            **self._batching,
+        }
+
+    @property
+    def _batching(self) -> dict[str, int]:
+        """What batches are cut by. The last bits of a pair's score depend on its batch."""
+        execution = self.execution
+        if not isinstance(execution, CpuConfig):  # ones, as earlier versions wrote them, so that their runs go on
+            return {"threads": 1, "streams": 1, "batch size": 1}
+        return {
+            "threads": execution.threads,
+            "streams": execution.streams,
+            "batch size": min(execution.batch_size, self.options.batch_size),
+        }
+
+    def open(self) -> CrossEncoder:
+        """Open the model; close it after use."""
+        options = self.options
+        return CrossEncoder(
+            self.bundle.path,
+            precision=self.precision,
+            backend=options.backend,
+            device=options.device,
+            threads=options.threads,
+            max_length=options.max_length,
+            relevant_label=options.relevant_label,
+            trust_engines=options.trust_engines,
+        )
+
+
+def model_configs(sources: Sequence[str], precisions: Sequence[str], options: Options, **hub: Any) -> list[ModelConfig]:
+    """Return every bundle in every precision. Nothing is opened; `hub` are options of `bundle_from_source`.
+
+    Raises BundleError for a bundle that lacks a precision, OptionError for one that is named twice, or that has several
+    labels and none to rank by, and whatever `choose_execution` and `bundle_from_source` raise.
+    """
+    systems: dict[str, ModelConfig] = {}
+    for source, name in zip(sources, names_of(sources), strict=True):
+        bundle = bundle_from_source(source, **hub)
+        for precision in precisions:
+            execution = choose_execution(
+                bundle,
+                precision=precision,
+                backend=options.backend,
+                device=options.device,
+                threads=options.threads,
+                trust_engines=options.trust_engines,
+            )
+            label = f"{name}.{execution.precision.value}"
+            if label in systems:
+                raise OptionError(f"{source} in {execution.precision.value} is asked for twice; name each once")
+            system = systems[label] = ModelConfig(label=label, bundle=bundle, execution=execution, options=options)
+            need_label(system.relevant_label, bundle.manifest.label_names, bundle.manifest.labels)
+    return list(systems.values())
+
+
+def names_of(sources: Sequence[str]) -> list[str]:
+    """Return the last part of each path, or as many parts as it takes to tell different ones apart, as one word each."""
+    paths = [Path(source).absolute() if Path(source).is_dir() else Path(source) for source in sources]
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["_".join("-".join(path.parts[-parts:]).replace("/", "").split()) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    # A directory's name may be no UTF-8, and these are written into files that are.
+    return [os.fsencode(name).decode(errors="replace") for name in names]

@@ -1,0 +1,34 @@
+"""`Provenance`: what data came from."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.errors import DataFileError
+from ..engine.files.digests import sha256_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """The name of a file, without its folder, or of a data set, and the sha256 of what it holds, in hex.
+
+    The sha256 is None for passages that a data set looks up by itself: to read all of them would take too long.
+    """
+
+    name: str
+    sha256: str | None
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Provenance":
+        """Return a file's name and sha256. Raises DataFileError when it cannot be read."""
+        try:
+            return cls(name=path.name, sha256=sha256_of(path))
+        except OSError as error:
+            raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
+
+    @staticmethod
+    def digest(content: Any) -> str:
+        """Return the sha256, in hex, of what JSON can hold."""
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""the native kernels for GPUs, run on the processor over a device in memory: their source, compiled as C++."""
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.engine.cuda.memory_device import MemoryDevice
+
+EMULATED = Path(__file__).parent / "emulated"
+SOURCE = Path(__file__).parents[3] / "engine" / "kernels" / "native" / "encoder.cu"
+
+
+class EmulatedKernels:
+    """See `CudaKernels`. Each fiber is a thread; a kernel runs when its stream is waited for."""
+
+    def __init__(self, device: MemoryDevice, macros: Mapping[str, object], folder: Path) -> None:
+        self.device = device
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (SOURCE, *EMULATED.iterdir()):  # the quoted include finds the emulated device.cuh
+            shutil.copy(file, folder)
+        library = folder / "kernels.so"
+        words = [
+            "g++",
+            "-std=c++20",
+            "-O2",
+            "-shared",
+            "-fPIC",
+            *(f"-D{name}={value}" for name, value in macros.items()),
+        ]
+        subprocess.run([*words, folder / "launch.cpp", "-o", library], check=True)
+        self.library = ctypes.CDLL(str(library))
+        self.closed = False
+
+    def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
+        assert not self.closed
+
+        def work() -> None:
+            addresses = [self.device.at(pointer, 0).ctypes.data for pointer in pointers]
+            values = [ctypes.c_int(count), *map(ctypes.c_void_p, addresses)]
+            arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+            self.library.launch(name.encode(), *blocks, 128, arguments)
+
+        self.device.kernel(stream, work)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class EmulatedProducts:
+    """See `Cublas`, by NumPy: sums in FP32, and its GELU, which is the one with tanh."""
+
+    def __init__(self, device: MemoryDevice) -> None:
+        self.device = device
+        self.open = 0
+
+    def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> Any:
+        self.open += 1
+        return EmulatedProduct(self, (rows, inputs, outputs), gelu, single)
+
+    def close(self) -> None:
+        assert not self.open, "closed before its products"
+
+
+class EmulatedProduct:
+    def __init__(self, products: EmulatedProducts, shape: tuple[int, int, int], gelu: bool, single: bool) -> None:
+        self.products, self.shape, self.gelu = products, shape, gelu
+        self.kind = np.dtype(np.float32 if single else np.float16)
+
+    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
+        device = self.products.device
+        rows, inputs, outputs = self.shape
+        assert all(pointer % 256 == 0 for pointer in (x, weight, bias, y, workspace))
+
+        def array(pointer: int, kind: Any, *shape: int) -> Any:
+            size = int(np.prod(shape)) * np.dtype(kind).itemsize
+            return device.at(pointer, size).view(kind).reshape(shape)
+
+        def work() -> None:
+            with np.errstate(all="ignore"):  # of rows that are padding
+                found = array(x, np.float16, rows, inputs).astype(np.float32) @ array(
+                    weight, np.float16, outputs, inputs
+                ).T.astype(np.float32)
+                found += array(bias, self.kind, outputs).astype(np.float32)
+                if self.gelu:
+                    found = 0.5 * found * (1 + np.tanh(np.sqrt(2 / np.pi) * (found + 0.044715 * found**3)))
+                array(y, self.kind, rows, outputs)[:] = found.astype(self.kind)
+
+        device.kernel(stream, work)
+
+    def close(self) -> None:
+        self.products.open -= 1
+
+
+def emulation(folder: Path) -> Mapping[str, Callable[..., Any]]:
+    """Return what a `NativeGpuExecutor` takes in place of a GPU's kernels and products."""
+    return {
+        "kernels": lambda device, macros: EmulatedKernels(device, macros, folder),
+        "products": EmulatedProducts,
+    }

@@ -1,0 +1,557 @@
+"""The native kernels compute what they say, of any sizes; and what is not theirs is refused."""
+
+import dataclasses
+import io
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from crossrt.engine.backends import native_cpu as native_module
+from crossrt.engine.backends.native_cpu import NativeSession
+from crossrt.engine.backends.registry import why_not_native
+from crossrt.engine.batching.batch import Batch
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.native_weights import DTYPES, KEPT, ModelDims, NativeModel, padded, write
+from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
+from crossrt.engine.kernels.library import native_library
+from crossrt.engine.precision import Precision
+from crossrt.engine.runtime.cpu_scorer import CpuScorer
+from crossrt.engine.runtime.execution_config import CpuConfig
+from tests.engine.backends.native_arithmetic import logits_of
+
+COMPUTED = [
+    precision.value for precision in (Precision.INT8, Precision.BF16, Precision.FP32) if not why_not_native(precision)
+]
+"""What the kernels compute on this processor. Tests that open a session of another precision are skipped."""
+
+POSITIONS = 300
+
+
+def sizes_of(**others: Any) -> ModelDims:
+    known: dict[str, Any] = {
+        "precision": (COMPUTED or ["fp32"])[0],
+        "hidden": 64,
+        "heads": 2,
+        "head": 32,
+        "intermediate": 96,
+        "layers": 2,
+        "types": 2,
+        "vocab": 50,
+        "positions": POSITIONS,
+        "labels": 1,
+        "dense": 2,
+        "activation": "tanh",
+        "epsilon": 1e-12,
+    }
+    return ModelDims(**(known | others))
+
+
+def random_arrays(sizes: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Weights that keep activations lively, with zeros where widths are padded."""
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, dtype, shape in sizes.tensors():
+        if dtype == "I8":
+            arrays[name] = rng.integers(-127, 128, shape)
+        elif len(shape) >= 4:
+            numbers = rng.normal(0, 1 / np.sqrt(shape[-3] * shape[-1]), shape).astype(np.float32)
+            if dtype == "BF16":
+                numbers = (numbers.view(np.uint32) >> 16).astype(np.uint16)
+            if name.endswith("output.weight"):  # panels of the padded outputs
+                outputs = np.arange(shape[0] * shape[2]).reshape(shape[0], 1, shape[2], 1)
+                numbers *= (outputs < sizes.hidden).astype(numbers.dtype)
+            elif name.endswith("key.weight"):
+                outputs = np.arange(shape[1] * shape[3]).reshape(1, shape[1], 1, shape[3], 1)
+                numbers *= (outputs < sizes.hidden).astype(numbers.dtype)
+            arrays[name] = numbers
+        elif name.endswith(".scale"):
+            inputs = arrays[name.replace("scale", "weight")].shape[1] * 4
+            arrays[name] = rng.uniform(0.5, 1.5, shape) / 73 / np.sqrt(inputs)
+        elif name.endswith(".sums"):
+            weight = arrays[name.replace("sums", "weight")]
+            arrays[name] = weight.sum(axis=(1, 3)).reshape(shape) * arrays[name.replace("sums", "scale")]
+        elif name == "kept":
+            arrays[name] = np.stack([rng.permutation(sizes.intermediate)[:KEPT] for _ in range(sizes.layers)])
+        elif name.endswith(("norm.weight", "balance")):
+            arrays[name] = rng.uniform(0.5, 1.5, shape)
+        elif name.startswith("head."):
+            arrays[name] = rng.normal(0, 0.2, shape)
+        else:
+            arrays[name] = rng.normal(0, 0.3, shape)
+        if arrays[name].shape[-1:] == (padded(sizes.hidden),) and len(shape) < 4:
+            arrays[name][..., sizes.hidden :] = 0
+    return arrays
+
+
+@pytest.fixture
+def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[ModelDims, dict[str, npt.NDArray[Any]]], Bundle]:
+    """Return a function that makes a bundle of a native model with these weights."""
+    known = Bundle.open(bundle)
+
+    def make(sizes: ModelDims, arrays: dict[str, npt.NDArray[Any]]) -> Bundle:
+        folder = tmp_path / "bundle"
+        folder.mkdir(exist_ok=True)
+        with (folder / "model.int8.native").open("wb") as file:
+            write(file, sizes, arrays)
+        model = dataclasses.replace(known.manifest.models["fp32"], native_file="model.int8.native")
+        fields = {"max_positions": sizes.positions, "labels": sizes.labels}
+        manifest = dataclasses.replace(known.manifest, models={sizes.precision: model}, **fields)
+        return Bundle(folder, manifest)
+
+    return make
+
+
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    """Let the library be chosen anew, in the test and after it."""
+    native_module._library.cache_clear()
+    yield
+    native_module._library.cache_clear()
+
+
+@pytest.fixture(params=["native_avx512", "native_avx512_bf16"])
+def library(request: pytest.FixtureRequest, unloaded: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Compute by this library: a processor with AVX512-BF16 has all instructions of the other one too."""
+    why = why_not_native(Precision.BF16 if request.param.endswith("bf16") else Precision.FP32)
+    if why:
+        pytest.skip(why)
+    monkeypatch.setattr(native_module, "native_kernels", lambda: native_library(request.param))
+    return str(request.param)
+
+
+def session_of(bundle: Bundle, streams: int = 1, threads: int = 1) -> Any:
+    [precision] = map(Precision, bundle.manifest.models)
+    if why_not_native(precision):
+        pytest.skip(f"{precision.value}: {why_not_native(precision)}")
+    return NativeSession(bundle, precision=precision, streams=streams, threads=threads)
+
+
+def file_of(bundle: Bundle) -> Path:
+    (precision,) = bundle.manifest.models
+    return bundle.native_file(Precision(precision))
+
+
+def a_batch(lengths: list[int], *, vocab: int = 50, types: int = 2, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    real = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    return Batch(
+        input_ids=rng.integers(0, vocab, real.shape) * real,
+        attention_mask=real.astype(np.int64),
+        token_type_ids=rng.integers(0, max(types, 1), real.shape) * real,
+        rows=np.arange(len(lengths)),
+    )
+
+
+def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    return [
+        (batch.input_ids[row, :length], batch.token_type_ids[row, :length])
+        for row, length in enumerate(batch.attention_mask.sum(axis=1))
+    ]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(  # between two steps: NumPy's -5.69 becomes the kernels' -5.21 for a millionth
+    **{"hidden": 256, "heads": 3, "head": 64, "intermediate": 160, "precision": (COMPUTED or ["fp32"])[0], "layers": 3},
+    **{"types": 0, "padding": None, "labels": 1, "dense": 2, "activation": "none", "lengths": [5], "seed": 179},
+)
+@given(
+    hidden=st.sampled_from([32, 40, 64, 96, 256]),
+    heads=st.integers(1, 4),
+    head=st.sampled_from([32, 64]),
+    intermediate=st.sampled_from([32, 96, 160]),
+    precision=st.sampled_from(COMPUTED or ["fp32"]),
+    layers=st.integers(1, 3),
+    types=st.integers(0, 2),
+    padding=st.sampled_from([None, 1]),
+    labels=st.integers(1, 3),
+    dense=st.integers(1, 2),
+    activation=st.sampled_from(["none", "tanh", "relu", "gelu"]),
+    lengths=st.lists(
+        st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 64, 65, 128, POSITIONS])), min_size=1, max_size=9
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_the_kernels_compute_what_numpy_computes(
+    library: str, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
+) -> None:
+    sizes = sizes_of(**fields)
+    bundle = bundle_of(sizes, random_arrays(sizes, seed))
+    batch = a_batch(lengths, types=sizes.types, seed=seed)
+    session = session_of(bundle)
+    try:
+        computed = session.run(batch)
+    finally:
+        session.close()
+    expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch))
+    # Where a number lies between two steps, another order of a sum may round it the other way; then NumPy does so too when what
+    # it begins with is moved by as little as an order of FP32's sums moves it.
+    chance = np.random.default_rng(0)
+    other = [row for row in range(len(computed)) if not np.allclose(computed[row], expected[row], rtol=0, atol=0.3)]
+    for _ in range(32 if other else 0):
+        arrays = random_arrays(sizes, seed)
+        arrays["position"] *= 1 + 2e-6 * chance.standard_normal(arrays["position"].shape)
+        moved = logits_of(NativeModel.open(file_of(bundle_of(sizes, arrays))), pairs_of(batch))
+        other = [row for row in other if not np.allclose(computed[row], moved[row], rtol=0, atol=0.05)]
+    assert not other, (computed[other], expected[other])
+
+
+@pytest.mark.processor
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_most_pairs_agree_with_numpy_in_all_digits(
+    precision: str, library: str, bundle_of: Callable[..., Bundle]
+) -> None:
+    sizes = sizes_of(precision=precision, hidden=96, heads=3, intermediate=128)
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
+    session = session_of(bundle)
+    differences = np.abs(session.run(batch) - logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch)))
+    assert np.median(differences) < 1e-4
+    assert differences.max() < (1e-5 if precision == "fp32" else 0.1)
+
+
+@pytest.mark.parametrize("precision", COMPUTED)
+def test_a_score_is_its_pairs_own_to_the_last_bit(
+    precision: str, library: str, bundle_of: Callable[..., Bundle]
+) -> None:
+    sizes = sizes_of(precision=precision)
+    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    batch = a_batch([5, 300, 17, 64, 1, 133, 90, 12, 33, 200], seed=3)
+    together = session.run(batch)
+    for row, (ids, types) in enumerate(pairs_of(batch)):
+        alone = Batch(
+            input_ids=ids[None], attention_mask=np.ones_like(ids)[None], token_type_ids=types[None], rows=np.arange(1)
+        )
+        np.testing.assert_array_equal(session.run(alone)[0], together[row])
+    backwards = Batch(**{field.name: getattr(batch, field.name)[::-1] for field in dataclasses.fields(Batch)})
+    np.testing.assert_array_equal(session.run(backwards), together[::-1])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("precision", COMPUTED)
+def test_threads_that_share_a_batch_change_no_bit(
+    precision: str, threads: int, bundle_of: Callable[..., Bundle]
+) -> None:
+    sizes = sizes_of(precision=precision, layers=3)
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    alone, together = session_of(bundle), session_of(bundle, threads=threads)
+    # Some have fewer rows than threads, some more than go through the layers at once.
+    for lengths in ([1], [2, 1, 3], [97], [13, 300, 12, 25], [300] * 5):
+        batch = a_batch(lengths, seed=len(lengths))
+        expected = alone.run(batch)
+        for _ in range(5):
+            np.testing.assert_array_equal(together.run(batch), expected)
+    together.close()
+    alone.close()
+
+
+def threads_of_this_process() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_threads_that_share_a_batch_end_with_the_session(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    before = threads_of_this_process()
+    for _ in range(3):
+        sessions = [session_of(bundle, streams=2, threads=4) for _ in range(2)]
+        assert threads_of_this_process() == before + 2 * 2 * 3
+        closed, dropped = sessions
+        closed.run(a_batch([40]))
+        closed.close()
+        assert threads_of_this_process() == before + 2 * 3
+        del sessions, closed, dropped
+        assert threads_of_this_process() == before, "dropped without closing"
+
+
+def test_threads_that_share_a_batch_sleep_between_two(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    session = session_of(bundle_of(sizes, random_arrays(sizes)), threads=3)
+    session.run(a_batch([40]))
+    time.sleep(0.1)
+    begin = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - begin < 0.1
+    session.close()
+
+
+@pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+def test_a_request_of_fewer_pairs_than_streams_is_computed_by_all_processors(
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    sizes = sizes_of(precision="fp32")
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    config = CpuConfig(backend="native", precision=Precision.FP32, threads=3, streams=3, batch_size=32, reason="")
+    streams = CpuScorer(bundle, config)
+    pairs = a_batch([40, 9]).pairs()
+    first = streams.submit(pairs, batch_size=32).wait()
+    assert streams._widening is not None
+    assert streams._widening.result().threads == 3
+    np.testing.assert_array_equal(streams.submit(pairs, batch_size=32).wait(), first)
+    streams.close()
+
+
+def test_threads_do_not_disturb_one_another(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    session = session_of(bundle_of(sizes, random_arrays(sizes)), streams=2)
+    batches = [a_batch([40 + seed, 90, 13], seed=seed) for seed in range(6)]
+    expected = [session.run(batch) for batch in batches]
+    wrong: list[int] = []
+
+    def score(number: int) -> None:
+        for _ in range(20):
+            if not np.array_equal(session.run(batches[number]), expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=score, args=(number,)) for number in range(6)]  # more than there is memory for
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_scoring_takes_no_more_memory_whatever_the_shapes(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(intermediate=512)
+    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    rng = np.random.default_rng(0)
+
+    def score(times: int) -> int:
+        for _ in range(times):
+            session.run(a_batch(rng.integers(1, POSITIONS, rng.integers(1, 12)).tolist()))
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * 4096
+
+    score(50)
+    before = score(50)
+    assert score(200) - before < 2e6
+
+
+def test_what_it_cannot_compute_is_refused_in_words(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(positions=64)
+    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    batch = a_batch([5, 9])
+    before = session.run(batch)
+    with pytest.raises(ShapeError, match=r"sequence 1\.\.64"):
+        session.run(a_batch([65]))
+    with pytest.raises(ShapeError, match="pad on the right"):
+        session.run(dataclasses.replace(batch, attention_mask=batch.attention_mask[:, ::-1]))
+    with pytest.raises(InputError, match="a pair without tokens"):
+        session.run(dataclasses.replace(batch, attention_mask=batch.attention_mask * [[0], [1]]))
+    beyond = (("input_ids", 50), ("input_ids", -1), ("input_ids", 2**32), ("token_type_ids", 2))
+    for field, value in (*beyond, ("token_type_ids", -1), ("token_type_ids", 256)):
+        wrong = getattr(batch, field).copy()
+        wrong[1, 8] = value
+        with pytest.raises(InputError, match="does not have"):
+            session.run(dataclasses.replace(batch, **{field: wrong}))
+    with pytest.raises(InputError, match="longer than the model's positions"):
+        session.score(a_batch([5, 65]).pairs(), np.arange(2), 65)
+    np.testing.assert_array_equal(session.run(batch), before)
+    session.close()
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        session.run(batch)
+
+
+def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"0",
+        lambda content: content[:40],
+        lambda content: b"",
+        lambda content: b"0" * len(content),
+        lambda content: b"\xff" * 7 + b"\0" + content[8:],
+        lambda content: altered(content, lambda header: header["__metadata__"].update(layers="1000000000")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(layers="1024")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(heads="1024", head="4096")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(hidden="9" * 5000)),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(padding="50")),
+        lambda content: altered(content, lambda header: header["__metadata__"].pop("padding")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(labels=1)),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(epsilon="Infinity")),
+        lambda content: altered(content, lambda header: header.update(__metadata__=[])),
+        lambda content: altered(content, lambda header: header.update(more={})),
+        lambda content: (200_000).to_bytes(8, "little") + b"[" * 200_000 + content[-64:],
+        lambda content: altered(content, lambda header: header["__metadata__"].update(format="another")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(vocab="51")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(positions="1000000")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(layers="0")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(head="31")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(epsilon="nan")),
+        lambda content: altered(content, lambda header: header["__metadata__"].pop("hidden")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(precision="bf16")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(precision="int4")),
+        lambda content: altered(content, lambda header: header.pop("word")),
+        lambda content: altered(content, lambda header: header["word"].update(data_offsets=[1, 2])),
+    ],
+)
+def test_a_file_that_was_altered_never_reaches_the_kernels(
+    bundle_of: Callable[..., Bundle], damage: Callable[[bytes], bytes]
+) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    content = file_of(bundle).read_bytes()
+    NativeModel.open(file_of(bundle))
+    file_of(bundle).write_bytes(damage(content))
+    with pytest.raises(BundleError, match=r"model\.int8\.native cannot be used.*export the bundle again"):
+        session_of(bundle)
+
+
+def test_weights_of_another_model_are_refused(bundle_of: Callable[..., Bundle]) -> None:
+    bundle = bundle_of(sizes_of(), random_arrays(sizes_of()))
+    for field in ("max_positions", "labels"):
+        manifest = dataclasses.replace(bundle.manifest, **{field: POSITIONS + 1})
+        with pytest.raises(BundleError, match="of another model than the manifest"):
+            session_of(dataclasses.replace(bundle, manifest=manifest))
+
+
+def as_before(content: bytes) -> bytes:
+    """A file as it was before the format said whether positions pass over padding."""
+
+    def older(header: dict[str, Any]) -> None:
+        header["__metadata__"].pop("padding")
+        header["__metadata__"].update(format="crossrt native 2")
+
+    return altered(content, older)
+
+
+def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_matters(
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    batch = a_batch([5, 9])
+    expected = session_of(bundle).run(batch)
+    file_of(bundle).write_bytes(as_before(file_of(bundle).read_bytes()))
+    np.testing.assert_array_equal(session_of(bundle).run(batch), expected)
+    manifest = dataclasses.replace(bundle.manifest, architecture={"head": "roberta"})
+    with pytest.raises(BundleError, match="took no account of padding tokens in texts: export the bundle again"):
+        session_of(dataclasses.replace(bundle, manifest=manifest))
+
+
+def test_a_header_of_many_layers_is_refused_before_anything_is_made_for_them(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    content = altered(file_of(bundle).read_bytes(), lambda header: header["__metadata__"].update(layers="1024"))
+    file_of(bundle).write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="is not the one of its sizes"):
+        NativeModel.open(file_of(bundle))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1e6
+
+
+@pytest.mark.parametrize("number", ["return 99;", None])
+def test_a_library_of_another_version_is_refused_in_words(
+    number: str | None,
+    tmp_path: Path,
+    unloaded: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here, which compiles the library")
+    source = f'extern "C" int crossrt_interface() {{ {number} }}' if number else "int nothing;"
+    (tmp_path / "old.cpp").write_text(source)
+    old = tmp_path / "old.so"
+    subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "old.cpp", "-o", old], check=True)
+    monkeypatch.setattr(native_module, "native_kernels", lambda: old)
+    sizes = sizes_of()
+    with pytest.raises(BackendError, match=r"old\.so is not of this crossrt; install crossrt again"):
+        session_of(bundle_of(sizes, random_arrays(sizes)))
+    assert f"interface {99 if number else 'none'}, expected" in caplog.text
+
+
+needs_int8 = pytest.mark.skipif("int8" not in COMPUTED, reason="this processor has no AVX512-VNNI")
+
+
+@needs_int8
+def test_weights_of_another_precision_are_refused(bundle_of: Callable[..., Bundle]) -> None:
+    bundle = bundle_of(sizes_of(), random_arrays(sizes_of()))
+    models = {"fp32": bundle.manifest.models["int8"]}
+    with pytest.raises(BundleError, match="of another model than the manifest"):
+        session_of(dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, models=models)))
+
+
+@needs_int8
+def test_kept_channels_beyond_the_layer_are_refused(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of()
+    arrays = random_arrays(sizes)
+    arrays["kept"][1, 2] = sizes.intermediate
+    with pytest.raises(BundleError, match="kept"):
+        session_of(bundle_of(sizes, arrays))
+
+
+def test_the_file_is_what_safetensors_reads(bundle_of: Callable[..., Bundle]) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    sizes = sizes_of()
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    read = safetensors.load_file(file_of(bundle))
+    for (name, dtype, _), array in zip(sizes.tensors(), NativeModel.open(file_of(bundle)).arrays, strict=True):
+        np.testing.assert_array_equal(read[name].view(DTYPES[dtype]), array)
+
+
+def test_an_array_of_another_shape_is_not_written() -> None:
+    sizes = sizes_of()
+    arrays = random_arrays(sizes) | {"type": np.zeros((3, 64))}
+    with pytest.raises(ValueError, match=r"type is \[3, 64\]"):
+        write(io.BytesIO(), sizes, arrays)
+
+
+def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bundle]) -> None:
+    for sizes in (sizes_of(hidden=40, labels=3), sizes_of(types=0, layers=3, dense=1), sizes_of(precision="fp32")):
+        model = NativeModel.open(file_of(bundle_of(sizes, random_arrays(sizes))))
+        panels = [array for array in model.arrays if array.ndim >= 4]
+        assert len(panels) == 4 * sizes.layers + 2
+        assert not any(array.ctypes.data % 64 for array in panels)
+
+
+@pytest.mark.processor
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_session_computes_by_the_processors_own_library_or_says_what_the_processor_lacks(
+    precision: str, unloaded: None, bundle_of: Callable[..., Bundle]
+) -> None:
+    sizes = sizes_of(precision=precision)
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    if precision in COMPUTED:
+        NativeSession(bundle, precision=Precision(precision), streams=1).close()
+        library = "native_avx512_bf16" if "bf16" in COMPUTED else "native_avx512"
+        assert native_module._library()._name == str(native_library(library))
+    else:
+        why = re.escape(why_not_native(Precision(precision)))
+        with pytest.raises(BackendError, match=f"cannot run here in {precision}: {why}; use another backend"):
+            NativeSession(bundle, precision=Precision(precision), streams=1)
+
+
+def test_without_compiled_kernels_no_session_opens(
+    monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
+) -> None:
+    sizes = sizes_of(precision="fp32")
+    bundle = bundle_of(sizes, random_arrays(sizes))
+    monkeypatch.setattr("crossrt.engine.kernels.library.EXTENSION_SUFFIXES", [".nowhere"])
+    with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
+        NativeSession(bundle, precision=Precision.FP32, streams=1)

@@ -1,0 +1,294 @@
+"""the native kernels for GPUs compute what NumPy computes: their source runs on the processor, over a device in memory."""
+
+import ctypes
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("cuda.bindings")
+
+from crossrt.engine.backends.native_cuda import MOST_TOKENS, NativeGpuExecutor
+from crossrt.engine.batching.packed_layout import TILE, PackedLayout
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.native_weights import DTYPES, PANEL, ModelDims, NativeModel, padded
+from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
+from crossrt.engine.precision import Precision
+from crossrt.engine.runtime.execution_config import GpuConfig
+from crossrt.engine.runtime.gpu_scorer import GpuScorer
+from crossrt.engine.text.encoded_pairs import EncodedPairs
+from tests.engine.backends import emulated_gpu
+from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
+from tests.engine.backends.native_arithmetic import logits_of
+from tests.engine.backends.test_native_cpu import bundle_of, random_arrays, sizes_of
+from tests.engine.cuda.memory_device import MemoryDevice
+
+__all__ = ["bundle_of"]
+
+CONFIG = GpuConfig(backend="native", precision=Precision.FP16, reason="", ordinals=(0,))
+compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor"
+)
+
+
+def pairs_of(lengths: list[int], sizes: ModelDims, seed: int = 0) -> EncodedPairs:
+    chance = np.random.default_rng(seed)
+    offsets = np.concatenate(([0], np.cumsum(np.array(lengths, dtype=np.int64)))).astype(np.int64)
+    return EncodedPairs(
+        ids=chance.integers(0, sizes.vocab, offsets[-1]).astype(np.int32),
+        type_ids=chance.integers(0, sizes.types or 2, offsets[-1]).astype(
+            np.uint8
+        ),  # some tokenizers give what no model has
+        offsets=offsets,
+    )
+
+
+def expected_of(sizes: ModelDims, pairs: EncodedPairs, seed: int = 0) -> Any:
+    arrays = random_arrays(sizes, seed)
+    known = tuple(np.asarray(arrays[name], dtype=DTYPES[dtype]) for name, dtype, _ in sizes.tensors())
+    cuts = [slice(begin, end) for begin, end in zip(pairs.offsets[:-1], pairs.offsets[1:], strict=True)]
+    return logits_of(NativeModel(sizes, known), [(pairs.ids[cut], pairs.type_ids[cut]) for cut in cuts])
+
+
+def for_gpus(sizes: ModelDims, arrays: Mapping[str, Any]) -> tuple[ModelDims, dict[str, Any]]:
+    """The same model as GPUs want it: weights as [outputs, inputs], and the last layer's keys and values as one."""
+
+    def matrix(panels: Any) -> Any:
+        return panels.swapaxes(1, 2).reshape(panels.shape[0] * PANEL, -1)
+
+    last, width = f"layer.{sizes.layers - 1}", padded(sizes.hidden)
+    keys = np.concatenate([matrix(head).T for head in arrays[f"{last}.key.weight"]])
+    bias = arrays[f"{last}.value.bias"]
+    made = {
+        f"{last}.key_value.weight": np.concatenate([keys, matrix(arrays[f"{last}.value.weight"])]),
+        f"{last}.key_value.bias": np.concatenate([np.zeros_like(bias), bias]),
+    }
+    for name, array in arrays.items():
+        if name.startswith("head.") and not name.startswith(f"head.{sizes.dense - 1}."):
+            array = np.pad(array.T, [(0, width - side) for side in array.shape])
+        made.setdefault(name, matrix(array) if array.ndim == 4 else array)
+    return dataclasses.replace(sizes, precision="fp16"), made
+
+
+@pytest.fixture
+def opened(bundle_of: Callable[..., Bundle], tmp_path: Path) -> Any:
+    """Return a function that opens a model of given sizes on a device in memory."""
+    pipelines = []
+
+    def open_one(sizes: ModelDims) -> tuple[GpuScorer, MemoryDevice]:
+        device = MemoryDevice(total=4 << 30)
+        bundle = bundle_of(*for_gpus(sizes, random_arrays(sizes)))
+        with device.current():
+            executor = NativeGpuExecutor(bundle, device, **emulation(tmp_path / f"kernels{len(pipelines)}"))
+        pipelines.append(GpuScorer(bundle, CONFIG, [executor]))
+        return pipelines[-1], device
+
+    yield open_one
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+ALLOWED = 0.03
+"""What FP16 may differ by, of bundles too."""
+LENGTHS = [1, 16, 17, 64, 65, 145]
+
+
+@compiler
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"hidden": 96, "heads": 3, "head": 32, "types": 0, "activation": "relu", "layers": 3},
+        {"hidden": 40, "heads": 2, "head": 64, "intermediate": 160, "labels": 3, "activation": "gelu"},
+        {"hidden": 192, "heads": 1, "head": 128, "dense": 1, "activation": "none", "epsilon": 1e-5},
+        {"layers": 1, "types": 1},
+    ],
+    ids=["bert", "no types", "padded", "one dense layer", "one layer"],
+)
+def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, Any]) -> None:
+    sizes = sizes_of(precision="fp32", **fields)
+    pipeline, device = opened(sizes)
+    pairs = pairs_of(LENGTHS, sizes)
+    expected = expected_of(sizes, pairs)
+    for _ in range(3):  # launched, captured, and as a graph
+        found = pipeline.submit(pairs, batch_size=1).wait()
+        assert np.abs(found - expected).max() < ALLOWED
+    assert np.abs(expected).mean() > 0.2
+    pipeline.close()
+    assert device.left_behind == []
+
+
+@compiler
+def test_a_score_is_its_pairs_own_whatever_lies_beside_it(opened: Any) -> None:
+    sizes = sizes_of(precision="fp32")
+    pipeline, _ = opened(sizes)
+    pairs = pairs_of(LENGTHS, sizes)
+    together = pipeline.submit(pairs, batch_size=1).wait()
+    for row in (0, 3, 5):
+        cut = slice(pairs.offsets[row], pairs.offsets[row + 1])
+        alone = EncodedPairs(
+            ids=pairs.ids[cut],
+            type_ids=pairs.type_ids[cut],
+            offsets=np.array([0, cut.stop - cut.start], dtype=np.int64),
+        )
+        np.testing.assert_allclose(pipeline.submit(alone, batch_size=1).wait()[0], together[row], atol=2e-3)
+
+
+@compiler
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("i % 2 >= rest) one", "i % 2 >= rest + 16) one"),  # padding is attended to
+        ("block += TILE", "block += 2 * TILE"),  # keys are left out
+        ("taken += TAKEN", "taken += 2 * TAKEN"),
+        ("sums[half] *= faded;", ""),  # the softmax is not rescaled
+        ("sum_of_warp(squares) / HIDDEN", "sum_of_warp(squares) / WIDTH"),  # padding counts in the variance
+        ("+ positions[channel + 1]", "+ positions[channel]"),
+    ],
+)
+def test_a_wrong_kernel_is_noticed(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
+) -> None:
+    source = emulated_gpu.SOURCE.read_text(encoding="utf-8")
+    assert right in source
+    (tmp_path / "encoder.cu").write_text(source.replace(right, wrong), encoding="utf-8")
+    monkeypatch.setattr(emulated_gpu, "SOURCE", tmp_path / "encoder.cu")
+    sizes = sizes_of(precision="fp32", hidden=36, heads=2, layers=3)
+    pipeline, _ = opened(sizes)
+    pairs = pairs_of([1, 16, 65, 300], sizes)
+    assert np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected_of(sizes, pairs)).max() > ALLOWED
+
+
+@compiler
+def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
+    kernels = EmulatedKernels(
+        MemoryDevice(),
+        {
+            "HIDDEN": 32,
+            "WIDTH": 32,
+            "HEADS": 1,
+            "HEAD": 32,
+            "ATTENDED": 32,
+            "TYPES": 0,
+            "EPSILON": "1e-12f",
+            "LABELS": 1,
+        }
+        | {"DENSE": 1, "ACTIVATION": 0},
+        tmp_path / "kernels",
+    )
+    to_half, to_float = kernels.library.emulated_half, kernels.library.emulated_float
+    to_half.argtypes, to_float.restype = [ctypes.c_float], ctypes.c_float
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    assert [to_float(int(bits)) for bits in finite.view(np.uint16)] == finite.astype(np.float64).tolist()
+    chance = np.random.default_rng(0)
+    numbers = np.concatenate(
+        [chance.normal(0, 10.0**power, 300) for power in range(-9, 6)]
+        + [finite[:1].astype(np.float64), [65519.0, 65520.0]]
+    ).astype(np.float32)
+    with np.errstate(over="ignore"):
+        assert [to_half(number) & 0xFFFF for number in numbers.tolist()] == numbers.astype(np.float16).view(
+            np.uint16
+        ).tolist()
+
+
+@compiler
+def test_tokens_that_the_model_does_not_have_are_refused(opened: Any) -> None:
+    sizes = sizes_of(precision="fp32")
+    pipeline, _ = opened(sizes)
+    for ids, types, offsets in (  # which a kernel would read beyond its tables for
+        ([3, 50], [0, 0], [0, 2]),
+        ([-1, 3], [0, 0], [0, 2]),
+        ([3, 4], [0, 2], [0, 2]),
+        ([3, 4], [0, 0], [0, 2, 2]),
+    ):
+        wrong = EncodedPairs(
+            ids=np.array(ids, np.int32), type_ids=np.array(types, np.uint8), offsets=np.array(offsets, np.int64)
+        )
+        with pytest.raises(InputError, match="token ids or types that the model does not have"):
+            pipeline.submit(wrong, batch_size=1).wait()
+    with pytest.raises(ShapeError, match="a pair of 301 tokens, and this engine takes up to 300"):
+        pipeline.submit(pairs_of([301], sizes), batch_size=1)
+
+
+def test_too_little_device_memory_says_how_much_is_needed(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(precision="fp32")
+    bundle = bundle_of(*for_gpus(sizes, random_arrays(sizes)))
+    device = MemoryDevice(total=1 << 12)
+    kernels = type("Kernels", (), {"close": lambda self: None})
+    with (
+        device.current(),
+        pytest.raises(BackendError, match=r"the weights need \d+\.\d MB on the device, 0\.0 MB are free"),
+    ):
+        NativeGpuExecutor(bundle, device, kernels=lambda *rest: kernels(), products=EmulatedProducts)
+    assert device.left_behind == []
+
+
+def test_a_file_of_another_model_or_for_processors_is_refused(bundle_of: Callable[..., Bundle]) -> None:
+    sizes = sizes_of(precision="fp32")
+    bundle = bundle_of(*for_gpus(sizes, random_arrays(sizes)))
+    longer = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, max_positions=512))
+    with pytest.raises(BundleError, match="of another model than the manifest; export the bundle again"):
+        NativeGpuExecutor(longer, MemoryDevice())
+    full = bundle_of(sizes, random_arrays(sizes))
+    models = {"fp16": full.manifest.models["fp32"]}
+    with pytest.raises(BundleError, match="of another model than the manifest"):
+        NativeGpuExecutor(
+            dataclasses.replace(full, manifest=dataclasses.replace(full.manifest, models=models)), MemoryDevice()
+        )
+
+
+# -- how pairs are packed
+
+BATCHES = PackedLayout(most_tokens=4096, most_rows=256, longest=512, vocab=50, types=2)
+lengths_lists = st.lists(st.integers(1, 512), max_size=400).map(lambda found: np.array(found, dtype=np.int64))
+
+
+@given(lengths_lists, st.integers(1, 3))
+def test_every_pair_is_in_one_batch_that_fits(lengths: np.ndarray, shares: int) -> None:
+    parts = BATCHES.split(lengths, batch_cost=0, shares=shares)
+    assert len(parts) >= min(shares, len(lengths)), "each device has something to do"
+    assert np.concatenate([np.empty(0, int), *parts]).tolist() == list(range(len(lengths)))
+    for part in parts:
+        assert len(part)
+        rows, tokens = BATCHES.shape(lengths[part])
+        assert len(part) <= rows <= 256
+        assert lengths[part].sum() <= tokens <= 4096
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=8), st.integers(0, 99))
+def test_a_filled_batch_says_where_everything_is(lengths: list[int], seed: int) -> None:
+    pairs = pairs_of([7, *lengths, 9], sizes_of(), seed)
+    rows = np.arange(1, len(lengths) + 1)
+    shape = BATCHES.shape(pairs.lengths[rows])
+    arrays = {name: np.full(sizes, -7, kind) for name, (kind, sizes) in BATCHES.arrays(shape).items()}
+    BATCHES.fill(arrays, pairs, rows)
+    queries = np.zeros(shape[1], dtype=int)
+    for begin, length, first in arrays["tiles"]:
+        queries[begin + first : begin + min(first + TILE, length)] += 1
+    total = sum(lengths)
+    assert (queries[:total] == 1).all(), "each token is a query of one tile"
+    assert not queries[total:].any()
+    for number, row in enumerate(rows):
+        begin, length = arrays["begins"][number], arrays["lengths"][number]
+        cut = slice(pairs.offsets[row], pairs.offsets[row + 1])
+        assert arrays["ids"][begin : begin + length].tolist() == pairs.ids[cut].tolist()
+        assert (arrays["places"][begin : begin + length] & 0xFFFF).tolist() == list(range(length))
+        assert (arrays["places"][begin : begin + length] >> 16).tolist() == pairs.type_ids[cut].tolist()
+    assert not arrays["lengths"][len(rows) :].any()
+    assert not arrays["ids"][total:].any()
+
+
+def test_rounding_adds_a_few_hundredths_and_makes_few_shapes() -> None:
+    batches = PackedLayout(most_tokens=MOST_TOKENS, most_rows=4096, longest=512, vocab=50, types=2)
+    tokens = range(1000, MOST_TOKENS, 7)
+    rounded = [batches.shape(np.array([each]))[1] for each in tokens]
+    assert np.mean(np.array(rounded) / np.array(tokens)) < 1.05
+    assert len(set(rounded)) < 60

@@ -1,0 +1,314 @@
+"""BatchLayout side by side: never more than there are processors, and the same scores however they are cut."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossrt.engine.batching.batch import Batch
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.cross_encoder import CrossEncoder
+from crossrt.engine.errors import BackendError
+from crossrt.engine.hardware.cpus import Cores
+from crossrt.engine.precision import Precision
+from crossrt.engine.runtime import cpu_scorer as streams
+from crossrt.engine.runtime.cpu_scorer import CpuScorer
+from crossrt.engine.runtime.execution_config import CpuConfig
+from crossrt.engine.text.encoded_pairs import EncodedPairs
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
+
+
+class Counting:
+    """A session whose logit is a pair's number of tokens, and that counts what runs at once."""
+
+    backend, device, precision = "counting", "cpu", Precision.FP32
+    lock = threading.Lock()
+    busy = most = 0
+    fails_at = -1
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.closed = False
+        self.shapes: set[tuple[int, int]] = set()
+
+    def run(self, batch: Batch) -> Any:
+        with Counting.lock:
+            Counting.busy += self.threads
+            Counting.most = max(Counting.most, Counting.busy)
+            self.shapes.add(batch.shape)
+        time.sleep(0.002)
+        with Counting.lock:
+            Counting.busy -= self.threads
+        if int(batch.attention_mask.sum(axis=1).max()) == Counting.fails_at:
+            raise MemoryError("no memory for this batch")
+        return batch.attention_mask.sum(axis=1, keepdims=True).astype(np.float32)
+
+    def score(self, pairs: EncodedPairs, rows: Any, width: int) -> Any:
+        return self.run(Batch.padded(pairs, rows, 0, width))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
+    """The sessions that were opened, on a machine of four processors."""
+    found: list[Counting] = []
+
+    def open_counting(self: CpuConfig, bundle: Bundle, *, threads: int, streams: int) -> Counting:
+        found.append(Counting(threads))
+        return found[-1]
+
+    monkeypatch.setattr(CpuConfig, "open", open_counting)
+    monkeypatch.setattr(streams, "CORES", Cores(4))
+    Counting.busy = Counting.most = 0
+    Counting.fails_at = -1
+    return found
+
+
+@pytest.fixture
+def make(bundle: Path, opened: list[Counting]) -> Iterator[Callable[..., CpuScorer]]:
+    made: list[CpuScorer] = []
+
+    def make(streams: int = 4, batch_size: int = 32) -> CpuScorer:
+        config = CpuConfig(
+            backend="counting",
+            precision=Precision.FP32,
+            threads=4,
+            streams=streams,
+            batch_size=batch_size,
+            reason="a test",
+        )
+        made.append(CpuScorer(Bundle.open(bundle), config))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def pairs_of(lengths: list[int]) -> EncodedPairs:
+    tokens = sum(lengths)
+    return EncodedPairs(
+        ids=np.ones(tokens, dtype=np.int32),
+        type_ids=np.zeros(tokens, dtype=np.uint8),
+        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+    )
+
+
+LENGTHS = [int(length) for length in np.random.default_rng(3).integers(4, 60, 200)]
+
+
+def test_scores_come_back_in_the_order_of_the_pairs(make: Callable[..., CpuScorer]) -> None:
+    made = make()
+    seen: list[int] = []
+    logits = made.start(pairs_of(LENGTHS), batch_size=16).wait(seen.append)
+    assert logits.ravel().tolist() == LENGTHS
+    assert sum(seen) == len(LENGTHS)
+    assert max(seen) <= 16
+    assert made.start(pairs_of([]), batch_size=16).wait().shape == (0, 1)
+
+
+def test_two_models_together_keep_no_more_in_flight_than_there_are_processors(make: Callable[..., CpuScorer]) -> None:
+    models = [make(), make(), make(streams=1)]
+    pending = [model.submit(pairs_of(LENGTHS), batch_size=8) for model in models for _ in range(2)]
+    for each in pending:
+        assert each.wait().ravel().tolist() == LENGTHS
+    assert Counting.most == 4
+
+
+def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
+    make: Callable[..., CpuScorer], opened: list[Counting]
+) -> None:
+    made = make()
+    seen: list[int] = []
+    made.start(pairs_of([50] * 16), batch_size=32).wait(seen.append)
+    assert seen == [4, 4, 4, 4]
+    assert [session.threads for session in opened] == [1]
+    assert made.start(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
+    assert made._widening is not None
+    made._widening.result(timeout=10)
+    seen.clear()
+    made.start(pairs_of([9, 9]), batch_size=32).wait(seen.append)
+    assert seen == [2]
+    assert [session.threads for session in opened] == [1, 4]  # opened once, when it was needed
+    assert Counting.most == 4
+
+
+def test_small_requests_of_all_lengths_meet_few_shapes_too(
+    make: Callable[..., CpuScorer], opened: list[Counting]
+) -> None:
+    made = make()
+    made.start(pairs_of([9]), batch_size=32).wait()
+    assert made._widening is not None
+    made._widening.result(timeout=10)
+    for length in range(4, 60):
+        assert made.start(pairs_of([length]), batch_size=32).wait().ravel().tolist() == [length]
+    wide = opened[1]
+    assert wide.threads == 4
+    assert wide.shapes == {(1, length) for length in range(8, 65, 8)}
+    made.start(pairs_of([50, 20, 30]), batch_size=2).wait()
+    assert max(rows for rows, _ in wide.shapes) == 1, "more than a batch may hold goes by streams"
+
+
+def test_an_error_calls_off_what_has_not_begun_and_leaves_the_model_usable(make: Callable[..., CpuScorer]) -> None:
+    made = make()
+    Counting.fails_at = max(LENGTHS)
+    with pytest.raises(MemoryError, match="no memory for this batch"):
+        made.start(pairs_of(LENGTHS), batch_size=1).wait()
+    assert Counting.busy == 0
+    Counting.fails_at = -1
+    assert made.start(pairs_of([5, 6, 7, 8]), batch_size=1).wait().ravel().tolist() == [5, 6, 7, 8]
+
+
+def test_closing_waits_frees_both_sessions_and_refuses_more(
+    make: Callable[..., CpuScorer], opened: list[Counting]
+) -> None:
+    made = make()
+    made.start(pairs_of([9]), batch_size=1).wait()
+    assert made._widening is not None
+    made._widening.result(timeout=10)  # closed earlier, it would not be opened at all
+    made.close()
+    made.close()
+    assert [session.closed for session in opened] == [True, True]
+    with pytest.raises(BackendError, match="this model is closed"):
+        made.start(pairs_of([9] * 9), batch_size=1)
+
+
+def test_one_that_wants_all_processors_is_not_passed_over() -> None:
+    cores = Cores(2)
+    order: list[str] = []
+    first, stop = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cores.taken(1):
+            first.set()
+            stop.wait()
+
+    def take(name: str, wanted: int) -> None:
+        with cores.taken(wanted):
+            order.append(name)
+
+    threads = [threading.Thread(target=hold)]
+    threads[0].start()
+    first.wait()
+    for name, wanted in (("all", 99), ("one", 1)):
+        threads.append(threading.Thread(target=take, args=(name, wanted)))
+        threads[-1].start()
+        while len(cores._waiting) < len(threads) - 1:
+            time.sleep(0.001)
+    assert order == []  # one processor is free, but who came first waits for two
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["all", "one"]
+
+
+def test_requests_of_many_threads_each_get_their_own_scores(bundle: Path) -> None:
+    pairs = [(f"river {number}", "city " * (number % 23)) for number in range(60)]
+    with CrossEncoder(bundle) as model:
+        expected = model.predict(pairs)
+        results: dict[int, Any] = {}
+
+        def score(number: int) -> None:
+            results[number] = model.predict(pairs[number:] + pairs[:number])
+
+        threads = [threading.Thread(target=score, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for number, scores in results.items():
+        np.testing.assert_allclose(scores, np.concatenate([expected[number:], expected[:number]]), atol=2e-5)
+
+
+def test_nothing_spins_when_idle(bundle: Path) -> None:
+    with CrossEncoder(bundle) as model:
+        model.predict([("river", "city")] * 50)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.1
+
+
+def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
+    bundle: Path, opened: list[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.engine.cross_encoder.CHUNK", 10)
+    events: list[str] = []
+    second = threading.Event()
+    encode, run = PairTokenizer.encode, Counting.run
+
+    def noted_encode(self: PairTokenizer, chunk: Any) -> EncodedPairs:
+        events.append("tokenize")
+        if events.count("tokenize") == 2:
+            second.set()
+        return encode(self, chunk)
+
+    def noted_run(self: Counting, batch: Batch) -> Any:
+        second.wait(10)  # in vain, if the second chunk is tokenized only once the first is computed
+        events.append("computed")
+        return run(self, batch)
+
+    monkeypatch.setattr(PairTokenizer, "encode", noted_encode)
+    monkeypatch.setattr(Counting, "run", noted_run)
+    with CrossEncoder(bundle) as model:
+        model.logits([("river", "city")] * 30)
+    assert events[:2] == ["tokenize", "tokenize"]
+
+
+def test_a_wide_session_that_cannot_be_opened_leaves_small_requests_to_the_streams(
+    make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make()
+    monkeypatch.setattr(CpuConfig, "open", lambda *_, **__: 1 / 0)
+    for _ in range(3):
+        assert made.start(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_thread_that_scores_while_the_interpreter_ends_is_told_so(bundle: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    program = """
+import sys, threading, time
+from crossrt import CrossEncoder
+model = CrossEncoder(sys.argv[1], backend=sys.argv[2], device="cpu")
+scored = threading.Event()
+def score():
+    before = model.predict([("a", "b")] * 5).tolist()
+    scored.set()
+    threading.main_thread().join()
+    give_up = time.monotonic() + 30  # the executors are told a moment after the main thread has ended
+    while time.monotonic() < give_up:
+        try:
+            assert model.predict([("a", "b")] * 5).tolist() == before
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}")
+            break
+threading.Thread(target=score).start()
+scored.wait()
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program, bundle, backend], capture_output=True, text=True, timeout=120
+    )
+    assert child.stdout.startswith("BackendError: this process is ending"), child.stdout + child.stderr
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_where_no_thread_can_be_started_the_limit_is_named(
+    make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make()
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(BackendError, match=r"can't start new thread\): the system's limit.*ulimit -u"):
+        made.start(pairs_of([9, 8, 7]), batch_size=32)
+    monkeypatch.undo()
