@@ -1,4 +1,4 @@
-"""the native kernels for GPUs, run on the processor over a device in memory: their source, compiled as C++."""
+"""The native kernels for GPUs, run on the processor over a device in memory: their source, compiled as C++."""
 
 import ctypes
 import shutil

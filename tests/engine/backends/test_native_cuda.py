@@ -1,4 +1,4 @@
-"""the native kernels for GPUs compute what NumPy computes: their source runs on the processor, over a device in memory."""
+"""The native kernels for GPUs compute what NumPy computes: their source runs on the processor, over a device in memory."""
 
 import ctypes
 import dataclasses

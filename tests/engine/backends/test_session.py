@@ -19,7 +19,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ShapeError
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import select as session_module
+from crossrt.engine.runtime import select_cpu as session_module
 from crossrt.engine.runtime import tuning
 from crossrt.engine.runtime.autotune import Candidate, candidates, fastest
 from crossrt.engine.runtime.execution_config import CpuConfig

@@ -54,7 +54,7 @@ WHOLE: dict[str, Any] = {
 
 def test_a_record_has_the_types_of_its_annotations() -> None:
     made = record(Whole, WHOLE)
-    assert made.row_groups == (Part(name="a"), Part(name="b", size=2))
+    assert made.parts == (Part(name="a"), Part(name="b", size=2))
     assert (made.shape, made.by_name, made.more) == ((1, 2), {"c": Part(name="c")}, {})
     whole_share = record(Whole, WHOLE | {"share": 2, "either": 5})
     assert (whole_share.share, type(whole_share.share), whole_share.either) == (2.0, float, 5)

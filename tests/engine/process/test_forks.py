@@ -135,9 +135,9 @@ def test_a_fork_waits_until_no_session_is_being_opened_or_closed(bundle: Path) -
     program = """
 import os, sys, threading, time
 from crossrt import CrossEncoder
-from crossrt.engine.runtime.execution_config import ExecutionConfig
+from crossrt.engine.runtime.execution_config import CpuConfig
 opening, done = threading.Event(), []
-open_session = ExecutionConfig.open
+open_session = CpuConfig.open
 class Slow:
     def __init__(self, session): self.session = session
     def __getattr__(self, name): return getattr(self.session, name)
@@ -146,7 +146,7 @@ class Slow:
 def slowly(self, *words, **named):
     opening.set(); time.sleep(0.3); session = open_session(self, *words, **named); done.append("opened")
     return Slow(session)
-ExecutionConfig.open = slowly
+CpuConfig.open = slowly
 made = []
 def run(work):
     opening.clear()

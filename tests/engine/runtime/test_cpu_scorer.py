@@ -108,11 +108,11 @@ LENGTHS = [int(length) for length in np.random.default_rng(3).integers(4, 60, 20
 def test_scores_come_back_in_the_order_of_the_pairs(make: Callable[..., CpuScorer]) -> None:
     made = make()
     seen: list[int] = []
-    logits = made.start(pairs_of(LENGTHS), batch_size=16).wait(seen.append)
+    logits = made.submit(pairs_of(LENGTHS), batch_size=16).wait(seen.append)
     assert logits.ravel().tolist() == LENGTHS
     assert sum(seen) == len(LENGTHS)
     assert max(seen) <= 16
-    assert made.start(pairs_of([]), batch_size=16).wait().shape == (0, 1)
+    assert made.submit(pairs_of([]), batch_size=16).wait().shape == (0, 1)
 
 
 def test_two_models_together_keep_no_more_in_flight_than_there_are_processors(make: Callable[..., CpuScorer]) -> None:
@@ -128,14 +128,14 @@ def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
 ) -> None:
     made = make()
     seen: list[int] = []
-    made.start(pairs_of([50] * 16), batch_size=32).wait(seen.append)
+    made.submit(pairs_of([50] * 16), batch_size=32).wait(seen.append)
     assert seen == [4, 4, 4, 4]
     assert [session.threads for session in opened] == [1]
-    assert made.start(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
+    assert made.submit(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
     assert made._widening is not None
     made._widening.result(timeout=10)
     seen.clear()
-    made.start(pairs_of([9, 9]), batch_size=32).wait(seen.append)
+    made.submit(pairs_of([9, 9]), batch_size=32).wait(seen.append)
     assert seen == [2]
     assert [session.threads for session in opened] == [1, 4]  # opened once, when it was needed
     assert Counting.most == 4
@@ -145,15 +145,15 @@ def test_small_requests_of_all_lengths_meet_few_shapes_too(
     make: Callable[..., CpuScorer], opened: list[Counting]
 ) -> None:
     made = make()
-    made.start(pairs_of([9]), batch_size=32).wait()
+    made.submit(pairs_of([9]), batch_size=32).wait()
     assert made._widening is not None
     made._widening.result(timeout=10)
     for length in range(4, 60):
-        assert made.start(pairs_of([length]), batch_size=32).wait().ravel().tolist() == [length]
+        assert made.submit(pairs_of([length]), batch_size=32).wait().ravel().tolist() == [length]
     wide = opened[1]
     assert wide.threads == 4
     assert wide.shapes == {(1, length) for length in range(8, 65, 8)}
-    made.start(pairs_of([50, 20, 30]), batch_size=2).wait()
+    made.submit(pairs_of([50, 20, 30]), batch_size=2).wait()
     assert max(rows for rows, _ in wide.shapes) == 1, "more than a batch may hold goes by streams"
 
 
@@ -161,24 +161,24 @@ def test_an_error_calls_off_what_has_not_begun_and_leaves_the_model_usable(make:
     made = make()
     Counting.fails_at = max(LENGTHS)
     with pytest.raises(MemoryError, match="no memory for this batch"):
-        made.start(pairs_of(LENGTHS), batch_size=1).wait()
+        made.submit(pairs_of(LENGTHS), batch_size=1).wait()
     assert Counting.busy == 0
     Counting.fails_at = -1
-    assert made.start(pairs_of([5, 6, 7, 8]), batch_size=1).wait().ravel().tolist() == [5, 6, 7, 8]
+    assert made.submit(pairs_of([5, 6, 7, 8]), batch_size=1).wait().ravel().tolist() == [5, 6, 7, 8]
 
 
 def test_closing_waits_frees_both_sessions_and_refuses_more(
     make: Callable[..., CpuScorer], opened: list[Counting]
 ) -> None:
     made = make()
-    made.start(pairs_of([9]), batch_size=1).wait()
+    made.submit(pairs_of([9]), batch_size=1).wait()
     assert made._widening is not None
     made._widening.result(timeout=10)  # closed earlier, it would not be opened at all
     made.close()
     made.close()
     assert [session.closed for session in opened] == [True, True]
     with pytest.raises(BackendError, match="this model is closed"):
-        made.start(pairs_of([9] * 9), batch_size=1)
+        made.submit(pairs_of([9] * 9), batch_size=1)
 
 
 def test_one_that_wants_all_processors_is_not_passed_over() -> None:
@@ -268,7 +268,7 @@ def test_a_wide_session_that_cannot_be_opened_leaves_small_requests_to_the_strea
     made = make()
     monkeypatch.setattr(CpuConfig, "open", lambda *_, **__: 1 / 0)
     for _ in range(3):
-        assert made.start(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
+        assert made.submit(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -310,5 +310,5 @@ def test_where_no_thread_can_be_started_the_limit_is_named(
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     with pytest.raises(BackendError, match=r"can't start new thread\): the system's limit.*ulimit -u"):
-        made.start(pairs_of([9, 8, 7]), batch_size=32)
+        made.submit(pairs_of([9, 8, 7]), batch_size=32)
     monkeypatch.undo()

@@ -198,9 +198,9 @@ def test_few_shapes_are_few_and_their_padding_little() -> None:
 
 
 def test_pairs_of_one_length_stay_together_and_of_very_different_ones_do_not() -> None:
-    assert [len(part) for part in plan_batches(np.full(32, 90), batch_size=32).parts] == [32]
-    assert [len(part) for part in plan_batches(np.array([500, 20, 500, 20]), batch_size=32).parts] == [2, 2]
-    assert [len(part) for part in plan_batches(np.array([50, 49, 48, 47]), batch_size=32).parts] == [4]
+    assert [len(part) for part in plan_batches(np.full(32, 90), batch_size=32).row_groups] == [32]
+    assert [len(part) for part in plan_batches(np.array([500, 20, 500, 20]), batch_size=32).row_groups] == [2, 2]
+    assert [len(part) for part in plan_batches(np.array([50, 49, 48, 47]), batch_size=32).row_groups] == [4]
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -114,7 +114,7 @@ def test_truncated_pairs_are_the_real_tokenizers(
     pairs: list[tuple[str, str]], max_length: int, index: int, side: TruncationSide
 ) -> None:
     tokenizer, _ = opened(index)
-    encoder = index.pair_tokenizer(max_length, side)
+    encoder = encoder_of(index, max_length, side)
     assert encoder._words is not None
     encoded = encoder.encode(pairs)
     assert rows_of(encoded) == real_rows(tokenizer, pairs, max_length=max_length, truncation_side=side)
