@@ -4,7 +4,6 @@ import dataclasses
 import html
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -19,6 +18,7 @@ from crossrt.engine.errors import OptionError
 from crossrt.report.page import check_page, page_of
 from crossrt.report.results import Calibration, Limits, Parity, Proof, Results, Unit
 
+from .. import browser
 from .conftest import MODELS, failed_speed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -231,27 +231,13 @@ function measured(width) {
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-    if found is None:
-        pytest.skip("no chromium is here to open the page in")
-    return found
+    return browser.required()
 
 
 def opened(chromium: str, file: Path, folder: Path, *options: str, dark: bool = False) -> str:
     command = [
         chromium,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--hide-scrollbars",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
+        *browser.OPTIONS,
         f"--user-data-dir={folder / 'profile'}",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}",
         *options,
@@ -268,6 +254,7 @@ def measures(chromium: str, page: str, folder: Path, *, dark: bool = False) -> d
     return found
 
 
+@pytest.mark.browser
 def test_a_browser_shows_the_page_at_every_width(chromium: str, page: str, tmp_path: Path) -> None:
     told = measures(chromium, page, tmp_path)
     assert set(told) == {"390", "820", "1280", "1600"}
@@ -293,6 +280,7 @@ def test_a_browser_shows_the_page_at_every_width(chromium: str, page: str, tmp_p
                     assert across <= 1 or down <= 3, (width, words, other)
 
 
+@pytest.mark.browser
 def test_dark_is_dark_and_light_is_light(chromium: str, results: Results, tmp_path: Path) -> None:
     page = page_of(Results(peers=results.peers))
     light, dark = (measures(chromium, page, tmp_path, dark=dark)["820"] for dark in (False, True))
@@ -302,6 +290,7 @@ def test_dark_is_dark_and_light_is_light(chromium: str, results: Results, tmp_pa
     assert sum(map(int, re.findall(r"\d+", light["ink"]))) < 350
 
 
+@pytest.mark.browser
 def test_a_screenshot_is_not_blank(chromium: str, results: Results, tmp_path: Path) -> None:
     from matplotlib.image import imread
 

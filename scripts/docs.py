@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Build the documentation as a static site: docs/*.md, and pages that are generated from the code.
+
+    scripts/docs.py OUT
+
+Zensical gets a tree of its own, since it has neither hooks nor options for its folders. Exit status 1 for a warning, such as a
+link that leads nowhere: then OUT stays as it was.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = "zensical.toml"
+
+
+def main() -> None:
+    """Build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the site's folder; what is there is replaced")
+    out = parser.parse_args().out
+    if out.exists() and not (out / "index.html").is_file() and any(out.iterdir()):
+        sys.exit(f"{out} is no site: it has no index.html. Give another folder, or empty this one")
+    with TemporaryDirectory(prefix="crossrt-docs-") as folder:
+        tree = Path(folder)
+        prepare(tree)
+        if status := build(tree):
+            sys.exit(status)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(tree / "site", out)
+    print(f"{out}: {sum(1 for _ in out.rglob('*.html'))} pages; open {out / 'index.html'}")
+
+
+def prepare(tree: Path, root: Path = ROOT) -> None:
+    """Fill an empty folder with all that the site is built from: pages, results that they link to, and the package's source."""
+    shutil.copy(root / CONFIG, tree / CONFIG)
+    shutil.copytree(root / "docs", tree / "docs")
+    shutil.copytree(root / "benchmarks/results", tree / "docs/results")
+    for page in (tree / "docs").rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("](../benchmarks/results/", "](results/"), encoding="utf-8")
+    for name, generate in GENERATED.items():
+        (tree / "docs" / name).write_text(generate(), encoding="utf-8")
+    # Only what the API reference is made of: the whole checkout holds virtual environments.
+    shutil.copytree(root / "engine", tree / "crossrt/engine", ignore=lambda _, names: {n for n in names if n.endswith(".so")})
+    shutil.copy(root / "__init__.py", tree / "crossrt")
+
+
+def build(tree: Path) -> int:
+    """Run Zensical in a prepared tree, whose folder `site` then holds the site. Return its exit status."""
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
+    return subprocess.run(command, cwd=tree, env={**os.environ, "NO_COLOR": "1"}, check=False).returncode
+
+
+# -- the reference of the command line
+
+INTRODUCTION = """# Command line
+
+This page is generated from the commands themselves; `crossrt COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong
+usage, 130 interrupted, 141 when the reader of the output has gone, 143 after SIGTERM. `--out -` is standard output.
+`crossrt --install-completion` completes commands in your shell.
+"""
+
+
+def command_line() -> str:
+    """Return the page of all commands."""
+    import typer.main
+
+    from crossrt.__main__ import app
+
+    group: Any = typer.main.get_command(app)
+    firsts = {name: one.help.partition("\n\n")[0] for name, one in group.commands.items()}
+    contents = [f"- [`crossrt {name}`](#crossrt-{name}): {first}" for name, first in firsts.items()]
+    named = {"crossrt": group, **{f"crossrt {name}": one for name, one in group.commands.items()}}
+    return "\n".join([INTRODUCTION, *contents, "", *(section(name, command) for name, command in named.items())])
+
+
+def section(name: str, command: Any) -> str:
+    """Return what a command does, its usage, its arguments and options, and its examples."""
+    context = command.make_context(name, [], resilient_parsing=True)
+    usage = " ".join(command.get_usage(context).removeprefix("Usage:").split())
+    lines = [f"## {name}", "", command.help or "", "", "```text", usage, "```", ""]
+    for kind in ("argument", "option"):
+        records = [one.get_help_record(context) for one in command.get_params(context) if one.param_type_name == kind]
+        rows = [f"| `{words}` | {in_table(said)} |" for words, said in filter(None, records)]  # hidden ones have none
+        if rows:
+            lines += [f"| {kind} | meaning |", "|---|---|", *rows, ""]
+    examples = re.sub(r"^Examples?:\s+", "", command.epilog or "")
+    if examples:
+        lines += ["```bash", *examples.split("  |  "), "```", ""]
+    return "\n".join(lines)
+
+
+def in_table(text: str) -> str:
+    """Return Markdown text as it may stand in a table's cell."""
+    return re.sub(r"(`[^`]*`)|([<>])", lambda found: found[1] or f"&{'lt' if found[2] == '<' else 'gt'};", text).replace("|", "\\|")
+
+
+def changelog() -> str:
+    """Return CHANGELOG.md."""
+    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+GENERATED: dict[str, Callable[[], str]] = {"command-line.md": command_line, "changelog.md": changelog}
+"""Pages of the site that are no files in docs/."""
+
+if __name__ == "__main__":
+    main()
