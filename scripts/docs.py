@@ -8,12 +8,12 @@ link that leads nowhere: then OUT stays as it was.
 """
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,23 +50,35 @@ def prepare(tree: Path, root: Path = ROOT) -> None:
     for name, generate in GENERATED.items():
         (tree / "docs" / name).write_text(generate(), encoding="utf-8")
     # Only what the API reference is made of: the whole checkout holds virtual environments.
-    shutil.copytree(root / "engine", tree / "crossrt/engine", ignore=lambda _, names: {n for n in names if n.endswith(".so")})
+    shutil.copytree(
+        root / "engine", tree / "crossrt/engine", ignore=lambda _, names: {n for n in names if n.endswith(".so")}
+    )
     shutil.copy(root / "__init__.py", tree / "crossrt")
 
 
 def build(tree: Path) -> int:
     """Run Zensical in a prepared tree, whose folder `site` then holds the site. Return its exit status."""
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    return subprocess.run(command, cwd=tree, env={**os.environ, "NO_COLOR": "1"}, check=False).returncode
+    done = subprocess.run(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    print(re.sub(r"\x1b\[[\d;]*m", "", done.stdout), end="")  # it colours each letter, terminal or not
+    return done.returncode
 
 
 # -- the reference of the command line
 
 INTRODUCTION = """# Command line
 
-This page is generated from the commands themselves; `crossrt COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong
-usage, 130 interrupted, 141 when the reader of the output has gone, 143 after SIGTERM. `--out -` is standard output.
+This page is generated from the commands themselves; `crossrt COMMAND --help` prints the same. `--out -` is standard output.
 `crossrt --install-completion` completes commands in your shell.
+
+| exit status | means |
+|--:|---|
+| 0 | done |
+| 1 | failed |
+| 2 | wrong usage |
+| 130 | interrupted |
+| 141 | the reader of the output has gone |
+| 143 | ended by SIGTERM |
 """
 
 
@@ -101,7 +113,9 @@ def section(name: str, command: Any) -> str:
 
 def in_table(text: str) -> str:
     """Return Markdown text as it may stand in a table's cell."""
-    return re.sub(r"(`[^`]*`)|([<>])", lambda found: found[1] or f"&{'lt' if found[2] == '<' else 'gt'};", text).replace("|", "\\|")
+    code = re.compile("(`[^`]*`)")
+    escaped = (part if code.match(part) else escape(part, quote=False) for part in code.split(text))
+    return "".join(escaped).replace("|", "\\|")
 
 
 def changelog() -> str:

@@ -68,7 +68,9 @@ def main() -> None:
 def rooms() -> tuple[str, ...]:
     """Return the rooms in their order, as the test has them. Raises ValueError for one that `HOLDS` does not describe."""
     tree = ast.parse((ROOT / "tests/test_rooms.py").read_text(encoding="utf-8"))
-    values = (node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS")
+    values = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS"
+    )
     found: tuple[str, ...] = ast.literal_eval(next(values))
     if set(found) != set(HOLDS):
         raise ValueError(f"HOLDS and tests/test_rooms.py differ in {sorted(set(found) ^ set(HOLDS))}")

@@ -77,6 +77,13 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def wait_for(self, script: str) -> None:
+        """Return when a JavaScript expression is true. Raises AssertionError when it does not become so."""
+        end = time.monotonic() + PATIENCE
+        while not self.evaluate(f"Boolean({script})"):
+            assert time.monotonic() < end, f"{script} did not become true"
+            time.sleep(0.02)
+
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and return its result."""
         self._count += 1

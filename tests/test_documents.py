@@ -2,8 +2,9 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -50,6 +51,28 @@ def test_a_broken_link_and_a_missing_anchor_are_found(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text("# A page: two\n[a](page.md#a-page-two) [b](other.md) [c](#nowhere)\n```\n[d](code.md)\n```\n")
     assert list(broken(document)) == ["other.md", "#nowhere"]
+
+
+def test_every_decision_has_its_date() -> None:
+    for record in (REPOSITORY / "docs/decisions").glob("0*.md"):
+        title, _, second, *_ = record.read_text(encoding="utf-8").splitlines()
+        assert title.startswith(f"# {record.name[:4]}: ")
+        assert re.match(r"2\d{3}-\d\d-\d\d\b", second), record.name
+
+
+def test_what_is_called_measured_has_results() -> None:
+    """Each such cell of the table of what runs where is a link, which is tested above."""
+    rows = re.findall(r"^\|.*\|$", (REPOSITORY / "docs/precisions.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    cells = [cell.strip() for row in rows for cell in row.split("|")]
+    measured = [cell for cell in cells if "measured" in cell]
+    assert len(measured) > 20
+    assert [cell for cell in measured if not cell.startswith("[measured](../benchmarks/results/")] == []
+
+
+def test_the_picture_of_the_rooms_is_up_to_date(load_script: Callable[[str], ModuleType]) -> None:
+    script = load_script("rooms_picture")
+    drawn = script.picture(script.rooms())
+    assert drawn == script.PICTURE.read_text(encoding="utf-8"), "run scripts/rooms_picture.py"
 
 
 def test_documents_are_tracked() -> None:
