@@ -41,6 +41,7 @@ HOLDS = {
     "export.tensorrt": "builds engines",
     "export.existing": "bundles from others' ONNX files",
     "export": "the export of a checkpoint",
+    "measurement": "what evaluation and speed share",
     "evaluation": "ranking quality",
     "speed": "crossrt bench",
     "report": "results as one page",
