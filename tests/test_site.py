@@ -1,6 +1,7 @@
 """The documentation site: builds without a warning, needs no network, and every link in it leads somewhere."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -198,3 +199,22 @@ def test_the_search_finds_a_word_without_a_server(site: Path, page: browser.Page
     links = f"[...{SEARCH}.querySelectorAll('a')].map(link => link.href)"
     page.wait_for(f"{links}.length")
     assert any("processes.html" in address for address in page.evaluate(links))
+
+
+def test_without_a_browser_the_tests_that_need_one_are_skipped_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "grep").symlink_to(shutil.which("grep") or "")
+    bash = shutil.which("bash") or ""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="no chromium"):
+        browser.required()
+    script = "set -euo pipefail; . scripts/browser; install_browser; tell_skipped_for_want_of_a_browser"
+    done = subprocess.run([bash, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *named = done.stdout.splitlines()
+    assert "no chromium" in first
+    assert len(named) == 5
+    assert "tests/report/test_page.py::test_a_screenshot_is_not_blank" in named
