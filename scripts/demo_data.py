@@ -74,7 +74,7 @@ def read_packages(packages: str, translations: str) -> list[Package]:
     for fields in stanzas(packages):
         synopsis, description = texts.get(fields.get("Description-md5", ""), ("", ""))
         name = fields.get("Package", "")
-        source = fields.get("Provenance", name).split(" ")[0]
+        source = fields.get("Source", name).split(" ")[0]
         package = Package(name, source, synopsis, without(description, synopsis))
         if usable(package):
             found[name] = package

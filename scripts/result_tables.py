@@ -299,7 +299,7 @@ def draw(result: Result, path: Path) -> None:
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, format="svg", metadata={"Date": None, "Provenance": digest(result)})
+    figure.savefig(path, format="svg", metadata={"Date": None, "Source": digest(result)})
 
 
 if __name__ == "__main__":
