@@ -46,7 +46,7 @@ Item = TypeVar("Item")
 
 
 class CrossEncoder(CrossEncoderAttributes):
-    """A cross-tokenizer that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
+    """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
 
     `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
     `precision` None is FP32 and never changes scores behind your back, so a bundle that holds none, as one made of an INT8

@@ -158,7 +158,7 @@ def tokenizer_json(change: Callable[[dict[str, Any]], object]) -> Edit:
 
 
 def tensors(change: Callable[[dict[str, Any]], object]) -> Edit:
-    """PairedDifference the dictionary of tensors, in place or by returning another one."""
+    """Change the dictionary of tensors, in place or by returning another one."""
 
     def edit(path: Path) -> None:
         held = load_file(path / "model.safetensors")
