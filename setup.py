@@ -1,48 +1,49 @@
-"""Compiles what is in C++; all else is in pyproject.toml. Where that fails, crossrt is installed without it."""
+"""Compiles the C++ libraries; everything else is in pyproject.toml. Where compiling fails, crossrt is installed without them."""
 
 import os
 import platform
+import runpy
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 
-# A library is loaded only on a processor that has all that it was compiled for: see NATIVE_FLAGS in engine/backends/registry.py.
-KERNELS = {"avx512": ["f", "bw", "dq", "vl"], "avx512_bf16": ["f", "bw", "dq", "vl", "vnni", "bf16"]}
+SOURCES = Path("engine/kernels/native")
+# The flags of each library, from the table that decides at run time where it is loaded.
+INSTRUCTION_SETS = runpy.run_path("engine/kernels/instruction_sets.py")
 
-# Python asks for symbols, which make a library ten times as large. Sanitizers name lines by them, and take very long to compile
-# with all optimizations (scripts/sanitize).
-LEVEL = ["-O1"] if "-fsanitize" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
+# -g0, because Python's own flags ask for debugging symbols, which make a library ten times as large. Sanitizers name lines by
+# these symbols, and take very long to compile with all optimizations (scripts/sanitize).
+OPTIMIZATION = ["-O1"] if "-fsanitize" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
 
 kernels = [
     Extension(
-        f"crossrt.engine.kernels.native_{name}",
-        sources=[f"engine/kernels/native/{name}.cpp"],
-        depends=[str(header) for header in Path("engine/kernels/native").glob("*.h")],
+        f"crossrt.engine.kernels.{library}",
+        sources=[str(SOURCES / f"{library.removeprefix('native_')}.cpp")],
+        depends=[str(header) for header in sorted(SOURCES.glob("*.h"))],
         language="c++",
         extra_compile_args=[
             "-std=c++20",
-            *LEVEL,
+            *OPTIMIZATION,
             "-fno-math-errno",
             "-pthread",
-            "-march=x86-64",  # whatever CFLAGS say, nothing but what is named here
-            "-mfma",
-            *[f"-mavx512{flag}" for flag in flags],
-            # GCC takes the "undefined" registers of its own headers for uninitialised ones.
+            "-march=x86-64",  # overrides a -march in CFLAGS: only the instructions that are named here
+            *INSTRUCTION_SETS["compiler_flags"](instructions),
+            # False alarms of GCC 12: its AVX512 headers use uninitialized registers on purpose.
             "-Wno-uninitialized",
             "-Wno-maybe-uninitialized",
         ],
         extra_link_args=["-pthread"],
         optional=True,
     )
-    for name, flags in KERNELS.items()
+    for library, instructions in INSTRUCTION_SETS["LIBRARIES"].items()
 ]
-# Tokenization is for every machine: nothing in it depends on the processor.
+# Tokenization depends on no instructions, so every machine gets it.
 wordpiece = Extension(
     "crossrt.engine.kernels.native_wordpiece",
-    sources=["engine/kernels/native/wordpiece.cpp"],
+    sources=[str(SOURCES / "wordpiece.cpp")],
     language="c++",
-    extra_compile_args=["-std=c++20", *LEVEL, "-pthread"],
+    extra_compile_args=["-std=c++20", *OPTIMIZATION, "-pthread"],
     extra_link_args=["-pthread"],
     optional=True,
 )

@@ -69,10 +69,10 @@ def large_executor(cuda: Cuda) -> NativeGpuExecutor:
 
 def row(executor: NativeGpuExecutor, count: int, length: int) -> dict[str, Any]:
     """Measure one batch."""
-    cuda, sizes, at, weights = executor.cuda, executor.sizes, executor.places, executor.weights
+    cuda, dims, offsets, weights = executor.cuda, executor.dims, executor.offsets, executor.weights
     chance = np.random.default_rng(0)
     pairs = EncodedPairs(
-        ids=chance.integers(0, sizes.vocab, count * length).astype(np.int32),
+        ids=chance.integers(0, dims.vocab, count * length).astype(np.int32),
         type_ids=np.zeros(count * length, np.uint8),
         offsets=np.arange(count + 1) * length,
     )
@@ -81,7 +81,7 @@ def row(executor: NativeGpuExecutor, count: int, length: int) -> dict[str, Any]:
     stream, memory, logits = (
         Stream(cuda),
         DeviceBuffer(cuda, executor.workspace),
-        DeviceBuffer(cuda, 4 * rows * sizes.labels),
+        DeviceBuffer(cuda, 4 * rows * dims.labels),
     )
     inputs = {name: np.zeros(wanted, kind) for name, (kind, wanted) in executor.layout.arrays(shape).items()}
     executor.layout.fill(inputs, pairs, np.arange(count))
@@ -91,9 +91,9 @@ def row(executor: NativeGpuExecutor, count: int, length: int) -> dict[str, Any]:
         stream.upload(host, device, host.size)
     stream.synchronize()
     addresses = {name: device.handle for name, (_, device) in buffers.items()} | {"logits": logits.handle}
-    place = {name: memory.handle + offset for name, offset in at.items()}
+    place = {name: memory.handle + offset for name, offset in offsets.items()}
     context = executor.context(stream.handle, memory.handle)
-    width, attended, wide = executor.width, executor.attended, sizes.intermediate
+    width, attention_width, intermediate = dims.width, dims.attention_width, dims.intermediate
 
     def us(work: Callable[[], None], times: int = 20) -> float:
         work()
@@ -129,28 +129,30 @@ def row(executor: NativeGpuExecutor, count: int, length: int) -> dict[str, Any]:
             *norm,
             place["hidden"],
         ),
-        "attend": kernel("attend", (tiles, sizes.heads), tiles, addresses["tiles"], place["wide"], place["mixed"]),
-        "add_normalize": kernel("add_normalize", (-(-tokens // 4), 1), tokens, place["hidden"], place["change"], *norm),
+        "attend": kernel(
+            "attend", (tiles, dims.heads), tiles, addresses["tiles"], place["projected"], place["context"]
+        ),
+        "add_normalize": kernel("add_normalize", (-(-tokens // 4), 1), tokens, place["hidden"], place["update"], *norm),
         "attend_first": kernel(
             "attend_first",
-            (-(-rows * sizes.heads // 4), 1),
-            *(rows, begins, lengths, place["first_query"], place["wide"], place["first_mixed"]),
+            (-(-rows * dims.heads // 4), 1),
+            *(rows, begins, lengths, place["first_query"], place["projected"], place["first_context"]),
         ),
     }
     for name, inner, outer, gelu, x, y in (
-        ("query_key_value", width, 3 * attended, False, "hidden", "wide"),
-        ("attention_output", attended, width, False, "mixed", "change"),
-        ("intermediate", width, wide, True, "hidden", "wide"),
-        ("output", wide, width, False, "wide", "change"),
+        ("query_key_value", width, 3 * attention_width, False, "hidden", "projected"),
+        ("attention_output", attention_width, width, False, "context", "update"),
+        ("intermediate", width, intermediate, True, "hidden", "projected"),
+        ("output", intermediate, width, False, "projected", "update"),
     ):
         weight, bias = (weights[f"layer.0.{name}.{part}"] for part in ("weight", "bias"))
         product = executor.product(tokens, inner, outer, gelu=gelu)
         operands = (place[x], weight, bias, place[y], place["products"])
         taken = us(lambda product=product, operands=operands: product.enqueue(stream.handle, *operands))  # type: ignore[misc]
         result[name] = [taken, round(2 * tokens * inner * outer / taken / 1e6, 1)]
-    layer = width * 4 * attended + 2 * width * wide
-    flops = 2 * count * length * ((sizes.layers - 1) * layer + 2 * width * attended)
-    flops += 4 * (sizes.layers - 1) * count * length**2 * attended + 2 * count * layer
+    layer = width * 4 * attention_width + 2 * width * intermediate
+    flops = 2 * count * length * ((dims.layers - 1) * layer + 2 * width * attention_width)
+    flops += 4 * (dims.layers - 1) * count * length**2 * attention_width + 2 * count * layer
     result["tflops"] = round(flops / result["whole_us"] / 1e6, 1)
     for each in (*(each for two in buffers.values() for each in two), stream, memory, logits):
         each.close()

@@ -17,12 +17,13 @@ from ..calibration.judging_set import JudgingSet
 from ..calibration.ranking import Judge
 from ..calibration.recipe import Recipe
 from ..calibration.tensor_stats import TensorStats
-from ..engine.backends.registry import ONNX_BACKENDS, installed_backends, why_not_native
+from ..engine.backends.registry import ONNX_BACKENDS, installed_backends
 from ..engine.bundle.bundle import Bundle
 from ..engine.bundle.manifest import ONNX_FILES, TOKENIZER, BundleModel, Manifest
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import OptionError, ParityError
 from ..engine.files.publish import check_target, published_directory
+from ..engine.kernels.support import why_not_native
 from ..engine.labels import need_label
 from ..engine.precision import Precision
 from ..engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding

@@ -1,7 +1,7 @@
-"""Native sessions: the native kernels for FP32, BF16 and INT8, on processors with AVX512.
+"""`NativeSession`: crossrt's own kernels in FP32, BF16 and INT8, on processors with AVX512.
 
-The kernels (`native/`) are C++, compiled when crossrt is installed. They compute pairs without padding, in memory that they
-take when a session opens.
+The kernels (engine/kernels/native/) are C++, compiled when crossrt is installed and called by ctypes. They compute pairs without
+padding, in memory that a session allocates when it opens.
 """
 
 import ctypes
@@ -15,46 +15,83 @@ import numpy.typing as npt
 
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
-from ..bundle.native_weights import ACTIVATIONS, NativeModel
+from ..bundle.native_weights import ACTIVATIONS, ModelDims, NativeModel
 from ..errors import BackendError, InputError
-from ..kernels.library import loaded
+from ..kernels.library import load_library
+from ..kernels.support import native_kernels, why_not_native
 from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
-from .registry import native_kernels, why_not_native
 
-INTERFACE = 1
-"""Of the library's functions: one more with each change of what they take (`INTERFACE` in native/encoder.h)."""
+INTERFACE = 2
+"""The version of the library's functions. Raised with each change of what they take, here and in native/c_api.h."""
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
-"""How the kernels number precisions."""
+"""`ModelDims.bits` in C++, by precision."""
+INVALID_INPUT, OUT_OF_MEMORY = 1, 2
+"""What `crossrt_score` returns for an error (`Status` in native/c_api.h)."""
+
+
+class _ModelDims(ctypes.Structure):
+    """`ModelDims` of native/model_dims.h, field by field."""
+
+    _fields_ = (
+        ("hidden", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("head", ctypes.c_int32),
+        ("intermediate", ctypes.c_int32),
+        ("layers", ctypes.c_int32),
+        ("types", ctypes.c_int32),
+        ("vocab", ctypes.c_int32),
+        ("positions", ctypes.c_int32),
+        ("labels", ctypes.c_int32),
+        ("dense", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("epsilon", ctypes.c_float),
+    )
+
+    @classmethod
+    def of(cls, dims: ModelDims) -> "_ModelDims":
+        encoded = {
+            "activation": ACTIVATIONS.index(dims.activation),
+            "bits": BITS[dims.precision],
+            "padding": -1 if dims.padding is None else dims.padding,
+        }
+        plain = {name: getattr(dims, name) for name, _ in cls._fields_ if name not in encoded}
+        return cls(**plain, **encoded)
 
 
 @cache
 def _library() -> ctypes.CDLL:
     file = native_kernels()
-    library = None if file is None else loaded(file, "crossrt_interface", INTERFACE)
+    library = None if file is None else load_library(file, "crossrt_interface", INTERFACE)
     if library is None:
         raise BackendError(f"the backend native cannot run here: {file} is not of this crossrt; install crossrt again")
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
-    library.crossrt_open.restype = library.crossrt_memory.restype = pointer
-    library.crossrt_open.argtypes = [pointer, ctypes.c_float, pointer]
-    library.crossrt_memory.argtypes = [pointer, integer]
-    library.crossrt_close.argtypes = library.crossrt_free.argtypes = [pointer]
-    library.crossrt_encode.restype = integer
-    library.crossrt_encode.argtypes = [pointer, pointer, ctypes.c_int64, *[pointer] * 5]
+    library.crossrt_open.restype = library.crossrt_new_workspace.restype = pointer
+    library.crossrt_open.argtypes = [ctypes.POINTER(_ModelDims), pointer]
+    library.crossrt_new_workspace.argtypes = [pointer, integer]
+    library.crossrt_close.argtypes = library.crossrt_free_workspace.argtypes = [pointer]
+    library.crossrt_score.restype = integer
+    library.crossrt_score.argtypes = [pointer, pointer, ctypes.c_int64, *[pointer] * 5]
     return library
 
 
 class NativeSession:
-    """A bundle's native file. Up to `streams` batches are computed at once, each by `threads`; more of them wait."""
+    """A bundle's native weights, opened. See `Session`.
+
+    Up to `streams` calls compute at once, each with `threads` threads; further calls wait. Any number of threads may call.
+    """
 
     backend = "native"
     device = "cpu"
 
     def __init__(self, bundle: Bundle, *, precision: Precision, streams: int, threads: int = 1) -> None:
-        """Map the weights, take memory for `streams` batches, and start the threads that help those who call.
+        """Map the weights, and allocate workspaces with their threads for `streams` batches.
 
-        Raises BackendError where the kernels cannot run, and BundleError for a file that is not theirs.
+        Raises BackendError where the kernels cannot run or memory is short, and BundleError for a file that is not this bundle's
+        native weights.
         """
         why = why_not_native(precision)
         if why:
@@ -65,27 +102,23 @@ class NativeSession:
         file = bundle.native_file(precision)
         model = NativeModel.open(file)
         model.check_belongs(file, bundle.manifest, precision)
-        sizes = model.sizes
-        self._labels = sizes.labels
-        numbers = (ctypes.c_int32 * 13)(
-            *(sizes.hidden, sizes.heads, sizes.head, sizes.intermediate, sizes.layers, sizes.types, sizes.vocab),
-            *(sizes.positions, sizes.labels, sizes.dense, ACTIVATIONS.index(sizes.activation), BITS[sizes.precision]),
-            -1 if sizes.padding is None else sizes.padding,
-        )
+        self._labels = model.dims.labels
         addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
         library = _library()
-        self._model = model  # the kernels compute from its arrays
-        self._encoder = library.crossrt_open(numbers, sizes.epsilon, addresses)
-        memories = [library.crossrt_memory(self._encoder, threads) for _ in range(streams)] if self._encoder else []
-        self._free = weakref.finalize(self, _free, library, self._encoder, memories)
-        self._free.atexit = False  # other threads may still compute
-        if not self._encoder or not all(memories):
-            self._free()
+        self._model = model  # the kernels read its arrays
+        self._encoder = library.crossrt_open(_ModelDims.of(model.dims), addresses)
+        workspaces = (
+            [library.crossrt_new_workspace(self._encoder, threads) for _ in range(streams)] if self._encoder else []
+        )
+        self._finalizer = weakref.finalize(self, _free, library, self._encoder, workspaces)
+        self._finalizer.atexit = False  # other threads may still compute
+        if not self._encoder or not all(workspaces):
+            self._finalizer()
             raise BackendError(f"there is not enough memory for {streams} batches by {threads} threads; use fewer")
-        self._memories: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        """Those that no thread computes in; None once the session is closed."""
-        for memory in memories:
-            self._memories.put(memory)
+        self._workspaces: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """Workspaces that are free. After `close` it holds None, which every call finds and puts back."""
+        for workspace in workspaces:
+            self._workspaces.put(workspace)
         self._streams = streams
         self._closing = threading.Lock()
 
@@ -96,21 +129,21 @@ class NativeSession:
         return self.score(pairs, np.arange(len(pairs)), batch.shape[1])
 
     def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
-        """See `Session.score`. Raises InputError for a pair without tokens, or longer than the model's positions, or of ids
-        or types that the model does not have."""
+        """See `Session.score`. Raises InputError for a pair without tokens, for one longer than the model's positions, and for
+        ids or types that the model does not have."""
         arrays = (rows, pairs.offsets, pairs.ids, pairs.type_ids)
         logits = np.empty((len(rows), self._labels), dtype=np.float32)
-        memory = self._memories.get()
+        workspace = self._workspaces.get()
         try:
-            if memory is None:
+            if workspace is None:
                 raise BackendError("this session is closed; open the bundle again")
-            addresses = [*(each.ctypes.data for each in arrays), logits.ctypes.data]
-            wrong = _library().crossrt_encode(self._encoder, memory, len(rows), *addresses)
+            addresses = [*(array.ctypes.data for array in arrays), logits.ctypes.data]
+            status = _library().crossrt_score(self._encoder, workspace, len(rows), *addresses)
         finally:
-            self._memories.put(memory)
-        if wrong == 2:
+            self._workspaces.put(workspace)
+        if status == OUT_OF_MEMORY:
             raise BackendError("there is not enough memory for this batch; use a smaller batch_size")
-        if wrong:
+        if status == INVALID_INPUT:
             raise InputError(
                 "the model cannot score this batch: it has a pair without tokens, one longer than the model's positions, or "
                 "token ids or types that the model does not have"
@@ -118,16 +151,16 @@ class NativeSession:
         return logits
 
     def close(self) -> None:
-        """See `Session.close`. Waits for the batches that are being computed."""
+        """See `Session.close`. Waits for calls that are computing."""
         with self._closing:
-            if self._free.alive:
+            if self._finalizer.alive:
                 for _ in range(self._streams):
-                    self._memories.get()
-                self._free()
-                self._memories.put(None)
+                    self._workspaces.get()
+                self._finalizer()
+                self._workspaces.put(None)
 
 
-def _free(library: ctypes.CDLL, encoder: int | None, memories: list[int | None]) -> None:
-    for memory in memories:
-        library.crossrt_free(memory)
+def _free(library: ctypes.CDLL, encoder: int | None, workspaces: list[int | None]) -> None:
+    for workspace in workspaces:
+        library.crossrt_free_workspace(workspace)
     library.crossrt_close(encoder)

@@ -1,26 +1,22 @@
-"""The backends crossrt knows, and which of them are installed. Nothing is imported to find out."""
+"""The backends that crossrt knows, and which of them are installed. Finding out imports none of them."""
 
 import importlib
 import importlib.metadata
 import importlib.util
-import logging
 from pathlib import Path
 
 from ..bundle.engine_file import LIBRARIES
 from ..cuda.bindings import installed_bindings
 from ..errors import BackendError
-from ..hardware.cpus import instructions
 from ..hardware.gpus import gpus
-from ..kernels.library import native_library
+from ..kernels.support import why_not_native
 from ..precision import Precision
-
-logger = logging.getLogger("crossrt")
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
-"""Those of a CPU; the last is the native kernels."""
+"""Backends on a CPU. `native` is crossrt's own kernels."""
 GPU_BACKENDS = ("tensorrt", "native", "onnxruntime")
-"""Those of a GPU, in the order in which `auto` tries them; the second is the native kernels."""
+"""Backends on a GPU, in the order in which `auto` tries them. `native` is crossrt's own kernels."""
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),
@@ -28,22 +24,15 @@ DISTRIBUTIONS = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt-rtx",),
 }
-AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"})
-NATIVE_FLAGS = {
-    Precision.FP32: AVX512,
-    Precision.INT8: AVX512 | {"avx512_vnni"},
-    Precision.BF16: AVX512 | {"avx512_vnni", "avx512_bf16"},
-}
-"""What a processor must have for the native kernels. Where it has the last there is a library of its own, in which INT8's
-attention, which is in BF16, is quicker too."""
+"""By backend: the distributions that contain it."""
 
 
 def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]:
-    """Return the backends that can run here, of which the native kernels may lack the instructions for a precision.
+    """Return the backends that can run on this machine's CPU; `native` only where its kernels can run in `precision`.
 
-    Raises BackendError when two packages overwrite each other's files.
+    Raises BackendError when onnxruntime and onnxruntime-gpu are installed in one folder, where they overwrite each other's files.
     """
-    # In folders of their own they do not: the first on the path is used, whole.
+    # In two folders they do no harm: Python uses the first on its path.
     folders = [
         Path(str(importlib.metadata.distribution(name).locate_file(""))).resolve()
         for name in DISTRIBUTIONS["onnxruntime"]
@@ -58,46 +47,20 @@ def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]
     return (*found, *([] if why_not_native(precision) else ["native"]))
 
 
-def native_kernels() -> Path | None:
-    """Return the compiled kernels for this processor, if this installation has them."""
-    found = None if _lacking(Precision.BF16) else native_library("native_avx512_bf16")
-    return found or native_library("native_avx512")
-
-
-def why_not_native(precision: Precision = Precision.FP32) -> str:
-    """Say why the native kernels cannot run here in a precision; empty when they can."""
-    if precision not in NATIVE_FLAGS:
-        return f"they compute in {precision.value} on GPUs alone"
-    if native_kernels() is None:
-        return (
-            "this installation has no compiled kernels: install crossrt again on x86-64, where there is a C++ compiler"
-        )
-    lacking = _lacking(precision)
-    if not lacking and precision is Precision.BF16 and native_library("native_avx512_bf16") is None:
-        return (
-            "this installation's kernels were compiled without AVX512-BF16: install crossrt again, with GCC 11 or later"
-        )
-    return f"this processor lacks {', '.join(lacking)}" if lacking else ""
-
-
-def _lacking(precision: Precision) -> list[str]:
-    return sorted(NATIVE_FLAGS[precision] - instructions())
-
-
 def backend_version(backend: str) -> str:
     """Return the installed version of a backend, or `?`."""
     for name in DISTRIBUTIONS[backend]:
         if _has_distribution(name):
             return importlib.metadata.version(name)
-    # A TensorRT that was copied, or came in another package, is known by its module alone. Without a driver it is not asked:
-    # it could take the process down.
+    # A TensorRT that was copied, or that another package contains, has a module and no distribution. It is imported only
+    # where there is a driver: without one it could crash the process.
     if backend in LIBRARIES and gpus() and importlib.util.find_spec(backend) is not None:
         return str(importlib.import_module(backend).__version__)
     return "?"
 
 
 def has_cuda() -> bool:
-    """Tell whether the ONNX Runtime that is installed was built for CUDA, and bindings to CUDA are there."""
+    """Tell whether onnxruntime-gpu and a package of CUDA bindings are installed."""
     return installed_bindings() is not None and _has_distribution("onnxruntime-gpu")
 
 

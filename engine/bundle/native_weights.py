@@ -1,9 +1,10 @@
-"""`NativeModel`: the weights that the native kernels compute from, as they lie in a bundle.
+"""`NativeModel`: the file of weights that the native kernels compute from.
 
-A file in the safetensors format, mapped and not read, of weights in 8 bits, BF16 or FP32 for processors, and in FP16 for GPUs.
-Every width is padded to a multiple of 32 channels, and so is each attention head. For processors weights lie in panels of 32
-output channels, four, two or one input channels side by side, as `native/product.h` wants them; for GPUs they are [outputs,
-inputs]. What is in the file follows from its sizes alone, so a file that does not fit them is refused before the kernels see it.
+It is a file in the safetensors format, memory-mapped: weights in INT8, BF16 or FP32 for CPUs, and in FP16 for GPUs. Every width
+is padded with zeros to a multiple of 32 channels, and so is each attention head. For CPUs weights are packed into panels of 32
+output channels, with four, two or one input channels interleaved (engine/kernels/native/gemm.h has a picture); for GPUs they are
+[outputs, inputs]. Names, dtypes and shapes of all tensors follow from `ModelDims`, which the header holds. A file that deviates
+is refused before the kernels see it.
 """
 
 import dataclasses
@@ -26,10 +27,10 @@ from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
 
 FORMAT = "crossrt native 3"
 PLAIN_FORMAT = "crossrt native 2"
-"""The one before, which did not say whether positions pass over padding; a model whose positions do not is read still."""
-MOST_HEADER = 1 << 24
-"""Bytes of a header; that of a model of 48 layers has 0.1 million."""
-MOST = {
+"""The format before it, without `padding`. Files of models that have no such padding are still read."""
+MAX_HEADER_BYTES = 1 << 24
+"""A model of 48 layers has a header of 0.1 MB."""
+MAX_DIMS = {
     **{
         "hidden": 1 << 16,
         "heads": 1 << 10,
@@ -46,22 +47,22 @@ MOST = {
         "padding": MOST_TOKENS,
     },
 }
-"""Bounds within which the kernels' arithmetic is sure not to overflow: 255 x 127 x 65,536 is the largest sum of INT8."""
+"""Bounds within which the kernels' integers cannot overflow: the largest INT8 sum is 255 x 127 x 65,536, which is below 2^31."""
 PANEL = 32
-"""Output channels side by side, and what widths are padded to."""
-KEPT = 4
-"""Channels of the second feed-forward layer's input that stay in FP32 where the others are in 8 bits."""
+"""Output channels of a panel (`PANEL` in native/gemm.h), and the multiple that widths are padded to."""
+OUTLIER_CHANNELS = 4
+"""Input channels of the second feed-forward layer that INT8 multiplies in FP32 (`Int8::OutlierChannels` in
+native/precision.h)."""
 ALIGNMENT = 64
-"""Bytes that the kernels load at once."""
-WEIGHTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
-"""By a processor's precision: what the weights of linear layers are stored in, and how many input channels of a panel lie side by
-side."""
+"""Bytes of a vector load: each panel begins at a multiple of this."""
+WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
+"""By precision on a CPU: the dtype of linear layers' weights, and how many of their input channels are interleaved."""
 ACTIVATIONS = ("none", "tanh", "relu", "gelu")
-"""Between the layers of a head. Both in the order that the kernels number them."""
-TEXTS = ("precision", "activation")
-"""Of the sizes; the others are numbers."""
+"""Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h."""
+TEXT_FIELDS = ("precision", "activation")
+"""Fields of `ModelDims` that are text; the others are numbers."""
 DTYPES: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype("<u2"),  # NumPy has none; these are its bits
+    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: its bits
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
     "I8": np.dtype("i1"),
@@ -78,12 +79,16 @@ def padded(width: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDims:
-    """A model's sizes, and the `precision` of its linear layers. `head` and `intermediate` are padded, `hidden` is not. `types`
-    is 0 for a model whose token types make no difference; `dense` counts the head's linear layers, between which
-    `activation` is.
+    """The dimensions of a model, and the precision of its linear layers.
 
-    `padding` is the padding's id in a model that counts positions over the other tokens alone, as RoBERTa does, and None in
-    one that counts all. In the first the table of positions begins with the row of padding, which a text can hold too.
+    - `hidden`, `intermediate`: channels of the hidden states, not padded, and of the feed-forward layers, padded.
+    - `heads`, `head`: attention heads, and the channels of one, padded.
+    - `types`: token types; 0 for a model without them.
+    - `positions`: the longest pair, in tokens.
+    - `dense`, `labels`, `activation`: linear layers of the classification head, its outputs, and what is between the layers.
+    - `epsilon`: of LayerNorm.
+    - `padding`: the id of padding in a model that, as RoBERTa, counts positions without padding; None in one that counts every
+      token. In the former row 0 of the position table is that of padding, which a text can contain too.
     """
 
     precision: str
@@ -102,89 +107,106 @@ class ModelDims:
     padding: int | None = None
 
     @property
-    def places(self) -> int:
-        """Rows of the table of positions."""
+    def width(self) -> int:
+        """Channels of the hidden states, padded."""
+        return padded(self.hidden)
+
+    @property
+    def attention_width(self) -> int:
+        """Channels of all attention heads together."""
+        return self.heads * self.head
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the position table."""
         return self.positions + (self.padding is not None)
 
     @property
-    def eight_bit(self) -> bool:
-        """Whether the linear layers are in 8 bits."""
+    def is_int8(self) -> bool:
+        """Whether the linear layers are in INT8."""
         return self.precision == "int8"
 
     @property
     def for_gpus(self) -> bool:
-        """Whether GPUs compute it, and not processors."""
+        """Whether the file is for the kernels on GPUs."""
         return self.precision == "fp16"
 
     def tensors(self) -> Tensors:
-        """Name, dtype and shape of every tensor, in the order of the file and of the kernels' arguments."""
-        width, attended = padded(self.hidden), self.heads * self.head
+        """Yield name, dtype and shape of every tensor, in the order of the file and of the C++ constructors that read it.
+
+        In INT8 `balance` is SmoothQuant's factors, `kept` the numbers of the outlier channels, `output.kept` their weights.
+        """
+        width, attention_width = self.width, self.attention_width
         yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, width)
-        yield "position", "F32", (self.places, width)
+        yield "position", "F32", (self.position_rows, width)
         yield "type", "F32", (self.types, width)
         yield from self._norm("embedding_norm")
         for number in range(self.layers):
             layer = f"layer.{number}"
             if number < self.layers - 1:
-                yield from self._linear(f"{layer}.query_key_value", width, 3 * attended)
+                yield from self._linear(f"{layer}.query_key_value", width, 3 * attention_width)
             else:
-                yield from self._linear(f"{layer}.query", width, attended)
+                yield from self._linear(f"{layer}.query", width, attention_width)
                 yield from self._last_keys_and_values(layer)
-            yield from self._linear(f"{layer}.attention_output", attended, width)
+            yield from self._linear(f"{layer}.attention_output", attention_width, width)
             yield from self._linear(f"{layer}.intermediate", width, self.intermediate)
             yield from self._linear(f"{layer}.output", self.intermediate, width)
-            if self.eight_bit:
-                yield f"{layer}.output.kept", "F32", (KEPT, width)
+            if self.is_int8:
+                yield f"{layer}.output.kept", "F32", (OUTLIER_CHANNELS, width)
             yield from self._norm(f"{layer}.attention_norm")
             yield from self._norm(f"{layer}.output_norm")
         for number in range(self.dense):
             out = self.labels if number == self.dense - 1 else self.hidden
-            # On GPUs a head's layer is a product like the encoder's, but for the last, which a kernel computes.
-            product = self.for_gpus and number < self.dense - 1
-            yield f"head.{number}.weight", *(("F16", (width, width)) if product else ("F32", (self.hidden, out)))
-            yield f"head.{number}.bias", "F32", (width if product else out,)
-        if self.eight_bit:
-            yield "kept", "I32", (self.layers, KEPT)
+            # On GPUs cuBLAS computes the layers of the head, except the last, which has a kernel.
+            by_cublas = self.for_gpus and number < self.dense - 1
+            yield f"head.{number}.weight", *(("F16", (width, width)) if by_cublas else ("F32", (self.hidden, out)))
+            yield f"head.{number}.bias", "F32", (width if by_cublas else out,)
+        if self.is_int8:
+            yield "kept", "I32", (self.layers, OUTLIER_CHANNELS)
 
     def _last_keys_and_values(self, layer: str) -> Tensors:
-        width, attended = padded(self.hidden), self.heads * self.head
+        width, attention_width = self.width, self.attention_width
         if self.for_gpus:
-            yield from self._linear(f"{layer}.key_value", width, 2 * attended)
+            yield from self._linear(f"{layer}.key_value", width, 2 * attention_width)
             return
-        # See `Last` in native/encoder.h.
-        dtype, side_by_side = WEIGHTS["fp32" if self.precision == "fp32" else "bf16"]
-        key = (self.heads, width // PANEL, self.head // side_by_side, PANEL, side_by_side)
+        # `LastLayer` in native/model.h says why.
+        dtype, interleaved = WEIGHT_LAYOUTS["fp32" if self.precision == "fp32" else "bf16"]
+        key = (self.heads, width // PANEL, self.head // interleaved, PANEL, interleaved)
         yield f"{layer}.key.weight", dtype, key
-        yield f"{layer}.value.weight", dtype, (attended // PANEL, width // side_by_side, PANEL, side_by_side)
-        yield f"{layer}.value.bias", "F32", (attended,)
+        yield f"{layer}.value.weight", dtype, (attention_width // PANEL, width // interleaved, PANEL, interleaved)
+        yield f"{layer}.value.bias", "F32", (attention_width,)
 
     def _norm(self, name: str) -> Tensors:
-        for part in ("weight", "bias", "balance") if self.eight_bit else ("weight", "bias"):
-            yield f"{name}.{part}", "F32", (padded(self.hidden),)
+        for part in ("weight", "bias", "balance") if self.is_int8 else ("weight", "bias"):
+            yield f"{name}.{part}", "F32", (self.width,)
 
     def _linear(self, name: str, inputs: int, outputs: int) -> Tensors:
         if self.for_gpus:
             yield f"{name}.weight", "F16", (outputs, inputs)
             yield f"{name}.bias", "F16", (outputs,)
             return
-        dtype, side_by_side = WEIGHTS[self.precision]
-        yield f"{name}.weight", dtype, (outputs // PANEL, inputs // side_by_side, PANEL, side_by_side)
-        for part in ("scale", "sums", "bias") if self.eight_bit else ("bias",):
+        dtype, interleaved = WEIGHT_LAYOUTS[self.precision]
+        yield f"{name}.weight", dtype, (outputs // PANEL, inputs // interleaved, PANEL, interleaved)
+        for part in ("scale", "sums", "bias") if self.is_int8 else ("bias",):
             yield f"{name}.{part}", "F32", (outputs,)
 
     def check(self) -> None:
-        """Raise ValueError unless the kernels can compute a model of these sizes."""
-        for name, most in MOST.items():
-            number, least = getattr(self, name), 0 if name in ("types", "padding") else 1
-            if number is not None and not least <= number <= most:
-                raise ValueError(f"{name} is {number}, expected {least} to {most}")
-        if self.heads * self.head > MOST["hidden"] or (self.padding is not None and self.padding >= self.vocab):
+        """Raise ValueError unless the kernels can compute a model of these dimensions."""
+        for name, high in MAX_DIMS.items():
+            number, low = getattr(self, name), 0 if name in ("types", "padding") else 1
+            if number is not None and not low <= number <= high:
+                raise ValueError(f"{name} is {number}, expected {low} to {high}")
+        if self.attention_width > MAX_DIMS["hidden"] or (self.padding is not None and self.padding >= self.vocab):
             raise ValueError(f"{self.heads} heads of {self.head} channels or padding {self.padding} are not possible")
-        if self.for_gpus and self.places > 1 << 16:
+        if self.for_gpus and self.position_rows > 1 << 16:
             raise ValueError(f"{self.positions} positions are too many for a GPU's kernels")
         if self.head % PANEL or self.intermediate % PANEL:
             raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
-        if self.precision not in (*WEIGHTS, "fp16") or self.activation not in ACTIVATIONS or not 0 < self.epsilon < 1:
+        if (
+            self.precision not in (*WEIGHT_LAYOUTS, "fp16")
+            or self.activation not in ACTIVATIONS
+            or not 0 < self.epsilon < 1
+        ):
             raise ValueError(
                 f"precision {self.precision!r}, activation {self.activation!r} or epsilon {self.epsilon} is none"
             )
@@ -192,28 +214,28 @@ class ModelDims:
 
 @dataclass(frozen=True, slots=True)
 class NativeModel:
-    """ModelDims, and the arrays in the order of `ModelDims.tensors`."""
+    """Dimensions, and the arrays in the order of `ModelDims.tensors`. The arrays are views of the mapped file."""
 
-    sizes: ModelDims
+    dims: ModelDims
     arrays: tuple[npt.NDArray[Any], ...]
 
     @classmethod
     def open(cls, path: Path) -> "NativeModel":
-        """Map a file. Raises BundleError for one that cannot be read, or is anything but what `write` writes."""
+        """Map a file. Raises BundleError if it cannot be read, or is anything else than what `write` writes."""
         try:
             with path.open("rb") as file:
                 content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             length = int.from_bytes(content[:8], "little")
-            if length > MOST_HEADER:
-                raise ValueError(f"its header has {length:,} bytes, and at most {MOST_HEADER:,} are read")
+            if length > MAX_HEADER_BYTES:
+                raise ValueError(f"its header has {length:,} bytes, and at most {MAX_HEADER_BYTES:,} are read")
             header = parsed(bytes(content[8 : 8 + length]).decode())
             if not isinstance(header, dict):
                 raise ValueError("its header is no object")
-            sizes = _sizes(header.pop("__metadata__", None))
-            sizes.check()
+            dims = _dims_of(header.pop("__metadata__", None))
+            dims.check()
             arrays, begin = [], 0
-            # One tensor after the other: what is not in the header ends this, however many the sizes would make.
-            for name, dtype, shape in sizes.tensors():
+            # Lazily: the first tensor that is not in the header ends the loop, so a header that claims many layers costs nothing.
+            for name, dtype, shape in dims.tensors():
                 end = begin + prod(shape) * DTYPES[dtype].itemsize
                 if header.pop(name, None) != _entry(dtype, shape, begin, end) or 8 + length + end > len(content):
                     raise ValueError(f"the tensor {name} is not the one of its sizes")
@@ -221,59 +243,69 @@ class NativeModel:
                 begin = end
             if header or len(content) != 8 + length + begin or (8 + length) % ALIGNMENT:
                 raise ValueError("its tensors are not those of its sizes")
-            if sizes.eight_bit and not 0 <= arrays[-1].min() <= arrays[-1].max() < sizes.intermediate:
+            if dims.is_int8 and not 0 <= arrays[-1].min() <= arrays[-1].max() < dims.intermediate:
                 raise ValueError("it names kept channels that are not there")
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} cannot be used ({error}); export the bundle again") from error
-        return cls(sizes, tuple(arrays))
+        return cls(dims, tuple(arrays))
 
     def check_belongs(self, path: Path, manifest: Manifest, precision: Precision) -> None:
-        """Raise BundleError, naming the file, when this is of another model than the manifest, or cannot be computed rightly."""
-        sizes = self.sizes
-        found = (sizes.precision, sizes.positions, sizes.labels)
+        """Raise BundleError, naming the file, if it is another model's, or too old to say how this model counts positions."""
+        dims = self.dims
+        found = (dims.precision, dims.positions, dims.labels)
         if found != (precision.value, manifest.max_positions, manifest.labels):
             raise BundleError(f"{path} is of another model than the manifest; export the bundle again")
-        if sizes.padding is None and manifest.architecture.get("head") == "roberta":
+        if dims.padding is None and manifest.architecture.get("head") == "roberta":
             raise BundleError(
                 f"{path} was written by an older crossrt, which took no account of padding tokens in texts: export the bundle "
                 "again, or use another backend"
             )
 
 
-def write(file: BinaryIO, sizes: ModelDims, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a model. `arrays` has every tensor that `sizes` names, in its shape; dtypes are converted, but BF16 comes as bits."""
-    fields = dataclasses.asdict(sizes).items()
-    metadata = {"format": FORMAT} | {name: value if name in TEXTS else json.dumps(value) for name, value in fields}
-    text = json.dumps({"__metadata__": metadata} | _entries(sizes)).encode()
+def write(file: BinaryIO, dims: ModelDims, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a model. `arrays` has every tensor of `dims.tensors()`. Dtypes are converted, except BF16, which is given as its
+    bits.
+
+    Raises ValueError for an array of another shape.
+    """
+    fields = dataclasses.asdict(dims).items()
+    metadata = {"format": FORMAT} | {
+        name: value if name in TEXT_FIELDS else json.dumps(value) for name, value in fields
+    }
+    text = json.dumps({"__metadata__": metadata} | _entries(dims)).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     file.write(len(text).to_bytes(8, "little") + text)
-    for name, dtype, shape in sizes.tensors():
+    for name, dtype, shape in dims.tensors():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} is {list(arrays[name].shape)}, expected {list(shape)}")
         file.write(np.ascontiguousarray(arrays[name], dtype=DTYPES[dtype]).tobytes())
 
 
-def _sizes(said: Any) -> ModelDims:
-    """Read the metadata of a header, whose values are all texts. Raises ValueError."""
-    if not isinstance(said, dict) or not all(isinstance(value, str) and len(value) <= 64 for value in said.values()):
+def _dims_of(metadata: Any) -> ModelDims:
+    """Read the metadata of a header, whose values are all strings. Raises ValueError."""
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) and len(value) <= 64 for value in metadata.values()
+    ):
         raise ValueError("its header has no sizes")
-    version = said.pop("format", None)
+    version = metadata.pop("format", None)
     if version not in (FORMAT, PLAIN_FORMAT):
         raise ValueError(f"it is not of the format {FORMAT!r}")
-    if ("padding" in said) != (version == FORMAT):
+    if ("padding" in metadata) != (version == FORMAT):
         raise ValueError(f"its header has not the sizes of the format {version!r}")
-    return record(ModelDims, {name: value if name in TEXTS else parsed(value) for name, value in said.items()})
+    return record(
+        ModelDims, {name: value if name in TEXT_FIELDS else parsed(value) for name, value in metadata.items()}
+    )
 
 
 def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str, Any]:
-    """What the file's header says of a tensor."""
+    """Return the header's entry of a tensor."""
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
-def _entries(sizes: ModelDims) -> dict[str, Any]:
-    """What the file's header says of each tensor."""
+def _entries(dims: ModelDims) -> dict[str, Any]:
+    """Return the header's entries of all tensors."""
     entries, begin = {}, 0
-    for name, dtype, shape in sizes.tensors():
+    for name, dtype, shape in dims.tensors():
         end = begin + prod(shape) * DTYPES[dtype].itemsize
         entries[name] = _entry(dtype, shape, begin, end)
         begin = end

@@ -1,1 +1,1 @@
-"""The native kernels: the sources, and the files of their weights."""
+"""The native kernels: their C++ and CUDA sources (`native/`), the compiled libraries, and whether they can run here."""

@@ -9,14 +9,17 @@ logger = logging.getLogger("crossrt")
 
 
 def native_library(name: str) -> Path | None:
-    """Return a compiled library by its name, if this installation has it."""
+    """Return the file of a compiled library, such as `native_avx512`, or None if this installation does not have it."""
     files = (Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
-def loaded(file: Path, function: str, interface: int) -> ctypes.CDLL | None:
-    """Load a compiled library. None for one of another machine, and, with a warning, for one that was compiled for another
-    version of crossrt: its `function` gives another number than `interface`, or is not there, and calls would read garbage."""
+def load_library(file: Path, function: str, interface: int) -> ctypes.CDLL | None:
+    """Load a compiled library.
+
+    Returns None, with a warning, for a file that cannot be loaded, such as another machine's, and for one that was compiled for
+    another version of crossrt: its `function` does not return `interface`, and calls to it would read garbage.
+    """
     try:
         library = ctypes.CDLL(str(file))
     except OSError as error:

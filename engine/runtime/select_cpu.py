@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 
-from ..backends.registry import (
-    ONNX_BACKENDS,
-    installed_backends,
-    why_not_native,
-)
+from ..backends.registry import ONNX_BACKENDS, installed_backends
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..hardware.cpus import has_vnni, usable_cpus
+from ..kernels.support import why_not_native
 from ..options import whole
 from ..precision import Precision
 from .execution_config import CpuConfig

@@ -1,6 +1,6 @@
-"""`WordPiece`: BERT's tokenization in C++ (`native/wordpiece.cpp`), token for token that of the package tokenizers.
+"""`WordPiece`: BERT's tokenization in C++ (engine/kernels/native/wordpiece.cpp), with the same ids as the package tokenizers.
 
-The real tokenizer says what becomes of each character, once; the rest, words and their pieces, is done without it.
+The package tokenizers is asked once what each character is normalized to. Words and their pieces are found without it.
 """
 
 import ctypes
@@ -13,28 +13,31 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from ..kernels.library import loaded, native_library
+from ..kernels.library import load_library, native_library
 from .encoded_pairs import Spans
 
 INTERFACE = 1
-"""Of the library's functions: one more with each change of what they take (`INTERFACE` in native/wordpiece.cpp)."""
+"""The version of the library's functions. Raised with each change of what they take, here and in native/wordpiece.cpp."""
 IN_WORD, ALONE, SPACE, UNSUPPORTED = range(4)
-LONGEST_WORD = 1000
-"""Characters of the longest word that a vocabulary may allow (`LONGEST_WORD` in C++)."""
-MOST_BECOMES = 3
-"""Characters that one may become (`BECOMES` in C++): the Hangul syllables' three are the most there are."""
-UNKNOWN = -2
-"""The length of a text with a character that is not known yet."""
-MOST_THREADS, LEAST_BYTES = 8, 16_384
-"""Threads that tokenize one list of texts, and bytes that it is worth to start another one for: 0.15 ms of work."""
+"""How a character stands in a text (`CharacterKind` in C++)."""
+MAX_WORD_CHARACTERS = 1000
+"""Characters of the longest word that a tokenizer may allow (the same name in C++)."""
+MAX_NORMALIZED_CHARACTERS = 3
+"""Characters that one may be normalized to (12 bytes, `MAX_NORMALIZED_BYTES` in C++). Hangul syllables have three, the most."""
+UNKNOWN_CHARACTER = -2
+"""The length of a text with a character that is not in the table yet (the same name in C++)."""
+MAX_THREADS = 8
+"""Threads that tokenize one list of texts."""
+BYTES_PER_THREAD = 16_384
+"""Text that is worth starting one more thread for: 0.15 ms of work."""
 MARKS = "\U0001d16d", "\u1b44"
-"""Combining marks which NFD puts in the other order, and which are not stripped as accents are."""
+"""Two combining marks that NFD puts in the other order, and that are not stripped as accents are."""
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     file = native_library("native_wordpiece")
-    library = None if file is None else loaded(file, "crossrt_wordpiece_interface", INTERFACE)
+    library = None if file is None else load_library(file, "crossrt_wordpiece_interface", INTERFACE)
     if library is None:
         return None
     pointer, text, number, whole = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int64
@@ -112,14 +115,14 @@ class WordPiece:
         ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=count))
         starts = np.concatenate(([0], ends[:-1])) if count else ends
         ids, lengths = np.empty(len(joined), dtype=np.int32), np.empty(count, dtype=np.int64)
-        threads = min(threads, MOST_THREADS, 1 + len(joined) // LEAST_BYTES)
+        threads = min(threads, MAX_THREADS, 1 + len(joined) // BYTES_PER_THREAD)
 
         def tokenize(begin: int, end: int, threads: int) -> int:
             addresses = ends.ctypes.data, begin, end, threads, ids.ctypes.data, lengths.ctypes.data
             return int(self._library.crossrt_wordpiece_tokens(self._handle, joined, *addresses))
 
         if tokenize(0, count, threads):
-            for row in np.flatnonzero(lengths == UNKNOWN).tolist():
+            for row in np.flatnonzero(lengths == UNKNOWN_CHARACTER).tolist():
                 for character in set(texts[row]):
                     if not self._library.crossrt_wordpiece_knows(self._handle, ord(character)):
                         self._learn(character)
@@ -151,7 +154,7 @@ class WordPiece:
         kinds = [self._kind(each) for each in text]
         words = [each for each, kind in zip(text, kinds, strict=True) if kind != SPACE]
         # No text has more tokens than bytes, so this bounds what C++ writes.
-        if UNSUPPORTED in kinds or len(words) > min(MOST_BECOMES, len(character.encode())):
+        if UNSUPPORTED in kinds or len(words) > min(MAX_NORMALIZED_CHARACTERS, len(character.encode())):
             return UNSUPPORTED, ""
         if all(kind == IN_WORD for kind in kinds):
             return IN_WORD, text
@@ -197,7 +200,7 @@ def _is_of_bert(fields: dict[str, Any]) -> bool:
             and (template["type"] == "BertProcessing" or sides == ["A", "B"])
             and model["type"] == "WordPiece"
             and model["continuing_subword_prefix"] == "##"
-            and 0 <= model["max_input_chars_per_word"] <= LONGEST_WORD
+            and 0 <= model["max_input_chars_per_word"] <= MAX_WORD_CHARACTERS
             and model.keys() <= {"type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word", "vocab"}
             # Tokens that are looked for before normalization: a text that has one is left to the real tokenizer.
             and all(token["normalized"] is False and token["content"] for token in fields["added_tokens"])

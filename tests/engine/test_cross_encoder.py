@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossrt import AutoModelForSequenceClassification, CrossEncoder
-from crossrt.engine.backends.registry import installed_backends, why_not_native
+from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, InputError, OptionError, UnsupportedOptionError
+from crossrt.engine.kernels.support import why_not_native
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 ATOL = 2e-5  # FP32 noise of another order of summation: 3e-6 measured on logits of this size

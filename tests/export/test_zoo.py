@@ -19,8 +19,8 @@ transformers = pytest.importorskip("transformers")
 
 from crossrt import Bundle, CrossEncoder
 from crossrt.engine.backends.native_cpu import NativeSession
-from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.batching.plan import plan_single_batch
+from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint

@@ -16,7 +16,6 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from crossrt.engine.backends.native_cpu import NativeSession
-from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.engine_file import EngineFile
 from crossrt.engine.bundle.manifest import BundleFile, BundleModel, Manifest
@@ -24,13 +23,14 @@ from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.bundle.profiles import Profile
 from crossrt.engine.errors import CrossrtError
 from crossrt.engine.files import trec
+from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import prepare
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.engine.text.wordpiece import WordPiece
 from tests.conftest import vocabulary
-from tests.engine.backends.test_native_cpu import random_arrays, sizes_of
+from tests.engine.backends.test_native_cpu import dims_of, random_arrays
 
 from . import mutation
 
@@ -113,7 +113,7 @@ def native_weights(folder: Path) -> Try:
         each for each in ("fp32", "bf16", "int8") if not why_not_native(Precision(each))
     ):
         for padding in (None, 1):
-            sizes = sizes_of(
+            dims = dims_of(
                 precision=precision, hidden=32, heads=1, intermediate=32, vocab=8, positions=16, padding=padding
             )
             place = folder / f"{number}{padding}"
@@ -122,7 +122,7 @@ def native_weights(folder: Path) -> Try:
             with file.open("wb") as opened:
                 from crossrt.engine.bundle.native_weights import write
 
-                write(opened, sizes, random_arrays(sizes))
+                write(opened, dims, random_arrays(dims))
             model = BundleModel(file="model.fp32.onnx", native_file="model.native")
             manifest = dataclasses.replace(
                 _manifest(), models={precision: model}, max_positions=16, max_length=16, labels=1
@@ -265,7 +265,7 @@ def _encoded(chance: Random, vocab: int) -> Any:
 
 
 def _in_turn(chance: Random, header: dict[str, Any]) -> dict[str, Any]:
-    """Let the sizes be what is spoilt, half of the time: there are many more tensors."""
+    """Let the metadata be what is spoilt, half of the time: there are many more tensors."""
     return {"__metadata__": header["__metadata__"]} if chance.random() < 0.5 else header
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.kernels.library import native_library
+from crossrt.engine.kernels.support import why_not_native
 
 from .kinds import KINDS
 from .run import run

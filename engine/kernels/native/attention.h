@@ -1,170 +1,151 @@
-// Attention of one head over one pair: softmax(Q K^T) V in BF16 or FP32, with the scale and log2(e) folded into Q's weights.
+// Attention of one head over one pair, softmax(Q K^T) V, in BF16 or FP32 with sums in FP32.
 //
-// Scores of up to 12 queries with all keys stay in the first cache. There is no padding, so there is no mask.
+// The weights of Q carry the scale 1 / sqrt(head width) and log2(e), so softmax is 2^x and has no product of its own. K and V are
+// packed into panels as the weights of linear layers are (gemm.h): K with 32 keys as output channels, V with 32 value channels. A
+// tile of up to 12 queries is then two calls of the microkernel a panel, and its scores with all keys stay in the first cache.
+// Pairs lie one after the other without padding, so there is no mask: only the last panel of keys has columns without a key, and
+// softmax leaves those out.
 
 #pragma once
 
-#include "memory.h"
-#include "vectors.h"
+#include <cmath>
+
+#include "element_traits.h"
+#include "workspace.h"
 
 namespace crossrt {
 
-// Sixteen rows of sixteen dwords become sixteen columns.
-INLINE void transpose(__m512i rows[16]) {
-    __m512i pairs[16];
-    for (int n = 0; n < 16; n += 2) {
-        pairs[n] = _mm512_unpacklo_epi32(rows[n], rows[n + 1]);
-        pairs[n + 1] = _mm512_unpackhi_epi32(rows[n], rows[n + 1]);
-    }
-    for (int n = 0; n < 16; n += 4) {
-        rows[n] = _mm512_unpacklo_epi64(pairs[n], pairs[n + 2]);
-        rows[n + 1] = _mm512_unpackhi_epi64(pairs[n], pairs[n + 2]);
-        rows[n + 2] = _mm512_unpacklo_epi64(pairs[n + 1], pairs[n + 3]);
-        rows[n + 3] = _mm512_unpackhi_epi64(pairs[n + 1], pairs[n + 3]);
-    }
-    // Each row holds, in its four lanes, four rows' dwords of columns c, c + 4, c + 8 and c + 12.
-    for (int c = 0; c < 4; c++) {
-        const __m512i low = _mm512_shuffle_i32x4(rows[c], rows[c + 4], 0x88);
-        const __m512i high = _mm512_shuffle_i32x4(rows[c], rows[c + 4], 0xdd);
-        const __m512i low2 = _mm512_shuffle_i32x4(rows[c + 8], rows[c + 12], 0x88);
-        const __m512i high2 = _mm512_shuffle_i32x4(rows[c + 8], rows[c + 12], 0xdd);
-        pairs[c] = _mm512_shuffle_i32x4(low, low2, 0x88);
-        pairs[c + 8] = _mm512_shuffle_i32x4(low, low2, 0xdd);
-        pairs[c + 4] = _mm512_shuffle_i32x4(high, high2, 0x88);
-        pairs[c + 12] = _mm512_shuffle_i32x4(high, high2, 0xdd);
-    }
-    for (int n = 0; n < 16; n++) rows[n] = pairs[n];
-}
-
-// Keys [tokens, width] as panels of 32 keys.
-template <class Value>
-INLINE void pack_keys(const Value* keys, ptrdiff_t stride, int tokens, int width, Value* to) {
-    const ptrdiff_t dwords = width / Numbers<Value>::A_DWORD;
+// Packs keys [tokens, width], `stride` elements apart, into panels of 32 keys: [tokens / 32][width / PER_WORD][32][PER_WORD].
+// Columns without a key are zeros.
+template <class Element>
+ALWAYS_INLINE void pack_keys(const Element* keys, ptrdiff_t stride, int tokens, int width, Element* to) {
+    constexpr int PER_WORD = ElementTraits<Element>::PER_WORD;
+    const ptrdiff_t words = width / PER_WORD;
     for (int first = 0; first < tokens; first += LANES) {
-        auto* panel = reinterpret_cast<int32_t*>(to) + (first / PANEL) * dwords * PANEL + first % PANEL;
-        for (int part = 0; part < dwords; part += LANES) {
+        auto* panel = reinterpret_cast<int32_t*>(to) + (first / PANEL) * words * PANEL + first % PANEL;
+        for (int word = 0; word < words; word += LANES) {
             __m512i rows[LANES];
             for (int n = 0; n < LANES; n++)
-                rows[n] = first + n < tokens ? _mm512_loadu_si512(keys + (first + n) * stride + part * Numbers<Value>::A_DWORD)
+                rows[n] = first + n < tokens ? _mm512_loadu_si512(keys + (first + n) * stride + word * PER_WORD)
                                              : _mm512_setzero_si512();
             transpose(rows);
-            for (int n = 0; n < LANES; n++) _mm512_store_si512(panel + (part + n) * PANEL, rows[n]);
+            for (int n = 0; n < LANES; n++) _mm512_store_si512(panel + (word + n) * PANEL, rows[n]);
         }
     }
 }
 
-// Values [tokens, width] as panels of 32 channels, two tokens a step.
-INLINE void pack_values(const Half* values, ptrdiff_t stride, int tokens, int width, Half* to) {
-    alignas(64) Half order[2][2 * LANES];
+// Packs values [tokens, width], `stride` elements apart, into panels of 32 channels: [width / 32][tokens / 2][32][2]. Two tokens
+// are interleaved to a step; after an odd number of tokens come zeros.
+ALWAYS_INLINE void pack_values(const BFloat16* values, ptrdiff_t stride, int tokens, int width, BFloat16* to) {
+    alignas(64) BFloat16 order[2][2 * LANES];
     for (int n = 0; n < LANES; n++)
         for (int half = 0; half < 2; half++) {
             order[half][2 * n] = n + half * LANES;
             order[half][2 * n + 1] = n + half * LANES + 32;  // of the second token
         }
     const __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
-    for (int part = 0; part < width; part += PANEL)
+    for (int channel = 0; channel < width; channel += PANEL)
         for (int token = 0; token < tokens; token += 2, to += 2 * PANEL) {
-            const Half* row = values + token * stride + part;
-            const __m512i one = _mm512_loadu_si512(row);
-            const __m512i two = token + 1 < tokens ? _mm512_loadu_si512(row + stride) : _mm512_setzero_si512();
-            _mm512_store_si512(to, _mm512_permutex2var_epi16(one, low, two));
-            _mm512_store_si512(to + PANEL, _mm512_permutex2var_epi16(one, high, two));
+            const BFloat16* row = values + token * stride + channel;
+            const __m512i first = _mm512_loadu_si512(row);
+            const __m512i second = token + 1 < tokens ? _mm512_loadu_si512(row + stride) : _mm512_setzero_si512();
+            _mm512_store_si512(to, _mm512_permutex2var_epi16(first, low, second));
+            _mm512_store_si512(to + PANEL, _mm512_permutex2var_epi16(first, high, second));
         }
 }
 
-// Values [tokens, width] as panels of 32 channels.
-INLINE void pack_values(const float* values, ptrdiff_t stride, int tokens, int width, float* to) {
-    for (int part = 0; part < width; part += PANEL)
+// The same in FP32: [width / 32][tokens][32].
+ALWAYS_INLINE void pack_values(const float* values, ptrdiff_t stride, int tokens, int width, float* to) {
+    for (int channel = 0; channel < width; channel += PANEL)
         for (int token = 0; token < tokens; token++, to += PANEL) {
-            const float* row = values + token * stride + part;
+            const float* row = values + token * stride + channel;
             store(to, load(row), load(row + LANES));
         }
 }
 
-// What `join` makes of each row, in the order of the rows: four steps for all of them, in place of four for each.
-template <class Join>
-INLINE Floats across(Floats rows[LANES], Join&& join) {
-#pragma GCC unroll 8
-    for (int n = 0; n < 8; n++)
-        rows[n] = join(_mm512_shuffle_f32x4(rows[n], rows[n + 8], 0x44), _mm512_shuffle_f32x4(rows[n], rows[n + 8], 0xee));
-#pragma GCC unroll 4
-    for (int n = 0; n < 4; n++)
-        rows[n] = join(_mm512_shuffle_f32x4(rows[n], rows[n + 4], 0x88), _mm512_shuffle_f32x4(rows[n], rows[n + 4], 0xdd));
-#pragma GCC unroll 2
-    for (int n = 0; n < 2; n++)
-        rows[n] = join(_mm512_shuffle_ps(rows[n], rows[n + 2], 0x44), _mm512_shuffle_ps(rows[n], rows[n + 2], 0xee));
-    const Floats mixed = join(_mm512_shuffle_ps(rows[0], rows[1], 0x88), _mm512_shuffle_ps(rows[0], rows[1], 0xdd));
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), mixed);
-}
-
-// Makes weights of R rows of scores, `columns` apart, and says what each row is to be multiplied by to add up to 1.
-template <int R, class Value>
-INLINE void softmax(const float* scores, int columns, int tokens, Value* weights, float share[LANES]) {
-    const int whole = (tokens - 1) / LANES * LANES;
-    const __mmask16 tail = static_cast<__mmask16>((2u << (tokens - 1 - whole)) - 1);
-    Floats rows[LANES];
-    for (int r = 0; r < LANES; r++) rows[r] = all(1);
+// Turns R rows of scores, `columns` apart, into 2^(score - maximum), and gives 1 / sum of each row: the products with V are
+// scaled by that in place of the weights. The sum is of the weights in FP32, before they are rounded to BF16.
+//
+// The last vector of a row may reach beyond the last token. Its lanes there are masked: minus infinity for the maximum, 0 as
+// weights.
+template <int R, class Element>
+ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Element* weights, float inverse_sums[LANES]) {
+    const int tail = (tokens - 1) / LANES * LANES;  // where the last vector begins
+    const __mmask16 tail_mask = static_cast<__mmask16>((2u << (tokens - 1 - tail)) - 1);
+    FloatVec rows[LANES];
+    for (int r = 0; r < LANES; r++) rows[r] = broadcast(1);
     for (int r = 0; r < R; r++) {
         const float* row = scores + r * columns;
-        rows[r] = _mm512_mask_loadu_ps(all(-INFINITY), tail, row + whole);
-        for (int n = 0; n < whole; n += LANES) rows[r] = _mm512_max_ps(rows[r], load(row + n));
+        rows[r] = _mm512_mask_loadu_ps(broadcast(-INFINITY), tail_mask, row + tail);
+        for (int n = 0; n < tail; n += LANES) rows[r] = _mm512_max_ps(rows[r], load(row + n));
     }
-    alignas(64) float top[LANES];
-    _mm512_store_ps(top, across(rows, [](Floats one, Floats two) INLINED { return _mm512_max_ps(one, two); }));
-    for (int r = 0; r < LANES; r++) rows[r] = all(1);
+    alignas(64) float maxima[LANES];
+    _mm512_store_ps(maxima, transpose_reduce(rows, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA {
+                        return _mm512_max_ps(a, b);
+                    }));
+    for (int r = 0; r < LANES; r++) rows[r] = broadcast(1);
     for (int r = 0; r < R; r++) {
-        Value* to = weights + r * columns;
-        auto weight = [&](int n, __mmask16 there) INLINED {
-            const Floats below = _mm512_sub_ps(load(scores + r * columns + n), all(top[r]));
-            const Floats each = _mm512_maskz_mov_ps(there, Numbers<Value>::exp2(below));
-            store(to + n, each);
-            return each;
+        Element* to = weights + r * columns;
+        auto exponentiate = [&](int n, __mmask16 mask) ALWAYS_INLINE_LAMBDA {
+            const FloatVec below = _mm512_sub_ps(load(scores + r * columns + n), broadcast(maxima[r]));
+            const FloatVec weight = _mm512_maskz_mov_ps(mask, ElementTraits<Element>::exp2(below));
+            store(to + n, weight);
+            return weight;
         };
-        Floats sum = weight(whole, tail);
-        for (int n = 0; n < whole; n += LANES) sum = _mm512_add_ps(sum, weight(n, 0xffff));
+        FloatVec sum = exponentiate(tail, tail_mask);
+        for (int n = 0; n < tail; n += LANES) sum = _mm512_add_ps(sum, exponentiate(n, 0xffff));
         rows[r] = sum;
     }
-    const Floats sums = across(rows, [](Floats one, Floats two) INLINED { return _mm512_add_ps(one, two); });
-    _mm512_storeu_ps(share, _mm512_div_ps(all(1), sums));
+    const FloatVec sums =
+        transpose_reduce(rows, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return _mm512_add_ps(a, b); });
+    _mm512_storeu_ps(inverse_sums, _mm512_div_ps(broadcast(1), sums));
 }
 
-// Packed keys and values of one head, and the scores and weights of a tile.
-template <class Value>
-struct Attention {
-    Value *keys, *values, *weights;
+// Packed keys and values of one head, and the scores and weights of one tile of queries.
+template <class Element>
+struct AttentionScratch {
+    Element *keys, *values, *weights;
     float* scores;
 
-    Attention(Memory& memory, int tokens, int width)
-        : keys(memory.take<Value>(columns(tokens) * width)),
-          values(memory.take<Value>((columns(tokens) + 2) * width)),
-          weights(memory.take<Value>(TILE * columns(tokens))),
-          scores(memory.take<float>(TILE * columns(tokens))) {}
+    // For up to `tokens` tokens of `width` channels.
+    AttentionScratch(Workspace& workspace, int tokens, int width)
+        : keys(workspace.allocate<Element>(columns(tokens) * width)),
+          values(workspace.allocate<Element>((columns(tokens) + 2) * width)),
+          weights(workspace.allocate<Element>(TILE * columns(tokens))),
+          scores(workspace.allocate<float>(TILE * columns(tokens))) {}
 
+    // Tokens rounded up to whole panels.
     static size_t columns(int tokens) { return (tokens + PANEL - 1) / PANEL * PANEL; }
 };
 
-// `queries` are one head's, `apart` from one another, its `keys` and `values` are `stride` apart; the context of each query
-// goes to `context`, in FP32 or BF16, `wide` apart.
-template <class Value, class Context>
-INLINE void attend(const Value* queries, ptrdiff_t apart, int count, const Value* keys, const Value* values, ptrdiff_t stride,
-                   int tokens, int width, Context* context, ptrdiff_t wide, const Attention<Value>& memory) {
-    using Dot = typename Numbers<Value>::Dot;
-    constexpr int A_DWORD = Numbers<Value>::A_DWORD;
-    const int columns = Attention<Value>::columns(tokens), steps = (tokens + A_DWORD - 1) / A_DWORD;
-    pack_keys(keys, stride, tokens, width, memory.keys);
-    pack_values(values, stride, tokens, width, memory.values);
-    in_tiles(count, [&]<int R>(int first) APART {
+// Attention of `count` queries [count, width] to `tokens` keys and values [tokens, width]; each is a matrix whose rows lie a
+// stride apart. The context of each query goes to `context` [count, width], in FP32 or BF16.
+template <class Element, class Context>
+ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int count, const Element* keys, const Element* values,
+                          ptrdiff_t key_stride, int tokens, int width, Context* context, ptrdiff_t context_stride,
+                          const AttentionScratch<Element>& scratch) {
+    using Dot = typename ElementTraits<Element>::Dot;
+    constexpr int PER_WORD = ElementTraits<Element>::PER_WORD;
+    const int columns = AttentionScratch<Element>::columns(tokens), steps = (tokens + PER_WORD - 1) / PER_WORD;
+    pack_keys(keys, key_stride, tokens, width, scratch.keys);
+    pack_values(values, key_stride, tokens, width, scratch.values);
+    for_each_tile(count, [&]<int R>(int first) NOINLINE {
         for (int key = 0; key < columns; key += PANEL)
-            tile<Dot, R>(queries + first * apart, sizeof(Value) * apart, memory.keys + ptrdiff_t(key) * width, width / A_DWORD,
-                         [&](int r, Floats low, Floats high) INLINED { store(memory.scores + r * columns + key, low, high); });
-        float share[LANES];
-        softmax<R>(memory.scores, columns, tokens, memory.weights, share);
-        for (int part = 0; part < width; part += PANEL)
-            tile<Dot, R>(memory.weights, sizeof(Value) * columns, memory.values + ptrdiff_t(part) * A_DWORD * steps, steps,
-                         [&](int r, Floats low, Floats high) INLINED {
-                             const Floats each = all(share[r]);
-                             store(context + (first + r) * wide + part, _mm512_mul_ps(low, each), _mm512_mul_ps(high, each));
-                         });
+            microkernel<Dot, R>(queries + first * query_stride, sizeof(Element) * query_stride,
+                                scratch.keys + ptrdiff_t(key) * width, width / PER_WORD,
+                                [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                                    store(scratch.scores + r * columns + key, low, high);
+                                });
+        float inverse_sums[LANES];
+        softmax<R>(scratch.scores, columns, tokens, scratch.weights, inverse_sums);
+        for (int channel = 0; channel < width; channel += PANEL)
+            microkernel<Dot, R>(scratch.weights, sizeof(Element) * columns,
+                                scratch.values + ptrdiff_t(channel) * PER_WORD * steps, steps,
+                                [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                                    const FloatVec scale = broadcast(inverse_sums[r]);
+                                    store(context + (first + r) * context_stride + channel, _mm512_mul_ps(low, scale),
+                                          _mm512_mul_ps(high, scale));
+                                });
     });
 }
 

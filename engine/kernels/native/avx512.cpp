@@ -1,5 +1,6 @@
-// The kernels for processors with AVX512; INT8 wants AVX512-VNNI besides.
+// The library for processors with AVX512. INT8 needs AVX512-VNNI besides. engine/kernels/instruction_sets.py has the compiler
+// flags.
 #ifdef __AVX512BF16__
-#error "compile it without AVX512-BF16"
+#error "compile this file without AVX512-BF16"
 #endif
-#include "encoder.h"
+#include "c_api.h"

@@ -1,5 +1,5 @@
-// The kernels for processors with AVX512-VNNI and AVX512-BF16.
+// The library for processors with AVX512-VNNI and AVX512-BF16. engine/kernels/instruction_sets.py has the compiler flags.
 #ifndef __AVX512BF16__
-#error "compile it with AVX512-BF16"
+#error "compile this file with AVX512-BF16"
 #endif
-#include "encoder.h"
+#include "c_api.h"

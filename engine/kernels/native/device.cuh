@@ -1,9 +1,10 @@
-// What the kernels ask of a GPU beside plain arithmetic, of compute capability 8.0 and later: halves, and products of matrices
-// by a warp. No header of CUDA's is needed, which not every machine with a driver has.
+// What the kernels need of a GPU besides plain arithmetic: FP16 conversions, and ldmatrix and mma of a warp. For compute
+// capability 8.0 and later. It is PTX, so that NVRTC needs none of CUDA's headers, which not every machine with a driver has.
+// tests/engine/backends/emulated/device.cuh is the same in C++ for tests without a GPU.
 #pragma once
 
 typedef unsigned short half_bits;
-#define INFINITE __int_as_float(0x7f800000)
+#define INF __int_as_float(0x7f800000)
 
 __device__ __forceinline__ float to_float(half_bits value) {
     float result;
@@ -17,25 +18,25 @@ __device__ __forceinline__ half_bits to_half(float value) {
     return result;
 }
 
-// Two halves, the first in the low bits.
-__device__ __forceinline__ unsigned packed(float low, float high) {
+// Two FP16 numbers in 32 bits, `low` in the low half.
+__device__ __forceinline__ unsigned pack_halves(float low, float high) {
     unsigned result;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
     return result;
 }
 
-// 2 to the power of a number that is not positive, to 2^-22 of it; 0 for minus infinity.
-__device__ __forceinline__ float power_of_two(float value) {
+// 2^x for x <= 0, with a relative error of 2^-22; 0 for minus infinity.
+__device__ __forceinline__ float exp2_approx(float x) {
     float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
     return result;
 }
 
 __device__ __forceinline__ float shuffle_xor(float value, int lanes) { return __shfl_xor_sync(~0u, value, lanes); }
 __device__ __forceinline__ float shuffle(float value, int lane) { return __shfl_sync(~0u, value, lane); }
 
-// Four matrices of 8 x 8 halves from shared memory; lane i says where row i % 8 of matrix i / 8 is. A lane gets two neighbouring
-// columns, 2 (lane % 4) and the next, of row lane / 4.
+// Loads four 8 x 8 matrices of FP16 from shared memory. Lane i passes the address of row i % 8 of matrix i / 8, and gets of each
+// matrix two neighbouring elements: columns 2 (lane % 4) and the next, of row lane / 4.
 __device__ __forceinline__ void load_matrices(unsigned* matrices, const half_bits* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
@@ -43,7 +44,7 @@ __device__ __forceinline__ void load_matrices(unsigned* matrices, const half_bit
                  : "memory");
 }
 
-// The same of the transposed matrices: rows 2 (lane % 4) and the next, of column lane / 4.
+// The same, transposed: rows 2 (lane % 4) and the next, of column lane / 4.
 __device__ __forceinline__ void load_matrices_transposed(unsigned* matrices, const half_bits* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
@@ -51,9 +52,10 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned* matrices, con
                  : "memory");
 }
 
-// sums [16, 8] += left [16, 16] right [16, 8], in a warp. PTX ISA, "mma.m16n8k16" says which lane holds what.
-__device__ __forceinline__ void multiply_add(float* sums, const unsigned* left, const unsigned* right) {
+// sums [16, 8] += a [16, 16] b [16, 8], by a warp: FP16 products, FP32 sums. "Matrix fragments for mma.m16n8k16" in the PTX ISA
+// says which lane holds what.
+__device__ __forceinline__ void mma_16x8x16(float* sums, const unsigned* a, const unsigned* b) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

@@ -1,39 +1,27 @@
-// A cross-encoder on a CPU with AVX512: token ids in, logits out.
+// `Encoder`: a BERT-like cross-encoder on a CPU with AVX512. Token ids in, logits out.
 //
-// All is FP32, or else linear layers are in 8 bits or BF16 and attention in BF16 (arithmetic.h). Pairs lie one after the other
-// without padding. Python calls it by ctypes (engine/backends/native_cpu.py), which names the arrays that `crossrt_open` takes.
+// The pairs of a batch lie one after the other without padding: activations are [tokens, width], one row a token, and there are
+// no masks. The residual stream (`hidden`) is FP32; every linear layer reads rows in the model's precision, which are made while
+// a row is still in the first cache, right after LayerNorm or attention. Biases, dequantization, GELU and residuals are epilogues
+// of the matrix products. docs/decisions/0012 has the design and its measurements.
 
 #pragma once
 
 #include <memory>
-#include <system_error>
 
-#include "arithmetic.h"
 #include "attention.h"
-#include "team.h"
+#include "model.h"
+#include "thread_team.h"
 
 namespace crossrt {
 
-// The most tokens that go through a layer together, so that its weights are fetched for all of them at once.
-constexpr int TOGETHER = 512;
-// Rows that go through both feed-forward layers before the next do.
-constexpr int BLOCK = 96;
-// Words whose embedding is fetched ahead.
-constexpr int AHEAD = 4;
-// Of the functions at the end, for Python: one more with each change of what they take.
-constexpr int INTERFACE = 1;
-
-enum class Activation { none, tanh, relu, gelu };
-
-// Python has bounded them (`MOST` in engine/bundle/native_weights.py) so that rows of activations, three of them side by side too, fit into
-// an int. A row's number times its width need not, and is a ptrdiff_t throughout.
-struct Sizes {
-    int hidden, heads, head, intermediate, layers, types, vocab, positions, labels, dense, activation, bits;
-    int padding;  // the id that has a position of its own, the table's first, and is not counted in others'; negative for none
-
-    int width() const { return (hidden + PANEL - 1) / PANEL * PANEL; }
-    int attended() const { return heads * head; }
-};
+// The most tokens that go through a layer together, which fetch its weights once. Only a single longer pair has more.
+constexpr int BATCH_TOKENS = 512;
+// Rows that go through both feed-forward layers before the next do, so that what GELU gives is read again while it is cached.
+// 48 and 192 are no faster.
+constexpr int FFN_ROW_BLOCK = 96;
+// How many tokens ahead a word embedding is prefetched.
+constexpr int PREFETCH_DISTANCE = 4;
 
 struct Pair {
     const int32_t* ids;
@@ -41,306 +29,257 @@ struct Pair {
     int length;
 };
 
-struct Dense {
-    const float *weight, *bias;  // [in][out]
-    int in, out;
-};
-
 class Encoder {
 public:
-    const Sizes sizes;
+    const ModelDims dims;
 
-    explicit Encoder(const Sizes& sizes) : sizes(sizes) {}
+    explicit Encoder(const ModelDims& dims) : dims(dims) {}
     virtual ~Encoder() = default;
-    virtual std::unique_ptr<Memory> memory(int members) const = 0;
-    // Logits [count, labels] of pairs that go through the layers together, in memory that is its own.
-    virtual void encode(const Pair* pairs, int count, Memory& memory, float* logits) const = 0;
+    // Memory for one batch at a time, and a team of `threads`.
+    virtual std::unique_ptr<Workspace> new_workspace(int threads) const = 0;
+    // Writes logits [count, labels]. All pairs together have at most BATCH_TOKENS tokens, or there is only one. Several threads
+    // may call it at once, each with a workspace of its own.
+    virtual void score(const Pair* pairs, int count, Workspace& workspace, float* logits) const = 0;
 };
 
-template <class Arithmetic>
-class EncoderIn : public Encoder {
-    using Value = typename Arithmetic::Value;
-    using Word = typename Arithmetic::Word;
-    using Dot = typename Numbers<Value>::Dot;
-    using Rows = typename Arithmetic::Rows;
-    using Linear = typename Arithmetic::Linear;
+template <class Precision>
+class EncoderOf : public Encoder {
+    using Element = typename Precision::Element;
+    using Dot = typename ElementTraits<Element>::Dot;
+    using ActivationRows = typename Precision::ActivationRows;
+    using Linear = typename Precision::Linear;
+    using Layer = typename Model<Precision>::Layer;
+    using LayerNorm = typename Model<Precision>::LayerNorm;
+    using PostAttention = typename Model<Precision>::PostAttention;
 
-    struct NarrowingNorm : Norm {
-        typename Arithmetic::Balance balance;
-        explicit NarrowingNorm(Arrays& arrays) : Norm{arrays.take<float>(), arrays.take<float>()}, balance(arrays) {}
+    // What one thread needs for itself.
+    struct ThreadScratch {
+        Element* intermediate;  // [FFN_ROW_BLOCK, intermediate]: what GELU gives
+        typename Precision::FeedForwardScratch feed_forward;
+        AttentionScratch<Element> attention;
+
+        ThreadScratch(Workspace& workspace, const ModelDims& dims, int tokens)
+            : intermediate(workspace.allocate<Element>(size_t(FFN_ROW_BLOCK) * dims.intermediate)),
+              feed_forward(workspace, FFN_ROW_BLOCK, dims.intermediate),
+              attention(workspace, tokens, std::max(dims.head, dims.width())) {}
     };
-    // What comes after attention.
-    struct Finish {
-        Linear attention_output, intermediate, output;
-        typename Arithmetic::Kept kept;  // of output
-        NarrowingNorm attention_norm, output_norm;
+    struct Activations : Workspace {
+        float *hidden, *context;   // [tokens, width], [tokens, attention_width]
+        Element* query_key_value;  // [tokens, 3 attention_width]; in the last layer the hidden states, [tokens, width]
+        // The last layer, for TILE pairs: the queries [TILE, attention_width], and for each head the query times K's weights and
+        // the context in terms of hidden states [TILE, heads, width].
+        Element *cls_query, *absorbed_query, *pooled_hidden;
+        ActivationRows quantized_hidden, quantized_context;  // hidden and context, as linear layers read them
+        std::vector<ThreadScratch> scratch;                  // by rank
+        ThreadTeam team;
 
-        Finish(const Sizes& sizes, Arrays& arrays)
-            : attention_output(arrays, sizes.attended(), sizes.width()),
-              intermediate(arrays, sizes.width(), sizes.intermediate),
-              output(arrays, sizes.intermediate, sizes.width()),
-              kept(arrays),
-              attention_norm(arrays),
-              output_norm(arrays) {}
-    };
-    struct Layer {
-        Linear query_key_value;
-        Finish finish;
-
-        Layer(const Sizes& sizes, Arrays& arrays)
-            : query_key_value(arrays, sizes.width(), 3 * sizes.attended()), finish(sizes, arrays) {}
-    };
-    // Only [CLS] reaches the head, so the last layer has one query a pair. Its keys and values are never made: a score is
-    // (x K) q = x (K q) and a context (w x) V = w (x V), so with a product for each pair in place of one for each token, heads
-    // read the hidden states themselves. The keys' bias adds the same to all scores of a head, which softmax takes away.
-    struct Last {
-        Linear query;
-        const Value* key;    // for each head a weight as those of linear layers, [width][head]
-        const Value* value;  // [attended][width]
-        const float* value_bias;
-        Finish finish;
-
-        Last(const Sizes& sizes, Arrays& arrays)
-            : query(arrays, sizes.width(), sizes.attended()),
-              key(arrays.take<Value>()),
-              value(arrays.take<Value>()),
-              value_bias(arrays.take<float>()),
-              finish(sizes, arrays) {}
-    };
-    // What one thread computes in.
-    struct Scratch {
-        Value* wide;
-        typename Arithmetic::Between between;
-        Attention<Value> attention;
-
-        Scratch(Memory& memory, const Sizes& sizes, int rows)
-            : wide(memory.take<Value>(size_t(BLOCK) * sizes.intermediate)),
-              between(memory, BLOCK, sizes.intermediate),
-              attention(memory, rows, std::max(sizes.head, sizes.width())) {}
-    };
-    struct Activations : Memory {
-        float *hidden, *context;
-        Value *query_key_value, *query, *folded, *mixed;
-        Rows narrow, attended;
-        std::vector<Scratch> scratch;  // of each member
-        Team team;
-
-        Activations(const Sizes& sizes, int rows, int members)
-            : hidden(take<float>(size_t(rows) * sizes.width())),
-              context(take<float>(size_t(rows) * sizes.attended())),
-              query_key_value(take<Value>(size_t(rows) * std::max(3 * sizes.attended(), sizes.width()))),
-              query(take<Value>(size_t(TILE) * sizes.attended())),
-              folded(take<Value>(size_t(TILE) * sizes.heads * sizes.width())),
-              mixed(take<Value>(size_t(TILE) * sizes.heads * sizes.width())),
-              narrow(*this, rows, sizes.width()),
-              attended(*this, rows, sizes.attended()),
-              team(members) {
-            for (int member = 0; member < members; member++) scratch.emplace_back(*this, sizes, rows);
+        Activations(const ModelDims& dims, int tokens, int threads)
+            : hidden(allocate<float>(size_t(tokens) * dims.width())),
+              context(allocate<float>(size_t(tokens) * dims.attention_width())),
+              query_key_value(allocate<Element>(size_t(tokens) * std::max(3 * dims.attention_width(), dims.width()))),
+              cls_query(allocate<Element>(size_t(TILE) * dims.attention_width())),
+              absorbed_query(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
+              pooled_hidden(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
+              quantized_hidden(*this, tokens, dims.width()),
+              quantized_context(*this, tokens, dims.attention_width()),
+              team(threads) {
+            for (int rank = 0; rank < threads; rank++) scratch.emplace_back(*this, dims, tokens);
         }
     };
 
-    const float epsilon;
-    const Word* word;
-    const float *position, *type;
-    NarrowingNorm embedding_norm;
-    std::vector<Layer> layers;
-    Last last;
-    std::vector<Dense> dense;
+    const Model<Precision> model;
 
 public:
-    EncoderIn(const Sizes& sizes, float epsilon, Arrays arrays)
-        : Encoder(sizes),
-          epsilon(epsilon),
-          word(arrays.take<Word>()),
-          position(arrays.take<float>()),
-          type(arrays.take<float>()),
-          embedding_norm(arrays),
-          layers(all_but_last(sizes, arrays)),
-          last(sizes, arrays) {
-        for (int n = 0; n < sizes.dense; n++) {
-            const int out = n == sizes.dense - 1 ? sizes.labels : sizes.hidden;
-            dense.push_back({arrays.take<float>(), arrays.take<float>(), sizes.hidden, out});
-        }
-        if (Arithmetic::Kept::COUNT) {
-            const auto* channels = arrays.take<int32_t>();
-            for (Layer& layer : layers) layer.finish.kept.channels = channels, channels += Arithmetic::Kept::COUNT;
-            last.finish.kept.channels = channels;
-        }
+    EncoderOf(const ModelDims& dims, WeightReader weights) : Encoder(dims), model(dims, weights) {}
+
+    std::unique_ptr<Workspace> new_workspace(int threads) const override {
+        return std::make_unique<Activations>(dims, std::max(dims.positions, BATCH_TOKENS), threads);
     }
 
-    std::unique_ptr<Memory> memory(int members) const override {
-        return std::make_unique<Activations>(sizes, std::max(sizes.positions, TOGETHER), members);
-    }
-
-    // Each member of the team has rows of its own, tokens, and waits for others twice a layer: attention reads the keys and
-    // values of all tokens of a pair, and its heads are shared out.
-    void encode(const Pair* pairs, int count, Memory& own, float* logits) const override {
-        auto& memory = static_cast<Activations&>(own);
+    // The threads share the tokens out in whole tiles, and attention by heads. Attention reads keys and values of all tokens of a
+    // pair, so the threads wait for one another before it and after it. The last layer and the head, a row for each pair, are for
+    // one thread alone.
+    void score(const Pair* pairs, int count, Workspace& workspace, float* logits) const override {
+        auto& activations = static_cast<Activations&>(workspace);
         int tokens = 0;
         for (int pair = 0; pair < count; pair++) tokens += pairs[pair].length;
-        const int members = memory.team.members, tiles = (tokens + TILE - 1) / TILE;
-        memory.team.run([&](int member) {
-            const auto share = [&](int64_t of) { return int(std::min<int64_t>(tokens, tiles * of / members * TILE)); };
-            const int begin = share(member), end = share(member + 1);
-            const Scratch& scratch = memory.scratch[member];
-            embed(pairs, begin, end, memory);
-            for (const Layer& layer : layers) {
-                if (begin < end) project(layer.query_key_value, begin, end, memory);
-                memory.team.wait();
-                attend_all(pairs, count, member, memory, scratch);
-                memory.team.wait();
+        const int threads = activations.team.size, tiles = (tokens + TILE - 1) / TILE;
+        activations.team.run([&](int rank) {
+            const auto first_token = [&](int64_t of_rank) {
+                return int(std::min<int64_t>(tokens, tiles * of_rank / threads * TILE));
+            };
+            const int begin = first_token(rank), end = first_token(rank + 1);
+            const ThreadScratch& scratch = activations.scratch[rank];
+            embed(pairs, begin, end, activations);
+            for (const Layer& layer : model.layers) {
+                if (begin < end) project(layer.query_key_value, begin, end, activations);
+                activations.team.synchronize();
+                attend_heads(pairs, count, rank, activations, scratch);
+                activations.team.synchronize();
                 for (int row = begin; row < end; row++)
-                    Arithmetic::put(memory.context + ptrdiff_t(row) * sizes.attended(), sizes.attended(),
-                                    memory.attended.from(row));
-                finish(layer.finish, begin, end, memory, scratch);
+                    Precision::quantize_row(activations.context + ptrdiff_t(row) * dims.attention_width(),
+                                            dims.attention_width(), activations.quantized_context.from_row(row));
+                post_attention(layer.post_attention, begin, end, activations, scratch);
             }
         });
-        attend_from_cls(pairs, count, memory);
-        finish(last.finish, 0, count, memory, memory.scratch[0]);
-        head(count, memory, logits);
+        attend_from_cls(pairs, count, activations);
+        post_attention(model.last.post_attention, 0, count, activations, activations.scratch[0]);
+        classify(count, activations, logits);
     }
 
 private:
-    static std::vector<Layer> all_but_last(const Sizes& sizes, Arrays& arrays) {
-        std::vector<Layer> layers;
-        for (int n = 1; n < sizes.layers; n++) layers.emplace_back(sizes, arrays);
-        return layers;
-    }
-
+    // An epilogue that stores sums in a matrix.
     struct Store {
-        Value* to;
+        Element* to;
         ptrdiff_t stride;
-        INLINE void operator()(int row, int out, Floats low, Floats high) const { store(to + row * stride + out, low, high); }
+        ALWAYS_INLINE void operator()(int row, int out, FloatVec low, FloatVec high) const {
+            store(to + row * stride + out, low, high);
+        }
     };
 
-    void norm(const NarrowingNorm& of, float* row, const Rows& to) const {
-        Arithmetic::normalise(row, sizes.hidden, sizes.width(), of, epsilon, of.balance, to);
+    void normalize(const LayerNorm& norm, float* row, const ActivationRows& to) const {
+        Precision::layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, norm.smoothing, to);
     }
 
-    static INLINE Floats load_word(const float* from) { return load(from); }
-    static INLINE Floats load_word(const Half* from) {
+    static ALWAYS_INLINE FloatVec load_embedding(const float* from) { return load(from); }
+    static ALWAYS_INLINE FloatVec load_embedding(const uint16_t* from) {  // FP16
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
 
-    // Sums of word, position and type embeddings, normalised, for the tokens `begin` to `end` of all.
-    void embed(const Pair* pair, int begin, int end, const Activations& memory) const {
-        const ptrdiff_t width = sizes.width();
+    // hidden = LayerNorm(word + position + type embedding), for the tokens `begin` to `end` of the batch.
+    void embed(const Pair* pair, int begin, int end, const Activations& activations) const {
+        using Embedding = typename Precision::Embedding;
+        const ptrdiff_t width = dims.width();
         int first = 0;
         for (; first < end; first += pair++->length) {
             const int from = std::max(0, begin - first), until = std::min(pair->length, end - first);
-            // Tokens before that are not padding, where those alone are counted.
+            // Where padding has a position of its own, the tokens before this thread's that have counted.
             int counted = 0;
-            for (int place = 0; sizes.padding >= 0 && place < from; place++) counted += pair->ids[place] != sizes.padding;
-            for (int place = from; place < until; place++) {
-                const int row = first + place;
-                float* to = memory.hidden + row * width;
-                const Word* own = word + ptrdiff_t(pair->ids[place]) * width;
-                // The next words lie anywhere.
-                const Word* soon = word + ptrdiff_t(pair->ids[place + AHEAD < pair->length ? place + AHEAD : 0]) * width;
-                const int at = sizes.padding < 0 ? place : pair->ids[place] == sizes.padding ? 0 : ++counted;
-                const float* where = position + at * width;
-                const float* kind = sizes.types ? type + pair->types[place] * width : nullptr;
+            for (int token = 0; dims.padding >= 0 && token < from; token++) counted += pair->ids[token] != dims.padding;
+            for (int token = from; token < until; token++) {
+                const int row = first + token;
+                float* to = activations.hidden + row * width;
+                const Embedding* word = model.word_embedding + ptrdiff_t(pair->ids[token]) * width;
+                // Words lie anywhere in a large table, which the processor does not foresee.
+                const int ahead = token + PREFETCH_DISTANCE < pair->length ? token + PREFETCH_DISTANCE : 0;
+                const Embedding* word_ahead = model.word_embedding + ptrdiff_t(pair->ids[ahead]) * width;
+                const int position = dims.padding < 0 ? token : pair->ids[token] == dims.padding ? 0 : ++counted;
+                const float* position_row = model.position_embedding + position * width;
+                const float* type_row = dims.types ? model.type_embedding + pair->types[token] * width : nullptr;
                 for (int n = 0; n < width; n += LANES) {
-                    if (n * sizeof(Word) % 64 == 0) _mm_prefetch(soon + n, _MM_HINT_T0);
-                    Floats sum = load_word(own + n);
-                    if (kind) sum = _mm512_add_ps(sum, load(kind + n));
-                    _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(where + n)));
+                    if (n * sizeof(Embedding) % 64 == 0) _mm_prefetch(word_ahead + n, _MM_HINT_T0);
+                    FloatVec sum = load_embedding(word + n);
+                    if (type_row) sum = _mm512_add_ps(sum, load(type_row + n));
+                    _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(position_row + n)));
                 }
-                norm(embedding_norm, to, memory.narrow.from(row));
+                normalize(model.embedding_norm, to, activations.quantized_hidden.from_row(row));
             }
         }
     }
 
-    void project(const Linear& layer, int begin, int end, const Activations& memory) const {
-        const ptrdiff_t stride = 3 * sizes.attended();
-        Arithmetic::product(layer, memory.narrow.from(begin), end - begin, 0, stride,
-                            Store{memory.query_key_value + begin * stride, stride});
+    // Queries, keys and values of the tokens `begin` to `end`.
+    void project(const Linear& layer, int begin, int end, const Activations& activations) const {
+        const ptrdiff_t stride = 3 * dims.attention_width();
+        Precision::linear(layer, activations.quantized_hidden.from_row(begin), end - begin, 0, stride,
+                          Store{activations.query_key_value + begin * stride, stride});
     }
 
-    // One member's part of the heads of all pairs.
-    void attend_all(const Pair* pairs, int count, int member, const Activations& memory, const Scratch& scratch) const {
-        const int all_heads = sizes.attended();
-        const ptrdiff_t stride = 3 * all_heads;
+    // Attention: the heads of all pairs in turn, one to each thread.
+    void attend_heads(const Pair* pairs, int count, int rank, const Activations& activations,
+                      const ThreadScratch& scratch) const {
+        const int attention_width = dims.attention_width();
+        const ptrdiff_t stride = 3 * attention_width;
         int turn = 0;
         for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length)
-            for (int at = 0; at < all_heads; at += sizes.head, turn++) {
-                if (turn % memory.team.members != member) continue;
+            for (int channel = 0; channel < attention_width; channel += dims.head, turn++) {
+                if (turn % activations.team.size != rank) continue;
                 const int length = pairs[pair].length;
-                const Value* queries = memory.query_key_value + row * stride + at;
-                attend(queries, stride, length, queries + all_heads, queries + 2 * all_heads, stride, length, sizes.head,
-                       memory.context + ptrdiff_t(row) * all_heads + at, all_heads, scratch.attention);
+                const Element* queries = activations.query_key_value + row * stride + channel;
+                attend(queries, stride, length, queries + attention_width, queries + 2 * attention_width, stride, length,
+                       dims.head, activations.context + ptrdiff_t(row) * attention_width + channel, attention_width,
+                       scratch.attention);
             }
     }
 
-    // The last layer's attention. What belongs to [CLS] is moved to the first rows, one a pair.
-    void attend_from_cls(const Pair* pairs, int count, const Activations& memory) const {
-        const int width = sizes.width(), all_heads = sizes.attended();
-        const ptrdiff_t all_mixed = ptrdiff_t(sizes.heads) * width;
-        Value* states = memory.query_key_value;  // [tokens][width]
+    // The last layer's attention, of [CLS] to the hidden states (see `LastLayer`). Moves the rows of [CLS], each pair's first
+    // token, to the front: from here on there is one row a pair.
+    void attend_from_cls(const Pair* pairs, int count, const Activations& activations) const {
+        const int width = dims.width(), attention_width = dims.attention_width();
+        const ptrdiff_t all_heads = ptrdiff_t(dims.heads) * width;
+        Element* hidden_states = activations.query_key_value;  // [tokens, width]
         for (int pair = 0, row = 0; pair < count; row += pairs[pair++].length) {
             const ptrdiff_t begin = ptrdiff_t(row) * width, end = begin + ptrdiff_t(pairs[pair].length) * width;
             for (ptrdiff_t n = begin; n < end; n += PANEL)
-                store(states + n, load(memory.hidden + n), load(memory.hidden + n + LANES));
-            memory.narrow.from(pair).copy(memory.narrow.from(row));
-            std::memmove(memory.hidden + ptrdiff_t(pair) * width, memory.hidden + begin, width * sizeof(float));
+                store(hidden_states + n, load(activations.hidden + n), load(activations.hidden + n + LANES));
+            activations.quantized_hidden.from_row(pair).copy_row(activations.quantized_hidden.from_row(row));
+            std::memmove(activations.hidden + ptrdiff_t(pair) * width, activations.hidden + begin, width * sizeof(float));
         }
         for (int begin = 0; begin < count; begin += TILE) {
-            const int some = std::min(TILE, count - begin);
-            Arithmetic::product(last.query, memory.narrow.from(begin), some, 0, all_heads, Store{memory.query, all_heads});
-            for (int head = 0; head < sizes.heads; head++)
-                panels<Dot>(last.key + ptrdiff_t(head) * sizes.head * width, sizes.head, 0, width, memory.query + head * sizes.head,
-                               all_heads, some, [&](int row, int out, Floats low, Floats high) INLINED {
-                                   store(memory.folded + row * all_mixed + head * width + out, low, high);
-                               });
-            for (int pair = begin; pair < begin + some; states += ptrdiff_t(pairs[pair++].length) * width) {
-                const ptrdiff_t at = (pair - begin) * all_mixed;
-                attend(memory.folded + at, width, sizes.heads, states, states, width, pairs[pair].length, width,
-                       memory.mixed + at, width, memory.scratch[0].attention);
+            const int rows = std::min(TILE, count - begin);
+            Precision::linear(model.last.query, activations.quantized_hidden.from_row(begin), rows, 0, attention_width,
+                              Store{activations.cls_query, attention_width});
+            for (int head = 0; head < dims.heads; head++)
+                gemm<Dot>(model.last.key + ptrdiff_t(head) * dims.head * width, dims.head, 0, width,
+                          activations.cls_query + head * dims.head, attention_width, rows,
+                          [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                              store(activations.absorbed_query + row * all_heads + head * width + out, low, high);
+                          });
+            for (int pair = begin; pair < begin + rows; hidden_states += ptrdiff_t(pairs[pair++].length) * width) {
+                const ptrdiff_t at = (pair - begin) * all_heads;
+                attend(activations.absorbed_query + at, width, dims.heads, hidden_states, hidden_states, width,
+                       pairs[pair].length, width, activations.pooled_hidden + at, width, activations.scratch[0].attention);
             }
-            for (int head = 0; head < sizes.heads; head++)
-                panels<Dot>(last.value, width, head * sizes.head, (head + 1) * sizes.head, memory.mixed + head * width,
-                               all_mixed, some, [&](int row, int out, Floats low, Floats high) INLINED {
-                                   store(memory.context + row * all_heads + out, _mm512_add_ps(low, load(last.value_bias + out)),
-                                         _mm512_add_ps(high, load(last.value_bias + out + LANES)));
-                               });
-            for (int n = 0; n < some; n++)
-                Arithmetic::put(memory.context + n * all_heads, all_heads, memory.attended.from(begin + n));
+            for (int head = 0; head < dims.heads; head++)
+                gemm<Dot>(model.last.value, width, head * dims.head, (head + 1) * dims.head,
+                          activations.pooled_hidden + head * width, all_heads, rows,
+                          [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                              store(activations.context + row * attention_width + out,
+                                    _mm512_add_ps(low, load(model.last.value_bias + out)),
+                                    _mm512_add_ps(high, load(model.last.value_bias + out + LANES)));
+                          });
+            for (int n = 0; n < rows; n++)
+                Precision::quantize_row(activations.context + n * attention_width, attention_width,
+                                        activations.quantized_context.from_row(begin + n));
         }
     }
 
-    // What comes after attention, for the rows `from` to `to`.
-    void finish(const Finish& layer, int from, int to, const Activations& memory, const Scratch& scratch) const {
-        const int width = sizes.width();
+    // A layer after its attention, for the rows `from` to `to`:
+    //     hidden = LayerNorm(hidden + attention_output(context));  hidden = LayerNorm(hidden + ffn_down(GELU(ffn_up(hidden))))
+    void post_attention(const PostAttention& layer, int from, int to, const Activations& activations,
+                        const ThreadScratch& scratch) const {
+        const int width = dims.width();
         auto add_to = [&](float* hidden) {
-            return [=](int row, int out, Floats low, Floats high) INLINED {
+            return [=](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                 float* to = hidden + ptrdiff_t(row) * width + out;
                 store(to, _mm512_add_ps(low, load(to)), _mm512_add_ps(high, load(to + LANES)));
             };
         };
         if (from < to)
-            Arithmetic::product(layer.attention_output, memory.attended.from(from), to - from, 0, width,
-                                add_to(memory.hidden + ptrdiff_t(from) * width));
-        for (int begin = from; begin < to; begin += BLOCK) {
-            const int rows = std::min(BLOCK, to - begin);
-            float* hidden = memory.hidden + ptrdiff_t(begin) * width;
-            const Rows narrow = memory.narrow.from(begin);
-            for (int row = 0; row < rows; row++) norm(layer.attention_norm, hidden + row * width, narrow.from(row));
-            Arithmetic::product(layer.intermediate, narrow, rows, 0, sizes.intermediate,
-                                [&](int row, int out, Floats low, Floats high) INLINED {
-                                    store(scratch.wide + row * sizes.intermediate + out, Numbers<Value>::gelu(low),
-                                          Numbers<Value>::gelu(high));
-                                });
-            Arithmetic::second(layer.output, layer.kept, scratch.wide, rows, scratch.between, add_to(hidden));
-            for (int row = 0; row < rows; row++) norm(layer.output_norm, hidden + row * width, narrow.from(row));
+            Precision::linear(layer.attention_output, activations.quantized_context.from_row(from), to - from, 0, width,
+                              add_to(activations.hidden + ptrdiff_t(from) * width));
+        for (int begin = from; begin < to; begin += FFN_ROW_BLOCK) {
+            const int rows = std::min(FFN_ROW_BLOCK, to - begin);
+            float* hidden = activations.hidden + ptrdiff_t(begin) * width;
+            const ActivationRows quantized = activations.quantized_hidden.from_row(begin);
+            for (int row = 0; row < rows; row++)
+                normalize(layer.attention_norm, hidden + row * width, quantized.from_row(row));
+            Precision::linear(layer.ffn_up, quantized, rows, 0, dims.intermediate,
+                              [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                                  store(scratch.intermediate + row * dims.intermediate + out,
+                                        ElementTraits<Element>::gelu(low), ElementTraits<Element>::gelu(high));
+                              });
+            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, rows, scratch.feed_forward,
+                                add_to(hidden));
+            for (int row = 0; row < rows; row++) normalize(layer.output_norm, hidden + row * width, quantized.from_row(row));
         }
     }
 
-    // From the [CLS] of each pair to its logits, in FP32. Pairs share each row of the weights.
-    void head(int pairs, const Activations& memory, float* logits) const {
-        std::vector<float> values(size_t(pairs) * sizes.hidden), next;
+    // The head, from the row of [CLS] of each pair to its logits, in FP32. A row of weights is read once for all pairs.
+    void classify(int pairs, const Activations& activations, float* logits) const {
+        std::vector<float> values(size_t(pairs) * dims.hidden), next;
         for (int pair = 0; pair < pairs; pair++)
-            std::copy_n(memory.hidden + ptrdiff_t(pair) * sizes.width(), sizes.hidden, values.begin() + pair * sizes.hidden);
-        for (const Dense& layer : dense) {
+            std::copy_n(activations.hidden + ptrdiff_t(pair) * dims.width(), dims.hidden, values.begin() + pair * dims.hidden);
+        for (const Dense& layer : model.head) {
             next.resize(size_t(pairs) * layer.out);
             for (int pair = 0; pair < pairs; pair++) std::copy_n(layer.bias, layer.out, next.begin() + pair * layer.out);
             for (int n = 0; n < layer.in; n++)
@@ -349,15 +288,15 @@ private:
                     float* __restrict to = next.data() + pair * layer.out;
                     for (int out = 0; out < layer.out; out++) to[out] += factor * weight[out];
                 }
-            if (&layer != &dense.back())
-                for (float& each : next) each = activated(each);
+            if (&layer != &model.head.back())
+                for (float& value : next) value = activated(value);
             values.swap(next);
         }
         std::copy(values.begin(), values.end(), logits);
     }
 
     float activated(float value) const {
-        switch (static_cast<Activation>(sizes.activation)) {
+        switch (static_cast<Activation>(dims.activation)) {
             case Activation::tanh: return std::tanh(value);
             case Activation::relu: return value > 0 ? value : 0;
             case Activation::gelu: return value * 0.5f * (1 + std::erf(value * 0.70710678f));
@@ -367,61 +306,3 @@ private:
 };
 
 }  // namespace crossrt
-
-using namespace crossrt;
-
-extern "C" {
-
-int crossrt_interface() { return INTERFACE; }
-
-// `arrays`: those of the file, in its order (`Sizes.tensors` of engine/bundle/native_weights.py), which must outlive the encoder. Null
-// when there is no memory.
-Encoder* crossrt_open(const Sizes* sizes, float epsilon, const void* const* arrays) try {
-    switch (sizes->bits) {
-        case 8: return new EncoderIn<EightBit>(*sizes, epsilon, Arrays{arrays});
-        case 16: return new EncoderIn<SixteenBit>(*sizes, epsilon, Arrays{arrays});
-        default: return new EncoderIn<ThirtyTwoBit>(*sizes, epsilon, Arrays{arrays});
-    }
-} catch (const std::bad_alloc&) {
-    return nullptr;
-}
-
-void crossrt_close(Encoder* encoder) { delete encoder; }
-
-// Memory for one call at a time, of pairs up to the longest, and the threads besides the caller's that compute it, `threads` in
-// all. Null when there is none.
-Memory* crossrt_memory(const Encoder* encoder, int threads) try {
-    return encoder->memory(threads).release();
-} catch (const std::bad_alloc&) {
-    return nullptr;
-} catch (const std::system_error&) {
-    return nullptr;
-}
-
-void crossrt_free(Memory* memory) { delete memory; }
-
-// Logits [count, labels] of the pairs named by `rows`: pair i is `ids[offsets[i]]` to before `ids[offsets[i + 1]]`, and so its
-// types. Returns 0, or 1 for a pair of no tokens, of more than the model has positions for, or of an id or type that it does not
-// have, 2 where there is no memory.
-int crossrt_encode(const Encoder* encoder, Memory* memory, int64_t count, const int64_t* rows, const int64_t* offsets,
-                   const int32_t* ids, const uint8_t* types, float* logits) try {
-    const Sizes& sizes = encoder->sizes;
-    std::vector<Pair> pairs;
-    pairs.reserve(count);
-    for (const int64_t* row = rows; row < rows + count; row++) {
-        const int64_t begin = offsets[*row], end = offsets[*row + 1];
-        if (begin >= end || end - begin > sizes.positions) return 1;
-        for (int64_t n = begin; n < end; n++)
-            if (uint32_t(ids[n]) >= uint32_t(sizes.vocab) || (sizes.types && types[n] >= sizes.types)) return 1;
-        pairs.push_back({ids + begin, types + begin, int(end - begin)});
-    }
-    for (int64_t begin = 0, end = 0; begin < count; begin = end) {
-        int64_t tokens = pairs[end++].length;
-        while (end < count && tokens + pairs[end].length <= TOGETHER) tokens += pairs[end++].length;
-        encoder->encode(pairs.data() + begin, int(end - begin), *memory, logits + begin * sizes.labels);
-    }
-    return 0;
-} catch (const std::bad_alloc&) {
-    return 2;
-}
-}

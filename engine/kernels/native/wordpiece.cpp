@@ -1,8 +1,10 @@
-// WordPiece tokenization as BERT does it: text in, token ids out, those of the package tokenizers.
+// WordPiece tokenization as BERT does it (Wu et al. 2016, arXiv:1609.08144): UTF-8 text in, token ids out, the same as those of
+// the package tokenizers. Words are cut at spaces and punctuation; from each, the longest entry of the vocabulary is taken again
+// and again from the left.
 //
-// Nothing here knows Unicode. Python asks the real tokenizer once what becomes of a character and adds it to the table
-// (engine/text/wordpiece.py); a text with a character that is not in it yet is handed back. No locks: readers see a character
-// that another thread adds whole or not at all.
+// Nothing here knows Unicode. Python asks the package tokenizers once what each character is normalized to and adds that to a
+// table (engine/text/wordpiece.py). A text with a character that is not in the table yet is handed back. Several threads may
+// tokenize and add characters at once, without locks: an entry is complete before it is published by one atomic store.
 
 #include <algorithm>
 #include <atomic>
@@ -19,41 +21,49 @@
 
 namespace crossrt {
 
-// Bytes of the longest entry that a vocabulary may have, and characters of the longest word that it may allow.
-constexpr int LONGEST_ENTRY = 512, LONGEST_WORD = 1000;
+// Bytes of the longest entry that a vocabulary may have.
+constexpr int MAX_ENTRY_BYTES = 512;
+// Characters of the longest word that a tokenizer may allow; longer words are unknown.
+constexpr int MAX_WORD_CHARACTERS = 1000;
 // Texts that a thread takes at a time.
-constexpr int64_t TOGETHER = 16;
-// Bytes of what a character may become: three characters.
-constexpr int BECOMES = 12;
-// Of the functions at the end, for Python: one more with each change of what they take.
+constexpr int64_t TEXTS_PER_CHUNK = 16;
+// Bytes that one character may be normalized to: three characters of four bytes.
+constexpr int MAX_NORMALIZED_BYTES = 12;
+// The version of the functions at the end. Raised with each change of what they take, here and in engine/text/wordpiece.py, so
+// that Python does not call a library that was compiled for another version.
 constexpr int INTERFACE = 1;
+// Lengths of texts that have no ids.
+constexpr int64_t UNSUPPORTED = -1, UNKNOWN_CHARACTER = -2;
 
-enum class Kind : uint8_t { in_word, alone, space, unsupported };
+// How a character stands in a text: within a word, as a word of its own (punctuation, Chinese), between words, or in a way that
+// is left to the package tokenizers.
+enum class CharacterKind : uint8_t { in_word, alone, space, unsupported };
 
-// What becomes of a character; in_word of no bytes is nothing at all.
+// A character and what it is normalized to. A character within words that is normalized to nothing is dropped.
 struct Character {
-    Kind kind;
-    uint8_t bytes, characters;
-    char text[BECOMES];
+    CharacterKind kind;
+    uint8_t bytes, characters;  // of `text`
+    char text[MAX_NORMALIZED_BYTES];
 };
 
-// Grows with the characters that texts hold: 0.1 MB for Latin, Greek and Cyrillic, 42 MB for all of Unicode.
-class Characters {
+// A table from code points to characters, in two levels. It grows with the characters that texts hold: 0.1 MB for Latin, Greek
+// and Cyrillic, 42 MB for all of Unicode.
+class CharacterTable {
     static constexpr int PAGE = 256;
     struct Page {
         std::atomic<const Character*> characters[PAGE]{};
 
         ~Page() {
-            for (auto& each : characters) delete each.load();
+            for (auto& character : characters) delete character.load();
         }
     };
     std::atomic<Page*> pages[0x110000 / PAGE]{};
 
 public:
-    Characters() = default;
-    Characters(const Characters&) = delete;
-    ~Characters() {
-        for (auto& each : pages) delete each.load();
+    CharacterTable() = default;
+    CharacterTable(const CharacterTable&) = delete;
+    ~CharacterTable() {
+        for (auto& page : pages) delete page.load();
     }
 
     const Character* find(uint32_t code) const {
@@ -67,40 +77,41 @@ public:
     }
 
 private:
-    // What is there, or else what is made now; where two threads make it at once, the first one's.
-    template <class Made, class Make>
-    static Made* publish(std::atomic<Made*>& place, Make make) {
-        Made* there = place.load(std::memory_order_acquire);
-        if (there) return there;
+    // Returns the slot's value; makes it if the slot is empty. Where two threads do so at once, the first one's stays.
+    template <class Value, class Make>
+    static Value* publish(std::atomic<Value*>& slot, Make make) {
+        Value* value = slot.load(std::memory_order_acquire);
+        if (value) return value;
         auto made = make();
-        if (place.compare_exchange_strong(there, made.get(), std::memory_order_acq_rel)) return made.release();
-        return there;
+        if (slot.compare_exchange_strong(value, made.get(), std::memory_order_acq_rel)) return made.release();
+        return value;
     }
 };
 
-// A hash table from texts to ids. The hash of a text goes on from the hash of its beginning, so that those of all
-// beginnings of a word come in one pass over it.
-class Pieces {
+// The entries of a vocabulary and their ids, for the longest match: a hash table with linear probing, at most half full. The hash
+// of a text continues the hash of its prefix, so one pass over a word gives the hashes of all its prefixes.
+class PieceTable {
     struct Slot {
         uint32_t hash, begin;
-        int32_t size, id;  // no size: free
+        int32_t size, id;  // size 0: an empty slot
     };
-    std::vector<char> texts;
+    std::vector<char> texts;  // of all entries; `begin` and `size` are within it
     std::vector<Slot> slots;
-    std::vector<std::pair<uint64_t, Slot>> entries;  // with their whole hashes, until all are here
+    std::vector<std::pair<uint64_t, Slot>> entries;  // with their 64-bit hashes, until `close`
     int shift = 63, longest_entry = 0;
 
-    static uint64_t hashed(uint64_t hash, char byte) { return (hash ^ uint8_t(byte)) * 0x9E3779B97F4A7C15; }
+    static uint64_t extended(uint64_t hash, char byte) { return (hash ^ uint8_t(byte)) * 0x9E3779B97F4A7C15; }
 
 public:
     void add(std::string_view text, int32_t id) {
         uint64_t hash = 0;
-        for (char byte : text) hash = hashed(hash, byte);
+        for (char byte : text) hash = extended(hash, byte);
         entries.push_back({hash, {uint32_t(hash), uint32_t(texts.size()), int32_t(text.size()), id}});
         texts.insert(texts.end(), text.begin(), text.end());
         longest_entry = std::max(longest_entry, int(text.size()));
     }
 
+    // Builds the table, after the last `add`.
     void close() {
         while (size_t(1) << (64 - shift) < 2 * entries.size()) shift--;
         slots.resize(size_t(1) << (64 - shift));
@@ -112,14 +123,14 @@ public:
         entries = {};
     }
 
-    // The bytes of the longest beginning of `text` that is here; 0 if none is. An entry is whole characters, and so is
-    // what equals it.
-    int longest(std::string_view text, int32_t& id) const {
-        uint64_t beginnings[LONGEST_ENTRY], hash = 0;
+    // Returns the bytes of the longest prefix of `text` that is an entry, and its id; 0 if there is none. An entry is whole UTF-8
+    // characters, and so is a prefix that equals it.
+    int longest_match(std::string_view text, int32_t& id) const {
+        uint64_t prefix_hashes[MAX_ENTRY_BYTES], hash = 0;
         const int size = int(std::min(text.size(), size_t(longest_entry)));
-        for (int n = 0; n < size; n++) beginnings[n] = hash = hashed(hash, text[n]);
+        for (int n = 0; n < size; n++) prefix_hashes[n] = hash = extended(hash, text[n]);
         for (int n = size; n > 0; n--) {
-            hash = beginnings[n - 1];
+            hash = prefix_hashes[n - 1];
             for (size_t at = hash >> shift; slots[at].size; at = (at + 1) & (slots.size() - 1)) {
                 const Slot& slot = slots[at];
                 if (slot.hash == uint32_t(hash) && slot.size == n && !std::memcmp(&texts[slot.begin], text.data(), n)) {
@@ -133,57 +144,59 @@ public:
 };
 
 class WordPiece {
-    Pieces first, later;  // of a word; the later ones without their "##"
-    std::vector<std::string> added;
-    bool begins_added[256]{};
-    const int32_t unknown;
-    const int most;  // characters of a word that is not too long
+    PieceTable first_pieces, later_pieces;  // entries that begin a word, and "##" entries, without the "##"
+    std::vector<std::string> added_tokens;
+    bool begins_added_token[256]{};  // by first byte
+    const int32_t unknown_id;
+    const int max_word_characters;
 
     struct Word {
-        char text[4 * LONGEST_WORD + BECOMES];
+        char text[4 * MAX_WORD_CHARACTERS + MAX_NORMALIZED_BYTES];
         int bytes = 0, characters = 0;
     };
 
-    // Once a word is too long it stays so, however long: nothing more is counted.
+    // Characters of a word that is too long already are not counted, so that the count cannot overflow.
     void append(Word& word, const Character& character) const {
-        if (word.characters > most) return;
+        if (word.characters > max_word_characters) return;
         word.characters += character.characters;
-        if (word.characters > most) return;
-        std::memcpy(word.text + word.bytes, character.text, BECOMES);
+        if (word.characters > max_word_characters) return;
+        std::memcpy(word.text + word.bytes, character.text, MAX_NORMALIZED_BYTES);
         word.bytes += character.bytes;
     }
 
-    // Ends the word: writes its ids and returns where the next go.
-    int32_t* finish(Word& word, int32_t* ids) const {
-        const bool too_long = word.characters > most;
+    // Writes the ids of a word, empties it, and returns where the next ids go. A word that is too long, or of which a part has no
+    // entry, is the unknown token as a whole.
+    int32_t* end_word(Word& word, int32_t* ids) const {
+        const bool too_long = word.characters > max_word_characters;
         const std::string_view text{word.text, size_t(word.bytes)};
         int32_t* const begin = ids;
         if (word.characters) {
             size_t at = 0;
             while (!too_long && at < text.size()) {
-                const int bytes = (at ? later : first).longest(text.substr(at), *ids);
+                const int bytes = (at ? later_pieces : first_pieces).longest_match(text.substr(at), *ids);
                 if (!bytes) break;
                 ids++, at += bytes;
             }
-            if (too_long || at < text.size()) *begin = unknown, ids = begin + 1;
+            if (too_long || at < text.size()) *begin = unknown_id, ids = begin + 1;
         }
         word.bytes = word.characters = 0;
         return ids;
     }
 
-    bool is_added(const char* at, const char* end) const {
+    bool is_added_token(const char* at, const char* end) const {
         const std::string_view rest{at, size_t(end - at)};
-        return std::any_of(added.begin(), added.end(), [&](const std::string& each) { return rest.starts_with(each); });
+        return std::any_of(added_tokens.begin(), added_tokens.end(),
+                           [&](const std::string& token) { return rest.starts_with(token); });
     }
 
 public:
-    Characters characters;
+    CharacterTable characters;
     int32_t largest_id = -1;
 
-    WordPiece(int32_t unknown, int most) : unknown(unknown), most(most) {}
+    WordPiece(int32_t unknown_id, int max_word_characters) : unknown_id(unknown_id), max_word_characters(max_word_characters) {}
 
-    // Reads `"token":id,"token":id`, compact JSON. False for what is no such thing, and for escapes other than of quotation
-    // marks and backslashes: control characters, which no vocabulary has.
+    // Reads a vocabulary of `count` entries: `"token":id,"token":id`, compact JSON. False for anything else, and for escapes
+    // other than those of quotation marks and backslashes: control characters, which no vocabulary has.
     bool read(const char* at, const char* end, int64_t count) {
         std::string token;
         for (; count > 0; count--) {
@@ -197,33 +210,36 @@ public:
             int64_t id = 0;
             if (at == end || *at < '0' || *at > '9') return false;
             while (at < end && *at >= '0' && *at <= '9' && id <= INT32_MAX) id = 10 * id + (*at++ - '0');
-            if (id > INT32_MAX || token.empty() || token.size() > LONGEST_ENTRY) return false;
+            if (id > INT32_MAX || token.empty() || token.size() > MAX_ENTRY_BYTES) return false;
             largest_id = std::max(largest_id, int32_t(id));
             // "#" is punctuation, so no word begins with "##".
             if (token.size() > 2 && token.starts_with("##"))
-                later.add(std::string_view(token).substr(2), int32_t(id));
+                later_pieces.add(std::string_view(token).substr(2), int32_t(id));
             else
-                first.add(token, int32_t(id));
+                first_pieces.add(token, int32_t(id));
             if (count > 1 && (at == end || *at++ != ',')) return false;
         }
-        first.close(), later.close();
+        first_pieces.close(), later_pieces.close();
         return at == end;
     }
 
+    // Adds a token that is looked for in the text before it is cut into words.
     void add(std::string_view token) {
-        added.emplace_back(token);
-        begins_added[uint8_t(token[0])] = true;
+        added_tokens.emplace_back(token);
+        begins_added_token[uint8_t(token[0])] = true;
     }
 
     enum class Outcome { done, unsupported, unknown_character };
 
-    // Appends the ids of one text: no more than it has bytes. It is valid UTF-8.
+    // Writes the ids of one text, valid UTF-8, from `out` on and moves `out` behind them. There are no more ids than bytes,
+    // because Python adds no character that is normalized to more characters than it has bytes. A text with an added token is
+    // unsupported.
     Outcome tokenize(const char* at, const char* end, int32_t*& out) const {
         Word word;
         int32_t* ids = out;
         while (at < end) {
             const auto byte = uint8_t(*at);
-            if (begins_added[byte] && is_added(at, end)) return Outcome::unsupported;
+            if (begins_added_token[byte] && is_added_token(at, end)) return Outcome::unsupported;
             const int bytes = byte < 0x80 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
             uint32_t code = bytes == 1 ? byte : byte & (0x7F >> bytes);
             for (int n = 1; n < bytes; n++) code = code << 6 | (at[n] & 0x3F);
@@ -231,21 +247,21 @@ public:
             const Character* character = characters.find(code);
             if (!character) return Outcome::unknown_character;
             switch (character->kind) {
-                case Kind::in_word:
+                case CharacterKind::in_word:
                     append(word, *character);
                     break;
-                case Kind::alone:
-                    ids = finish(word, ids);
+                case CharacterKind::alone:
+                    ids = end_word(word, ids);
                     append(word, *character);
                     [[fallthrough]];
-                case Kind::space:
-                    ids = finish(word, ids);
+                case CharacterKind::space:
+                    ids = end_word(word, ids);
                     break;
-                case Kind::unsupported:
+                case CharacterKind::unsupported:
                     return Outcome::unsupported;
             }
         }
-        out = finish(word, ids);
+        out = end_word(word, ids);
         return Outcome::done;
     }
 };
@@ -258,12 +274,15 @@ extern "C" {
 
 int crossrt_wordpiece_interface() { return crossrt::INTERFACE; }
 
-// Null where there is too little memory or the vocabulary cannot be read.
-WordPiece* crossrt_wordpiece_open(const char* vocabulary, int64_t bytes, int64_t count, int32_t unknown, int32_t most) {
-    // Places in the vocabulary are 32 bits.
-    if (most < 0 || most > crossrt::LONGEST_WORD || bytes < 0 || bytes > INT32_MAX) return nullptr;
+// Opens a vocabulary of `count` entries (see `WordPiece::read`). Words of more than `max_word_characters` are unknown. Null where
+// there is too little memory or the vocabulary cannot be read.
+WordPiece* crossrt_wordpiece_open(const char* vocabulary, int64_t bytes, int64_t count, int32_t unknown_id,
+                                  int32_t max_word_characters) {
+    // Offsets in the vocabulary are 32 bits.
+    if (max_word_characters < 0 || max_word_characters > crossrt::MAX_WORD_CHARACTERS || bytes < 0 || bytes > INT32_MAX)
+        return nullptr;
     try {
-        auto opened = std::make_unique<WordPiece>(unknown, most);
+        auto opened = std::make_unique<WordPiece>(unknown_id, max_word_characters);
         return opened->read(vocabulary, vocabulary + bytes, count) ? opened.release() : nullptr;
     } catch (const std::bad_alloc&) {
         return nullptr;
@@ -272,10 +291,11 @@ WordPiece* crossrt_wordpiece_open(const char* vocabulary, int64_t bytes, int64_t
 
 void crossrt_wordpiece_close(WordPiece* words) { delete words; }
 
-// The largest id of the vocabulary, without that of tokens that are added; -1 of none.
+// The largest id of the vocabulary, without added tokens; -1 if it has no entries.
 int32_t crossrt_wordpiece_largest_id(const WordPiece* words) { return words->largest_id; }
 
-// A token that is found before words are; not while texts are tokenized. False where there is too little memory.
+// Adds a token that is looked for before words are. Not to be called while texts are tokenized. False where there is too little
+// memory.
 bool crossrt_wordpiece_add_token(WordPiece* words, const char* token, int64_t bytes) {
     if (bytes < 1) return false;
     try {
@@ -290,13 +310,12 @@ bool crossrt_wordpiece_knows(const WordPiece* words, uint32_t code) {
     return code <= 0x10FFFF && words->characters.find(code);
 }
 
-// What becomes of a character. False where there is too little memory, for more than BECOMES bytes or characters, and for more
-// bytes than the characters can have.
+// Adds a character and what it is normalized to. False where there is too little memory, for more than MAX_NORMALIZED_BYTES bytes
+// or characters, and for more bytes than so many characters can have.
 bool crossrt_wordpiece_add(WordPiece* words, uint32_t code, uint8_t kind, const char* text, int32_t bytes, int32_t characters) {
-    if (code > 0x10FFFF || bytes < 0 || bytes > crossrt::BECOMES || characters < 0 || characters > crossrt::BECOMES ||
-        bytes > 4 * characters)
-        return false;
-    crossrt::Character character{crossrt::Kind(kind), uint8_t(bytes), uint8_t(characters), {}};
+    constexpr int32_t MAX = crossrt::MAX_NORMALIZED_BYTES;
+    if (code > 0x10FFFF || bytes < 0 || bytes > MAX || characters < 0 || characters > MAX || bytes > 4 * characters) return false;
+    crossrt::Character character{crossrt::CharacterKind(kind), uint8_t(bytes), uint8_t(characters), {}};
     std::memcpy(character.text, text, bytes);
     try {
         words->characters.add(code, character);
@@ -306,23 +325,23 @@ bool crossrt_wordpiece_add(WordPiece* words, uint32_t code, uint8_t kind, const 
     }
 }
 
-// Tokenizes the texts from `begin` to `end`; text i ends at `ends[i]` of `texts`, where the next one begins. Its ids are
-// `lengths[i]` from `ids` on, as many further as its first byte is, since it has no more than bytes. A text that is left to the
-// real tokenizer has length -1, and one with a character that is not known yet -2; returns how many have that. As many as
-// `threads` work at it, this one among them.
+// Tokenizes the texts `begin` to `end` with up to `threads` threads, the caller's among them. Text i ends at `ends[i]` of
+// `texts`, where the next one begins. Its ids begin at the same offset in `ids` as its bytes in `texts`, since it has no more ids
+// than bytes; `lengths[i]` is their number, or UNSUPPORTED for a text that is left to the package tokenizers, or
+// UNKNOWN_CHARACTER. Returns how many texts have an unknown character.
 int64_t crossrt_wordpiece_tokens(const WordPiece* words, const char* texts, const int64_t* ends, int64_t begin, int64_t end,
                                  int32_t threads, int32_t* ids, int64_t* lengths) {
     std::atomic<int64_t> next = begin, unknown = 0;
     const auto work = [&] {
-        for (int64_t from; (from = next.fetch_add(crossrt::TOGETHER)) < end;) {
-            for (int64_t n = from; n < std::min(from + crossrt::TOGETHER, end); n++) {
+        for (int64_t from; (from = next.fetch_add(crossrt::TEXTS_PER_CHUNK)) < end;) {
+            for (int64_t n = from; n < std::min(from + crossrt::TEXTS_PER_CHUNK, end); n++) {
                 const int64_t start = n ? ends[n - 1] : 0;
                 int32_t* to = ids + start;
                 const auto outcome = words->tokenize(texts + start, texts + ends[n], to);
                 lengths[n] = outcome == WordPiece::Outcome::done          ? to - ids - start
-                             : outcome == WordPiece::Outcome::unsupported ? -1
-                                                                          : -2;
-                if (lengths[n] == -2) unknown++;
+                             : outcome == WordPiece::Outcome::unsupported ? crossrt::UNSUPPORTED
+                                                                          : crossrt::UNKNOWN_CHARACTER;
+                if (lengths[n] == crossrt::UNKNOWN_CHARACTER) unknown++;
             }
         }
     };
@@ -330,10 +349,10 @@ int64_t crossrt_wordpiece_tokens(const WordPiece* words, const char* texts, cons
     try {
         for (int n = 1; n < threads; n++) others.emplace_back(work);
     } catch (const std::exception&) {
-        // The system gives no more: fewer do it.
+        // The system gives no more threads: fewer do the work.
     }
     work();
-    for (std::thread& each : others) each.join();
+    for (std::thread& thread : others) thread.join();
     return unknown;
 }
 }

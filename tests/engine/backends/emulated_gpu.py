@@ -1,4 +1,4 @@
-"""The native kernels for GPUs, run on the processor over a device in memory: their source, compiled as C++."""
+"""The native kernels for GPUs, compiled as C++ for the CPU, over a device in memory."""
 
 import ctypes
 import shutil
@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[3] / "engine" / "kernels" / "native" / "encoder.
 
 
 class EmulatedKernels:
-    """See `CudaKernels`. Each fiber is a thread; a kernel runs when its stream is waited for."""
+    """See `CudaKernels`. Each thread of a block is a fiber. A kernel runs when its stream is waited for."""
 
     def __init__(self, device: MemoryDevice, macros: Mapping[str, object], folder: Path) -> None:
         self.device = device
@@ -52,7 +52,7 @@ class EmulatedKernels:
 
 
 class EmulatedProducts:
-    """See `Cublas`, by NumPy: sums in FP32, and its GELU, which is the one with tanh."""
+    """See `Cublas`. Products in NumPy with sums in FP32, and GELU in its tanh form, which is cuBLAS's."""
 
     def __init__(self, device: MemoryDevice) -> None:
         self.device = device
@@ -81,7 +81,7 @@ class EmulatedProduct:
             return device.at(pointer, size).view(kind).reshape(shape)
 
         def work() -> None:
-            with np.errstate(all="ignore"):  # of rows that are padding
+            with np.errstate(all="ignore"):  # in rows of padding
                 found = array(x, np.float16, rows, inputs).astype(np.float32) @ array(
                     weight, np.float16, outputs, inputs
                 ).T.astype(np.float32)

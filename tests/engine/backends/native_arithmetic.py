@@ -1,4 +1,4 @@
-"""What the native kernels compute, in NumPy: slow, plain, and written from what docs/decisions/0012 says they do."""
+"""The native kernels in NumPy: slow and plain, written from docs/decisions/0012 and not from their source."""
 
 from typing import Any
 
@@ -10,97 +10,97 @@ from crossrt.engine.bundle.native_weights import PANEL, NativeModel, padded
 
 Floats = npt.NDArray[Any]
 
-# Of all but FP32, highest power first. They err by 2.4e-4 of x, and by 1e-4 of the power.
+# Coefficients in BF16 and INT8, highest power first: errors of 2.4e-4 |x|, and of 1e-4 relative.
 GELU = (-7.1176036e-07, 3.50398659e-05, -7.28269981e-04, 8.52908473e-03, -6.44131526e-02, 3.98064524e-01)
 EXP2 = (5.50091019e-02, 2.4221098e-01, 6.93282888e-01, 1.0)
 
 
 def logits_of(model: NativeModel, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> Floats:
     """Return the logits float64 [pairs, labels] of pairs of token ids and types."""
-    names = [name for name, _, _ in model.sizes.tensors()]
+    names = [name for name, _, _ in model.dims.tensors()]
     arrays = dict(zip(names, model.arrays, strict=True))
     return np.stack([_logits(model, arrays, ids, types) for ids, types in pairs])
 
 
 def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats) -> Floats:
-    sizes = model.sizes
-    total = arrays["word"][ids].astype(np.float64) + arrays["position"][_places(sizes, ids)]
-    if sizes.types:
+    dims = model.dims
+    total = arrays["word"][ids].astype(np.float64) + arrays["position"][_position_rows(dims, ids)]
+    if dims.types:
         total = total + arrays["type"][types]
-    hidden, narrow = _norm(sizes, arrays, "embedding_norm", total)
-    for number in range(sizes.layers):
+    hidden, quantized = _norm(dims, arrays, "embedding_norm", total)
+    for number in range(dims.layers):
         layer = f"layer.{number}"
-        if number < sizes.layers - 1:
-            context = _context(sizes, arrays, layer, narrow)
+        if number < dims.layers - 1:
+            context = _context(dims, arrays, layer, quantized)
         else:
-            context = _context_of_cls(sizes, arrays, layer, hidden, narrow)
+            context = _context_of_cls(dims, arrays, layer, hidden, quantized)
             hidden = hidden[:1]
-        total = hidden + _linear(arrays, f"{layer}.attention_output", _narrow(sizes, context))
-        hidden, narrow = _norm(sizes, arrays, f"{layer}.attention_norm", total)
-        wide = _linear(arrays, f"{layer}.intermediate", narrow)
-        wide = _rounded(sizes, _gelu(sizes, wide))
-        kept = 0
-        if sizes.eight_bit:
-            kept = wide[:, arrays["kept"][number]] @ arrays[f"{layer}.output.kept"]
-            wide[:, arrays["kept"][number]] = 0
-        total = hidden + _linear(arrays, f"{layer}.output", _narrow(sizes, wide, low=-0.1703)) + kept
-        hidden, narrow = _norm(sizes, arrays, f"{layer}.output_norm", total)
-    value = hidden[0, : sizes.hidden]
+        total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context))
+        hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total)
+        intermediate = _linear(arrays, f"{layer}.intermediate", quantized)
+        intermediate = _rounded(dims, _gelu(dims, intermediate))
+        outliers = 0
+        if dims.is_int8:
+            outliers = intermediate[:, arrays["kept"][number]] @ arrays[f"{layer}.output.kept"]
+            intermediate[:, arrays["kept"][number]] = 0
+        total = hidden + _linear(arrays, f"{layer}.output", _quantized_rows(dims, intermediate, low=-0.1703)) + outliers
+        hidden, quantized = _norm(dims, arrays, f"{layer}.output_norm", total)
+    value = hidden[0, : dims.hidden]
     functions = {
         "tanh": np.tanh,
         "relu": lambda x: np.maximum(x, 0),
         "gelu": lambda x: x * 0.5 * (1 + erf(x / np.sqrt(2))),
     }
-    for number in range(sizes.dense):
+    for number in range(dims.dense):
         value = value @ arrays[f"head.{number}.weight"] + arrays[f"head.{number}.bias"]
-        if number + 1 < sizes.dense and sizes.activation != "none":
-            value = functions[sizes.activation](value)
+        if number + 1 < dims.dense and dims.activation != "none":
+            value = functions[dims.activation](value)
     return value
 
 
-def _places(sizes: Any, ids: Floats) -> Floats:
-    """Rows of the table of positions: as they come, or 0 for padding and the others counted from 1."""
-    if sizes.padding is None:
+def _position_rows(dims: Any, ids: Floats) -> Floats:
+    """Return rows of the position table: in order, or 0 for padding and the other tokens counted from 1."""
+    if dims.padding is None:
         return np.arange(len(ids))
-    counted = ids != sizes.padding
+    counted = ids != dims.padding
     return np.cumsum(counted) * counted
 
 
-def _context(sizes: Any, arrays: dict[str, Floats], layer: str, narrow: Any) -> Floats:
-    both = _rounded(sizes, _linear(arrays, f"{layer}.query_key_value", narrow))
-    heads = range(0, sizes.heads * sizes.head, sizes.head)
+def _context(dims: Any, arrays: dict[str, Floats], layer: str, quantized: Any) -> Floats:
+    both = _rounded(dims, _linear(arrays, f"{layer}.query_key_value", quantized))
+    heads = range(0, dims.heads * dims.head, dims.head)
     parts = np.split(both, 3, axis=1)
-    contexts = [_attend(sizes, *(part[:, head : head + sizes.head] for part in parts)) for head in heads]
+    contexts = [_attend(dims, *(part[:, head : head + dims.head] for part in parts)) for head in heads]
     return np.concatenate(contexts, axis=1)
 
 
-def _context_of_cls(sizes: Any, arrays: dict[str, Floats], layer: str, hidden: Floats, narrow: Any) -> Floats:
-    """Keys go into the query, and values are made of what the heads have mixed: each head attends to the hidden states."""
-    states = _rounded(sizes, hidden)
-    narrow = tuple(part[:1] for part in narrow) if sizes.eight_bit else narrow[:1]
-    query = _rounded(sizes, _linear(arrays, f"{layer}.query", narrow)).reshape(sizes.heads, sizes.head)
-    folded = np.stack(
+def _context_of_cls(dims: Any, arrays: dict[str, Floats], layer: str, hidden: Floats, quantized: Any) -> Floats:
+    """The last layer: K's weights are absorbed by the query, attention reads the hidden states, V's weights come last."""
+    states = _rounded(dims, hidden)
+    quantized = tuple(part[:1] for part in quantized) if dims.is_int8 else quantized[:1]
+    query = _rounded(dims, _linear(arrays, f"{layer}.query", quantized)).reshape(dims.heads, dims.head)
+    absorbed = np.stack(
         [one @ _matrix(panels).T for one, panels in zip(query, arrays[f"{layer}.key.weight"], strict=True)]
     )
-    mixed = _rounded(sizes, _attend(sizes, _rounded(sizes, folded), states, states))
-    value = _matrix(arrays[f"{layer}.value.weight"]).reshape(sizes.heads, sizes.head, -1)
-    return np.einsum("hw,hcw->hc", mixed, value).reshape(1, -1) + arrays[f"{layer}.value.bias"]
+    pooled = _rounded(dims, _attend(dims, _rounded(dims, absorbed), states, states))
+    value = _matrix(arrays[f"{layer}.value.weight"]).reshape(dims.heads, dims.head, -1)
+    return np.einsum("hw,hcw->hc", pooled, value).reshape(1, -1) + arrays[f"{layer}.value.bias"]
 
 
-def _norm(sizes: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tuple[Floats, Any]:
-    real = total[:, : sizes.hidden]
-    normal = (real - real.mean(axis=1, keepdims=True)) / np.sqrt(real.var(axis=1, keepdims=True) + sizes.epsilon)
-    normal = np.pad(normal, [(0, 0), (0, padded(sizes.hidden) - sizes.hidden)])
+def _norm(dims: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tuple[Floats, Any]:
+    real = total[:, : dims.hidden]
+    normal = (real - real.mean(axis=1, keepdims=True)) / np.sqrt(real.var(axis=1, keepdims=True) + dims.epsilon)
+    normal = np.pad(normal, [(0, 0), (0, padded(dims.hidden) - dims.hidden)])
     hidden = normal * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
-    return hidden, _narrow(sizes, hidden * arrays[f"{name}.balance"] if sizes.eight_bit else hidden)
+    return hidden, _quantized_rows(dims, hidden * arrays[f"{name}.balance"] if dims.is_int8 else hidden)
 
 
-def _narrow(sizes: Any, values: Floats, low: float | None = None) -> Any:
-    return _quantised(values, low) if sizes.eight_bit else _rounded(sizes, values)
+def _quantized_rows(dims: Any, values: Floats, low: float | None = None) -> Any:
+    return _quantize(values, low) if dims.is_int8 else _rounded(dims, values)
 
 
-def _quantised(values: Floats, low: float | None = None) -> tuple[Floats, Floats, Floats]:
-    """Integers, and each row's scale and shift: 254 steps between the least and the greatest, 0 among them."""
+def _quantize(values: Floats, low: float | None = None) -> tuple[Floats, Floats, Floats]:
+    """Return integers, and each row's scale and shift: 254 steps from its minimum to its maximum, one of which is 0."""
     least = np.minimum(values.min(axis=1, keepdims=True), 0) if low is None else np.full((len(values), 1), low)
     scale = (np.maximum(values.max(axis=1, keepdims=True), 0) - least) / 254
     inverse = np.divide(1, scale, where=scale > 1e-30, out=np.zeros_like(scale))
@@ -126,29 +126,29 @@ def _matrix(panels: npt.NDArray[Any]) -> Floats:
     return weight.astype(np.float64)
 
 
-def _attend(sizes: Any, query: Floats, key: Floats, value: Floats) -> Floats:
+def _attend(dims: Any, query: Floats, key: Floats, value: Floats) -> Floats:
     scores = query @ key.T
-    weights = _exp2(sizes, scores - scores.max(axis=1, keepdims=True))
-    return np.asarray((_rounded(sizes, weights) @ value) / weights.sum(axis=1, keepdims=True))
+    weights = _exp2(dims, scores - scores.max(axis=1, keepdims=True))
+    return np.asarray((_rounded(dims, weights) @ value) / weights.sum(axis=1, keepdims=True))
 
 
-def _gelu(sizes: Any, x: Floats) -> Floats:
-    if sizes.precision == "fp32":
+def _gelu(dims: Any, x: Floats) -> Floats:
+    if dims.precision == "fp32":
         return np.asarray(x * 0.5 * (1 + erf(x / np.sqrt(2))))
     near = np.clip(x, -3.5, 3.5)
     return x * (0.5 + near * np.polyval(GELU, near**2))
 
 
-def _exp2(sizes: Any, x: Floats) -> Floats:
-    if sizes.precision == "fp32":
+def _exp2(dims: Any, x: Floats) -> Floats:
+    if dims.precision == "fp32":
         return np.exp2(x)
     whole = np.rint(x)
     return np.polyval(EXP2, x - whole) * 2.0**whole
 
 
-def _rounded(sizes: Any, values: Floats) -> Floats:
-    """What is kept in BF16, unless all is FP32."""
-    return values if sizes.precision == "fp32" else _bfloat16(values)
+def _rounded(dims: Any, values: Floats) -> Floats:
+    """Round to BF16, unless the precision is FP32."""
+    return values if dims.precision == "fp32" else _bfloat16(values)
 
 
 def _bfloat16(values: Floats) -> Floats:

@@ -1,5 +1,6 @@
-"""The native kernels compute what they say, of any sizes; and what is not theirs is refused."""
+"""The native kernels compute what they say, of any dims; and what is not theirs is refused."""
 
+import ctypes
 import dataclasses
 import io
 import json
@@ -19,28 +20,29 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from crossrt.engine.backends import native_cpu as native_module
+from crossrt.engine.backends import native_cpu
 from crossrt.engine.backends.native_cpu import NativeSession
-from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.bundle.native_weights import DTYPES, KEPT, ModelDims, NativeModel, padded, write
+from crossrt.engine.bundle.native_weights import DTYPES, OUTLIER_CHANNELS, ModelDims, NativeModel, padded, write
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.kernels.library import native_library
+from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.execution_config import CpuConfig
+from tests.conftest import REPOSITORY
 from tests.engine.backends.native_arithmetic import logits_of
 
 COMPUTED = [
     precision.value for precision in (Precision.INT8, Precision.BF16, Precision.FP32) if not why_not_native(precision)
 ]
-"""What the kernels compute on this processor. Tests that open a session of another precision are skipped."""
+"""Precisions that the kernels can compute on this processor. Tests that open a session of another one are skipped."""
 
 POSITIONS = 300
 
 
-def sizes_of(**others: Any) -> ModelDims:
+def dims_of(**others: Any) -> ModelDims:
     known: dict[str, Any] = {
         "precision": (COMPUTED or ["fp32"])[0],
         "hidden": 64,
@@ -59,11 +61,11 @@ def sizes_of(**others: Any) -> ModelDims:
     return ModelDims(**(known | others))
 
 
-def random_arrays(sizes: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Weights that keep activations lively, with zeros where widths are padded."""
+def random_arrays(dims: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Return random weights that keep activations at a scale of about 1, with zeros where widths are padded."""
     rng = np.random.default_rng(seed)
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, dtype, shape in sizes.tensors():
+    for name, dtype, shape in dims.tensors():
         if dtype == "I8":
             arrays[name] = rng.integers(-127, 128, shape)
         elif len(shape) >= 4:
@@ -72,10 +74,10 @@ def random_arrays(sizes: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]
                 numbers = (numbers.view(np.uint32) >> 16).astype(np.uint16)
             if name.endswith("output.weight"):  # panels of the padded outputs
                 outputs = np.arange(shape[0] * shape[2]).reshape(shape[0], 1, shape[2], 1)
-                numbers *= (outputs < sizes.hidden).astype(numbers.dtype)
+                numbers *= (outputs < dims.hidden).astype(numbers.dtype)
             elif name.endswith("key.weight"):
                 outputs = np.arange(shape[1] * shape[3]).reshape(1, shape[1], 1, shape[3], 1)
-                numbers *= (outputs < sizes.hidden).astype(numbers.dtype)
+                numbers *= (outputs < dims.hidden).astype(numbers.dtype)
             arrays[name] = numbers
         elif name.endswith(".scale"):
             inputs = arrays[name.replace("scale", "weight")].shape[1] * 4
@@ -84,15 +86,15 @@ def random_arrays(sizes: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]
             weight = arrays[name.replace("sums", "weight")]
             arrays[name] = weight.sum(axis=(1, 3)).reshape(shape) * arrays[name.replace("sums", "scale")]
         elif name == "kept":
-            arrays[name] = np.stack([rng.permutation(sizes.intermediate)[:KEPT] for _ in range(sizes.layers)])
+            arrays[name] = np.stack([rng.permutation(dims.intermediate)[:OUTLIER_CHANNELS] for _ in range(dims.layers)])
         elif name.endswith(("norm.weight", "balance")):
             arrays[name] = rng.uniform(0.5, 1.5, shape)
         elif name.startswith("head."):
             arrays[name] = rng.normal(0, 0.2, shape)
         else:
             arrays[name] = rng.normal(0, 0.3, shape)
-        if arrays[name].shape[-1:] == (padded(sizes.hidden),) and len(shape) < 4:
-            arrays[name][..., sizes.hidden :] = 0
+        if arrays[name].shape[-1:] == (padded(dims.hidden),) and len(shape) < 4:
+            arrays[name][..., dims.hidden :] = 0
     return arrays
 
 
@@ -101,14 +103,14 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[ModelDims, dict[str, np
     """Return a function that makes a bundle of a native model with these weights."""
     known = Bundle.open(bundle)
 
-    def make(sizes: ModelDims, arrays: dict[str, npt.NDArray[Any]]) -> Bundle:
+    def make(dims: ModelDims, arrays: dict[str, npt.NDArray[Any]]) -> Bundle:
         folder = tmp_path / "bundle"
         folder.mkdir(exist_ok=True)
         with (folder / "model.int8.native").open("wb") as file:
-            write(file, sizes, arrays)
+            write(file, dims, arrays)
         model = dataclasses.replace(known.manifest.models["fp32"], native_file="model.int8.native")
-        fields = {"max_positions": sizes.positions, "labels": sizes.labels}
-        manifest = dataclasses.replace(known.manifest, models={sizes.precision: model}, **fields)
+        fields = {"max_positions": dims.positions, "labels": dims.labels}
+        manifest = dataclasses.replace(known.manifest, models={dims.precision: model}, **fields)
         return Bundle(folder, manifest)
 
     return make
@@ -116,19 +118,19 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[ModelDims, dict[str, np
 
 @pytest.fixture
 def unloaded() -> Iterator[None]:
-    """Let the library be chosen anew, in the test and after it."""
-    native_module._library.cache_clear()
+    """Load the library anew, in the test and after it."""
+    native_cpu._library.cache_clear()
     yield
-    native_module._library.cache_clear()
+    native_cpu._library.cache_clear()
 
 
 @pytest.fixture(params=["native_avx512", "native_avx512_bf16"])
 def library(request: pytest.FixtureRequest, unloaded: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Compute by this library: a processor with AVX512-BF16 has all instructions of the other one too."""
+    """Compute with each library: a processor with AVX512-BF16 has the instructions of the other one too."""
     why = why_not_native(Precision.BF16 if request.param.endswith("bf16") else Precision.FP32)
     if why:
         pytest.skip(why)
-    monkeypatch.setattr(native_module, "native_kernels", lambda: native_library(request.param))
+    monkeypatch.setattr(native_cpu, "native_kernels", lambda: native_library(request.param))
     return str(request.param)
 
 
@@ -163,7 +165,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example(  # between two steps: NumPy's -5.69 becomes the kernels' -5.21 for a millionth
+@example(  # halfway between two steps: a perturbation of 1e-6 takes NumPy from -5.69 to the kernels' -5.21
     **{"hidden": 256, "heads": 3, "head": 64, "intermediate": 160, "precision": (COMPUTED or ["fp32"])[0], "layers": 3},
     **{"types": 0, "padding": None, "labels": 1, "dense": 2, "activation": "none", "lengths": [5], "seed": 179},
 )
@@ -187,23 +189,23 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 def test_the_kernels_compute_what_numpy_computes(
     library: str, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
 ) -> None:
-    sizes = sizes_of(**fields)
-    bundle = bundle_of(sizes, random_arrays(sizes, seed))
-    batch = a_batch(lengths, types=sizes.types, seed=seed)
+    dims = dims_of(**fields)
+    bundle = bundle_of(dims, random_arrays(dims, seed))
+    batch = a_batch(lengths, types=dims.types, seed=seed)
     session = session_of(bundle)
     try:
         computed = session.run(batch)
     finally:
         session.close()
     expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch))
-    # Where a number lies between two steps, another order of a sum may round it the other way; then NumPy does so too when what
-    # it begins with is moved by as little as an order of FP32's sums moves it.
+    # A value halfway between two INT8 steps may be rounded the other way, because FP32 sums depend on their order. Then NumPy
+    # agrees when its inputs are perturbed by as little as that.
     chance = np.random.default_rng(0)
     other = [row for row in range(len(computed)) if not np.allclose(computed[row], expected[row], rtol=0, atol=0.3)]
     for _ in range(32 if other else 0):
-        arrays = random_arrays(sizes, seed)
+        arrays = random_arrays(dims, seed)
         arrays["position"] *= 1 + 2e-6 * chance.standard_normal(arrays["position"].shape)
-        moved = logits_of(NativeModel.open(file_of(bundle_of(sizes, arrays))), pairs_of(batch))
+        moved = logits_of(NativeModel.open(file_of(bundle_of(dims, arrays))), pairs_of(batch))
         other = [row for row in other if not np.allclose(computed[row], moved[row], rtol=0, atol=0.05)]
     assert not other, (computed[other], expected[other])
 
@@ -213,8 +215,8 @@ def test_the_kernels_compute_what_numpy_computes(
 def test_most_pairs_agree_with_numpy_in_all_digits(
     precision: str, library: str, bundle_of: Callable[..., Bundle]
 ) -> None:
-    sizes = sizes_of(precision=precision, hidden=96, heads=3, intermediate=128)
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of(precision=precision, hidden=96, heads=3, intermediate=128)
+    bundle = bundle_of(dims, random_arrays(dims))
     batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
     session = session_of(bundle)
     differences = np.abs(session.run(batch) - logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch)))
@@ -226,8 +228,8 @@ def test_most_pairs_agree_with_numpy_in_all_digits(
 def test_a_score_is_its_pairs_own_to_the_last_bit(
     precision: str, library: str, bundle_of: Callable[..., Bundle]
 ) -> None:
-    sizes = sizes_of(precision=precision)
-    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    dims = dims_of(precision=precision)
+    session = session_of(bundle_of(dims, random_arrays(dims)))
     batch = a_batch([5, 300, 17, 64, 1, 133, 90, 12, 33, 200], seed=3)
     together = session.run(batch)
     for row, (ids, types) in enumerate(pairs_of(batch)):
@@ -244,8 +246,8 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(
 def test_threads_that_share_a_batch_change_no_bit(
     precision: str, threads: int, bundle_of: Callable[..., Bundle]
 ) -> None:
-    sizes = sizes_of(precision=precision, layers=3)
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of(precision=precision, layers=3)
+    bundle = bundle_of(dims, random_arrays(dims))
     alone, together = session_of(bundle), session_of(bundle, threads=threads)
     # Some have fewer rows than threads, some more than go through the layers at once.
     for lengths in ([1], [2, 1, 3], [97], [13, 300, 12, 25], [300] * 5):
@@ -262,8 +264,8 @@ def threads_of_this_process() -> int:
 
 
 def test_threads_that_share_a_batch_end_with_the_session(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of()
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of()
+    bundle = bundle_of(dims, random_arrays(dims))
     before = threads_of_this_process()
     for _ in range(3):
         sessions = [session_of(bundle, streams=2, threads=4) for _ in range(2)]
@@ -277,8 +279,8 @@ def test_threads_that_share_a_batch_end_with_the_session(bundle_of: Callable[...
 
 
 def test_threads_that_share_a_batch_sleep_between_two(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of()
-    session = session_of(bundle_of(sizes, random_arrays(sizes)), threads=3)
+    dims = dims_of()
+    session = session_of(bundle_of(dims, random_arrays(dims)), threads=3)
     session.run(a_batch([40]))
     time.sleep(0.1)
     begin = time.process_time()
@@ -291,8 +293,8 @@ def test_threads_that_share_a_batch_sleep_between_two(bundle_of: Callable[..., B
 def test_a_request_of_fewer_pairs_than_streams_is_computed_by_all_processors(
     bundle_of: Callable[..., Bundle],
 ) -> None:
-    sizes = sizes_of(precision="fp32")
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of(precision="fp32")
+    bundle = bundle_of(dims, random_arrays(dims))
     config = CpuConfig(backend="native", precision=Precision.FP32, threads=3, streams=3, batch_size=32, reason="")
     streams = CpuScorer(bundle, config)
     pairs = a_batch([40, 9]).pairs()
@@ -304,8 +306,8 @@ def test_a_request_of_fewer_pairs_than_streams_is_computed_by_all_processors(
 
 
 def test_threads_do_not_disturb_one_another(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of()
-    session = session_of(bundle_of(sizes, random_arrays(sizes)), streams=2)
+    dims = dims_of()
+    session = session_of(bundle_of(dims, random_arrays(dims)), streams=2)
     batches = [a_batch([40 + seed, 90, 13], seed=seed) for seed in range(6)]
     expected = [session.run(batch) for batch in batches]
     wrong: list[int] = []
@@ -324,8 +326,8 @@ def test_threads_do_not_disturb_one_another(bundle_of: Callable[..., Bundle]) ->
 
 
 def test_scoring_takes_no_more_memory_whatever_the_shapes(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of(intermediate=512)
-    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    dims = dims_of(intermediate=512)
+    session = session_of(bundle_of(dims, random_arrays(dims)))
     rng = np.random.default_rng(0)
 
     def score(times: int) -> int:
@@ -340,8 +342,8 @@ def test_scoring_takes_no_more_memory_whatever_the_shapes(bundle_of: Callable[..
 
 
 def test_what_it_cannot_compute_is_refused_in_words(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of(positions=64)
-    session = session_of(bundle_of(sizes, random_arrays(sizes)))
+    dims = dims_of(positions=64)
+    session = session_of(bundle_of(dims, random_arrays(dims)))
     batch = a_batch([5, 9])
     before = session.run(batch)
     with pytest.raises(ShapeError, match=r"sequence 1\.\.64"):
@@ -410,8 +412,8 @@ def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes
 def test_a_file_that_was_altered_never_reaches_the_kernels(
     bundle_of: Callable[..., Bundle], damage: Callable[[bytes], bytes]
 ) -> None:
-    sizes = sizes_of()
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of()
+    bundle = bundle_of(dims, random_arrays(dims))
     content = file_of(bundle).read_bytes()
     NativeModel.open(file_of(bundle))
     file_of(bundle).write_bytes(damage(content))
@@ -420,7 +422,7 @@ def test_a_file_that_was_altered_never_reaches_the_kernels(
 
 
 def test_weights_of_another_model_are_refused(bundle_of: Callable[..., Bundle]) -> None:
-    bundle = bundle_of(sizes_of(), random_arrays(sizes_of()))
+    bundle = bundle_of(dims_of(), random_arrays(dims_of()))
     for field in ("max_positions", "labels"):
         manifest = dataclasses.replace(bundle.manifest, **{field: POSITIONS + 1})
         with pytest.raises(BundleError, match="of another model than the manifest"):
@@ -440,8 +442,8 @@ def as_before(content: bytes) -> bytes:
 def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_matters(
     bundle_of: Callable[..., Bundle],
 ) -> None:
-    sizes = sizes_of()
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of()
+    bundle = bundle_of(dims, random_arrays(dims))
     batch = a_batch([5, 9])
     expected = session_of(bundle).run(batch)
     file_of(bundle).write_bytes(as_before(file_of(bundle).read_bytes()))
@@ -452,8 +454,8 @@ def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_mat
 
 
 def test_a_header_of_many_layers_is_refused_before_anything_is_made_for_them(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of()
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of()
+    bundle = bundle_of(dims, random_arrays(dims))
     content = altered(file_of(bundle).read_bytes(), lambda header: header["__metadata__"].update(layers="1024"))
     file_of(bundle).write_bytes(content)
     tracemalloc.start()
@@ -479,11 +481,20 @@ def test_a_library_of_another_version_is_refused_in_words(
     (tmp_path / "old.cpp").write_text(source)
     old = tmp_path / "old.so"
     subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "old.cpp", "-o", old], check=True)
-    monkeypatch.setattr(native_module, "native_kernels", lambda: old)
-    sizes = sizes_of()
+    monkeypatch.setattr(native_cpu, "native_kernels", lambda: old)
+    dims = dims_of()
     with pytest.raises(BackendError, match=r"old\.so is not of this crossrt; install crossrt again"):
-        session_of(bundle_of(sizes, random_arrays(sizes)))
+        session_of(bundle_of(dims, random_arrays(dims)))
     assert f"interface {99 if number else 'none'}, expected" in caplog.text
+
+
+def test_the_struct_that_python_passes_has_the_fields_of_the_one_in_cpp() -> None:
+    source = (REPOSITORY / "engine/kernels/native/model_dims.h").read_text(encoding="utf-8")
+    (body,) = re.findall(r"struct ModelDims {(.*?)\n\n", source, re.DOTALL)
+    declarations = re.findall(r"^ *(int|float) ([\w, ]+);", body, re.MULTILINE)
+    fields = [(name, kind) for kind, names in declarations for name in names.split(", ")]
+    kinds = {"int": ctypes.c_int32, "float": ctypes.c_float}
+    assert [(name, kinds[kind]) for name, kind in fields] == list(native_cpu._ModelDims._fields_)
 
 
 needs_int8 = pytest.mark.skipif("int8" not in COMPUTED, reason="this processor has no AVX512-VNNI")
@@ -491,7 +502,7 @@ needs_int8 = pytest.mark.skipif("int8" not in COMPUTED, reason="this processor h
 
 @needs_int8
 def test_weights_of_another_precision_are_refused(bundle_of: Callable[..., Bundle]) -> None:
-    bundle = bundle_of(sizes_of(), random_arrays(sizes_of()))
+    bundle = bundle_of(dims_of(), random_arrays(dims_of()))
     models = {"fp32": bundle.manifest.models["int8"]}
     with pytest.raises(BundleError, match="of another model than the manifest"):
         session_of(dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, models=models)))
@@ -499,34 +510,34 @@ def test_weights_of_another_precision_are_refused(bundle_of: Callable[..., Bundl
 
 @needs_int8
 def test_kept_channels_beyond_the_layer_are_refused(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of()
-    arrays = random_arrays(sizes)
-    arrays["kept"][1, 2] = sizes.intermediate
+    dims = dims_of()
+    arrays = random_arrays(dims)
+    arrays["kept"][1, 2] = dims.intermediate
     with pytest.raises(BundleError, match="kept"):
-        session_of(bundle_of(sizes, arrays))
+        session_of(bundle_of(dims, arrays))
 
 
 def test_the_file_is_what_safetensors_reads(bundle_of: Callable[..., Bundle]) -> None:
     safetensors = pytest.importorskip("safetensors.numpy")
-    sizes = sizes_of()
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of()
+    bundle = bundle_of(dims, random_arrays(dims))
     read = safetensors.load_file(file_of(bundle))
-    for (name, dtype, _), array in zip(sizes.tensors(), NativeModel.open(file_of(bundle)).arrays, strict=True):
+    for (name, dtype, _), array in zip(dims.tensors(), NativeModel.open(file_of(bundle)).arrays, strict=True):
         np.testing.assert_array_equal(read[name].view(DTYPES[dtype]), array)
 
 
 def test_an_array_of_another_shape_is_not_written() -> None:
-    sizes = sizes_of()
-    arrays = random_arrays(sizes) | {"type": np.zeros((3, 64))}
+    dims = dims_of()
+    arrays = random_arrays(dims) | {"type": np.zeros((3, 64))}
     with pytest.raises(ValueError, match=r"type is \[3, 64\]"):
-        write(io.BytesIO(), sizes, arrays)
+        write(io.BytesIO(), dims, arrays)
 
 
 def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bundle]) -> None:
-    for sizes in (sizes_of(hidden=40, labels=3), sizes_of(types=0, layers=3, dense=1), sizes_of(precision="fp32")):
-        model = NativeModel.open(file_of(bundle_of(sizes, random_arrays(sizes))))
+    for dims in (dims_of(hidden=40, labels=3), dims_of(types=0, layers=3, dense=1), dims_of(precision="fp32")):
+        model = NativeModel.open(file_of(bundle_of(dims, random_arrays(dims))))
         panels = [array for array in model.arrays if array.ndim >= 4]
-        assert len(panels) == 4 * sizes.layers + 2
+        assert len(panels) == 4 * dims.layers + 2
         assert not any(array.ctypes.data % 64 for array in panels)
 
 
@@ -535,12 +546,12 @@ def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bun
 def test_a_session_computes_by_the_processors_own_library_or_says_what_the_processor_lacks(
     precision: str, unloaded: None, bundle_of: Callable[..., Bundle]
 ) -> None:
-    sizes = sizes_of(precision=precision)
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of(precision=precision)
+    bundle = bundle_of(dims, random_arrays(dims))
     if precision in COMPUTED:
         NativeSession(bundle, precision=Precision(precision), streams=1).close()
         library = "native_avx512_bf16" if "bf16" in COMPUTED else "native_avx512"
-        assert native_module._library()._name == str(native_library(library))
+        assert native_cpu._library()._name == str(native_library(library))
     else:
         why = re.escape(why_not_native(Precision(precision)))
         with pytest.raises(BackendError, match=f"cannot run here in {precision}: {why}; use another backend"):
@@ -550,8 +561,8 @@ def test_a_session_computes_by_the_processors_own_library_or_says_what_the_proce
 def test_without_compiled_kernels_no_session_opens(
     monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
 ) -> None:
-    sizes = sizes_of(precision="fp32")
-    bundle = bundle_of(sizes, random_arrays(sizes))
+    dims = dims_of(precision="fp32")
+    bundle = bundle_of(dims, random_arrays(dims))
     monkeypatch.setattr("crossrt.engine.kernels.library.EXTENSION_SUFFIXES", [".nowhere"])
     with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
         NativeSession(bundle, precision=Precision.FP32, streams=1)

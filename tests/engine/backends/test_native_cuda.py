@@ -1,4 +1,4 @@
-"""The native kernels for GPUs compute what NumPy computes: their source runs on the processor, over a device in memory."""
+"""The native kernels for GPUs compute what NumPy computes: their source is compiled for the CPU, over a device in memory."""
 
 import ctypes
 import dataclasses
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cuda.bindings")
 
-from crossrt.engine.backends.native_cuda import MOST_TOKENS, NativeGpuExecutor
+from crossrt.engine.backends.native_cuda import MAX_TOKENS, NativeGpuExecutor
 from crossrt.engine.batching.packed_layout import TILE, PackedLayout
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.bundle.native_weights import DTYPES, PANEL, ModelDims, NativeModel, padded
+from crossrt.engine.bundle.native_weights import DTYPES, PANEL, ModelDims, NativeModel
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.execution_config import GpuConfig
@@ -26,7 +26,7 @@ from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.backends import emulated_gpu
 from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
 from tests.engine.backends.native_arithmetic import logits_of
-from tests.engine.backends.test_native_cpu import bundle_of, random_arrays, sizes_of
+from tests.engine.backends.test_native_cpu import bundle_of, dims_of, random_arrays
 from tests.engine.cuda.memory_device import MemoryDevice
 
 __all__ = ["bundle_of"]
@@ -37,32 +37,32 @@ compiler = pytest.mark.skipif(
 )
 
 
-def pairs_of(lengths: list[int], sizes: ModelDims, seed: int = 0) -> EncodedPairs:
+def pairs_of(lengths: list[int], dims: ModelDims, seed: int = 0) -> EncodedPairs:
     chance = np.random.default_rng(seed)
     offsets = np.concatenate(([0], np.cumsum(np.array(lengths, dtype=np.int64)))).astype(np.int64)
     return EncodedPairs(
-        ids=chance.integers(0, sizes.vocab, offsets[-1]).astype(np.int32),
-        type_ids=chance.integers(0, sizes.types or 2, offsets[-1]).astype(
+        ids=chance.integers(0, dims.vocab, offsets[-1]).astype(np.int32),
+        type_ids=chance.integers(0, dims.types or 2, offsets[-1]).astype(
             np.uint8
         ),  # some tokenizers give what no model has
         offsets=offsets,
     )
 
 
-def expected_of(sizes: ModelDims, pairs: EncodedPairs, seed: int = 0) -> Any:
-    arrays = random_arrays(sizes, seed)
-    known = tuple(np.asarray(arrays[name], dtype=DTYPES[dtype]) for name, dtype, _ in sizes.tensors())
+def expected_of(dims: ModelDims, pairs: EncodedPairs, seed: int = 0) -> Any:
+    arrays = random_arrays(dims, seed)
+    known = tuple(np.asarray(arrays[name], dtype=DTYPES[dtype]) for name, dtype, _ in dims.tensors())
     cuts = [slice(begin, end) for begin, end in zip(pairs.offsets[:-1], pairs.offsets[1:], strict=True)]
-    return logits_of(NativeModel(sizes, known), [(pairs.ids[cut], pairs.type_ids[cut]) for cut in cuts])
+    return logits_of(NativeModel(dims, known), [(pairs.ids[cut], pairs.type_ids[cut]) for cut in cuts])
 
 
-def for_gpus(sizes: ModelDims, arrays: Mapping[str, Any]) -> tuple[ModelDims, dict[str, Any]]:
-    """The same model as GPUs want it: weights as [outputs, inputs], and the last layer's keys and values as one."""
+def for_gpus(dims: ModelDims, arrays: Mapping[str, Any]) -> tuple[ModelDims, dict[str, Any]]:
+    """Return the same model in the layout for GPUs: weights [outputs, inputs], the last layer's keys and values as one."""
 
     def matrix(panels: Any) -> Any:
         return panels.swapaxes(1, 2).reshape(panels.shape[0] * PANEL, -1)
 
-    last, width = f"layer.{sizes.layers - 1}", padded(sizes.hidden)
+    last, width = f"layer.{dims.layers - 1}", dims.width
     keys = np.concatenate([matrix(head).T for head in arrays[f"{last}.key.weight"]])
     bias = arrays[f"{last}.value.bias"]
     made = {
@@ -70,20 +70,20 @@ def for_gpus(sizes: ModelDims, arrays: Mapping[str, Any]) -> tuple[ModelDims, di
         f"{last}.key_value.bias": np.concatenate([np.zeros_like(bias), bias]),
     }
     for name, array in arrays.items():
-        if name.startswith("head.") and not name.startswith(f"head.{sizes.dense - 1}."):
+        if name.startswith("head.") and not name.startswith(f"head.{dims.dense - 1}."):
             array = np.pad(array.T, [(0, width - side) for side in array.shape])
         made.setdefault(name, matrix(array) if array.ndim == 4 else array)
-    return dataclasses.replace(sizes, precision="fp16"), made
+    return dataclasses.replace(dims, precision="fp16"), made
 
 
 @pytest.fixture
 def opened(bundle_of: Callable[..., Bundle], tmp_path: Path) -> Any:
-    """Return a function that opens a model of given sizes on a device in memory."""
+    """Return a function that opens a random model on a device in memory."""
     pipelines = []
 
-    def open_one(sizes: ModelDims) -> tuple[GpuScorer, MemoryDevice]:
+    def open_one(dims: ModelDims) -> tuple[GpuScorer, MemoryDevice]:
         device = MemoryDevice(total=4 << 30)
-        bundle = bundle_of(*for_gpus(sizes, random_arrays(sizes)))
+        bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
         with device.current():
             executor = NativeGpuExecutor(bundle, device, **emulation(tmp_path / f"kernels{len(pipelines)}"))
         pipelines.append(GpuScorer(bundle, CONFIG, [executor]))
@@ -112,10 +112,10 @@ LENGTHS = [1, 16, 17, 64, 65, 145]
     ids=["bert", "no types", "padded", "one dense layer", "one layer"],
 )
 def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, Any]) -> None:
-    sizes = sizes_of(precision="fp32", **fields)
-    pipeline, device = opened(sizes)
-    pairs = pairs_of(LENGTHS, sizes)
-    expected = expected_of(sizes, pairs)
+    dims = dims_of(precision="fp32", **fields)
+    pipeline, device = opened(dims)
+    pairs = pairs_of(LENGTHS, dims)
+    expected = expected_of(dims, pairs)
     for _ in range(3):  # launched, captured, and as a graph
         found = pipeline.submit(pairs, batch_size=1).wait()
         assert np.abs(found - expected).max() < ALLOWED
@@ -126,9 +126,9 @@ def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, 
 
 @compiler
 def test_a_score_is_its_pairs_own_whatever_lies_beside_it(opened: Any) -> None:
-    sizes = sizes_of(precision="fp32")
-    pipeline, _ = opened(sizes)
-    pairs = pairs_of(LENGTHS, sizes)
+    dims = dims_of(precision="fp32")
+    pipeline, _ = opened(dims)
+    pairs = pairs_of(LENGTHS, dims)
     together = pipeline.submit(pairs, batch_size=1).wait()
     for row in (0, 3, 5):
         cut = slice(pairs.offsets[row], pairs.offsets[row + 1])
@@ -144,10 +144,10 @@ def test_a_score_is_its_pairs_own_whatever_lies_beside_it(opened: Any) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("i % 2 >= rest) one", "i % 2 >= rest + 16) one"),  # padding is attended to
-        ("block += TILE", "block += 2 * TILE"),  # keys are left out
-        ("taken += TAKEN", "taken += 2 * TAKEN"),
-        ("sums[half] *= faded;", ""),  # the softmax is not rescaled
+        ("i % 2 >= block_keys) one", "i % 2 >= block_keys + 16) one"),  # attention to padding
+        ("tile_key += TILE", "tile_key += 2 * TILE"),  # keys are left out
+        ("first_key += KEY_BLOCK", "first_key += 2 * KEY_BLOCK"),
+        ("sums[half] *= rescale;", ""),  # the softmax is not rescaled
         ("sum_of_warp(squares) / HIDDEN", "sum_of_warp(squares) / WIDTH"),  # padding counts in the variance
         ("+ positions[channel + 1]", "+ positions[channel]"),
     ],
@@ -159,10 +159,10 @@ def test_a_wrong_kernel_is_noticed(
     assert right in source
     (tmp_path / "encoder.cu").write_text(source.replace(right, wrong), encoding="utf-8")
     monkeypatch.setattr(emulated_gpu, "SOURCE", tmp_path / "encoder.cu")
-    sizes = sizes_of(precision="fp32", hidden=36, heads=2, layers=3)
-    pipeline, _ = opened(sizes)
-    pairs = pairs_of([1, 16, 65, 300], sizes)
-    assert np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected_of(sizes, pairs)).max() > ALLOWED
+    dims = dims_of(precision="fp32", hidden=36, heads=2, layers=3)
+    pipeline, _ = opened(dims)
+    pairs = pairs_of([1, 16, 65, 300], dims)
+    assert np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected_of(dims, pairs)).max() > ALLOWED
 
 
 @compiler
@@ -174,7 +174,7 @@ def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
             "WIDTH": 32,
             "HEADS": 1,
             "HEAD": 32,
-            "ATTENDED": 32,
+            "ATTENTION_WIDTH": 32,
             "TYPES": 0,
             "EPSILON": "1e-12f",
             "LABELS": 1,
@@ -200,8 +200,8 @@ def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
 
 @compiler
 def test_tokens_that_the_model_does_not_have_are_refused(opened: Any) -> None:
-    sizes = sizes_of(precision="fp32")
-    pipeline, _ = opened(sizes)
+    dims = dims_of(precision="fp32")
+    pipeline, _ = opened(dims)
     for ids, types, offsets in (  # which a kernel would read beyond its tables for
         ([3, 50], [0, 0], [0, 2]),
         ([-1, 3], [0, 0], [0, 2]),
@@ -214,12 +214,12 @@ def test_tokens_that_the_model_does_not_have_are_refused(opened: Any) -> None:
         with pytest.raises(InputError, match="token ids or types that the model does not have"):
             pipeline.submit(wrong, batch_size=1).wait()
     with pytest.raises(ShapeError, match="a pair of 301 tokens, and this engine takes up to 300"):
-        pipeline.submit(pairs_of([301], sizes), batch_size=1)
+        pipeline.submit(pairs_of([301], dims), batch_size=1)
 
 
 def test_too_little_device_memory_says_how_much_is_needed(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of(precision="fp32")
-    bundle = bundle_of(*for_gpus(sizes, random_arrays(sizes)))
+    dims = dims_of(precision="fp32")
+    bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
     device = MemoryDevice(total=1 << 12)
     kernels = type("Kernels", (), {"close": lambda self: None})
     with (
@@ -231,12 +231,12 @@ def test_too_little_device_memory_says_how_much_is_needed(bundle_of: Callable[..
 
 
 def test_a_file_of_another_model_or_for_processors_is_refused(bundle_of: Callable[..., Bundle]) -> None:
-    sizes = sizes_of(precision="fp32")
-    bundle = bundle_of(*for_gpus(sizes, random_arrays(sizes)))
+    dims = dims_of(precision="fp32")
+    bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
     longer = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, max_positions=512))
     with pytest.raises(BundleError, match="of another model than the manifest; export the bundle again"):
         NativeGpuExecutor(longer, MemoryDevice())
-    full = bundle_of(sizes, random_arrays(sizes))
+    full = bundle_of(dims, random_arrays(dims))
     models = {"fp16": full.manifest.models["fp32"]}
     with pytest.raises(BundleError, match="of another model than the manifest"):
         NativeGpuExecutor(
@@ -265,10 +265,10 @@ def test_every_pair_is_in_one_batch_that_fits(lengths: np.ndarray, shares: int) 
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=8), st.integers(0, 99))
 def test_a_filled_batch_says_where_everything_is(lengths: list[int], seed: int) -> None:
-    pairs = pairs_of([7, *lengths, 9], sizes_of(), seed)
+    pairs = pairs_of([7, *lengths, 9], dims_of(), seed)
     rows = np.arange(1, len(lengths) + 1)
     shape = BATCHES.shape(pairs.lengths[rows])
-    arrays = {name: np.full(sizes, -7, kind) for name, (kind, sizes) in BATCHES.arrays(shape).items()}
+    arrays = {name: np.full(size, -7, kind) for name, (kind, size) in BATCHES.arrays(shape).items()}
     BATCHES.fill(arrays, pairs, rows)
     queries = np.zeros(shape[1], dtype=int)
     for begin, length, first in arrays["tiles"]:
@@ -287,8 +287,8 @@ def test_a_filled_batch_says_where_everything_is(lengths: list[int], seed: int) 
 
 
 def test_rounding_adds_a_few_hundredths_and_makes_few_shapes() -> None:
-    batches = PackedLayout(most_tokens=MOST_TOKENS, most_rows=4096, longest=512, vocab=50, types=2)
-    tokens = range(1000, MOST_TOKENS, 7)
+    batches = PackedLayout(most_tokens=MAX_TOKENS, most_rows=4096, longest=512, vocab=50, types=2)
+    tokens = range(1000, MAX_TOKENS, 7)
     rounded = [batches.shape(np.array([each]))[1] for each in tokens]
     assert np.mean(np.array(rounded) / np.array(tokens)) < 1.05
     assert len(set(rounded)) < 60

@@ -1,14 +1,16 @@
-"""Which backends run here is decided by what the processor can execute and what was compiled."""
+"""The native kernels are a backend where the processor has their instructions and they were compiled."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crossrt.engine.backends import registry as backends
-from crossrt.engine.backends.registry import installed_backends, native_kernels, why_not_native
+from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.hardware import cpus
 from crossrt.engine.hardware.cpus import has_vnni, instructions
+from crossrt.engine.kernels import support
+from crossrt.engine.kernels.instruction_sets import LIBRARIES, compiler_flags
+from crossrt.engine.kernels.support import native_kernels, why_not_native
 from crossrt.engine.precision import Precision
 
 AVX512 = "fma avx2 avx512f avx512bw avx512dq avx512vl"
@@ -42,7 +44,7 @@ def computed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         file.write_text(described)
     monkeypatch.setattr(cpus, "CPUINFO", file)
     cpus.processor.cache_clear()
-    monkeypatch.setattr(backends, "native_library", lambda name: tmp_path / name)
+    monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
     assert has_vnni() is vnni
     yield computed
     cpus.processor.cache_clear()
@@ -61,7 +63,7 @@ def test_the_kernels_compute_what_the_processor_has_all_instructions_for(compute
 def test_a_compiler_without_bf16_leaves_the_other_precisions(
     computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "native_library", lambda name: None if "bf16" in name else tmp_path / name)
+    monkeypatch.setattr(support, "native_library", lambda name: None if "bf16" in name else tmp_path / name)
     assert native_kernels() == tmp_path / "native_avx512"
     assert [each.value for each in Precision if "native" in installed_backends(each)] == [
         each for each in computed if each != "bf16"
@@ -72,7 +74,7 @@ def test_a_compiler_without_bf16_leaves_the_other_precisions(
 def test_an_installation_without_a_compiler_has_no_kernels(
     computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "native_library", lambda name: None)
+    monkeypatch.setattr(support, "native_library", lambda name: None)
     assert native_kernels() is None
     assert not [each for each in Precision if "native" in installed_backends(each)]
     for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
@@ -81,8 +83,17 @@ def test_an_installation_without_a_compiler_has_no_kernels(
 
 @pytest.mark.processor
 def test_this_processors_own_kernels_are_a_backend() -> None:
-    """With what this process sees of the processor, and what is compiled here."""
+    """With the processor as this process sees it, and the libraries that are compiled here."""
     kernels = native_kernels()
-    for precision, needed in backends.NATIVE_FLAGS.items():
+    for precision, needed in support.REQUIRED_INSTRUCTIONS.items():
         compiled = kernels is not None and (precision is not Precision.BF16 or "bf16" in kernels.name)
         assert ("native" in installed_backends(precision)) == (compiled and needed <= instructions())
+
+
+def test_a_library_is_loaded_only_where_everything_that_it_was_compiled_with_runs() -> None:
+    required = support.REQUIRED_INSTRUCTIONS
+    # `native_kernels` takes the second where BF16 can run, and the first where FP32 can.
+    assert required[Precision.FP32] == set(LIBRARIES["native_avx512"])
+    assert required[Precision.BF16] == set(LIBRARIES["native_avx512_bf16"])
+    assert required[Precision.FP32] < required[Precision.INT8] < required[Precision.BF16]
+    assert compiler_flags(("avx512f", "avx512_vnni", "fma")) == ["-mavx512f", "-mavx512vnni", "-mfma"]

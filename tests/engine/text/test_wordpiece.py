@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from crossrt.engine.backends import registry as backends
 from crossrt.engine.errors import InputError
+from crossrt.engine.kernels.library import native_library
 from crossrt.engine.text import wordpiece
 from crossrt.engine.text.encoded_pairs import TruncationSide
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
@@ -28,7 +28,7 @@ from tests.conftest import REPOSITORY, vocabulary
 from tests.engine.text.real_tokenizer import SIDES, real_rows, rows_of
 
 pytestmark = pytest.mark.skipif(
-    backends.native_library("native_wordpiece") is None, reason="this installation has no compiled tokenization"
+    native_library("native_wordpiece") is None, reason="this installation has no compiled tokenization"
 )
 DEMO = REPOSITORY / "demo/checkpoint/tokenizer.json"
 MARK = "\U0001d165"  # a combining mark that stripping accents leaves, and NFD moves
@@ -221,7 +221,7 @@ def test_threads_may_meet_new_characters_at_once() -> None:
 
 def test_a_list_is_tokenized_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """New characters, texts for the real tokenizer and empty ones among them."""
-    monkeypatch.setattr(wordpiece, "LEAST_BYTES", 1)
+    monkeypatch.setattr(wordpiece, "BYTES_PER_THREAD", 1)
     chance = random.Random(0)
     odd = ["", "[SEP]", MARK, "東京", "한국어", "x" * 101, "plain words"]
     tokenizer = tokenizer_of()

@@ -140,7 +140,7 @@ def test_special_tokens_in_texts_score_as_in_transformers(
 def on_a_gpu(bundle: Bundle, folder: Path) -> Any:
     """The logits by the kernels for GPUs, run on the processor."""
     executor_of = pytest.importorskip("crossrt.engine.backends.native_cuda").NativeGpuExecutor
-    assert NativeModel.open(bundle.native_file(Precision.FP16)).sizes.padding == 1
+    assert NativeModel.open(bundle.native_file(Precision.FP16)).dims.padding == 1
     device = MemoryDevice(total=4 << 30)
     with device.current():
         executor = executor_of(bundle, device, **emulation(folder))

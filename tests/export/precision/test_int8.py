@@ -22,9 +22,10 @@ from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.backends.registry import installed_backends, why_not_native
+from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
+from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
 from crossrt.engine.runtime.select import choose_execution
@@ -215,10 +216,10 @@ def test_the_native_kernels_have_a_file_and_a_check_of_their_own(exported: Bundl
 def test_native_weights_that_lose_the_order_are_left_out(
     calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse(balance: Any) -> Any:
-        return lambda *arguments: balance(*arguments) * np.random.default_rng(0).uniform(1, 300, 128)
+    def worse(factors: Any) -> Any:
+        return lambda *arguments: factors(*arguments) * np.random.default_rng(0).uniform(1, 300, 128)
 
-    monkeypatch.setattr(native, "_balance", worse(native._balance))
+    monkeypatch.setattr(native, "_smoothing_factors", worse(native._smoothing_factors))
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
     assert not next(report for report in reports if (report.precision, report.backend) == ("int8", "native"))

@@ -23,11 +23,11 @@ from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
-from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.manifest import ONNX_FILES
 from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.errors import ParityError
+from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export import export

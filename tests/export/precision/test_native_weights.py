@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
-from crossrt.engine.backends.registry import why_not_native
 from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.errors import BackendError, OptionError
+from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
 from crossrt.engine.runtime.execution_config import GpuConfig
@@ -30,7 +30,7 @@ from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.precision import native_weights as native
 from crossrt.export.precision.fp16 import batches_of, logits_of, rounded_where_stored
-from crossrt.export.precision.native_weights import _bfloat16
+from crossrt.export.precision.native_weights import _to_bf16
 from tests.engine.backends.emulated_gpu import emulation
 from tests.engine.cuda.memory_device import MemoryDevice
 
@@ -48,7 +48,7 @@ def test_fp32_is_exported_for_them_with_parity_and_taken_first(tmp_path: Path) -
         ("fp32", "native", True),
     ]
     assert json.loads((bundle.path / "parity.fp32.native.json").read_text())["backend"] == "native"
-    assert NativeModel.open(bundle.native_file(Precision.FP32)).sizes.precision == "fp32"
+    assert NativeModel.open(bundle.native_file(Precision.FP32)).dims.precision == "fp32"
     pairs = list(builtin_pairs(160))
     expected = Reference(read).logits(pairs, max_length=160)
     with CrossEncoder(bundle.path) as model, CrossEncoder(bundle.path, backend="onnxruntime") as other:
@@ -80,7 +80,7 @@ def test_what_is_judged_for_gpus_is_what_their_kernels_compute(tmp_path: Path) -
     [judged] = [report for report in reports if "native kernels" in report.backend]
     assert judged
     assert json.loads((bundle.path / "parity.fp16.native.json").read_text())["max_abs_diff"] == judged.max_abs_diff
-    assert NativeModel.open(bundle.native_file(Precision.FP16)).sizes.for_gpus
+    assert NativeModel.open(bundle.native_file(Precision.FP16)).dims.for_gpus
     encoder = PairTokenizer.from_file(bundle.tokenizer_file, max_length=160)
     pairs = list(builtin_pairs(160))[::3]
     encoded = encoder.encode(pairs)
@@ -144,7 +144,7 @@ def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
     )
     assert (report.precision, report.backend, bool(report)) == ("bf16", "native", True)
     assert json.loads((bundle.path / "parity.bf16.json").read_text())["passed"]
-    assert NativeModel.open(bundle.native_file(Precision.BF16)).sizes.precision == "bf16"
+    assert NativeModel.open(bundle.native_file(Precision.BF16)).dims.precision == "bf16"
     assert bundle.model_file(Precision.BF16) == bundle.model_file(Precision.FP32)
     pairs = list(builtin_pairs(160))
     with (
@@ -201,4 +201,4 @@ def test_weights_are_rounded_to_bf16_as_torch_does() -> None:
     halfway = (np.arange(1000, dtype=np.uint32) << 16 | 0x8000 | 0x3F800000).view(np.float32)
     values = np.concatenate([numbers, halfway, [0.0, -0.0]]).astype(np.float32)
     expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
-    np.testing.assert_array_equal(_bfloat16(values), expected)
+    np.testing.assert_array_equal(_to_bf16(values), expected)

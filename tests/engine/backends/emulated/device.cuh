@@ -1,4 +1,5 @@
-// A GPU's blocks on a processor, for tests: each thread is a fiber, and the verbs of a warp wait for all its lanes.
+// engine/kernels/native/device.cuh in C++, for tests without a GPU. Each thread of a block is a fiber. An operation of a warp,
+// such as a shuffle, waits until all of its lanes have come to it.
 #pragma once
 
 #include <setjmp.h>
@@ -16,7 +17,7 @@
 #define __shared__ static
 #define __launch_bounds__(threads)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define INFINITE INFINITY
+#define INF INFINITY
 
 typedef unsigned short half_bits;
 struct uint4 {
@@ -27,7 +28,7 @@ struct Index {
 };
 
 struct Thread {
-    ucontext_t context;  // to begin with; then `jump`, which asks the system for nothing
+    ucontext_t context;  // of the first switch; later ones use `jump`, which makes no system call
     jmp_buf jump;
     std::unique_ptr<char[]> stack;
     Index index;
@@ -67,13 +68,14 @@ inline void wait(Barrier& barrier, int size) {
 
 inline void __syncthreads() { wait(block_barrier, threads); }
 
-// Every lane's words, once all have given theirs. The next turn has memory of its own, so nobody overtakes who still reads.
+// Returns the words of all lanes, once each has given its own. Turns alternate between two buffers, so that no lane overwrites
+// what another still reads.
 inline unsigned (*exchanged(const void* words, int size))[8] {
     Warp& warp = warps[current->index.x / 32];
-    auto of_turn = warp.words[current->turn++ % 2];
-    std::memcpy(of_turn[current->index.x % 32], words, size);
+    auto buffer = warp.words[current->turn++ % 2];
+    std::memcpy(buffer[current->index.x % 32], words, size);
     wait(warp.barrier, 32);
-    return of_turn;
+    return buffer;
 }
 
 inline float to_float(half_bits value) {
@@ -96,11 +98,11 @@ inline half_bits to_half(float value) {
     return sign | half_bits(((exponent + 14) << 10) + (mantissa - 1024));
 }
 
-inline unsigned packed(float low, float high) { return to_half(low) | unsigned(to_half(high)) << 16; }
+inline unsigned pack_halves(float low, float high) { return to_half(low) | unsigned(to_half(high)) << 16; }
 
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 
-inline float power_of_two(float value) { return std::exp2(value); }
+inline float exp2_approx(float value) { return std::exp2(value); }
 
 inline float shuffle(float value, int lane) {
     float result;
@@ -111,7 +113,7 @@ inline float shuffle(float value, int lane) {
 inline float shuffle_xor(float value, int lanes) { return shuffle(value, current->index.x % 32 ^ lanes); }
 
 inline void load(unsigned* matrices, const half_bits* row, bool transposed) {
-    if (reinterpret_cast<size_t>(row) % 16) std::abort();  // which a GPU would do too
+    if (reinterpret_cast<size_t>(row) % 16) std::abort();  // a GPU faults too
     auto rows = exchanged(&row, sizeof row);
     const int lane = current->index.x % 32;
     for (int matrix = 0; matrix < 4; matrix++) {
@@ -130,10 +132,10 @@ inline void load_matrices(unsigned* matrices, const half_bits* row) { load(matri
 inline void load_matrices_transposed(unsigned* matrices, const half_bits* row) { load(matrices, row, true); }
 
 // PTX ISA, "Matrix fragments for mma.m16n8k16".
-inline void multiply_add(float* sums, const unsigned* left, const unsigned* right) {
+inline void mma_16x8x16(float* sums, const unsigned* a, const unsigned* b) {
     unsigned words[6];
-    std::memcpy(words, left, 16);
-    std::memcpy(words + 4, right, 8);
+    std::memcpy(words, a, 16);
+    std::memcpy(words + 4, b, 8);
     auto lanes = exchanged(words, sizeof words);
     const int lane = current->index.x % 32;
     const auto half_of = [&](int from, int word, int place) { return to_float(lanes[from][word] >> 16 * place & 0xFFFF); };

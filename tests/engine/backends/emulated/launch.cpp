@@ -1,4 +1,5 @@
-// `launch`, as CUDA's own: a kernel by its name, blocks, threads of a block, and a pointer to each argument.
+// `launch` runs a kernel by name, as cuLaunchKernel does: the grid's two dimensions, threads of a block, and a pointer to each
+// argument.
 #include "encoder.cu"
 
 #include <functional>
@@ -56,8 +57,12 @@ std::function<std::function<void()>(void**)> named(void (*kernel)(A...)) {
 }
 
 const std::map<std::string, std::function<std::function<void()>(void**)>> kernels = {
-    {"embed", named(embed)},           {"add_normalize", named(add_normalize)}, {"attend", named(attend)},
-    {"take_first", named(take_first)}, {"attend_first", named(attend_first)},   {"classify", named(classify)},
+    {"embed", named(embed)},
+    {"add_normalize", named(add_normalize)},
+    {"attend", named(attend)},
+    {"gather_first", named(gather_first)},
+    {"attend_first", named(attend_first)},
+    {"classify", named(classify)},
 };
 
 }  // namespace

@@ -1,0 +1,75 @@
+// The functions that Python calls by ctypes (engine/backends/native_cpu.py). They throw nothing. Included once by each library.
+
+#pragma once
+
+#include <system_error>
+
+#include "encoder.h"
+
+using namespace crossrt;
+
+namespace crossrt {
+
+// The version of these functions and of `ModelDims`. Raised with each change of what they take, here and in native_cpu.py, so
+// that Python does not call a library that was compiled for another version.
+constexpr int INTERFACE = 2;
+
+enum Status { OK, INVALID_INPUT, OUT_OF_MEMORY };
+
+}  // namespace crossrt
+
+extern "C" {
+
+int crossrt_interface() { return INTERFACE; }
+
+// `arrays` are those of the file, in its order (`ModelDims.tensors` in engine/bundle/native_weights.py). They must outlive the
+// encoder. Null where there is too little memory.
+Encoder* crossrt_open(const ModelDims* dims, const void* const* arrays) try {
+    switch (dims->bits) {
+        case 8: return new EncoderOf<Int8>(*dims, WeightReader{arrays});
+        case 16: return new EncoderOf<Bf16>(*dims, WeightReader{arrays});
+        default: return new EncoderOf<Fp32>(*dims, WeightReader{arrays});
+    }
+} catch (const std::bad_alloc&) {
+    return nullptr;
+}
+
+void crossrt_close(Encoder* encoder) { delete encoder; }
+
+// Memory for one call of `crossrt_score` at a time, and `threads` - 1 threads that compute it together with the caller's. Null
+// where there is too little memory, or the system gives no more threads.
+Workspace* crossrt_new_workspace(const Encoder* encoder, int threads) try {
+    return encoder->new_workspace(threads).release();
+} catch (const std::bad_alloc&) {
+    return nullptr;
+} catch (const std::system_error&) {
+    return nullptr;
+}
+
+void crossrt_free_workspace(Workspace* workspace) { delete workspace; }
+
+// Writes the logits [count, labels] of the pairs `rows` [count]. The tokens of pair i are `ids` and `types` from `offsets[i]` to
+// before `offsets[i + 1]`. Returns INVALID_INPUT for a pair without tokens, for one longer than the model's positions, and for an
+// id or type that the model does not have.
+int crossrt_score(const Encoder* encoder, Workspace* workspace, int64_t count, const int64_t* rows, const int64_t* offsets,
+                  const int32_t* ids, const uint8_t* types, float* logits) try {
+    const ModelDims& dims = encoder->dims;
+    std::vector<Pair> pairs;
+    pairs.reserve(count);
+    for (const int64_t* row = rows; row < rows + count; row++) {
+        const int64_t begin = offsets[*row], end = offsets[*row + 1];
+        if (begin >= end || end - begin > dims.positions) return INVALID_INPUT;
+        for (int64_t n = begin; n < end; n++)
+            if (uint32_t(ids[n]) >= uint32_t(dims.vocab) || (dims.types && types[n] >= dims.types)) return INVALID_INPUT;
+        pairs.push_back({ids + begin, types + begin, int(end - begin)});
+    }
+    for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+        int64_t tokens = pairs[end++].length;
+        while (end < count && tokens + pairs[end].length <= BATCH_TOKENS) tokens += pairs[end++].length;
+        encoder->score(pairs.data() + begin, int(end - begin), *workspace, logits + begin * dims.labels);
+    }
+    return OK;
+} catch (const std::bad_alloc&) {
+    return OUT_OF_MEMORY;
+}
+}

@@ -1,0 +1,27 @@
+// `ModelDims`: the dimensions of a model, as Python passes them.
+
+#pragma once
+
+#include "gemm.h"
+
+namespace crossrt {
+
+enum class Activation { none, tanh, relu, gelu };
+
+// Mirrors `_ModelDims` in engine/backends/native_cpu.py, field by field; `ModelDims` in engine/bundle/native_weights.py says what
+// they are. Python has bounded them (`MAX_DIMS` there), so a row of activations, or three of them side by side, has less than
+// 2^31 elements. The offset of a row, its number times its width, can be larger: it is a ptrdiff_t throughout.
+struct ModelDims {
+    int hidden, heads, head, intermediate, layers, types, vocab, positions, labels, dense, activation, bits;
+    // For models as RoBERTa, the id of padding: it has row 0 of the position table, and the positions of the other tokens are
+    // counted without it. Negative for models that count every token.
+    int padding;
+    float epsilon;
+
+    // Channels of a row of hidden states with its padding.
+    int width() const { return (hidden + PANEL - 1) / PANEL * PANEL; }
+    // Channels of all heads together: of a query, a key, a value or a context.
+    int attention_width() const { return heads * head; }
+};
+
+}  // namespace crossrt

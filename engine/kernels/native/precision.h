@@ -1,0 +1,267 @@
+// The precisions in which a model is computed: `Int8`, `Bf16` and `Fp32`. The encoder is a template of one of them.
+//
+// A precision says:
+//
+//     Element            what attention computes in, and what GELU gives: BF16 or FP32 (element_traits.h)
+//     Embedding          the type of the word embeddings in the file
+//     Linear             the packed weights of a linear layer (gemm.h)
+//     ActivationRows     rows [rows, width] of activations as linear layers read them
+//     quantize_row       makes such a row of FP32
+//     layer_norm         normalizes a row of FP32 and makes such a row of it at once
+//     linear             multiplies such rows with a linear layer
+//     ffn_down           the same for the second feed-forward layer, which INT8 computes in its own way
+//     Smoothing, OutlierChannels, FeedForwardScratch   what INT8 needs besides; empty for the others
+//
+// INT8 is dynamic quantization with a scale and a zero point for each token, and weights with a scale for each output channel. A
+// token's range is found as its row is made, so a score depends on no calibration text and on no other pair. Two things keep
+// outliers from taking the range: smoothing (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438) and outlier channels in FP32, as in
+// LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339), but chosen once, by calibration. docs/decisions/0012 has their effect.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "element_traits.h"
+#include "layer_norm.h"
+#include "weight_reader.h"
+#include "workspace.h"
+
+namespace crossrt {
+
+// The asymmetric quantization of one row to UINT8: q = round(x / scale) + zero_point. 0 is represented exactly. There are 254
+// steps in place of 255, because the zero point is rounded up: the smallest number must not fall below 0, where the conversion to
+// unsigned would make the largest of it.
+struct RowQuantization {
+    float scale, inverse, zero_point;
+
+    RowQuantization(float low, float high) {
+        low = low < 0 ? low : 0;
+        high = high > 0 ? high : 0;
+        scale = (high - low) / 254;
+        // A row of zeros, or of numbers too small to divide by, becomes zeros.
+        inverse = scale > 1e-30f ? 1 / scale : 0;
+        zero_point = std::ceil(-low * inverse);
+    }
+    ALWAYS_INLINE __m128i apply(FloatVec values) const {
+        return _mm512_cvtusepi32_epi8(
+            _mm512_cvtps_epi32(_mm512_fmadd_ps(values, broadcast(inverse), broadcast(zero_point))));
+    }
+};
+
+struct Int8 {
+    using Element = BFloat16;
+    using Embedding = uint16_t;  // FP16
+
+    // y = scale * (W q), with W in [-127, 127]; `sums` are scale * (the sum of each output channel's weights), which the zero
+    // points of the activations are multiplied with.
+    struct Linear {
+        const int8_t* weight;  // [out / 32][in / 4][32][4]
+        const float *scale, *sums, *bias;  // [out]
+        int in, out;
+
+        Linear(WeightReader& weights, int in, int out)
+            : weight(weights.read<int8_t>()),
+              scale(weights.read<float>()),
+              sums(weights.read<float>()),
+              bias(weights.read<float>()),
+              in(in),
+              out(out) {}
+    };
+
+    // x = scale * q + shift, with q in [0, 255] and one scale and shift for each row.
+    struct ActivationRows {
+        uint8_t* values;
+        float *scale, *shift;
+        ptrdiff_t stride;
+
+        ActivationRows(Workspace& workspace, int count, int width)
+            : values(workspace.allocate<uint8_t>(size_t(count) * width)),
+              scale(workspace.allocate<float>(count)),
+              shift(workspace.allocate<float>(count)),
+              stride(width) {}
+        ActivationRows from_row(int row) const {
+            ActivationRows rest = *this;
+            rest.values += row * stride;
+            rest.scale += row;
+            rest.shift += row;
+            return rest;
+        }
+        // Copies one row.
+        void copy_row(const ActivationRows& from) const {
+            std::memcpy(values, from.values, stride);
+            *scale = *from.scale;
+            *shift = *from.shift;
+        }
+    };
+
+    // SmoothQuant: a LayerNorm's outputs are multiplied by a factor for each channel before they are quantized. The weights that
+    // read them have been divided by it in the export.
+    struct Smoothing {
+        const float* factor;  // [width]
+        explicit Smoothing(WeightReader& weights) : factor(weights.read<float>()) {}
+    };
+
+    // Input channels of the second feed-forward layer with large outliers, which are multiplied in FP32. In the INT8 product
+    // their activations are 0.
+    struct OutlierChannels {
+        static constexpr int COUNT = 4;
+        const float* weight;  // [COUNT][out]
+        const int32_t* channels;  // [COUNT]; the file has those of all layers at its end
+        explicit OutlierChannels(WeightReader& weights) : weight(weights.read<float>()), channels(nullptr) {}
+    };
+
+    // The input of the second feed-forward layer for one block of rows.
+    struct FeedForwardScratch {
+        ActivationRows rows;
+        float* outliers;  // [rows][OutlierChannels::COUNT]
+        FeedForwardScratch(Workspace& workspace, int count, int width)
+            : rows(workspace, count, width),
+              outliers(workspace.allocate<float>(size_t(count) * OutlierChannels::COUNT)) {}
+    };
+
+    // `values(n)` gives the 16 values from channel `n` on.
+    template <class Values>
+    static ALWAYS_INLINE void quantize_row(int width, const RowQuantization& quantization, const ActivationRows& to,
+                                           Values&& values) {
+        for (int n = 0; n < width; n += LANES)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + n), quantization.apply(values(n)));
+        *to.scale = quantization.scale;
+        *to.shift = -quantization.scale * quantization.zero_point;
+    }
+    static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
+        FloatVec low = broadcast(0), high = broadcast(0);
+        for (int n = 0; n < width; n += LANES) {
+            low = _mm512_min_ps(low, load(row + n));
+            high = _mm512_max_ps(high, load(row + n));
+        }
+        quantize_row(width, RowQuantization(_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)), to,
+                     [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
+    }
+    static ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
+                                         const Smoothing& smoothing, const ActivationRows& to) {
+        FloatVec low = broadcast(0), high = broadcast(0);
+        crossrt::layer_norm(row, channels, width, params, epsilon, [&](int n, FloatVec values) ALWAYS_INLINE_LAMBDA {
+            values = _mm512_mul_ps(values, load(smoothing.factor + n));
+            low = _mm512_min_ps(low, values);
+            high = _mm512_max_ps(high, values);
+        });
+        quantize_row(width, RowQuantization(_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)), to,
+                     [&](int n) ALWAYS_INLINE_LAMBDA { return _mm512_mul_ps(load(row + n), load(smoothing.factor + n)); });
+    }
+
+    template <class Epilogue>
+    static ALWAYS_INLINE void linear(const Linear& layer, const ActivationRows& rows, int count, int begin, int end,
+                                     Epilogue&& epilogue) {
+        gemm<DotInt8>(layer.weight, layer.in, begin, end, rows.values, rows.stride, count,
+                      [&](int row, int out, __m512i low, __m512i high) ALWAYS_INLINE_LAMBDA {
+                          const FloatVec scale = broadcast(rows.scale[row]), shift = broadcast(rows.shift[row]);
+                          auto dequantized = [&](__m512i sum, int n) ALWAYS_INLINE_LAMBDA {
+                              const FloatVec scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), load(layer.scale + n));
+                              const FloatVec rest = _mm512_fmadd_ps(shift, load(layer.sums + n), load(layer.bias + n));
+                              return _mm512_fmadd_ps(scaled, scale, rest);
+                          };
+                          epilogue(row, out, dequantized(low, out), dequantized(high, out + LANES));
+                      });
+    }
+
+    // The second feed-forward layer for `count` rows [count, in] that GELU gave in BF16; `activations` is overwritten.
+    template <class Epilogue>
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations, int count,
+                                       const FeedForwardScratch& scratch, Epilogue&& epilogue) {
+        constexpr float GELU_MINIMUM = -0.1703f;  // GELU is never below -0.17003, nor is what BF16 rounds it to
+        const int width = layer.in;
+        for (int row = 0; row < count; row++) {
+            BFloat16* values = activations + ptrdiff_t(row) * width;
+            for (int n = 0; n < OutlierChannels::COUNT; n++) {
+                scratch.outliers[row * OutlierChannels::COUNT + n] = to_float(values[outliers.channels[n]]);
+                values[outliers.channels[n]] = 0;
+            }
+            // The maximum as integers: positive BF16 numbers are in the order of their bits.
+            __m512i high = _mm512_setzero_si512();
+            for (int n = 0; n < width; n += 2 * LANES) high = _mm512_max_epi16(high, _mm512_loadu_si512(values + n));
+            const __m256i halves = _mm256_max_epi16(_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64(high, 1));
+            const float largest = to_float(static_cast<BFloat16>(_mm512_reduce_max_epi32(_mm512_cvtepi16_epi32(halves))));
+            quantize_row(width, RowQuantization(GELU_MINIMUM, largest), scratch.rows.from_row(row),
+                         [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); });
+        }
+        linear(layer, scratch.rows, count, 0, layer.out,
+               [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                   for (int n = 0; n < OutlierChannels::COUNT; n++) {
+                       const FloatVec value = broadcast(scratch.outliers[row * OutlierChannels::COUNT + n]);
+                       const float* weight = outliers.weight + ptrdiff_t(n) * layer.out + out;
+                       low = _mm512_fmadd_ps(value, load(weight), low);
+                       high = _mm512_fmadd_ps(value, load(weight + LANES), high);
+                   }
+                   epilogue(row, out, low, high);
+               });
+    }
+};
+
+// Weights and activations of one floating-point type.
+template <class ElementType>
+struct Floating {
+    using Element = ElementType;
+    using Embedding = ElementType;  // for Bf16 the same 16 bits hold FP16
+
+    struct Linear {
+        const Element* weight;  // [out / 32][in / 2][32][2] in BF16, [out / 32][in][32] in FP32
+        const float* bias;  // [out]
+        int in, out;
+
+        Linear(WeightReader& weights, int in, int out)
+            : weight(weights.read<Element>()), bias(weights.read<float>()), in(in), out(out) {}
+    };
+    struct ActivationRows {
+        Element* values;
+        ptrdiff_t stride;
+
+        ActivationRows(Element* values, int width) : values(values), stride(width) {}
+        ActivationRows(Workspace& workspace, int count, int width)
+            : ActivationRows(workspace.allocate<Element>(size_t(count) * width), width) {}
+        ActivationRows from_row(int row) const { return {values + row * stride, int(stride)}; }
+        void copy_row(const ActivationRows& from) const { std::memmove(values, from.values, stride * sizeof(Element)); }
+    };
+    struct Smoothing {
+        explicit Smoothing(WeightReader&) {}
+    };
+    struct OutlierChannels {
+        static constexpr int COUNT = 0;
+        const int32_t* channels;
+        explicit OutlierChannels(WeightReader&) {}
+    };
+    struct FeedForwardScratch {
+        FeedForwardScratch(Workspace&, int, int) {}
+    };
+
+    static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
+        for (int n = 0; n < width; n += 2 * LANES) store(to.values + n, load(row + n), load(row + n + LANES));
+    }
+    static ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
+                                         const Smoothing&, const ActivationRows& to) {
+        crossrt::layer_norm(row, channels, width, params, epsilon,
+                            [&](int n, FloatVec values) ALWAYS_INLINE_LAMBDA { store(to.values + n, values); });
+    }
+
+    template <class Epilogue>
+    static ALWAYS_INLINE void linear(const Linear& layer, const ActivationRows& rows, int count, int begin, int end,
+                                     Epilogue&& epilogue) {
+        gemm<typename ElementTraits<Element>::Dot>(
+            layer.weight, layer.in, begin, end, rows.values, rows.stride, count,
+            [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                epilogue(row, out, _mm512_add_ps(low, load(layer.bias + out)),
+                         _mm512_add_ps(high, load(layer.bias + out + LANES)));
+            });
+    }
+
+    template <class Epilogue>
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations, int count,
+                                       const FeedForwardScratch&, Epilogue&& epilogue) {
+        linear(layer, ActivationRows(activations, layer.in), count, 0, layer.out, epilogue);
+    }
+};
+using Bf16 = Floating<BFloat16>;
+using Fp32 = Floating<float>;
+
+}  // namespace crossrt
