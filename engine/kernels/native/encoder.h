@@ -17,7 +17,7 @@ namespace crossrt {
 
 // The most tokens that go through a layer together, which fetch its weights once. Only a single longer pair has more.
 constexpr int BATCH_TOKENS = 512;
-// Rows that go through both feed-forward layers before the next do, so that what GELU gives is read again while it is cached.
+// Rows that go through both feed-forward layers before the next do, so that the output of GELU is read again while it is cached.
 // 48 and 192 are no faster.
 constexpr int FFN_ROW_BLOCK = 96;
 // How many tokens ahead a word embedding is prefetched.
@@ -54,7 +54,7 @@ class EncoderOf : public Encoder {
 
     // What one thread needs for itself.
     struct ThreadScratch {
-        Element* intermediate;  // [FFN_ROW_BLOCK, intermediate]: what GELU gives
+        Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], the output of GELU
         typename Precision::FeedForwardScratch feed_forward;
         AttentionScratch<Element> attention;
 

@@ -49,8 +49,8 @@ struct Model {
     };
     // The last layer has no keys and values. Only [CLS] reaches the head, so each head has one query q a pair. Matrix products
     // are associative: a score is (x K) q = x (K q), and a context is (w x) V = w (x V), where x are the hidden states and w the
-    // softmax weights. So q is multiplied with K's weights, attention reads the hidden states as its keys and values, and what it
-    // gives is multiplied with V's weights: two products for each pair in place of two for each token. (DeepSeek-V2 calls it
+    // softmax weights. So q is multiplied with K's weights, attention reads the hidden states as its keys and values, and its
+    // result is multiplied with V's weights: two products for each pair in place of two for each token. (DeepSeek-V2 calls it
     // absorbing, arXiv:2405.04434.) The bias of the keys adds the same to all scores of a head, which softmax cancels; it is not
     // in the file.
     struct LastLayer {

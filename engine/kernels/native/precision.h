@@ -1,8 +1,8 @@
 // The precisions in which a model is computed: `Int8`, `Bf16` and `Fp32`. The encoder is a template of one of them.
 //
-// A precision says:
+// A precision defines:
 //
-//     Element            what attention computes in, and what GELU gives: BF16 or FP32 (element_traits.h)
+//     Element            the type of attention and of the feed-forward activations: BF16 or FP32 (element_traits.h)
 //     Embedding          the type of the word embeddings in the file
 //     Linear             the packed weights of a linear layer (gemm.h)
 //     ActivationRows     rows [rows, width] of activations as linear layers read them
@@ -10,7 +10,7 @@
 //     layer_norm         normalizes a row of FP32 and makes such a row of it at once
 //     linear             multiplies such rows with a linear layer
 //     ffn_down           the same for the second feed-forward layer, which INT8 computes in its own way
-//     Smoothing, OutlierChannels, FeedForwardScratch   what INT8 needs besides; empty for the others
+//     Smoothing, OutlierChannels, FeedForwardScratch   for INT8 only; empty in the others
 //
 // INT8 is dynamic quantization with a scale and a zero point for each token, and weights with a scale for each output channel. A
 // token's range is found as its row is made, so a score depends on no calibration text and on no other pair. Two things keep

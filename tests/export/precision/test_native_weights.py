@@ -63,7 +63,9 @@ def test_fp32_is_exported_for_them_with_parity_and_taken_first(tmp_path: Path) -
 def test_fp32_weights_that_score_otherwise_are_left_out(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "_widened", lambda values, width, whole=native._widened: whole(values * 1.001, width))
+    monkeypatch.setattr(
+        native, "_pad_channels", lambda values, width, whole=native._pad_channels: whole(values * 1.001, width)
+    )
     bundle, (first, second) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "b")
     assert (bool(first), bool(second)) == (True, False)
     assert bundle.manifest.models["fp32"].native_file is None
