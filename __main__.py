@@ -12,7 +12,10 @@ from .commands.app import app
 from .engine.errors import CrossrtError, OptionError, ParityError
 
 # isort: off
-from .commands import making, ranking, measuring, info  # noqa: F401, each registers its commands, in the order of the help
+# Each registers its command; this is the order of `crossrt --help`.
+from .commands import export, engines, parity  # noqa: F401
+from .commands import rank, rerank, prepare, evaluate  # noqa: F401
+from .commands import bench, tune, report, info  # noqa: F401
 
 BROKEN_PIPE = 141
 """The status of a program that SIGPIPE ended, as a shell tells it: 128 + 13."""

@@ -1,17 +1,20 @@
-"""What several commands are told, and how it is explained."""
+"""Options that several commands share: single ones as types, and groups as dataclasses (see `option_groups`)."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..engine.errors import OptionError
 
+if TYPE_CHECKING:
+    from ..export.tensorrt.build import BuildOptions
+
 Precision = Annotated[
     str | None,
     typer.Option(help="fp32, which is taken unless asked, bf16, fp16, int8, or auto: the fastest that passed."),
 ]
-Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, native or tensorrt.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU that can, else the CPU.")]
 Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]
 MaxLength = Annotated[int | None, typer.Option(help="Longest pair in tokens; the model's own unless given.")]
@@ -22,57 +25,129 @@ RelevantLabel = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Most pairs computed together.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-Token = Annotated[str | None, typer.Option(help="Hub token, for private repositories.")]
-CacheFolder = Annotated[
-    Path | None,
-    typer.Option(file_okay=False, help="Where exported bundles and hub files are kept; the user's caches if none."),
-]
-LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Do not ask the hub.")]
 TrustEngines = Annotated[
     bool,
     typer.Option(
         "--trust-engines", help="Load TensorRT engines that came with the bundle: machine code of who built them."
     ),
 ]
-PairsFile = Annotated[Path | None, typer.Option(help="Real pairs to check besides: `query <tab> passage` lines.")]
-QueriesFile = Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")]
-PassagesFile = Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")]
-RunFile = Annotated[Path | None, typer.Option(help="and a TREC run over them.")]
-Workspace = Annotated[int, typer.Option(help="Most device memory in MiB that a TensorRT kernel may use while it runs.")]
-OptimizationLevel = Annotated[
-    int | None, typer.Option(help="How long TensorRT looks for kernels, 0 to 5; its own default unless given.")
-]
-TimingCache = Annotated[
-    Path | None, typer.Option(help="File of what TensorRT has measured of kernels; in the user's cache unless given.")
-]
-HardwareCompatible = Annotated[
-    bool, typer.Option("--hardware-compatible", help="Engines for every GPU from Ampere on; slower.")
-]
-VersionCompatible = Annotated[
-    bool, typer.Option("--version-compatible", help="Engines for later TensorRTs of the same major version; slower.")
-]
-Refittable = Annotated[
-    bool, typer.Option("--refittable", help="Engines that take the weights of a fine-tuned copy: see --refit-from.")
-]
-UnfusedAttention = Annotated[
-    bool,
-    typer.Option("--unfused-attention", help="For a TensorRT whose fused attention computes wrong scores; slower."),
-]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionOptions:
+    """Which backend scores, and on what."""
+
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, native or tensorrt.")] = "auto"
+    device: Device = None
+    threads: Threads = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions(ExecutionOptions):
+    """How a model is opened, but for its precision, of which some commands take several."""
+
+    max_length: MaxLength = None
+    relevant_label: RelevantLabel = None
+    trust_engines: TrustEngines = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How a hub id is fetched."""
+
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None
+    token: Annotated[str | None, typer.Option(help="Hub token, for private repositories.")] = None
+    cache_folder: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Where exported bundles and hub files are kept; the user's caches if none."),
+    ] = None
+    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Do not ask the hub.")] = False
+
+    def for_bundles(self, sources: list[str]) -> dict[str, Any]:
+        """Return the options of `bundle_from_source`. Raises OptionError for a revision of what is no hub id."""
+        local = [source for source in sources if Path(source).expanduser().is_dir()]
+        if self.revision is not None and (not self.revision or local):
+            what = f"{local[0]} is a directory" if local else "it is empty"
+            raise OptionError(f"--revision {self.revision!r}: {what}; give the branch, tag or commit of a hub id")
+        return asdict(self)
+
+    def checkpoint(self, source: str, *, onnx: bool = False, onnx_file: str | None = None) -> tuple[Path, str | None]:
+        """Return a checkpoint's directory, fetched where it is a hub id, and its commit. See `fetched_checkpoint`."""
+        from ..engine.bundle.resolve import fetched_checkpoint
+
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return path, self.revision
+        return fetched_checkpoint(source, onnx=onnx, onnx_file=onnx_file, **asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrecOptions:
+    """Pairs as TREC files: the candidates of a run, with their texts."""
+
+    queries: Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")] = None
+    passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None
+    run: Annotated[Path | None, typer.Option(help="and a TREC run over them.")] = None
+
+    def files(self, *, pairs: Path | None = None) -> tuple[Path, Path, Path] | None:
+        """Return queries, passages and run, or None when none is given.
+
+        Raises OptionError when some are missing, and when `pairs` names a file of pairs besides.
+        """
+        if not (self.queries or self.passages or self.run):
+            return None
+        if pairs is not None:
+            raise OptionError("give --pairs, or --queries, --passages and --run, not both")
+        if self.queries is None or self.passages is None or self.run is None:
+            raise OptionError("--queries, --passages and --run go together")
+        return self.queries, self.passages, self.run
+
+
+Pairs = Annotated[Path | None, typer.Option(help="Real pairs to check besides: `query <tab> passage` lines.")]
 Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this many of them.")]
 
 
-def hub_options(
-    sources: list[str], revision: str | None, token: str | None, cache_folder: Path | None, local_files_only: bool
-) -> dict[str, Any]:
-    """Return the options by these names of `bundle_from_source`. Raises OptionError for a revision of what is no hub id."""
-    local = [source for source in sources if Path(source).expanduser().is_dir()]
-    if revision is not None and (not revision or local):
-        what = f"{local[0]} is a directory" if local else "it is empty"
-        raise OptionError(f"--revision {revision!r}: {what}; give the branch, tag or commit of a hub id")
-    return {
-        "revision": revision,
-        "token": token,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-    }
+def user_pairs(pairs: Path | None, trec: TrecOptions, sample: int | None) -> list[tuple[str, str]]:
+    """Read the real pairs that were given, or a sample of them; none when no file is given."""
+    from ..calibration.calibration_set import CalibrationSet
+
+    files = trec.files(pairs=pairs)
+    if files is not None:
+        return list(CalibrationSet.from_trec(*files, size=sample).pairs)
+    return [] if pairs is None else list(CalibrationSet.from_pairs_file(pairs, size=sample).pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How TensorRT engines are built."""
+
+    workspace: Annotated[
+        int, typer.Option(help="Most device memory in MiB that a TensorRT kernel may use while it runs.")
+    ] = 4096
+    optimization_level: Annotated[
+        int | None, typer.Option(help="How long TensorRT looks for kernels, 0 to 5; its own default unless given.")
+    ] = None
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(help="File of what TensorRT has measured of kernels; in the user's cache unless given."),
+    ] = None
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Engines for every GPU from Ampere on; slower.")
+    ] = False
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Engines for later TensorRTs of the same major version; slower."),
+    ] = False
+    refittable: Annotated[
+        bool, typer.Option("--refittable", help="Engines that take the weights of a fine-tuned copy: see --refit-from.")
+    ] = False
+    unfused_attention: Annotated[
+        bool,
+        typer.Option("--unfused-attention", help="For a TensorRT whose fused attention computes wrong scores; slower."),
+    ] = False
+
+    def build_options(self) -> "BuildOptions":
+        """Return them as the engine builder takes them. Raises OptionError for values that it does not take."""
+        from ..export.tensorrt.build import BuildOptions
+
+        return BuildOptions(**asdict(self) | {"workspace": self.workspace << 20})

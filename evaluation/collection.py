@@ -10,7 +10,7 @@ from ..engine.errors import DataFileError, OptionError
 from ..engine.files.trec import Qrels, line_of, read_qrels, read_texts
 from ..measurement.provenance import Provenance
 from .candidates import bm25_run
-from .passages import PassageFile, Passages, PreparedPassages
+from .passages import Passages
 from .run_file import RunFile
 
 
@@ -168,15 +168,6 @@ class Collection:
         if self.unjudged:
             said.append(f"{self.unjudged} queries of the run have no judgments and are left out")
         return said
-
-
-def open_passages(passages: Path | None, store: Path | None, *, progress: bool = False) -> Passages:
-    """Open the one of both that was given. Raises OptionError when it is not one."""
-    if passages is not None and store is None:
-        return PassageFile(passages, progress=progress)
-    if store is not None and passages is None:
-        return PreparedPassages(store)
-    raise OptionError("give --passages or --store, one of them")
 
 
 def _source(source: Path | str, content: object) -> Provenance:

@@ -10,7 +10,8 @@ from ..engine.files.trec import Qrels
 from ..measurement.provenance import Provenance
 from .candidates import CANDIDATES, bm25_run, made
 from .collection import Collection
-from .passages import Passages, PreparedPassages, TextPassages
+from .passages import Passages, TextPassages
+from .prepared_passages import PreparedPassages
 from .run_file import RunFile
 
 

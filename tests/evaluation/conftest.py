@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crossrt.evaluation.collection import Collection
-from crossrt.evaluation.passages import PassageFile
+from crossrt.evaluation.passage_file import PassageFile
 
 WORDS = "berlin city river long green people live paris eggs salt water light red blue north south sun stone".split()
 

@@ -15,7 +15,8 @@ pytest.importorskip("bm25s")
 from crossrt.engine.errors import OptionError
 from crossrt.evaluation.candidates import bm25_run, made
 from crossrt.evaluation.collection import Collection
-from crossrt.evaluation.passages import PassageFile, PreparedPassages
+from crossrt.evaluation.passage_file import PassageFile
+from crossrt.evaluation.prepared_passages import PreparedPassages
 from crossrt.evaluation.run_file import RunFile
 
 VOCABULARY = ["berlin", "river", "paris", "eggs", "salt", "the", "is"]

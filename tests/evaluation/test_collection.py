@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from crossrt.engine.errors import DataFileError, OptionError
-from crossrt.evaluation.collection import Collection, open_passages
+from crossrt.evaluation.collection import Collection
+from crossrt.evaluation.open_passages import open_passages
 
 Collect = Callable[..., Collection]
 

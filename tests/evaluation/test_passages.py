@@ -16,7 +16,8 @@ from crossrt.engine.errors import DataFileError, StoreError
 from crossrt.engine.files.trec import read_texts
 from crossrt.engine.store.preparation import prepare
 from crossrt.evaluation import passages as module
-from crossrt.evaluation.passages import PassageFile, PreparedPassages
+from crossrt.evaluation.passage_file import PassageFile
+from crossrt.evaluation.prepared_passages import PreparedPassages
 
 NAMES = st.text("ab01é\ufeff ", min_size=1, max_size=6)
 TEXTS = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=20)

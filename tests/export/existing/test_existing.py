@@ -610,7 +610,7 @@ def test_a_bundle_of_the_older_flat_layout_still_opens(
 
 
 def test_onnx_file_goes_with_no_other_exporter(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossrt.commands.making import export
+    from crossrt.commands.export import export
 
     with pytest.raises(OptionError, match="leave out --exporter crossrt"):
         export(str(exported), tmp_path / "bundle", onnx_file="model.onnx", exporter="crossrt")

@@ -1,0 +1,37 @@
+"""Arguments of the command line, read into values."""
+
+import os
+
+from ..engine.errors import OptionError
+from ..engine.precision import Precision
+
+
+def as_typed(text: str, what: str) -> str:
+    """Return an argument as it was typed: in an ASCII locale Python leaves the bytes of UTF-8 undecoded.
+
+    Raises OptionError, which begins with `what`, for bytes that are not UTF-8.
+    """
+    try:
+        return os.fsencode(text).decode() if any("\udc80" <= letter <= "\udcff" for letter in text) else text
+    except UnicodeDecodeError:
+        raise OptionError(f"{what} {text!r} is not valid UTF-8") from None
+
+
+def precisions_of(text: str) -> list[Precision]:
+    """Return precisions that commas separate, each once. Raises OptionError for an unknown one."""
+    known = [precision.value for precision in Precision]
+    given = [name.strip().lower() for name in text.split(",")]
+    if unknown := [name for name in given if name not in known]:
+        raise OptionError(f"unknown precision {unknown[0]!r}; one of {', '.join(known)}, or several with commas")
+    return [Precision(name) for name in dict.fromkeys(given)]
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Return numbers from 1 that commas separate, each once. Raises OptionError, naming the option, for others."""
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise OptionError(f"{option} {text!r}: give whole numbers from 1, as 1,2")
+    return list(dict.fromkeys(numbers))

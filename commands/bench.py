@@ -1,0 +1,128 @@
+"""`crossrt bench`: how fast bundles are here, or what changed between two results."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..engine.errors import OptionError
+from .app import app
+from .arguments import whole_numbers
+from .option_groups import with_option_groups
+from .options import Device, HubOptions, TrecOptions, TrustEngines
+from .output import for_a_person, say
+
+if TYPE_CHECKING:
+    from ..speed.measure import Plan
+    from ..speed.texts import Texts
+
+
+@app.command(
+    epilog="Examples:  crossrt bench minilm-l6 --precision fp32,int8 --backend onnxruntime,openvino --out speeds.json  |  "
+    "crossrt bench --compare before.json after.json"
+)
+@with_option_groups
+def bench(
+    bundles: Annotated[list[str] | None, typer.Argument(help="Bundles, checkpoint directories or hub ids.")] = None,
+    *,
+    precision: Annotated[str, typer.Option(help="Precisions of every bundle, as fp32,int8.")] = "fp32",
+    backend: Annotated[
+        str, typer.Option(help="Backends of each, as onnxruntime,openvino; auto is what opens by itself.")
+    ] = "auto",
+    threads: Annotated[
+        str | None, typer.Option(help="Numbers of threads, as 1,2; all usable processors unless given.")
+    ] = None,
+    device: Device = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Real pairs to score, `query <tab> passage` lines; as long as MS MARCO's if none."),
+    ] = None,
+    trec: TrecOptions,
+    counts: Annotated[
+        str, typer.Option(help="Passages of one query whose latency is measured; none for none.")
+    ] = "1,10,100,1000",
+    repeats: Annotated[int, typer.Option(help="Times that everything is measured, the rows in turns.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="A glance: fewer of everything.")] = False,
+    scaling: Annotated[
+        bool,
+        typer.Option("--scaling", help="Also over batch tokens, length of a pair and threads, with fitted curves."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file to keep the result in; - is standard output.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BEFORE AFTER", help="Measure nothing: say what changed between two kept results."),
+    ] = None,
+    limit: Annotated[float, typer.Option(help="With --compare: percent that is too much worse; exit status 1.")] = 5,
+    trust_engines: TrustEngines = False,
+    hub: HubOptions,
+) -> None:
+    """Measure how fast bundles score here, beside the machine's own ceiling, or compare two such results."""
+    if compare is not None:
+        if bundles:
+            raise OptionError("--compare takes two results and no bundles")
+        _compare(compare, limit)
+        return
+    if not bundles:
+        raise OptionError("give bundles to measure, or --compare BEFORE AFTER")
+    from ..engine.files.publish import STANDARD_OUTPUT, published_file
+    from ..speed.bench import bench
+    from ..speed.ceiling import SECONDS
+    from ..speed.lineup import lineup
+    from ..speed.table import table_of
+
+    if repeats < 1:
+        raise OptionError(f"--repeats {repeats}: give a whole number from 1")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise OptionError(f"--out {out}: there is no directory {out.absolute().parent}")
+    plan = _plan(counts, repeats, quick=quick)
+    rows = lineup(
+        bundles,
+        precisions=[name.strip() for name in precision.split(",")],
+        backends=[name.strip() for name in backend.split(",")],
+        threads=[] if threads is None else whole_numbers("--threads", threads),
+        device=device,
+        trust_engines=trust_engines,
+        **hub.for_bundles(bundles),
+    )
+    texts = _texts(pairs, trec)
+    stretch = SECONDS / 3 if quick else SECONDS
+    result = bench(rows, texts, plan, scaling=scaling, stretch_s=stretch, progress=for_a_person())
+    if out is not None:
+        with published_file(out) as file:
+            file.write(result.to_json())
+    if out == STANDARD_OUTPUT:
+        print(table_of(result), file=sys.stderr)
+    else:
+        say(table_of(result))
+
+
+def _plan(counts: str, repeats: int, *, quick: bool) -> "Plan":
+    from ..speed.measure import Plan
+
+    sizes = [] if counts == "none" else whole_numbers("--counts", counts)
+    if quick:
+        return Plan(counts=sizes, repeats=min(repeats, 3), lists=1, starts=2, least_requests=2, latency_s=0.5)
+    return Plan(counts=sizes, repeats=repeats)
+
+
+def _texts(pairs: Path | None, trec: TrecOptions) -> "Texts":
+    from ..speed.texts import Texts
+
+    files = trec.files(pairs=pairs)
+    if files is not None:
+        return Texts.of_run(*files)
+    return Texts.typical() if pairs is None else Texts.of_pairs(pairs)
+
+
+def _compare(results: tuple[Path, Path], limit: float) -> None:
+    from ..speed.compare import compare
+    from ..speed.result import Speeds
+
+    if not 0 <= limit < 100:
+        raise OptionError(f"--limit {limit:g}: give a percentage from 0 to 100")
+    before, after = (Speeds.read(path) for path in results)
+    found = compare(before, after, limit=limit / 100)
+    say(str(found))
+    if not found:
+        raise typer.Exit(1)

@@ -1,0 +1,36 @@
+"""`build_engines`: TensorRT engines of a bundle, with what is done on standard error and their checks printed."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .output import say
+
+if TYPE_CHECKING:
+    from ..engine.bundle.bundle import Bundle
+    from ..engine.precision import Precision
+    from ..export.tensorrt.build import BuildOptions
+
+
+def build_engines(
+    bundle: "Bundle",
+    precisions: "Sequence[Precision]",
+    *,
+    pairs: Sequence[tuple[str, str]],
+    options: "BuildOptions",
+    **others: Any,
+) -> "Bundle":
+    """Build engines for the lengths of `pairs`; return the bundle that holds them. `others` go to `add_engines`."""
+    from ..export.tensorrt.engines import add_engines
+
+    bundle, checks = add_engines(
+        bundle,
+        precisions,
+        lengths=bundle.pair_tokenizer().encode(pairs).lengths if pairs else None,
+        options=options,
+        progress=lambda text: print(f"crossrt: {text}", file=sys.stderr, flush=True),
+        **others,
+    )
+    for check in checks:
+        say(str(check))
+    return bundle

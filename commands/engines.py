@@ -1,0 +1,74 @@
+"""`crossrt engines`: TensorRT engines of a bundle."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..engine.errors import OptionError
+from .app import app
+from .arguments import precisions_of
+from .engine_build import build_engines
+from .option_groups import with_option_groups
+from .options import EngineOptions, TrecOptions, TrustEngines, user_pairs
+
+
+@app.command(epilog="Example:  crossrt engines minilm-l6 --precision fp16,int8 --pairs pairs.tsv")
+@with_option_groups
+def engines(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    *,
+    precision: Annotated[str, typer.Option(help="Precisions to build, as fp16,int8.")] = "fp16",
+    pairs: Annotated[
+        Path | None, typer.Option(help="Real pairs, `query <tab> passage` lines, whose lengths kernels are chosen for.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="The GPU, as cuda:1.")] = "cuda:0",
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest pair in tokens that the engine takes; all positions unless given.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens of the largest batch; fewer take less memory. 16384 unless given.")
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache", help="Leave the bundle as it is: put them into the user's cache, where it is looked too."
+        ),
+    ] = False,
+    refit_from: Annotated[
+        Path | None,
+        typer.Option(help="A bundle of the same shape whose --refittable engine takes this one's weights, in seconds."),
+    ] = None,
+    trust_engines: TrustEngines = False,
+    building: EngineOptions,
+) -> None:
+    """Build TensorRT engines of a bundle for the GPU that is here, check them on it, and put them into the bundle."""
+    from ..engine.bundle.bundle import Bundle
+    from ..engine.runtime.select_gpu import ordinals_of
+    from ..export.tensorrt.engines import here
+
+    options = building.build_options()
+    if refit_from is not None and (cache or pairs or max_length or tokens or building != EngineOptions()):
+        raise OptionError(
+            "--refit-from takes an engine as it was built: leave out the options of building, and --cache"
+        )
+    if trust_engines and refit_from is None:
+        raise OptionError("--trust-engines goes with --refit-from: engines that are built here need no trust")
+    [ordinal] = ordinals_of(device)
+    precisions = precisions_of(precision)
+    here(ordinal)
+    made = build_engines(
+        Bundle.open(bundle),
+        precisions,
+        pairs=user_pairs(pairs, TrecOptions(), None),
+        options=options,
+        device=ordinal,
+        max_length=max_length,
+        cache=cache,
+        refit_from=None if refit_from is None else Bundle.open(refit_from),
+        trust_engines=trust_engines,
+        **({} if tokens is None else {"tokens": tokens}),
+    )
+    if not cache:
+        print(f"{made.path}: its engines are taken with --trust-engines, or trust_engines=True", file=sys.stderr)

@@ -1,0 +1,99 @@
+"""`crossrt evaluate`: how well bundles rank."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..engine.errors import OptionError
+from .app import app
+from .option_groups import with_option_groups
+from .options import BatchSize, HubOptions, ModelOptions
+from .output import for_a_person, say
+
+
+@app.command(
+    epilog="Examples:  crossrt evaluate minilm-l6 --precision fp32,int8 --queries q.tsv --passages p.tsv --run bm25.trec "
+    "--qrels qrels.txt --out quality  |  crossrt evaluate minilm-l6 --dataset beir/scifact/test --out scifact"
+)
+@with_option_groups
+def evaluate(
+    bundles: Annotated[list[str], typer.Argument(help="Bundles, checkpoint directories or hub ids.")],
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(help="Directory for runs, measures of every query and result.json; goes on with what is there."),
+    ],
+    dataset: Annotated[str | None, typer.Option(help="An id of ir_datasets, as msmarco-passage/dev/small,")] = None,
+    queries: Annotated[Path | None, typer.Option(help="or files: `id <tab> query` lines,")] = None,
+    passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
+    store: Annotated[Path | None, typer.Option(help="or what `crossrt prepare` made of them,")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="and TREC qrels.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="The TREC run to rerank; the data set's own candidates if none, or else a BM25 run made here."
+        ),
+    ] = None,
+    bm25: Annotated[
+        bool, typer.Option("--bm25", help="Make a BM25 run also where the data set has candidates.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="Precisions of every bundle, as fp32,int8.")] = "fp32",
+    measures: Annotated[str, typer.Option(help="As ir_measures names them.")] = "nDCG@10 RR@10 AP R@100",
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="What the others are compared with: BUNDLE.PRECISION, the first if none, or candidates."),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(help="Rerank the best K candidates of each query; all if none, 100 of a BM25 run."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, for a try-out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start anew: throw away the runs that are there.")] = False,
+    batch_size: BatchSize = 32,
+    opened: ModelOptions,
+    hub: HubOptions,
+) -> None:
+    """Measure how well bundles rank: each in each precision, beside the candidates as they came, with intervals."""
+    from ..evaluation.collection import Collection
+    from ..evaluation.dataset import collection_of_dataset
+    from ..evaluation.evaluate import evaluate, opened_folder
+    from ..evaluation.measures import Measures
+    from ..evaluation.open_passages import open_passages
+    from ..measurement.model_config import CANDIDATES, Options, model_configs
+
+    parsed = Measures.parse(measures)
+    options = Options(batch_size=batch_size, **asdict(opened))
+    source = hub.for_bundles(bundles)
+    models = model_configs(bundles, [name.strip() for name in precision.split(",")], options, **source)
+    if dataset is not None and (queries or passages or qrels):
+        raise OptionError(
+            "give --dataset, or --queries, --passages and --qrels, not both; --run and --store go with each"
+        )
+    choice: dict[str, Any] = {"folder": out, "run": run, "depth": depth, "limit": limit, "progress": for_a_person()}
+    with opened_folder(out):
+        if dataset is not None:
+            collection = collection_of_dataset(dataset, store=store, bm25=bm25, **choice)
+        elif queries is not None and qrels is not None:
+            texts = open_passages(passages, store, progress=for_a_person())
+            collection = Collection.from_files(queries=queries, qrels=qrels, passages=texts, **choice)
+        else:
+            raise OptionError("give --dataset ID, or --queries, --qrels and one of --passages and --store")
+        result = evaluate(
+            models, collection, out, measures=parsed, baseline=baseline, restart=force, progress=for_a_person()
+        )
+    say(str(result))
+    print(f"{out}: runs, queries.jsonl and result.json", file=sys.stderr)
+    _warn_of_others(out, {CANDIDATES, *(model.label for model in models)})
+
+
+def _warn_of_others(folder: Path, labels: set[str]) -> None:
+    """Say which runs of the folder are not in the result."""
+    others = {run.name.removesuffix(".run.trec") for run in folder.glob("*.run.trec")} - labels
+    if others:
+        print(
+            f"{folder}: there are earlier runs, which the result leaves out, of {', '.join(sorted(others))}",
+            file=sys.stderr,
+        )

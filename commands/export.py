@@ -1,0 +1,206 @@
+"""`crossrt export`: a bundle is made of a checkpoint, or of an ONNX file that is there already."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..engine.errors import OptionError
+from ..engine.precision import Precision
+from .app import app
+from .arguments import precisions_of
+from .engine_build import build_engines
+from .option_groups import with_option_groups
+from .options import EngineOptions, HubOptions, Pairs, RelevantLabel, Sample, TrecOptions, user_pairs
+from .output import for_a_person, models_of, say, size_of
+from .requirements import need_export
+
+if TYPE_CHECKING:
+    from ..calibration.calibration_set import CalibrationSet
+
+EXPORTERS = ("auto", "crossrt", "optimum", "existing")
+
+TrecFiles = tuple[Path, Path, Path]
+"""Queries, passages and run."""
+
+
+@app.command(
+    epilog="Examples:  crossrt export cross-encoder/ms-marco-MiniLM-L6-v2 minilm-l6  |  "
+    "crossrt export ./my-finetuned out --pairs pairs.tsv"
+)
+@with_option_groups
+def export(
+    source: Annotated[str, typer.Argument(help="A checkpoint directory or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="The bundle to make.")],
+    *,
+    precision: Annotated[
+        str,
+        typer.Option(help="Precisions to hold, of fp32, bf16, fp16 and int8, with commas; fp32 is always among them."),
+    ] = "fp32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Real pairs, `query <tab> passage` lines, on which FP16 and INT8 decide what they can hold,"),
+    ] = None,
+    calibrate_run: Annotated[
+        TrecFiles | None, typer.Option(metavar="QUERIES PASSAGES RUN", help="or as TREC files.")
+    ] = None,
+    judge: Annotated[
+        TrecFiles | None,
+        typer.Option(metavar="QUERIES PASSAGES RUN", help="Lists whose order must be kept, of other queries."),
+    ] = None,
+    judge_qrels: Annotated[Path | None, typer.Option(help="Their TREC qrels, for nDCG@10 and RR@10.")] = None,
+    recipe: Annotated[str, typer.Option(help="What INT8 holds in 8 bits: projections, full or ffn.")] = "projections",
+    method: Annotated[
+        str, typer.Option(help="How INT8 chooses ranges: token, minmax, percentile, entropy or mse.")
+    ] = "token",
+    smoothing: Annotated[float | None, typer.Option(help="SmoothQuant's alpha, 0 to 1; by the method.")] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Bundle FP16 and INT8 also when they fail, marked as failed.")
+    ] = False,
+    exporter: Annotated[
+        str, typer.Option(help="auto, crossrt, optimum, or existing: the directory's own ONNX file.")
+    ] = "auto",
+    onnx_file: Annotated[
+        str | None,
+        typer.Option(help="Take this ONNX file of the directory or repository, as onnx/model_quantized.onnx."),
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, softmax or tanh.")
+    ] = None,
+    relevant_label: RelevantLabel = None,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Build TensorRT engines too, for the GPU that is here.")
+    ] = False,
+    building: EngineOptions,
+    pairs: Pairs = None,
+    trec: TrecOptions,
+    sample: Sample = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle, in one step.")] = False,
+    hub: HubOptions,
+    source_id: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Export a PyTorch cross-encoder to a bundle, and prove it against the PyTorch logits."""
+    from ..engine.activation import named
+    from ..engine.files.publish import check_target
+
+    precisions = precisions_of(precision)
+    activation = activation and named(activation)
+    if exporter not in EXPORTERS:
+        raise OptionError(f"unknown exporter {exporter!r}; one of {', '.join(EXPORTERS)}")
+    check_target(out, force=force)
+    options = building.build_options()
+    if not tensorrt and building != EngineOptions():
+        raise OptionError("options of building engines (--workspace to --unfused-attention) go with --tensorrt")
+    if tensorrt:
+        _need_tensorrt()
+    if onnx_file is not None:
+        if exporter not in ("auto", "existing"):
+            raise OptionError(f"--onnx-file takes an ONNX file as it is: leave out --exporter {exporter}")
+        exporter = "existing"
+    directory, revision = hub.checkpoint(source, onnx=exporter == "existing", onnx_file=onnx_file)
+    common: dict[str, Any] = {
+        "source_id": source_id or (source if not Path(source).is_dir() else directory.resolve().name),
+        "revision": revision,
+        "activation": activation,
+        "relevant_label": relevant_label,
+        "force": force,
+    }
+    if exporter == "auto":
+        exporter = _exporter_of(directory)
+    if exporter == "existing":
+        if precisions != [Precision.FP32]:
+            raise OptionError(
+                f"--precision {precision}: an ONNX file that is there already is taken as it is, in the precision it has; "
+                "--onnx-file chooses another"
+            )
+        _take_existing(source, directory, out, onnx_file=onnx_file, **common)
+        return
+    need_export()
+    from ..calibration.judging_set import JudgingSet
+    from ..calibration.recipe import Recipe
+    from ..export.checkpoint.checkpoint import Checkpoint
+    from ..export.export import export_bundle
+
+    checked = user_pairs(pairs, trec, sample)
+    calibration = _calibration(calibrate, calibrate_run)
+    judging = None if judge is None else JudgingSet.from_trec(*judge, qrels=judge_qrels)
+    if judge_qrels is not None and judge is None:
+        raise OptionError("--judge-qrels goes with --judge QUERIES PASSAGES RUN")
+    chosen = Recipe(parts=recipe, method=method, smoothing=smoothing)
+    if calibration is None and {Precision.FP16, Precision.INT8} & set(precisions):
+        print(
+            "warning: what FP16 and INT8 can hold is decided on the built-in pairs alone; give real ones of your own "
+            "kind, at least 40 queries with several passages each, with --calibrate",
+            file=sys.stderr,
+        )
+    bundle, reports = export_bundle(
+        Checkpoint.read(directory, activation=activation),
+        out,
+        exporter=exporter,
+        precisions=precisions,
+        pairs=checked,
+        calibration=calibration,
+        judging=judging,
+        recipe=chosen,
+        keep_going=keep_going,
+        progress=for_a_person(),
+        **common,
+    )
+    for report in reports:
+        say(str(report))
+    if tensorrt:
+        lengths_of = calibration.pairs if calibration else checked
+        bundle = build_engines(bundle, precisions, pairs=lengths_of, options=options, judging=judging)
+    say("\n".join([f"{bundle.path}: {size_of(bundle.path)}", *models_of(bundle.manifest)]))
+
+
+def _need_tensorrt() -> None:
+    """Raise BackendError where engines cannot be built: before the export, which takes longer."""
+    need_export()
+    from ..export.tensorrt.engines import here
+
+    here()
+
+
+def _has_weights(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+
+
+def _exporter_of(directory: Path) -> str:
+    """`existing` where there is an ONNX file and no PyTorch, or no weights, to export another from."""
+    from ..engine.bundle.resolve import can_export
+    from ..export.existing.existing import existing_onnx
+
+    exports = _has_weights(directory) and can_export()
+    return "existing" if existing_onnx(directory) and not exports else "crossrt"
+
+
+def _take_existing(source: str, directory: Path, out: Path, *, source_id: str, **options: Any) -> None:
+    """Bundle an ONNX file as it is, and print how its parity can be checked."""
+    from ..export.existing.existing import bundle_from_onnx
+
+    bundle = bundle_from_onnx(directory, out, source_id=source_id, **options)
+    for warning in bundle.manifest.source["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    [held] = bundle.manifest.models
+    file = bundle.manifest.source["onnx_file"]
+    say(f"{out}: {size_of(bundle.path)}, {held}, from {file} of {source_id}; its parity was not checked.")
+    words = "" if held == "fp32" else f" --precision {held}" + (" --pairs PAIRS.tsv" if held == "int8" else "")
+    if _has_weights(directory):
+        say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}{words}")
+    else:
+        say(
+            f"{source} holds no PyTorch weights to compare it with. If you have the checkpoint elsewhere: "
+            f"crossrt parity {out} --against CHECKPOINT{words}"
+        )
+
+
+def _calibration(pairs: Path | None, trec: TrecFiles | None) -> "CalibrationSet | None":
+    from ..calibration.calibration_set import CalibrationSet
+
+    if pairs is not None and trec is not None:
+        raise OptionError("give --calibrate PAIRS or --calibrate-run QUERIES PASSAGES RUN, not both")
+    if trec is not None:
+        return CalibrationSet.from_trec(*trec)
+    return None if pairs is None else CalibrationSet.from_pairs_file(pairs)

@@ -1,0 +1,36 @@
+"""`crossrt prepare`: a collection, tokenized once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .output import for_a_person, size_of
+
+
+@app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")
+def prepare(
+    bundle: Annotated[Path, typer.Argument(help="A bundle; every model with its tokenizer can use the store.")],
+    passages: Annotated[Path, typer.Argument(help="`id <tab> passage` lines.")],
+    store: Annotated[Path, typer.Argument(help="The store to make.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store, in one step.")] = False,
+) -> None:
+    """Tokenize a collection once, for `rerank --store`. An interrupted run goes on when it is started again."""
+    from ..engine.bundle.bundle import Bundle
+    from ..engine.store.preparation import prepare
+    from ..engine.text.tokenizer import read_tokenizer
+
+    opened = Bundle.open(bundle)
+    made = prepare(
+        passages,
+        store,
+        read_tokenizer(opened.tokenizer_file),
+        tokenizer_sha256=opened.tokenizer_sha256,
+        limit=opened.manifest.max_positions,
+        truncation_side=opened.manifest.truncation_side,
+        force=force,
+        progress=for_a_person(),
+    )
+    print(f"{store}: {len(made):,} passages, {made.description.tokens:,} tokens, {size_of(store)}", file=sys.stderr)

@@ -1,0 +1,20 @@
+"""Extras of the package that a command needs."""
+
+from importlib.util import find_spec
+
+from ..engine.errors import BackendError
+
+
+def need_export() -> None:
+    """Raise BackendError where the packages of `crossrt[export]` are missing."""
+    from ..engine.bundle.resolve import can_export
+
+    if not can_export():
+        raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
+
+
+def need_report() -> None:
+    """Raise BackendError where the packages of `crossrt[report]` are missing."""
+    missing = [package for package in ("jinja2", "matplotlib", "pydantic") if find_spec(package) is None]
+    if missing:
+        raise BackendError(f'this needs {" and ".join(missing)}: pip install "crossrt[report]"')

@@ -1,0 +1,67 @@
+"""`crossrt tune`: what is fastest for a bundle here, kept for the next time it is opened."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tqdm import tqdm
+
+from .app import app
+from .options import Precision, Threads
+from .output import for_a_person, say
+
+if TYPE_CHECKING:
+    from ..engine.runtime.autotune import Candidate
+
+
+@app.command(epilog="Example:  crossrt tune minilm-l6 --pairs pairs.tsv")
+def tune(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    precision: Precision = None,
+    threads: Threads = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Real pairs to measure with: `query <tab> passage` lines; as MS MARCO's if none."),
+    ] = None,
+) -> None:
+    """Measure what is fastest here, backend, streams and batch, and keep it for this bundle and machine."""
+
+    from ..calibration.calibration_set import CalibrationSet
+    from ..engine.bundle.bundle import Bundle
+    from ..engine.runtime.autotune import ROUNDS, candidates, fastest, tune
+    from ..engine.runtime.select_cpu import choose_cpu
+    from ..engine.runtime.tuning import Tuning
+    from ..engine.text.tokenizer import read_tokenizer
+    from ..engine.text.typical_pairs import typical_pairs
+
+    opened = Bundle.open(bundle)
+    config = choose_cpu(opened, precision=precision, threads=threads, tuned=False)
+    if pairs is not None:
+        texts = list(CalibrationSet.from_pairs_file(pairs, size=100).pairs)
+    else:
+        texts = typical_pairs(read_tokenizer(opened.tokenizer_file), 100)
+    encoder = opened.pair_tokenizer()
+    runs = len(candidates(opened, config)) * (ROUNDS + 1)
+    with tqdm(total=runs, desc="Measuring", unit="run", disable=not for_a_person()) as bar:
+        found = tune(opened, config, [encoder.encode(texts)], progress=bar.update)
+    best = fastest(found)
+    say("\n".join(_table(found, best)))
+    kept = Tuning(backend=best.config.backend, streams=best.config.streams, batch_size=best.config.batch_size).store(
+        opened, config.precision, config.threads
+    )
+    print(f"kept in {kept}", file=sys.stderr)
+
+
+def _table(found: "Sequence[Candidate]", best: "Candidate") -> list[str]:
+    lines = [f"{'backend':<12}streams  batch  pairs/s  ratio (lowest to highest)   mean |difference|"]
+    for candidate in found:
+        chosen = candidate.config
+        note = "" if candidate.same_scores else "  other scores: not taken"
+        lines.append(
+            f"{chosen.backend:<12}{chosen.streams:>7}{chosen.batch_size:>7}{candidate.pairs_per_second:>9,.0f}"
+            f"  {candidate.ratio:>5.2f} ({candidate.lowest:.2f} to {candidate.highest:.2f})"
+            f"{candidate.mean_abs_diff:>22.1e}{'  <- kept' if candidate is best else note}"
+        )
+    return lines

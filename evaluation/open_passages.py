@@ -1,0 +1,17 @@
+"""`open_passages`: the passages of `--passages` or of `--store`."""
+
+from pathlib import Path
+
+from ..engine.errors import OptionError
+from .passage_file import PassageFile
+from .passages import Passages
+from .prepared_passages import PreparedPassages
+
+
+def open_passages(passages: Path | None, store: Path | None, *, progress: bool = False) -> Passages:
+    """Index a file of passages, or open a store of prepared ones. Raises OptionError unless exactly one is given."""
+    if passages is not None and store is None:
+        return PassageFile(passages, progress=progress)
+    if store is not None and passages is None:
+        return PreparedPassages(store)
+    raise OptionError("give --passages or --store, one of them")

@@ -1,0 +1,44 @@
+"""`PreparedPassages`: the passages of a store that `crossrt prepare` made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import StoreError
+from ..engine.files.digests import sha256_of
+from ..engine.store.passage_store import PassageStore
+from ..measurement.provenance import Provenance
+
+
+class PreparedPassages:
+    """A store that `crossrt prepare` made."""
+
+    def __init__(self, path: Path) -> None:
+        self.store, self.where = PassageStore(path), str(path)
+        digests = [sha256_of(path / name) for name in sorted(self.store.description.files)]
+        self.source = Provenance(name=path.name, sha256=Provenance.digest(digests))
+
+    def missing(self, ids: Sequence[str]) -> list[str]:
+        """Return those ids that are not in the store."""
+        try:
+            self.store.rows(ids)
+        except StoreError:
+            return [name for name in ids if name not in self.store]
+        return []
+
+    def check(self, model: CrossEncoder) -> None:
+        """Raise StoreError for a model of another tokenizer, or of longer pairs, than the store was prepared for."""
+        self.store.check(
+            model.bundle.tokenizer_sha256,
+            max_length=model.max_length,
+            truncation_side=model.bundle.manifest.truncation_side,
+        )
+
+    def logits(
+        self, model: CrossEncoder, query: str, ids: Sequence[str], *, batch_size: int
+    ) -> npt.NDArray[np.float32]:
+        """See `Passages.logits`."""
+        return model.logits_from(self.store, query, ids, batch_size=batch_size)
