@@ -15,7 +15,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import DataFileError, StoreError
 from crossrt.engine.files.trec import read_texts
 from crossrt.engine.store.preparation import prepare
-from crossrt.evaluation import passages as module
+from crossrt.evaluation import passage_file as module
 from crossrt.evaluation.passage_file import PassageFile
 from crossrt.evaluation.prepared_passages import PreparedPassages
 
