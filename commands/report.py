@@ -27,7 +27,7 @@ def report(
     from ..engine.files.publish import published_file
 
     need_report()
-    from ..report.page import TITLE, check_page, page_of
+    from ..report.page.page import TITLE, check_page, page_of
     from ..report.results import Results
 
     check_page(out, force=force)

@@ -35,6 +35,8 @@ ROOMS = (
     "evaluation",
     "speed",
     "report",
+    "report.charts",
+    "report.page",
     "commands",
 )
 """The rooms of the package in the order in which data passes. A module may import what stands before its room, and its room."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from ..engine.precision import Precision
-from ..evaluation.result import Evaluation
-from ..speed.result import Speed, Speeds
+from ...engine.precision import Precision
+from ...evaluation.result import Evaluation
+from ...speed.result import Speed, Speeds
+from ..charts.pareto import Point, pareto
+from ..numbers import error, percent, quality, rate
+from ..results import Results
+from ..row import Row, short
 from .cells import difference_cells, interval, number_cell, quality_cell, speed_cell, spread_cell
-from .numbers import error, percent, quality, rate
-from .pareto import Point, pareto
-from .results import Results
-from .row import Row, short
 from .section import Figure, Section
 from .table import EMPTY, Cell, Column, Table
 

@@ -1,6 +1,6 @@
 """The section of one result of `crossrt evaluate`."""
 
-from ..evaluation.result import Evaluation
+from ...evaluation.result import Evaluation
 from .cells import quality_cell
 from .section import Section
 from .table import EMPTY, Cell, Column, Table

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .picture import Picture
+from ..charts.picture import Picture
 from .table import Table
 
 

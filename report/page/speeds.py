@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..speed.result import Speed, Speeds
-from . import charts
-from .cells import (
-    PRECISIONS,
-    difference_cells,
-    number_cell,
-    place_of,
-    processor_of,
-    quantiles_of,
-    speed_cell,
-    spread_cell,
-)
-from .charts import Lane
-from .numbers import percent, rate
-from .row import Row
+from ...speed.result import Speed, Speeds
+from ..charts.curves import curve_chart
+from ..charts.latencies import latency_chart
+from ..charts.lengths import length_chart
+from ..charts.logits import logit_chart
+from ..charts.padding import padding_chart
+from ..charts.rows import ChartRow
+from ..numbers import percent, rate
+from ..row import Row
+from .cells import place_of, processor_of, quantiles_of, spread_cell
 from .section import Figure, Section
-from .table import EMPTY, Cell, Column, Table
+from .speed_tables import ceilings_table, details_table, differences_table
+from .table import Cell, Column, Table
 
 
 def speed_section(name: str, file: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
@@ -26,14 +22,14 @@ def speed_section(name: str, file: str, speeds: Speeds, rows: Sequence[Row]) -> 
     fast = [(row, row.speed) for row in rows if row.speed is not None]
     workload = speeds.workload
     figures = [*_latencies(name, fast)]
-    padded = [(_lane(row), speed.padding) for row, speed in fast if speed.padding is not None]
+    padded = [(_chart_row(row), speed.padding) for row, speed in fast if speed.padding is not None]
     if padded:
         figures.append(
             Figure(
                 title="Padding waste",
                 reading="The share of computed tokens that is padding, in requests of 100. It is counted, not timed, and so "
                 "has no spread.",
-                pictures=[charts.padding(padded, name=f"{name}-padding")],
+                pictures=[padding_chart(padded, name=f"{name}-padding")],
             )
         )
     figures += _scatters(name, {row.name: speed for row, speed in fast})
@@ -42,7 +38,7 @@ def speed_section(name: str, file: str, speeds: Speeds, rows: Sequence[Row]) -> 
             Figure(
                 title="Lengths of the pairs",
                 reading="What there is to pad: pairs by their tokens, in steps of 16.",
-                pictures=[charts.lengths(workload, name=f"{name}-lengths")],
+                pictures=[length_chart(workload, name=f"{name}-lengths")],
             )
         )
     figures += _curves(name, speeds)
@@ -56,40 +52,9 @@ def speed_section(name: str, file: str, speeds: Speeds, rows: Sequence[Row]) -> 
             f"One and the same piece of work varied by {percent(speeds.noise)} % during the run, 95th percentile over the "
             "median: figures that differ by less say nothing.",
         ],
-        tables=[_details(fast), *([_ceilings(speeds)] if speeds.ceilings else [])],
+        tables=[details_table(fast), *([ceilings_table(speeds)] if speeds.ceilings else [])],
         figures=figures,
     )
-
-
-def _details(fast: Sequence[tuple[Row, Speed]]) -> Table:
-    return Table(
-        label="What stands behind each speed",
-        columns=[
-            Column(title="Model and precision", number=False),
-            Column(title="Speed", unit="pairs/s"),
-            Column(title="Model alone", unit="pairs/s"),
-            Column(title="Tokens", unit="1/s"),
-            Column(title="Work", unit="GFLOP/pair"),
-            Column(title="Of the ceiling", unit="%"),
-            Column(title="First score", unit="s"),
-            Column(title="Memory", unit="MB"),
-            Column(title="Runs on", number=False),
-        ],
-        rows=[
-            [
-                Cell(row.name, precision=row.precision),
-                speed_cell(speed),
-                spread_cell(speed.model_pairs_per_s),
-                spread_cell(speed.tokens_per_s),
-                number_cell(speed.gflop_per_pair, rate),
-                number_cell(speed.of_ceiling, percent),
-                spread_cell(speed.start_s),
-                number_cell(speed.memory_mb, "{:,.0f}".format),
-                Cell(speed.runs_on) if speed.runs_on else EMPTY,
-            ]
-            for row, speed in fast
-        ],
-    ).filled()
 
 
 def _latencies(name: str, fast: Sequence[tuple[Row, Speed]]) -> Iterator[Figure]:
@@ -100,7 +65,7 @@ def _latencies(name: str, fast: Sequence[tuple[Row, Speed]]) -> Iterator[Figure]
             reading="Left is faster, and a short line is steady: half of the requests take no longer than the mark, 95 % and "
             "99 % no longer than the ticks.",
             pictures=[
-                charts.latencies([(_lane(row), latency) for row, latency in found], name=f"{name}-latency-{passages}")
+                latency_chart([(_chart_row(row), latency) for row, latency in found], name=f"{name}-latency-{passages}")
             ],
             table=Table(
                 label="Latencies",
@@ -121,8 +86,8 @@ def _latencies(name: str, fast: Sequence[tuple[Row, Speed]]) -> Iterator[Figure]
         )
 
 
-def _lane(row: Row) -> Lane:
-    return Lane(group=row.group, precision=row.precision)
+def _chart_row(row: Row) -> ChartRow:
+    return ChartRow(group=row.group, precision=row.precision)
 
 
 def _scatters(name: str, fast: Mapping[str, Speed]) -> Iterator[Figure]:
@@ -137,7 +102,7 @@ def _scatters(name: str, fast: Mapping[str, Speed]) -> Iterator[Figure]:
         }
         if not found:
             continue  # the reference itself
-        picture, shown, pairs = charts.scatter(found, precision, name=f"{name}-parity-{precision}")
+        picture, shown, pairs = logit_chart(found, precision, name=f"{name}-parity-{precision}")
         yield Figure(
             title=f"Parity, {precision.upper()}",
             reading=(
@@ -145,30 +110,8 @@ def _scatters(name: str, fast: Mapping[str, Speed]) -> Iterator[Figure]:
                 f"difference of all pairs that were measured. {shown:,} of {pairs:,} sampled pairs are drawn."
             ),
             pictures=[picture],
-            table=_differences(found),
+            table=differences_table(found),
         )
-
-
-def _differences(found: Mapping[str, Speed]) -> Table:
-    return Table(
-        label="Differences of logits",
-        columns=[
-            Column(title="Row", number=False),
-            Column(title="Largest", unit="logit"),
-            Column(title="Mean", unit="logit"),
-            Column(title="Top-10 overlap"),
-            Column(title="Sampled pairs"),
-        ],
-        rows=[
-            [
-                Cell(label, precision=speed.precision),
-                *difference_cells(speed.difference),
-                Cell(f"{len(speed.difference.logits):,}"),
-            ]
-            for label, speed in found.items()
-            if speed.difference
-        ],
-    )
 
 
 def _curves(name: str, speeds: Speeds) -> Iterator[Figure]:
@@ -179,7 +122,7 @@ def _curves(name: str, speeds: Speeds) -> Iterator[Figure]:
             reading="Marks: the median, with a bar from the 5th to the 95th percentile. Dashed: the curve that was fitted; "
             + "; ".join(f"{curve.label}: {curve.fit}" for curve in found)
             + ".",
-            pictures=[charts.curves(found, axis, name=f"{name}-curve-{place}")],
+            pictures=[curve_chart(found, axis, name=f"{name}-curve-{place}")],
             table=Table(
                 label=f"Speed along {axis}",
                 columns=[
@@ -195,28 +138,3 @@ def _curves(name: str, speeds: Speeds) -> Iterator[Figure]:
                 ],
             ),
         )
-
-
-def _ceilings(speeds: Speeds) -> Table:
-    return Table(
-        label="The most that this machine reaches",
-        columns=[
-            Column(title="Ceiling", number=False),
-            Column(title="Rate"),
-            Column(title="Unit", number=False),
-            Column(title="Threads"),
-            Column(title="Reached by", number=False),
-            Column(title="Every kernel's best", number=False),
-        ],
-        rows=[
-            [
-                Cell(ceiling.quantity.upper() if ceiling.quantity in PRECISIONS else ceiling.quantity),
-                Cell(rate(ceiling.rate)),
-                Cell(ceiling.unit),
-                Cell(str(ceiling.threads)),
-                Cell(ceiling.by),
-                Cell(", ".join(f"{kernel} {rate(best)}" for kernel, best in ceiling.rates.items())),
-            ]
-            for ceiling in speeds.ceilings
-        ],
-    )

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from crossrt.report.picture import ACCENT, COLOURS, Canvas, Picture, drawing
+from crossrt.report.charts.picture import ACCENT, COLOURS, Canvas, Picture, drawing
 
 
 def made(name: str = "one", label: str = "$x_1$ & <y> 東") -> Picture:

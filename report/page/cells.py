@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..calibration.paired_difference import PairedDifference
-from ..engine.precision import Precision
-from ..speed.result import Difference, Latency, Speed, Spread
-from .numbers import error, quality, rate, signed
+from ...calibration.paired_difference import PairedDifference
+from ...engine.precision import Precision
+from ...speed.result import Difference, Latency, Speed, Spread
+from ..numbers import error, quality, rate, signed
 from .table import EMPTY, Cell
 
 PRECISIONS = [precision.value for precision in Precision]

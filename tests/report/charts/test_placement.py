@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from crossrt.report.placement import MARK, Place, placed
+from crossrt.report.charts.placement import MARK, Place, placed
 
 WITHIN = (0.0, 0.0, 900.0, 500.0)
 SIZE = (80.0, 12.0)

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable
 
-from ..evaluation.result import Evaluation
-from ..speed.result import Speeds
+from ...evaluation.result import Evaluation
+from ...speed.result import Speeds
+from ..peers import Peers
+from ..results import Results
+from ..row import rows_of
 from .cells import machine_of, versions_of
 from .overview import overview_section
 from .peers import peers_section
 from .proofs import bundles_section
 from .rankings import ranking_section
-from .results import Peers, Results
-from .row import rows_of
 from .section import Section
 from .speeds import speed_section
 from .table import EMPTY, Cell, Column, Table

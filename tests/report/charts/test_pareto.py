@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from crossrt.report.pareto import Point, frontier, pareto
+from crossrt.report.charts.pareto import Point, frontier, pareto
 from crossrt.speed.result import Spread
 
 

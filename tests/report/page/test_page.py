@@ -15,13 +15,14 @@ import pytest
 pytest.importorskip("jinja2")
 
 from crossrt.engine.errors import OptionError
-from crossrt.report.page import check_page, page_of
-from crossrt.report.results import Calibration, Limits, Parity, Proof, Results, Unit
+from crossrt.report.page.page import check_page, page_of
+from crossrt.report.proof import Calibration, Limits, Parity, Proof, Unit
+from crossrt.report.results import Results
 
-from .. import browser
-from .conftest import MODELS, failed_speed
+from ... import browser
+from ..conftest import MODELS, failed_speed
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 9"><text x="1" y="5">100% "&amp;#</text></svg>'
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jinja2
 
-from ..engine.errors import OptionError
-from ..engine.files.publish import STANDARD_OUTPUT
-from .results import Results
+from ...engine.errors import OptionError
+from ...engine.files.publish import STANDARD_OUTPUT
+from ..results import Results
 from .section import Section
 from .sections import sections_of
 

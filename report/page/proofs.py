@@ -3,12 +3,13 @@
 import urllib.parse
 from collections.abc import Iterator, Sequence
 
-from . import charts
+from ..charts.calibration import sensitivity_chart
+from ..charts.parity import parity_chart
+from ..charts.rows import ChartRow
+from ..numbers import error, percent
+from ..proof import Proof
+from ..row import short
 from .cells import between, number_cell
-from .charts import Lane
-from .numbers import error, percent
-from .results import Proof
-from .row import short
 from .section import Figure, Section
 from .table import EMPTY, Cell, Column, Table
 
@@ -16,7 +17,7 @@ from .table import EMPTY, Cell, Column, Table
 def bundles_section(proofs: Sequence[Proof]) -> Section:
     """Return the section."""
     reports = [
-        (Lane(group=label, precision=report.precision), report)
+        (ChartRow(group=label, precision=report.precision), report)
         for label, proof in zip(_apart(proofs), proofs, strict=True)
         for report in proof.parities
     ]
@@ -36,7 +37,7 @@ def bundles_section(proofs: Sequence[Proof]) -> Section:
         ],
         rows=[
             [
-                Cell(lane.says, precision=report.precision),
+                Cell(row.label, precision=report.precision),
                 Cell("passed" if report.passed else "FAILED"),
                 Cell(error(report.max_abs_diff)),
                 Cell(f"{report.tolerance.max_abs:g}"),
@@ -52,7 +53,7 @@ def bundles_section(proofs: Sequence[Proof]) -> Section:
                 EMPTY if report.ranking is None else Cell(f"{report.ranking.queries:,}"),
                 Cell(report.backend),
             ]
-            for lane, report in reports
+            for row, report in reports
         ],
     ).filled()
     figures = []
@@ -62,7 +63,7 @@ def bundles_section(proofs: Sequence[Proof]) -> Section:
                 title="Differences from PyTorch",
                 reading="From the mark, the mean over all pairs, to the tick, the largest; the tall tick is what the precision "
                 "is allowed. The scale is logarithmic.",
-                pictures=[charts.parities(reports, name="bundles-parity")],
+                pictures=[parity_chart(reports, name="bundles-parity")],
             )
         )
     for place, (label, proof) in enumerate(zip(_apart(proofs), proofs, strict=True)):
@@ -89,7 +90,7 @@ def _calibration(name: str, label: str, proof: Proof) -> Iterator[Figure]:
             f"largest. Hollow parts went back to FP32. Recipe {calibration.recipe}; "
             f"{percent(calibration.eight_bit_share)} % of the multiply-adds run in 8 bits."
         ),
-        pictures=[charts.damages(calibration, name=name)],
+        pictures=[sensitivity_chart(calibration, name=name)],
         table=Table(
             label=f"Parts of {label} alone in 8 bits",
             columns=[

@@ -1,0 +1,1 @@
+"""Charts of a report: SVG that takes the colours of the page."""
