@@ -32,7 +32,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.files.publish import published_file
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.hardware.cpus import usable_cpus
-from crossrt.speed.ceiling import again, ceilings
+from crossrt.speed.ceiling.ceilings import again, ceilings
 from crossrt.speed.operations import flops_of
 
 HERE = Path(__file__).parent

@@ -46,13 +46,14 @@ from crossrt.export.precision.native_weights import native_from_checkpoint
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.measurement.environment import commit, machine
-from crossrt.speed.bench import bench, with_shares
-from crossrt.speed.ceiling import ceilings, higher
+from crossrt.speed.bench import bench
+from crossrt.speed.ceiling.ceilings import ceilings, higher
+from crossrt.speed.ceiling.shares import with_shares
 from crossrt.speed.lineup import Missing, lineup
 from crossrt.speed.measure import LIST, Plan
 from crossrt.speed.operations import flops_of
-from crossrt.speed.result import Ceiling, Speed, Speeds
-from crossrt.speed.table import rounded, width_of
+from crossrt.speed.result.rounding import rounded, width_of
+from crossrt.speed.result.speeds import Ceiling, Speed, Speeds
 from crossrt.speed.texts import Texts
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))

@@ -67,9 +67,9 @@ def bench(
         raise OptionError("give bundles to measure, or --compare BEFORE AFTER")
     from ..engine.files.publish import STANDARD_OUTPUT, published_file
     from ..speed.bench import bench
-    from ..speed.ceiling import SECONDS
+    from ..speed.ceiling.ceilings import SECONDS
     from ..speed.lineup import lineup
-    from ..speed.table import table_of
+    from ..speed.result.table import table_of
 
     if repeats < 1:
         raise OptionError(f"--repeats {repeats}: give a whole number from 1")
@@ -116,8 +116,8 @@ def _texts(pairs: Path | None, trec: TrecOptions) -> "Texts":
 
 
 def _compare(results: tuple[Path, Path], limit: float) -> None:
-    from ..speed.compare import compare
-    from ..speed.result import Speeds
+    from ..speed.result.compare import compare
+    from ..speed.result.speeds import Speeds
 
     if not 0 <= limit < 100:
         raise OptionError(f"--limit {limit:g}: give a percentage from 0 to 100")

@@ -9,8 +9,8 @@ from ..engine.bundle.manifest import MANIFEST
 from ..engine.errors import DataFileError
 from ..evaluation import result as evaluation
 from ..evaluation.result import Evaluation
-from ..speed import result as speed
-from ..speed.result import Speeds
+from ..speed.result import speeds as speed
+from ..speed.result.speeds import Speeds
 from .fields import KNOWN, checked_fields, fields_of
 from .peers import Peers
 from .proof import Proof

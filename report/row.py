@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..evaluation.result import Ranking
-from ..speed.result import Speed, Speeds
+from ..speed.result.speeds import Speed, Speeds
 from .results import Results
 
 

@@ -14,11 +14,14 @@ from ..engine.files.digests import sha256_of
 from ..engine.precision import Precision
 from ..measurement.environment import commit, machine, versions
 from ..measurement.model_config import ModelConfig
-from .ceiling import SECONDS, Probe, again, ceiling_of, ceilings, check_share
+from .ceiling.ceilings import SECONDS, again, ceilings
+from .ceiling.probe import Probe
+from .ceiling.shares import with_shares
 from .child import first_score_s, peak_mb
+from .figures import identity, reference_of, speed_of
 from .lineup import Missing
-from .measure import Floats, Plan, Row, identity, measure, opened, reference_of, speed_of, warm_up
-from .result import Ceiling, Curve, Latency, Speed, Speeds, Spread, Workload
+from .measure import Floats, Plan, Row, measure, opened, warm_up
+from .result.speeds import Ceiling, Curve, Speed, Speeds, Spread, Workload
 from .scaling import curves_of, need_scipy
 from .texts import Texts
 
@@ -169,44 +172,6 @@ def _without(rows: Sequence[Row], label: str) -> list[Row]:
 def _workload(row: Row, texts: Texts) -> Workload:
     encoder = row.system.bundle.pair_tokenizer(max_length=row.system.options.max_length)
     return texts.workload([pair for request in row.requests for pair in request], encoder)
-
-
-def with_shares(rows: Sequence[Speed], found: list[Ceiling]) -> tuple[list[Speed], list[Ceiling]]:
-    """Put beside each figure its share of the ceiling. Raises MeasurementError for one above it.
-
-    A ceiling that something disturbed is measured once more before; the ceilings are returned as they are then.
-    """
-    shared = [_shared(row, found) for row in rows]
-    if any(share > 1 for row in shared for share in _shares(row)):
-        found = again(found, seconds=3 * SECONDS)
-        shared = [_shared(row, found) for row in rows]
-    for row in shared:
-        ceiling = ceiling_of(row, found)
-        for share in _shares(row):
-            assert ceiling is not None
-            check_share(row.label, share, ceiling)
-    return shared, found
-
-
-def _shares(row: Speed) -> list[float]:
-    all_of_them = (row.of_ceiling, row.model_of_ceiling, *(latency.of_ceiling for latency in row.latencies))
-    return [share for share in all_of_them if share is not None]
-
-
-def _shared(row: Speed, found: Sequence[Ceiling]) -> Speed:
-    ceiling = ceiling_of(row, found)
-    if ceiling is None or row.gflop_per_pair is None or row.pairs_per_s is None:
-        return row
-    pair = row.gflop_per_pair / ceiling.rate
-    latencies: list[Latency] = [
-        replace(latency, of_ceiling=latency.passages * pair / (latency.p50_ms / 1e3)) for latency in row.latencies
-    ]
-    return replace(
-        row,
-        of_ceiling=row.pairs_per_s.median * pair,
-        model_of_ceiling=None if row.model_pairs_per_s is None else row.model_pairs_per_s.median * pair,
-        latencies=latencies,
-    )
 
 
 def _failed(row: ModelConfig | Missing, why: str) -> Speed:

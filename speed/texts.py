@@ -13,7 +13,7 @@ from ..engine.files.trec import read_collection, read_pairs
 from ..engine.text.pair_tokenizer import PairTokenizer
 from ..engine.text.typical_pairs import typical_pairs
 from ..measurement.provenance import Provenance
-from .result import Workload
+from .result.speeds import Workload
 
 Pairs = list[tuple[str, str]]
 

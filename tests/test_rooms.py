@@ -33,6 +33,8 @@ ROOMS = (
     "export",
     "measurement",
     "evaluation",
+    "speed.result",
+    "speed.ceiling",
     "speed",
     "report",
     "report.charts",

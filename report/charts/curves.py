@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import NullLocator
 
-from ...speed.result import Curve
+from ...speed.result.speeds import Curve
 from ..numbers import rate
 from .picture import PRECISIONS, Canvas, Picture, drawing, numbered
 from .rows import WIDTH

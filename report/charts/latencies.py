@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...speed.result import Latency
+from ...speed.result.speeds import Latency
 from ..numbers import rate
 from .picture import Picture, decades, drawing
 from .rows import WIDTH, ChartRow, grouped_axes, style_of

@@ -2,7 +2,7 @@
 
 from matplotlib.axes import Axes
 
-from ...speed.result import Workload
+from ...speed.result.speeds import Workload
 from .picture import ACCENT, MUTED, Canvas, Picture, drawing, numbered
 from .rows import WIDTH
 

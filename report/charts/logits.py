@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from ...speed.result import Speed
+from ...speed.result.speeds import Speed
 from ..numbers import error
 from .picture import LINE, MUTED, Canvas, Picture, drawing, numbered
 from .rows import WIDTH, style_of

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 
-from ...speed.result import Spread
+from ...speed.result.speeds import Spread
 from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, decades, drawing, legend, numbered
 from .placement import placed
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...calibration.paired_difference import PairedDifference
 from ...engine.precision import Precision
-from ...speed.result import Difference, Latency, Speed, Spread
+from ...speed.result.speeds import Difference, Latency, Speed, Spread
 from ..numbers import error, quality, rate, signed
 from .table import EMPTY, Cell
 

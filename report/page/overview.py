@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ...engine.precision import Precision
 from ...evaluation.result import Evaluation
-from ...speed.result import Speed, Speeds
+from ...speed.result.speeds import Speed, Speeds
 from ..charts.pareto import Point, pareto
 from ..numbers import error, percent, quality, rate
 from ..results import Results

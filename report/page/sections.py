@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ...evaluation.result import Evaluation
-from ...speed.result import Speeds
+from ...speed.result.speeds import Speeds
 from ..peers import Peers
 from ..results import Results
 from ..row import rows_of

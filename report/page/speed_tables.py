@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ...speed.result import Speed, Speeds
+from ...speed.result.speeds import Speed, Speeds
 from ..numbers import percent, rate
 from ..row import Row
 from .cells import PRECISIONS, difference_cells, number_cell, speed_cell, spread_cell

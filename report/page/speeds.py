@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...speed.result import Speed, Speeds
+from ...speed.result.speeds import Speed, Speeds
 from ..charts.curves import curve_chart
 from ..charts.latencies import latency_chart
 from ..charts.lengths import length_chart

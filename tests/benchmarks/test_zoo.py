@@ -1,8 +1,7 @@
 """benchmarks/zoo.py measures a published architecture once, and goes on where it was."""
 
-import importlib.util
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,29 +14,20 @@ pytest.importorskip("pydantic")
 from crossrt.engine.backends.registry import BACKENDS, installed_backends
 from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.precision import Precision
-from crossrt.speed import ceiling
-from crossrt.speed.result import Speeds, Spread
+from crossrt.speed.result.speeds import Speeds, Spread
+from tests.speed.small_machine import make_small
 
 from ..processors import openvino_has_bf16
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def zoo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def zoo(monkeypatch: pytest.MonkeyPatch, load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     """Import benchmarks/zoo.py, with small requests and ceilings that are quickly measured."""
-    spec = importlib.util.spec_from_file_location("zoo", REPOSITORY / "benchmarks/zoo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["zoo"] = module
-    spec.loader.exec_module(module)
+    module = load_benchmark("zoo")
     for name, value in {"REPEATS": 1, "GFLOP": 0.1, "FEWEST": 4, "STRETCH_S": 0.005}.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(ceiling, "SHAPES", ((256, 256, 256), (256, 128, 256)))
-    monkeypatch.setattr(ceiling, "read_bytes", lambda: 1 << 22)
-    monkeypatch.setattr("crossrt.speed.bench.SECONDS", 0.005)
-    monkeypatch.setattr("crossrt.speed.bench.check_share", lambda *_: None)
+    make_small(monkeypatch, seconds=0.005)
+    monkeypatch.setattr("crossrt.speed.ceiling.shares.check_share", lambda *_: None)
     monkeypatch.setenv(VARIABLE, os.environ[VARIABLE])  # which it sets
     return module
 

@@ -16,7 +16,7 @@ pytest.importorskip("pydantic")
 
 from crossrt.calibration.paired_difference import PairedDifference
 from crossrt.evaluation.result import Evaluation, Ranking
-from crossrt.speed.result import Ceiling, Curve, Difference, Latency, Speed, Speeds, Spread, Workload
+from crossrt.speed.result.speeds import Ceiling, Curve, Difference, Latency, Speed, Speeds, Spread, Workload
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MACHINE = {"processor": "Some Processor", "instructions": ["avx2"], "usable_cpus": 2, "memory_gb": 25}

@@ -12,8 +12,12 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("pydantic")
 
-from crossrt.speed import ceiling
-from crossrt.speed.result import Ceiling, Difference, Latency, Speed, Speeds, Spread, Workload
+from crossrt.__main__ import main
+from crossrt.speed.result.speeds import Ceiling, Difference, Latency, Speed, Speeds, Spread, Workload
+
+from .small_machine import make_small
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 def spread(median: float, width: float = 0.01, repeats: int = 5) -> Spread:
@@ -113,11 +117,23 @@ def kept(tmp_path: Path) -> Callable[[Speeds, str], Path]:
 
 
 @pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs `crossrt bench` and returns its exit status, output and errors."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["crossrt", "bench", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
 def quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure ceilings on small matrices and a small array, in moments."""
-    monkeypatch.setattr(ceiling, "SHAPES", ((256, 256, 256), (256, 128, 256)))
-    monkeypatch.setattr(ceiling, "read_bytes", lambda: 1 << 22)
-    monkeypatch.setattr("crossrt.speed.bench.SECONDS", 0.01)
+    make_small(monkeypatch, seconds=0.01)
 
 
 @pytest.fixture(scope="session")

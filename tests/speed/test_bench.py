@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
-from crossrt.__main__ import main
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, MeasurementError
@@ -20,11 +19,12 @@ from crossrt.engine.hardware.cpus import usable_cpus
 from crossrt.measurement.model_config import ModelConfig
 from crossrt.speed.bench import bench
 from crossrt.speed.child import first_score_s, peak_mb
+from crossrt.speed.figures import latency_of
 from crossrt.speed.lineup import Missing, lineup
-from crossrt.speed.measure import Plan, latency_of
+from crossrt.speed.measure import Plan
 from crossrt.speed.operations import flops_of, padding_of
-from crossrt.speed.result import Speeds
-from crossrt.speed.table import table_of
+from crossrt.speed.result.speeds import Speeds
+from crossrt.speed.result.table import table_of
 from crossrt.speed.texts import Texts
 
 Command = Callable[..., tuple[int, str, str]]
@@ -33,23 +33,9 @@ pytestmark = pytest.mark.usefixtures("quick_machine")
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return a function that runs `crossrt bench` and returns its exit status, output and errors."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["crossrt", "bench", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
-
-    return run
-
-
-@pytest.fixture
 def below_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small matrices reach little, and a tiny model's figures nothing like it; keep the one below the other."""
-    monkeypatch.setattr("crossrt.speed.bench.check_share", lambda *_: None)
+    monkeypatch.setattr("crossrt.speed.ceiling.shares.check_share", lambda *_: None)
 
 
 def rows(*sources: Path, **options: Any) -> list[ModelConfig | Missing]:
@@ -161,7 +147,7 @@ def test_a_row_that_cannot_run_stays_with_its_reason(bundle: Path, monkeypatch: 
 
 
 def test_a_run_above_its_ceiling_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.speed.measure.flops_of", lambda bundle, lengths, native: 1e15)
+    monkeypatch.setattr("crossrt.speed.figures.flops_of", lambda bundle, lengths, native: 1e15)
     with pytest.raises(MeasurementError, match=r"bundle\.fp32 onnxruntime is at .* this run is invalid"):
         benched(rows(bundle, backends=["onnxruntime"]))
 

@@ -9,9 +9,10 @@ pytest.importorskip("scipy")
 
 from crossrt.engine.hardware.cpus import usable_cpus
 from crossrt.measurement.model_config import ModelConfig
+from crossrt.speed.fits import amdahl, polynomial, saturating
 from crossrt.speed.lineup import lineup
 from crossrt.speed.measure import Plan
-from crossrt.speed.scaling import amdahl, curves_of, polynomial, saturating
+from crossrt.speed.scaling import curves_of
 from crossrt.speed.texts import Texts
 
 

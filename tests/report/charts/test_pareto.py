@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from crossrt.report.charts.pareto import Point, frontier, pareto
-from crossrt.speed.result import Spread
+from crossrt.speed.result.speeds import Spread
 
 
 def point(speed: float, quality: float, model: str = "m", precision: str = "fp32", **fields: Any) -> Point:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from crossrt.engine.errors import DataFileError
-from crossrt.speed.result import Curve, Speed, Speeds, Spread
-from crossrt.speed.table import needed, rounded, table_of
+from crossrt.speed.result.rounding import rounded
+from crossrt.speed.result.speeds import Curve, Speed, Speeds, Spread
+from crossrt.speed.result.table import needed, table_of
 
 Make = Callable[..., Any]
 
@@ -82,7 +83,7 @@ def test_broken_json_is_named_with_its_line(speeds_of: Make, tmp_path: Path) -> 
 
 
 def test_a_result_of_crossrt_evaluate_is_no_result_of_bench(tmp_path: Path) -> None:
-    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+    results = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
     with pytest.raises(DataFileError, match=r"its kind is not 'crossrt speeds'"):
         Speeds.read(results / "evaluate_demo.json")
 

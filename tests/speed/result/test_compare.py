@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from crossrt.__main__ import main
 from crossrt.engine.errors import DataFileError
-from crossrt.speed.compare import compare
+from crossrt.speed.result.compare import compare
 
 Make = Callable[..., Any]
 
@@ -133,27 +132,19 @@ def test_other_machines_and_workloads_are_compared_by_shares_of_the_ceiling(spee
 
 
 def test_the_exit_status_tells_a_regression(
-    speeds_of: Make,
-    speed_of: Make,
-    kept: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    speeds_of: Make, speed_of: Make, kept: Make, command: Make, tmp_path: Path
 ) -> None:
-    def status(*words: object) -> int:
-        monkeypatch.setattr("sys.argv", ["crossrt", "bench", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return int(stopped.value.code or 0)
-
     before, after = kept(speeds_of(speed_of(100)), "before.json"), kept(speeds_of(speed_of(90)), "after.json")
-    assert status("--compare", before, after) == 1
-    assert "WORSE" in capsys.readouterr().out
-    assert status("--compare", before, after, "--limit", 15) == 0
-    assert status("--compare", before, before) == 0
-    assert status("--compare", before, tmp_path / "none.json") == 1
-    assert "none.json cannot be read" in capsys.readouterr().err
-    assert status("--compare", before, after, "--limit", 100) == 2
-    assert status("a-bundle", "--compare", before, after) == 2
-    assert status() == 2
-    assert "give bundles to measure, or --compare BEFORE AFTER" in capsys.readouterr().err
+    status, printed, _ = command("--compare", before, after)
+    assert status == 1
+    assert "WORSE" in printed
+    assert command("--compare", before, after, "--limit", 15)[0] == 0
+    assert command("--compare", before, before)[0] == 0
+    status, _, errors = command("--compare", before, tmp_path / "none.json")
+    assert status == 1
+    assert "none.json cannot be read" in errors
+    assert command("--compare", before, after, "--limit", 100)[0] == 2
+    assert command("a-bundle", "--compare", before, after)[0] == 2
+    status, _, errors = command()
+    assert status == 2
+    assert "give bundles to measure, or --compare BEFORE AFTER" in errors

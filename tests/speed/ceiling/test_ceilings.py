@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from crossrt.engine.errors import BackendError, MeasurementError
-from crossrt.speed import ceiling
-from crossrt.speed.bench import with_shares
-from crossrt.speed.ceiling import Probe, again, ceiling_of, ceilings, check_share, higher
-from crossrt.speed.result import Ceiling
+from crossrt.speed.ceiling import kernels
+from crossrt.speed.ceiling.ceilings import again, calls_a_second, ceiling_of, ceilings, check_share, higher
+from crossrt.speed.ceiling.probe import Probe
+from crossrt.speed.ceiling.shares import with_shares
+from crossrt.speed.result.speeds import Ceiling
 
 Make = Callable[..., Any]
 pytestmark = pytest.mark.usefixtures("quick_machine")
@@ -30,14 +31,14 @@ def test_every_quantity_is_the_best_of_its_kernels() -> None:
 
 
 def test_without_torch_the_runtimes_alone_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = ceiling._installed
-    monkeypatch.setattr(ceiling, "_installed", lambda name: name != "torch" and installed(name))
+    installed = kernels.installed
+    monkeypatch.setattr(kernels, "installed", lambda name: name != "torch" and installed(name))
     assert all("torch" not in one.rates for one in ceilings(1, seconds=0.01))
 
 
 def test_what_nothing_here_can_compute_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceiling, "_by_openvino", lambda *_: None)
-    monkeypatch.setattr(ceiling, "_by_torch", lambda *_: None)
+    only = {"onnxruntime": kernels.multiplying("cpu")["onnxruntime"]}
+    monkeypatch.setattr(kernels, "multiplying", lambda device: only)
     assert [one.quantity for one in ceilings(1, seconds=0.01)] == ["fp32", "int8", "memory"]
 
 
@@ -70,7 +71,7 @@ def test_each_thread_multiplies_at_the_same_time(monkeypatch: pytest.MonkeyPatch
     calls = [make() for _ in range(3)]
     for each in calls:
         each()
-    assert ceiling._calls_a_second(calls, 0.01) > 0
+    assert calls_a_second(calls, 0.01) > 0
 
 
 def test_the_array_is_read_whole() -> None:
@@ -79,10 +80,10 @@ def test_the_array_is_read_whole() -> None:
     def reading(part: Any) -> None:
         read.append(part.nbytes)
 
-    calls: Sequence[Any] = ceiling._memory_by(reading)(3)
+    calls: Sequence[Any] = kernels.reads_by(reading)(3)
     for call in calls:
         call()
-    assert sum(read) == ceiling.read_bytes()
+    assert sum(read) == kernels.read_bytes()
     assert max(read) - min(read) <= 4
 
 
@@ -130,7 +131,7 @@ def test_a_row_above_its_ceiling_makes_the_run_invalid(
         MeasurementError, match=r"a row is at 1\.20 of the fp32 ceiling, 200 GFLOP/s by onnxruntime: nothing"
     ):
         check_share("a row", 1.2, fp32)
-    monkeypatch.setattr("crossrt.speed.bench.again", lambda found, **_: found)
+    monkeypatch.setattr("crossrt.speed.ceiling.shares.again", lambda found, **_: found)
     row = speed_of(150, gflop_per_pair=1.0)
     (shared,), _ = with_shares([row], [fp32])
     assert shared.of_ceiling == pytest.approx(0.75)
@@ -144,7 +145,7 @@ def test_a_ceiling_that_was_disturbed_is_measured_once_more(
 ) -> None:
     (fp32,) = speeds_of().ceilings
     undisturbed = Ceiling(**{**_fields(fp32), "rate": 400.0, "rates": {"onnxruntime": 400.0}})
-    monkeypatch.setattr("crossrt.speed.bench.again", lambda found, **_: [undisturbed])
+    monkeypatch.setattr("crossrt.speed.ceiling.shares.again", lambda found, **_: [undisturbed])
     (shared,), found = with_shares([speed_of(250)], [fp32])
     assert shared.of_ceiling == pytest.approx(0.625)
     assert found == [undisturbed]

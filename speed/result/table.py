@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from .result import Latency, Speed, Speeds, Spread
+from .rounding import FEW, rounded, width_of
+from .speeds import Latency, Speed, Speeds, Spread
 
 NOISY = 0.10
 """From this noise on the machine is called noisy."""
@@ -11,24 +12,8 @@ WIDE = 0.10
 """From this width of a figure's own spread on too."""
 CEILING_WIDTH = 0.02
 """A ceiling is the best of many stretches, which comes again within this share."""
-FEW = 3
-"""Repeats below which a spread says nothing."""
 AN_HOUR = 8.8e6
 """Passages: all of MS MARCO's."""
-
-
-def rounded(value: float, width: float) -> str:
-    """Return a value with the digits that a spread of `width`, as a share of it, leaves: one, two or three."""
-    digits = 3 if width <= 0 else min(3, max(1, math.floor(-math.log10(width)) + 1))
-    if value == 0 or not math.isfinite(value):
-        return f"{value:.0f}"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, places):,.{max(0, places)}f}"
-
-
-def width_of(found: Spread, noise: float) -> float:
-    """Return how far off a median may be: its own spread, and where so few repeats show none, the machine's noise."""
-    return found.width if found.repeats >= FEW else max(found.width, noise)
 
 
 def table_of(speeds: Speeds) -> str:

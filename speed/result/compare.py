@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..engine.errors import DataFileError
-from .result import Latency, Speed, Speeds, Spread
-from .table import rounded
+from ...engine.errors import DataFileError
+from .rounding import rounded
+from .speeds import Latency, Speed, Speeds, Spread
 
 MEMORY_NOISE = 0.02
 """By which the memory of two like processes may differ."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..measurement.kept_result import CHECKED, read_kept
+from ...measurement.kept_result import CHECKED, read_kept
 
 SCHEMA = 1
 KIND = "crossrt speeds"

@@ -1,0 +1,45 @@
+"""`Probe`: how much the machine itself varies while something is measured."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+
+import numpy as np
+
+from .kernels import Call, installed, multiplying, shapes_of
+
+PROBE_CALLS = 8
+"""Products of one probe, about 65 ms: with one or two, the time that threads take to wake up would be measured."""
+FEWEST_PROBES = 10
+
+
+class Probe:
+    """One fixed piece of matrix work, timed again and again: how much the machine itself varies."""
+
+    def __init__(self, threads: int) -> None:
+        make = next(make for name, make in multiplying("cpu").items() if installed(name))
+        call = make(shapes_of("cpu")[1], "fp32", threads, "cpu")
+        assert call is not None, "every runtime multiplies in FP32"
+        self._call: Call = call
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads)
+        self.seconds: list[float] = []
+        self.run()
+        self.seconds.clear()  # the first one warms up
+
+    def run(self) -> None:
+        """Time it once more."""
+        begin = time.perf_counter()
+        list(self._pool.map(lambda call: [call() for _ in range(PROBE_CALLS)], repeat(self._call, self._threads)))
+        self.seconds.append(time.perf_counter() - begin)
+
+    @property
+    def noise(self) -> float:
+        """The 95th percentile over the median, less 1; of at least ten times."""
+        while len(self.seconds) < FEWEST_PROBES:
+            self.run()
+        return float(np.percentile(self.seconds, 95) / np.median(self.seconds) - 1)
+
+    def close(self) -> None:
+        """End its threads. May be called again."""
+        self._pool.shutdown()

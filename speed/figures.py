@@ -1,0 +1,122 @@
+"""The figures of a row, made of its times and logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..calibration.judging_set import QUERIES
+from ..calibration.ranking import top_overlap
+from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import BackendError
+from ..engine.runtime.execution_config import CpuConfig
+from ..measurement.model_config import ModelConfig
+from .measure import Floats, Row
+from .operations import flops_of, padding_of
+from .result.speeds import Difference, Latency, Speed, Spread
+
+TOP = 10
+SAMPLE = 500
+"""Logits that a result keeps of each row, for a chart."""
+
+
+def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
+    """Return the figures of a row. `first` is what its ratio is to, `reference` its bundle's FP32 logits."""
+    system, manifest = row.system, row.system.bundle.manifest
+    lengths = row.lengths
+    seconds = np.array(row.end_to_end)
+    alone = np.array(row.alone)
+    whole = seconds.sum(axis=1)
+    try:
+        gflop = (
+            flops_of(system.bundle, lengths, native=isinstance(system.execution, CpuConfig) and system.execution.native)
+            / len(lengths)
+            / 1e9
+        )
+    except KeyError:
+        gflop = None
+    padding = None
+    if isinstance(system.execution, CpuConfig):
+        shares = [
+            (padding_of(system.execution, manifest.max_positions, t.lengths, batch_size=system.options.batch_size), t)
+            for t in row.tokens
+        ]
+        computed = sum(t.lengths.sum() / (1 - share) for share, t in shares)
+        padding = float(1 - lengths.sum() / computed)
+    return Speed(
+        **identity(system),
+        pairs_per_s=Spread.of(row.pairs / whole),
+        tokens_per_s=Spread.of(lengths.sum() / whole),
+        model_pairs_per_s=Spread.of(row.pairs / alone.sum(axis=1)) if alone.size else None,
+        # Of one request's times each, so that what else the machine does hits both alike.
+        ratio=Spread.of((np.array(first.end_to_end) / seconds).ravel()),
+        padding=padding,
+        gflop_per_pair=gflop,
+        warm_up_s=row.warm_up_s,
+        latencies=[latency_of(count, times) for count, times in row.latencies.items()],
+        difference=difference_of(row, reference),
+    )
+
+
+def identity(system: ModelConfig) -> dict[str, Any]:
+    """Return the fields of a `Speed` that say what it is."""
+    return {
+        "label": system.label,
+        "model": str(system.bundle.manifest.source.get("id")),
+        "bundle_sha256": system.bundle_sha256,
+        "precision": system.precision.value,
+        "backend": system.execution.backend,
+        "device": system.execution.device,
+        "threads": system.execution.threads,
+        "runs_on": system.runs_on,
+    }
+
+
+def latency_of(count: int, seconds: Sequence[float]) -> Latency:
+    """Return the percentiles of these times."""
+    found = np.sort(1e3 * np.array(seconds))
+    n = len(found)
+    # The binomial's normal approximation; of few requests it is the whole range.
+    reach = 0.98 * np.sqrt(n)
+    low, high = max(0, int(np.floor(n / 2 - reach))), min(n - 1, int(np.ceil(n / 2 + reach)))
+    p50, p95, p99 = (float(value) for value in np.percentile(found, (50, 95, 99)))
+    return Latency(
+        passages=count,
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        requests=n,
+        p50_interval=[float(found[low]), float(found[high])],
+    )
+
+
+def reference_of(row: Row) -> list[Floats]:
+    """Return what the row's bundle scores the same requests in FP32, for where no row is in FP32."""
+    options = row.system.options
+    with CrossEncoder(row.system.bundle.path, device="cpu", max_length=options.max_length) as model:
+        return [model.logits(pairs) for pairs in row.requests]
+
+
+def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
+    """Return how far a row's logits are from the reference's, of the same pairs.
+
+    Raises BackendError for logits that are not numbers.
+    """
+    ours, theirs = np.concatenate(row.logits), np.concatenate(reference)
+    if not np.isfinite(ours).all():
+        raise BackendError(f"{row.system.label} gives logits that are not numbers on the measured pairs")
+    differences = np.abs(ours - theirs).astype(np.float64)
+    ranks = row.model.relevant_label is not None
+    label = row.model.relevant_label or 0
+    overlaps = [
+        top_overlap(row.model.relevance(other), row.model.relevance(mine), TOP)
+        for mine, other in zip(row.logits, reference, strict=True)
+        if len(mine) > TOP and ranks
+    ]
+    return Difference(
+        max_abs=float(differences.max()),
+        mean_abs=float(differences.mean()),
+        top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= QUERIES else None,
+        reference=[float(value) for value in theirs[:SAMPLE, label]],
+        logits=[float(value) for value in ours[:SAMPLE, label]],
+    )

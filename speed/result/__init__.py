@@ -1,0 +1,1 @@
+"""The result of `crossrt bench`: kept, printed and compared."""

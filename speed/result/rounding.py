@@ -1,0 +1,22 @@
+"""`rounded`: figures with no more digits than were measured."""
+
+import math
+
+from .speeds import Spread
+
+FEW = 3
+"""Repeats below which a spread says nothing."""
+
+
+def rounded(value: float, width: float) -> str:
+    """Return a value with the digits that a spread of `width`, as a share of it, leaves: one, two or three."""
+    digits = 3 if width <= 0 else min(3, max(1, math.floor(-math.log10(width)) + 1))
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(0, places)}f}"
+
+
+def width_of(found: Spread, noise: float) -> float:
+    """Return how far off a median may be: its own spread, and where so few repeats show none, the machine's noise."""
+    return found.width if found.repeats >= FEW else max(found.width, noise)
