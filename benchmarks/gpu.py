@@ -38,12 +38,12 @@ with suppress(ImportError, OSError):
 
 from crossrt import Bundle, CrossEncoder, PassageStore
 from crossrt.calibration.ranking import top_overlap
+from crossrt.engine.backends.gpu_executor import GpuExecutor
 from crossrt.engine.backends.registry import backend_version
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.hardware.gpus import gpus
 from crossrt.engine.precision import Precision
 from crossrt.engine.process.child import crossrt_command
-from crossrt.engine.runtime.gpu_scorer import GpuScorer
 from crossrt.engine.store.preparation import prepare
 from crossrt.export.precision.tolerance import TOLERANCE
 from crossrt.measurement.environment import versions
@@ -174,9 +174,6 @@ def measure(
     systems, row["systems"] = opened(copy, folder, number, arguments, length)
     keep()
     rows = {each["system"]: each for each in row["systems"]}
-    for name, system in systems.items():
-        if system.model is not None:
-            rows[name]["padding"] = padding(system.model, requests)
     for name, system in list(systems.items()):
         try:
             rows[name] |= compared(system, requests, expected, bundle.manifest.relevant_label or 0)
@@ -188,7 +185,10 @@ def measure(
     for name, system in systems.items():
         if system.model is not None:
             try:
-                rows[name]["shapes"] = shape_costs(system.model, vocabulary)
+                with system.executor() as executor:
+                    rows[name]["padding"] = padding(executor, system.model, requests)
+                    labels = bundle.manifest.labels
+                    rows[name]["shapes"] = shape_costs(executor, vocabulary=vocabulary, labels=labels)
             except Exception as error:
                 rows[name]["shapes"] = said(error)
             keep()
@@ -279,9 +279,9 @@ def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[s
     return row | {"seconds": round(time.perf_counter() - begin, 1)}
 
 
-def padding(model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
+def padding(executor: GpuExecutor, model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
     """What rounding adds to the real tokens, of single requests and of all in one, and how many shapes they make."""
-    pipeline: GpuScorer = model._scorer  # type: ignore[assignment]
+    layout = executor.layout
     found: dict[str, Any] = {}
     for name, lists in (
         ("1 x 10", [request.pairs(10) for request in requests]),
@@ -292,9 +292,9 @@ def padding(model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
         for pairs in lists:
             lengths = model.encode(pairs).lengths
             real += int(lengths.sum())
-            for rows in pipeline._layout.split(lengths, batch_cost=pipeline._batch_cost):
-                shapes.append(pipeline._layout.shape(lengths[rows]))
-        computed = sum(map(pipeline._layout.tokens, shapes))
+            for rows in layout.split(lengths, batch_cost=executor.batch_cost):
+                shapes.append(layout.shape(lengths[rows]))
+        computed = sum(map(layout.tokens, shapes))
         found[name] = {"padding": round(1 - real / computed, 4), "batches": len(shapes), "shapes": len(set(shapes))}
     return found
 

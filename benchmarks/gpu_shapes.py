@@ -1,14 +1,17 @@
-"""What batches of each shape take on a GPU, one at a time: what the buckets, the cut into batches and graphs are tuned by."""
+"""What batches of each shape take on a GPU, one at a time: ShapeBuckets, the cut into batches and graphs are tuned by it."""
 
+import contextlib
 import time
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from crossrt import CrossEncoder
+from crossrt.engine.backends.gpu_executor import GpuExecutor
 from crossrt.engine.batching.batch import Batch
+from crossrt.engine.batching.layout import BatchLayout
 from crossrt.engine.cuda.cuda import Event
+from crossrt.engine.runtime.gpu_lane import GpuLane
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = (16, 32, 64, 96, 128, 192, 256)
@@ -16,35 +19,34 @@ WARM, REPEATS = 3, 15
 """A lane's third batch of a shape is the first by a graph."""
 
 
-def shape_costs(model: CrossEncoder, vocabulary: int) -> list[dict[str, Any]]:
+def shape_costs(executor: GpuExecutor, *, vocabulary: int, labels: int) -> list[dict[str, Any]]:
     """Return `rows`, `tokens`, and medians: `ms`, from tokens in memory to logits, and `device_ms`, without the last wait.
 
     The second is by the stream's clock, from when the host begins to fill in the tokens until they have been computed.
-    `model` is open on one GPU and computes nothing else meanwhile. Shapes that its engine does not take are left out.
+    The GPU computes nothing else meanwhile. Shapes that the executor does not take are left out.
     """
-    lane = model._scorer._devices[0][0]  # type: ignore[union-attr]
-    batches = lane._layout
+    cuda, layout = executor.cuda, executor.layout
     chance = np.random.default_rng(0)
     found = []
-    with lane.cuda.current():
-        begin, end = Event(lane.cuda), Event(lane.cuda)
-        for tokens in (tokens for tokens in TOKENS if tokens <= batches.longest):
-            for rows in (rows for rows in ROWS if len(batches.split(np.full(rows, tokens), batch_cost=1 << 40)) == 1):
+    with cuda.current(), contextlib.closing(GpuLane(executor, labels=labels)) as lane:
+        begin, end = Event(cuda), Event(cuda)
+        for tokens in (tokens for tokens in TOKENS if tokens <= layout.longest):
+            for rows in (rows for rows in ROWS if is_one_batch(layout, rows, tokens)):
                 ids = chance.integers(0, vocabulary, (rows, tokens))
                 ones = np.ones_like(ids)
                 places = np.arange(rows)
                 batch = Batch(input_ids=ids, attention_mask=ones, token_type_ids=ones * 0, rows=places)
-                pairs, logits = batch.pairs(), np.empty((rows, lane._labels), dtype=np.float32)
+                pairs, logits = batch.pairs(), np.empty((rows, labels), dtype=np.float32)
                 whole, device = [], []
                 for turn in range(-WARM, REPEATS):
                     start = time.perf_counter()
-                    lane._stream.record(begin)
+                    lane.stream.record(begin)
                     lane.begin(pairs, places, logits)
-                    lane._stream.record(end)
+                    lane.stream.record(end)
                     lane.finish()
                     if turn >= 0:
                         whole.append(1e3 * (time.perf_counter() - start))
-                        device.append(lane.cuda.elapsed_ms(begin.handle, end.handle))
+                        device.append(cuda.elapsed_ms(begin.handle, end.handle))
                 found.append(
                     {
                         "rows": rows,
@@ -56,3 +58,8 @@ def shape_costs(model: CrossEncoder, vocabulary: int) -> list[dict[str, Any]]:
         begin.close()
         end.close()
     return found
+
+
+def is_one_batch(layout: BatchLayout, rows: int, tokens: int) -> bool:
+    """Tell whether the layout has so many pairs of so many tokens as one batch, however cheap a second one is."""
+    return len(layout.split(np.full(rows, tokens), batch_cost=1 << 40)) == 1

@@ -3,16 +3,20 @@
 import argparse
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from crossrt import Bundle, CrossEncoder
+from crossrt.engine.backends.gpu_executor import GpuExecutor
 from crossrt.engine.backends.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.backends.tensorrt import TensorRtExecutor
 from crossrt.engine.precision import Precision
+from crossrt.engine.runtime import select_gpu
+from crossrt.engine.runtime.execution_config import GpuConfig
+from crossrt.engine.runtime.select import choose_execution
 
 Pairs = Sequence[tuple[str, str]]
 PEER = "sentence-transformers FP16"
@@ -20,14 +24,58 @@ WARM = 3
 """Passes that do not count: a request begins at the first lane, and a lane's third batch of a shape is the first by a graph."""
 
 
+Variant = Callable[[], contextlib.AbstractContextManager[None]]
+"""Changes a part of our backends while a model is opened."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """What scores pairs; `model` is ours, and None for PyTorch. `warm` passes do not count."""
+    """What scores pairs; `model` is ours, and None for PyTorch. `warm` passes do not count.
+
+    `config` and `variant` are how `model` was opened.
+    """
 
     score: Callable[[Pairs], Any]
     precision: Precision
     model: CrossEncoder | None = None
+    config: GpuConfig | None = None
+    variant: Variant = contextlib.nullcontext
     warm: int = WARM
+
+    @contextlib.contextmanager
+    def executor(self) -> Iterator[GpuExecutor]:
+        """Open the model's engine, or its ONNX file or kernels, once more, to measure it without its scorer."""
+        assert self.model is not None
+        assert self.config is not None
+        with self.variant():
+            [executor] = select_gpu.open_executors(self.model.bundle, self.config)
+            try:
+                yield executor
+            finally:
+                with executor.cuda.current():
+                    executor.close()
+                executor.cuda.close()
+
+
+@contextlib.contextmanager
+def without_graphs(backend: str) -> Iterator[None]:
+    """Open models that capture no CUDA graphs."""
+    executors: list[Any] = [TensorRtExecutor, OnnxRuntimeExecutor]
+    if backend == "native":  # which needs cuda-bindings
+        from crossrt.engine.backends.native_cuda import NativeGpuExecutor
+
+        executors.append(NativeGpuExecutor)
+    with contextlib.ExitStack() as patched:
+        for executor in executors:
+            patched.enter_context(patch.object(executor, "graphs", 0))
+        yield
+
+
+@contextlib.contextmanager
+def with_one_lane() -> Iterator[None]:
+    """Open models of ONNX Runtime that compute one batch at a time."""
+    with patch.object(OnnxRuntimeExecutor, "lanes", 1):
+        yield
 
 
 def opened(
@@ -36,32 +84,15 @@ def opened(
     """Open all systems; return those that run, and a row for each, with the reason where one does not."""
     wanted: dict[str, Callable[[], System]] = {}
 
-    def ours(backend: str, precision: str, path: Path = bundle) -> System:
-        model = CrossEncoder(
-            path,
-            device=arguments.device,
-            backend=backend,
-            precision=precision,
-            max_length=length,
-            allow_failed=True,
-            trust_engines=True,  # built here, or brought along by who gave the bundle's path
-        )
-        return System(score=model.logits, precision=model.precision, model=model)
-
-    def without_graphs(backend: str) -> System:
-        with contextlib.ExitStack() as patched:
-            executors: list[Any] = [TensorRtExecutor, OnnxRuntimeExecutor]
-            if backend == "native":  # which needs cuda-bindings
-                from crossrt.engine.backends.native_cuda import NativeGpuExecutor
-
-                executors.append(NativeGpuExecutor)
-            for executor in executors:
-                patched.enter_context(patch.object(executor, "graphs", 0))
-            return ours(backend, "fp16")
-
-    def with_one_lane() -> System:
-        with patch.object(OnnxRuntimeExecutor, "lanes", 1):
-            return ours("onnxruntime", "fp16")
+    def ours(backend: str, precision: str, path: Path = bundle, variant: Variant = contextlib.nullcontext) -> System:
+        # Engines were built here, or brought along by who gave the bundle's path.
+        options: dict[str, Any] = {"allow_failed": True, "trust_engines": True}
+        options |= {"device": arguments.device, "backend": backend, "precision": precision}
+        with variant():
+            model = CrossEncoder(path, max_length=length, **options)
+        config = choose_execution(model.bundle, **options)
+        assert isinstance(config, GpuConfig)
+        return System(score=model.logits, precision=model.precision, model=model, config=config, variant=variant)
 
     def peer(compiled: bool) -> System:
         checkpoint = arguments.checkpoint[number]
@@ -74,8 +105,10 @@ def opened(
     if "fp16" in arguments.precisions.split(","):
         wanted["crossrt FP16, native"] = lambda: ours("native", "fp16")
         for backend in ("tensorrt", "native", "onnxruntime"):
-            wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: without_graphs(b)  # type: ignore[misc]
-        wanted["crossrt FP16, onnxruntime, one lane"] = with_one_lane
+            wanted[f"crossrt FP16, {backend}, without graphs"] = lambda b=backend: ours(  # type: ignore[misc]
+                b, "fp16", variant=lambda: without_graphs(b)
+            )
+        wanted["crossrt FP16, onnxruntime, one lane"] = lambda: ours("onnxruntime", "fp16", variant=with_one_lane)
         wanted["crossrt FP16, onnxruntime, plain graph"] = lambda: ours(
             "onnxruntime", "fp16", without_fused_files(bundle, folder / "plain")
         )

@@ -59,6 +59,11 @@ class GpuLane:
             opened.callback(self._drop_graphs)
             self._opened = opened.pop_all()
 
+    @property
+    def stream(self) -> Stream:
+        """The stream of this lane, on which a measurement may record events."""
+        return self._stream
+
     def begin(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
         """Start a batch; its rows of `logits`, float32 [n, labels], are there after `finish`."""
         shape = self._layout.shape(pairs.lengths[rows])

@@ -101,6 +101,7 @@ def test_engines_are_built_and_all_that_runs_is_compared_and_timed(
     assert first["engines"][0]["profiles"][-1]["max"] == [10, 48]
     rows = by_name(first)
     assert 0 <= rows["crossrt FP32, tensorrt"]["padding"]["1 x 10"]["padding"] < 1
+    assert rows["crossrt FP32, tensorrt"]["shapes"][0].keys() == {"rows", "tokens", "ms", "device_ms"}
     for name in ("crossrt FP32, tensorrt", "crossrt FP16, tensorrt", "crossrt FP16, tensorrt, without graphs"):
         row = rows[name]
         assert row["passed"]
@@ -114,9 +115,10 @@ def test_what_is_said_to_go_without_graphs_does(
     machine: dict[str, Any], two_precisions: Path, texts: list[str]
 ) -> None:
     assert machine["measure"](two_precisions, *texts)[0] == 0
-    graphs = [executor.cuda.log.count("launch") for executor in machine["opened"][-3:]]
-    assert min(graphs[:2]) > 0, "FP32 and FP16"
-    assert graphs[2] == 0, "FP16 without graphs"
+    graphs = [executor.cuda.log.count("launch") for executor in machine["opened"][-6:]]
+    for fp32, fp16, without in (graphs[:3], graphs[3:]):  # the models, then what measures shapes
+        assert min(fp32, fp16) > 0
+        assert without == 0
 
 
 def test_other_scores_than_allowed_are_a_failure(machine: dict[str, Any], bundle: Path, texts: list[str]) -> None:
