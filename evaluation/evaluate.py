@@ -32,7 +32,7 @@ Values = dict[str, list[list[float]]]
 
 
 def evaluate(
-    systems: Sequence[ModelConfig],
+    configs: Sequence[ModelConfig],
     collection: Collection,
     folder: Path,
     *,
@@ -53,20 +53,20 @@ def evaluate(
     Raises DataFileError when the folder holds another evaluation's runs, unless `restart` replaces them;
     OptionError for an unknown baseline; BackendError for a model that gives a score that is not a number.
     """
-    labels = [*([CANDIDATES] if collection.ordered else []), *(system.label for system in systems)]
+    labels = [*([CANDIDATES] if collection.ordered else []), *(config.label for config in configs)]
     if baseline is None:
-        baseline = systems[0].label if len(systems) > 1 or not collection.ordered else CANDIDATES
+        baseline = configs[0].label if len(configs) > 1 or not collection.ordered else CANDIDATES
     if baseline not in labels:
         raise OptionError(f"--baseline {baseline!r}: one of {', '.join(labels)}")
-    runs = _runs(systems, collection, folder, restart=restart)
-    _score(systems, collection, runs, progress=progress)
-    values = _measured(systems, collection, runs, measures)
+    runs = _runs(configs, collection, folder, restart=restart)
+    _score(configs, collection, runs, progress=progress)
+    values = _measured(configs, collection, runs, measures)
     queries = [*collection.evaluated, *collection.unanswered]
     with replaced_text(folder / PER_QUERY) as file:
         for place, query in enumerate(queries):
             found = {label: dict(zip(measures.names, rows[place], strict=True)) for label, rows in values.items()}
             file.write(json.dumps({"query": query, "measures": found}, ensure_ascii=False) + "\n")
-    result = _result(systems, collection, runs, measures, values, baseline)
+    result = _result(configs, collection, runs, measures, values, baseline)
     with replaced_text(folder / RESULT) as file:
         file.write(result.to_json())
     return result
@@ -94,72 +94,72 @@ def opened_folder(folder: Path) -> Iterator[None]:
 
 
 def _runs(
-    systems: Sequence[ModelConfig], collection: Collection, folder: Path, *, restart: bool
+    configs: Sequence[ModelConfig], collection: Collection, folder: Path, *, restart: bool
 ) -> dict[str, GrowingRun]:
     data = {name: collection.sources[name] for name in ("queries", "passages", "run", "judged")}
     on = {name: source.sha256 or source.name for name, source in data.items()} | {"depth": collection.depth}
     return {
-        system.label: GrowingRun(
-            folder / f"{system.label}.run.trec",
-            work={**system.work, **on},
+        config.label: GrowingRun(
+            folder / f"{config.label}.run.trec",
+            work={**config.work, **on},
             queries=len(collection.evaluated),
             restart=restart,
         )
-        for system in systems
+        for config in configs
     }
 
 
 def _score(
-    systems: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
+    configs: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
 ) -> None:
-    waiting = [system for system in systems if not runs[system.label].finished]
+    waiting = [config for config in configs if not runs[config.label].finished]
     if len(waiting) > 1:
         # A model that cannot be opened, or cannot use the passages, is better found before the others take hours.
-        for system in waiting:
-            with system.open() as model:
+        for config in waiting:
+            with config.open() as model:
                 collection.passages.check(model)
     sizes = list(collection.evaluated.values())
-    done = sum(sum(sizes[: runs[system.label].done]) for system in systems)
-    with tqdm(total=len(systems) * sum(sizes), initial=done, unit="pair", smoothing=0.1, disable=not progress) as bar:
-        for system in waiting:
-            bar.set_description(system.label)
-            run = runs[system.label]
-            with system.open() as model:
+    done = sum(sum(sizes[: runs[config.label].done]) for config in configs)
+    with tqdm(total=len(configs) * sum(sizes), initial=done, unit="pair", smoothing=0.1, disable=not progress) as bar:
+        for config in waiting:
+            bar.set_description(config.label)
+            run = runs[config.label]
+            with config.open() as model:
                 collection.passages.check(model)
                 for query, ids in collection.lists(run.done):
-                    run.append(query, _scores(system, model, collection, query, ids), tag=system.label)
+                    run.append(query, _scores(config, model, collection, query, ids), tag=config.label)
                     bar.update(len(ids))
             run.finish()
 
 
 def _scores(
-    system: ModelConfig, model: CrossEncoder, collection: Collection, query: str, ids: Sequence[str]
+    config: ModelConfig, model: CrossEncoder, collection: Collection, query: str, ids: Sequence[str]
 ) -> dict[str, float]:
     # A model's first request of fewer pairs than streams is computed by other kernels than those that follow, and an
     # interrupted evaluation has two first ones: so short lists are filled up with their own passages.
-    streams = system.execution.streams if isinstance(system.execution, CpuConfig) else 1
+    streams = config.execution.streams if isinstance(config.execution, CpuConfig) else 1
     filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), streams)))
-    logits = collection.passages.logits(model, collection.queries[query], filled, batch_size=system.options.batch_size)
+    logits = collection.passages.logits(model, collection.queries[query], filled, batch_size=config.options.batch_size)
     scores = dict(zip(ids, model.relevance(logits).tolist(), strict=False))
     for passage, score in scores.items():
         if not math.isfinite(score):
             raise BackendError(
-                f"{system.label} scores passage {passage} of query {query} as {score}: numbers overflow in this precision; "
+                f"{config.label} scores passage {passage} of query {query} as {score}: numbers overflow in this precision; "
                 "try another, or export the bundle again with pairs like these"
             )
     return scores
 
 
 def _measured(
-    systems: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
+    configs: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
 ) -> Values:
     """Measure what is in the files, the candidates first."""
     values: Values = {}
     if collection.ordered:
         values[CANDIDATES] = _of(collection.lists(), collection, measures)
-    for system in systems:
-        run = RunFile(runs[system.label].target)
-        values[system.label] = _of(((query, list(run.candidates(query))) for query in run), collection, measures)
+    for config in configs:
+        run = RunFile(runs[config.label].target)
+        values[config.label] = _of(((query, list(run.candidates(query))) for query in run), collection, measures)
     return values
 
 
@@ -169,14 +169,14 @@ def _of(lists: Iterable[tuple[str, list[str]]], collection: Collection, measures
 
 
 def _result(
-    systems: Sequence[ModelConfig],
+    configs: Sequence[ModelConfig],
     collection: Collection,
     runs: Mapping[str, GrowingRun],
     measures: Measures,
     values: Values,
     baseline: str,
 ) -> Evaluation:
-    of = {system.label: system for system in systems}
+    of = {config.label: config for config in configs}
     rankings = []
     for label, rows in values.items():
         changes = {
@@ -204,12 +204,12 @@ def _result(
     )
 
 
-def _about(system: ModelConfig, run: GrowingRun) -> dict[str, Any]:
+def _about(config: ModelConfig, run: GrowingRun) -> dict[str, Any]:
     return {
-        "model": system.bundle.manifest.source.get("id"),
-        "bundle_sha256": system.bundle_sha256,
-        "precision": system.precision.value,
-        "runs_on": system.runs_on,
-        "max_length": system.work["max_length"],
+        "model": config.bundle.manifest.source.get("id"),
+        "bundle_sha256": config.bundle_sha256,
+        "precision": config.precision.value,
+        "runs_on": config.runs_on,
+        "max_length": config.work["max_length"],
         "run": Provenance.of_file(run.target),
     }

@@ -118,7 +118,7 @@ def model_configs(sources: Sequence[str], precisions: Sequence[str], options: Op
     Raises BundleError for a bundle that lacks a precision, OptionError for one that is named twice, or that has several
     labels and none to rank by, and whatever `choose_execution` and `bundle_from_source` raise.
     """
-    systems: dict[str, ModelConfig] = {}
+    configs: dict[str, ModelConfig] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
         bundle = bundle_from_source(source, **hub)
         for precision in precisions:
@@ -131,11 +131,11 @@ def model_configs(sources: Sequence[str], precisions: Sequence[str], options: Op
                 trust_engines=options.trust_engines,
             )
             label = f"{name}.{execution.precision.value}"
-            if label in systems:
+            if label in configs:
                 raise OptionError(f"{source} in {execution.precision.value} is asked for twice; name each once")
-            system = systems[label] = ModelConfig(label=label, bundle=bundle, execution=execution, options=options)
-            need_label(system.relevant_label, bundle.manifest.label_names, bundle.manifest.labels)
-    return list(systems.values())
+            config = configs[label] = ModelConfig(label=label, bundle=bundle, execution=execution, options=options)
+            need_label(config.relevant_label, bundle.manifest.label_names, bundle.manifest.labels)
+    return list(configs.values())
 
 
 def names_of(sources: Sequence[str]) -> list[str]:

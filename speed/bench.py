@@ -47,9 +47,9 @@ def bench(
     """
     if scaling:
         need_scipy()
-    systems = [row for row in rows if isinstance(row, ModelConfig)]
+    configs = [row for row in rows if isinstance(row, ModelConfig)]
     failed = {row.label: row.why for row in rows if isinstance(row, Missing)}
-    steps = plan.starts + 2 * len(systems) + plan.repeats + len(plan.counts) + 2 + scaling * len(systems)
+    steps = plan.starts + 2 * len(configs) + plan.repeats + len(plan.counts) + 2 + scaling * len(configs)
     with tqdm(total=steps, desc="Measuring", unit="step", disable=not progress) as bar:
 
         def step() -> None:
@@ -57,12 +57,12 @@ def bench(
 
         found = list(known) or [
             ceiling
-            for threads, device in dict.fromkeys((one.execution.threads, one.execution.device) for one in systems)
+            for threads, device in dict.fromkeys((one.execution.threads, one.execution.device) for one in configs)
             for ceiling in ceilings(threads, device=device, seconds=stretch_s)
         ]
         step()
-        starts = _starts(systems, plan, failed, step)
-        speeds, memory, workload, noise = _measured(systems, texts, plan, failed, step)
+        starts = _starts(configs, plan, failed, step)
+        speeds, memory, workload, noise = _measured(configs, texts, plan, failed, step)
         found = again(found, seconds=stretch_s)
         step()
         speeds = {
@@ -72,9 +72,9 @@ def bench(
         shared, found = with_shares(list(speeds.values()), found)
         speeds = {speed.label: speed for speed in shared}
         curves: list[Curve] = []
-        for system in systems if scaling else ():
-            if system.label not in failed:
-                curves += curves_of(system, texts, plan)
+        for config in configs if scaling else ():
+            if config.label not in failed:
+                curves += curves_of(config, texts, plan)
             step()
     return Speeds(
         machine=machine(),
@@ -90,41 +90,41 @@ def bench(
 
 
 def _starts(
-    systems: Sequence[ModelConfig], plan: Plan, failed: Failures, step: Callable[[], None]
+    configs: Sequence[ModelConfig], plan: Plan, failed: Failures, step: Callable[[], None]
 ) -> dict[str, Spread]:
     """Start processes in turns; the first of each fills the file cache and what OpenVINO keeps."""
     seconds: dict[str, list[float]] = {}
     for turn in range(plan.starts + 1 if plan.starts else 0):
-        for system in systems:
-            if system.label not in failed:
+        for config in configs:
+            if config.label not in failed:
                 try:
-                    taken = first_score_s(system)
+                    taken = first_score_s(config)
                 except BackendError as error:
-                    failed[system.label] = str(error)
+                    failed[config.label] = str(error)
                     continue
                 if turn:
-                    seconds.setdefault(system.label, []).append(taken)
+                    seconds.setdefault(config.label, []).append(taken)
         if turn:
             step()
     return {label: Spread.of(taken) for label, taken in seconds.items() if label not in failed}
 
 
 def _measured(
-    systems: Sequence[ModelConfig], texts: Texts, plan: Plan, failed: Failures, step: Callable[[], None]
+    configs: Sequence[ModelConfig], texts: Texts, plan: Plan, failed: Failures, step: Callable[[], None]
 ) -> tuple[dict[str, Speed], dict[str, float], Workload, float]:
     """Return the figures by label, the memory by label, the workload, and the noise."""
     memory: dict[str, float] = {}
     opened_rows: list[Row] = []
-    probe = Probe(max(system.execution.threads for system in systems))
+    probe = Probe(max(config.execution.threads for config in configs))
     try:
-        for system in systems:
-            if system.label not in failed:
+        for config in configs:
+            if config.label not in failed:
                 try:
-                    opened_rows.append(opened(system, texts, plan))
+                    opened_rows.append(opened(config, texts, plan))
                     warm_up(opened_rows[-1])
                 except Exception as error:  # the runtimes' own have no other base: no memory, an operator that fails
-                    failed[system.label] = f"{type(error).__name__}: {error}"
-                    opened_rows = _without(opened_rows, system.label)
+                    failed[config.label] = f"{type(error).__name__}: {error}"
+                    opened_rows = _without(opened_rows, config.label)
             step()
         if not opened_rows:
             raise BackendError("; ".join(failed.values()))
@@ -132,45 +132,45 @@ def _measured(
         noise = probe.noise
         references: dict[Path, list[Floats]] = {}
         for row in opened_rows:
-            if row.system.precision is Precision.FP32:
-                references.setdefault(row.system.bundle.path, row.logits)
+            if row.config.precision is Precision.FP32:
+                references.setdefault(row.config.bundle.path, row.logits)
         speeds: dict[str, Speed] = {}
         for row in opened_rows:
-            path = row.system.bundle.path
+            path = row.config.bundle.path
             if path not in references:
                 references[path] = reference_of(row)
             try:
-                speeds[row.system.label] = speed_of(row, opened_rows[0], references[path])
+                speeds[row.config.label] = speed_of(row, opened_rows[0], references[path])
             except BackendError as error:
-                failed[row.system.label] = str(error)
+                failed[row.config.label] = str(error)
         workload = _workload(opened_rows[0], texts)
         requests = {
-            row.system.label: [row.requests[0], *(each[0] for each in row.by_count.values())] for row in opened_rows
+            row.config.label: [row.requests[0], *(each[0] for each in row.by_count.values())] for row in opened_rows
         }
     finally:
         probe.close()
         for row in opened_rows:
             row.model.close()
-    for system in systems:
-        if plan.memory and system.label in speeds:
+    for config in configs:
+        if plan.memory and config.label in speeds:
             try:
-                memory[system.label] = peak_mb(system, requests[system.label])
+                memory[config.label] = peak_mb(config, requests[config.label])
             except BackendError as error:
-                failed[system.label] = str(error)
-                del speeds[system.label]
+                failed[config.label] = str(error)
+                del speeds[config.label]
         step()
     return speeds, memory, workload, noise
 
 
 def _without(rows: Sequence[Row], label: str) -> list[Row]:
     for row in rows:
-        if row.system.label == label:
+        if row.config.label == label:
             row.model.close()
-    return [row for row in rows if row.system.label != label]
+    return [row for row in rows if row.config.label != label]
 
 
 def _workload(row: Row, texts: Texts) -> Workload:
-    encoder = row.system.bundle.pair_tokenizer(max_length=row.system.options.max_length)
+    encoder = row.config.bundle.pair_tokenizer(max_length=row.config.options.max_length)
     return texts.workload([pair for request in row.requests for pair in request], encoder)
 
 

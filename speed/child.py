@@ -32,25 +32,25 @@ if requests:
 """
 
 
-def first_score_s(system: ModelConfig) -> float:
+def first_score_s(config: ModelConfig) -> float:
     """Return the seconds from the start of a process to its first score. Raises BackendError when it gives none."""
-    return _run(system, [])[0]
+    return _run(config, [])[0]
 
 
-def peak_mb(system: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> float:
+def peak_mb(config: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> float:
     """Return a process's largest resident size after these requests, in MB. Raises BackendError when it ends early."""
-    return _run(system, requests)[1]
+    return _run(config, requests)[1]
 
 
-def _run(system: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> tuple[float, float]:
+def _run(config: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> tuple[float, float]:
     options: dict[str, Any] = {
-        "model_name_or_path": str(system.bundle.path),
-        "precision": system.precision.value,
-        "backend": system.options.backend,
-        "device": system.options.device,
-        "threads": system.options.threads,
-        "max_length": system.options.max_length,
-        "trust_engines": system.options.trust_engines,
+        "model_name_or_path": str(config.bundle.path),
+        "precision": config.precision.value,
+        "backend": config.options.backend,
+        "device": config.options.device,
+        "threads": config.options.threads,
+        "max_length": config.options.max_length,
+        "trust_engines": config.options.trust_engines,
     }
     begin = time.perf_counter()
     with subprocess.Popen(
@@ -66,7 +66,7 @@ def _run(system: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> 
         said, errors = child.communicate(json.dumps(requests) + "\n" if scored else None)
     if child.returncode != 0 or not scored:
         raise BackendError(
-            f"{system.label} in a process of its own ended with status {child.returncode}: "
+            f"{config.label} in a process of its own ended with status {child.returncode}: "
             f"{(errors.strip().splitlines() or ['no word'])[-1]}"
         )
     return seconds, float(said) if said else 0.0

@@ -22,29 +22,29 @@ SAMPLE = 500
 
 def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
     """Return the figures of a row. `first` is what its ratio is to, `reference` its bundle's FP32 logits."""
-    system, manifest = row.system, row.system.bundle.manifest
+    config, manifest = row.config, row.config.bundle.manifest
     lengths = row.lengths
     seconds = np.array(row.end_to_end)
     alone = np.array(row.alone)
     whole = seconds.sum(axis=1)
     try:
         gflop = (
-            flops_of(system.bundle, lengths, native=isinstance(system.execution, CpuConfig) and system.execution.native)
+            flops_of(config.bundle, lengths, native=isinstance(config.execution, CpuConfig) and config.execution.native)
             / len(lengths)
             / 1e9
         )
     except KeyError:
         gflop = None
     padding = None
-    if isinstance(system.execution, CpuConfig):
+    if isinstance(config.execution, CpuConfig):
         shares = [
-            (padding_of(system.execution, manifest.max_positions, t.lengths, batch_size=system.options.batch_size), t)
+            (padding_of(config.execution, manifest.max_positions, t.lengths, batch_size=config.options.batch_size), t)
             for t in row.tokens
         ]
         computed = sum(t.lengths.sum() / (1 - share) for share, t in shares)
         padding = float(1 - lengths.sum() / computed)
     return Speed(
-        **identity(system),
+        **identity(config),
         pairs_per_s=Spread.of(row.pairs / whole),
         tokens_per_s=Spread.of(lengths.sum() / whole),
         model_pairs_per_s=Spread.of(row.pairs / alone.sum(axis=1)) if alone.size else None,
@@ -58,17 +58,17 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
     )
 
 
-def identity(system: ModelConfig) -> dict[str, Any]:
+def identity(config: ModelConfig) -> dict[str, Any]:
     """Return the fields of a `Speed` that say what it is."""
     return {
-        "label": system.label,
-        "model": str(system.bundle.manifest.source.get("id")),
-        "bundle_sha256": system.bundle_sha256,
-        "precision": system.precision.value,
-        "backend": system.execution.backend,
-        "device": system.execution.device,
-        "threads": system.execution.threads,
-        "runs_on": system.runs_on,
+        "label": config.label,
+        "model": str(config.bundle.manifest.source.get("id")),
+        "bundle_sha256": config.bundle_sha256,
+        "precision": config.precision.value,
+        "backend": config.execution.backend,
+        "device": config.execution.device,
+        "threads": config.execution.threads,
+        "runs_on": config.runs_on,
     }
 
 
@@ -92,8 +92,8 @@ def latency_of(count: int, seconds: Sequence[float]) -> Latency:
 
 def reference_of(row: Row) -> list[Floats]:
     """Return what the row's bundle scores the same requests in FP32, for where no row is in FP32."""
-    options = row.system.options
-    with CrossEncoder(row.system.bundle.path, device="cpu", max_length=options.max_length) as model:
+    options = row.config.options
+    with CrossEncoder(row.config.bundle.path, device="cpu", max_length=options.max_length) as model:
         return [model.logits(pairs) for pairs in row.requests]
 
 
@@ -104,7 +104,7 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
     """
     ours, theirs = np.concatenate(row.logits), np.concatenate(reference)
     if not np.isfinite(ours).all():
-        raise BackendError(f"{row.system.label} gives logits that are not numbers on the measured pairs")
+        raise BackendError(f"{row.config.label} gives logits that are not numbers on the measured pairs")
     differences = np.abs(ours - theirs).astype(np.float64)
     ranks = row.model.relevant_label is not None
     label = row.model.relevant_label or 0

@@ -44,7 +44,7 @@ class Plan:
 class Row:
     """An opened model and its times, in seconds."""
 
-    system: ModelConfig
+    config: ModelConfig
     model: CrossEncoder
     requests: list[Pairs]
     tokens: list[EncodedPairs]
@@ -67,18 +67,18 @@ class Row:
         return np.concatenate([tokens.lengths for tokens in self.tokens])
 
 
-def opened(system: ModelConfig, texts: Texts, plan: Plan) -> Row:
+def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
     """Open a system with its requests. Raises what `CrossEncoder` raises."""
-    tokenizer = read_tokenizer(system.bundle.tokenizer_file)
-    encoder = system.bundle.pair_tokenizer(max_length=system.options.max_length)
+    tokenizer = read_tokenizer(config.bundle.tokenizer_file)
+    encoder = config.bundle.pair_tokenizer(max_length=config.options.max_length)
     requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]
     by_count = {
         count: [texts.request(number, count, tokenizer) for number in range(_requests_of(count, plan))]
         for count in plan.counts
     }
     return Row(
-        system=system,
-        model=system.open(),
+        config=config,
+        model=config.open(),
         requests=requests,
         tokens=[encoder.encode(pairs) for pairs in requests],
         by_count=by_count,
@@ -154,4 +154,4 @@ def timed(call: Callable[[], Floats]) -> tuple[float, Floats]:
 
 
 def _alone(row: Row, tokens: EncodedPairs) -> Floats:
-    return row.model.submit(tokens, batch_size=row.system.options.batch_size).wait()
+    return row.model.submit(tokens, batch_size=row.config.options.batch_size).wait()

@@ -33,33 +33,35 @@ def need_scipy() -> None:
         raise BackendError('--scaling needs scipy: pip install "crossrt[report]"')
 
 
-def curves_of(system: ModelConfig, texts: Texts, plan: Plan) -> list[Curve]:
+def curves_of(config: ModelConfig, texts: Texts, plan: Plan) -> list[Curve]:
     """Measure one row along three axes and fit each: batches on one thread, as a stream computes them; requests on all.
 
     On a GPU, whose batches are not computed by threads, there are none.
     """
-    config = system.execution
-    if not isinstance(config, CpuConfig):
+    execution = config.execution
+    if not isinstance(execution, CpuConfig):
         return []
-    manifest = system.bundle.manifest
+    manifest = config.bundle.manifest
     length = min(TYPICAL, manifest.max_positions)
     shapes = [(rows, length) for rows in ROWS]
-    batches = _batch_speeds(system.bundle, config, shapes)
+    batches = _batch_speeds(config.bundle, execution, shapes)
     tokens = [float(rows * columns) for rows, columns in shapes]
     lengths = [length for length in LENGTHS if length <= manifest.max_positions]
-    sequences = _batch_speeds(system.bundle, config, [(max(1, BATCH_TOKENS // length), length) for length in lengths])
+    sequences = _batch_speeds(
+        config.bundle, execution, [(max(1, BATCH_TOKENS // length), length) for length in lengths]
+    )
     curves = [
-        _curve(system, "tokens", tokens, batches, saturating),
-        _curve(system, "sequence", [float(length) for length in lengths], sequences, polynomial),
+        _curve(config, "tokens", tokens, batches, saturating),
+        _curve(config, "sequence", [float(length) for length in lengths], sequences, polynomial),
     ]
     threads = sorted({*(2**power for power in range(10) if 2**power < usable_cpus()), usable_cpus()})
-    by_threads = _request_speeds(system, config, texts, plan, threads)
-    curves.append(_curve(system, "threads", [float(number) for number in threads], by_threads, amdahl))
+    by_threads = _request_speeds(config, execution, texts, plan, threads)
+    curves.append(_curve(config, "threads", [float(number) for number in threads], by_threads, amdahl))
     return curves
 
 
 def _curve(
-    system: ModelConfig,
+    config: ModelConfig,
     axis: str,
     at: Sequence[float],
     speeds: Sequence[Spread],
@@ -67,15 +69,15 @@ def _curve(
 ) -> Curve:
     words, fitted = fit(np.array(at), np.array([speed.median for speed in speeds]))
     return Curve(
-        label=system.label, axis=axis, at=list(at), pairs_per_s=list(speeds), fit=words, fitted=fitted.tolist()
+        label=config.label, axis=axis, at=list(at), pairs_per_s=list(speeds), fit=words, fitted=fitted.tolist()
     )
 
 
-def _batch_speeds(bundle: Bundle, config: CpuConfig, shapes: Sequence[tuple[int, int]]) -> list[Spread]:
+def _batch_speeds(bundle: Bundle, execution: CpuConfig, shapes: Sequence[tuple[int, int]]) -> list[Spread]:
     """Pairs a second of batches of these shapes (rows, tokens), by one thread; the shapes take turns."""
     manifest = bundle.manifest
     rng = np.random.default_rng(0)
-    session = config.open(bundle, threads=1, streams=1)
+    session = execution.open(bundle, threads=1, streams=1)
     speeds: list[list[float]] = [[] for _ in shapes]
     try:
         batches = [
@@ -99,16 +101,16 @@ def _batch_speeds(bundle: Bundle, config: CpuConfig, shapes: Sequence[tuple[int,
 
 
 def _request_speeds(
-    system: ModelConfig, config: CpuConfig, texts: Texts, plan: Plan, threads: Sequence[int]
+    config: ModelConfig, execution: CpuConfig, texts: Texts, plan: Plan, threads: Sequence[int]
 ) -> list[Spread]:
     """Pairs a second from texts to scores on so many threads; they take turns."""
     short = replace(plan, lists=1, counts=(), starts=0)
     rows = [
         opened(
             replace(
-                system,
-                execution=replace(config, threads=number, streams=min(config.streams, number)),
-                options=replace(system.options, backend=config.backend, threads=number),
+                config,
+                execution=replace(execution, threads=number, streams=min(execution.streams, number)),
+                options=replace(config.options, backend=execution.backend, threads=number),
             ),
             texts,
             short,
