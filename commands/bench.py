@@ -26,34 +26,39 @@ if TYPE_CHECKING:
 def bench(
     bundles: Annotated[list[str] | None, typer.Argument(help="Bundles, checkpoint directories or hub ids.")] = None,
     *,
-    precision: Annotated[str, typer.Option(help="Precisions of every bundle, as fp32,int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Precisions of every bundle, such as fp32,int8.")] = "fp32",
     backend: Annotated[
-        str, typer.Option(help="Backends of each, as onnxruntime,openvino; auto is what opens by itself.")
+        str, typer.Option(help="Backends of each, such as onnxruntime,openvino; auto is the one that opens by default.")
     ] = "auto",
     threads: Annotated[
-        str | None, typer.Option(help="Numbers of threads, as 1,2; all usable processors unless given.")
+        str | None, typer.Option(help="Numbers of threads, such as 1,2; by default one for each usable processor.")
     ] = None,
     device: Device = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Real pairs to score, `query <tab> passage` lines; as long as MS MARCO's if none."),
+        typer.Option(
+            help="Real pairs to score, `query <tab> passage` lines; by default random words as long as MS MARCO's."
+        ),
     ] = None,
     trec: TrecOptions,
     counts: Annotated[
-        str, typer.Option(help="Passages of one query whose latency is measured; none for none.")
+        str, typer.Option(help="Numbers of passages per query to measure latency with; none for no latency.")
     ] = "1,10,100,1000",
-    repeats: Annotated[int, typer.Option(help="Times that everything is measured, the rows in turns.")] = 5,
-    quick: Annotated[bool, typer.Option("--quick", help="A glance: fewer of everything.")] = False,
+    repeats: Annotated[int, typer.Option(help="How often everything is measured, with the rows in turns.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="A quick look, with fewer repeats of everything.")] = False,
     scaling: Annotated[
         bool,
-        typer.Option("--scaling", help="Also over batch tokens, length of a pair and threads, with fitted curves."),
+        typer.Option("--scaling", help="Measure also over batch tokens, pair length and threads, and fit curves."),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file to keep the result in; - is standard output.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the result to; - is standard output.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="BEFORE AFTER", help="Measure nothing: say what changed between two kept results."),
+        typer.Option(metavar="BEFORE AFTER", help="Measure nothing; print what changed between two results."),
     ] = None,
-    limit: Annotated[float, typer.Option(help="With --compare: percent that is too much worse; exit status 1.")] = 5,
+    limit: Annotated[
+        float,
+        typer.Option(help="With --compare: exit with status 1 when something is worse by more than this percentage."),
+    ] = 5,
     trust_engines: TrustEngines = False,
     hub: HubOptions,
 ) -> None:

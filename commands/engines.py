@@ -19,31 +19,34 @@ from .options import EngineOptions, TrecOptions, TrustEngines, user_pairs
 def engines(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     *,
-    precision: Annotated[str, typer.Option(help="Precisions to build, as fp16,int8.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="Precisions to build, such as fp16,int8.")] = "fp16",
     pairs: Annotated[
-        Path | None, typer.Option(help="Real pairs, `query <tab> passage` lines, whose lengths kernels are chosen for.")
+        Path | None, typer.Option(help="Real pairs, `query <tab> passage` lines; kernels are chosen for their lengths.")
     ] = None,
-    device: Annotated[str, typer.Option(help="The GPU, as cuda:1.")] = "cuda:0",
+    device: Annotated[str, typer.Option(help="The GPU, such as cuda:1.")] = "cuda:0",
     max_length: Annotated[
-        int | None, typer.Option(help="Longest pair in tokens that the engine takes; all positions unless given.")
+        int | None, typer.Option(help="Longest pair, in tokens, that the engine takes; by default the model's longest.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens of the largest batch; fewer take less memory. 16384 unless given.")
+        int | None, typer.Option(help="Tokens of the largest batch; fewer take less memory. 16384 by default.")
     ] = None,
     cache: Annotated[
         bool,
         typer.Option(
-            "--cache", help="Leave the bundle as it is: put them into the user's cache, where it is looked too."
+            "--cache",
+            help="Put the engines into the user's cache, where models look too, and leave the bundle as it is.",
         ),
     ] = False,
     refit_from: Annotated[
         Path | None,
-        typer.Option(help="A bundle of the same shape whose --refittable engine takes this one's weights, in seconds."),
+        typer.Option(
+            help="Bundle of the same architecture whose --refittable engine is to take this bundle's weights: takes seconds."
+        ),
     ] = None,
     trust_engines: TrustEngines = False,
     building: EngineOptions,
 ) -> None:
-    """Build TensorRT engines of a bundle for the GPU that is here, check them on it, and put them into the bundle."""
+    """Build TensorRT engines of a bundle for this machine's GPU, check them on it, and put them into the bundle."""
     from ..engine.bundle.bundle import Bundle
     from ..engine.runtime.select_gpu import ordinals_of
     from ..export.tensorrt.engines import here

@@ -24,39 +24,45 @@ def evaluate(
     *,
     out: Annotated[
         Path,
-        typer.Option(help="Directory for runs, measures of every query and result.json; goes on with what is there."),
+        typer.Option(
+            help="Directory for runs, measures of every query and result.json; an interrupted evaluation continues there."
+        ),
     ],
-    dataset: Annotated[str | None, typer.Option(help="An id of ir_datasets, as msmarco-passage/dev/small,")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="An id of ir_datasets, such as msmarco-passage/dev/small,")
+    ] = None,
     queries: Annotated[Path | None, typer.Option(help="or files: `id <tab> query` lines,")] = None,
     passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
-    store: Annotated[Path | None, typer.Option(help="or what `crossrt prepare` made of them,")] = None,
+    store: Annotated[Path | None, typer.Option(help="or a store that `crossrt prepare` made of them,")] = None,
     qrels: Annotated[Path | None, typer.Option(help="and TREC qrels.")] = None,
     run: Annotated[
         Path | None,
         typer.Option(
-            help="The TREC run to rerank; the data set's own candidates if none, or else a BM25 run made here."
+            help="The TREC run to rerank; by default the data set's own candidates, or else a BM25 run made here."
         ),
     ] = None,
     bm25: Annotated[
-        bool, typer.Option("--bm25", help="Make a BM25 run also where the data set has candidates.")
+        bool, typer.Option("--bm25", help="Make a BM25 run even where the data set has candidates.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="Precisions of every bundle, as fp32,int8.")] = "fp32",
-    measures: Annotated[str, typer.Option(help="As ir_measures names them.")] = "nDCG@10 RR@10 AP R@100",
+    precision: Annotated[str, typer.Option(help="Precisions of every bundle, such as fp32,int8.")] = "fp32",
+    measures: Annotated[str, typer.Option(help="Measures, by their names in ir_measures.")] = "nDCG@10 RR@10 AP R@100",
     baseline: Annotated[
         str | None,
-        typer.Option(help="What the others are compared with: BUNDLE.PRECISION, the first if none, or candidates."),
+        typer.Option(
+            help="What the others are compared with: BUNDLE.PRECISION or candidates; by default the first bundle."
+        ),
     ] = None,
     depth: Annotated[
         int | None,
-        typer.Option(help="Rerank the best K candidates of each query; all if none, 100 of a BM25 run."),
+        typer.Option(help="Rerank the best K candidates of each query; by default all, or 100 of a BM25 run."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, for a try-out.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Start anew: throw away the runs that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start again: delete the runs that are there.")] = False,
     batch_size: BatchSize = 32,
     opened: ModelOptions,
     hub: HubOptions,
 ) -> None:
-    """Measure how well bundles rank: each in each precision, beside the candidates as they came, with intervals."""
+    """Measure how well bundles rank, each in each precision, beside the original order, with confidence intervals."""
     from ..evaluation.collection import Collection
     from ..evaluation.dataset import collection_of_dataset
     from ..evaluation.evaluate import evaluate, opened_folder

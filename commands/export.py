@@ -36,47 +36,55 @@ def export(
     *,
     precision: Annotated[
         str,
-        typer.Option(help="Precisions to hold, of fp32, bf16, fp16 and int8, with commas; fp32 is always among them."),
+        typer.Option(
+            help="Precisions of the bundle: fp32, bf16, fp16, int8, separated by commas; fp32 is always included."
+        ),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Real pairs, `query <tab> passage` lines, on which FP16 and INT8 decide what they can hold,"),
+        typer.Option(
+            help="Real pairs, `query <tab> passage` lines, to choose what FP16 and INT8 leave in higher precision,"
+        ),
     ] = None,
     calibrate_run: Annotated[
         TrecFiles | None, typer.Option(metavar="QUERIES PASSAGES RUN", help="or as TREC files.")
     ] = None,
     judge: Annotated[
         TrecFiles | None,
-        typer.Option(metavar="QUERIES PASSAGES RUN", help="Lists whose order must be kept, of other queries."),
+        typer.Option(
+            metavar="QUERIES PASSAGES RUN", help="Lists of other queries, whose order FP16 and INT8 must keep."
+        ),
     ] = None,
-    judge_qrels: Annotated[Path | None, typer.Option(help="Their TREC qrels, for nDCG@10 and RR@10.")] = None,
-    recipe: Annotated[str, typer.Option(help="What INT8 holds in 8 bits: projections, full or ffn.")] = "projections",
+    judge_qrels: Annotated[Path | None, typer.Option(help="TREC qrels of these lists, for nDCG@10 and RR@10.")] = None,
+    recipe: Annotated[str, typer.Option(help="What INT8 quantizes: projections, full or ffn.")] = "projections",
     method: Annotated[
-        str, typer.Option(help="How INT8 chooses ranges: token, minmax, percentile, entropy or mse.")
+        str, typer.Option(help="How INT8 chooses activation ranges: token, minmax, percentile, entropy or mse.")
     ] = "token",
-    smoothing: Annotated[float | None, typer.Option(help="SmoothQuant's alpha, 0 to 1; by the method.")] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="SmoothQuant's alpha, 0 to 1; by default the method's own.")
+    ] = None,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Bundle FP16 and INT8 also when they fail, marked as failed.")
+        bool, typer.Option("--keep-going", help="Keep FP16 and INT8 when they fail parity, marked as failed.")
     ] = False,
     exporter: Annotated[
-        str, typer.Option(help="auto, crossrt, optimum, or existing: the directory's own ONNX file.")
+        str, typer.Option(help="auto, crossrt, optimum, or existing: the ONNX file that the checkpoint already has.")
     ] = "auto",
     onnx_file: Annotated[
         str | None,
-        typer.Option(help="Take this ONNX file of the directory or repository, as onnx/model_quantized.onnx."),
+        typer.Option(help="ONNX file of the directory or repository to take, such as onnx/model_quantized.onnx."),
     ] = None,
     activation: Annotated[
-        str | None, typer.Option(help="Use this one, not the checkpoint's: identity, sigmoid, softmax or tanh.")
+        str | None, typer.Option(help="Activation in place of the checkpoint's: identity, sigmoid, softmax or tanh.")
     ] = None,
     relevant_label: RelevantLabel = None,
     tensorrt: Annotated[
-        bool, typer.Option("--tensorrt", help="Build TensorRT engines too, for the GPU that is here.")
+        bool, typer.Option("--tensorrt", help="Build TensorRT engines too, for this machine's GPU.")
     ] = False,
     building: EngineOptions,
     pairs: Pairs = None,
     trec: TrecOptions,
     sample: Sample = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle, in one step.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle, atomically.")] = False,
     hub: HubOptions,
     source_id: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def info(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     *,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its sha256.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the sha256 of every file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
     precision: Precision = None,
     execution: ExecutionOptions,
     trust_engines: TrustEngines = False,
 ) -> None:
-    """Say what a bundle holds, and what would run here and why."""
+    """Show what a bundle holds, and what would run here and why."""
     from ..engine.bundle.bundle import Bundle
     from ..engine.runtime.select import choose_execution
 

@@ -13,22 +13,28 @@ if TYPE_CHECKING:
 
 Precision = Annotated[
     str | None,
-    typer.Option(help="fp32, which is taken unless asked, bf16, fp16, int8, or auto: the fastest that passed."),
+    typer.Option(help="fp32, the default; bf16, fp16, int8; or auto: the fastest that passed its parity check."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU that can, else the CPU.")]
-Threads = Annotated[int | None, typer.Option(help="Threads; all usable processors unless given.")]
-MaxLength = Annotated[int | None, typer.Option(help="Longest pair in tokens; the model's own unless given.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU that can run the bundle, else the CPU.")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads of the CPU; by default one for each usable processor.")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(help="Longest pair in tokens, above which pairs are truncated; by default the model's own."),
+]
 RelevantLabel = Annotated[
     str | None,
     typer.Option(
-        help="The label to rank by, its index or name, of a model with several; the checkpoint's own unless given."
+        help="Index or name of the label to rank by, for models with several; by default the checkpoint's own."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="Most pairs computed together.")]
+BatchSize = Annotated[int, typer.Option(help="Most pairs in one batch.")]
 TrustEngines = Annotated[
     bool,
     typer.Option(
-        "--trust-engines", help="Load TensorRT engines that came with the bundle: machine code of who built them."
+        "--trust-engines",
+        help="Load the TensorRT engines in the bundle. They are machine code: trust whoever built them.",
     ),
 ]
 
@@ -59,9 +65,13 @@ class HubOptions:
     token: Annotated[str | None, typer.Option(help="Hub token, for private repositories.")] = None
     cache_folder: Annotated[
         Path | None,
-        typer.Option(file_okay=False, help="Where exported bundles and hub files are kept; the user's caches if none."),
+        typer.Option(
+            file_okay=False, help="Directory for exported bundles and hub files; by default the user's caches."
+        ),
     ] = None
-    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Do not ask the hub.")] = False
+    local_files_only: Annotated[
+        bool, typer.Option("--local-files-only", help="Use cached files only; do not contact the hub.")
+    ] = False
 
     def for_bundles(self, sources: list[str]) -> dict[str, Any]:
         """Return the options of `bundle_from_source`. Raises OptionError for a revision of what is no hub id."""
@@ -103,8 +113,10 @@ class TrecOptions:
         return self.queries, self.passages, self.run
 
 
-Pairs = Annotated[Path | None, typer.Option(help="Real pairs to check besides: `query <tab> passage` lines.")]
-Sample = Annotated[int | None, typer.Option(help="Check a seeded sample of this many of them.")]
+Pairs = Annotated[
+    Path | None, typer.Option(help="Real pairs to check besides the built-in ones: `query <tab> passage` lines.")
+]
+Sample = Annotated[int | None, typer.Option(help="Check a seeded random sample of this many of them.")]
 
 
 def user_pairs(pairs: Path | None, trec: TrecOptions, sample: int | None) -> list[tuple[str, str]]:
@@ -122,28 +134,38 @@ class EngineOptions:
     """How TensorRT engines are built."""
 
     workspace: Annotated[
-        int, typer.Option(help="Most device memory in MiB that a TensorRT kernel may use while it runs.")
+        int, typer.Option(help="Most device memory, in MiB, that a TensorRT kernel may use while it runs.")
     ] = 4096
     optimization_level: Annotated[
-        int | None, typer.Option(help="How long TensorRT looks for kernels, 0 to 5; its own default unless given.")
+        int | None,
+        typer.Option(
+            help="TensorRT's builder optimization level, 0 (fast build) to 5 (fast engine); by default its own."
+        ),
     ] = None
     timing_cache: Annotated[
         Path | None,
-        typer.Option(help="File of what TensorRT has measured of kernels; in the user's cache unless given."),
+        typer.Option(help="File with TensorRT's kernel timings; by default in the user's cache."),
     ] = None
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Engines for every GPU from Ampere on; slower.")
+        bool, typer.Option("--hardware-compatible", help="Engines that run on every GPU from Ampere on; slower.")
     ] = False
     version_compatible: Annotated[
         bool,
-        typer.Option("--version-compatible", help="Engines for later TensorRTs of the same major version; slower."),
+        typer.Option(
+            "--version-compatible",
+            help="Engines that run with later TensorRT releases of the same major version; slower.",
+        ),
     ] = False
     refittable: Annotated[
-        bool, typer.Option("--refittable", help="Engines that take the weights of a fine-tuned copy: see --refit-from.")
+        bool,
+        typer.Option("--refittable", help="Engines that can take the weights of a fine-tuned copy: see --refit-from."),
     ] = False
     unfused_attention: Annotated[
         bool,
-        typer.Option("--unfused-attention", help="For a TensorRT whose fused attention computes wrong scores; slower."),
+        typer.Option(
+            "--unfused-attention",
+            help="Build without fused attention, for TensorRT releases where it gives wrong scores; slower.",
+        ),
     ] = False
 
     def build_options(self) -> "BuildOptions":

@@ -42,7 +42,9 @@ def parity(
     sample: Sample = None,
     qrels: Annotated[Path | None, typer.Option(help="TREC qrels, for nDCG@10 and RR@10 of the run's lists.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    precision: Annotated[str | None, typer.Option(help="Precisions to check, as fp32,int8; fp32 unless given.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precisions to check, such as fp32,int8; fp32 by default.")
+    ] = None,
     execution: ExecutionOptions,
     max_length: MaxLength = None,
     trust_engines: TrustEngines = False,
@@ -50,8 +52,8 @@ def parity(
 ) -> None:
     """Compare a bundle's scores with its checkpoint in PyTorch; exit 1 when they differ.
 
-    A run with at least 20 queries of 50 candidates is judged as a ranking too. INT8 is judged by nothing else: it takes such a
-    run, or --pairs with at least 40 queries, of which lists are made as at export.
+    A run with at least 20 queries of 50 candidates is judged as a ranking too. INT8 is judged by its ranking alone: give such a
+    run, or --pairs with at least 40 queries, which are made into lists as `crossrt export` does.
     """
     need_export()
     given = user_pairs(pairs, trec, sample)

@@ -12,12 +12,12 @@ from .output import for_a_person, size_of
 
 @app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")
 def prepare(
-    bundle: Annotated[Path, typer.Argument(help="A bundle; every model with its tokenizer can use the store.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle; every model with the same tokenizer can use the store.")],
     passages: Annotated[Path, typer.Argument(help="`id <tab> passage` lines.")],
     store: Annotated[Path, typer.Argument(help="The store to make.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing store, in one step.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store, atomically.")] = False,
 ) -> None:
-    """Tokenize a collection once, for `rerank --store`. An interrupted run goes on when it is started again."""
+    """Tokenize a collection once, for `rerank --store`. An interrupted run continues when it is started again."""
     from ..engine.bundle.bundle import Bundle
     from ..engine.store.preparation import prepare
     from ..engine.text.tokenizer import read_tokenizer

@@ -23,10 +23,10 @@ def rank(
     bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
     query: Annotated[str, typer.Argument(help="The query.")],
     file: Annotated[
-        str, typer.Argument(help="Passages one a line, or `id <tab> text` on every line; - is stdin.")
+        str, typer.Argument(help="Passages, one per line, or `id <tab> text` on every line; - is stdin.")
     ] = "-",
     *,
-    top_k: Annotated[int | None, typer.Option(help="Show the best K alone.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Show only the best K.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     batch_size: BatchSize = 32,
     precision: Precision = None,

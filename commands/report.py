@@ -16,12 +16,12 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Results of crossrt evaluate, of crossrt bench and of benchmarks/cpu.py, and bundles, in any order."
+            help="Results of crossrt evaluate, crossrt bench and benchmarks/cpu.py, and bundles, in any order."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write; - is standard output.")],
-    title: Annotated[str | None, typer.Option(help="Its title.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no such page.")] = False,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file even if it is not such a page.")] = False,
 ) -> None:
     """Show results as one page: tables, quality against speed, latencies, padding, parity and calibration."""
     from ..engine.files.publish import published_file

@@ -32,12 +32,12 @@ def rerank(
     run: Annotated[Path, typer.Option(help="The TREC run to rerank.")],
     out: Annotated[Path, typer.Option(help="The TREC run to write; - is standard output.")],
     passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
-    store: Annotated[Path | None, typer.Option(help="or what `crossrt prepare` made of them.")] = None,
+    store: Annotated[Path | None, typer.Option(help="or a store that `crossrt prepare` made of them.")] = None,
     depth: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Score and write only the best K candidates of each query, by the run's own scores; all if none.",
+            help="Score and write only the best K candidates of each query, by the run's own scores; all by default.",
         ),
     ] = None,
     tag: Annotated[str, typer.Option(help="Name of the run in its last column.")] = "crossrt",
@@ -46,7 +46,7 @@ def rerank(
     opened: ModelOptions,
     hub: HubOptions,
 ) -> None:
-    """Rerank a TREC run: candidates are scored again, and the new run is written whole or not at all."""
+    """Rerank a TREC run: score its candidates again, and write the new run completely or not at all."""
     from ..engine.cross_encoder import CrossEncoder
     from ..engine.files.publish import published_file
     from ..engine.files.trec import read_candidates, read_collection, write_run

@@ -23,10 +23,12 @@ def tune(
     threads: Threads = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Real pairs to measure with: `query <tab> passage` lines; as MS MARCO's if none."),
+        typer.Option(
+            help="Real pairs to measure with, `query <tab> passage` lines; by default random words as long as MS MARCO's."
+        ),
     ] = None,
 ) -> None:
-    """Measure what is fastest here, backend, streams and batch, and keep it for this bundle and machine."""
+    """Find the fastest backend, streams and batch size here, and keep them for this bundle and machine."""
 
     from ..calibration.calibration_set import CalibrationSet
     from ..engine.bundle.bundle import Bundle
