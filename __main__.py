@@ -18,37 +18,37 @@ from .commands import rank, rerank, prepare, evaluate  # noqa: F401
 from .commands import bench, tune, report, info  # noqa: F401
 
 BROKEN_PIPE = 141
-"""The status of a program that SIGPIPE ended, as a shell tells it: 128 + 13."""
+"""Exit status that a shell reports for a program that SIGPIPE ended: 128 + 13."""
 
 
 def main() -> None:
-    """Run the command line; exit 0 when done, 1 when something failed, 2 when the words were wrong, 143 on SIGTERM."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # whoever started this may want it ignored
+    """Run the command line. Exit with 0 on success, 1 on failure, 2 on wrong usage, 143 on SIGTERM."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the parent process may have chosen to ignore it
         signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it was closed
-            stream.reconfigure(errors="backslashreplace")  # what an ASCII terminal cannot show is no failure
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is no failure
     with _quiet_when_nobody_reads(), _errors_in_words(debug):
         app(prog_name="crossrt")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """End as on an error, so that files which are half written go; a second signal ends the process at once."""
+    """Exit as on an error, so that unfinished files are removed; a second signal ends the process at once."""
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)
 
 
 @contextmanager
 def _quiet_when_nobody_reads() -> Iterator[None]:
-    """End without a word when the reader of the output has gone, as other tools do: `crossrt rank ... | head -1`."""
+    """End silently when the reader of the output has gone, as other tools do: `crossrt rank ... | head -1`."""
     try:
         yield
     except (BrokenPipeError, SystemExit) as error:
         # typer turns a BrokenPipeError into an exit with status 1.
         if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        # Python flushes both once more at exit; it must find something it can write to.
+        # Python flushes both streams again at exit, so they need something to write to.
         nothing = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.__stdout__, sys.__stderr__):
             if stream is not None:

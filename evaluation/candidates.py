@@ -1,4 +1,4 @@
-"""Candidates for queries that come without a run: BM25's, or a data set's own."""
+"""Candidates for queries without a run: a BM25 run, or the candidates of a data set."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -15,18 +15,18 @@ from .passages import Passages, TextPassages
 
 CANDIDATES = "candidates.run.trec"
 DEPTH = 100
-"""BM25's candidates of a query, unless another depth is asked for."""
+"""Default number of BM25 candidates per query."""
 SETTINGS = {"k1": 0.9, "b": 0.4, "method": "lucene", "stopwords": "english", "stemmer": None}
-"""k1 and b as Anserini has them for MS MARCO and BEIR. Without a stemmer it finds a little less than Anserini does."""
+"""k1 and b as in Anserini for MS MARCO and BEIR. Without a stemmer the run finds slightly less than Anserini's."""
 
 
 def bm25_run(
     queries: Mapping[str, str], passages: Passages, folder: Path, *, depth: int | None = None, progress: bool = False
 ) -> Path:
-    """Write BM25's best passages of each query as a TREC run into `folder`, unless it is there already.
+    """Write the best passages of each query by BM25 as a TREC run into `folder`, unless the same run is there already.
 
-    Passages that share no word with the query are not candidates. The index is made in memory: 3 KB a passage of 55
-    words. Raises OptionError for prepared passages, whose texts are gone, and BackendError where bm25s is missing.
+    Passages that share no word with the query are not candidates. The index is built in memory: 3 KB for a passage of 55
+    words. Raises OptionError for prepared passages, which have no texts, and BackendError where bm25s is missing.
     """
     if not isinstance(passages, TextPassages):
         raise OptionError(
@@ -77,13 +77,16 @@ def bm25_run(
 
 
 def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) -> Path:
-    """Write a file whole or not at all, unless it is there and was made of the same, and return it."""
+    """Write a file atomically, unless it exists and was made of the same inputs `of`; return its path.
+
+    The inputs are noted in a hidden file beside it.
+    """
     note = path.with_name(f".{path.name}.made")
     try:
         if path.exists() and json.loads(note.read_text(encoding="utf-8")) == dict(of):
             return path
     except (OSError, ValueError, RecursionError):
-        pass  # without its note nobody knows what the file was made of
+        pass  # without the note it is unknown what the file was made of
     note.unlink(missing_ok=True)
     with replaced_text(path) as file:
         write(file)

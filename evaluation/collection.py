@@ -1,4 +1,4 @@
-"""`Collection`: queries, their candidates, passages and relevance judgments, all found to fit together."""
+"""`Collection`: queries with candidates, passages and relevance judgments, checked against one another."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from .run_file import RunFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """What is evaluated: of each judged query its first `depth` candidates, or all of them.
+    """What is evaluated: the first `depth` candidates of each judged query, or all of them.
 
-    `evaluated` maps the judged queries that have candidates to the number of those that are scored, in the run's order;
-    `unanswered` are judged queries without candidates, which count as lists that found nothing; `unjudged` is how many
-    queries of the run have no judgments, and are left out. In memory are queries, judgments and these; passages and
-    candidates are looked up a query at a time. `ordered` is false when the candidates' scores are all alike.
+    `evaluated` maps each judged query with candidates to the number of candidates that are scored, in the run's order.
+    `unanswered` are judged queries without candidates, which count as empty lists. `unjudged` is the number of the run's
+    queries without judgments, which are left out. Queries and judgments are held in memory; passages and candidates are
+    looked up one query at a time. `ordered` is False when all scores of the candidates are equal.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Collection:
         limit: int | None = None,
         progress: bool = False,
     ) -> "Collection":
-        """Check that everything fits, reading all candidates once; with `limit`, those of the first judged queries alone.
+        """Check that everything fits together; reads all candidates once, or with `limit` those of the first judged queries.
 
-        The sources are files, or what messages call them. Raises DataFileError, naming file and line, for a judged query
-        that is not among the queries, for a query or passage of the run that is not there, for a passage that comes twice,
+        The sources are files, or names for messages. Raises DataFileError, naming file and line, for a judged query
+        that is not among the queries, for a query or passage of the run that does not exist, for a passage that occurs twice,
         and when no query of the run is judged.
         """
         for option, value in (("depth", depth), ("limit", limit)):
@@ -107,7 +107,7 @@ class Collection:
                 "passages": passages.source,
                 "run": Provenance.of_file(run.path),
                 "qrels": _source(qrels_source, qrels),
-                # What is scored, in what order, apart from --limit: an interrupted evaluation goes on with the same.
+                # The scored queries in their order, without --limit: an interrupted evaluation continues with the same.
                 "judged": Provenance(name="queries that are judged", sha256=Provenance.digest(judged)),
             },
         )
@@ -147,7 +147,7 @@ class Collection:
 
     @property
     def pairs(self) -> int:
-        """Pairs that each system scores."""
+        """Number of pairs that each model scores."""
         return sum(self.evaluated.values())
 
     def lists(self, start: int = 0) -> Iterator[tuple[str, list[str]]]:
@@ -156,7 +156,7 @@ class Collection:
             yield query, list(self.run.candidates(query, self.depth))
 
     def describe(self) -> list[str]:
-        """Say in words what is evaluated and what is left out."""
+        """Return lines that tell what is evaluated and what is left out."""
         depth = "" if self.depth is None else f", the first {self.depth} of each"
         said = [f"{self.name}: {len(self.evaluated)} queries with {self.pairs:,} candidates{depth}"]
         if self.limit is not None:
@@ -183,5 +183,5 @@ def _where(source: Path | str, query: str) -> str:
 
 
 def _with_folder(file: Path) -> str:
-    """The file's name after its folder's, which often says what `run.trec` does not."""
+    """The file's name with its folder's, which often tells more than `run.trec`."""
     return "/".join(file.absolute().parts[-2:])

@@ -16,7 +16,7 @@ from .run_file import RunFile
 
 
 class DatasetPassages(TextPassages):
-    """The passages of a data set, which ir_datasets keeps on the disk and looks up."""
+    """The passages of a data set, which ir_datasets stores on disk and looks up by id."""
 
     def __init__(self, name: str, dataset: Any) -> None:
         self.where = f"the passages of {name}"
@@ -32,13 +32,13 @@ class DatasetPassages(TextPassages):
                 yield passage.doc_id, passage.default_text()
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return those ids that the data set lacks."""
+        """Return the ids that the data set lacks."""
         with _fetching(self._name):
             found = self._store.get_many(ids)
         return [name for name in ids if name not in found]
 
     def texts(self, ids: Sequence[str]) -> list[str]:
-        """Return the texts of these ids, all of which are there."""
+        """Return the texts of these ids, all of which must exist."""
         with _fetching(self._name):
             found = self._store.get_many(ids)
             return [found[name].default_text() for name in ids]
@@ -55,11 +55,11 @@ def collection_of_dataset(
     limit: int | None = None,
     progress: bool = False,
 ) -> Collection:
-    """Load a data set by its id, with the candidates of `run` or, without, its own where it has some.
+    """Load a data set by its id, with the candidates of `run`, or without a run its own.
 
-    Where it has none, or with `bm25`, BM25 makes a run of 100 candidates, or `depth`. What is made is written into
-    `folder`. `store` holds its passages prepared. Raises SourceError, saying where it looked, for a data set that
-    cannot be had, OptionError for an id that ir_datasets does not know, and what `Collection.of` raises.
+    Where it has no candidates, or with `bm25`, a BM25 run of 100 candidates per query, or `depth`, is made. Runs are written
+    into `folder`. `store` holds its passages prepared. Raises SourceError, with the places that were tried, for a data set
+    that is not available, OptionError for an id that ir_datasets does not know, and what `Collection.of` raises.
     """
     try:
         import ir_datasets
@@ -117,12 +117,12 @@ def _own_candidates(name: str, dataset: Any, judged: set[str], folder: Path) -> 
 
 @contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Say of whatever goes wrong while ir_datasets reads or downloads where it looked and what to do."""
+    """Turn any error of ir_datasets, reading or downloading, into one that says where it looked and what to do."""
     try:
         yield
     except (SourceError, DataFileError):
         raise
-    except Exception as error:  # of requests, urllib3, the file system, the data's own reader
+    except Exception as error:  # from requests, urllib3, the file system or the reader of this data set
         import ir_datasets
 
         between = "\n" + " " * 13
@@ -137,7 +137,7 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 def _tried(error: Exception) -> list[str]:
-    """The addresses that failed, each with its reason; for what is no download, what was said."""
+    """The addresses that failed, each with its reason; for other errors, the message."""
     mirrors = error.args[1] if len(error.args) == 2 and isinstance(error.args[1], list) else [(None, error)]
     found = []
     for mirror, reason in mirrors:

@@ -1,4 +1,4 @@
-"""`evaluate`: every system's ranking of a collection, and what the measures say of it."""
+"""`evaluate`: every model's ranking of a collection, and its measures."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ from .run_file import RunFile
 RESULT, PER_QUERY = "result.json", "queries.jsonl"
 
 Values = dict[str, list[list[float]]]
-"""By a ranking's label, each query's measures, in the order of `Measures.names`."""
+"""The measures of each query, in the order of `Measures.names`, by the ranking's label."""
 
 
 def evaluate(
@@ -41,14 +41,14 @@ def evaluate(
     restart: bool = False,
     progress: bool = False,
 ) -> Evaluation:
-    """Rerank the collection's candidates by each system, measure all rankings, and write everything into `folder`,
+    """Rerank the collection's candidates with each model, measure all rankings, and write everything into `folder`,
     which the caller holds with `opened_folder`.
 
-    There, `LABEL.run.trec` is each system's run, `queries.jsonl` every query's measures, and `result.json` the result. A
-    query is scored at a time and is safe on the disk before the next one, so that an interrupted evaluation goes on where
-    it was, with the same bytes in the end; runs that are finished are not computed again. `baseline` is the label that the
-    others are compared with: the first system's, or for a single one the candidates'. Judged queries without candidates
-    count as empty lists.
+    `LABEL.run.trec` is the run of a model, `queries.jsonl` holds the measures of every query, and `result.json` the result.
+    Queries are scored one at a time, and each is flushed to disk before the next, so that an interrupted evaluation
+    continues where it stopped and ends with the same bytes; finished runs are not computed again. `baseline` is the label
+    that the others are compared with: by default the first model, or for a single model the candidates. Judged queries
+    without candidates count as empty lists.
 
     Raises DataFileError when the folder holds another evaluation's runs, unless `restart` replaces them;
     OptionError for an unknown baseline; BackendError for a model that gives a score that is not a number.
@@ -74,7 +74,7 @@ def evaluate(
 
 @contextmanager
 def opened_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder, made where it is not, for this process alone. Raises DataFileError when that cannot be."""
+    """Lock a folder, created if missing, for this process. Raises DataFileError when that is not possible."""
     lock = folder / ".lock"
     with ExitStack() as holding:
         try:
@@ -114,7 +114,7 @@ def _score(
 ) -> None:
     waiting = [config for config in configs if not runs[config.label].finished]
     if len(waiting) > 1:
-        # A model that cannot be opened, or cannot use the passages, is better found before the others take hours.
+        # Find a model that cannot be opened, or cannot use the passages, before the others take hours.
         for config in waiting:
             with config.open() as model:
                 collection.passages.check(model)
@@ -135,8 +135,8 @@ def _score(
 def _scores(
     config: ModelConfig, model: CrossEncoder, collection: Collection, query: str, ids: Sequence[str]
 ) -> dict[str, float]:
-    # A model's first request of fewer pairs than streams is computed by other kernels than those that follow, and an
-    # interrupted evaluation has two first ones: so short lists are filled up with their own passages.
+    # The first request of a model, when it has fewer pairs than streams, is computed by other kernels than later ones, and
+    # an interrupted evaluation has two first requests. So short lists are filled up by repeating their passages.
     streams = config.execution.streams if isinstance(config.execution, CpuConfig) else 1
     filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), streams)))
     logits = collection.passages.logits(model, collection.queries[query], filled, batch_size=config.options.batch_size)
@@ -153,7 +153,7 @@ def _scores(
 def _measured(
     configs: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
 ) -> Values:
-    """Measure what is in the files, the candidates first."""
+    """Measure the rankings in the run files, the candidates first."""
     values: Values = {}
     if collection.ordered:
         values[CANDIDATES] = _of(collection.lists(), collection, measures)

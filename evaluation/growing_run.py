@@ -1,4 +1,4 @@
-"""`GrowingRun`: a TREC run that is written query by query and outlives the process that writes it."""
+"""`GrowingRun`: a TREC run that is written query by query and survives the end of the process."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from ..engine.files.trec import write_run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Noted:
-    """What a checkpoint says: of what work the run is, and how many queries and bytes of it are good."""
+    """A checkpoint: the work that the run belongs to, and how many of its queries and bytes are valid."""
 
     work: Mapping[str, Any]
     queries: int
@@ -25,20 +25,20 @@ class _Noted:
 
 
 class GrowingRun:
-    """The run `target`, written a query at a time; it takes its name when `queries` of them are there.
+    """The run `target`, written one query at a time; it gets its name when it holds `queries` queries.
 
-    Until then it grows in a hidden sibling. After every query the sibling is flushed to the disk, and then a checkpoint
-    beside it says how much of it is good, so that whoever opens the same run later goes on from there, however the
-    process ended. `work` is what the scores depend on, as JSON can hold it: a run of other work, or of more queries, is
-    refused with DataFileError unless `restart` says to throw it away. The checkpoint stays when the run is finished: a
-    finished run is not computed again, and goes on when more queries are wanted.
+    Until then it grows in a hidden file beside the target. After every query that file is flushed to disk, and then a
+    checkpoint notes how much of it is valid, so that a later process continues from there, however this one ended.
+    `work` is what the scores depend on, as JSON: a run of other work, or with more queries, is refused with DataFileError
+    unless `restart` deletes it. The checkpoint stays when the run is finished: a finished run is not computed again, and
+    continues when more queries are asked for.
     """
 
     def __init__(self, target: Path, *, work: Mapping[str, Any], queries: int, restart: bool = False) -> None:
         self.target = target
         self.queries = queries
         self.done = 0
-        """Queries that are in the run."""
+        """Number of queries in the run."""
         self._work = dict(work)
         self._size = 0
         self._partial = target.with_name(f".{target.name}.partial")
@@ -50,11 +50,11 @@ class GrowingRun:
 
     @property
     def finished(self) -> bool:
-        """Whether all queries are there, under the run's own name."""
+        """Whether the run is complete and has its name."""
         return self.done == self.queries and self.target.exists()
 
     def append(self, query: str, scores: Mapping[str, float], *, tag: str) -> None:
-        """Add a query's passages, best first. They are safe on the disk when this returns."""
+        """Add the passages of a query, best first. They are flushed to disk when this returns."""
         block = io.StringIO()
         write_run(block, query, scores, tag=tag)
         with (
@@ -119,7 +119,7 @@ class GrowingRun:
             )
         if self._partial.is_file():
             with open(self._partial, "ab", opener=own_file) as file:
-                file.truncate(size)  # what a killed process wrote after its last checkpoint
+                file.truncate(size)  # written by a killed process after its last checkpoint
         self.done, self._size = done, size
 
     def _note(self) -> None:

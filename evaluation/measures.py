@@ -1,4 +1,4 @@
-"""`Measures`: what a ranking is measured by, computed by ir_measures."""
+"""`Measures`: the measures of a ranking, computed by ir_measures."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from ..engine.errors import BackendError, OptionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """Measures in the order asked for, as ir_measures names them: nDCG@10, RR@10, AP, R@100, RR(rel=2)@10, ..."""
+    """Measures in the order in which they were given, named as in ir_measures: nDCG@10, RR@10, AP, R@100, RR(rel=2)@10."""
 
     names: tuple[str, ...]
     _parsed: tuple[Any, ...]
 
     @classmethod
     def parse(cls, text: str) -> "Measures":
-        """Read names with spaces between. Raises OptionError for one that ir_measures does not know or cannot compute."""
+        """Parse names that spaces separate. Raises OptionError for one that ir_measures does not know or cannot compute."""
         try:
             import ir_measures
         except ImportError:
@@ -26,9 +26,11 @@ class Measures:
         for name in re.findall(r"[^\s(]+(?:\([^)]*\)?[^\s(]*)?", text):
             try:
                 measure = ir_measures.parse_measure(name)
-                # Some that parse have no provider that computes them here, or want a parameter: better said at once.
+                # Some names parse but have no provider here, or need a parameter: find out before scoring starts.
                 list(ir_measures.iter_calc([measure], {"1": {"1": 1}}, {"1": {"1": 1.0}}))
-            except Exception as error:  # ValueError, NameError, KeyError, AssertionError, whatever a provider raises
+            except (
+                Exception
+            ) as error:  # ValueError, NameError, KeyError, AssertionError or anything that a provider raises
                 raise OptionError(
                     f"--measures: {name!r} cannot be computed ({error}); ir_measures' names are allowed, as in "
                     "--measures 'nDCG@10 RR@10 AP R@100 RR(rel=2)@10'"
@@ -39,11 +41,14 @@ class Measures:
         return cls(names=tuple(parsed), _parsed=tuple(parsed.values()))
 
     def of(self, relevance: Mapping[str, int], ranking: Sequence[str]) -> list[float]:
-        """Return each measure of one query's ranking, best passage first, given its judged passages' relevance."""
+        """Return the measures of one query.
+
+        `ranking` has passage ids, best first; `relevance` the judged passages with their grades.
+        """
         import ir_measures
 
-        # Places instead of scores: trec_eval and ir_measures' RR@k break ties in opposite directions, and here the order is
-        # settled already.
+        # Ranks take the place of scores: trec_eval and the RR@k of ir_measures break ties in opposite directions, and here the
+        # order is already fixed.
         run = {passage: float(-place) for place, passage in enumerate(ranking)}
         found = {
             str(metric.measure): float(metric.value)

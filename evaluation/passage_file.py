@@ -20,10 +20,10 @@ PIECE = 100_000
 
 
 class PassageFile(TextPassages):
-    """A file of `id <tab> text` lines, indexed: texts stay on the disk.
+    """A file of `id <tab> text` lines, indexed by id; the texts stay on disk.
 
-    The index holds of each passage its id, at the width of the longest, and 8 bytes; three times that while it is made,
-    in one pass. Raises DataFileError, naming the line, for what is no passage and for a repeated id.
+    The index takes the width of the longest id plus 8 bytes for each passage, and three times that while it is built, in one
+    pass. Raises DataFileError, naming the line, for a line that is no passage and for a repeated id.
     """
 
     def __init__(self, path: Path, *, progress: bool = False) -> None:
@@ -36,7 +36,7 @@ class PassageFile(TextPassages):
             for number, position, line in located_lines(path):
                 name, tab, _ = line.partition("\t")
                 encoded = name.encode()
-                # Numpy fills names up with zero bytes, so it could not tell one that ends in them.
+                # NumPy pads names with zero bytes, so a name that ends in one could not be told apart.
                 if not tab or not 0 < len(encoded) <= LONGEST_NAME or "\0" in name:
                     raise DataFileError(
                         f"{path}, line {number}: expected `id <tab> text`, with an id of 1 to {LONGEST_NAME} bytes, got "
@@ -71,11 +71,11 @@ class PassageFile(TextPassages):
             yield name, text
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return those ids that are not in the file."""
+        """Return the ids that are not in the file."""
         return [name for name, row in zip(ids, self._rows(ids).tolist(), strict=True) if row < 0]
 
     def texts(self, ids: Sequence[str]) -> list[str]:
-        """Return the texts of these ids, all of which are there. Raises DataFileError when the file was changed."""
+        """Return the texts of these ids, all of which must exist. Raises DataFileError when the file was changed."""
         texts = []
         with self.path.open("rb") as file:
             for name, row in zip(ids, self._rows(ids).tolist(), strict=True):
@@ -89,7 +89,7 @@ class PassageFile(TextPassages):
         return texts
 
     def _rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the row of each id, -1 for one that is not there, int64 [n]."""
+        """Return the row of each id, -1 for one that is not in the file, int64 [n]."""
         width = self._names.dtype.itemsize
         encoded = [name.encode("utf-8", "surrogatepass") for name in ids]
         possible = np.array([0 < len(name) <= width and not name.endswith(b"\0") for name in encoded], dtype=bool)
@@ -98,7 +98,7 @@ class PassageFile(TextPassages):
         return np.where(possible & (self._names[rows] == keys), rows, -1)
 
     def _repeated(self, names: Sequence[bytes]) -> tuple[str, int]:
-        """Return the first of these names that comes again, and the line where."""
+        """Return the first of these names that occurs again, and the number of its second line."""
         wanted = {name.decode() for name in names}
         seen: set[str] = set()
         for number, _, line in located_lines(self.path):

@@ -1,4 +1,4 @@
-"""`Passages`: where the texts of a collection are looked up."""
+"""`Passages`: the passages of a collection, looked up by id."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -14,14 +14,14 @@ class Passages(Protocol):
     """The passages of a collection, by id. One thread at a time."""
 
     where: str
-    """What messages call them: a path, or a data set."""
+    """Their name in messages: a path, or a data set."""
     source: Provenance
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return those ids that there is no passage of."""
+        """Return the ids that no passage has."""
 
     def check(self, model: CrossEncoder) -> None:
-        """Raise when this model cannot score these passages."""
+        """Raise StoreError when this model cannot score these passages."""
 
     def logits(
         self, model: CrossEncoder, query: str, ids: Sequence[str], *, batch_size: int
@@ -30,17 +30,17 @@ class Passages(Protocol):
 
 
 class TextPassages:
-    """Passages that are looked up as texts."""
+    """Passages whose texts are looked up."""
 
     where: str
     source: Provenance
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return those ids that there is no passage of."""
+        """Return the ids that no passage has."""
         raise NotImplementedError
 
     def texts(self, ids: Sequence[str]) -> list[str]:
-        """Return the texts of these ids, all of which are there."""
+        """Return the texts of these ids, all of which must exist."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ class PreparedPassages:
         self.source = Provenance(name=path.name, sha256=Provenance.digest(digests))
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return those ids that are not in the store."""
+        """Return the ids that are not in the store."""
         try:
             self.store.rows(ids)
         except StoreError:
@@ -30,7 +30,7 @@ class PreparedPassages:
         return []
 
     def check(self, model: CrossEncoder) -> None:
-        """Raise StoreError for a model of another tokenizer, or of longer pairs, than the store was prepared for."""
+        """Raise StoreError for a model whose tokenizer differs from the store's, or whose pairs may be longer."""
         self.store.check(
             model.bundle.tokenizer_sha256,
             max_length=model.max_length,

@@ -1,4 +1,4 @@
-"""`Evaluation`: the result of `crossrt evaluate`, as it is printed and as it is kept."""
+"""`Evaluation`: the result of `crossrt evaluate`, printed and stored as JSON."""
 
 import dataclasses
 import json
@@ -17,9 +17,9 @@ KIND = "crossrt evaluation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """One row: a system's ranking, or the candidates' as they came, which have no bundle and no run of their own.
+    """One row: the ranking of a model, or the original order of the candidates, which has no bundle and no run.
 
-    `means` are over the queries, by measure. `changes` compare them with the baseline's, and are None for the baseline
+    `means` are over the queries, by measure. `changes` are the differences from the baseline, None for the baseline
     itself. `run` names the TREC run beside the result.
     """
 
@@ -36,7 +36,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What was evaluated, where, and how well each system ranked. Holds no texts and no paths."""
+    """What was evaluated, on which machine, and how well each model ranked. Holds no texts and no paths."""
 
     __pydantic_config__: ClassVar = CHECKED
 
@@ -67,7 +67,7 @@ class Evaluation:
         return read_kept(cls, path, kind=KIND, schema=SCHEMA, command="crossrt evaluate")
 
     def __str__(self) -> str:
-        """Return what a person reads: for each measure a row of each ranking, with its difference from the baseline."""
+        """Return a table: for each measure a row per ranking, with its difference from the baseline."""
         width = max(len(ranking.label) for ranking in self.rankings)
         first = max(len(measure) for measure in self.measures)
         lines = [*self.description, f"{'':<{first}}  {'':<{width}}    mean  difference  95 % interval"]

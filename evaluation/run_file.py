@@ -1,4 +1,4 @@
-"""`RunFile`: a TREC run on disk, read a query at a time."""
+"""`RunFile`: a TREC run on disk, read one query at a time."""
 
 import io
 from array import array
@@ -12,15 +12,15 @@ from ..engine.files.trec import line_of, located_lines, ranked, run_fields, text
 class RunFile:
     """A TREC run of any size, indexed by query; every line is checked when it is opened.
 
-    The index takes 24 bytes for each block of lines of one query. Lines of a query need not be neighbours, but a run in
-    which they are, as runs commonly are, is indexed in next to nothing. Raises DataFileError, naming the line, for what
-    is no line of a run and for a score that is not finite. Any number of threads may read.
+    The index takes 24 bytes for each block of consecutive lines of one query. The lines of a query need not be consecutive,
+    but usually are, and then the index is tiny. Raises DataFileError, naming the line, for a line that does not belong into
+    a run and for a score that is not finite. Any number of threads may read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._blocks: dict[str, array[int]] = {}
-        """Of each query: where its blocks begin and end, in bytes, and the number of their first line."""
+        """For each query, three numbers per block: its first byte, the byte after its end, and the number of its first line."""
         block: array[int] = array("q")
         before: str | None = None
         for number, position, line in located_lines(path):
@@ -43,9 +43,9 @@ class RunFile:
         return query in self._blocks
 
     def candidates(self, query: str, depth: int | None = None) -> dict[str, float]:
-        """Return a query's passages with their scores, best first as trec_eval orders them; of these the first `depth`.
+        """Return the first `depth` passages of a query, or all, with their scores, best first in the order of trec_eval.
 
-        A query that the run lacks has none. Raises DataFileError, naming the line, for a passage that comes twice.
+        A query that the run lacks has none. Raises DataFileError, naming the line, for a passage that occurs twice.
         """
         scores: dict[str, float] = {}
         blocks = self._blocks.get(query, array("q"))
@@ -62,5 +62,5 @@ class RunFile:
         return {passage: scores[passage] for passage in ranked(scores)[:depth]}
 
     def line_of(self, query: str, passage: str | None = None) -> int:
-        """Return the first line that names this query, with this passage. Reads the file again: for messages."""
+        """Return the number of the first line with this query, and this passage. Reads the file again; for messages."""
         return line_of(self.path, query, passage)

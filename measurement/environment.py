@@ -1,4 +1,4 @@
-"""What stands beside every figure: machine, versions, commit."""
+"""The machine, the versions and the commit that every result states."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def machine() -> dict[str, Any]:
-    """Return the processor's name, what it can compute, and how many of it may be used."""
+    """Return the processor's name and instruction sets, the number of usable CPUs, and the memory in GB."""
     described = cpuinfo()
     name = re.search(r"model name\s*: (.*)", described)
     flags = re.search(r"flags\s*: (.*)", described)
@@ -29,7 +29,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(*others: str) -> dict[str, str]:
-    """Return the versions of crossrt and what it is made with, and of these other packages, where installed."""
+    """Return the versions of Python, crossrt and the packages that it uses, and of `others`, where installed."""
     found = tool_versions()
     for package in others:
         try:
@@ -41,7 +41,7 @@ def versions(*others: str) -> dict[str, str]:
 
 def commit() -> str:
     """Return the commit of the checkout, with `+` when files differ from it; `unknown` for an installed crossrt."""
-    if not (ROOT / ".git").exists():  # git would name the commit of whatever repository lies around site-packages
+    if not (ROOT / ".git").exists():  # git would find any repository that contains site-packages
         return "unknown"
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""`read_kept`: a result that was kept as JSON, read back and checked field by field."""
+"""`read_kept`: a result stored as JSON, read and checked field by field."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 from ..engine.errors import BackendError, DataFileError
 
 CHECKED: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
-"""pydantic's configuration, for the `__pydantic_config__` of a kept result; the dataclasses inside it take it over. No
-unknown field, no text for a number, no NaN."""
+"""pydantic's configuration, for `__pydantic_config__` of a result; nested dataclasses inherit it. It allows no unknown
+field, no text in place of a number, and no NaN."""
 
 Result = TypeVar("Result")
 
 
 def read_kept(result: type[Result], path: Path, *, kind: str, schema: int, command: str) -> Result:
-    """Read a dataclass that `command` has kept with this kind and schema.
+    """Read a dataclass that `command` has written with this kind and schema.
 
     Raises DataFileError, naming the file and the line or the field, for anything else; BackendError without pydantic.
     """

@@ -19,12 +19,12 @@ from ..engine.runtime.execution_config import CpuConfig, ExecutionConfig
 from ..engine.runtime.select import choose_execution
 
 CANDIDATES = "candidates"
-"""What the row of the candidates as they came is called."""
+"""Label of the row with the original order of the candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How systems are opened, as `CrossEncoder` takes it."""
+    """How models are opened and called: arguments of `CrossEncoder`, and the batch size."""
 
     backend: str = "auto"
     device: str | None = None
@@ -37,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """One row of an evaluation: `label` is the bundle's name and the precision, as in `minilm-l6.fp32`."""
+    """A row of an evaluation or a benchmark: `label` is the bundle's name and the precision, as in `minilm-l6.fp32`."""
 
     label: str
     bundle: Bundle
@@ -46,12 +46,15 @@ class ModelConfig:
 
     @property
     def precision(self) -> Precision:
-        """What it computes in."""
+        """The precision that it computes in."""
         return self.execution.precision
 
     @property
     def relevant_label(self) -> int | None:
-        """The label that it ranks by; None for more than two of which none was chosen. Raises OptionError for none of them."""
+        """Index of the label to rank by; None for more than two labels of which none was chosen.
+
+        Raises OptionError for a label that the model does not have.
+        """
         manifest, chosen = self.bundle.manifest, self.options.relevant_label
         if chosen is None:
             return manifest.relevant_label
@@ -64,12 +67,12 @@ class ModelConfig:
 
     @property
     def runs_on(self) -> str:
-        """Backend, version and device, in words."""
+        """Backend, version and device, as `openvino 2026.4.1, cpu`."""
         return f"{self.execution.backend} {backend_version(self.execution.backend)}, {self.execution.device}"
 
     @property
     def work(self) -> dict[str, Any]:
-        """What its scores depend on, to the last bit, as JSON can hold it."""
+        """Everything that the bits of its scores depend on, as JSON."""
         manifest = self.bundle.manifest
         file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision)
         return {
@@ -79,7 +82,7 @@ class ModelConfig:
             "precision": self.precision.value,
             **({} if manifest.prompt is None else {"prompt": manifest.prompt}),
             "max_length": self.options.max_length or manifest.max_length,
-            # Not written for the usual side, so that runs of earlier versions go on.
+            # Left out for the usual side, so that runs of earlier versions can be continued.
             **({} if manifest.truncation_side == "right" else {"truncation_side": manifest.truncation_side}),
             "runs on": self.runs_on,
             **self._batching,
@@ -87,9 +90,9 @@ class ModelConfig:
 
     @property
     def _batching(self) -> dict[str, int]:
-        """What batches are cut by. The last bits of a pair's score depend on its batch."""
+        """What batches depend on: the last bits of a score depend on the batch of its pair."""
         execution = self.execution
-        if not isinstance(execution, CpuConfig):  # ones, as earlier versions wrote them, so that their runs go on
+        if not isinstance(execution, CpuConfig):  # ones, as earlier versions wrote, so that their runs can be continued
             return {"threads": 1, "streams": 1, "batch size": 1}
         return {
             "threads": execution.threads,
@@ -113,9 +116,9 @@ class ModelConfig:
 
 
 def model_configs(sources: Sequence[str], precisions: Sequence[str], options: Options, **hub: Any) -> list[ModelConfig]:
-    """Return every bundle in every precision. Nothing is opened; `hub` are options of `bundle_from_source`.
+    """Return a config for every bundle in every precision. Nothing is opened; `hub` are options of `bundle_from_source`.
 
-    Raises BundleError for a bundle that lacks a precision, OptionError for one that is named twice, or that has several
+    Raises BundleError for a bundle that lacks a precision, OptionError for a bundle that is named twice or that has several
     labels and none to rank by, and whatever `choose_execution` and `bundle_from_source` raise.
     """
     configs: dict[str, ModelConfig] = {}
@@ -139,11 +142,11 @@ def model_configs(sources: Sequence[str], precisions: Sequence[str], options: Op
 
 
 def names_of(sources: Sequence[str]) -> list[str]:
-    """Return the last part of each path, or as many parts as it takes to tell different ones apart, as one word each."""
+    """Return a one-word name for each path: its last part, or as many parts as make different paths distinct."""
     paths = [Path(source).absolute() if Path(source).is_dir() else Path(source) for source in sources]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["_".join("-".join(path.parts[-parts:]).replace("/", "").split()) for path in paths]
         if len(set(names)) == len(set(paths)):
             break
-    # A directory's name may be no UTF-8, and these are written into files that are.
+    # The name of a directory need not be UTF-8, and these names are written into UTF-8 files.
     return [os.fsencode(name).decode(errors="replace") for name in names]

@@ -1,4 +1,4 @@
-"""`Provenance`: what data came from."""
+"""`Provenance`: where data came from."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from ..engine.files.digests import sha256_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """The name of a file, without its folder, or of a data set, and the sha256 of what it holds, in hex.
+    """The name of a file, without its folder, or of a data set, and the sha256 of its content, in hex.
 
-    The sha256 is None for passages that a data set looks up by itself: to read all of them would take too long.
+    The sha256 is None for the passages of a data set: reading all of them would take too long.
     """
 
     name: str
@@ -30,5 +30,5 @@ class Provenance:
 
     @staticmethod
     def digest(content: Any) -> str:
-        """Return the sha256, in hex, of what JSON can hold."""
+        """Return the sha256, in hex, of a value as JSON."""
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
