@@ -1,4 +1,4 @@
-"""`bench`: how fast rows are here, beside what the machine could do."""
+"""`bench`: the speed of rows on this machine, beside the machine's own ceilings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .scaling import curves_of, need_scipy
 from .texts import Texts
 
 Failures = dict[str, str]
-"""Why a row has no figures, by its label."""
+"""The reason why a row has no figures, by its label."""
 
 
 def bench(
@@ -39,10 +39,10 @@ def bench(
     stretch_s: float = SECONDS,
     progress: bool = False,
 ) -> Speeds:
-    """Measure the rows in turns, the machine's ceilings before and after them, and what varies meanwhile.
+    """Measure the rows in turns, the machine's ceilings before and after, and the noise in between.
 
-    A row that fails keeps its place and says why. `known` are ceilings that were measured before, in place of the first
-    measurement. `stretch_s` is the length of one stretch of a ceiling's measurement.
+    A row that fails keeps its place, with the reason. `known` are ceilings measured earlier, which replace the first
+    measurement. `stretch_s` is the length, in seconds, of one stretch of a ceiling's measurement.
     Raises MeasurementError for a row above its ceiling, BackendError when no row can run.
     """
     if scaling:
@@ -92,7 +92,7 @@ def bench(
 def _starts(
     configs: Sequence[ModelConfig], plan: Plan, failed: Failures, step: Callable[[], None]
 ) -> dict[str, Spread]:
-    """Start processes in turns; the first of each fills the file cache and what OpenVINO keeps."""
+    """Start processes in turns. The first of each does not count: it fills the file cache and OpenVINO's cache."""
     seconds: dict[str, list[float]] = {}
     for turn in range(plan.starts + 1 if plan.starts else 0):
         for config in configs:
@@ -122,7 +122,9 @@ def _measured(
                 try:
                     opened_rows.append(opened(config, texts, plan))
                     warm_up(opened_rows[-1])
-                except Exception as error:  # the runtimes' own have no other base: no memory, an operator that fails
+                except (
+                    Exception
+                ) as error:  # errors of runtimes have no narrower base: out of memory, a failing operator
                     failed[config.label] = f"{type(error).__name__}: {error}"
                     opened_rows = _without(opened_rows, config.label)
             step()

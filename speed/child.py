@@ -1,4 +1,4 @@
-"""What only a process of its own can tell: the time to its first score, and the memory it takes."""
+"""What needs a fresh process to measure: the time to the first score, and peak memory."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ with CrossEncoder(**options) as model:
     for pairs in requests:
         model.logits(map(tuple, pairs))
 if requests:
-    # Not ru_maxrss, which a child takes over from the process that started it.
+    # Not ru_maxrss, which a child inherits from its parent.
     try:
         with open("/proc/self/status") as status:
             kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
@@ -33,12 +33,12 @@ if requests:
 
 
 def first_score_s(config: ModelConfig) -> float:
-    """Return the seconds from the start of a process to its first score. Raises BackendError when it gives none."""
+    """Return the seconds from the start of a process to its first score. Raises BackendError when the process fails."""
     return _run(config, [])[0]
 
 
 def peak_mb(config: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> float:
-    """Return a process's largest resident size after these requests, in MB. Raises BackendError when it ends early."""
+    """Return the peak resident memory of a process after these requests, in MB. Raises BackendError when it fails."""
     return _run(config, requests)[1]
 
 

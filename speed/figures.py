@@ -1,4 +1,4 @@
-"""The figures of a row, made of its times and logits."""
+"""The figures of a row, computed from its times and logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ SAMPLE = 500
 
 
 def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
-    """Return the figures of a row. `first` is what its ratio is to, `reference` its bundle's FP32 logits."""
+    """Return the figures of a row. `first` is the row that its ratio refers to, `reference` its bundle's FP32 logits."""
     config, manifest = row.config, row.config.bundle.manifest
     lengths = row.lengths
     seconds = np.array(row.end_to_end)
@@ -48,7 +48,7 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
         pairs_per_s=Spread.of(row.pairs / whole),
         tokens_per_s=Spread.of(lengths.sum() / whole),
         model_pairs_per_s=Spread.of(row.pairs / alone.sum(axis=1)) if alone.size else None,
-        # Of one request's times each, so that what else the machine does hits both alike.
+        # Ratios of the times of one request, so that other load on the machine affects both rows alike.
         ratio=Spread.of((np.array(first.end_to_end) / seconds).ravel()),
         padding=padding,
         gflop_per_pair=gflop,
@@ -59,7 +59,7 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
 
 
 def identity(config: ModelConfig) -> dict[str, Any]:
-    """Return the fields of a `Speed` that say what it is."""
+    """Return the fields of a `Speed` that identify its row."""
     return {
         "label": config.label,
         "model": str(config.bundle.manifest.source.get("id")),
@@ -73,10 +73,10 @@ def identity(config: ModelConfig) -> dict[str, Any]:
 
 
 def latency_of(count: int, seconds: Sequence[float]) -> Latency:
-    """Return the percentiles of these times."""
+    """Return the percentiles of these times, and the 95 % interval of the median by order statistics."""
     found = np.sort(1e3 * np.array(seconds))
     n = len(found)
-    # The binomial's normal approximation; of few requests it is the whole range.
+    # Normal approximation of the binomial: 1.96 sqrt(n) / 2; for few requests it is the whole range.
     reach = 0.98 * np.sqrt(n)
     low, high = max(0, int(np.floor(n / 2 - reach))), min(n - 1, int(np.ceil(n / 2 + reach)))
     p50, p95, p99 = (float(value) for value in np.percentile(found, (50, 95, 99)))
@@ -91,16 +91,16 @@ def latency_of(count: int, seconds: Sequence[float]) -> Latency:
 
 
 def reference_of(row: Row) -> list[Floats]:
-    """Return what the row's bundle scores the same requests in FP32, for where no row is in FP32."""
+    """Return the FP32 logits of the row's bundle for the same requests, for when no row is in FP32."""
     options = row.config.options
     with CrossEncoder(row.config.bundle.path, device="cpu", max_length=options.max_length) as model:
         return [model.logits(pairs) for pairs in row.requests]
 
 
 def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
-    """Return how far a row's logits are from the reference's, of the same pairs.
+    """Return the differences of a row's logits from the reference, on the same pairs.
 
-    Raises BackendError for logits that are not numbers.
+    Raises BackendError for logits that are not finite.
     """
     ours, theirs = np.concatenate(row.logits), np.concatenate(reference)
     if not np.isfinite(ours).all():

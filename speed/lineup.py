@@ -1,4 +1,4 @@
-"""`lineup`: which rows are measured, each a bundle in one precision by one backend on so many threads."""
+"""`lineup`: the rows to measure, each a bundle in one precision, with one backend and number of threads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A row that cannot run here: `why` in words."""
+    """A row that cannot run here, and `why`."""
 
     label: str
     bundle: Bundle
@@ -40,12 +40,12 @@ def lineup(
     trust_engines: bool = False,
     **hub: Any,
 ) -> list[ModelConfig | Missing]:
-    """Return every bundle in every precision by every backend on every number of threads. Nothing is opened.
+    """Return every bundle in every precision with every backend and number of threads. Nothing is opened.
 
-    FP32 is best first, since every row is compared with the first one. `auto` is the backend that `CrossEncoder` would
-    take, and `hub` are options of `bundle_from_source`. A row that this machine cannot run is `Missing`. Raises OptionError
-    for an unknown name, for threads that there are not and for a row that is asked for twice; BundleError for a bundle that
-    lacks a precision; BackendError when no row can run.
+    Name FP32 first, since every row is compared with the first one. `auto` is the backend that `CrossEncoder` would
+    choose, and `hub` are options of `bundle_from_source`. A row that this machine cannot run is `Missing`. Raises OptionError
+    for an unknown name, for more threads than usable processors and for a row that is named twice; BundleError for a bundle
+    that lacks a precision; BackendError when no row can run.
     """
     for backend in backends:
         if backend not in ("auto", *RUNTIMES):
@@ -54,7 +54,7 @@ def lineup(
     for number in threads:
         if not 1 <= number <= usable:
             raise OptionError(f"--threads {number}: this process may use {usable} processors; give 1 to {usable}")
-    installed_backends()  # two packages in each other's way are an error for all rows alike
+    installed_backends()  # raises for packages that conflict, which concerns all rows
     rows: dict[str, ModelConfig | Missing] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
         bundle = bundle_from_source(source, **hub)

@@ -15,9 +15,9 @@ from .ceiling.probe import Probe
 from .texts import Pairs, Texts
 
 LIST = 100
-"""Passages of a request of which throughput is counted."""
+"""Passages of a request for throughput."""
 LATENCY_SECONDS = 3.0
-"""Of requests of one size, for each row; the repeats are the least, and a hundred the most."""
+"""How long requests of one size are repeated for each row, within `Plan.least_requests` and MOST_REQUESTS."""
 MOST_REQUESTS = 100
 
 Floats = npt.NDArray[np.float32]
@@ -26,8 +26,8 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is measured: `lists` requests of `list_length` pairs in each of `repeats`, then one query with each of `counts`
-    passages, and `starts` processes for start-up. What is 0, empty or False is not measured. `alone` is the model's speed
-    without tokenization."""
+    passages, and `starts` processes for the start-up time. What is 0, empty or False is not measured. `alone` is the speed
+    of the model without tokenization."""
 
     repeats: int = 5
     lists: int = 2
@@ -51,24 +51,24 @@ class Row:
     by_count: dict[int, list[Pairs]]
     warm_up_s: float = 0.0
     end_to_end: list[list[float]] = field(default_factory=list)
-    """Of each repeat, each request's."""
+    """Seconds of each request, for each repeat."""
     alone: list[list[float]] = field(default_factory=list)
     latencies: dict[int, list[float]] = field(default_factory=dict)
     logits: list[Floats] = field(default_factory=list)
 
     @property
     def pairs(self) -> int:
-        """Pairs of one repeat."""
+        """Number of pairs in one repeat."""
         return sum(map(len, self.requests))
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Their tokens, int64 [pairs]."""
+        """Tokens of each of these pairs, int64 [pairs]."""
         return np.concatenate([tokens.lengths for tokens in self.tokens])
 
 
 def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
-    """Open a system with its requests. Raises what `CrossEncoder` raises."""
+    """Open a model and make its requests. Raises what `CrossEncoder` raises."""
     tokenizer = read_tokenizer(config.bundle.tokenizer_file)
     encoder = config.bundle.pair_tokenizer(max_length=config.options.max_length)
     requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]
@@ -86,14 +86,15 @@ def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
 
 
 def _requests_of(count: int, plan: Plan) -> int:
-    """Different requests of one size: many small ones, since their lengths differ more than their sums do."""
+    """Number of different requests of one size. Small ones vary more in their total length, so there are more of them."""
     return max(plan.lists, min(MOST_REQUESTS, 1000 // count))
 
 
 def warm_up(row: Row) -> None:
-    """Run a request of every size once; the time is kept apart.
+    """Run a request of every size once, and keep the time apart.
 
-    Larger ones than those of which throughput is counted have batches of the same shapes, and take as long as all others.
+    Requests of more than LIST passages are left out: their batches have the same shapes, and they would take as long as
+    all others together.
     """
     begin = time.perf_counter()
     small = (requests[0] for count, requests in row.by_count.items() if count <= LIST)
@@ -103,9 +104,9 @@ def warm_up(row: Row) -> None:
 
 
 def measure(rows: Sequence[Row], plan: Plan, probe: Probe, *, progress: Callable[[], object]) -> None:
-    """Time all rows that have been warmed up, one after the other in turns, and keep the times in them.
+    """Time all rows in turns, after their warm-up, and store the times in them.
 
-    Between any two turns `probe` runs. `progress` is told of each repeat and each count.
+    `probe` runs between any two turns. `progress` is called after each repeat and each count.
     """
     for repeat in range(plan.repeats):
         for row in rows:
@@ -127,7 +128,7 @@ def measure(rows: Sequence[Row], plan: Plan, probe: Probe, *, progress: Callable
 
 
 def _latencies(rows: Sequence[Row], count: int, plan: Plan, probe: Probe) -> None:
-    """One query with so many passages, until each row has had its time, but never fewer than a few requests."""
+    """Time one query with so many passages until each row has had its share of time, but at least `plan.least_requests`."""
     taken = 0.0
     number = 0
     while number < MOST_REQUESTS and (number < plan.least_requests or taken < plan.latency_s * len(rows)):
@@ -147,7 +148,7 @@ def _turned(rows: Sequence[Row], by: int) -> list[Row]:
 
 
 def timed(call: Callable[[], Floats]) -> tuple[float, Floats]:
-    """Return the seconds that a call took, and what it gave."""
+    """Return the seconds that a call took, and its result."""
     begin = time.perf_counter()
     found = call()
     return time.perf_counter() - begin, found

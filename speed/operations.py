@@ -1,4 +1,4 @@
-"""What a model computes for its pairs: operations and padding."""
+"""Floating-point operations and padding of a request."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,12 @@ Lengths = npt.NDArray[np.int64]
 
 
 def flops_of(bundle: Bundle, lengths: Lengths, *, native: bool = False) -> float:
-    """Return the operations that pairs of these lengths (int64 [n], tokens) need, padding not counted.
+    """Return the operations for pairs of these lengths (int64 [n], tokens), without padding.
 
-    Each layer: 2 (4 h^2 + 2 h f) a token and 4 n^2 h a pair for attention; in crossrt's own graph the last layer, of
-    which only [CLS] is used, keys and values alone, 4 h^2 a token, and in the `native` kernels, whose heads attend to the
-    hidden states there, 4 h for each of them. Raises KeyError for a bundle that does not say its dimensions.
+    A layer takes 2 (4 h^2 + 2 h f) per token, and 4 n^2 h per pair for attention, with hidden size h and intermediate size f.
+    In graphs that crossrt exports, the last layer, of which only [CLS] is used, takes 4 h^2 per token for keys and values; in
+    the `native` kernels, whose heads attend to the hidden states there, 4 h per token and head. Raises KeyError for a bundle
+    that does not state its dimensions.
     """
     shape = bundle.manifest.architecture
     layers, hidden, inner = (int(shape[name]) for name in ("layers", "hidden_size", "intermediate_size"))
@@ -28,8 +29,8 @@ def flops_of(bundle: Bundle, lengths: Lengths, *, native: bool = False) -> float
 
 
 def padding_of(config: CpuConfig, positions: int, lengths: Lengths, *, batch_size: int) -> float:
-    """Return the share of computed tokens that is padding, 0 to 1, when a request of these lengths runs as streams."""
-    if config.native:  # batches are padded on the way, and computed without it
+    """Return the share of computed tokens that is padding, 0 to 1, for a request of these lengths."""
+    if config.native:  # the native kernels skip padding
         return 0.0
     made = plan_batches(
         lengths,

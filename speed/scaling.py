@@ -1,4 +1,4 @@
-"""`curves_of`: how fast a row is over the tokens of a batch, the length of a pair and the number of threads."""
+"""`curves_of`: speed over the tokens of a batch, the length of a pair and the number of threads."""
 
 import importlib.util
 import time
@@ -19,24 +19,24 @@ from .result.speeds import Curve, Spread
 from .texts import Texts
 
 TYPICAL = 96
-"""Tokens of a pair, where the tokens of a batch are what changes."""
+"""Tokens of a pair on the axis of batch tokens."""
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 BATCH_TOKENS = 1536
-"""Of a batch, where the length of a pair is what changes."""
+"""Tokens of a batch on the axis of pair lengths."""
 REPEATS = 5
 
 
 def need_scipy() -> None:
-    """Raise BackendError where curves cannot be fitted."""
+    """Raise BackendError where scipy, which fits the curves, is not installed."""
     if importlib.util.find_spec("scipy") is None:
         raise BackendError('--scaling needs scipy: pip install "crossrt[report]"')
 
 
 def curves_of(config: ModelConfig, texts: Texts, plan: Plan) -> list[Curve]:
-    """Measure one row along three axes and fit each: batches on one thread, as a stream computes them; requests on all.
+    """Measure one row along three axes and fit a curve to each.
 
-    On a GPU, whose batches are not computed by threads, there are none.
+    Batches run on one thread, as in a stream; requests on each number of threads. On a GPU there are no curves.
     """
     execution = config.execution
     if not isinstance(execution, CpuConfig):
@@ -74,7 +74,7 @@ def _curve(
 
 
 def _batch_speeds(bundle: Bundle, execution: CpuConfig, shapes: Sequence[tuple[int, int]]) -> list[Spread]:
-    """Pairs a second of batches of these shapes (rows, tokens), by one thread; the shapes take turns."""
+    """Pairs per second for batches of these shapes (rows, tokens) on one thread; the shapes take turns."""
     manifest = bundle.manifest
     rng = np.random.default_rng(0)
     session = execution.open(bundle, threads=1, streams=1)
@@ -103,7 +103,7 @@ def _batch_speeds(bundle: Bundle, execution: CpuConfig, shapes: Sequence[tuple[i
 def _request_speeds(
     config: ModelConfig, execution: CpuConfig, texts: Texts, plan: Plan, threads: Sequence[int]
 ) -> list[Spread]:
-    """Pairs a second from texts to scores on so many threads; they take turns."""
+    """Pairs per second from texts to scores on each number of threads; the numbers take turns."""
     short = replace(plan, lists=1, counts=(), starts=0)
     rows = [
         opened(

@@ -1,4 +1,4 @@
-"""`Texts`: what is scored while it is timed, one query with its passages a request."""
+"""`Texts`: the texts that a benchmark scores. A request is one query with its passages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ Pairs = list[tuple[str, str]]
 
 TYPICAL = "random words as long as MS MARCO's passages with a query"
 STEP = 16
-"""Tokens of a bar of the histogram."""
+"""Width of a histogram bin, in tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """Queries, each with passages; or none, for random words of each model's own vocabulary, as long as MS MARCO's.
+    """Queries, each with passages. Without any, requests are random words of the model's vocabulary, as long as MS MARCO's.
 
-    `sha256` is that of the texts, in hex.
+    `sha256` is the hash of the texts, in hex.
     """
 
     source: str
@@ -35,7 +35,7 @@ class Texts:
 
     @classmethod
     def typical(cls) -> "Texts":
-        """Return what stands in where no real pairs are at hand."""
+        """Return texts without queries, for random words."""
         return cls(source=TYPICAL, sha256=None, lists=())
 
     @classmethod
@@ -62,9 +62,9 @@ class Texts:
         return cls(source=source, sha256=Provenance.digest(list(lists.items())), lists=list(lists.items()))
 
     def request(self, number: int, passages: int, tokenizer: tokenizers.Tokenizer) -> Pairs:
-        """Return one query with so many passages, another query for each number: its own passages, then other queries'.
+        """Return a query with so many passages, a different query for each `number`: its own passages, then those of others.
 
-        Passages come again where there are fewer. `tokenizer` gives the words where there are no texts.
+        Passages are repeated where there are too few. `tokenizer` provides the words where there are no texts.
         """
         if passages < 1:
             raise OptionError(f"--counts {passages}: give whole numbers from 1")
@@ -77,7 +77,7 @@ class Texts:
         return [(query, text) for text in islice((text for _, texts in order for text in texts), passages)]
 
     def workload(self, pairs: Pairs, encoder: PairTokenizer) -> Workload:
-        """Return how long these pairs are."""
+        """Return the statistics of these pairs' lengths."""
         lengths = encoder.encode(pairs).lengths
         starts, counts = np.unique(lengths // STEP * STEP, return_counts=True)
         return Workload(

@@ -85,9 +85,9 @@ def again(ceilings_before: Sequence[Ceiling], *, seconds: float = SECONDS) -> li
 
 
 def ceiling_of(row: Speed, found: Sequence[Ceiling]) -> Ceiling | None:
-    """Return the ceiling of a row's precision, threads and device, or None where it is unmeasured.
+    """Return the ceiling for a row's precision, threads and device, or None where it was not measured.
 
-    FP16 is computed in FP32 on a CPU, and as fast as BF16 on a GPU.
+    On a CPU, FP16 is computed in FP32; on a GPU it is as fast as BF16.
     """
     quantity = row.precision if row.precision != "fp16" else ("fp32" if row.device == "cpu" else "bf16")
     for one in found:
@@ -98,7 +98,7 @@ def ceiling_of(row: Speed, found: Sequence[Ceiling]) -> Ceiling | None:
 
 
 def check_share(what: str, share: float, ceiling: Ceiling) -> None:
-    """Raise MeasurementError for a rate above the machine's own: one of the two was measured wrong."""
+    """Raise MeasurementError for a share above 1: either the rate or the ceiling was measured wrong."""
     if share > 1:
         raise MeasurementError(
             f"{what} is at {share:.2f} of the {ceiling.quantity} ceiling, {ceiling.rate:,.0f} {ceiling.unit} by {ceiling.by}: "
@@ -108,7 +108,7 @@ def check_share(what: str, share: float, ceiling: Ceiling) -> None:
 
 
 def _matrix_rate(make: Multiply, quantity: str, threads: int, device: str, seconds: float) -> float | None:
-    """GFLOP/s of the best shape: all are tried for a moment, and the best gets three stretches."""
+    """GFLOP/s of the best shape: each is tried briefly, and the best is measured in three stretches."""
     at_once = threads if device == "cpu" else 1
     tried: dict[Shape, tuple[float, Call]] = {}
     for shape in installed_kernels.shapes_of(device):
@@ -125,7 +125,7 @@ def _matrix_rate(make: Multiply, quantity: str, threads: int, device: str, secon
 
 
 def _memory_rate(make: Read, threads: int, seconds: float) -> float | None:
-    """GB/s of reading an array that no cache holds, each thread a part of its own."""
+    """GB/s of reading an array larger than any cache, each thread a part of it."""
     calls = make(threads)
     if calls is None:
         return None

@@ -123,7 +123,7 @@ def _by_openvino(shape: Shape, quantity: str, threads: int, device: str) -> Call
 
     core = openvino.Core()
     if quantity == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return None  # it would compute in FP32 without a word
+        return None  # OpenVINO would silently compute in FP32
     properties = {
         "INFERENCE_PRECISION_HINT": "bf16" if quantity == "bf16" else "f32",
         "NUM_STREAMS": threads,
@@ -165,11 +165,11 @@ def _by_torch(shape: Shape, quantity: str, threads: int, device: str) -> Call | 
         )
 
     def on_cpu() -> None:
-        torch.set_num_threads(1)  # for the thread that calls
+        torch.set_num_threads(1)  # of the calling thread
         multiply(left, right)
 
     def on_gpu() -> None:
-        # TF32 is what runtimes take for FP32 unless told otherwise, so it is FP32's ceiling too.
+        # Runtimes use TF32 for FP32 by default, so its rate is FP32's ceiling too.
         torch.backends.cuda.matmul.allow_tf32 = True
         multiply(left, right)
         torch.cuda.synchronize(device)

@@ -14,7 +14,7 @@ FEWEST_PROBES = 10
 
 
 class Probe:
-    """One fixed piece of matrix work, timed again and again: how much the machine itself varies."""
+    """A fixed matrix product, timed repeatedly to see how much the machine itself varies."""
 
     def __init__(self, threads: int) -> None:
         make = next(make for name, make in multiplying("cpu").items() if installed(name))
@@ -28,18 +28,18 @@ class Probe:
         self.seconds.clear()  # the first one warms up
 
     def run(self) -> None:
-        """Time it once more."""
+        """Time the product once more."""
         begin = time.perf_counter()
         list(self._pool.map(lambda call: [call() for _ in range(PROBE_CALLS)], repeat(self._call, self._threads)))
         self.seconds.append(time.perf_counter() - begin)
 
     @property
     def noise(self) -> float:
-        """The 95th percentile over the median, less 1; of at least ten times."""
+        """95th percentile over the median, minus 1, of at least ten times."""
         while len(self.seconds) < FEWEST_PROBES:
             self.run()
         return float(np.percentile(self.seconds, 95) / np.median(self.seconds) - 1)
 
     def close(self) -> None:
-        """End its threads. May be called again."""
+        """Stop the threads. May be called again."""
         self._pool.shutdown()

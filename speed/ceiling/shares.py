@@ -8,9 +8,10 @@ from .ceilings import SECONDS, again, ceiling_of, check_share
 
 
 def with_shares(rows: Sequence[Speed], found: list[Ceiling]) -> tuple[list[Speed], list[Ceiling]]:
-    """Put beside each figure its share of the ceiling. Raises MeasurementError for one above it.
+    """Add to each figure its share of the ceiling; return the rows and the ceilings.
 
-    A ceiling that something disturbed is measured once more before; the ceilings are returned as they are then.
+    When a share is above 1, the ceilings are measured once more, in case something disturbed the first measurement.
+    Raises MeasurementError when it is still above 1.
     """
     shared = [_shared(row, found) for row in rows]
     if any(share > 1 for row in shared for share in _shares(row)):

@@ -1,4 +1,4 @@
-"""`compare`: what changed between two results, beyond the noise of both."""
+"""`compare`: what changed between two results by more than the noise of either."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from .rounding import rounded
 from .speeds import Latency, Speed, Speeds, Spread
 
 MEMORY_NOISE = 0.02
-"""By which the memory of two like processes may differ."""
+"""Share by which the memory of two equal processes may differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One figure of a row: its value, the interval it was measured in, and whether more is better."""
+    """One figure of a row: its value, its measured interval, and whether more is better. `noise` is a share of the value."""
 
     name: str
     value: float
@@ -25,7 +25,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """A figure that changed: `gain` is the share by which it got better, below 0 for worse."""
+    """A figure before and after. `gain` is the share by which it improved, negative if it got worse."""
 
     label: str
     before: Figure
@@ -33,18 +33,18 @@ class Changed:
 
     @property
     def gain(self) -> float:
-        """Of pairs a second, by how much more there are; of a time or of memory, by how much less."""
+        """Relative increase of a speed, or relative decrease of a time or of memory."""
         change = self.after.value / self.before.value - 1
         return change if self.before.more_is_better else -change
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the intervals are apart, and further than what one and the same work varied by in either run."""
+        """Whether the intervals do not overlap, and the change exceeds the noise of both runs."""
         apart = self.after.low > self.before.high or self.after.high < self.before.low
         return apart and abs(self.gain) > max(self.before.noise, self.after.noise)
 
     def __str__(self) -> str:
-        # As many digits as the noise leaves, and as it takes to see the change, which is beyond it.
+        # As many digits as the noise justifies, and enough to show the change.
         width = min(max(self.before.noise, self.after.noise, abs(self.gain) / 5), abs(self.gain) / 2)
         before, after = (rounded(figure.value, width) for figure in (self.before, self.after))
         return (
@@ -54,7 +54,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What changed beyond noise, of how many figures; what got worse by more than `limit`; and what to know of both."""
+    """The figures that changed beyond noise, out of how many; rows that are `broken` now; and notes on both results."""
 
     changed: tuple[Changed, ...]
     figures: int
@@ -64,11 +64,11 @@ class Comparison:
 
     @property
     def regressions(self) -> list[Changed]:
-        """Those that got worse by more than the limit."""
+        """The figures that got worse by more than the limit."""
         return [one for one in self.changed if one.gain < -self.limit]
 
     def __bool__(self) -> bool:
-        """Whether nothing got worse by more than the limit."""
+        """Whether no row broke and no figure got worse by more than the limit."""
         return not self.regressions and not self.broken
 
     def __str__(self) -> str:
@@ -84,11 +84,11 @@ class Comparison:
 
 
 def compare(before: Speeds, after: Speeds, *, limit: float = 0.05) -> Comparison:
-    """Compare the rows of one label in two results.
+    """Compare the rows with equal labels in two results.
 
-    On one machine and one workload the figures themselves; else, since those of two machines or of other texts say
-    nothing about crossrt, each as a share of the machine's own ceiling. Raises DataFileError when there is nothing to
-    compare.
+    Results of one machine and workload are compared by their figures. Otherwise each figure is taken as a share of its
+    machine's ceiling, since figures of different machines or texts tell nothing about crossrt. Raises DataFileError when
+    there is nothing to compare.
     """
     old, new = ({row.label: row for row in speeds.rows} for speeds in (before, after))
     common = [label for label in old if label in new]
@@ -138,7 +138,7 @@ def compare(before: Speeds, after: Speeds, *, limit: float = 0.05) -> Comparison
 
 
 def figures_of(row: Speed, *, noise: float, shares: bool) -> Iterator[Figure]:
-    """Yield what of a row can be compared; with `shares` its shares of the ceiling."""
+    """Yield the figures of a row; with `shares` as shares of the ceiling."""
     throughput = (
         ("pairs/s", row.pairs_per_s, row.of_ceiling),
         (
@@ -201,5 +201,5 @@ def _machine(speeds: Speeds) -> dict[str, object]:
 
 def _workload(speeds: Speeds) -> tuple[object, ...]:
     work = speeds.workload
-    # Bundles of other vocabularies cut the same texts otherwise, so tokens count too.
+    # Bundles with other vocabularies split the same texts differently, so the number of tokens counts too.
     return work.source, work.sha256, work.pairs, round(work.mean_tokens, 1)

@@ -9,7 +9,7 @@ FEW = 3
 
 
 def rounded(value: float, width: float) -> str:
-    """Return a value with the digits that a spread of `width`, as a share of it, leaves: one, two or three."""
+    """Return a value with one, two or three significant digits, as its spread justifies: `width` is a share of the value."""
     digits = 3 if width <= 0 else min(3, max(1, math.floor(-math.log10(width)) + 1))
     if value == 0 or not math.isfinite(value):
         return f"{value:.0f}"
@@ -18,5 +18,5 @@ def rounded(value: float, width: float) -> str:
 
 
 def width_of(found: Spread, noise: float) -> float:
-    """Return how far off a median may be: its own spread, and where so few repeats show none, the machine's noise."""
+    """Return the uncertainty of a median, as a share: its spread, or with few repeats at least the machine's noise."""
     return found.width if found.repeats >= FEW else max(found.width, noise)

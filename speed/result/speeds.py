@@ -1,4 +1,4 @@
-"""`Speeds`: the result of `crossrt bench`, as it is printed and as it is kept."""
+"""`Speeds`: the result of `crossrt bench`, stored as JSON."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ KIND = "crossrt speeds"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """One figure, measured several times: the median, the 5th and 95th percentile, and how often."""
+    """A figure that was measured `repeats` times: the median, and the 5th and 95th percentile."""
 
     median: float
     p5: float
@@ -34,16 +34,16 @@ class Spread:
 
     @property
     def width(self) -> float:
-        """Half of the way from the 5th to the 95th percentile, as a share of the median."""
+        """Half of the distance from the 5th to the 95th percentile, as a share of the median."""
         return (self.p95 - self.p5) / 2 / abs(self.median) if self.median else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Milliseconds of one query with so many `passages`, from texts to scores, over so many `requests`.
+    """Milliseconds for one query with `passages` passages, from texts to scores, over `requests` requests.
 
-    `p50_interval` is the median's 95 % interval, by order statistics, and `of_ceiling` the median's rate as a share of
-    the machine's own.
+    `p50_interval` is the 95 % interval of the median, by order statistics; `of_ceiling` is the rate at the median as a share
+    of the machine's ceiling.
     """
 
     passages: int
@@ -57,10 +57,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
-    """The most that the machine reaches of one `quantity`, in `unit`, with so many threads, and what reached it.
+    """The highest rate of one `quantity`, in `unit`, that the machine reaches with so many threads, and the kernel that does.
 
-    Quantities are `fp32`, `bf16` and `int8`, the rate of matrix products in GFLOP/s (10^9 operations a second), and
-    `memory`, in GB/s read. `rates` has every kernel's best, by name; `rate` is the largest of them.
+    Quantities are `fp32`, `bf16` and `int8`, the rate of matrix products in GFLOP/s (10^9 operations per second), and
+    `memory`, read in GB/s. `rates` has the best of every kernel, by name; `rate` is the largest, reached `by` a kernel.
     """
 
     quantity: str
@@ -74,7 +74,7 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """The pairs that were scored: where their texts or lengths come from, and their tokens."""
+    """The pairs that were scored: the source of their texts or lengths, and their tokens."""
 
     source: str
     sha256: str | None
@@ -83,15 +83,15 @@ class Workload:
     p50_tokens: float
     p99_tokens: float
     histogram: Mapping[str, int]
-    """Pairs by length in steps of 16 tokens; `"96"` counts those of 96 to 111."""
+    """Number of pairs by length in steps of 16 tokens; `"96"` counts 96 to 111 tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How far the logits are from the bundle's FP32 ones on the pairs that were measured: absolute differences.
+    """Absolute differences of the logits from the bundle's FP32 logits on the measured pairs.
 
-    `reference` and `logits` are a sample, pair by pair, for a picture. `top10_overlap` is a mean over lists of 100, None
-    of fewer than 20. For the first FP32 row itself all differences are 0.
+    `reference` and `logits` are a sample, pair by pair, for charts. `top10_overlap` is a mean over lists of 100, None
+    for fewer than 20 lists. For the first FP32 row itself all differences are 0.
     """
 
     max_abs: float
@@ -103,14 +103,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One row: a bundle in one precision by one backend on so many threads. `failed` says why there is no figure.
+    """A row: a bundle in one precision, with one backend and number of threads. `failed` is the reason for having no figures.
 
     `pairs_per_s` and `tokens_per_s` (real tokens, padding not counted) are end to end, from texts to scores, in requests
     of 100; `model_pairs_per_s` is the model alone, from token ids to logits. `padding` is the share of computed tokens
     that is padding, `gflop_per_pair` what the graph computes for an average pair, and `of_ceiling` the rate, end to end,
-    as a share of the machine's own; `model_of_ceiling` is the model's alone. `ratio` is to the first row, of interleaved
-    repeats. `start_s` is from the start of a process to its first score, `memory_mb` its largest resident size after a
-    request of every size. `warm_up_s` is what the first pass over all of them took, which is in no other figure.
+    as a share of the machine's own; `model_of_ceiling` is the model's alone. `ratio` is the speed relative to
+    the first row, from interleaved requests. `start_s` is the time from the start of a process to its first score,
+    `memory_mb` the peak resident memory after a request of every size. `warm_up_s` is the time of the first pass over all
+    of them, which no other figure contains.
     """
 
     label: str
@@ -136,14 +137,14 @@ class Speed:
     memory_mb: float | None = None
     difference: Difference | None = None
     published: Mapping[str, float] | None = None
-    """What the model's card says: `ndcg10`, `mrr10` and `docs_per_s_v100`; None for a model that has none."""
+    """Figures of the model's card: `ndcg10`, `mrr10` and `docs_per_s_v100`; None for a model without a card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """How fast one row is along one axis: `tokens` of a batch, its `sequence`, or `threads`.
+    """The speed of a row along one axis: `tokens` of a batch, `sequence` length, or `threads`.
 
-    `fit` is the curve that was fitted to the points, in words with its constants, and `fitted` its values at them.
+    `fit` is the formula of the fitted curve with its constants, and `fitted` its values at the points `at`.
     """
 
     label: str
@@ -156,10 +157,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speeds:
-    """What was measured, where, and how fast each row is. Holds no texts and no paths.
+    """The speeds of all rows, with the machine and the workload. Holds no texts and no paths.
 
-    `noise` is how much one and the same piece of work varied during the run, as a share (95th percentile over the median,
-    less 1): figures that differ by less say nothing.
+    `noise` is how much a fixed piece of work varied during the run (95th percentile over the median, minus 1): smaller
+    differences between figures are not significant.
     """
 
     __pydantic_config__: ClassVar = CHECKED
@@ -175,7 +176,7 @@ class Speeds:
     rows: Sequence[Speed]
     curves: Sequence[Curve] = ()
     date: str | None = None
-    """Day of the measurement, as 2026-11-25."""
+    """Day of the measurement, such as 2026-11-25."""
 
     def to_json(self) -> str:
         """Return indented JSON that `read` reads back to an equal result; figures have six digits."""

@@ -1,4 +1,4 @@
-"""`table_of`: measured speeds as a person reads them, with no more digits than were measured."""
+"""`table_of`: measured speeds as text, with no more digits than were measured."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from .rounding import FEW, rounded, width_of
 from .speeds import Latency, Speed, Speeds, Spread
 
 NOISY = 0.10
-"""From this noise on the machine is called noisy."""
+"""Noise above which the machine is called noisy."""
 WIDE = 0.10
-"""From this width of a figure's own spread on too."""
+"""Width of a figure's spread above which the machine is called noisy too."""
 CEILING_WIDTH = 0.02
-"""A ceiling is the best of many stretches, which comes again within this share."""
+"""Relative uncertainty of a ceiling: the best of many stretches varies by this share."""
 AN_HOUR = 8.8e6
-"""Passages: all of MS MARCO's."""
+"""Passages of MS MARCO, to be scored in an hour."""
 
 
 def table_of(speeds: Speeds) -> str:
-    """Return the whole: where, what, the ceilings, the noise, and the rows."""
+    """Return the machine, the workload, the ceilings, the noise, and a table of the rows."""
     workload, machine = speeds.workload, speeds.machine
     lines = [
         f"{machine.get('processor', '?')}, {machine.get('usable_cpus', '?')} processors",
@@ -91,7 +91,7 @@ def _throughput(speeds: Speeds) -> list[str]:
                 row.label,
                 _spread(row.pairs_per_s, speeds.noise),
                 _share(row.of_ceiling),
-                # Of interleaved requests: what disturbs the machine disturbs both.
+                # The ratio is of interleaved requests, so that noise affects both rows alike.
                 _spread(row.ratio, 0.0),
                 "-" if difference is None else f"{difference.max_abs:.0e}, {difference.mean_abs:.0e}",
                 "-" if overlap is None else f"{overlap:.3f}",
@@ -177,7 +177,7 @@ def _curves(speeds: Speeds) -> list[str]:
 
 
 def needed(row: Speed, noise: float) -> str:
-    """Return how many machines score all of MS MARCO in an hour: computed from one machine's speed, not measured."""
+    """Return how many such machines score all of MS MARCO in an hour, computed from the speed of one machine."""
     assert row.pairs_per_s is not None
     rate = AN_HOUR / 3600
     machines = math.ceil(rate / row.pairs_per_s.median)
