@@ -1,1 +1,1 @@
-"""Results as one page to look at: `crossrt report`."""
+"""Results as one HTML page: `crossrt report`."""

@@ -1,4 +1,4 @@
-"""How numbers are written: as many digits as they are worth."""
+"""Numbers as text, with as many digits as are significant."""
 
 import math
 
@@ -27,5 +27,5 @@ def quality(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference of measures, with its sign; a true minus, which is as wide as a plus."""
+    """A difference of measures with its sign; U+2212 for minus, which is as wide as a plus."""
     return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")

@@ -7,9 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSystem:
-    """One row of benchmarks/cpu.py: a system's speed beside the reference's, or why it `failed`.
+    """A row of benchmarks/cpu.py: the speed of a system beside the reference, or why it `failed`.
 
-    Ratios are of one request's times to the reference's, the median and the 5th and 95th percentile.
+    Ratios are of the times of one request to the reference's: the median, and the 5th and 95th percentile.
     """
 
     system: str
@@ -29,7 +29,7 @@ class PeerSystem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peers:
-    """A result of benchmarks/cpu.py: one model in several systems. `padding` is by the way of cutting batches."""
+    """A result of benchmarks/cpu.py: one model in several systems. `padding` is the share for each way of making batches."""
 
     machine: Mapping[str, Any]
     versions: Mapping[str, str]

@@ -13,7 +13,7 @@ from .fields import checked_fields, fields_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a parity report allowed."""
+    """The tolerance of a parity report."""
 
     max_abs: float
     top10_overlap: float = 0.0
@@ -21,7 +21,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lists:
-    """How the lists of a judging set were ranked, in a parity report: overlap with its 95 % interval."""
+    """The ranking of a judging set's lists in a parity report: top-10 overlap with its 95 % interval."""
 
     queries: int
     pairs: int
@@ -32,7 +32,7 @@ class Lists:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """The figures of a bundle's parity report. The texts of its worst pairs are left where they are."""
+    """The figures of a bundle's parity report, without the texts of its worst pairs."""
 
     precision: str
     backend: str
@@ -47,7 +47,7 @@ class Parity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """A part of the model alone in 8 bits: |logit - FP32|, its share of the multiply-adds, and whether it went back."""
+    """A part of the model alone in 8 bits: |logit - FP32|, its share of the multiply-adds, and whether FP32 was restored."""
 
     unit: str
     mean_abs_diff: float
@@ -58,7 +58,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What a bundle's calibration.int8.json says. `drawing` is the SVG that the export drew beside it, if it did."""
+    """The content of a bundle's calibration.int8.json. `drawing` is the SVG that the export wrote beside it, if any."""
 
     recipe: str
     eight_bit_share: float
@@ -68,7 +68,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What a bundle says of itself. `sha256` is its manifest's, by which results name it."""
+    """The parity reports and the calibration of a bundle. `sha256` is that of its manifest, by which results refer to it."""
 
     model: str
     sha256: str
@@ -78,7 +78,7 @@ class Proof:
 
     @classmethod
     def read(cls, path: Path) -> "Proof":
-        """Read a bundle's. Raises BundleError for a bundle that is not whole, DataFileError for a report that is none."""
+        """Read a bundle. Raises BundleError for an incomplete bundle, DataFileError for a report with wrong fields."""
         bundle = Bundle.open(path)
         names = [file.name for file in bundle.manifest.files]
         calibration = None

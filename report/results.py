@@ -1,4 +1,4 @@
-"""`Results`: what a page shows. The kind of each file or folder is found from what it holds."""
+"""`Results`: what a page shows. The kind of a file or folder is recognized by its content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .proof import Proof
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """All that was given, by kind, each with the name of its file, without its folder."""
+    """All results by kind, each with the name of its file, without the folder."""
 
     evaluations: Sequence[tuple[str, Evaluation]] = ()
     speeds: Sequence[tuple[str, Speeds]] = ()
@@ -29,8 +29,8 @@ class Results:
     def read(cls, paths: Iterable[Path]) -> "Results":
         """Read files and folders; one that is named twice counts once.
 
-        Raises DataFileError, naming the file and the kinds that are known, for anything else or of another schema, and
-        BundleError for a bundle that is not whole.
+        Raises DataFileError, naming the file and the known kinds, for anything else and for other schemas, and BundleError
+        for an incomplete bundle.
         """
         found: dict[type, list[tuple[str, Any]]] = {kind: [] for kind in (Evaluation, Speeds, Peers, Proof)}
         for path in dict.fromkeys(path.resolve() for path in paths):

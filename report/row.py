@@ -1,4 +1,4 @@
-"""`Row`: one model in one precision by one backend, with its speed and its quality, where they were measured."""
+"""`Row`: a model in one precision with one backend, with the speed and quality that were measured."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from .results import Results
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """`rankings` has one place for each evaluation of the results, None where this row was not evaluated.
+    """A row of the page. `rankings` has an item for each evaluation, None where this row was not evaluated.
 
-    `name` tells it from all other rows of the page.
+    `name` is unique on the page.
     """
 
     name: str
@@ -24,19 +24,19 @@ class Row:
 
     @property
     def group(self) -> str:
-        """The name without the precision: what the precisions of one model, by one backend, share."""
+        """The name without the precision, which all precisions of a model with one backend share."""
         return self.name.replace(f" {self.precision}", "", 1)
 
 
 def short(model: str) -> str:
-    """A model's name without its owner and what all of them share."""
+    """Return a model's name without its owner and the common prefix."""
     return model.rstrip("/").rpartition("/")[2].removeprefix("ms-marco-")
 
 
 def rows_of(results: Results) -> list[Row]:
     """Join speeds and rankings by the bundle's sha256 and the precision.
 
-    A bundle that was measured in several results has a row in each; rankings without a speed follow, candidates last.
+    A bundle that was measured in several results has a row for each; rankings without a speed follow, candidates last.
     """
     evaluations = [evaluation for _, evaluation in results.evaluations]
     rankings: list[dict[tuple[str, str], Ranking]] = [
@@ -66,12 +66,12 @@ def rows_of(results: Results) -> list[Row]:
         for ranking in evaluation.rankings:
             key = (ranking.bundle_sha256 or "", ranking.precision or "")
             if key not in known:
-                # Candidates have no bundle, and those of one collection are not those of another.
+                # Candidates have no bundle; those of different collections are different rows.
                 apart = f"{ranking.label} of {evaluation.collection}" if not key[0] else ranking.label
                 others.setdefault((*key, apart), [None] * len(evaluations))[place] = ranking
     for (_, precision, label), found in sorted(others.items(), key=lambda item: not item[0][0]):
         model = next(ranking.model for ranking in found if ranking) or ""
-        # As the rows with a speed are named, so that one bundle has one name.
+        # Named like rows with a speed, so that a bundle has one name.
         name = f"{short(model)} {precision}" if model else label
         taken = any(row.name == name for row in rows)
         rows.append(
@@ -88,7 +88,7 @@ def rows_of(results: Results) -> list[Row]:
 
 
 def names_of(speeds: Sequence[Speed]) -> list[str]:
-    """Name each row by model and precision, and by as much more as tells it from the others."""
+    """Return a unique name for each row: model and precision, and as many further properties as needed."""
     names = [f"{short(speed.model)} {speed.precision}" for speed in speeds]
     further: Sequence[Callable[[Speed], str]] = (
         lambda speed: speed.backend,

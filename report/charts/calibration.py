@@ -1,4 +1,4 @@
-"""What each part of a model does to the logits when it alone is in 8 bits."""
+"""The effect on the logits of each part of a model alone in 8 bits."""
 
 from ..numbers import error, percent
 from ..proof import Calibration
@@ -7,7 +7,7 @@ from .rows import listed_axes, style_of
 
 
 def sensitivity_chart(calibration: Calibration, *, name: str) -> Picture:
-    """Draw what each part does to the logits when it alone is in 8 bits: bar the mean, tick the largest."""
+    """Draw the difference of the logits when a part alone is in 8 bits: bar the mean, tick the largest."""
     with drawing():
         units = calibration.sensitivities
         canvas, axes = listed_axes([unit.unit for unit in units])

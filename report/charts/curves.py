@@ -11,7 +11,7 @@ from .rows import WIDTH
 
 
 def curve_chart(found: Sequence[Curve], axis: str, *, name: str) -> Picture:
-    """Draw how fast rows are along one axis: marks with their spread, and the fitted curve."""
+    """Draw speeds along one axis: markers with their spread, and the fitted curves."""
     colours = [colour for colour, _ in PRECISIONS.values()]
     with drawing():
         canvas = Canvas(WIDTH, 300 + 14 * len(found))

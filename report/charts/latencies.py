@@ -9,7 +9,7 @@ from .rows import WIDTH, ChartRow, grouped_axes, style_of
 
 
 def latency_chart(rows: Sequence[tuple[ChartRow, Latency]], *, name: str) -> Picture:
-    """Draw, for requests of one size, each row's p50 as its precision's mark, and a line on to p95 and p99."""
+    """Draw for each row the p50 as the marker of its precision, and a line to p95 and p99, for requests of one size."""
     with drawing():
         canvas, axes, places = grouped_axes([row for row, _ in rows])
         axes.set_xscale("log")

@@ -8,7 +8,7 @@ from .rows import WIDTH
 
 
 def length_chart(workload: Workload, *, name: str) -> Picture:
-    """Draw how long the pairs are, in steps of 16 tokens."""
+    """Draw a histogram of the pairs' lengths, in steps of 16 tokens."""
     with drawing():
         canvas = Canvas(WIDTH, 200)
         axes = canvas.figure.subplots()

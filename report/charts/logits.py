@@ -17,9 +17,9 @@ MOST = 600
 
 
 def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tuple[Picture, int, int]:
-    """Draw each pair's logit against the reference's, and below by how much it differs; also how many of how many pairs.
+    """Draw each pair's logit against the reference, and their difference below; also return how many of how many pairs.
 
-    `rows` all are of this precision and have a difference.
+    All `rows` are in this precision and have a difference.
     """
     found = [
         (float(reference), float(logit))
@@ -56,7 +56,7 @@ def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tupl
 
 
 def _dots(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> None:
-    """All points as one path of strokes without length, which round ends make dots: a tenth of what marks would take."""
+    """Draw all points as one path of zero-length strokes with round caps: a tenth of the size of markers."""
     if not points:
         return
     outline = Outline(

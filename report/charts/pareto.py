@@ -1,4 +1,4 @@
-"""Quality against speed: every model in every precision a labelled point."""
+"""`pareto`: quality against speed, with a labelled point for every model in every precision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Pictur
 from .placement import placed
 
 SIZES: Mapping[str, tuple[int, int, int]] = {"wide": (960, 480, 3), "narrow": (400, 420, 11)}
-"""Width, height, and height for each point: one for a desk or paper, one for a phone, of which a page shows one."""
+"""Width, height, and extra height per point. A page shows the wide one on screens and paper, the narrow one on phones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One row with a speed and a quality. `model` joins the precisions of one model by a line.
 
-    `low` and `high` are ends of the quality's interval, None where it has none. `known` is False where the quality is not this
-    precision's own, but what a model's card says of its FP32 weights.
+    `low` and `high` are ends of the quality's interval, None where it has none. `known` is False where the quality was not
+    measured in this precision, but is the one of the FP32 weights on the model's card.
     """
 
     model: str
@@ -36,7 +36,7 @@ class Point:
 def pareto(
     points: Sequence[Point], *, name: str, measure: str, levels: Mapping[str, float] | None = None
 ) -> dict[str, Picture]:
-    """Draw points, and `levels` (what has a quality and no speed) as lines across; the wide and the narrow picture."""
+    """Draw points, and `levels` (rankings without a speed) as horizontal lines; return the wide and the narrow picture."""
     return {
         size: _drawn(points, f"{name}-{size}", measure, levels or {}, width, height + each * len(points))
         for size, (width, height, each) in SIZES.items()
@@ -44,7 +44,7 @@ def pareto(
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no other is both faster and better than, the slowest first."""
+    """Return the Pareto-optimal points: those that no other point beats in both speed and quality, slowest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (-point.speed.median, -point.quality)):
         if not best or point.quality > best[-1].quality:
@@ -108,7 +108,7 @@ def _mark(canvas: Canvas, axes: Axes, point: Point) -> None:
 
 
 def _level(axes: Axes, label: str, level: float, points: Sequence[Point], height: float) -> None:
-    """A line across, or where it would squeeze the points together, words at the bottom of the axes."""
+    """A horizontal line, or, where it would squeeze the points together, a text at the bottom of the axes."""
     low, high = (found(point.quality for point in points) for found in (min, max))
     near = low - (high - low) <= level <= high + (high - low)
     if near:
@@ -124,7 +124,7 @@ def _level(axes: Axes, label: str, level: float, points: Sequence[Point], height
 
 
 def _label(canvas: Canvas, axes: Axes, points: Sequence[Point]) -> None:
-    """Each point its precision, and each model its name at one of its points."""
+    """Label each point with its precision, and one point of each model with its name."""
     canvas.settle()
     labels: list[tuple[str, str, tuple[float, float]]] = []
     for model in dict.fromkeys(point.model for point in points):

@@ -10,7 +10,7 @@ from .rows import WIDTH, ChartRow, grouped_axes, style_of
 
 
 def parity_chart(reports: Sequence[tuple[ChartRow, Parity]], *, name: str) -> Picture:
-    """Draw how far each report's logits lie from PyTorch's: mark the mean, tick the largest, tall tick what is allowed."""
+    """Draw the differences from PyTorch in each report: marker the mean, tick the largest, tall tick the tolerance."""
     with drawing():
         canvas, axes, places = grouped_axes([row for row, _ in reports])
         axes.set_xscale("log")

@@ -1,7 +1,7 @@
-"""`Picture`: an SVG that takes the colours of the page it stands in, drawn with matplotlib.
+"""`Picture`: an SVG drawn with matplotlib that takes the colours of its page.
 
-matplotlib draws in the colours of `COLOURS`, and each becomes a CSS variable of the same meaning, so that one drawing does in
-light, in dark and on paper. Text stays text. What a point says under the mouse is an SVG `<title>`.
+matplotlib draws in `COLOURS`, and each colour becomes a CSS variable, so that one drawing serves light and dark pages and
+paper. Text stays text. Tooltips are SVG `<title>` elements.
 """
 
 import io
@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, MUTED, LINE, PAPER, ACCENT = "#1b1d21", "#5c636e", "#d9dde3", "#fefefe", "#0b6e99"
-# Okabe and Ito's colours, which colour-blind people tell apart; the shape of the mark says the same.
+# Colours of Okabe and Ito, which colour-blind people can tell apart; the shape of the marker says the same.
 PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"fp32": ("#0072b2", "o"), "bf16": ("#009e73", "s"), "fp16": ("#b5568f", "D"), "int8": ("#d55e00", "^")}
 )
@@ -34,10 +34,10 @@ COLOURS: Mapping[str, str] = MappingProxyType(
     {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", ACCENT: "accent"}
     | {colour: precision for precision, (colour, _) in PRECISIONS.items()}
 )
-STYLE: Any = {  # Any: matplotlib's type is a Literal of every name
+STYLE: Any = {  # Any: matplotlib's type of the keys is a Literal of all names
     "svg.fonttype": "none",
     "svg.hashsalt": "crossrt",
-    "text.parse_math": False,  # a name with $ in it is a name
+    "text.parse_math": False,  # a $ in a name starts no formula
     "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -65,14 +65,14 @@ UNIT = 72
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """`svg` to be put into HTML as it is, and `width` in pixels at which its text has its own size."""
+    """`svg` for inline use in HTML, and the `width` in pixels at which its text has its nominal size."""
 
     svg: str
     width: int
 
 
 class Canvas:
-    """A figure that is being drawn, and what its points say under the mouse."""
+    """A figure that is being drawn, and the tooltips of its points."""
 
     def __init__(self, width: int, height: float) -> None:
         self.width = width
@@ -81,7 +81,7 @@ class Canvas:
         self._said: dict[str, str] = {}
 
     def settle(self) -> None:
-        """Fix the layout, after which a point's place in pixels is what it will be."""
+        """Fix the layout; from then on the position of a point in pixels is final."""
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
 
@@ -92,13 +92,13 @@ class Canvas:
         return width, height
 
     def says(self, artist: Artist, text: str) -> None:
-        """Let an artist show this text under the mouse."""
+        """Give an artist this tooltip."""
         name = f"said-{len(self._said)}"
         artist.set_gid(name)
         self._said[name] = text
 
     def picture(self, name: str, label: str) -> Picture:
-        """Return what was drawn. `name` keeps its ids apart from other pictures' of the page; `label` is read out."""
+        """Return the drawing. `name` makes its ids unique on the page; `label` is for screen readers."""
         file = io.StringIO()
         with _glyphs_are_the_browsers():
             self.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -115,26 +115,26 @@ class Canvas:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in the page's style."""
+    """Draw in the style of the page."""
     with mpl.rc_context(STYLE), _glyphs_are_the_browsers():
         yield
 
 
 @contextmanager
 def _glyphs_are_the_browsers() -> Iterator[None]:
-    """matplotlib's own font need not have every letter of a name."""
+    """Ignore letters that matplotlib's own font lacks: the browser has them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def numbered(axis: Axis, written: Callable[[float], str] = "{:,g}".format) -> None:
-    """Write an axis's numbers by `written`, with a true minus."""
+    """Format the numbers of an axis with `written`, and U+2212 for minus."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: written(value).replace("-", "\N{MINUS SIGN}")))
 
 
 def decades(axes: Axes, room: float) -> None:
-    """Number a logarithmic x-axis that is drawn, at as many places of a decade as `room`, in pixels, has space for."""
+    """Label a logarithmic x-axis with as many numbers per decade as fit into `room` pixels."""
     low, high = axes.get_xlim()
     choices = ((1, 2, 5), (1, 3), (1,))
     span = math.log10(high / low)
@@ -146,7 +146,7 @@ def decades(axes: Axes, room: float) -> None:
 
 
 def legend(axes: Axes, present: Iterable[str]) -> None:
-    """Say above the axes which mark is which of the precisions that are present."""
+    """Add a legend above the axes with the marker of each precision that is present."""
     found = {*present}
     marks = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=precision.upper())
@@ -172,10 +172,10 @@ _DRAWN = ("d", "x", "y", "width", "height", "transform", "points")
 
 
 def _clean(element: ElementTree.Element, name: str, said: Mapping[str, str]) -> None:
-    """Strip what a page does not need, keep ids apart, and turn colours into the page's."""
+    """Remove what a page does not need, make ids unique, and turn colours into CSS variables."""
     element.tag = element.tag.rpartition("}")[2]
     for child in [*element]:
-        if child.tag.rpartition("}")[2] in ("metadata", "style"):  # its style would hold for the whole page
+        if child.tag.rpartition("}")[2] in ("metadata", "style"):  # its style would apply to the whole page
             element.remove(child)
         else:
             _clean(child, name, said)
@@ -195,7 +195,7 @@ def _clean(element: ElementTree.Element, name: str, said: Mapping[str, str]) -> 
         elif key == "clip-path":
             value = value.replace("url(#", f"url(#{name}-")
         elif key == "style":
-            # The size stays, the font is the page's. matplotlib before 3.11 says both in one word.
+            # Keep the size and drop the font, which the page sets. matplotlib before 3.11 writes both as one property.
             value = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", value)
             value = re.sub(r"font-family: [^;]*(; )?", "", value)
             value = _COLOUR.sub(lambda found: f"var(--{COLOURS[found[0]]})", value)

@@ -1,4 +1,4 @@
-"""Labels beside points that cover neither one another nor a point."""
+"""`placed`: positions of labels beside points, so that labels cover neither one another nor a point."""
 
 import itertools
 import math
@@ -13,13 +13,13 @@ Box = tuple[float, float, float, float]
 
 DISTANCES = (4, 8, 14, 22, 32, 44, 58, 75, 95, 120, 150, 190)
 DIRECTIONS = (90, 270, 45, 315, 135, 225, 0, 180, 20, 340, 160, 200, 65, 295, 115, 245)
-"""Degrees, those first that a reader expects."""
+"""Degrees, in order of preference."""
 MARK = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a label's middle lies. `led` tells that it is so far from its point that a line must lead to it."""
+    """The centre of a label. `led` is True when it is so far from its point that a leader line is needed."""
 
     x: float
     y: float
@@ -35,8 +35,8 @@ def placed(
 ) -> list[Place | None]:
     """Return a place for each point's label, [width, height], inside the box; None where none is left.
 
-    Labels keep clear of the points, of one another, of what leads to others, and, where there is room, of `lines` [n, 2];
-    what leads to one crosses another only where there is no other way. Those where it is crowded come first.
+    Labels avoid the points, one another, the leader lines of others, and, where there is room, `lines` [n, 2]. A leader line
+    crosses another only where there is no other way. Labels in crowded places are placed first.
     """
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
     drawn = [
@@ -78,7 +78,7 @@ def _free(
     for distance in DISTANCES:
         for direction in DIRECTIONS:
             across, up = math.cos(math.radians(direction)), math.sin(math.radians(direction))
-            # The label's nearest point, not its middle, is at the distance.
+            # The distance is to the nearest point of the label, not to its centre.
             middle = x + across * (MARK + distance + width / 2), y + up * (MARK + distance + height / 2)
             box = (middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2)
             inside = within[0] <= box[0] and within[1] <= box[1] and box[2] <= within[2] and box[3] <= within[3]
@@ -99,7 +99,7 @@ def _nearest(point: tuple[float, float], box: Box) -> tuple[float, float]:
 
 
 def _line(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
-    """Small boxes along what leads from a point to its label, but for the beginning, which is its own mark."""
+    """Small boxes along the leader line from a point to its label, without the part on the marker."""
     return [
         piece
         for piece in _pieces(start, end)

@@ -1,4 +1,4 @@
-"""Figures as cells of a table, and facts in words."""
+"""Figures as cells of a table, and facts as text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +13,13 @@ PRECISIONS = [precision.value for precision in Precision]
 
 
 def processor_of(machine: Mapping[str, Any]) -> str:
-    """The processor or GPU, and how many of it."""
+    """The processor or GPU, and the number of usable processors."""
     name = str(machine.get("gpu") or machine.get("processor") or "an unnamed machine")
     return f"{name}, {machine['usable_cpus']} processors" if "usable_cpus" in machine else name
 
 
 def machine_of(machine: Mapping[str, Any]) -> str:
-    """All that is known of a machine."""
+    """Everything that is known about a machine."""
 
     def said(value: Any) -> str:
         return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
@@ -36,7 +36,7 @@ def versions_of(versions: Mapping[str, str]) -> str:
 
 
 def place_of(precision: str) -> int:
-    """Where a precision stands among all."""
+    """A precision's position in the usual order."""
     return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
 
 
@@ -46,7 +46,7 @@ def quantiles_of(latency: Latency) -> tuple[float, float, float]:
 
 
 def number_cell(value: float | None, written: Any) -> Cell:
-    """A number as `written` says, or an empty cell."""
+    """A number in the format of `written`, or an empty cell."""
     return EMPTY if value is None else Cell(written(value))
 
 
@@ -69,7 +69,7 @@ def speed_cell(speed: Speed) -> Cell:
 
 
 def between(ends: tuple[float, float] | None, written: Any) -> str:
-    """Two ends in words."""
+    """Two ends as text."""
     return "" if ends is None else f"{written(ends[0])} to {written(ends[1])}"
 
 

@@ -1,4 +1,4 @@
-"""The first section: every bundle in every precision, its quality beside its speed."""
+"""The first section: quality beside speed for every bundle in every precision."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,11 +14,11 @@ from .section import Figure, Section
 from .table import EMPTY, Cell, Column, Table
 
 REQUEST = 100
-"""Passages of the request whose latency stands in the first table."""
+"""Passages of the request whose latency the first table shows."""
 
 
 def overview_section(results: Results, rows: Sequence[Row]) -> Section:
-    """Return the section; its rows are all that was evaluated, timed or both."""
+    """Return the section, with a row for everything that was evaluated or timed."""
     figures: list[Figure] = []
     for place, (_, evaluation) in enumerate(results.evaluations):
         for other, (_, speeds) in enumerate(results.speeds):
@@ -89,7 +89,7 @@ def _main_row(evaluations: Sequence[Evaluation], row: Row) -> list[Cell]:
 
 
 def _difference_cells(speed: Speed) -> list[Cell]:
-    """The largest difference with the mean in small, and the top-10 overlap: one column less than in the other tables."""
+    """The largest difference with the mean below it, and the top-10 overlap: one column fewer than in other tables."""
     largest, mean, overlap = difference_cells(speed.difference)
     return [largest if largest == EMPTY else Cell(largest.text, f"mean {mean.text}"), overlap]
 
@@ -134,7 +134,7 @@ def _measured_pareto(
 
 
 def _published_pareto(name: str, rows: Sequence[Row], speeds: Speeds) -> Iterator[Figure]:
-    # One point for each model and precision: with every backend there are more labels than anyone can read.
+    # One point for each model and precision: with every backend there would be too many labels to read.
     fastest: dict[tuple[str, str], Point] = {}
     for row in rows:
         speed = row.speed

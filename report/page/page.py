@@ -1,4 +1,4 @@
-"""The page: results as one HTML file that needs nothing else."""
+"""`page_of`: results as one self-contained HTML file."""
 
 import re
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ MARKS = {"fp32": "●", "bf16": "■", "fp16": "◆", "int8": "▲"}
 
 
 def page_of(results: Results, *, title: str = TITLE) -> str:
-    """Return the page as HTML. The same results and title give the same text."""
+    """Return the page as HTML. Equal results and titles give equal bytes."""
     return _html(sections_of(results), title)
 
 
 def check_page(target: Path, *, force: bool = False) -> None:
-    """Raise OptionError where `target` is no place for a page: a directory, or, without `force`, a file that is no page."""
+    """Raise OptionError when `target` cannot become a page: a directory, or, without `force`, a file that is no page."""
     if target == STANDARD_OUTPUT:
         return
     if target.is_dir() or not target.absolute().parent.is_dir():

@@ -1,4 +1,4 @@
-"""`Section`: a part of the page, with its words, pictures and tables."""
+"""`Section`: a part of the page, with text, figures and tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from .table import Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Pictures with what they show and how to read them, and their values as a table.
+    """Charts with a title, an explanation (`reading`), and their values as a table.
 
-    With two pictures the first is for wide windows and the second for narrow ones. `image` is a whole SVG file that was drawn by
-    somebody else, as a data URL.
+    With two pictures the first is for wide windows and the second for narrow ones. `image` is the data URL of an SVG file
+    that was drawn elsewhere.
     """
 
     title: str
@@ -24,9 +24,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading, sentences below it, then tables and figures, or with `figures_first` the figures above long tables.
+    """A heading with sentences below it, then tables and figures; with `figures_first` the figures come first.
 
-    `name` is its anchor.
+    `name` is the anchor.
     """
 
     name: str

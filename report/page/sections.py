@@ -1,4 +1,4 @@
-"""The sections of a page, made of results."""
+"""`sections_of`: the sections of a page."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ from .table import EMPTY, Cell, Column, Table
 
 
 def sections_of(results: Results) -> list[Section]:
-    """Return the page's sections; what was not given has none."""
+    """Return the sections of a page, none for kinds of results that were not given."""
     rows = rows_of(results)
     found = [overview_section(results, rows)] if rows else []
     found += [
@@ -46,7 +46,7 @@ def _sources(results: Results) -> Section:
             Cell(file),
             Cell(kind),
             Cell(machine_of(result.machine)),
-            # An evaluation keeps none, so that it ends with the same bytes wherever it was interrupted.
+            # An evaluation has no date, so that an interrupted one ends with the same bytes.
             EMPTY if isinstance(result, Evaluation) or result.date is None else Cell(result.date),
             Cell(result.commit),
             Cell(versions_of(result.versions)),

@@ -18,7 +18,7 @@ from .table import Cell, Column, Table
 
 
 def speed_section(name: str, file: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
-    """Return the section of a result whose file is `file`; `rows` are those of the first section that it measured."""
+    """Return the section of the result in `file`; `rows` are the rows of the overview that it measured."""
     fast = [(row, row.speed) for row in rows if row.speed is not None]
     workload = speeds.workload
     figures = [*_latencies(name, fast)]

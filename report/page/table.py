@@ -1,4 +1,4 @@
-"""`Table`: what stands beside a picture, in words that the page sets."""
+"""`Table`: rows of text cells, which the page lays out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A heading with its unit. Numbers are set right, words left."""
+    """A heading with its unit. Numbers are aligned right, words left."""
 
     title: str
     unit: str = ""
@@ -15,9 +15,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is said, and in small below it its spread or interval, or `words`. Only words are wrapped; the rest breaks at "\\n".
+    """A text with its spread, interval or reason in small print below. With `words` lines wrap; else they break only at "\\n".
 
-    `precision` puts that precision's mark before it.
+    `precision` puts the marker of that precision before the text.
     """
 
     text: str
@@ -31,14 +31,14 @@ EMPTY = Cell("–")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of cells, as many as there are columns. `label` is read out before it; the first column names the row."""
+    """Rows with a cell per column. `label` is for screen readers; the first column names the row."""
 
     label: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
 
     def filled(self) -> "Table":
-        """Return the table without columns that are empty in every row."""
+        """Return the table without the columns that are empty in every row."""
         kept = [place for place in range(len(self.columns)) if any(row[place] != EMPTY for row in self.rows)]
         return Table(
             label=self.label,
