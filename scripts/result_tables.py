@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Write the tables and the picture of the documents from the results of the benchmarks, so that no figure is typed.
+"""Generate the tables and the picture of the documents from the results of the benchmarks.
 
     scripts/result_tables            # write
     scripts/result_tables --check    # exit 1 when a document differs from the results
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. One whose results are not there yet is left as it is.
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. A table whose results do not exist yet is left unchanged.
 """
 
 import argparse
-import hashlib
 import json
 import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from result_picture import Result, digest, draw, is_exact, ranked, speed
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -28,13 +29,11 @@ GPU_CARDS = {
     "BERT-base": "nboost/pt-bert-base-uncased-msmarco",
 }
 
-Result = Mapping[str, Any]
-
 
 def main() -> None:
-    """Write, or check."""
+    """Write the documents, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a document is stale")
     arguments = parser.parse_args()
     stale = []
     for path in DOCUMENTS:
@@ -54,7 +53,7 @@ def main() -> None:
 
 
 def with_tables(text: str) -> str:
-    """Return a document with all tables made anew."""
+    """Return a document with all tables generated again."""
     for name, make in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
@@ -71,7 +70,7 @@ def load(name: str) -> Result:
 
 
 def peers_table() -> str:
-    """All systems of the main run, the fastest first."""
+    """All systems of the main run, fastest first."""
     result = load("cpu")
     lines = ["| | pairs/s | of PyTorch FP32 (5th to 95th percentile) | largest, mean difference | top-10 overlap |"]
     lines.append("|---|--:|--:|--:|--:|")
@@ -91,7 +90,7 @@ def peers_table() -> str:
 
 
 def shapes_table() -> str:
-    """The other runs: ratios of what is fastest."""
+    """The other runs: ratios of the fastest systems."""
     runs = {
         "1 x 100, MiniLM-L-6": "cpu",
         "1 x 10, MiniLM-L-6": "cpu_latency",
@@ -119,13 +118,13 @@ def shapes_table() -> str:
 
 
 def own_best(rows: list[dict[str, Any]], precision: str) -> str:
-    """Our fastest ratio in a precision, or a dash where it was not run."""
+    """The fastest ratio of crossrt in a precision, or a dash where it was not run."""
     found = [speed(row) for row in rows if row["system"].startswith(f"crossrt {precision}")]
     return f"{max(found):.2f}" if found else "-"
 
 
 def zoo_table() -> str:
-    """Every model of the zoo: the best backend's speed in each precision, beside what its card says."""
+    """Every model of the zoo: the fastest backend's speed in each precision, beside the figures of its card."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in load("zoo")["rows"]:
         rows.setdefault(row["model"], []).append(row)
@@ -147,7 +146,7 @@ def zoo_table() -> str:
 
 
 def fastest(rows: list[dict[str, Any]]) -> str:
-    """The best of several backends, with its 5th to 95th percentile, or why there is none."""
+    """The fastest of several backends, with its 5th to 95th percentile, or the reason why none ran."""
     ran = [row["pairs_per_s"] for row in rows if row.get("pairs_per_s")]
     if not ran:
         return next((reason(row) for row in rows if row.get("failed")), "-")
@@ -156,7 +155,7 @@ def fastest(rows: list[dict[str, Any]]) -> str:
 
 
 def docs(rate: float) -> str:
-    """Documents a second: whole ones, but for slow models."""
+    """Documents per second, with a decimal for slow models."""
     return f"{rate:,.0f}" if rate >= 20 else f"{rate:.1f}"
 
 
@@ -185,7 +184,7 @@ def changed(row: Mapping[str, Any], measure: str) -> str:
 
 
 def gpu_table() -> str:
-    """Each model's systems that ran on a GPU, the fastest first, beside what the model's card says of a V100."""
+    """The systems that ran on a GPU for each model, fastest first, beside the V100 figure of its card."""
     result, earlier = load("gpu"), load("gpu_onnxruntime")
     cards = {row["model"]: row["published"]["docs_per_s_v100"] for row in load("zoo")["rows"] if row.get("published")}
     lines = [
@@ -194,9 +193,9 @@ def gpu_table() -> str:
     ]
     first = result["bundles"][0]
     for bundle in (*result["bundles"], *(each for each in earlier["bundles"] if each["bundle"] != first["bundle"])):
-        # What has a note was not measured in the same turns.
+        # A row with a note was not measured in the same turns.
         ran = [row for row in bundle["systems"] if "all" in row.get("pairs_per_s", {}) and "note" not in row]
-        if bundle is not first:  # with parts left out it is enough to see one model
+        if bundle is not first:  # variants with parts left out are shown for one model only
             ran = [row for row in ran if row["system"].count(",") < 2]
         peers = [row["pairs_per_s"]["all"] for row in ran if row["system"] == GPU_REFERENCE]
         lines.append(
@@ -215,21 +214,6 @@ def gpu_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def ranked(result: Result) -> list[dict[str, Any]]:
-    """The systems, the fastest first, those that failed last."""
-    return sorted(result["systems"], key=lambda row: -speed(row))
-
-
-def speed(row: Mapping[str, Any]) -> float:
-    """Median ratio to the reference."""
-    return float(row.get("ratio_median", 0))
-
-
-def is_exact(row: Mapping[str, Any]) -> bool:
-    """Whether its scores are the reference's."""
-    return float(row["max_abs_diff"]) < 1e-3
-
-
 def named(row: Mapping[str, Any]) -> str:
     """The system's name with its version."""
     name: str = row["system"]
@@ -243,7 +227,7 @@ def named(row: Mapping[str, Any]) -> str:
 
 
 def reason(row: Mapping[str, Any]) -> str:
-    """Why there is no figure."""
+    """The reason why there is no figure."""
     said: str = row["failed"].split(": ", 1)[-1].split(":")[0]
     return f"failed: {said}"
 
@@ -261,45 +245,6 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "gpu": ("gpu", "gpu_onnxruntime", "zoo"),
 }
 """Results without which a table is left as it is."""
-
-
-def digest(result: Result) -> str:
-    """What the picture is known to be made of."""
-    drawn = [result["machine"]["processor"], *(row for row in result["systems"] if "failed" not in row)]
-    return "sha256:" + hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
-
-
-def draw(result: Result, path: Path) -> None:
-    """Draw a bar for each system, with the spread of its ratios."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "crossrt"
-    from matplotlib import pyplot
-
-    rows = [row for row in ranked(result) if "failed" not in row][::-1]
-    figure, axes = pyplot.subplots(figsize=(8, 0.33 * len(rows) + 0.9))
-    colours = ["#0b6e99" if row["system"].startswith("crossrt") else "#9aa7b0" for row in rows]
-    values = [speed(row) for row in rows]
-    low = [max(0.0, speed(row) - row["ratio_p5_p95"][0]) for row in rows]
-    high = [max(0.0, row["ratio_p5_p95"][1] - speed(row)) for row in rows]
-    axes.barh([row["system"] for row in rows], values, color=colours, xerr=[low, high], ecolor="#444444")
-    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
-        axes.text(0.03, place, f"{value:.2f}", va="center", color="white" if value > 0.4 else "black", fontsize=8)
-        if not is_exact(row):
-            axes.text(
-                max(row["ratio_p5_p95"][1], 0.3) + 0.03,
-                place,
-                f"overlap {row['top10_overlap']:.3f}",
-                va="center",
-                fontsize=7,
-            )
-    machine = result["machine"]
-    axes.set_xlabel(f"speed of PyTorch FP32, median with 5th to 95th percentile; {machine['processor']}", fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, format="svg", metadata={"Date": None, "Source": digest(result)})
 
 
 if __name__ == "__main__":
