@@ -1,30 +1,31 @@
-"""`CrossEncoder`: what users hold."""
+"""`CrossEncoder`: the public class that opens a model and scores pairs of texts with it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
-from itertools import islice
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from . import compatibility
-from .activation import Activation, Floats, apply, is_softmax, softmax
+from .activation import Activation, Floats
 from .attributes import CrossEncoderAttributes, ModelCardData
 from .batching.batch import Batch
 from .bundle.bundle import Bundle
 from .bundle.resolve import bundle_from_source
 from .errors import BackendError, BundleError, InputError, OptionError
-from .labels import label_number, margin, need_label
+from .labels import label_number, need_label
 from .options import whole
 from .precision import Precision
+from .runtime.chunks import scored_in_chunks
 from .runtime.pending import Pending
 from .runtime.scorer import Scorer, open_scorer
 from .runtime.select import choose_execution
+from .scores import label_scores, relevance_scores
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, is_single
@@ -33,35 +34,34 @@ from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
 
-CHUNK = 8192
-"""Pairs tokenized and sorted together: enough that sorting leaves little padding, few enough that memory stays flat."""
-GROWTH = 4
-"""From one chunk to the next: a device that is quicker than the tokenizer is given its first batches soon, and sorting
-leaves as little padding as can be."""
-
-REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_options", "_closed"})
-"""Attributes that a copy of a model makes itself, when it is opened."""
-
-Item = TypeVar("Item")
+REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_options"})
+"""Attributes that are not pickled: a copy of the model creates them when it opens the bundle."""
 
 
 class CrossEncoder(CrossEncoderAttributes):
     """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
 
-    `model_name_or_path` is a bundle, a checkpoint directory or a hub id; the last two are exported once into a cache.
-    `precision` None is FP32 and never changes scores behind your back, so a bundle that holds none, as one made of an INT8
-    ONNX file, needs its precision named; `"auto"` takes the fastest that passed its parity check, or what there is in such
-    a bundle; `allow_failed` opens one that did not pass, and silences the warning about one that was never checked.
-    `device` is `cpu`, `cuda` or `cuda:1`, `devices` several GPUs; None takes the first GPU that can run the bundle, and
-    else the CPU. `rebuild` builds a TensorRT engine for a GPU that the bundle has none for, once, into a cache; it takes
-    minutes. `trust_engines` allows the engines that came with the bundle, which are machine code of whoever built them;
-    `engine` names the file of the one to take, where a bundle has several. `threads` defaults to the processors this
-    process may use.
-    `num_labels`, when given, must be the model's. `relevant_label` is the label that `rank` ranks by, its index or its name,
-    where a model has several; unless given it is the bundle's. Evaluators of sentence-transformers write their figures to
-    `model_card_data`. Several threads may call `predict` and `rank` at once. Use `with`, or `close()`, to free the model.
+    Source: `model_name_or_path` is a bundle, a checkpoint directory or a hub id. A checkpoint or hub id is exported once, into a
+    cache; `revision`, `token`, `cache_folder` and `local_files_only` are as in sentence-transformers.
 
-    A model can be pickled and copied: the copy opens the same bundle again, by its absolute path and with the same options.
+    Precision: `precision` is `fp32`, `bf16`, `fp16`, `int8` or `auto`. None means FP32; a bundle without FP32, such as one
+    made of an INT8 ONNX file, then raises BundleError. `auto` takes the fastest precision that passed its parity check, or the
+    first of a bundle without FP32. `allow_failed` also opens a precision that failed its check, and silences the warning about
+    one that was never checked.
+
+    Device: `device` is `cpu`, `cuda` or `cuda:1`; `devices` names several GPUs. None takes the first GPU that can run the bundle,
+    otherwise the CPU. `backend` is `auto` or a name of docs/gpu.md or docs/precisions.md. `threads` defaults to the processors
+    that this process may use. `rebuild` builds a missing TensorRT engine for the GPU, once, into a cache, which takes minutes.
+    `trust_engines` allows the TensorRT engines that came with the bundle; they are machine code, so only allow engines of people
+    you trust. `engine` names the engine file to use, where a bundle has several.
+
+    Labels: `num_labels`, when given, must be the model's number of labels. `relevant_label` is the index or name of the label
+    that `rank` sorts by, for a model with several; the bundle's own is the default. `activation_fn` replaces the bundle's
+    activation, `max_length` its longest pair in tokens. Evaluators of sentence-transformers write their metrics to
+    `model_card_data`.
+
+    Several threads may call the methods that score at once. Use `with`, or `close()`, to free the model. A model can be pickled
+    and copied: the copy opens the same bundle again, by its absolute path and with the same options.
 
     Raises SourceError when the model cannot be found, BundleError when a bundle is damaged, BackendError when no
     backend is installed, OptionError for an option that is not allowed.
@@ -125,7 +125,7 @@ class CrossEncoder(CrossEncoderAttributes):
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
         self.model_card_data = ModelCardData() if model_card_data is None else model_card_data
         if devices is None:
-            # device_map comes before device, as in sentence-transformers.
+            # device_map takes precedence over device, as in sentence-transformers.
             devices = device if mapped.get("device") is None else mapped["device"]
         self._options: dict[str, Any] = {
             "device": compatibility.device_names(devices),
@@ -137,12 +137,11 @@ class CrossEncoder(CrossEncoderAttributes):
             "engine": engine,
             "trust_engines": trust_engines,
         }
-        self._closed = False
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._pair_tokenizer = self._fitting(self._pair_tokenizer)
         opened = self.precision.value
         if opened in manifest.models and manifest.models[opened].parity is None and not allow_failed:
-            _say_unchecked(self.bundle.path.absolute(), opened)
+            _warn_unchecked(self.bundle.path.absolute(), opened)
 
     # -- scoring
 
@@ -166,14 +165,14 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> Any:
         """Score one pair or any iterable of pairs of texts.
 
-        Returns float32 scores, in the order given: `(n,)` for one label, `(n, labels)` for more, one item less for a
-        single pair. `convert_to_tensor` gives a torch tensor, `convert_to_numpy=False` a list of them; only then is
-        torch imported. `activation_fn` holds for this call alone; `apply_softmax` acts on models with several labels.
-        `prompt`, or the one that the model saved as `prompt_name`, is put before each query instead of the model's default
-        one; an empty one puts nothing there. `batch_size` bounds the rows computed together and changes no score.
-        `processing_kwargs={"text": {"max_length": 256}}` sets `max_length` for this call alone. Raises InputError, naming
-        the index, for what is no pair, OptionError for an option that is not allowed, and BackendError where the model
-        gives NaN or Inf.
+        Returns float32 scores in the order given: `(n,)` for one label, `(n, labels)` for several; for a single pair a scalar
+        or `(labels,)`. `convert_to_tensor` returns a torch tensor, `convert_to_numpy=False` a list of torch tensors; otherwise
+        torch is not imported. `activation_fn` replaces the model's activation in this call only. `apply_softmax` takes the
+        softmax over the labels of a model with several. `prompt`, or the prompt that the model saved as `prompt_name`, is put
+        before each query instead of the model's default prompt; an empty prompt puts nothing there. `batch_size` bounds the
+        rows of a batch on a CPU and changes no score. `processing_kwargs={"text": {"max_length": 256}}` sets `max_length` for
+        this call only. Raises InputError, naming the index, for an item that is not a pair of texts, OptionError for an option
+        that is not allowed, and BackendError for a closed model and for scores that are NaN or Inf.
         """
         others = compatibility.renamed(others, {"inputs": inputs, "activation_fn": activation_fn})
         inputs = others.pop("inputs", inputs)
@@ -193,7 +192,9 @@ class CrossEncoder(CrossEncoderAttributes):
             max_length=compatibility.per_call_max_length(processing_kwargs),
             prompt=self._prompt(prompt, prompt_name),
         )
-        scores = self._scores(logits, activation_fn, softmaxed=bool(apply_softmax))
+        self.check_finite(logits)
+        activation = self.activation_fn if activation_fn is None else activation_fn
+        scores = label_scores(logits, activation, apply_softmax=bool(apply_softmax))
         if len(scores) == 0:
             scores = np.zeros(0, dtype=np.float32)
         if convert_to_tensor or not convert_to_numpy:
@@ -226,27 +227,26 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
 
-        Returns dictionaries with `corpus_id` (index into `documents`), `score` (float) and, with `return_documents`,
-        `text`. Instead of `documents`, `passage_ids` names passages of the store `passages`, which are not tokenized
-        again; `corpus_id` is then an index into them, and `passage_id` the id. A model with several labels ranks by the
-        margin between its relevant logit and the others, which orders as `softmax` does but does not saturate; see
-        `relevance`. `apply_softmax` gives that softmax, of models with several labels. `prompt` and `prompt_name` are as
-        in `predict`.
+        Returns the `top_k` best, or all, as dictionaries with `corpus_id` (index into `documents`), `score` (float) and, with
+        `return_documents`, `text`. Instead of `documents`, `passage_ids` can name passages of the store `passages`, which are
+        tokenized already; `corpus_id` is then an index into `passage_ids`, and `passage_id` the id. A model with several labels
+        ranks by the margin of its relevant label; with `apply_softmax` by the softmax of that label: see `relevance`. `prompt`
+        and `prompt_name` are as in `predict`.
 
-        Raises InputError, naming the index, for what is no text, StoreError for an id that the store lacks or a store of
-        another tokenizer, OptionError for a model with more than two labels of which none was chosen, and BackendError
-        where the model gives NaN or Inf.
+        Raises InputError, naming the index, for a passage that is not a text, StoreError for an id that the store lacks and for
+        a store of another tokenizer, OptionError for a model with more than two labels of which none was chosen as relevant,
+        and BackendError for a closed model and for scores that are NaN or Inf.
         """
         others = compatibility.renamed(others, {"activation_fn": activation_fn})
         activation_fn = others.pop("activation_fn", activation_fn)
-        for ignored in ("convert_to_numpy", "convert_to_tensor"):  # as sentence-transformers 6 does
+        for ignored in ("convert_to_numpy", "convert_to_tensor"):  # sentence-transformers 6 ignores them too
             others.pop(ignored, None)
         compatibility.refuse({"pool": pool, **others})
         self.check_device(device)
         if top_k is not None:
             top_k = whole("top_k", top_k, least=0, hint=", or None for all")
         check_text(query, "the query")
-        self._need_label()  # before anything is computed
+        self._need_label()  # fail before computing anything
         prompt = self._prompt(prompt, prompt_name)
         texts: list[str] = []
         if passage_ids is not None or passages is not None:
@@ -291,44 +291,48 @@ class CrossEncoder(CrossEncoderAttributes):
         max_length: int | None = None,
         prompt: str | None = None,
     ) -> Floats:
-        """Return the raw logits of pairs of texts, float32 [n, labels], before any activation, NaN where the model gives that.
+        """Return the raw logits of pairs of texts, float32 [n, labels], before any activation; they may be NaN or Inf.
 
-        `max_length` holds for this call alone. `prompt` None is the model's default one, if it has one.
+        `max_length` holds for this call only. `prompt` None means the model's default prompt, if it has one. `total` is the
+        number of pairs for the progress bar, where `pairs` has no length. Raises BackendError once the model is closed.
         """
         batch_size = whole("batch_size", batch_size, least=1)
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        chunks = _chunks(pairs, self._scorer.first_chunk)
         encode = tokenizer.encode if prompt is None else partial(tokenizer.encode, prompt=prompt)
-        if not show_progress_bar:  # a bar that is not shown takes a tenth of the time of a single pair
-            return self._chunked_logits(chunks, encode, batch_size)
+        score = partial(scored_in_chunks, pairs, encode, self._scorer, labels=self.num_labels, batch_size=batch_size)
+        if not show_progress_bar:  # a disabled bar still takes a tenth of the time of a single pair
+            return score()
         with tqdm(total=total, desc="Scoring", unit="pair") as bar:
-            return self._chunked_logits(chunks, encode, batch_size, bar.update)
+            return score(progress=bar.update)
 
     def encode(
         self, pairs: Iterable[tuple[str, str]], *, prompt: str | None = None, max_length: int | None = None
     ) -> EncodedPairs:
-        """Tokenize pairs of texts as `predict` does, all at once. `max_length` and `prompt` are as in `logits`.
+        """Tokenize pairs of texts as `predict` does, all in one go. `max_length` and `prompt` are as in `logits`.
 
-        Raises InputError, naming the index, for what is no pair. Several threads may call at once.
+        Raises InputError, naming the index, for an item that is not a pair of texts. Several threads may call at once, also
+        after `close`.
         """
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
         return tokenizer.encode(list(checked_pairs(pairs)), prompt=prompt)
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int = 32) -> Pending:
-        """Start to score encoded pairs, and return without waiting. `Pending.wait` gives their raw logits.
+        """Start to score the pairs that `encode` returned, and return without waiting. `Pending.wait` returns their raw logits.
 
-        The logits are float32 [n, labels], in the order of the pairs. Several threads may submit at once. Raises ShapeError
-        for a pair longer than the model takes, and BackendError once the model is closed.
+        The logits are float32 [n, labels], in the order of the pairs. `Pending.cancel` gives up a request. Several threads may
+        submit at once; requests of one model are computed side by side on a CPU and one after the other on a GPU. Raises
+        ShapeError for a pair longer than a GPU's engine takes, and BackendError once the model is closed.
         """
         return self._scorer.submit(pairs, batch_size=whole("batch_size", batch_size, least=1))
 
     def run(self, batch: Batch) -> Floats:
-        """Score one padded batch exactly as it is given, on all processors, and return raw logits, float32 [rows, labels].
+        """Score one padded batch as it is given, with all threads, and return raw logits, float32 [rows, labels].
 
-        `submit` chooses batches and padding itself, and is faster. This is for whoever compares runtimes on the same
-        arrays. Raises ShapeError for a batch longer than the model takes.
+        Use it to compare runtimes on the same arrays; `submit` chooses batches and padding itself, and is faster. Several
+        threads may call at once. Raises ShapeError for a batch longer than the model takes, and BackendError once the model
+        is closed.
         """
         return self._scorer.run(batch)
 
@@ -341,7 +345,10 @@ class CrossEncoder(CrossEncoderAttributes):
         batch_size: int = 32,
         prompt: str | None = None,
     ) -> Floats:
-        """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` of their texts."""
+        """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` of their texts.
+
+        Raises StoreError for an id that the store lacks and for a store that was prepared for another tokenizer.
+        """
         batch_size = whole("batch_size", batch_size, least=1)
         check_text(query, "the query")
         if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
@@ -352,29 +359,27 @@ class CrossEncoder(CrossEncoderAttributes):
             truncation_side=self.bundle.manifest.truncation_side,
         )
         encode = partial(self._pair_tokenizer.encode_from, passages, query, prompt=prompt)
-        return self._chunked_logits(_chunks(passage_ids, self._scorer.first_chunk), encode, batch_size)
+        return scored_in_chunks(passage_ids, encode, self._scorer, labels=self.num_labels, batch_size=batch_size)
 
     def relevance(
         self, logits: Floats, activation_fn: Activation | None = None, *, apply_softmax: bool = False
     ) -> npt.NDArray[np.float32]:
-        """Return one score per pair, float32 [n], from logits [n, labels]: of one label the activation of its logit.
+        """Return the score that `rank` sorts by, float32 [n], from raw logits [n, labels].
 
-        Of several it is the margin, the relevant logit less the logsumexp of the others (of two labels `relevant -
-        other`), whose sigmoid is the softmax of the relevant label; the model's own activation is not applied to it, and
-        `activation_fn` is. A softmax instead, as activation or by `apply_softmax`, is taken over each pair's labels, as
-        `predict` does it. Raises OptionError for more than two labels of which none was chosen.
+        For one label it is the activation of the logit. For several labels it is the margin: the relevant logit minus the
+        logsumexp of the others (for two labels, `relevant - other`). The sigmoid of the margin is the softmax of the relevant
+        label, so both order alike, but the margin does not saturate. `activation_fn` is applied to the margin; the model's own
+        activation is not. A softmax, as `activation_fn` or by `apply_softmax`, is taken over each pair's labels, as in `predict`.
+        Raises OptionError for a model with more than two labels of which none was chosen, and BackendError for NaN or Inf.
         """
-        if self.num_labels == 1:
-            return self._scores(logits, activation_fn, softmaxed=False).reshape(len(logits))
         self.check_finite(logits)
         label = self._need_label()
-        if apply_softmax or (activation_fn is not None and is_softmax(activation_fn)):
-            return self._scores(logits, activation_fn, softmaxed=apply_softmax)[:, label]
-        relevant = margin(logits, label)
-        return apply(activation_fn, relevant) if activation_fn is not None else relevant
+        return relevance_scores(
+            logits, label, default=self.activation_fn, chosen=activation_fn, apply_softmax=apply_softmax
+        )
 
     def check_finite(self, logits: Floats) -> None:
-        """Raise BackendError, naming model and pair, for logits that are NaN or Inf: nothing can be ranked by them."""
+        """Raise BackendError, naming the model and the first pair, for logits that are NaN or Inf, which have no order."""
         if not np.isfinite(logits).all():
             rows = np.flatnonzero(~np.isfinite(logits.reshape(len(logits), -1)).all(axis=1))
             raise BackendError(
@@ -387,7 +392,7 @@ class CrossEncoder(CrossEncoderAttributes):
         return need_label(self._relevant_label, self.label_names, self.num_labels)
 
     def _prompt(self, prompt: str | None, name: str | None) -> str | None:
-        """Return the prompt that a call asks for; None where it asks for none, so that the model's default one holds."""
+        """Return the prompt that a call asks for, or None for the model's default prompt."""
         if prompt is not None:
             check_text(prompt, "the prompt")
         elif name is not None:
@@ -401,55 +406,23 @@ class CrossEncoder(CrossEncoderAttributes):
             return prompts[name]
         return prompt
 
-    def _chunked_logits(
-        self,
-        chunks: Iterable[tuple[list[Item], bool]],
-        encode: Callable[[list[Item]], EncodedPairs],
-        batch_size: int,
-        progress: Callable[[int], object] = lambda rows: None,
-    ) -> Floats:
-        # A chunk is tokenized while the one before it is computed.
-        logits: list[Floats] = []
-        pending: Pending | None = None
-        try:
-            for chunk, last in chunks:
-                tokens = encode(chunk)
-                started = self._scorer.submit(tokens, batch_size=batch_size, inline=last and pending is None)
-                before, pending = pending, started
-                if before is not None:
-                    logits.append(before.wait(progress))
-            if pending is not None:
-                logits.append(pending.wait(progress))
-        except BaseException:
-            if pending is not None:
-                pending.cancel()
-            raise
-        return np.concatenate(logits) if logits else np.zeros((0, self.num_labels), dtype=np.float32)
-
-    def _scores(self, logits: Floats, activation_fn: Activation | None, *, softmaxed: bool) -> Floats:
-        self.check_finite(logits)
-        scores = apply(self.activation_fn if activation_fn is None else activation_fn, logits)
-        if self.num_labels == 1:
-            return scores.reshape(-1)
-        return softmax(scores) if softmaxed else scores
-
-    # -- what it is
+    # -- attributes
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The names of the labels, as the checkpoint has them; empty where it names none."""
+        """The names of the labels from the checkpoint; empty where it has none."""
         return self.bundle.manifest.label_names
 
     @property
     def relevant_label(self) -> int | None:
-        """The label that `rank` ranks by; None for more than two of which none was chosen."""
+        """Index of the label that `rank` sorts by; None for a model with more than two labels of which none was chosen."""
         return self._relevant_label
 
     @property
     def max_length(self) -> int:
-        """Longest pair in tokens; longer ones are truncated, the longer side first. May be set.
+        """Longest pair in tokens. Longer pairs are truncated, the longer text first. May be set.
 
-        Never more than the engine on a GPU takes; a warning says so.
+        It is at most what the GPU's engine takes; a larger value is lowered, with a warning.
         """
         return self._pair_tokenizer.max_length
 
@@ -461,17 +434,17 @@ class CrossEncoder(CrossEncoderAttributes):
 
     @property
     def backend(self) -> str:
-        """The runtime that computes."""
+        """The name of the runtime that computes, such as `onnxruntime`."""
         return self._scorer.config.backend
 
     @property
     def threads(self) -> int:
-        """Threads that compute, in all."""
+        """Number of CPU threads that compute."""
         return self._scorer.config.threads
 
     @property
     def model(self) -> TokenModel:
-        """The model that takes a tokenizer's tensors and gives logits. It is this one's, and closed with it."""
+        """The same model, called with a tokenizer's tensors instead of texts. Closing either closes both."""
         return TokenModel(self)
 
     def _tokenizer_for(self, max_length: int | None) -> PairTokenizer:
@@ -486,7 +459,7 @@ class CrossEncoder(CrossEncoderAttributes):
             ("token id", tokenizer.largest_id, manifest.vocab_size),
             ("token type", tokenizer.largest_type, manifest.token_types),
         ):
-            # A model without token types is not given those that its tokenizer has.
+            # A count of 0 token types means that the model takes none; the tokenizer's types are then not passed to it.
             if count and largest >= count:
                 raise BundleError(
                     f"{self.bundle.tokenizer_file} has the {what} {largest}, and the model has {count}: they do not belong "
@@ -495,7 +468,7 @@ class CrossEncoder(CrossEncoderAttributes):
         return tokenizer
 
     def _fitting(self, tokenizer: PairTokenizer) -> PairTokenizer:
-        """Return the tokenizer, or where the engine takes fewer tokens one that truncates to them."""
+        """Return the tokenizer, or one that truncates to fewer tokens where the GPU's engine takes fewer."""
         longest = self._scorer.longest
         if tokenizer.max_length <= longest:
             tokenizer.threads = self._scorer.tokenizing_threads
@@ -517,7 +490,7 @@ class CrossEncoder(CrossEncoderAttributes):
     # -- lifetime
 
     def _opened_scorer(self, dtype: str | None) -> Scorer:
-        """Open the model; a `dtype` that cannot be had here is replaced by FP32, which errs by less, with a warning."""
+        """Open the model. Where the precision of a torch `dtype` is not available, open FP32, which is more exact, and warn."""
         try:
             config = choose_execution(self.bundle, **self._options)
             if dtype is None or config.precision is not Precision.FP16 or config.device != "cpu":
@@ -535,13 +508,14 @@ class CrossEncoder(CrossEncoderAttributes):
         return scorer
 
     def close(self) -> None:
-        """Free the model. May be called again; scoring afterwards raises BackendError."""
-        self._closed = True
+        """Wait for the requests that are being computed, then free the model. May be called again, from any thread.
+
+        Scoring, pickling and copying afterwards raise BackendError.
+        """
         self._scorer.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._closed:
-            raise BackendError("this model is closed, so it cannot be pickled or copied; open the bundle again")
+        self._scorer.check_open()
         options = {**self._options, "max_length": self.max_length}
         state = {name: value for name, value in vars(self).items() if name not in REOPENED}
         return _reopened, (type(self), str(self.bundle.path.absolute()), options), state
@@ -554,15 +528,15 @@ class CrossEncoder(CrossEncoderAttributes):
 
 
 def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> CrossEncoder:
-    """Open a copy of a pickled model, whose class may have a constructor of its own."""
+    """Open a copy of a pickled model. A subclass may have another constructor, so it is not called."""
     model = kind.__new__(kind)
     CrossEncoder.__init__(model, path, **options)
     return model
 
 
 @cache
-def _say_unchecked(path: Path, precision: str) -> None:
-    """Warn of a model whose scores nobody has compared with PyTorch's: once, as the result is remembered."""
+def _warn_unchecked(path: Path, precision: str) -> None:
+    """Warn, once per bundle and precision, that a model's scores were never compared with PyTorch's."""
     logger.warning(
         "the scores of the %s model of %s were never compared with PyTorch's; where its PyTorch "
         "weights are, do so with: crossrt parity %s --against CHECKPOINT --precision %s",
@@ -571,14 +545,3 @@ def _say_unchecked(path: Path, precision: str) -> None:
         path,
         precision,
     )
-
-
-def _chunks(items: Iterable[Item], first: int) -> Iterator[tuple[list[Item], bool]]:
-    """Yield chunks, of `first` items and then more, each with whether it is the last."""
-    items, size, nothing = iter(items), min(first, CHUNK), object()
-    ahead: Any = next(items, nothing)
-    while ahead is not nothing:
-        chunk = [ahead, *islice(items, size - 1)]
-        ahead = next(items, nothing)
-        yield chunk, ahead is nothing
-        size = min(size * GROWTH, CHUNK)

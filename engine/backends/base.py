@@ -1,4 +1,4 @@
-"""`Session`: an opened model that owns its memory, and what its implementations share."""
+"""`Session`: the protocol of a model opened on a CPU, and what its implementations share."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol
@@ -8,13 +8,14 @@ import numpy.typing as npt
 
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
+from ..closable import Closable
 from ..errors import ShapeError
 from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 
 
 class Session(Protocol):
-    """An opened model. One contract test runs against every implementation."""
+    """A model opened by one runtime, with the memory it computes in. One contract test runs against every implementation."""
 
     backend: str
     device: str
@@ -26,18 +27,22 @@ class Session(Protocol):
         """Score one padded batch.
 
         Returns raw logits float32 [batch, labels], before any activation; the caller owns the array. Raises ShapeError
-        for a batch longer than the model's positions. Several threads may call at once.
+        for a batch longer than the model's positions, and BackendError once the session is closed. Several threads may call
+        at once.
         """
 
     def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
-        """Score these rows of a request, padded to `width` tokens by who wants padding. See `run`."""
+        """Score the pairs with these row numbers, int64 [batch]. Returns and raises as `run` does.
+
+        `width` is the number of tokens that the rows are padded to; backends that compute no padding ignore it.
+        """
 
     def close(self) -> None:
-        """Free what the session allocated. May be called again."""
+        """Free what the session allocated, once no thread computes with it any more. May be called again."""
 
 
-class Padding(ABC):
-    """Makes batches for a runtime that takes nothing else."""
+class PaddedSession(Closable, ABC):
+    """Base of sessions whose runtime takes padded batches only: `score` pads, then calls `run`."""
 
     _bundle: Bundle
 

@@ -1,4 +1,4 @@
-"""`GpuExecutor`: an engine or kernels that are loaded on one GPU, behind one protocol."""
+"""`GpuExecutor` and `GpuContext`: the protocols of a model loaded on one GPU and of its execution contexts."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -14,39 +14,40 @@ class GpuContext(Protocol):
     """One execution context: state for one batch at a time."""
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
-        """Put one batch of this shape on the stream; `addresses` are device pointers of its every array and of `logits`.
+        """Enqueue one batch of this shape on the stream. `addresses` holds a device pointer per input array, and `logits`.
 
-        Raises BackendError, with what the runtime said, for a batch that it does not take.
+        Raises BackendError, with the runtime's message, for a batch that the runtime refuses.
         """
 
     def close(self) -> None:
-        """Free it, when its stream is done."""
+        """Free the context. Its stream must have no work left."""
 
 
 class GpuExecutor(Protocol):
-    """A loaded engine on one device."""
+    """A model loaded on one device: a TensorRT engine, the native kernels, or ONNX Runtime."""
 
     cuda: Cuda
     output: np.dtype[Any]
+    """Dtype of the logits on the device."""
     lanes: int
-    """BatchLayout on their way at once that it is worth to have."""
+    """Lanes to open on the device, which is the number of batches in flight at once."""
     graphs: int
-    """Graphs worth keeping for each lane; 0 where batches cannot be captured."""
+    """CUDA graphs to keep per lane; 0 where batches cannot be captured."""
     workspace: int
-    """Bytes of device memory that a context computes in; 0 where it takes its own."""
+    """Bytes of device memory that a context needs for intermediate results; 0 where the runtime allocates its own."""
     batch_cost: int
-    """What a batch costs beside its tokens, in tokens."""
+    """Cost of one more batch, in tokens: `BatchLayout.split` weighs it against padding."""
 
     @property
     def layout(self) -> BatchLayout:
-        """What batches it takes; equal to those of another executor that takes the same."""
+        """The batches that the executor takes. Executors that take the same batches have equal layouts."""
 
     def context(self, stream: int, workspace: int) -> GpuContext:
-        """Return a new context, whose batches all come on this stream. The device is current.
+        """Return a new context that enqueues on this stream. The device must be current.
 
-        `workspace` is a device pointer to as many bytes as asked for. Contexts of one stream share them: only one computes
-        at a time.
+        `workspace` is a device pointer to `self.workspace` bytes. The contexts of one stream share them, since the batches of a
+        stream are computed one after the other.
         """
 
     def close(self) -> None:
-        """Free the engine, after its contexts."""
+        """Free the model. Its contexts must be closed before."""

@@ -1,26 +1,28 @@
-"""ONNX Runtime sessions."""
+"""ONNX Runtime sessions on a CPU."""
 
 import numpy as np
 import numpy.typing as npt
 
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
+from ..closable import CLOSED
 from ..errors import BackendError, BundleError
 from ..precision import Precision
 from ..process.telemetry import telemetry_off
-from .base import Padding, check_length
+from .base import PaddedSession, check_length
 
 with telemetry_off():
     import onnxruntime
 
 
-class OnnxRuntimeSession(Padding):
-    """The bundle's ONNX file on ONNX Runtime's CPU provider, whose session serves any number of threads at once."""
+class OnnxRuntimeSession(PaddedSession):
+    """The bundle's ONNX file on ONNX Runtime's CPU provider. Any number of threads may call at once."""
 
     backend = "onnxruntime"
     device = "cpu"
 
     def __init__(self, bundle: Bundle, *, precision: Precision, threads: int) -> None:
+        """Load the model. Raises BundleError for a file that ONNX Runtime cannot open or that wants unknown inputs."""
         self.precision = precision
         self.threads = threads
         self._bundle = bundle
@@ -41,32 +43,34 @@ class OnnxRuntimeSession(Padding):
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See `Session.run`."""
-        session = self._session
+        session = self._session  # keeps it alive when another thread closes it meanwhile
         if session is None:
-            raise BackendError("this session is closed; open the bundle again")
+            raise BackendError(CLOSED)
         check_length(batch, self._bundle, self.precision)
         feeds = {name: getattr(batch, name) for name in self._inputs}
         try:
             return np.asarray(session.run(["logits"], feeds)[0], dtype=np.float32)
-        except Exception as error:  # see above
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
             raise BackendError(f"ONNX Runtime cannot compute this batch with {self._bundle.path} ({error})") from error
 
     def close(self) -> None:
-        """See `Session.close`."""
+        """See `Session.close`. ONNX Runtime frees its session when the last call with it returns."""
+        self._closed = True
         self._session = None
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Return the options that every session of crossrt runs with."""
+    """Return the options of every ONNX Runtime session that crossrt opens."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Idle threads sleep: a reranker that waits for its next request must not hold two processors at 100 %.
+    # Idle threads sleep. A reranker that waits for its next request must not keep processors busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI, MLAS sums pairs of 8-bit products in 16 bits, which can saturate; this chooses the exact kernels,
-    # and changes nothing where there is VNNI.
+    # Without VNNI, MLAS adds pairs of 8-bit products in 16 bits, which can saturate. This option chooses kernels that do not
+    # saturate; it has no effect on processors with VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
-    # Shapes change with every batch, so memory patterns are never reused and only grow the arena (issue 29538).
+    # Memory patterns are planned per shape. Shapes change with every batch, so patterns are never reused and only make the
+    # arena grow (ONNX Runtime issue 29538).
     options.enable_mem_pattern = False
     return options

@@ -1,9 +1,10 @@
-"""OpenVINO sessions."""
+"""OpenVINO sessions on a CPU."""
 
 import io
 import logging
 import os
 import queue
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy.typing as npt
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
 from ..bundle.compiled import CompiledModels
+from ..closable import CLOSED
 from ..errors import BackendError, BundleError
 from ..hardware.cpus import processor
 from ..precision import Precision
 from ..process.telemetry import telemetry_off
-from .base import Padding, check_length
+from .base import PaddedSession, check_length
 
 with telemetry_off():
     import openvino
@@ -25,25 +27,27 @@ with telemetry_off():
 logger = logging.getLogger("crossrt")
 
 PROCESS = os.getpid()
-"""The one that OpenVINO was loaded in. A fork of it cannot use OpenVINO: of 200 forks beside threads that opened models and
-computed, one hung in TBB, OpenVINO's threading library, at a lock that a thread of the parent's had held."""
+"""Id of the process that loaded OpenVINO. A process forked from it cannot use OpenVINO: a fork may inherit a lock of TBB,
+OpenVINO's threading library, that no thread will ever release. Of 200 forks beside threads that opened models and computed, one
+hung at such a lock."""
 
 KERNELS = 1500
-"""Compiled kernels of a kind that each stream keeps: all that the shapes of `plan` want, so that memory comes to rest once every
-shape was met. Where kernels must go and come back, it does not, and speed is lost: see docs/decisions/0009."""
+"""Compiled kernels of one kind that OpenVINO caches per stream. It holds the kernels for all shapes that `plan_batches` makes, so
+that memory stops growing once each shape was computed. A smaller cache evicts kernels and compiles them again, which costs
+time and memory: see docs/decisions/0009."""
 
 
-class OpenVinoSession(Padding):
-    """The bundle's ONNX file on OpenVINO's CPU plugin. Up to `streams` threads compute at once; more of them wait."""
+class OpenVinoSession(PaddedSession):
+    """The bundle's ONNX file on OpenVINO's CPU plugin. Up to `streams` threads compute at once; further threads wait."""
 
     backend = "openvino"
     device = "cpu"
 
     def __init__(self, bundle: Bundle, *, precision: Precision, threads: int, streams: int) -> None:
-        """Compile the model, or open what was compiled of it before.
+        """Compile the model, or load it from the cache of compiled models.
 
         Raises BundleError for a file that OpenVINO cannot open, and BackendError for a precision that the processor does not
-        compute in, and in a process that was forked after OpenVINO was loaded.
+        have, and in a process that was forked after OpenVINO was loaded.
         """
         if os.getpid() != PROCESS:
             raise BackendError(
@@ -60,7 +64,7 @@ class OpenVinoSession(Padding):
             "INFERENCE_PRECISION_HINT": floating_point(core, precision),
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": threads * streams,
-            # Pinned, two models of one process would both sit on the first processors.
+            # With pinning, two models of one process would share the first processors and leave the others idle.
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
         }
@@ -69,20 +73,23 @@ class OpenVinoSession(Padding):
         unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:
             raise BundleError(f"{path} wants the inputs {sorted(unknown)}, which a cross-encoder does not have")
-        self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[openvino.InferRequest | None] = queue.SimpleQueue()
+        """Idle inference requests; a single None once the session is closed."""
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
-        self._memory = memory  # last, so that it is freed after the requests
-        self._closed = False
+        self._streams = streams
+        self._closing = threading.Lock()
+        self._memory = memory  # the last attribute: Python then frees it after the requests, which read from it
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See `Session.run`."""
-        if self._closed:
-            raise BackendError("this session is closed; open the bundle again")
+        self.check_open()
         check_length(batch, self._bundle, self.precision)
         request = self._requests.get()
         try:
-            # The batch's arrays outlive the call, so they need no copy; the output does, the next batch overwrites it.
+            if request is None:
+                raise BackendError(CLOSED)
+            # Inputs are shared: the batch's arrays outlive the call. The output is copied: the next batch overwrites it.
             outputs = request.infer({name: getattr(batch, name) for name in self._inputs}, share_inputs=True)
             return np.array(outputs["logits"], dtype=np.float32)
         except (RuntimeError, KeyError) as error:
@@ -91,16 +98,21 @@ class OpenVinoSession(Padding):
             self._requests.put(request)
 
     def close(self) -> None:
-        """See `Session.close`."""
-        self._closed = True
-        self._requests = queue.SimpleQueue()
+        """See `Session.close`. Waits for the batches that are being computed."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                for _ in range(self._streams):
+                    self._requests.get()
+                self._requests.put(None)
 
 
 def floating_point(core: openvino.Core, precision: Precision) -> str:
-    """Return what this processor computes in where a model is not in 8 bits, `f32` or `bf16`, as OpenVINO calls it.
+    """Return the type of all computation outside 8-bit products, in OpenVINO's spelling: `f32` or `bf16`.
 
-    It is always set, because OpenVINO would choose BF16 by itself wherever the processor has it. INT8's rest is in BF16 there:
-    it costs more time than the 8-bit products do, and errs by less. Raises BackendError for BF16 on a processor without.
+    It is always set, because OpenVINO chooses BF16 by itself on every processor that has it. An INT8 model computes its other
+    operators in BF16 there: they take more of its time than the 8-bit products, and BF16's error is smaller than theirs.
+    Raises BackendError for BF16 on a processor without it.
     """
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision is Precision.BF16 and "BF16" not in capabilities:
@@ -114,21 +126,21 @@ def floating_point(core: openvino.Core, precision: Precision) -> str:
 def _compiled(
     core: openvino.Core, bundle: Bundle, path: Path, properties: dict[str, Any]
 ) -> tuple[openvino.CompiledModel, openvino.Tensor | None]:
-    """Open what an earlier process has compiled of this file with these properties, or compile it and keep that.
+    """Load the compiled model from the cache, or compile it and store it there. The properties are part of the cache's key.
 
-    Returns the memory too that the model computes from, and must outlive it: OpenVINO holds no reference. Bytes that it
-    did not write make it crash, so what was kept is checked before.
+    Also returns the memory that a cached model computes from. The caller must keep it as long as the model: OpenVINO holds no
+    reference. OpenVINO crashes on bytes that it did not write, so `CompiledModels.load` verifies their sha256 first.
     """
-    kept = CompiledModels.of_user()
+    cache = CompiledModels.of_user()
     key: dict[str, object] = {}
-    found = None
-    if kept is not None:
+    cached = None
+    if cache is not None:
         model = bundle.model_sha256(bundle.name_of(path))
         key = {"model": model, "openvino": openvino.get_version(), "processor": processor(), **properties}
-        found = kept.load(key)
-    if found is not None:
+        cached = cache.load(key)
+    if cached is not None:
         try:
-            memory = openvino.Tensor(np.frombuffer(found, dtype=np.uint8), shared_memory=True)
+            memory = openvino.Tensor(np.frombuffer(cached, dtype=np.uint8), shared_memory=True)
             return core.import_model(memory, "CPU", properties), memory
         except RuntimeError as error:
             logger.warning("OpenVINO cannot open what it compiled of %s (%s), and compiles it again", path, error)
@@ -139,8 +151,8 @@ def _compiled(
             f"{path} cannot be opened by OpenVINO {openvino.__version__} ({error}); "
             "check the bundle with: crossrt info --verify"
         ) from error
-    if kept is not None:
+    if cache is not None:
         content = io.BytesIO()
         compiled.export_model(content)
-        kept.store(key, content.getbuffer())
+        cache.store(key, content.getbuffer())
     return compiled, None

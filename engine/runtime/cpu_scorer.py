@@ -1,4 +1,4 @@
-"""`CpuScorer`: the batches of a request computed side by side, one on each processor."""
+"""`CpuScorer`: computes the batches of a request side by side on the processors of a CPU."""
 
 import contextlib
 import os
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from ..backends.base import Session
 from ..batching.batch import Batch
-from ..batching.plan import plan_batches, plan_single_batch, plan_unpadded
+from ..batching.plan import BatchPlan, plan_batches, plan_single_batch, plan_unpadded
 from ..bundle.bundle import Bundle
+from ..closable import Closable
 from ..errors import BackendError, BundleError
 from ..hardware.cpus import CORES
 from ..process.forks import OPENING, keep_for_ever
@@ -21,29 +22,29 @@ from .execution_config import CpuConfig
 from .pending import Pending, submitted
 
 
-class CpuScorer:
-    """Owns a model's sessions and the threads that call them; any number of threads may start requests.
+class CpuScorer(Closable):
+    """Owns a model's sessions and the threads that call them. Any number of threads may submit requests.
 
-    A stream is one batch on one processor. Two streams do more than one batch on two processors, since their threads
-    never wait for one another; only a request of fewer pairs than streams would leave processors idle, and is computed
-    a batch at a time by all of them. That needs a wide session of its own, which is opened beside the first such
-    request, for those that follow.
+    The narrow session computes one batch per stream, as a rule on one processor. That is faster than one batch at a time on all
+    processors, because the threads of one batch wait for each other at every operator (docs/decisions/0010). A request of fewer
+    pairs than streams would leave processors idle; the wide session computes it as a single batch on all processors. The wide
+    session is opened in the background, when the first such request comes, for the requests that follow.
 
-    A process that is forked opens the model anew when it scores: threads do not come along. See docs/processes.md.
+    A forked process inherits no threads, so it opens the model again when it first scores. See docs/processes.md.
     """
 
-    first_chunk = 8192  # tokenizing takes a small part of computing, and sorting more pairs leaves less padding
+    first_chunk = 8192  # tokenizing takes little of the time, and sorting more pairs by length leaves less padding
 
     def __init__(self, bundle: Bundle, config: CpuConfig) -> None:
         """Open the model. Raises BundleError or BackendError when the backend cannot."""
         self.config = config
         self.tokenizing_threads = config.threads
         self._bundle = bundle
-        self._closed = False
         self._sessions: dict[bool, Session] = {}
-        """By whether they are wide."""
+        """False: the narrow session. True: the wide one."""
         self._widening: Future[Session] | None = None
         self._lock, self._opening = threading.Lock(), threading.Lock()
+        """`_lock` guards submitting and closing, `_opening` the sessions."""
         self._executor = self._threads()
         self._session(wide=False)
         OPENED.add(self)
@@ -54,56 +55,48 @@ class CpuScorer:
         return self._bundle.manifest.max_positions
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
-        """Begin to score a request in batches of at most `batch_size` rows, and of the config's. See `Pending`."""
-        manifest = self._bundle.manifest
-        logits = np.empty((len(pairs), manifest.labels), dtype=np.float32)
-        streams = self.config.streams
-        few = 0 < len(pairs) < streams
+        """Start to score a request; see `Scorer.submit`. A batch has at most `batch_size` and the config's rows.
+
+        `inline` has no effect: the scorer's own threads compute.
+        """
+        logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
+        few = 0 < len(pairs) < self.config.streams
         batch_size = min(batch_size, self.config.batch_size)
         wide = self._sessions.get(True) if few and len(pairs) <= batch_size else None
         session = wide or self._session(wide=False)
-        longest = manifest.max_positions
-        if wide:
-            made = plan_single_batch(pairs.lengths, few_shapes_to=longest)
-        elif self.config.native:
-            made = plan_unpadded(pairs.lengths, batch_size=batch_size, streams=streams)
-        else:
-            made = plan_batches(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
-
-        def score(rows: npt.NDArray[np.int64], width: int) -> int:
-            with CORES.taken(session.threads):
-                found = session.score(pairs, rows, width)
-            if found.shape != (len(rows), manifest.labels):
-                raise BundleError(
-                    f"the model of {self._bundle.path} gives logits {list(found.shape)} for {len(rows)} pairs, and its manifest "
-                    f"says {manifest.labels} labels; export the bundle again"
-                )
-            logits[rows] = found
-            return len(rows)
-
+        plan = self._plan(pairs, batch_size, single=wide is not None)
         futures: list[Future[int]] = []
         pending = Pending(futures, logits)
         with self._lock:
-            self._check_open()
+            self.check_open()
             try:
-                for rows, width in zip(made.row_groups, made.widths, strict=True):
-                    futures.append(submitted(self._executor, score, rows, width))
+                for rows, width in zip(plan.row_groups, plan.widths, strict=True):
+                    futures.append(submitted(self._executor, self._score, session, pairs, rows, width, logits))
             except BackendError:
                 pending.cancel()
                 raise
             if few and self._widening is None:
-                with contextlib.suppress(BackendError):  # without it small requests are served too, only slower
+                with contextlib.suppress(BackendError):  # the narrow session serves small requests too, only slower
                     self._widening = submitted(self._executor, self._session, wide=True)
         return pending
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Compute one batch that was padded elsewhere, on all processors. See `Session.run`."""
+        """Compute one padded batch on all processors, in the caller's thread. See `Session.run`."""
         session = self._session(wide=self.config.streams > 1)
         with CORES.taken(session.threads):
             return session.run(batch)
 
+    def wait_until_wide(self, timeout: float | None = None) -> None:
+        """Wait until the wide session that a small request asked for is open; return at once where none did.
+
+        Requests never wait for it. This is for tests and benchmarks, which need to know which session computes. Raises what
+        opening it raised, and TimeoutError after `timeout` seconds.
+        """
+        if self._widening is not None:
+            self._widening.result(timeout)
+
     def close(self) -> None:
-        """Wait for what is being computed, then free the sessions. May be called again."""
+        """Wait for the batches that are being computed, then free the sessions. May be called again, from any thread."""
         with self._lock:
             self._closed = True
         self._executor.shutdown(cancel_futures=True)
@@ -112,19 +105,46 @@ class CpuScorer:
                 session.close()
 
     def start_anew_after_fork(self) -> None:
-        """Forget the parent's sessions and threads, and free none of them."""
+        """Drop the parent's sessions and threads without freeing them: freeing would wait for threads that are not here."""
         for inherited in (self._sessions, self._executor, self._widening):
             keep_for_ever(inherited)
         self._sessions, self._widening = {}, None
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._executor = self._threads()
 
+    def _plan(self, pairs: EncodedPairs, batch_size: int, *, single: bool) -> BatchPlan:
+        longest, streams = self._bundle.manifest.max_positions, self.config.streams
+        if single:
+            return plan_single_batch(pairs.lengths, few_shapes_to=longest)
+        if self.config.native:
+            return plan_unpadded(pairs.lengths, batch_size=batch_size, streams=streams)
+        return plan_batches(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
+
+    def _score(
+        self,
+        session: Session,
+        pairs: EncodedPairs,
+        rows: npt.NDArray[np.int64],
+        width: int,
+        logits: npt.NDArray[np.float32],
+    ) -> int:
+        """Compute one batch into its rows of the request's `logits`; return how many rows it has."""
+        with CORES.taken(session.threads):
+            scores = session.score(pairs, rows, width)
+        if scores.shape != (len(rows), logits.shape[1]):
+            raise BundleError(
+                f"the model of {self._bundle.path} gives logits {list(scores.shape)} for {len(rows)} pairs, and its manifest "
+                f"says {logits.shape[1]} labels; export the bundle again"
+            )
+        logits[rows] = scores
+        return len(rows)
+
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.config.streams, thread_name_prefix="crossrt")
 
     def _session(self, *, wide: bool) -> Session:
         with self._opening:
-            self._check_open()
+            self.check_open()
             if wide not in self._sessions:
                 config = self.config
                 threads, streams = (config.threads, 1) if wide else (config.threads // config.streams, config.streams)
@@ -132,17 +152,14 @@ class CpuScorer:
                     self._sessions[wide] = config.open(self._bundle, threads=max(1, threads), streams=streams)
             return self._sessions[wide]
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError("this model is closed; open the bundle again")
-
 
 OPENED: "weakref.WeakSet[CpuScorer]" = weakref.WeakSet()
+"""All scorers of this process, which a fork makes start anew."""
 
 
 def _after_fork() -> None:
-    for streams in OPENED:
-        streams.start_anew_after_fork()
+    for scorer in OPENED:
+        scorer.start_anew_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""`GpuLane`: the stream, the memory and the graphs by which one batch at a time goes through a GPU."""
+"""`GpuLane`: a CUDA stream with the memory and the graphs for one batch at a time."""
 
 import contextlib
 import logging
@@ -20,42 +20,44 @@ logger = logging.getLogger("crossrt")
 
 
 GRAPH_TOKENS = 16_384
-"""Shapes of more tokens go without a graph: their kernels run longer than it takes to launch them."""
+"""Largest batch, in tokens, that is captured. Kernels of a larger one run longer than the host takes to launch them."""
 POISON = 0xFF
-"""A byte, of which four are no number in floating point."""
+"""Byte that overwrites the logits before a graph is tested: 0xFFFFFFFF is a NaN in FP32, and 0xFFFF one in FP16."""
 SAME = 2e-3
-"""How far a graph's logits may lie from the same batch's without one, of which they are all but always the same bits."""
+"""Largest difference, relative and absolute, between the logits of a graph and of the same batch without one. They nearly always
+have the same bits."""
 
 
 class GpuLane:
-    """The way of one batch at a time: a context with its stream, its memory up and down, and its graphs.
+    """A stream, an execution context, pinned and device memory for inputs and logits, and CUDA graphs by shape.
 
-    All memory is taken at once, for the largest shape; scoring allocates nothing but graphs. Each graph has a context of
-    its own, since a context's insides change with the shape, and a graph that was captured before would compute with them.
-    Used by one thread at a time, with the device current.
+    The memory is allocated when the lane opens, for the largest shape; afterwards only graphs allocate. A shape that comes the
+    second time is captured as a graph. Each graph has a context of its own: a context's internal state changes with the shape,
+    and a graph reads that state when it is launched. Used by one thread at a time, with the device current.
     """
 
     def __init__(self, executor: GpuExecutor, *, labels: int) -> None:
+        """Allocate stream, memory and context. Raises CudaError, saying how much is needed, when the memory is too small."""
         self.cuda = executor.cuda
         self._executor = executor
         self._layout = executor.layout
         self._labels = labels
         self._graphs: OrderedDict[Shape, tuple[Graph, contextlib.ExitStack]] = OrderedDict()
-        """By shape, with what closes each."""
+        """Graphs by shape, the least recently used first, each with the stack that frees it."""
         self._most_graphs = executor.graphs if self.cuda.graphs else 0
-        self._met: set[Shape] = set()
+        self._seen: set[Shape] = set()
         self._computing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None
         with contextlib.ExitStack() as opened:
             self._stream = Stream(self.cuda)
             opened.callback(self._stream.close)
-            # No allocation is of no bytes.
+            # CUDA refuses to allocate 0 bytes.
             self._workspace = self._on_device(executor.workspace or ALIGNMENT, "to compute it in", opened)
             self._context = executor.context(self._stream.handle, self._workspace.handle)
             opened.callback(self._context.close)
-            up = max(self._offsets(shape)[1] for shape in self._layout.largest)
-            down = max(rows for rows, _ in self._layout.largest) * labels * executor.output.itemsize
-            self._host, self._device = self._pair(up, opened)
-            self._host_logits, self._device_logits = self._pair(down, opened)
+            input_size = max(self._offsets(shape)[1] for shape in self._layout.largest)
+            logits_size = max(rows for rows, _ in self._layout.largest) * labels * executor.output.itemsize
+            self._host, self._device = self._buffers(input_size, opened)
+            self._host_logits, self._device_logits = self._buffers(logits_size, opened)
             opened.callback(self._drop_graphs)
             self._opened = opened.pop_all()
 
@@ -65,7 +67,7 @@ class GpuLane:
         return self._stream
 
     def begin(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
-        """Start a batch; its rows of `logits`, float32 [n, labels], are there after `finish`."""
+        """Start to compute a batch. `finish` writes its rows of `logits`, float32 [n, labels]."""
         shape = self._layout.shape(pairs.lengths[rows])
         offsets, size = self._offsets(shape)
         self._layout.fill(self._views(shape, offsets), pairs, rows)
@@ -75,8 +77,8 @@ class GpuLane:
             self._stream.launch(self._graphs[shape][0])
             return
         self._enqueue(self._context, shape, offsets, size)
-        if shape not in self._met:
-            self._met.add(shape)
+        if shape not in self._seen:
+            self._seen.add(shape)
         elif self._most_graphs and self._layout.tokens(shape) <= GRAPH_TOKENS:
             try:
                 self._capture(shape, offsets, size)
@@ -87,31 +89,31 @@ class GpuLane:
                     self.cuda.ordinal,
                     error,
                 )
-                self._enqueue(self._context, shape, offsets, size)  # what the graph has left there is not to be trusted
+                self._enqueue(self._context, shape, offsets, size)  # again: the attempt has overwritten the logits
 
     def finish(self) -> None:
-        """Wait for the batch, if there is one, and hand over its logits."""
+        """Wait for the batch, if there is one, and write its logits where `begin` was told to."""
         if self._computing is None:
             return
         logits, rows = self._computing
         self._stream.synchronize()
-        found = self._host_logits.bytes.view(self._executor.output)[: len(rows) * self._labels]
-        logits[rows] = found.reshape(len(rows), self._labels)
-        self._computing = None  # not before: who is interrupted while it waits must still abandon it
+        computed = self._host_logits.bytes.view(self._executor.output)[: len(rows) * self._labels]
+        logits[rows] = computed.reshape(len(rows), self._labels)
+        self._computing = None  # only now: after an interrupt while waiting, `abandon` must still wait for the batch
 
     def abandon(self) -> None:
-        """Wait for what is being computed, and forget it, error or not."""
+        """Wait for the batch, if there is one, and discard its logits and its error."""
         if self._computing is not None:
             self._computing = None
-            with contextlib.suppress(BackendError):  # the first error has been raised already
+            with contextlib.suppress(BackendError):  # the caller is already handling the first error
                 self._stream.synchronize()
 
     def close(self) -> None:
-        """Free everything. May be called again."""
+        """Wait for the batch, if there is one, and free everything. May be called again."""
         self.abandon()
         self._opened.close()
 
-    def _pair(self, size: int, opened: contextlib.ExitStack) -> tuple[PinnedBuffer, DeviceBuffer]:
+    def _buffers(self, size: int, opened: contextlib.ExitStack) -> tuple[PinnedBuffer, DeviceBuffer]:
         host = PinnedBuffer(self.cuda, size)
         opened.callback(host.close)
         return host, self._on_device(size, "for its tokens and logits", opened)
@@ -129,7 +131,7 @@ class GpuLane:
         return device
 
     def _offsets(self, shape: Shape) -> tuple[dict[str, int], int]:
-        """Where each array of this shape begins in the memory up, and where the last ends: one copy takes them all."""
+        """Return where each input array of this shape begins in the input buffer, and their total size: one copy uploads all."""
         arrays = self._layout.arrays(shape)
         return laid_out({name: prod(sizes) * dtype.itemsize for name, (dtype, sizes) in arrays.items()})
 
@@ -145,48 +147,52 @@ class GpuLane:
         addresses = {name: self._device.handle + offset for name, offset in offsets.items()}
         addresses["logits"] = self._device_logits.handle
         context.enqueue(shape, addresses)
-        self._stream.download(self._device_logits, self._host_logits, self._down(shape))
+        self._stream.download(self._device_logits, self._host_logits, self._logits_size(shape))
 
-    def _down(self, shape: Shape) -> int:
+    def _logits_size(self, shape: Shape) -> int:
         return shape[0] * self._labels * self._executor.output.itemsize
 
     def _capture(self, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
-        """Make a graph for a shape, in place of the one that was used longest ago. The batch is computed twice more.
+        """Capture a graph for a shape; when there are too many, the least recently used one is freed first.
 
-        Raises BackendError when there can be none, or when it does not compute what was computed without.
+        Computes the current batch twice more, once without and once with the graph. Raises BackendError when the batch cannot be
+        captured, and when the graph gives other logits.
         """
         if len(self._graphs) == self._most_graphs:
             oldest, (_, closing) = self._graphs.popitem(last=False)
-            self._met.discard(oldest)  # or it would come back at once, in a round of more shapes than graphs
+            # Captured again only when it has come twice more. Otherwise a cycle of more shapes than graphs would capture always.
+            self._seen.discard(oldest)
             closing.close()
         with contextlib.ExitStack() as opened:
             context = self._executor.context(self._stream.handle, self._workspace.handle)
             opened.callback(context.close)
-            opened.callback(self._stream.synchronize)  # no context is closed before its work is done
-            self._enqueue(context, shape, offsets, size)  # a first run, in which the runtime chooses kernels
+            opened.callback(self._stream.synchronize)  # the context's work must be done before the context is closed
+            self._enqueue(context, shape, offsets, size)  # a warm-up, in which the runtime chooses kernels
             self._stream.synchronize()
-            down = self._down(shape)
-            expected = self._host_logits.bytes[:down].view(self._executor.output).astype(np.float32)
+            logits_size = self._logits_size(shape)
+            expected = self._host_logits.bytes[:logits_size].view(self._executor.output).astype(np.float32)
             graph = self._stream.captured(lambda: self._enqueue(context, shape, offsets, size))
             opened.callback(graph.close)
-            # A graph without its copies or its kernels finds neither these tokens nor these logits on the device.
+            # Clear the tokens and poison the logits on the device. A graph that lacks its copies or kernels then fails the test.
             tokens = self._host.bytes[:size].copy()
             self._host.bytes[:size] = 0
-            self._host_logits.bytes[:down] = POISON
+            self._host_logits.bytes[:logits_size] = POISON
             try:
                 self._stream.upload(self._host, self._device, size)
-                self._stream.upload(self._host_logits, self._device_logits, down)
+                self._stream.upload(self._host_logits, self._device_logits, logits_size)
                 self._stream.synchronize()
-            finally:  # the batch is computed again without a graph if there is none
+            finally:  # without a graph, `begin` computes the batch again from these tokens
                 self._host.bytes[:size] = tokens
             self._stream.launch(graph)
             self._stream.synchronize()
-            found = self._host_logits.bytes[:down].view(self._executor.output).astype(np.float32)
-            if not np.allclose(found, expected, rtol=SAME, atol=SAME):  # NaN proves nothing: it is what lay there
+            computed = self._host_logits.bytes[:logits_size].view(self._executor.output).astype(np.float32)
+            if not np.allclose(
+                computed, expected, rtol=SAME, atol=SAME
+            ):  # NaN differs from itself: the poison is no proof
                 raise BackendError(f"a graph of {shape[0]} x {shape[1]} tokens computes other logits than its batch")
             self._graphs[shape] = graph, opened.pop_all()
 
     def _drop_graphs(self) -> None:
-        with contextlib.ExitStack() as closing:  # which goes on after an error
+        with contextlib.ExitStack() as closing:  # closes all of them, also when one fails
             while self._graphs:
                 closing.callback(self._graphs.popitem()[1][1].close)

@@ -1,4 +1,4 @@
-"""`GpuScorer`: the engines and lanes of one or several GPUs, and the requests that they compute."""
+"""`GpuScorer`: computes requests on one or several GPUs."""
 
 import contextlib
 import logging
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..backends.gpu_executor import GpuExecutor
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
+from ..closable import CLOSED, Closable
 from ..errors import BackendError, ShapeError
 from ..hardware.cpus import usable_cpus
 from ..process.forks import keep_for_ever
@@ -26,23 +27,24 @@ from .pending import Pending, submitted
 logger = logging.getLogger("crossrt")
 
 
-class GpuScorer:
-    """Owns the engines and lanes of one or several devices; any number of threads may start requests.
+class GpuScorer(Closable):
+    """Owns the executors and lanes of one or several devices. Any number of threads may submit requests.
 
-    Requests are computed one after the other, by a thread of the pipeline's own, so that whoever started one can
-    tokenize the next meanwhile, or by the caller's, which saves two changes of threads. A request's batches go to the lanes
-    in turn; nobody waits for the device but to use a lane again, and once at the end. Dropped without `close`, it frees
-    everything too.
+    Requests are computed one after the other: by the scorer's worker thread, so that the caller can tokenize its next chunk
+    meanwhile, or with `inline` in the caller's thread, which saves two thread switches. The batches of a request go to the
+    lanes in turn. The host waits for a device only before it reuses a lane, and at the end of the request. A scorer that is
+    garbage-collected without `close` frees everything too.
 
-    A process that is forked must open the model itself: CUDA does not come along.
+    CUDA does not survive a fork: a forked process must open the model itself.
     """
 
-    first_chunk = 1024  # some full batches
+    first_chunk = 1024  # a few full batches
 
     def __init__(self, bundle: Bundle, config: GpuConfig, executors: Sequence[GpuExecutor]) -> None:
-        """Take all memory, and the executors, which are closed on an error too.
+        """Allocate all memory. The scorer owns the executors, and closes them on an error too.
 
-        Raises BackendError, with how much is needed, when a device has too little.
+        Raises BackendError, with the amount needed, when a device has too little memory, and when the executors take batches of
+        different shapes.
         """
         self.config = config
         self.tokenizing_threads = usable_cpus()
@@ -51,14 +53,15 @@ class GpuScorer:
         self._batch_cost = max(executor.batch_cost for executor in executors)
         self._devices: list[list[GpuLane]] = [[] for _ in executors]
         self._lock, self._computing = RLock(), Lock()
-        """Of starting and closing, and of the lanes."""
+        """`_lock` guards submitting and closing. `_computing` is held by the thread that uses the lanes."""
         self._owner: int | None = None
-        """The thread that holds the lanes."""
-        self._closed = self._closing = False
+        """Id of the thread that uses the lanes."""
+        self._free_when_computed = False
+        """Set when `close` was called from a signal handler of the thread that computes."""
         self._process = os.getpid()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
         self._free = weakref.finalize(self, _free, self._process, self._worker, self._devices, executors)
-        self._free.atexit = False  # the driver frees what a process held, and may be gone already
+        self._free.atexit = False  # at exit the driver frees the process's memory, and may be unloaded already
         try:
             if any(executor.layout != self._layout for executor in executors):
                 raise BackendError(
@@ -78,8 +81,10 @@ class GpuScorer:
         return self._layout.longest
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
-        """See `Scorer.start`. BatchLayout are as large as the engine takes; `batch_size` is for CPUs."""
-        if os.getpid() != self._process:  # asked before the lock, which a thread of the parent's may have held
+        """See `Scorer.submit`. Batches are as large as the layout allows; `batch_size` has no effect."""
+        if (
+            os.getpid() != self._process
+        ):  # before taking the lock, which a thread of the parent may have held at the fork
             raise BackendError(
                 f"this model was opened on {self.config.device} before the process forked, and CUDA does not come along: "
                 "open it in each process that scores"
@@ -92,8 +97,7 @@ class GpuScorer:
             )
         logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
         with self._lock:
-            if self._closed:
-                raise BackendError("this model is closed; open the bundle again")
+            self.check_open()
             if not inline:
                 return Pending([submitted(self._worker, self._score, pairs, logits)], logits)
         done: Future[int] = Future()
@@ -101,42 +105,43 @@ class GpuScorer:
         return Pending([done], logits)
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Compute one batch that was padded elsewhere; its padding is taken off again. See `Session.run`."""
+        """Compute one padded batch; its padding is removed first. See `Session.run`."""
         return self.submit(batch.pairs(), batch_size=len(batch.rows)).wait()
 
     def close(self) -> None:
-        """Wait for what is being computed, then free everything, of a lost device too. May be called again.
+        """Wait for the requests that are being computed, then free everything. May be called again, from any thread.
 
-        From a signal's handler, in a thread that scores, it cannot wait: then all is freed when that request ends.
+        A signal handler that runs in the thread that computes cannot wait for it; then everything is freed when that request
+        ends.
         """
-        if os.getpid() != self._process:  # whose threads may have held the locks
+        if os.getpid() != self._process:  # without the locks, which threads of the parent may have held at the fork
             self._free()
             return
         with self._lock:
             self._closed = True
         if self._owner == get_ident():
-            self._closing = True
+            self._free_when_computed = True
             return
         self._worker.shutdown(cancel_futures=True)
-        with self._computing:  # in a caller's thread
+        with self._computing:  # waits for a request that is computed in a caller's thread
             self._free()
 
     def _score(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
         with self._computing:
-            if not self._free.alive:  # closed since
-                raise BackendError("this model is closed; open the bundle again")
+            if not self._free.alive:  # closed between `submit` and here
+                raise BackendError(CLOSED)
             self._owner = get_ident()
             try:
                 return self._scored(pairs, logits)
             finally:
                 self._owner = None
-                if self._closing:
+                if self._free_when_computed:
                     self._free()
 
     def _scored(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
         lengths = pairs.lengths
         loads = [0] * len(self._devices)
-        # Each request begins at the first lane: few that come again and again meet the graphs of those before.
+        # Each request begins at the first lane, so that small requests find the CUDA graphs of earlier small requests there.
         turns = [cycle(device) for device in self._devices]
         lanes = [lane for device in self._devices for lane in device]
         try:
@@ -161,23 +166,23 @@ class GpuScorer:
 def _free(
     process: int, worker: ThreadPoolExecutor, devices: Sequence[Sequence[GpuLane]], executors: Sequence[GpuExecutor]
 ) -> None:
-    """Free a pipeline that nobody uses any more, all of it, whatever fails on the way."""
+    """Free everything that a scorer owns, once no thread uses it. A failure does not keep the rest from being freed."""
     if os.getpid() != process:
         keep_for_ever((devices, executors))
         return
-    worker.shutdown(wait=False)  # it has nothing to do, and may be the thread that this runs in
+    worker.shutdown(wait=False)  # it is idle, and may be the thread that runs this
     for executor, lanes in zip(executors, devices, strict=True):
         closing: tuple[GpuLane | GpuExecutor, ...] = (*lanes, executor)
         for each in closing:
-            with _told(), executor.cuda.current():
+            with _errors_logged(), executor.cuda.current():
                 each.close()
-        with _told():
+        with _errors_logged():
             executor.cuda.close()
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """A device that was lost frees nothing, and keeps nobody from closing the rest."""
+def _errors_logged() -> Iterator[None]:
+    """Log a BackendError instead of raising it: a lost device frees nothing, and the others must still be freed."""
     try:
         yield
     except BackendError as error:

@@ -1,4 +1,4 @@
-"""`Scorer`: what scores the requests of an opened model, on whatever device."""
+"""`Scorer`: the protocol of `CpuScorer` and `GpuScorer`; `open_scorer` opens one of them."""
 
 from typing import Protocol
 
@@ -14,37 +14,45 @@ from .pending import Pending
 
 
 class Scorer(Protocol):
-    """Scores requests; any number of threads may start them."""
+    """Scores the requests of an opened model. Any number of threads may submit requests at once."""
 
     @property
     def config(self) -> ExecutionConfig:
-        """How the model is run."""
+        """The backend, precision and device that the model runs with."""
 
     first_chunk: int
-    """Pairs to begin with, while those that follow are tokenized."""
+    """Pairs in the first chunk of a large request. The device computes it while the next chunk is tokenized."""
 
     tokenizing_threads: int
-    """Threads that may tokenize one request."""
+    """Threads that may tokenize one chunk."""
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest pair that it takes."""
+        """Tokens of the longest pair that the scorer takes."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+
+    def check_open(self) -> None:
+        """Raise BackendError once the scorer is closed."""
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
-        """Begin to score a request. See `Pending`.
+        """Start to score a request; `Pending.wait` returns its logits. `batch_size` bounds the rows of a batch on a CPU.
 
-        With `inline` the caller will do nothing but wait, and a GPU is served by its thread, until all is computed.
+        With `inline` the caller has nothing else to do: on a GPU its own thread computes the request before `submit` returns.
+        Raises ShapeError for a pair longer than `longest` and BackendError once the scorer is closed.
         """
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Compute one batch that was padded elsewhere. See `Session.run`."""
+        """Compute one padded batch as it is given. See `Session.run`."""
 
     def close(self) -> None:
-        """Wait for what is being computed, then free everything. May be called again."""
+        """Wait for the batches that are being computed, then free everything. May be called again."""
 
 
 def open_scorer(bundle: Bundle, config: ExecutionConfig) -> Scorer:
-    """Open a model. Raises BundleError, BackendError or CudaError when the config cannot run it."""
+    """Open a model on the CPU or GPUs of `config`. Raises BundleError, BackendError or CudaError when it cannot run."""
     if isinstance(config, CpuConfig):
         return CpuScorer(bundle, config)
     from .gpu_scorer import GpuScorer

@@ -92,7 +92,7 @@ def test_a_closed_model_cannot_be_copied_and_says_so(bundle: Path) -> None:
     with crossrt.CrossEncoder(bundle) as model:
         pass
     for copied in (pickle.dumps, copy.deepcopy):
-        with pytest.raises(BackendError, match="this model is closed, so it cannot be pickled or copied"):
+        with pytest.raises(BackendError, match="this model is closed; open the bundle again"):
             copied(model)
 
 

@@ -19,6 +19,7 @@ from crossrt import AutoModelForSequenceClassification, CrossEncoder
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, InputError, OptionError, UnsupportedOptionError
 from crossrt.engine.kernels.support import why_not_native
+from crossrt.engine.runtime import chunks
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 ATOL = 2e-5  # FP32 noise of another order of summation: 3e-6 measured on logits of this size
@@ -358,8 +359,7 @@ def test_large_requests_are_taken_in_chunks_with_the_same_scores(
     model: CrossEncoder, pairs: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = model.predict(pairs)
-    monkeypatch.setattr(model._scorer, "first_chunk", 2)
-    monkeypatch.setattr("crossrt.engine.cross_encoder.CHUNK", 5)
+    monkeypatch.setattr(chunks, "CHUNK", 5)
     np.testing.assert_allclose(model.predict(iter(pairs)), expected, rtol=0, atol=ATOL)
 
 

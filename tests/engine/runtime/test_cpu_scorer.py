@@ -17,7 +17,7 @@ from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError
 from crossrt.engine.hardware.cpus import Cores
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import cpu_scorer as streams
+from crossrt.engine.runtime import chunks, cpu_scorer
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.execution_config import CpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
@@ -66,7 +66,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
         return found[-1]
 
     monkeypatch.setattr(CpuConfig, "open", open_counting)
-    monkeypatch.setattr(streams, "CORES", Cores(4))
+    monkeypatch.setattr(cpu_scorer, "CORES", Cores(4))
     Counting.busy = Counting.most = 0
     Counting.fails_at = -1
     return found
@@ -239,7 +239,7 @@ def test_nothing_spins_when_idle(bundle: Path) -> None:
 def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
     bundle: Path, opened: list[Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.engine.cross_encoder.CHUNK", 10)
+    monkeypatch.setattr(chunks, "CHUNK", 10)
     events: list[str] = []
     second = threading.Event()
     encode, run = PairTokenizer.encode, Counting.run

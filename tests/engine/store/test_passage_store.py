@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from crossrt.engine import cross_encoder
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BundleError, DataFileError, InputError, OptionError, StoreError
+from crossrt.engine.runtime import chunks
 from crossrt.engine.store import preparation
 from crossrt.engine.store.passage_store import PassageStore, StoreDescription, partial_path
 from crossrt.engine.store.preparation import prepare
@@ -138,7 +138,7 @@ def test_ranking_from_a_store_is_ranking_the_texts(
         from_store = model.rank(QUERY, passage_ids=list(PASSAGES), passages=store)
         assert model.rank(QUERY, passage_ids=[], passages=store) == []
         assert len(model.rank(QUERY, passage_ids=["a", "a", "10"], passages=store, top_k=2)) == 2
-        monkeypatch.setattr(cross_encoder, "CHUNK", 2)
+        monkeypatch.setattr(chunks, "CHUNK", 2)
         in_chunks = model.rank(QUERY, passage_ids=iter(PASSAGES), passages=store)
     assert [row["passage_id"] for row in in_chunks] == [row["passage_id"] for row in from_store]
     np.testing.assert_allclose([row["score"] for row in in_chunks], [row["score"] for row in from_store], atol=2e-5)
