@@ -14,34 +14,18 @@ import pytest
 
 from crossrt.engine.backends.base import Session
 from crossrt.engine.backends.registry import ONNX_BACKENDS, installed_backends
-from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ShapeError
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import select_cpu as session_module
-from crossrt.engine.runtime import tuning
+from crossrt.engine.runtime import select_cpu, tuning
 from crossrt.engine.runtime.autotune import Candidate, candidates, fastest
-from crossrt.engine.runtime.execution_config import CpuConfig
 from crossrt.engine.runtime.select import choose_execution
 from crossrt.engine.runtime.tuning import Tuning
+from tests.engine.samples import batch_of, cpu_config
 from tests.processors import openvino_has_bf16
 
 ATOL = 2e-5  # FP32 noise of another order of sums: 2.6e-6 measured between backends without FMA
-
-
-def cpu_config(backend: str, **others: Any) -> CpuConfig:
-    return CpuConfig(
-        **{
-            "backend": backend,
-            "precision": Precision.FP32,
-            "threads": 2,
-            "streams": 2,
-            "batch_size": 32,
-            "reason": "a test",
-            **others,
-        }
-    )
 
 
 @pytest.fixture(params=ONNX_BACKENDS)
@@ -58,36 +42,28 @@ def session(bundle: Path, backend: str) -> Iterator[Session]:
     opened.close()
 
 
-def a_batch(rows: int, length: int, seed: int = 0) -> Batch:
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(5, 40, (rows, length))
-    mask = np.ones_like(ids)
-    mask[1:, length // 2 :] = 0
-    return Batch(input_ids=ids, attention_mask=mask, token_type_ids=np.zeros_like(ids), rows=np.arange(rows))
-
-
 def test_a_session_says_what_it_is_and_returns_logits_that_the_caller_owns(session: Session, backend: str) -> None:
     assert (session.backend, session.device, session.threads) == (backend, "cpu", 1)
-    first = session.run(a_batch(3, 12))
+    first = session.run(batch_of(3, 12))
     assert first.shape == (3, 1)
     assert first.dtype == np.float32
     kept = first.copy()
-    session.run(a_batch(3, 12, seed=1))
+    session.run(batch_of(3, 12, seed=1))
     np.testing.assert_array_equal(first, kept)
     first[:] = 0  # writable
-    np.testing.assert_array_equal(session.run(a_batch(3, 12)), kept)
+    np.testing.assert_array_equal(session.run(batch_of(3, 12)), kept)
 
 
 @pytest.mark.processor
 def test_every_backend_gives_the_same_scores(bundle: Path, session: Session) -> None:
     reference = cpu_config("onnxruntime").open(Bundle.open(bundle), threads=1, streams=1)
     for rows, length in itertools.product((1, 2, 9), (1, 5, 33, 64)):
-        batch = a_batch(rows, length, seed=length)
+        batch = batch_of(rows, length, seed=length)
         np.testing.assert_allclose(session.run(batch), reference.run(batch), atol=ATOL)
 
 
 def test_many_threads_share_a_session(session: Session) -> None:
-    batches = [a_batch(4, length, seed=length) for length in range(3, 40)]
+    batches = [batch_of(4, length, seed=length) for length in range(3, 40)]
     expected = [session.run(batch) for batch in batches]
     wrong: list[int] = []
 
@@ -106,14 +82,40 @@ def test_many_threads_share_a_session(session: Session) -> None:
 
 def test_a_batch_beyond_the_models_positions_is_refused_with_what_fits(session: Session) -> None:
     with pytest.raises(ShapeError, match=r"accepts  sequence 1\.\."):
-        session.run(a_batch(1, 5000))
+        session.run(batch_of(1, 5000))
 
 
 def test_a_closed_session_says_so(session: Session) -> None:
     session.close()
     session.close()
-    with pytest.raises(BackendError, match="closed"):
-        session.run(a_batch(1, 4))
+    batch = batch_of(1, 4)
+    for call in (lambda: session.run(batch), lambda: session.score(batch.pairs(), np.arange(1), 4)):
+        with pytest.raises(BackendError, match="is closed; open the bundle again"):
+            call()
+
+
+def test_a_session_closed_while_threads_call_it_scores_or_refuses(session: Session) -> None:
+    batch = batch_of(4, 20)
+    expected = session.run(batch)
+    outcomes: list[Any] = []
+    started = threading.Barrier(5)
+
+    def work() -> None:
+        try:
+            started.wait()
+            while True:
+                np.testing.assert_allclose(session.run(batch), expected, atol=ATOL)
+        except BaseException as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]  # more than the session has streams
+    for thread in threads:
+        thread.start()
+    started.wait()
+    session.close()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert [str(error) for error in outcomes] == ["this model is closed; open the bundle again"] * 4
 
 
 def test_a_model_file_that_is_none_is_an_error_of_the_bundle(bundle: Path, backend: str, tmp_path: Path) -> None:
@@ -173,16 +175,16 @@ def test_openvino_computes_in_bf16_where_it_lists_that(listed: list[str], comput
 def test_bf16_is_refused_by_who_does_not_compute_in_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match="onnxruntime does not compute in bf16 on a CPU; use backend='openvino'"):
         CrossEncoder(bundle, precision="bf16", backend="onnxruntime")
-    monkeypatch.setattr(session_module, "installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr(select_cpu, "installed_backends", lambda *_: ("onnxruntime",))
     with pytest.raises(BackendError, match="bf16 needs openvino, which is not installed"):
         CrossEncoder(bundle, precision="bf16")
 
 
 def test_a_backend_that_is_not_installed_says_how_to_install_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr(select_cpu, "installed_backends", lambda *_: ("onnxruntime",))
     with pytest.raises(BackendError, match=r'openvino is not installed: pip install "crossrt\[cpu\]"'):
         choose_execution(Bundle.open(bundle), backend="openvino")
-    monkeypatch.setattr(session_module, "installed_backends", lambda *_: ("openvino",))
+    monkeypatch.setattr(select_cpu, "installed_backends", lambda *_: ("openvino",))
     assert choose_execution(Bundle.open(bundle)).backend == "openvino"
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.compiled import KEPT, CompiledModels
 from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.precision import Precision
+from tests.engine.samples import batch_of
 
 KEY = {"model": "a", "streams": 2}
 CONTENT = bytes(range(256)) * 100
@@ -107,11 +107,6 @@ def test_many_writers_of_one_key(kept: CompiledModels) -> None:
     assert set(found) == {CONTENT}
 
 
-def a_batch() -> Batch:
-    ids = np.random.default_rng(0).integers(5, 40, (3, 9))
-    return Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.zeros_like(ids), rows=np.arange(3))
-
-
 def test_openvino_opens_what_it_compiled_before(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,7 +126,7 @@ def test_openvino_opens_what_it_compiled_before(
     def scores(streams: int = 2) -> Any:
         session = OpenVinoSession(Bundle.open(bundle), precision=Precision.FP32, threads=1, streams=streams)
         try:
-            return session.run(a_batch())
+            return session.run(batch_of(3, 9))
         finally:
             session.close()
 
@@ -156,6 +151,6 @@ def test_what_openvino_cannot_open_is_compiled_again(
     monkeypatch.setattr(openvino.Core, "import_model", refuse)
     for _ in range(2):
         session = OpenVinoSession(Bundle.open(bundle), precision=Precision.FP32, threads=1, streams=1)
-        assert session.run(a_batch()).shape == (3, 1)
+        assert session.run(batch_of(3, 9)).shape == (3, 1)
         session.close()
     assert "compiles it again" in caplog.text

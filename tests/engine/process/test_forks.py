@@ -22,13 +22,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 PREAMBLE = """
 import json, os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")  # Python's of forks beside threads, which is what this is about
+import numpy as np
 from crossrt import CrossEncoder
+from crossrt.engine.batching.batch import Batch
 bundle, backend = sys.argv[1:3]
 pairs = [(f"river {number}", "the river is long " * (1 + number % 5)) for number in range(24)]
 model = CrossEncoder(bundle, backend=backend, device="cpu", threads=2)
 expected = model.predict(pairs).tolist()
-model.predict(pairs[0])
-model._scorer._widening.result()  # a session of two threads, of which the second does not come along
+model.run(Batch.padded(model.encode(pairs[:1]), np.arange(1), 0))  # by two threads, of which a fork inherits one
 
 def in_fork(work):
     read, write = os.pipe()
@@ -182,12 +183,14 @@ inherited = [Noted()]
 
 APPLICATION = """
 import json, os
+import numpy as np
 from crossrt import CrossEncoder
+from crossrt.engine.batching.batch import Batch
 
 def open_model():
     model = CrossEncoder({bundle!r}, backend={backend!r}, device="cpu", threads=2)
-    model.predict(("river", "the river is long"))
-    model._scorer._widening.result()  # a session of two threads, of which the second does not come along
+    pair = model.encode([("river", "the river is long")])
+    model.run(Batch.padded(pair, np.arange(1), 0))  # by two threads, of which a fork inherits one
     return model
 
 model = None if {backend!r} == "openvino" else open_model()

@@ -1,4 +1,4 @@
-"""BatchLayout side by side: never more than there are processors, and the same scores however they are cut."""
+"""Batches side by side: never more than there are processors, and the same scores however they are cut."""
 
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.execution_config import CpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
+from tests.engine.samples import cpu_config, pairs_of
 
 
 class Counting:
@@ -59,60 +60,44 @@ class Counting:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
     """The sessions that were opened, on a machine of four processors."""
-    found: list[Counting] = []
+    sessions: list[Counting] = []
 
     def open_counting(self: CpuConfig, bundle: Bundle, *, threads: int, streams: int) -> Counting:
-        found.append(Counting(threads))
-        return found[-1]
+        sessions.append(Counting(threads))
+        return sessions[-1]
 
     monkeypatch.setattr(CpuConfig, "open", open_counting)
     monkeypatch.setattr(cpu_scorer, "CORES", Cores(4))
     Counting.busy = Counting.most = 0
     Counting.fails_at = -1
-    return found
+    return sessions
 
 
 @pytest.fixture
 def make(bundle: Path, opened: list[Counting]) -> Iterator[Callable[..., CpuScorer]]:
-    made: list[CpuScorer] = []
+    scorers: list[CpuScorer] = []
 
     def make(streams: int = 4, batch_size: int = 32) -> CpuScorer:
-        config = CpuConfig(
-            backend="counting",
-            precision=Precision.FP32,
-            threads=4,
-            streams=streams,
-            batch_size=batch_size,
-            reason="a test",
-        )
-        made.append(CpuScorer(Bundle.open(bundle), config))
-        return made[-1]
+        config = cpu_config("counting", threads=4, streams=streams, batch_size=batch_size)
+        scorers.append(CpuScorer(Bundle.open(bundle), config))
+        return scorers[-1]
 
     yield make
-    for each in made:
-        each.close()
-
-
-def pairs_of(lengths: list[int]) -> EncodedPairs:
-    tokens = sum(lengths)
-    return EncodedPairs(
-        ids=np.ones(tokens, dtype=np.int32),
-        type_ids=np.zeros(tokens, dtype=np.uint8),
-        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-    )
+    for scorer in scorers:
+        scorer.close()
 
 
 LENGTHS = [int(length) for length in np.random.default_rng(3).integers(4, 60, 200)]
 
 
 def test_scores_come_back_in_the_order_of_the_pairs(make: Callable[..., CpuScorer]) -> None:
-    made = make()
+    scorer = make()
     seen: list[int] = []
-    logits = made.submit(pairs_of(LENGTHS), batch_size=16).wait(seen.append)
+    logits = scorer.submit(pairs_of(LENGTHS), batch_size=16).wait(seen.append)
     assert logits.ravel().tolist() == LENGTHS
     assert sum(seen) == len(LENGTHS)
     assert max(seen) <= 16
-    assert made.submit(pairs_of([]), batch_size=16).wait().shape == (0, 1)
+    assert scorer.submit(pairs_of([]), batch_size=16).wait().shape == (0, 1)
 
 
 def test_two_models_together_keep_no_more_in_flight_than_there_are_processors(make: Callable[..., CpuScorer]) -> None:
@@ -126,16 +111,15 @@ def test_two_models_together_keep_no_more_in_flight_than_there_are_processors(ma
 def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
     make: Callable[..., CpuScorer], opened: list[Counting]
 ) -> None:
-    made = make()
+    scorer = make()
     seen: list[int] = []
-    made.submit(pairs_of([50] * 16), batch_size=32).wait(seen.append)
+    scorer.submit(pairs_of([50] * 16), batch_size=32).wait(seen.append)
     assert seen == [4, 4, 4, 4]
     assert [session.threads for session in opened] == [1]
-    assert made.submit(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
-    assert made._widening is not None
-    made._widening.result(timeout=10)
+    assert scorer.submit(pairs_of([50] * 3), batch_size=32).wait().ravel().tolist() == [50] * 3
+    scorer.wait_until_wide(timeout=10)
     seen.clear()
-    made.submit(pairs_of([9, 9]), batch_size=32).wait(seen.append)
+    scorer.submit(pairs_of([9, 9]), batch_size=32).wait(seen.append)
     assert seen == [2]
     assert [session.threads for session in opened] == [1, 4]  # opened once, when it was needed
     assert Counting.most == 4
@@ -144,41 +128,85 @@ def test_every_stream_has_work_and_too_few_pairs_are_computed_by_all_processors(
 def test_small_requests_of_all_lengths_meet_few_shapes_too(
     make: Callable[..., CpuScorer], opened: list[Counting]
 ) -> None:
-    made = make()
-    made.submit(pairs_of([9]), batch_size=32).wait()
-    assert made._widening is not None
-    made._widening.result(timeout=10)
+    scorer = make()
+    scorer.submit(pairs_of([9]), batch_size=32).wait()
+    scorer.wait_until_wide(timeout=10)
     for length in range(4, 60):
-        assert made.submit(pairs_of([length]), batch_size=32).wait().ravel().tolist() == [length]
+        assert scorer.submit(pairs_of([length]), batch_size=32).wait().ravel().tolist() == [length]
     wide = opened[1]
     assert wide.threads == 4
     assert wide.shapes == {(1, length) for length in range(8, 65, 8)}
-    made.submit(pairs_of([50, 20, 30]), batch_size=2).wait()
+    scorer.submit(pairs_of([50, 20, 30]), batch_size=2).wait()
     assert max(rows for rows, _ in wide.shapes) == 1, "more than a batch may hold goes by streams"
 
 
 def test_an_error_calls_off_what_has_not_begun_and_leaves_the_model_usable(make: Callable[..., CpuScorer]) -> None:
-    made = make()
+    scorer = make()
     Counting.fails_at = max(LENGTHS)
     with pytest.raises(MemoryError, match="no memory for this batch"):
-        made.submit(pairs_of(LENGTHS), batch_size=1).wait()
+        scorer.submit(pairs_of(LENGTHS), batch_size=1).wait()
     assert Counting.busy == 0
     Counting.fails_at = -1
-    assert made.submit(pairs_of([5, 6, 7, 8]), batch_size=1).wait().ravel().tolist() == [5, 6, 7, 8]
+    assert scorer.submit(pairs_of([5, 6, 7, 8]), batch_size=1).wait().ravel().tolist() == [5, 6, 7, 8]
 
 
 def test_closing_waits_frees_both_sessions_and_refuses_more(
     make: Callable[..., CpuScorer], opened: list[Counting]
 ) -> None:
-    made = make()
-    made.submit(pairs_of([9]), batch_size=1).wait()
-    assert made._widening is not None
-    made._widening.result(timeout=10)  # closed earlier, it would not be opened at all
-    made.close()
-    made.close()
+    scorer = make()
+    scorer.submit(pairs_of([9]), batch_size=1).wait()
+    scorer.wait_until_wide(timeout=10)  # a scorer that is closed earlier does not open its wide session
+    scorer.close()
+    scorer.close()
     assert [session.closed for session in opened] == [True, True]
-    with pytest.raises(BackendError, match="this model is closed"):
-        made.submit(pairs_of([9] * 9), batch_size=1)
+    pairs = pairs_of([9] * 9)
+    for call in (lambda: scorer.submit(pairs, batch_size=1), lambda: scorer.run(Batch.padded(pairs, np.arange(9), 0))):
+        with pytest.raises(BackendError, match="this model is closed; open the bundle again"):
+            call()
+    assert scorer.closed
+
+
+def test_a_cancelled_request_computes_nothing_more_and_says_so(
+    make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = make(streams=1)
+    begun, go_on = threading.Event(), threading.Event()
+    run = Counting.run
+
+    def slow_run(self: Counting, batch: Batch) -> Any:
+        begun.set()
+        go_on.wait(10)
+        return run(self, batch)
+
+    monkeypatch.setattr(Counting, "run", slow_run)
+    pending = scorer.submit(pairs_of([9] * 5), batch_size=1)
+    begun.wait(10)
+    threading.Timer(0.05, go_on.set).start()
+    pending.cancel()  # waits for the batch that has begun
+    assert go_on.is_set()
+    assert len(scorer.submit(pairs_of([9]), batch_size=1).wait()) == 1
+    with pytest.raises(BackendError, match="this request was cancelled; submit it again"):
+        pending.wait()
+
+
+def test_a_request_that_waits_when_the_model_is_closed_says_so(
+    make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = make(streams=1)
+    begun = threading.Event()
+    run = Counting.run
+
+    def slow_run(self: Counting, batch: Batch) -> Any:
+        begun.set()
+        time.sleep(0.2)
+        return run(self, batch)
+
+    monkeypatch.setattr(Counting, "run", slow_run)
+    pending = scorer.submit(pairs_of([9] * 5), batch_size=1)
+    begun.wait(10)
+    scorer.close()
+    with pytest.raises(BackendError, match="this model was closed while a request waited; open the bundle again"):
+        pending.wait()
 
 
 def test_one_that_wants_all_processors_is_not_passed_over() -> None:
@@ -265,10 +293,10 @@ def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
 def test_a_wide_session_that_cannot_be_opened_leaves_small_requests_to_the_streams(
     make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make()
+    scorer = make()
     monkeypatch.setattr(CpuConfig, "open", lambda *_, **__: 1 / 0)
     for _ in range(3):
-        assert made.submit(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
+        assert scorer.submit(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -303,12 +331,12 @@ scored.wait()
 def test_where_no_thread_can_be_started_the_limit_is_named(
     make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make()
+    scorer = make()
 
     def refused(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     with pytest.raises(BackendError, match=r"can't start new thread\): the system's limit.*ulimit -u"):
-        made.submit(pairs_of([9, 8, 7]), batch_size=32)
+        scorer.submit(pairs_of([9, 8, 7]), batch_size=32)
     monkeypatch.undo()

@@ -22,6 +22,7 @@ from crossrt.engine.runtime.execution_config import GpuConfig
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
+from tests.engine.samples import pairs_of
 
 CONFIG = GpuConfig(backend="tensorrt", precision=Precision.FP16, reason="", ordinals=(0,))
 
@@ -40,19 +41,9 @@ class NanExecutor(MemoryExecutor):
         return context
 
 
-def open_pipeline(*executors: MemoryExecutor) -> GpuScorer:
+def scorer_on(*executors: MemoryExecutor) -> GpuScorer:
     manifest = SimpleNamespace(labels=executors[0].labels, pad_token_id=0)
     return GpuScorer(cast(Bundle, SimpleNamespace(manifest=manifest)), CONFIG, executors)
-
-
-def pairs_of(lengths: list[int], seed: int = 0) -> EncodedPairs:
-    chance = np.random.default_rng(seed)
-    offsets = np.concatenate(([0], np.cumsum(np.array(lengths, dtype=np.int64)))).astype(np.int64)
-    return EncodedPairs(
-        ids=chance.integers(1, 30_000, offsets[-1]).astype(np.int32),
-        type_ids=chance.integers(0, 2, offsets[-1]).astype(np.uint8),
-        offsets=offsets,
-    )
 
 
 def expected(pairs: EncodedPairs, labels: int = 1) -> np.ndarray:
@@ -67,10 +58,10 @@ def expected(pairs: EncodedPairs, labels: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("labels", [1, 2])
 def test_logits_come_in_the_order_of_the_pairs(dtype: Any, labels: int) -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device, dtype=dtype, labels=labels))
+    scorer = scorer_on(MemoryExecutor(device, dtype=dtype, labels=labels))
     pairs = pairs_of([*range(1, 129), 5, 5, 128, 60])
-    assert np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs, labels))
-    pipeline.close()
+    assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs, labels))
+    scorer.close()
     assert device.left_behind == []
     assert device.closed
 
@@ -80,64 +71,64 @@ def test_logits_come_in_the_order_of_the_pairs(dtype: Any, labels: int) -> None:
 def test_any_requests_one_after_the_other(requests: list[list[int]], lanes: int, graphs: bool) -> None:
     device = MemoryDevice()
     device.graphs = graphs
-    pipeline = open_pipeline(MemoryExecutor(device, lanes=lanes))
+    scorer = scorer_on(MemoryExecutor(device, lanes=lanes))
     started = [(pairs_of(lengths, seed), lengths) for seed, lengths in enumerate(requests)]
     pending = [
-        pipeline.submit(pairs, batch_size=32, inline=bool(number % 2)) for number, (pairs, _) in enumerate(started)
+        scorer.submit(pairs, batch_size=32, inline=bool(number % 2)) for number, (pairs, _) in enumerate(started)
     ]
     for (pairs, _), each in zip(started, pending, strict=True):
         assert np.array_equal(each.wait(), expected(pairs).reshape(-1, 1))
-    pipeline.close()
+    scorer.close()
     assert device.left_behind == []
 
 
 def test_scoring_allocates_nothing() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device))
+    scorer = scorer_on(MemoryExecutor(device))
     device.log.clear()
     for seed in range(5):
-        pipeline.submit(pairs_of([3, 70, 128] * 20, seed), batch_size=32).wait()
+        scorer.submit(pairs_of([3, 70, 128] * 20, seed), batch_size=32).wait()
     assert not {"allocate", "allocate_pinned", "free", "create_stream"} & set(device.log)
-    pipeline.close()
+    scorer.close()
 
 
 def test_the_device_is_waited_for_once_a_lane_at_the_end_of_a_small_request() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device))
+    scorer = scorer_on(MemoryExecutor(device))
     device.log.clear()
-    pipeline.submit(pairs_of([20]), batch_size=32).wait()
+    scorer.submit(pairs_of([20]), batch_size=32).wait()
     assert device.log.count("synchronize") == 1
     work = [verb for verb in device.log if verb in ("upload", "kernel", "download", "synchronize")]
     assert work == ["upload", "kernel", "download", "synchronize"]
-    pipeline.close()
+    scorer.close()
 
 
 def test_batches_are_started_before_the_first_is_waited_for() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device, limits=((2, 64), (2, 128))))
+    scorer = scorer_on(MemoryExecutor(device, limits=((2, 64), (2, 128))))
     device.log.clear()
-    pipeline.submit(pairs_of([10] * 6), batch_size=32).wait()
+    scorer.submit(pairs_of([10] * 6), batch_size=32).wait()
     work = "".join({"upload": "u", "kernel": "k", "download": "d", "synchronize": "s"}.get(v, "") for v in device.log)
     assert work == "ukdukdukdsss"
-    pipeline.close()
+    scorer.close()
 
 
 def test_a_shape_that_comes_again_becomes_a_graph_and_few_are_kept() -> None:
     device = MemoryDevice()
     executor = MemoryExecutor(device, lanes=1, graphs=2)
-    pipeline = open_pipeline(executor)
+    scorer = scorer_on(executor)
     for seed in range(12):
         for length in (10, 30, 60):
             pairs = pairs_of([length], seed)
-            assert pipeline.submit(pairs, batch_size=32).wait() == expected(pairs)
+            assert scorer.submit(pairs, batch_size=32).wait() == expected(pairs)
     assert len(device.graph_works) == 2, "the least recently used leave"
     launches = device.log.count("launch")
     pairs_again = pairs_of([60], 99)
     enqueued = len(executor.shapes)
-    assert pipeline.submit(pairs_again, batch_size=32).wait() == expected(pairs_again)
+    assert scorer.submit(pairs_again, batch_size=32).wait() == expected(pairs_again)
     assert device.log.count("launch") == launches + 1
     assert len(executor.shapes) == enqueued, "a graph needs the runtime no more"
-    pipeline.close()
+    scorer.close()
     assert device.left_behind == []
 
 
@@ -166,19 +157,19 @@ def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
             device.kernel(stream, lambda: min(device.pinned.values(), key=len).view(np.float32).__imul__(2))
 
     device.launch = launch_wrongly  # type: ignore[method-assign]
-    pipeline = open_pipeline(MemoryExecutor(device, lanes=1))
+    scorer = scorer_on(MemoryExecutor(device, lanes=1))
     for seed in range(6):
         pairs = pairs_of([20, 20], seed)
-        assert np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs))
+        assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
     assert "computes other logits than its batch" in caplog.text
     assert not device.graph_works
-    pipeline.close()
+    scorer.close()
     assert device.left_behind == []
 
 
 def test_a_proof_that_breaks_off_leaves_the_batch_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device, lanes=1))
+    scorer = scorer_on(MemoryExecutor(device, lanes=1))
     upload, uploads = device.upload, 0
 
     def failing(pointer: int, source: Any, stream: int) -> None:
@@ -191,45 +182,45 @@ def test_a_proof_that_breaks_off_leaves_the_batch_as_it_was(caplog: pytest.LogCa
     device.upload = failing  # type: ignore[method-assign]
     for seed in range(4):
         pairs = pairs_of([20, 20], seed)
-        assert np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs))
+        assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
     assert "no CUDA graph" in caplog.text
-    pipeline.close()
+    scorer.close()
     assert device.left_behind == []
 
 
 def test_logits_that_are_no_numbers_prove_no_graph(caplog: pytest.LogCaptureFixture) -> None:
     """A graph without kernels would leave the poison, which is none either."""
     device = MemoryDevice()
-    pipeline = open_pipeline(NanExecutor(device, lanes=1))
+    scorer = scorer_on(NanExecutor(device, lanes=1))
     for seed in range(4):
-        assert np.isnan(pipeline.submit(pairs_of([20], seed), batch_size=32).wait()).all()
+        assert np.isnan(scorer.submit(pairs_of([20], seed), batch_size=32).wait()).all()
     assert "computes other logits than its batch" in caplog.text
     assert not device.graph_works
-    pipeline.close()
+    scorer.close()
 
 
 def test_closed_by_a_signals_handler_all_is_freed_when_the_request_ends() -> None:
     """The handler runs in the thread that scores, and waiting for that would never end."""
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device))
+    scorer = scorer_on(MemoryExecutor(device))
     synchronize = device.synchronize
 
     def interrupted(stream: int) -> None:
-        pipeline.close()
+        scorer.close()
         synchronize(stream)
 
     device.synchronize = interrupted  # type: ignore[method-assign]
     pairs = pairs_of([20, 100])
-    assert np.array_equal(pipeline.submit(pairs, batch_size=32, inline=True).wait(), expected(pairs))
+    assert np.array_equal(scorer.submit(pairs, batch_size=32, inline=True).wait(), expected(pairs))
     assert device.left_behind == []
     assert device.closed
     with pytest.raises(BackendError, match="closed"):
-        pipeline.submit(pairs, batch_size=32, inline=True)
+        scorer.submit(pairs, batch_size=32, inline=True)
 
 
 def test_interrupted_while_it_waits_it_can_still_be_closed() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device))
+    scorer = scorer_on(MemoryExecutor(device))
     synchronize, interrupts = device.synchronize, [KeyboardInterrupt()]
 
     def interrupted(stream: int) -> None:
@@ -239,21 +230,21 @@ def test_interrupted_while_it_waits_it_can_still_be_closed() -> None:
 
     device.synchronize = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        pipeline.submit(pairs_of([20, 100]), batch_size=32, inline=True)
-    pipeline.close()
+        scorer.submit(pairs_of([20, 100]), batch_size=32, inline=True)
+    scorer.close()
     assert device.left_behind == []
 
 
 def test_requests_in_callers_threads_while_it_is_closed() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device))
+    scorer = scorer_on(MemoryExecutor(device))
     scored, refused = [0] * 4, []
 
     def score(number: int) -> None:
         pairs = pairs_of([20 + number] * 3, number)
         try:
             while True:
-                found = pipeline.submit(pairs, batch_size=32, inline=bool(number % 2)).wait()
+                found = scorer.submit(pairs, batch_size=32, inline=bool(number % 2)).wait()
                 assert np.array_equal(found, expected(pairs))
                 scored[number] += 1
         except BackendError as error:
@@ -264,7 +255,7 @@ def test_requests_in_callers_threads_while_it_is_closed() -> None:
         thread.start()
     while min(scored) < 3:
         time.sleep(0.001)
-    pipeline.close()
+    scorer.close()
     for thread in threads:
         thread.join(timeout=10)
     assert len(refused) == 4
@@ -276,15 +267,15 @@ def test_a_graph_computes_in_a_context_of_its_own_and_in_the_lanes_memory() -> N
     """The device breaks a graph whose context has met another shape since."""
     device = MemoryDevice()
     executor = MemoryExecutor(device, lanes=1, graphs=3)
-    pipeline = open_pipeline(executor)
+    scorer = scorer_on(executor)
     used = device.used
     for seed in range(4):
         for length in (10, 30, 60, 100, 128):  # more than graphs are kept
             pairs = pairs_of([length], seed)
-            assert pipeline.submit(pairs, batch_size=32).wait() == expected(pairs)
+            assert scorer.submit(pairs, batch_size=32).wait() == expected(pairs)
     assert executor.contexts == 1 + 3
     assert device.used == used, "64 graphs do not take 64 workspaces"
-    pipeline.close()
+    scorer.close()
     assert executor.contexts == 0
 
 
@@ -294,7 +285,7 @@ def test_where_nothing_can_be_captured_it_is_said_once_a_lane_and_all_goes_plain
 ) -> None:
     device = MemoryDevice()
     executor = MemoryExecutor(device, lanes=1)
-    pipeline = open_pipeline(executor)
+    scorer = scorer_on(executor)
     device.failing = verb
     if verb == "context":
 
@@ -305,75 +296,75 @@ def test_where_nothing_can_be_captured_it_is_said_once_a_lane_and_all_goes_plain
     for seed in range(4):
         for length in (50, 100):
             pairs = pairs_of([length], seed)
-            assert pipeline.submit(pairs, batch_size=32).wait() == expected(pairs)
+            assert scorer.submit(pairs, batch_size=32).wait() == expected(pairs)
     [warning] = caplog.messages
     assert "no CUDA graph on cuda:0" in warning
     assert (executor.contexts, device.graph_works) == (1, {})
     device.failing = ""
-    pipeline.close()
+    scorer.close()
     assert device.left_behind == []
 
 
 def test_a_large_shape_gets_no_graph() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device, limits=((64, 512),), lanes=1))
+    scorer = scorer_on(MemoryExecutor(device, limits=((64, 512),), lanes=1))
     for seed in range(4):
-        pipeline.submit(pairs_of([512] * 64, seed), batch_size=32).wait()
+        scorer.submit(pairs_of([512] * 64, seed), batch_size=32).wait()
     assert device.graph_works == {}
-    pipeline.close()
+    scorer.close()
 
 
 def test_more_rows_than_a_profile_takes_are_split() -> None:
     executor = MemoryExecutor(MemoryDevice(), limits=((4, 64), (2, 128)))
-    pipeline = open_pipeline(executor)
+    scorer = scorer_on(executor)
     pairs = pairs_of([100] * 7)
-    assert np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs))
+    assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
     assert [rows for rows, _ in executor.shapes] == [2, 2, 2, 1]
-    pipeline.close()
+    scorer.close()
 
 
 def test_a_pair_longer_than_the_engine_takes_is_refused_with_what_to_do() -> None:
-    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
     with pytest.raises(ShapeError, match="up to 128: set max_length=128"):
-        pipeline.submit(pairs_of([129]), batch_size=32)
-    pipeline.close()
+        scorer.submit(pairs_of([129]), batch_size=32)
+    scorer.close()
 
 
 def test_half_precision_logits() -> None:
-    pipeline = open_pipeline(MemoryExecutor(MemoryDevice(), output=np.float16))
+    scorer = scorer_on(MemoryExecutor(MemoryDevice(), output=np.float16))
     pairs = EncodedPairs(ids=np.array([1, 2, 3], np.int32), type_ids=np.zeros(3, np.uint8), offsets=np.array([0, 1, 3]))
-    scores = pipeline.submit(pairs, batch_size=32).wait()
+    scores = scorer.submit(pairs, batch_size=32).wait()
     assert scores.dtype == np.float32
     assert scores.tolist() == [[1.0], [5.0]]
-    pipeline.close()
+    scorer.close()
 
 
 def test_an_engine_without_token_types() -> None:
-    pipeline = open_pipeline(MemoryExecutor(MemoryDevice(), names=("input_ids", "attention_mask")))
+    scorer = scorer_on(MemoryExecutor(MemoryDevice(), names=("input_ids", "attention_mask")))
     pairs = pairs_of([7])
-    assert pipeline.submit(pairs, batch_size=32).wait() == pairs.ids.sum()
-    pipeline.close()
+    assert scorer.submit(pairs, batch_size=32).wait() == pairs.ids.sum()
+    scorer.close()
 
 
 def test_a_padded_batch_from_elsewhere_and_one_that_is_padded_in_the_middle() -> None:
-    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
     pairs = pairs_of([3, 9, 1])
     batch = Batch.padded(pairs, np.arange(3), 0)
-    assert np.array_equal(pipeline.run(batch), expected(pairs))
+    assert np.array_equal(scorer.run(batch), expected(pairs))
     batch.attention_mask[0, 0] = 0
     with pytest.raises(ShapeError, match="pad on the right"):
-        pipeline.run(batch)
-    pipeline.close()
+        scorer.run(batch)
+    scorer.close()
 
 
-def test_several_threads_share_one_pipeline() -> None:
-    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+def test_several_threads_share_one_scorer() -> None:
+    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
     wrong: list[int] = []
 
     def work(seed: int) -> None:
         for each in range(20):
             pairs = pairs_of([seed + 1, 40, 100, 7 * seed + 2], 100 * seed + each)
-            if not np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs)):
+            if not np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs)):
                 wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
@@ -382,55 +373,55 @@ def test_several_threads_share_one_pipeline() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    pipeline.close()
+    scorer.close()
 
 
 def test_two_devices_share_a_request_by_tokens() -> None:
     devices = [MemoryDevice(0), MemoryDevice(1)]
     executors = [MemoryExecutor(device) for device in devices]
-    pipeline = open_pipeline(*executors)
+    scorer = scorer_on(*executors)
     pairs = pairs_of([100] * 32)
-    assert np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs))
+    assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
     assert [sum(rows for rows, _ in executor.shapes) for executor in executors] == [16, 16]
-    pipeline.close()
+    scorer.close()
     assert [device.left_behind for device in devices] == [[], []]
 
 
 @pytest.mark.parametrize("verb", ["upload", "kernel", "download", "synchronize", "launch"])
 def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device, lanes=2))
+    scorer = scorer_on(MemoryExecutor(device, lanes=2))
     pairs = pairs_of([50] * 80)
     for _ in range(2):
-        pipeline.submit(pairs, batch_size=32).wait()
+        scorer.submit(pairs, batch_size=32).wait()
     if verb in ("upload", "kernel", "download"):
         pairs = pairs_of([5] * 80)  # a shape without a graph
     device.failing = verb
     with pytest.raises(CudaError, match="open the model in a new process"):
-        pipeline.submit(pairs, batch_size=32).wait()
+        scorer.submit(pairs, batch_size=32).wait()
     device.failing = ""
     for stream in device.streams.values():
         stream.clear()  # what a lost context does
     pairs = pairs_of([9, 12, 80])
-    assert np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs)), "the pipeline goes on"
-    pipeline.close()
+    assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs)), "the scorer goes on"
+    scorer.close()
     assert device.left_behind == []
 
 
 def test_a_lost_device_is_told_and_keeps_nobody_from_closing(caplog: pytest.LogCaptureFixture) -> None:
     devices = [MemoryDevice(0), MemoryDevice(1)]
     executors = [MemoryExecutor(device) for device in devices]
-    pipeline = open_pipeline(*executors)
+    scorer = scorer_on(*executors)
     for seed in range(3):
         for length in (5, 50):
-            pipeline.submit(pairs_of([length] * 40, seed), batch_size=32).wait()
+            scorer.submit(pairs_of([length] * 40, seed), batch_size=32).wait()
     assert len(devices[0].graph_works) > 1
     devices[0].lost = True
     for _ in range(2):
         with pytest.raises(CudaError, match="context is lost; open the model in a new process"):
-            pipeline.submit(pairs_of([50] * 40), batch_size=32).wait()
-    pipeline.close()
-    pipeline.close()
+            scorer.submit(pairs_of([50] * 40), batch_size=32).wait()
+    scorer.close()
+    scorer.close()
     assert [(executor.closed, executor.contexts) for executor in executors] == [(True, 0), (True, 0)]
     assert [device.closed for device in devices] == [True, True]
     assert devices[1].left_behind == []
@@ -440,17 +431,17 @@ def test_a_lost_device_is_told_and_keeps_nobody_from_closing(caplog: pytest.LogC
 def test_engines_of_other_shapes_are_refused_and_closed() -> None:
     executors = [MemoryExecutor(MemoryDevice()), MemoryExecutor(MemoryDevice(1), limits=((16, 64),))]
     with pytest.raises(BackendError, match="take different shapes; build them with the same profiles"):
-        open_pipeline(*executors)
+        scorer_on(*executors)
     assert all(executor.closed and executor.cuda.closed for executor in executors)
 
 
 def test_dropped_without_closing_all_is_freed() -> None:
     device = MemoryDevice()
     executor = MemoryExecutor(device)
-    pipeline = open_pipeline(executor)
+    scorer = scorer_on(executor)
     for seed in range(3):
-        pipeline.submit(pairs_of([3, 100], seed), batch_size=32).wait()
-    del pipeline
+        scorer.submit(pairs_of([3, 100], seed), batch_size=32).wait()
+    del scorer
     for _ in range(100):  # the worker may hold it a moment longer than its last request
         if device.closed:
             break
@@ -463,10 +454,10 @@ def test_dropped_without_closing_all_is_freed() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_must_open_the_model_itself() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device))
+    scorer = scorer_on(MemoryExecutor(device))
     pairs = pairs_of([5, 60])
-    pipeline.submit(pairs, batch_size=32).wait()
-    locks = pipeline._lock, pipeline._computing
+    scorer.submit(pairs, batch_size=32).wait()
+    locks = scorer._lock, scorer._computing
     for lock in locks:  # as another thread may hold them at that moment
         lock.acquire()
     child = os.fork()
@@ -480,25 +471,25 @@ def test_a_fork_must_open_the_model_itself() -> None:
             signal.alarm(20)
             done = len(device.log)
             with pytest.raises(BackendError, match="open it in each process that scores"):
-                pipeline.submit(pairs, batch_size=32).wait()
-            pipeline.close()
+                scorer.submit(pairs, batch_size=32).wait()
+            scorer.close()
             status = int(len(device.log) > done)
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
-    assert np.array_equal(pipeline.submit(pairs, batch_size=32).wait(), expected(pairs)), "the parent goes on"
-    pipeline.close()
+    assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs)), "the parent goes on"
+    scorer.close()
     assert device.left_behind == []
 
 
 def test_a_small_request_meets_the_graphs_of_those_before() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device, lanes=3))
+    scorer = scorer_on(MemoryExecutor(device, lanes=3))
     for seed in range(5):
         pairs = pairs_of([20], seed)
-        assert pipeline.submit(pairs, batch_size=32).wait() == expected(pairs)
+        assert scorer.submit(pairs, batch_size=32).wait() == expected(pairs)
     assert device.log.count("launch") == 4, "all but the first two, and the one that proves the graph"
-    pipeline.close()
+    scorer.close()
 
 
 @pytest.mark.parametrize(("workspace", "purpose"), [(1, "for its tokens and logits"), (80_000_000, "to compute it in")])
@@ -506,44 +497,47 @@ def test_too_little_memory_is_told_at_opening_and_leaves_nothing_behind(workspac
     device = MemoryDevice(total=60_000 + 2 * workspace)
     said = rf"needs .* MB on the device {purpose}, .* MB are free: the device has no memory left.*--tokens"
     with pytest.raises(CudaError, match=said):
-        open_pipeline(MemoryExecutor(device, workspace=workspace))
+        scorer_on(MemoryExecutor(device, workspace=workspace))
     assert device.left_behind == []
     assert device.closed
 
 
 def test_closed_twice_and_used_afterwards() -> None:
-    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
-    pipeline.close()
-    pipeline.close()
-    with pytest.raises(BackendError, match="closed"):
-        pipeline.submit(pairs_of([3]), batch_size=32)
+    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    scorer.close()
+    scorer.close()
+    pairs = pairs_of([3])
+    for call in (lambda: scorer.submit(pairs, batch_size=32), lambda: scorer.run(Batch.padded(pairs, np.arange(1), 0))):
+        with pytest.raises(BackendError, match="this model is closed; open the bundle again"):
+            call()
+    assert scorer.closed
 
 
 def test_a_request_while_the_interpreter_ends_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = open_pipeline(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
     with monkeypatch.context() as ending:
         ending.setattr("concurrent.futures.thread._shutdown", True)  # as Python does when the main thread has returned
         with pytest.raises(BackendError, match="this process is ending, and nothing can be scored any more"):
-            pipeline.submit(pairs_of([3]), batch_size=32)
-    assert np.array_equal(pipeline.submit(pairs_of([3]), batch_size=32).wait(), expected(pairs_of([3])))
-    pipeline.close()
+            scorer.submit(pairs_of([3]), batch_size=32)
+    assert np.array_equal(scorer.submit(pairs_of([3]), batch_size=32).wait(), expected(pairs_of([3])))
+    scorer.close()
 
 
 def test_opened_and_closed_a_hundred_times_memory_is_as_before() -> None:
     used = []
     for _ in range(100):
         device = MemoryDevice()
-        pipeline = open_pipeline(MemoryExecutor(device))
-        pipeline.submit(pairs_of([3, 4]), batch_size=32).wait()
-        pipeline.close()
+        scorer = scorer_on(MemoryExecutor(device))
+        scorer.submit(pairs_of([3, 4]), batch_size=32).wait()
+        scorer.close()
         used.append(device.used)
     assert set(used) == {0}
 
 
 def test_a_batch_of_no_rows_is_no_work() -> None:
     device = MemoryDevice()
-    pipeline = open_pipeline(MemoryExecutor(device, labels=2))
+    scorer = scorer_on(MemoryExecutor(device, labels=2))
     nothing = np.empty((0, 7), dtype=np.int64)
     batch = Batch(input_ids=nothing, attention_mask=nothing, token_type_ids=nothing, rows=np.arange(0))
-    assert pipeline.run(batch).shape == (0, 2)
-    pipeline.close()
+    assert scorer.run(batch).shape == (0, 2)
+    scorer.close()
