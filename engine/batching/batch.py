@@ -1,4 +1,4 @@
-"""`Batch`: padded arrays, ready for a model."""
+"""`Batch`: padded arrays, the input of a model."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ..text.encoded_pairs import EncodedPairs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Padded arrays, ready for a model, and the `rows` of the request that they hold.
+    """Padded arrays, the input of a model, and which `rows` of the request they hold.
 
     `input_ids`, `attention_mask` and `token_type_ids` are int64 [batch, seq]; `rows` is int64 [batch].
     """
@@ -23,7 +23,7 @@ class Batch:
 
     @classmethod
     def padded(cls, pairs: EncodedPairs, rows: npt.NDArray[np.int64], pad_id: int, width: int | None = None) -> "Batch":
-        """Pad these rows of a request to `width` tokens, or to the longest of them."""
+        """Pad these rows of a request, int64 [batch], to `width` tokens, by default to the longest of them."""
         real, source = unpadded_indices(pairs, rows, int(pairs.lengths[rows].max()) if width is None else width)
         input_ids = np.full(real.shape, pad_id, dtype=np.int64)
         input_ids[real] = pairs.ids[source]
@@ -32,13 +32,13 @@ class Batch:
         return cls(input_ids=input_ids, attention_mask=real.astype(np.int64), token_type_ids=token_type_ids, rows=rows)
 
     def pairs(self) -> EncodedPairs:
-        """Return the rows without their padding. Raises ShapeError where there is any before or between tokens."""
+        """Return the rows without their padding. Raises ShapeError where a row has padding before or between its tokens."""
         real = self.attention_mask.astype(bool)
         lengths = real.sum(axis=1)
         if not (real == (np.arange(self.shape[1]) < lengths[:, None])).all():
             raise ShapeError("a row with padding before or between its tokens; pad on the right")
         return EncodedPairs(
-            # What no model has stays what no model has.
+            # Clipping keeps ids and types that no model has out of every model's range, so that they are refused later.
             ids=self.input_ids[real].clip(-1, 2**31 - 1).astype(np.int32),
             type_ids=np.where(self.token_type_ids[real] < 0, 255, self.token_type_ids[real].clip(max=255)).astype(
                 np.uint8
@@ -55,9 +55,12 @@ class Batch:
 def unpadded_indices(
     pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Return which positions of these rows, padded to `width`, hold tokens, bool [rows, width], and the tokens that they hold."""
+    """Return where the tokens of these rows stand when padded to `width`, and where they come from.
+
+    The first array, bool [rows, width], is true at tokens and false at padding. The second, int64 [tokens], indexes
+    `pairs.ids` in the order of the true positions.
+    """
     lengths = pairs.lengths[rows]
     real = np.arange(width) < lengths[:, None]
-    # The tokens of all rows, in row order: exactly the positions that `real` marks.
     skipped = np.cumsum(lengths) - lengths
     return real, np.repeat(pairs.offsets[rows] - skipped, lengths) + np.arange(lengths.sum())

@@ -1,4 +1,4 @@
-"""`BatchLayout`: how a request is cut into batches for a GPU, and how a batch lies in memory."""
+"""`BatchLayout`: the protocol of how a request is cut into batches for a GPU, and of the arrays of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -10,11 +10,16 @@ from ..bundle.profiles import Shape
 from ..text.encoded_pairs import EncodedPairs
 
 Arrays = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Name -> dtype and shape of an array."""
 Rows = npt.NDArray[np.int64]
+"""Row numbers of a request, int64 [batch]."""
 
 
 class BatchLayout(Protocol):
-    """A kind of batch. Its `Shape` is rows, at least those of pairs, and tokens, of each row or of all, as they are computed."""
+    """How batches are shaped and stored. `PaddedLayout` pads rows to one length; `PackedLayout` stores pairs without padding.
+
+    A `Shape` is the computed rows, which may be more than the pairs, and tokens: of each row if padded, of all rows if packed.
+    """
 
     @property
     def longest(self) -> int:
@@ -22,20 +27,23 @@ class BatchLayout(Protocol):
 
     @property
     def largest(self) -> Sequence[Shape]:
-        """The shapes that memory is taken for; no other needs more of each array."""
+        """The shapes to allocate memory for: every array of any other shape fits into that of one of them."""
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
-        """Cut pairs of these lengths (int64 [n], tokens) into the rows of batches; with several `shares` at least so many, of
-        about one each, if there are pairs enough."""
+        """Cut pairs of these lengths (int64 [n], tokens) into batches, and return the rows of each.
+
+        `batch_cost` is the cost of one more batch, in tokens. With `shares` above 1 there are at least so many batches of
+        about equal size, if there are enough pairs, so that each device gets one.
+        """
 
     def shape(self, lengths: npt.NDArray[np.int64]) -> Shape:
-        """Return what pairs of these lengths are computed as."""
+        """Return the shape that a batch of pairs of these lengths is computed with."""
 
     def tokens(self, shape: Shape) -> int:
-        """Return how many tokens are computed."""
+        """Return how many tokens of this shape are computed, padding included."""
 
     def arrays(self, shape: Shape) -> Arrays:
-        """Name, dtype and shape of every array that goes to the device."""
+        """Return name, dtype and shape of every input array of a batch of this shape."""
 
     def fill(self, arrays: Mapping[str, npt.NDArray[Any]], pairs: EncodedPairs, rows: Rows) -> None:
-        """Write a batch into them, padding included."""
+        """Write these rows of a request into the arrays, with all padding."""

@@ -1,4 +1,4 @@
-"""`PackedLayout`: pairs one after the other, without padding, for the native kernels on a GPU."""
+"""`PackedLayout`: pairs stored one after the other without padding, for the native kernels on a GPU."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from ..text.encoded_pairs import EncodedPairs
 from .layout import Arrays, Rows
 
 TILE = 64
-"""Queries that a block of the attention kernel has, all of one pair."""
+"""Query tokens that one block of the attention kernel computes, all of one pair."""
 STEP = 64
-"""Tokens that the least batch is rounded up to, and those of up to 1,024 in steps of; of more, a sixteenth of the next power of
-two. So 4 % are added, and there are few shapes."""
+"""Batches of up to 1,024 tokens are rounded up to a multiple of this. Larger ones are rounded up to a sixteenth of the next power
+of two. That adds 4 % of tokens on average, and keeps the number of shapes small."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLayout:
-    """See `BatchLayout`. A shape is rows and the tokens of all together.
+    """See `BatchLayout`. A shape is the rows of a batch and the tokens of all its rows.
 
-    `most_tokens` and `most_rows` bound a batch, `longest` a pair. `vocab` and `types` are those that the model has, which
-    its kernels do not ask: beyond them they would read whatever lies there. `padding` is as in `ModelDims`.
+    `most_tokens` and `most_rows` bound a batch, `longest` a pair. `vocab` and `types` are the model's numbers of token ids and
+    types; `fill` checks them, because the kernels do not and would read out of bounds. `padding` is as in `ModelDims`.
     """
 
     most_tokens: int
@@ -41,10 +41,10 @@ class PackedLayout:
         return [(self.most_rows, self.most_tokens)]
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
-        """Cut pairs, in their order, into batches of about as many tokens. `batch_cost` changes nothing."""
+        """Cut pairs, in their order, into batches of about equally many tokens. `batch_cost` has no effect."""
         ends = np.cumsum(lengths)
         pairs, total = len(ends), int(lengths.sum())
-        # Room for the pair that ends a batch.
+        # A border falls into a pair and moves to one of its ends, so a batch needs room for one more pair.
         count = max(
             -(-total // max(1, self.most_tokens - self.longest)), -(-pairs // self.most_rows), min(shares, pairs)
         )
@@ -53,10 +53,10 @@ class PackedLayout:
             wanted = total * number / count
             border = int(np.searchsorted(ends, wanted))
             if border < pairs and ends[border] - wanted < wanted - (ends[border - 1] if border else 0):
-                border += 1  # the nearer end of the pair that is cut through
+                border += 1  # the end of the pair is nearer than its beginning
             borders.append(min(max(border, borders[-1] + 1), pairs - (count - number)))
         parts = []
-        for begin, end in pairwise([*borders, pairs]):  # very many short pairs are more than one batch
+        for begin, end in pairwise([*borders, pairs]):  # very many short pairs exceed most_rows and are cut once more
             parts += [np.arange(at, min(end, at + self.most_rows)) for at in range(begin, end, self.most_rows)]
         return parts
 
@@ -72,7 +72,12 @@ class PackedLayout:
         return shape[1]
 
     def arrays(self, shape: Shape) -> Arrays:
-        """See `BatchLayout.arrays`. Ends are of the rows; tiles have a pair's first token, its length and their first query."""
+        """See `BatchLayout.arrays`.
+
+        `ids` and `places` are of each token; a place is the position, with the token type in its upper 16 bits. `begins` and
+        `lengths` are of each row. A tile has three numbers: the first token of its pair, the pair's length, and the position in
+        the pair of the tile's first query.
+        """
         rows, tokens = shape
         kind = np.dtype(np.int32)
         return {
@@ -84,12 +89,12 @@ class PackedLayout:
         }
 
     def tiles(self, shape: Shape) -> int:
-        """Return how many tiles there are at most."""
+        """Return the largest number of attention tiles that a batch of this shape can have."""
         rows, tokens = shape
         return tokens // TILE + rows
 
     def fill(self, arrays: Mapping[str, npt.NDArray[Any]], pairs: EncodedPairs, rows: Rows) -> None:
-        """See `BatchLayout.fill`; `rows` follow one another.
+        """See `BatchLayout.fill`. `rows` must be consecutive.
 
         Raises InputError for a pair without tokens, and for ids or types that the model does not have.
         """
@@ -97,7 +102,7 @@ class PackedLayout:
         ids, types = (values[offsets[0] : offsets[-1]] for values in (pairs.ids, pairs.type_ids))
         begins = (offsets[:-1] - offsets[0]).astype(np.int32)
         lengths = np.diff(offsets).astype(np.int32)
-        # A tokenizer gives types to a model that has none, too.
+        # A model without token types ignores those that the tokenizer gives.
         known = (
             lengths.min() > 0
             and ids.min() >= 0
@@ -116,7 +121,7 @@ class PackedLayout:
         if self.padding is None:
             places[:count] = np.arange(count, dtype=np.int32)
             places[:count] -= np.repeat(begins, lengths)
-        else:  # those of padding are 0, the others count from 1
+        else:  # as RoBERTa: padding tokens have position 0, the others count from 1
             counted = ids != self.padding
             before = np.concatenate(([0], np.cumsum(counted, dtype=np.int32)))
             places[:count] = (before[1:] - np.repeat(before[begins], lengths)) * counted
@@ -125,11 +130,11 @@ class PackedLayout:
         places[count:] = 0
         for name, values in (("begins", begins), ("lengths", lengths)):
             arrays[name][: len(rows)] = values
-            arrays[name][len(rows) :] = 0  # of a row that is none
+            arrays[name][len(rows) :] = 0  # rows added by rounding up
         of_row = -(-lengths // TILE)
         before = np.cumsum(of_row) - of_row
-        tiles, found = arrays["tiles"], int(of_row.sum())
-        tiles[:found, 0] = np.repeat(begins, of_row)
-        tiles[:found, 1] = np.repeat(lengths, of_row)
-        tiles[:found, 2] = TILE * (np.arange(found, dtype=np.int32) - np.repeat(before, of_row))
-        tiles[found:] = 0
+        tiles, used = arrays["tiles"], int(of_row.sum())
+        tiles[:used, 0] = np.repeat(begins, of_row)
+        tiles[:used, 1] = np.repeat(lengths, of_row)
+        tiles[:used, 2] = TILE * (np.arange(used, dtype=np.int32) - np.repeat(before, of_row))
+        tiles[used:] = 0

@@ -1,4 +1,4 @@
-"""`PaddedLayout`: batches of rows of one length, as ONNX models and TensorRT engines take them."""
+"""`PaddedLayout`: rows padded to one length, as ONNX models and TensorRT engines take them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ from .shape_buckets import ShapeBuckets
 
 @dataclass(frozen=True, slots=True)
 class PaddedLayout:
-    """See `BatchLayout`. A shape is rows and tokens of each row.
+    """See `BatchLayout`. A shape is the rows of a batch and the tokens of each row.
 
-    `inputs` are the names and dtypes of the ONNX model's inputs, `pad_id` is the id of the padding token.
+    `buckets` rounds shapes up. `inputs` are the names and dtypes of the ONNX model's inputs, `pad_id` is the id of the padding
+    token.
     """
 
     buckets: ShapeBuckets
@@ -36,7 +37,7 @@ class PaddedLayout:
         return self.buckets.limits
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
-        """See `ShapeBuckets.parts`."""
+        """See `ShapeBuckets.split`."""
         return self.buckets.split(lengths, batch_cost=batch_cost, shares=shares)
 
     def shape(self, lengths: npt.NDArray[np.int64]) -> Shape:
@@ -58,7 +59,7 @@ class PaddedLayout:
             if name == "attention_mask":
                 array[: len(rows)] = real
                 array[len(rows) :] = 0
-                array[len(rows) :, 0] = 1  # a row that attends to nothing would be NaN in some kernels
+                array[len(rows) :, 0] = 1  # some kernels give NaN for a row that attends to no token
             else:
                 array.fill(self.pad_id if name == "input_ids" else 0)
                 array[: len(rows)][real] = (pairs.ids if name == "input_ids" else pairs.type_ids)[source]

@@ -1,4 +1,4 @@
-"""How a request is cut into batches: sorted by length, so that padding and the number of batches together cost least."""
+"""`BatchPlan`: how a request is cut into batches on a CPU, sorted by length so that there is little padding."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,31 @@ from ..text.encoded_pairs import EncodedPairs
 from .batch import Batch
 
 BATCH_COST = 8
-"""What a batch costs beside its tokens, in tokens: starting every operator once more. See docs/decisions/0008."""
+"""Cost of one more batch, in tokens: the time to start every operator once more. See docs/decisions/0008."""
 
 ROWS = (1, 4, 16)
+"""Numbers of rows that a batch may have where there should be few shapes."""
 SHORT = 64
-"""Tokens up to which sixteen rows go together: of longer ones four keep a processor as busy."""
+"""Longest row, in tokens, of a batch of sixteen. Four longer rows keep a processor as busy as sixteen."""
 TOGETHER, LEAST = 448, 64
-"""Tokens of a batch without padding, of which the native kernels take 512, and of the smallest that streams are left to share."""
+"""Tokens of a usual and of the smallest batch without padding. The native kernels take at most 512 tokens at a time."""
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
-"""Up to so many tokens, lengths are rounded up to a multiple of so many. A row alone wastes little by it, and
-the steps are finest where most passages are: see docs/decisions/0009."""
+"""(Largest length, step) for batches of several rows and of one row: lengths up to the first number are rounded up to a multiple
+of the second. The steps are finest at the lengths that most passages have; a single row wastes little padding. See
+docs/decisions/0009."""
 STEPS_WIDE = ((192, 8), (320, 16))
-"""So where all processors compute one batch: a new shape costs them more than this padding."""
+"""The same where all processors compute one batch. These steps are coarser, because preparing a new shape costs more than the
+padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """Which rows go together, and the tokens that each row is padded to. Made by `plan`; the longest come first, so that
-    a lack of memory shows at once."""
+    """The batches of a request: their rows, and the tokens that the rows of each are padded to.
+
+    `lengths` are the pairs' tokens, int64 [n]. `row_groups` are the row numbers of each batch, int64 [batch], and `widths` the
+    tokens that it is padded to. The longest pairs come first, so that a lack of memory shows at once.
+    """
 
     lengths: npt.NDArray[np.int64]
     row_groups: tuple[npt.NDArray[np.int64], ...]
@@ -43,7 +49,7 @@ class BatchPlan:
         return 1 - int(self.lengths.sum()) / computed if computed else 0.0
 
     def batches(self, pairs: EncodedPairs, *, pad_id: int) -> Iterator[Batch]:
-        """Pad each part to its width."""
+        """Yield the padded batches."""
         for rows, width in zip(self.row_groups, self.widths, strict=True):
             yield Batch.padded(pairs, rows, pad_id, width)
 
@@ -57,16 +63,16 @@ def plan_batches(
     batch_cost: int = BATCH_COST,
     few_shapes_to: int = 0,
 ) -> BatchPlan:
-    """Cut pairs of these lengths (int64 [n], tokens) into the batches that cost least.
+    """Cut pairs of these lengths (int64 [n], tokens) into batches of the least total cost, by dynamic programming.
 
-    A batch costs its tokens with padding, plus `batch_cost` tokens for being one more; the plan has the least sum of
-    all that keep the pairs sorted by length. A batch has at most `batch_size` rows and, from two rows on, at most
-    `max_tokens` tokens with padding, which keeps its activations in the processor's caches and its memory bounded;
-    with several `streams` at most their share of the request, so that each has something to do.
+    A batch costs its tokens with padding plus `batch_cost`. Of all plans that keep the pairs sorted by length, this is the one
+    with the least sum. A batch has at most `batch_size` rows and, if it has several rows, at most `max_tokens` tokens with
+    padding, which keeps its activations in the processor's caches and bounds its memory. With several `streams` it has at most
+    one stream's share of the request's tokens, so that no stream is idle.
 
-    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input, makes them few: one row or
-    four, or sixteen short ones, and tokens rounded up in steps of a few hundredths of them, but never beyond the longest
-    input. Raises OptionError for a `batch_size` below one.
+    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input in tokens, keeps
+    the number of shapes small: 1, 4 or, if they are short, 16 rows, and lengths rounded up by a few percent, but not beyond that
+    longest input. Raises OptionError for a `batch_size` below one.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
@@ -81,7 +87,7 @@ def plan_batches(
         most = ROWS[-2]
     if streams > 1:
         max_tokens = min(max_tokens, -(-sum(together) // streams))
-    # cost[i] is the least for the first i pairs, whose last batch begins at begins[i].
+    # cost[i] is the least cost of the first i pairs; their last batch begins at begins[i].
     cost, begins = [0], [0]
     for stop in range(1, len(longest) + 1):
         best, best_begin = cost[stop - 1] + alone[stop - 1], stop - 1
@@ -107,8 +113,8 @@ def plan_batches(
 def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: int = 1) -> BatchPlan:
     """Cut pairs of these lengths (int64 [n], tokens) into batches for kernels that compute no padding.
 
-    A batch has about `TOGETHER` tokens, for which a layer's weights are fetched once, and at most `batch_size` rows. With
-    several `streams` the last batches are smaller, so that all streams end at nearly the same time.
+    A batch has about `TOGETHER` tokens, which share one pass over each layer's weights, and at most `batch_size` rows. With
+    several `streams` the last batches are smaller, so that all streams finish at nearly the same time.
     """
     order = np.argsort(-lengths, kind="stable")
     sorted_lengths = lengths[order].tolist()
@@ -130,13 +136,13 @@ def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: i
 
 
 def plan_single_batch(lengths: npt.NDArray[np.int64], *, few_shapes_to: int) -> BatchPlan:
-    """Put all pairs, at least one, into one batch; `few_shapes_to` is as in `plan`."""
+    """Put all pairs, at least one, into one batch. `few_shapes_to` is as in `plan_batches`."""
     (width,) = _rounded_up(lengths.max(keepdims=True), STEPS_WIDE, few_shapes_to)
     return BatchPlan(lengths=lengths, row_groups=(np.argsort(-lengths, kind="stable"),), widths=(width,))
 
 
 def _rounded_up(lengths: npt.NDArray[np.int64], steps: Sequence[tuple[int, int]], end: int) -> list[int]:
-    """Round up in steps that grow with the length, but not beyond `end`, nor below the length itself."""
+    """Round lengths up to `steps`, but not beyond `end`. A length that is already beyond `end` stays as it is."""
     borders, sizes = zip(*steps, strict=True)
     size = np.array([*sizes, 2 * sizes[-1]])[np.searchsorted(borders, lengths)]
     rounded: list[int] = np.maximum(lengths, np.minimum(-(-lengths // size) * size, end)).tolist()

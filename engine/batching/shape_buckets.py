@@ -1,4 +1,4 @@
-"""`ShapeBuckets`: the batch shapes that a GPU is given, so few that each can have a graph of its own."""
+"""`ShapeBuckets`: rounds padded batches to few shapes, so that each can have a CUDA graph."""
 
 import bisect
 from collections.abc import Sequence
@@ -15,16 +15,19 @@ ROWS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96
 
 @dataclass(frozen=True, slots=True)
 class ShapeBuckets:
-    """Rounds shapes up, within what an engine takes: `limits` are (most rows, most tokens of a row), shortest first."""
+    """Rounds shapes up to `SEQUENCES` and `ROWS`, within the shapes that an engine takes.
+
+    `limits` are (most rows, most tokens of a row), by ascending tokens.
+    """
 
     limits: Sequence[Shape]
     _sequences: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
-    """By length, from 0: the rounded one."""
+    """The rounded length of every length from 0."""
     _rows: Sequence[int] = field(init=False, repr=False, compare=False)
-    """By rows, from 0: the rounded ones, of shapes that may have so many."""
+    """The rounded number of rows of every number from 0."""
 
     def __post_init__(self) -> None:
-        # Not into the next range, where fewer rows may fit.
+        # A length is not rounded beyond its own limit: fewer rows may fit into the next one.
         sequences = [min(_up(length, SEQUENCES), self._end(length)) for length in range(self.longest + 1)]
         object.__setattr__(self, "_sequences", np.array(sequences, dtype=np.int64))
         object.__setattr__(self, "_rows", [_up(rows, ROWS) for rows in range(max(most for most, _ in self.limits) + 1)])
@@ -35,20 +38,21 @@ class ShapeBuckets:
         return self.limits[-1][1]
 
     def rows(self, sequence: int) -> int:
-        """Return the most rows of this length that fit."""
+        """Return the largest number of rows of this length that fits."""
         return next(rows for rows, longest in self.limits if sequence <= longest)
 
     def rounded(self, shape: Shape) -> Shape:
-        """Return the shape to compute: at least this one, and within the limits, as this one must be."""
+        """Return the shape to compute a batch of this shape with. `shape` must be within the limits; the result is too."""
         rows, sequence = shape
         return min(self._rows[rows], self.rows(sequence)), int(self._sequences[sequence])
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[npt.NDArray[np.int64]]:
-        """Cut pairs of these lengths (int64 [n], tokens, none longer than `longest`) into batches, longest first.
+        """Cut pairs of these lengths (int64 [n], tokens, none longer than `longest`) into batches of the least total cost.
 
-        Of all ways to put neighbouring rounded lengths together, the one with the least tokens as computed, padding of
-        both kinds included, and `batch_cost` tokens for each batch. With several `shares` no batch has more than one of
-        them, so that each device has something to do.
+        Returns the rows of each batch, the longest pairs first. Pairs of equal rounded length stay together; dynamic programming
+        decides which neighbouring groups share batches. A batch costs its computed tokens, with padding by tokens and by rows,
+        plus `batch_cost`. With several `shares` no batch has more than one share of the request's tokens, so that no device is
+        idle.
         """
         if len(lengths) <= 1:
             return [np.zeros(1, dtype=np.int64)] * len(lengths)
@@ -61,16 +65,16 @@ class ShapeBuckets:
         limits = [self.rows(sequence) for sequence in sequences]
         mosts = [max(1, min(limit, -(-share // sequence))) for limit, sequence in zip(limits, sequences, strict=True)]
         fulls = [min(self._rows[most], limit) for most, limit in zip(mosts, limits, strict=True)]
-        # cost[i] is the least for the first i groups of equal rounded length, the last batches beginning at begins[i].
+        # cost[i] is the least cost of the first i groups; the groups from begins[i] to i share the last batches.
         cost, begins = [0], [0]
         for end in ends:
             best, last = None, 0
             for begin in range(len(cost)):
                 full, rest = divmod(end - starts[begin], mosts[begin])
                 rows = full * fulls[begin] + (min(self._rows[rest], limits[begin]) if rest else 0)
-                found = cost[begin] + rows * sequences[begin] + batch_cost * (full + (rest > 0))
-                if best is None or found < best:
-                    best, last = found, begin
+                total = cost[begin] + rows * sequences[begin] + batch_cost * (full + (rest > 0))
+                if best is None or total < best:
+                    best, last = total, begin
             assert best is not None
             cost.append(best)
             begins.append(last)

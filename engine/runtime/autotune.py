@@ -1,4 +1,4 @@
-"""`crossrt tune`: measure what is installed, and say what is fastest."""
+"""`tune`: measures every way to run a bundle on this CPU, for `crossrt tune`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,19 +16,24 @@ from .cpu_scorer import CpuScorer
 from .execution_config import CpuConfig
 from .select_cpu import able_backends
 
-ROUNDS = 5  # and one more to warm up
+ROUNDS = 5
+"""Measured rounds, after one that warms up."""
 BATCH_SIZES = (8, 32)
 JUDGED_DIFFERENCE = 0.25
-"""Mean difference of two INT8 backends whose order was judged; one beyond it computes something else."""
+"""Largest mean difference between the logits of two INT8 backends that passed the ranking check. Beyond it, one of them does not
+compute the same model."""
 MARGIN = 1.03
-"""How much faster than the untuned config another must be, so that noise alone changes nothing."""
+"""Speed-up over the untuned config that another must reach to be chosen, so that noise alone does not change the choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A config and its speed: `pairs_per_second`, and `ratio` to the first candidate, the median of interleaved rounds
-    with the lowest and the highest; and how far its logits are from the first candidate's. `judged` tells that the export's
-    gate has found both to keep the order, so that they may be as far apart as two roundings to 8 bits are."""
+    """A measured config, compared with the first candidate, which is the untuned config.
+
+    `ratio` is the speed-up over the first candidate: the median over interleaved rounds, with the `lowest` and `highest`.
+    `max_abs_diff` and `mean_abs_diff` are between both candidates' logits. `judged` is true when both backends passed the
+    ranking check of the export; then their logits may differ as much as two roundings to 8 bits do.
+    """
 
     config: CpuConfig
     pairs_per_second: float
@@ -41,9 +46,9 @@ class Candidate:
 
     @property
     def same_scores(self) -> bool:
-        """Whether the logits are the first candidate's, but for the rounding of its precision.
+        """Whether the logits equal the first candidate's up to the rounding of the precision.
 
-        A backend's fast path that computes something else is so left out, however fast it is.
+        This excludes a backend whose fast path computes something else.
         """
         if self.config.precision is Precision.FP32:
             return self.max_abs_diff <= 1e-4
@@ -55,32 +60,32 @@ def tune(
 ) -> list[Candidate]:
     """Measure `config` and every other backend, number of streams and batch size on these requests.
 
-    The first candidate is `config`. Each round runs all of them, one after the other, so that what else the machine does
-    hits all alike. `progress` is told of each run. Raises what opening a session raises.
+    The first candidate is `config`. Each round runs all candidates one after the other, so that other load on the machine affects
+    all of them alike. `progress(1)` is called after each run. Raises what opening a session raises.
     """
     configs = candidates(bundle, config)
     seconds: list[list[float]] = [[] for _ in configs]
     logits = [np.empty(0, dtype=np.float32)] * len(configs)
     for number in range(ROUNDS + 1):
         for place, candidate in enumerate(configs):
-            streams = CpuScorer(bundle, candidate)  # opened for the run alone: all of them together may not fit
+            scorer = CpuScorer(bundle, candidate)  # one at a time: all of them together may not fit into memory
             try:
-                _run(streams, [replace(request, offsets=request.offsets[:11]) for request in requests])
+                _run(scorer, [replace(request, offsets=request.offsets[:11]) for request in requests])
                 begin = time.perf_counter()
-                logits[place] = _run(streams, requests)
+                logits[place] = _run(scorer, requests)
                 if number:
                     seconds[place].append(time.perf_counter() - begin)
             finally:
-                streams.close()
+                scorer.close()
             progress(1)
     pairs = sum(len(request) for request in requests)
-    found = []
+    measured = []
     model = bundle.manifest.models.get(config.precision.value)
     judged = {} if model is None else model.backends
     for candidate, times, scores in zip(configs, seconds, logits, strict=True):
         differences = np.abs(scores - logits[0])
         ratios = np.array(seconds[0]) / np.array(times)
-        found.append(
+        measured.append(
             Candidate(
                 config=candidate,
                 pairs_per_second=pairs / median(times),
@@ -92,27 +97,27 @@ def tune(
                 judged=judged.get(config.backend, False) and judged.get(candidate.backend, False),
             )
         )
-    return found
+    return measured
 
 
 def candidates(bundle: Bundle, config: CpuConfig) -> list[CpuConfig]:
-    """Return `config`, then all that may be faster: each backend, as streams or as one wide batch at a time."""
-    found = [config]
+    """Return `config`, then the configs that may be faster: each backend, with a stream per thread or a single stream."""
+    configs = [config]
     installed = installed_backends(config.precision)
     for backend in (name for name in able_backends(bundle, config.precision) if name in installed):
         for streams in [config.threads] if backend == "native" else sorted({config.threads, 1}, reverse=True):
             for batch_size in BATCH_SIZES if streams > 1 else BATCH_SIZES[-1:]:
                 other = replace(config, backend=backend, streams=streams, batch_size=batch_size)
-                if other not in found:
-                    found.append(other)
-    return found
+                if other not in configs:
+                    configs.append(other)
+    return configs
 
 
-def fastest(found: Sequence[Candidate]) -> Candidate:
-    """Return the fastest with the same scores; the first, unless another is faster beyond noise."""
-    best = max((candidate for candidate in found if candidate.same_scores), key=lambda candidate: candidate.ratio)
-    return best if best.ratio >= MARGIN and best.lowest > 1 else found[0]
+def fastest(measured: Sequence[Candidate]) -> Candidate:
+    """Return the fastest candidate with the same scores, or the first one where none is faster beyond noise."""
+    best = max((candidate for candidate in measured if candidate.same_scores), key=lambda candidate: candidate.ratio)
+    return best if best.ratio >= MARGIN and best.lowest > 1 else measured[0]
 
 
-def _run(streams: CpuScorer, requests: Sequence[EncodedPairs]) -> npt.NDArray[np.float32]:
-    return np.concatenate([streams.submit(request, batch_size=max(BATCH_SIZES)).wait() for request in requests])
+def _run(scorer: CpuScorer, requests: Sequence[EncodedPairs]) -> npt.NDArray[np.float32]:
+    return np.concatenate([scorer.submit(request, batch_size=max(BATCH_SIZES)).wait() for request in requests])

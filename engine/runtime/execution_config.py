@@ -1,4 +1,4 @@
-"""`CpuConfig` and `GpuConfig`: how a bundle is run."""
+"""`CpuConfig` and `GpuConfig`: the backend, precision and device that a bundle is run with."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,10 +12,10 @@ from ..precision import Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuConfig:
-    """How a bundle is run on a CPU: by which backend, in which precision, on how many processors.
+    """How a bundle is run on a CPU: backend, precision and number of processors.
 
-    `threads` in all compute `streams` batches side by side, each of at most `batch_size` rows. `reason` says in words why
-    this backend was chosen.
+    `threads` is the total number of threads. They compute `streams` batches side by side, each of at most `batch_size` rows.
+    `reason` says in words why this backend was chosen.
     """
 
     backend: str
@@ -27,16 +27,16 @@ class CpuConfig:
 
     @property
     def device(self) -> str:
-        """Where it runs, as `CrossEncoder` takes it."""
+        """The device's name, as `CrossEncoder` takes it."""
         return "cpu"
 
     @property
     def native(self) -> bool:
-        """Whether the native kernels run it. They compute no padding, and prepare nothing for a new shape."""
+        """Whether the native kernels run the bundle. They compute no padding and need no preparation for a new shape."""
         return self.backend == "native"
 
     def open(self, bundle: Bundle, *, threads: int, streams: int) -> Session:
-        """Open a session that computes `streams` batches at once, each by `threads`."""
+        """Open a session that computes `streams` batches at once, each with `threads` threads."""
         if self.backend == "openvino":
             from ..backends.openvino import OpenVinoSession
 
@@ -59,11 +59,10 @@ class CpuConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuConfig:
-    """How a bundle is run on GPUs: by which backend, in which precision, on which of them.
+    """How a bundle is run on GPUs: backend, precision and the GPUs' `ordinals`.
 
-    `ordinals` are their numbers. `reason` says in words why this backend was chosen. `engine` names
-    the bundle's TensorRT engine to use; None takes one that fits. `trust_engines` allows engines that came with the bundle,
-    which are machine code.
+    `reason` says in words why this backend was chosen. `engine` names the TensorRT engine of the bundle to use; None takes one
+    that fits the GPU. `trust_engines` allows engines that came with the bundle, which are machine code.
     """
 
     backend: str
@@ -80,7 +79,7 @@ class GpuConfig:
 
     @property
     def device(self) -> str:
-        """Where it runs: `cuda:0`, or several, separated by commas."""
+        """The devices' names, such as `cuda:0`, separated by commas."""
         return ", ".join(f"cuda:{ordinal}" for ordinal in self.ordinals)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""`choose_execution`: how a bundle is run here, on a CPU unless a GPU can."""
+"""`choose_execution`: chooses how a bundle is run here, on a GPU if one can, otherwise on the CPU."""
 
 from collections.abc import Sequence
 
@@ -26,14 +26,11 @@ def choose_execution(
     engine: str | None = None,
     trust_engines: bool = False,
 ) -> ExecutionConfig:
-    """Decide how a bundle is run here.
+    """Choose backend, precision and device for a bundle.
 
-    `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU where one can run this bundle, and else
-    the CPU. On a GPU see `choose_gpu`. On a CPU `backend="auto"` obeys what `crossrt tune` has stored for this bundle and
-    machine, and else, as always without `tuned`, takes the native kernels where they run and the model has passed its check
-    there, or, for an INT8 model that has kept its order there, OpenVINO on a processor with VNNI, or ONNX Runtime. `threads`
-    defaults to the processors this process may use (affinity and cgroup quota). Raises OptionError for an unknown value and
-    BackendError, saying what to install, when the backend is missing.
+    `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU that can run this bundle, otherwise the CPU. See
+    `choose_gpu` for GPUs, with the options `rebuild`, `engine` and `trust_engines`, and `choose_cpu` for the CPU, with `threads`
+    and `tuned`. Raises OptionError for an unknown value, and BackendError, saying what to install, when the backend is missing.
     """
     if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
         known = ", ".join(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))

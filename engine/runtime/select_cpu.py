@@ -1,4 +1,4 @@
-"""`choose_cpu`: by which backend and in which precision a bundle is run on a CPU."""
+"""`choose_cpu`: chooses backend and precision of a bundle on a CPU."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ from .select_precision import choose_precision
 from .tuning import Tuning
 
 WIDE = 256
-"""Least hidden size at which OpenVINO's faster 8-bit products outweigh its slower calls: at 128 they do not, at 312 they do."""
+"""Smallest hidden size at which OpenVINO is chosen for INT8: its 8-bit products are faster than ONNX Runtime's, but its calls
+cost more. Measured: slower at a hidden size of 128, faster at 312."""
 
 
 def choose_cpu(
@@ -26,9 +27,13 @@ def choose_cpu(
     allow_failed: bool = False,
     tuned: bool = True,
 ) -> CpuConfig:
-    """Decide how a bundle is run on this CPU. The options are those of `choose_execution`.
+    """Choose backend and precision of a bundle on this CPU.
 
-    Raises OptionError for an unknown value, and BackendError, saying what to install, when the backend is missing.
+    `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Without that it takes
+    the first of these that is installed and passed the parity check for this bundle: the native kernels; for INT8 on a processor
+    with VNNI, OpenVINO, if the model is at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011. `threads` defaults to
+    the processors that this process may use (affinity and cgroup quota). `allow_failed` also takes a precision or backend that
+    failed its check. Raises OptionError for an unknown value, and BackendError, saying what to install, for a missing backend.
     """
     usable = usable_cpus()
     if threads is not None:
@@ -73,12 +78,12 @@ def choose_cpu(
             batch_size=stored.batch_size,
             reason="the fastest that crossrt tune measured here",
         )
-    found, reason = backend, "asked for"
+    reason = "asked for"
     if backend == "auto":
-        found, why = _untuned(bundle, chosen, [name for name in able if name in present])
+        backend, why = _untuned(bundle, chosen, [name for name in able if name in present])
         reason = f"{why}; crossrt tune measures what is fastest"
     return CpuConfig(
-        backend=found,
+        backend=backend,
         precision=chosen,
         threads=threads,
         streams=threads,
@@ -88,18 +93,17 @@ def choose_cpu(
 
 
 def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = False) -> tuple[str, ...]:
-    """Return a CPU's backends that compute a precision; of those that were asked, the ones where it passed its check."""
+    """Return the CPU backends that compute a precision, without those where the model failed its parity check."""
     model = bundle.manifest.models.get(precision.value)
     passed = {} if model is None or allow_failed else model.backends
     able: tuple[str, ...] = ("openvino",) if precision is Precision.BF16 else ONNX_BACKENDS
-    if model is not None and model.native_file is not None and precision is not Precision.FP16:  # which is for GPUs
+    if model is not None and model.native_file is not None and precision is not Precision.FP16:  # for GPUs
         able = (*able, "native")
     return tuple(name for name in able if passed.get(name, True))
 
 
 def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple[str, str]:
-    """Return the backend of those that can, and why: the native kernels, or, for INT8 where that is what makes it fast and is
-    known to keep the order, OpenVINO. See docs/decisions/0011."""
+    """Return one of the backends `able` and the reason for it. See `choose_cpu` for the order."""
     if "native" in able:
         return "native", "the native kernels"
     manifest = bundle.manifest

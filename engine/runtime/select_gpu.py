@@ -1,4 +1,4 @@
-"""How a bundle is run on GPUs: which of them, by which backend, in which precision."""
+"""`choose_gpu`: chooses GPUs, backend and precision of a bundle; `open_executors` opens what was chosen."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("crossrt")
 
 LEAST_CAPABILITY = (8, 0)
-"""Of a GPU that the native kernels run on."""
+"""Lowest compute capability that the native kernels run on."""
 
 
 def choose_gpu(
@@ -40,19 +40,19 @@ def choose_gpu(
     engine: str | None = None,
     trust_engines: bool = False,
 ) -> GpuConfig | None:
-    """Decide how a bundle is run on the GPUs that `device` names, or None when it names none and none can run it.
+    """Choose GPUs, backend and precision. Returns None when `device` names no GPU and none can run the bundle.
 
-    `precision=None` is FP32 here too, and `"auto"` the first of FP16 and FP32 that passed its check. `backend="auto"`
-    takes an engine that was built for this GPU and TensorRT, else the native kernels, and else ONNX Runtime's CUDA, with a
-    warning where the bundle has engines and none is used. Engines of the user's cache are taken without further ado, those of
-    the bundle with `trust_engines` alone: TensorRT runs what is in them as machine code. With `rebuild` an engine that is
-    missing is built into the cache, which takes minutes. `engine` names the file of the bundle's engine to take, and no other
-    is. Raises BackendError, saying what is missing, when a GPU was asked for.
+    `precision=None` means FP32; `"auto"` means the first of FP16 and FP32 that passed its check. `backend="auto"` takes the first
+    of these that can run the bundle: a TensorRT engine built for this GPU and TensorRT version, the native kernels, ONNX
+    Runtime's CUDA. It warns when the bundle has engines and none of them can be used. Engines in the user's cache are always
+    allowed; engines in the bundle only with `trust_engines`, since TensorRT runs their content as machine code. `rebuild` builds
+    a missing engine into the cache, which takes minutes. `engine` names the engine file of the bundle to use. Raises
+    BackendError, saying what is missing, when a GPU was asked for.
     """
     present = gpus()
     half = precision is Precision.FP16 or precision == Precision.FP16.value
     if device is None and (engine is not None or backend == "tensorrt" or (backend == "native" and half and present)):
-        device = "cuda"  # which is asked for by this
+        device = "cuda"  # these options only make sense on a GPU
     ordinals = ordinals_of(device)
     if device is None and (not present or backend not in ("auto", *GPU_BACKENDS)):
         return None
@@ -76,27 +76,25 @@ def choose_gpu(
         "onnxruntime": lambda: _no_cuda(chosen),
     }
     wanted = ("tensorrt",) if engine else GPU_BACKENDS if backend == "auto" else (backend,)
-    reasons, found = {}, None
-    for name in wanted:  # the first that can; those after it are not asked, which would load their libraries
+    reasons, able = {}, None
+    for name in wanted:  # stops at the first that can: checking the others would load their libraries
         reasons[name] = why_not[name]() if name in why_not else "is for CPUs"
         if not reasons[name]:
-            found = name
+            able = name
             break
-    if found is None and device is not None:
+    if able is None and device is not None:
         raise BackendError(
             f"{bundle.path} cannot run on {device} in {chosen.value}:\n  "
             + "\n  ".join(f"{name}: {reason}" for name, reason in reasons.items())
         )
     has_engine = any(each.precision == chosen.value for each in bundle.manifest.engines)
     if has_engine and reasons.get("tensorrt"):
-        instead = {None: "on the CPU", "native": "by the native kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[
-            found
-        ]
+        instead = {None: "on the CPU", "native": "by the native kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[able]
         _warn_once(f"{bundle.path} runs {instead}, and not by a TensorRT engine: {reasons['tensorrt']}")
-    if found is None:
+    if able is None:
         return None
     return GpuConfig(
-        backend=found,
+        backend=able,
         precision=chosen,
         reason="asked for" if backend != "auto" else "the first of " + ", ".join(GPU_BACKENDS) + " that can",
         ordinals=ordinals,
@@ -106,7 +104,7 @@ def choose_gpu(
 
 
 def open_executors(bundle: Bundle, config: GpuConfig) -> "list[GpuExecutor]":
-    """Load the engine, or prepare the ONNX file, on each device of the config. Raises BackendError or CudaError."""
+    """Open the model on each device of the config. Raises BackendError or CudaError, after closing those already open."""
     executors: list[GpuExecutor] = []
     with contextlib.ExitStack() as opened:
         for ordinal in config.ordinals:
@@ -120,27 +118,28 @@ def open_executors(bundle: Bundle, config: GpuConfig) -> "list[GpuExecutor]":
 
 
 def ordinals_of(device: str | Sequence[str] | None) -> tuple[int, ...]:
-    """Return the numbers of the GPUs that `device` names. Raises BackendError for what is no name of a GPU."""
+    """Return the ordinals of the GPUs that `device` names. Raises BackendError for a name that is not a GPU's, and OptionError
+    for a GPU that is named twice."""
     names = ("cuda",) if device is None else (device,) if isinstance(device, str) else tuple(device)
-    found = []
+    ordinals = []
     for name in names:
         kind, colon, number = str(name).partition(":")
         if kind != "cuda" or (colon and not number.isdecimal()):
             raise BackendError(f"device {name!r} is not supported; use 'cpu', 'cuda', 'cuda:1', or a list of GPUs")
-        found.append(int(number or 0))
-    if not found or len(set(found)) < len(found):
+        ordinals.append(int(number or 0))
+    if not ordinals or len(set(ordinals)) < len(ordinals):
         raise OptionError(f"device={device!r}: name each GPU once")
-    return tuple(found)
+    return tuple(ordinals)
 
 
 def _executor(bundle: Bundle, config: GpuConfig, cuda: Cuda) -> "GpuExecutor":
     if config.backend == "tensorrt":
         from ..backends.tensorrt import TensorRtExecutor
 
-        found, reason = _engine(bundle, config.precision, cuda.ordinal, config.engine, trusted=config.trust_engines)
-        if found is None:  # it was there when the config was chosen
+        engine, reason = _engine(bundle, config.precision, cuda.ordinal, config.engine, trusted=config.trust_engines)
+        if engine is None:  # removed since the config was chosen
             raise BackendError(reason)
-        return TensorRtExecutor(*found, cuda)
+        return TensorRtExecutor(*engine, cuda)
     if config.backend == "native":
         from ..backends.native_cuda import NativeGpuExecutor
 
@@ -158,10 +157,10 @@ def _close(executor: "GpuExecutor") -> None:
 def _engine(
     bundle: Bundle, precision: Precision, ordinal: int, file: str | None = None, *, trusted: bool
 ) -> tuple[tuple[Bundle, EngineFile] | None, str]:
-    """The engine for this GPU with the bundle that holds it, or why there is none and what to do.
+    """Return the engine for this GPU with the bundle that holds it, or None with the reason and what to do.
 
-    Of several the one that was built on such a GPU, then by the newest TensorRT, then the first. With `file` that one or none.
-    The bundle's own are taken only when they are `trusted`.
+    Of several engines it is the one built on the same GPU, then the one of the newest TensorRT, then the first. `file` restricts
+    the choice to that engine of the bundle. The bundle's own engines count only when they are `trusted`.
     """
     gpu = gpus()[ordinal]
     build = f"build one here with: crossrt engines {bundle.path} --precision {precision.value}, or with rebuild=True"
@@ -194,7 +193,7 @@ def _engine(
                 fitting.append(cached)
     if not fitting:
         return None, untrusted or reason
-    return max(fitting, key=lambda found: (found[1].gpu == gpu.name, numbers(found[1].version))), ""
+    return max(fitting, key=lambda pair: (pair[1].gpu == gpu.name, numbers(pair[1].version))), ""
 
 
 def _no_engine(

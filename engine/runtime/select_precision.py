@@ -1,4 +1,4 @@
-"""`choose_precision`: which of a bundle's precisions is run."""
+"""`choose_precision`: chooses which of a bundle's precisions is run."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ def choose_precision(
     allow_failed: bool = False,
     fastest_first: Sequence[Precision] = (Precision.INT8, Precision.FP32),
 ) -> Precision:
-    """Return the precision to run: FP32 unless another was asked for, `"auto"` included.
+    """Return the precision to run. None asks for FP32.
 
-    `"auto"` takes the fastest that passed its parity gate, of those named `fastest_first`, or what there is in a bundle
-    without FP32. BF16 is the FP32 file computed in BF16. Raises OptionError for an unknown name and BundleError for a
-    precision that the bundle lacks, FP32 among them, or that failed its check unless `allow_failed`.
+    `"auto"` takes the first of `fastest_first` that passed its parity check, otherwise FP32; in a bundle without FP32 it takes
+    the first precision there is. BF16 is computed from the FP32 file. Raises OptionError for an unknown name, and BundleError
+    for a precision that the bundle lacks or, without `allow_failed`, that failed its check.
     """
     models = bundle.manifest.models
     if asked is None:

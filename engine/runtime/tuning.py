@@ -1,4 +1,4 @@
-"""`Tuning`: what was found to be fastest for a bundle on this machine, kept in the user's cache."""
+"""`Tuning`: the fastest way to run a bundle on this machine, as `crossrt tune` measured and stored it in the cache."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ FOLDER = "tunings"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """A choice of `backend`, `streams` side by side, and rows of a batch."""
+    """The fastest `backend`, number of `streams` and rows of a batch."""
 
     backend: str
     streams: int
@@ -31,13 +31,13 @@ class Tuning:
 
     @classmethod
     def stored(cls, bundle: Bundle, precision: Precision, threads: int) -> "Tuning | None":
-        """Return what was stored for this model, machine, number of threads and backend versions, if anything was.
+        """Return the tuning stored for this model, processor, number of threads and backend versions, or None.
 
-        A file that cannot be read or understood is as good as none: the model opens, untuned.
+        A file that cannot be read or is not valid counts as none: the model then opens untuned.
         """
         folder = cache_folder(FOLDER)
         try:
-            # Who never tunes need not wait for the hash of the model.
+            # An empty folder saves the time to hash the model.
             if folder is None or not any(folder.iterdir()):
                 return None
             tuning = record(_Stored, read_json(folder / _name(bundle, precision, threads))).tuning
@@ -47,9 +47,9 @@ class Tuning:
         return tuning if valid else None
 
     def store(self, bundle: Bundle, precision: Precision, threads: int) -> Path:
-        """Write it where `stored` looks, whole or not at all.
+        """Write the tuning atomically to the cache and return its file, which `stored` reads.
 
-        Raises OSError when the cache cannot be written, and BackendError where there is none.
+        Raises OSError when the cache cannot be written, and BackendError where this user has none.
         """
         folder = cache_folder(FOLDER)
         if folder is None:
@@ -65,7 +65,7 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stored:
-    """A file of the cache; what it is of is for people."""
+    """A file of the cache. `of` repeats the key for people who look at the file."""
 
     tuning: Tuning
     of: Mapping[str, Any]
@@ -77,7 +77,7 @@ def _name(bundle: Bundle, precision: Precision, threads: int) -> str:
 
 
 def _key(bundle: Bundle, precision: Precision, threads: int) -> dict[str, object]:
-    # BF16 is the FP32 file computed otherwise.
+    # BF16 is computed from the FP32 file.
     model = bundle.model_file(Precision.FP32 if precision is Precision.BF16 else precision)
     return {
         "model": content_sha256(model),
