@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: the bundle's ONNX file in the memory and on the stream of a lane."""
+"""ONNX Runtime on a GPU: computes the bundle's ONNX file in the memory and on the stream of a lane."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,33 +20,35 @@ with telemetry_off():
     import onnxruntime
 
 TOKENS = 32_768
-"""Tokens of the largest batch, with padding; ONNX Runtime takes any shape, but memory is finite."""
+"""Tokens of the largest batch, with padding. ONNX Runtime takes any shape; this bounds the memory."""
 GRAPHS = 256
-"""Graphs kept, which is most of the shapes that there are: 43 requests of 1 x 100 have 52. See docs/decisions/0015."""
+"""CUDA graphs kept per lane. Most workloads have fewer shapes: 43 requests of 1 x 100 pairs have 52. See docs/decisions/0015."""
 LANES = 2
-"""Each has a session with weights of its own. Measured: a large request takes 0.81 of the time by one, one of 1 x 100 0.88."""
+"""Each lane has a session with its own copy of the weights. Two lanes take 0.81 of the time of one lane for a large request, and
+0.88 for one of 1 x 100 pairs."""
 BATCH_COST = 2048
-"""Tokens, by graphs: 2,260 of a MiniLM-L-6 on an H200, 1,370 of BERT-base; without graphs 17,500 and more."""
+"""Tokens. Measured on an H200 with graphs: 2,260 for MiniLM-L-6 and 1,370 for BERT-base. Without graphs: 17,500 and more."""
 
 
 class OnnxRuntimeExecutor:
-    """See `GpuExecutor`. A session belongs to the stream it was opened with, so each lane has one, with weights of its own.
+    """See `GpuExecutor`. ONNX Runtime binds a session to one stream, so each lane has a session with its own copy of the weights.
 
-    All contexts of a lane are its session, whose kernels keep nothing of a shape from one batch to the next. Its arena gives
-    the same memory to every batch, graphs included, which is safe since they come one after the other; it never shrinks.
+    All contexts of a lane share its session, whose kernels keep no state of a shape between batches. The session's arena hands
+    the same memory to every batch and every graph. That is safe, because a lane computes them one after the other. The arena
+    never shrinks.
     """
 
     lanes = LANES
     graphs = GRAPHS
-    workspace = 0  # it keeps an arena of its own
+    workspace = 0  # ONNX Runtime allocates from its own arena
     batch_cost = BATCH_COST
 
     def __init__(self, bundle: Bundle, precision: Precision, cuda: Cuda, *, device: str = "cuda") -> None:
-        """Open nothing yet; `context` does."""
+        """Prepare without opening a session: `context` opens one per stream. Tests run it with the device `cpu`."""
         self.cuda = cuda
         self._device = device
         self._sessions: dict[int, tuple[Any, Callable[[], None] | None]] = {}
-        """By stream, with what waits for the stream where the session computes on another."""
+        """Sessions by stream, each with the function that waits for that stream if the session uses another one."""
         self._path = bundle.model_file(precision, gpu=True, fused=True)
         inputs = {name: np.dtype(kind) for name, kind in bundle.manifest.inputs.items()}
         self.output = np.dtype(np.float32)
@@ -56,13 +58,13 @@ class OnnxRuntimeExecutor:
         self.layout = PaddedLayout(buckets, inputs, bundle.manifest.pad_token_id)
 
     def context(self, stream: int, workspace: int) -> "OnnxRuntimeContext":
-        """See `GpuExecutor.context`. Raises BackendError where ONNX Runtime would compute on the CPU instead."""
+        """See `GpuExecutor.context`. Raises BackendError where ONNX Runtime would fall back to the CPU."""
         if stream not in self._sessions:
-            self._sessions[stream] = self._opened(stream)
-        session, uploaded = self._sessions[stream]
-        return OnnxRuntimeContext(session, self.layout.inputs, (self._device, self.cuda.ordinal), uploaded)
+            self._sessions[stream] = self._open(stream)
+        session, wait_for_upload = self._sessions[stream]
+        return OnnxRuntimeContext(session, self.layout.inputs, (self._device, self.cuda.ordinal), wait_for_upload)
 
-    def _opened(self, stream: int) -> tuple[Any, Callable[[], None] | None]:
+    def _open(self, stream: int) -> tuple[Any, Callable[[], None] | None]:
         provider: Any = "CPUExecutionProvider"
         if self._device == "cuda":
             if hasattr(onnxruntime, "preload_dlls"):
@@ -72,8 +74,8 @@ class OnnxRuntimeExecutor:
                 {
                     "device_id": self.cuda.ordinal,
                     "user_compute_stream": str(stream),
-                    "use_tf32": "0",  # FP32 is FP32
-                    "enable_skip_layer_norm_strict_mode": "1",  # statistics in FP32, as everywhere
+                    "use_tf32": "0",  # TF32 would round FP32 inputs to 10 bits of mantissa
+                    "enable_skip_layer_norm_strict_mode": "1",  # LayerNorm statistics in FP32, as in the other backends
                 },
             )
         try:
@@ -91,8 +93,8 @@ class OnnxRuntimeExecutor:
         options = session.get_provider_options().get("CUDAExecutionProvider", {})
         if self._device == "cpu" or options.get("user_compute_stream") == str(stream):
             return session, None
-        # It does not take the stream, says nothing, and computes on one of its own. Then both are waited for, and a wait cannot
-        # be captured.
+        # This version ignored the stream without an error and computes on its own. Then the host must wait for both streams, and
+        # such batches cannot be captured.
         return session, partial(self.cuda.synchronize, stream)
 
     def close(self) -> None:
@@ -101,23 +103,23 @@ class OnnxRuntimeExecutor:
 
 
 class OnnxRuntimeContext:
-    """See `GpuContext`. `uploaded` waits for the lane's stream, where the session computes on another."""
+    """See `GpuContext`. `wait_for_upload` waits for the lane's stream; None where the session computes on that stream."""
 
     def __init__(
         self,
         session: Any,
         inputs: Mapping[str, np.dtype[Any]],
         place: tuple[str, int],
-        uploaded: Callable[[], None] | None,
+        wait_for_upload: Callable[[], None] | None,
     ) -> None:
         self._session = session
         self._inputs = inputs
         self._place = place
-        self._uploaded = uploaded
+        self._wait_for_upload = wait_for_upload
         self._labels = int(session.get_outputs()[0].shape[1])
         self._options = onnxruntime.RunOptions()
-        if uploaded is None:
-            # The lane waits for its stream, once, when the logits are down.
+        if wait_for_upload is None:
+            # The lane synchronizes its stream once, after the download of the logits.
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
@@ -126,8 +128,8 @@ class OnnxRuntimeContext:
         for name, dtype in self._inputs.items():
             binding.bind_input(name, *self._place, dtype.type, shape, addresses[name])
         binding.bind_output("logits", *self._place, np.float32, (shape[0], self._labels), addresses["logits"])
-        if self._uploaded is not None:
-            self._uploaded()
+        if self._wait_for_upload is not None:
+            self._wait_for_upload()
         try:
             self._session.run_with_iobinding(binding, self._options)
         except Exception as error:

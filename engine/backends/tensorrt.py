@@ -1,4 +1,4 @@
-"""TensorRT engines, loaded and run: TensorRT 8.6 to 11, and TensorRT-RTX, which has the same names."""
+"""Loads and runs TensorRT engines, of TensorRT 8.6 to 11 and of TensorRT-RTX, which has the same API."""
 
 import contextlib
 import hashlib
@@ -18,44 +18,45 @@ from ..cuda.cuda import Cuda, laid_out
 from ..errors import BackendError, BundleError
 
 DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
-"""By TensorRT's names; its own `nptype` fails on some versions of NumPy."""
+"""TensorRT's name of a type -> NumPy's. TensorRT's own `nptype` fails on some versions of NumPy."""
 LANES = 3
-"""BatchLayout on their way on each device: one is copied up, one computed, one copied down."""
+"""Batches in flight on each device: one is uploaded, one computed, one downloaded."""
 GRAPHS = 64
-"""Graphs kept by a lane. Each has an execution context, but all compute in the lane's memory."""
+"""CUDA graphs kept per lane. Each has an execution context; all of them share the lane's workspace."""
 BATCH_COST = 2048
-"""Tokens: 4,300 of a MiniLM-L-6 by TensorRT 8.6 at optimization level 1 on an H200; later ones are unmeasured."""
+"""Tokens. Measured: 4,300 for MiniLM-L-6 on an H200 with TensorRT 8.6 at optimization level 1. Later versions are unmeasured."""
 
 
 class TensorRtExecutor:
-    """See `GpuExecutor`. Ask the driver before you open one: without, TensorRT's runtime takes the process down."""
+    """See `GpuExecutor`. Check with `gpus()` first that there is a driver: without one, TensorRT's runtime aborts the process."""
 
     lanes = LANES
     graphs = GRAPHS
     batch_cost = BATCH_COST
 
     def __init__(self, bundle: Bundle, file: EngineFile, cuda: Cuda) -> None:
-        """Load an engine of the bundle, which runs code that it brings along: only one that is trusted, see docs/security.md.
+        """Load an engine of the bundle. Loading runs code in the engine, so load trusted engines only: see docs/security.md.
 
-        Raises BundleError, before TensorRT sees it, for an engine that is not byte for byte what the manifest says, since
-        TensorRT takes the process down with it; BackendError, with what TensorRT said, when it cannot be loaded.
+        Raises BundleError for an engine whose sha256 is not the manifest's, before TensorRT reads it, because TensorRT aborts the
+        process on a damaged engine. Raises BackendError, with TensorRT's messages, when it cannot be loaded.
         """
         path = bundle.path / file.file
         plan = checked_plan(bundle, file)
         self.cuda = cuda
         tensorrt = importlib.import_module(file.library)
         if file.library == "tensorrt_rtx":
-            # It allocates while it computes, which cannot be captured, unless an engine was built to let it not.
+            # It allocates while it computes, which cannot be captured, unless an engine was built not to.
             self.graphs = 0
         self._log = collecting_logger(tensorrt)
         self._runtime = tensorrt.Runtime(self._log)
         if file.options.get("version_compatible"):
-            self._runtime.engine_host_code_allowed = True  # such a plan brings TensorRT's own lean runtime along
+            self._runtime.engine_host_code_allowed = True  # such an engine contains TensorRT's lean runtime
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._log.error(f"{path} cannot be loaded by {file.library} {tensorrt.__version__}")
         strategies = getattr(tensorrt, "ExecutionContextAllocationStrategy", None)
-        self._strategy = None if strategies is None else strategies.USER_MANAGED  # 8.6 says it by the verb
+        # TensorRT 8.6 has no strategies but a method for contexts without memory.
+        self._strategy = None if strategies is None else strategies.USER_MANAGED
         self._own_memory = int(
             self._engine.device_memory_size if strategies is None else self._engine.device_memory_size_v2
         )
@@ -63,8 +64,8 @@ class TensorRtExecutor:
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         dtypes = {name: np.dtype(DTYPES[self._engine.get_tensor_dtype(name).name]) for name in names}
         self.output = dtypes.pop("logits")
-        # Each layer's softmax, where attention was kept from being fused (`BuildOptions.unfused_attention`): it is written, and
-        # nobody reads it.
+        # An engine with unfused attention (`BuildOptions.unfused_attention`) has the softmax of each layer as an output, which
+        # needs memory though nobody reads it.
         unread = {
             name: most_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
             for name in [*dtypes]
@@ -122,7 +123,7 @@ class TensorRtContext:
 
     def _choose(self, profile: int) -> bool:
         if profile != self._profile:
-            with contextlib.suppress(RuntimeError):  # which is how the bindings say no
+            with contextlib.suppress(RuntimeError):  # the bindings raise where the C++ API returns false
                 if self._context.set_optimization_profile_async(profile, self._stream):
                     self._profile = profile
         return profile == self._profile
@@ -140,7 +141,7 @@ class TensorRtContext:
 
 
 def most_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Profile]) -> int:
-    """Return the bytes of a tensor in the largest batch; -1 in its shape is rows in the first place, and tokens elsewhere."""
+    """Return the bytes of a tensor in the largest batch. A size of -1 is rows on the first axis, tokens elsewhere."""
     return dtype.itemsize * max(
         math.prod(size if size >= 0 else profile.max[place > 0] for place, size in enumerate(shape))
         for profile in profiles
@@ -148,7 +149,7 @@ def most_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Pr
 
 
 def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
-    """Return an engine's bytes. Raises BundleError when they are not those that the manifest knows."""
+    """Return an engine's bytes. Raises BundleError when their sha256 is not the manifest's."""
     path = bundle.path / file.file
     plan = path.read_bytes()
     if hashlib.sha256(plan).hexdigest() != bundle.sha256(file.file):
@@ -160,9 +161,9 @@ def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
 
 
 def collecting_logger(tensorrt: Any) -> Any:
-    """Return a logger of this TensorRT module whose `error(message)` makes a BackendError of what TensorRT has said.
+    """Return a logger of this TensorRT module. Its `error(message)` returns a BackendError with the messages logged so far.
 
-    TensorRT tells a failure by returning nothing, and the reason to its logger alone.
+    TensorRT returns None on a failure and gives the reason to its logger only.
     """
 
     class Logger(tensorrt.ILogger):  # type: ignore[misc]
@@ -178,7 +179,7 @@ def collecting_logger(tensorrt: Any) -> Any:
                 self.warned = [*self.warned[-4:], message]
 
         def error(self, message: str) -> BackendError:
-            said = self.said or self.warned  # 8.6 tells of a missing driver in a warning
+            said = self.said or self.warned  # 8.6 reports a missing driver as a warning
             self.said, self.warned = [], []
             return BackendError(f"{message}\n  TensorRT says: " + ("\n  ".join(said) or "nothing"))
 

@@ -1,1 +1,1 @@
-"""Bundles on disk, and what is kept for them in the cache."""
+"""Bundles on disk, and the caches of what is built from them."""

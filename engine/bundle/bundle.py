@@ -1,20 +1,24 @@
-"""The bundle: a directory with a manifest, a tokenizer, one model file per precision and the parity report.
+"""`Bundle`: a directory with a manifest, a tokenizer, one model file per precision and the parity reports.
 
-manifest.json      what it is, where it came from, and size and sha256 of every other file
-tokenizer.json     with the checkpoint's own truncation and padding removed
-onnx/model.onnx    the FP32 graph; onnx/model_fp16.onnx and onnx/model_quantized.onnx (INT8) lie beside it. Optimum,
-                   sentence-transformers and transformers.js look for these names
+manifest.json      model, source and settings, with size and sha256 of every other file
+tokenizer.json     the tokenizer, without the checkpoint's own truncation and padding
+onnx/model.onnx, onnx/model_fp16.onnx, onnx/model_quantized.onnx
+                   the FP32, FP16 and INT8 graphs, under the names that Optimum, sentence-transformers and transformers.js
+                   look for
 config.json, tokenizer_config.json, config_sentence_transformers.json
-                   for those three; crossrt itself never reads them
-parity.fp32.json   the report of the parity check that let it be published; INT8 has one for each backend of a CPU
-model.int8.gpu.onnx, where there are INT8 and FP16: the same 8 bits with the rest in FP16, for GPUs
-model.fp16.fused.onnx, beside FP16: with attention as ONNX Runtime's own operator, for its CUDA
-model.fp32.native, model.bf16.native, model.int8.native: weights as the native kernels want them, where they passed their check
-model.fp16.native: the same for GPUs
-*.engine           TensorRT engines, each for one kind of GPU and one version
+                   for those three libraries; crossrt never reads them
+parity.fp32.json   the report of the parity check that FP32 passed before it was published; INT8 has one per CPU backend
+model.int8.gpu.onnx
+                   the INT8 graph for GPUs, if there is FP16 too: the same 8-bit products, everything else in FP16
+model.fp16.fused.onnx
+                   the FP16 graph with attention as ONNX Runtime's own operator, for its CUDA provider
+model.fp32.native, model.bf16.native, model.int8.native
+                   weights in the layout of the native CPU kernels, if they passed their parity check
+model.fp16.native  weights in the layout of the native GPU kernels
+*.engine           TensorRT engines, each for one kind of GPU and one TensorRT version
 
-Bundles made before this layout have model.fp32.onnx, model.fp16.onnx and model.int8.onnx at the top; they open as before,
-since the manifest names every file.
+Older bundles have model.fp32.onnx, model.fp16.onnx and model.int8.onnx at the top. They open too, since the manifest names
+every file.
 """
 
 from dataclasses import dataclass
@@ -30,14 +34,14 @@ from .manifest import MANIFEST, TOKENIZER, Manifest
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk that has been found whole. Holds no file open."""
+    """A bundle on disk whose files were checked. Holds no file open; any number of threads may use it."""
 
     path: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> "Bundle":
-        """Read the manifest and check every file's size, and with `verify` its sha256 too.
+        """Read the manifest and check every file's size, and with `verify` also its sha256.
 
         Raises BundleError, naming the file, when one is missing, truncated, altered or unreadable, or when the schema
         is newer than this crossrt.
@@ -59,9 +63,9 @@ class Bundle:
         return bundle
 
     def model_file(self, precision: Precision, *, gpu: bool = False, fused: bool = False) -> Path:
-        """Return the ONNX file of a precision, for a GPU or a CPU; with `fused` the one for ONNX Runtime alone, if there is one.
+        """Return the ONNX file of a precision. Raises BundleError, naming the precisions there are, for one that is missing.
 
-        Raises BundleError, naming those there are, for one it lacks.
+        `gpu` and `fused` prefer the variants for GPUs and for ONNX Runtime's CUDA provider, where the bundle has them.
         """
         model = self.manifest.models.get(precision.value)
         if model is None:
@@ -79,7 +83,7 @@ class Bundle:
         return self.path / ((fused and model.fused_file) or (gpu and model.gpu_file) or model.file)
 
     def native_file(self, precision: Precision) -> Path:
-        """Return the weights of the backend `native` in a precision. Raises BundleError for a bundle without."""
+        """Return the weights file of the backend `native` in a precision. Raises BundleError for a bundle without one."""
         model = self.manifest.models.get(precision.value)
         if model is None or model.native_file is None:
             raise BundleError(
@@ -89,9 +93,9 @@ class Bundle:
         return self.path / model.native_file
 
     def pair_tokenizer(self, *, max_length: int | None = None) -> PairTokenizer:
-        """Read the tokenizer, which truncates pairs as the checkpoint's does, to the bundle's `max_length` unless given.
+        """Read the tokenizer. It truncates pairs to `max_length` tokens, by default the bundle's, on the checkpoint's side.
 
-        Raises BundleError for a file that is no tokenizer, and OptionError for a `max_length` that leaves no room for text.
+        Raises BundleError for a file that is not a tokenizer, and OptionError for a `max_length` that leaves no room for text.
         """
         manifest = self.manifest
         return PairTokenizer.from_file(
@@ -103,16 +107,16 @@ class Bundle:
 
     @property
     def tokenizer_file(self) -> Path:
-        """The `tokenizer.json`."""
+        """The path of `tokenizer.json`."""
         return self.path / TOKENIZER
 
     @property
     def tokenizer_sha256(self) -> str:
-        """What a store of prepared passages knows its tokenizer by, in hex: of the file itself, whatever the manifest says."""
+        """The sha256 of the tokenizer file's content, in hex. Stores of prepared passages record it."""
         return content_sha256(self.tokenizer_file)
 
     def sha256(self, name: str) -> str:
-        """What the manifest says of a file, in hex. `name` is the manifest's, such as `onnx/model.onnx`.
+        """Return the sha256 that the manifest has for a file, in hex. `name` is as in the manifest, such as `onnx/model.onnx`.
 
         Raises BundleError for a file that the manifest does not list.
         """
@@ -122,7 +126,7 @@ class Bundle:
         raise BundleError(f"{self.path / MANIFEST} does not list {name}; export the bundle again")
 
     def model_sha256(self, file: str) -> dict[str, str]:
-        """Return the hashes, by name, of the content of an ONNX file and of all files that it may read its weights from."""
+        """Return name and content sha256 of an ONNX file and of all files that may hold its external weights."""
         models = self.manifest.models.values()
         others = {name for model in models for name in model.files} | {each.file for each in self.manifest.engines}
         others -= {file}
@@ -131,7 +135,7 @@ class Bundle:
         return {name: content_sha256(self.path / name) for name in names if name not in others | beside}
 
     def name_of(self, path: Path) -> str:
-        """Return the name in the manifest of one of its files."""
+        """Return the manifest's name of a file of the bundle."""
         return path.relative_to(self.path).as_posix()
 
     def _check_files(self, verify: bool) -> None:

@@ -1,7 +1,6 @@
-"""`CompiledModels`: what a runtime made of model files, kept in the user's cache for the processes that follow.
+"""`CompiledModels`: a cache of compiled models, such as those of OpenVINO, so that later processes need not compile them.
 
-A cache can only fail to help: one that cannot be read, is corrupt or cannot be written is passed over with a note in
-the log.
+The cache never causes an error. A file that cannot be read, is corrupt or cannot be written is logged and ignored.
 """
 
 import contextlib
@@ -21,15 +20,15 @@ logger = logging.getLogger("crossrt")
 
 FOLDER = "compiled"
 KEPT = 8
-"""Files kept, each as large as the model."""
+"""Files kept. Each is as large as its model."""
 DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledModels:
-    """A folder of files that each end with the sha256 of what stands before. Any number of processes may use it at once.
+    """A folder of files; each ends with the sha256 of its content. Any number of processes may use it at once.
 
-    Of more than `kept` files the one that was used longest ago goes first.
+    When there are more than `kept` files, the least recently used ones are deleted.
     """
 
     folder: Path
@@ -37,14 +36,15 @@ class CompiledModels:
 
     @classmethod
     def of_user(cls) -> "CompiledModels | None":
-        """The cache of this user; None where there is none."""
+        """Return the cache of this user, or None where this user has none."""
         folder = cache_folder(FOLDER)
         return None if folder is None else cls(folder)
 
     def load(self, key: Mapping[str, object]) -> memoryview | None:
-        """Return what was stored under this key, mapped from the disk and found whole; None without.
+        """Return the content stored under this key after checking its sha256, or None.
 
-        Runtimes insist on memory that they may write; what they write stays in this process.
+        The memory is mapped from the file, copy-on-write: runtimes require writable memory, and what they write stays in this
+        process.
         """
         file = self._file(key)
         try:
@@ -57,19 +57,21 @@ class CompiledModels:
         except (OSError, ValueError) as error:  # mmap raises ValueError for an empty file
             logger.warning("the compiled model %s is not used (%s)", file, error)
             return None
-        with contextlib.suppress(OSError):  # somebody else's, or read-only
+        with contextlib.suppress(OSError):  # the file may be another user's, or read-only
             os.utime(file)
         return content[:-DIGEST]
 
     def store(self, key: Mapping[str, object], content: bytes | memoryview) -> None:
-        """Keep it under this key, whole or not at all."""
+        """Store content under this key, atomically."""
         file = self._file(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             clear_abandoned(self.folder)
             with replaced(file) as opened:
                 opened.write(content)
-                opened.write(hashlib.sha256(content).digest())  # at the end: the content stays aligned to a page
+                opened.write(
+                    hashlib.sha256(content).digest()
+                )  # at the end, so that the content begins at a page boundary
             files = sorted(self.folder.glob("*.blob"), key=lambda each: each.stat().st_mtime)
             for old in files[: -self.kept]:
                 old.unlink(missing_ok=True)

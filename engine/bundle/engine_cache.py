@@ -1,7 +1,7 @@
-"""`EngineCache`: engines that were built for bundles on this machine, in the user's cache.
+"""`EngineCache`: TensorRT engines built on this machine, in the user's cache; `rebuild` builds one.
 
-An entry is a bundle of its own, with the engine and the model it was built from, so all that holds for engines in bundles
-holds here: it has passed parity on its GPU, and appears whole or not at all.
+An entry is a complete bundle with the engine and the model it was built from. So it has the guarantees of engines in bundles: it
+passed the parity check on its GPU, and it was written atomically.
 """
 
 import hashlib
@@ -33,22 +33,25 @@ FOLDER = "engines"
 
 @dataclass(frozen=True, slots=True)
 class EngineCache:
-    """A folder with an entry for each bundle, precision, GPU, TensorRT and set of profiles. Any number of processes use it."""
+    """A folder with an entry for each bundle, precision, GPU, TensorRT version and set of profiles.
+
+    Any number of processes may use it at once.
+    """
 
     folder: Path
 
     @classmethod
     def of_user(cls) -> "EngineCache | None":
-        """The cache of this user; None where there is none."""
+        """Return the cache of this user, or None where this user has none."""
         folder = cache_folder(FOLDER)
         return None if folder is None else cls(folder)
 
     def find(
         self, bundle: Bundle, precision: Precision, *, gpu: Gpu, library: str, version: str
     ) -> tuple[Bundle, EngineFile] | None:
-        """Return the newest entry's bundle and its engine, or None. A damaged entry is as good as none, with a warning."""
+        """Return the bundle and the engine of the newest entry, or None. A damaged entry is skipped with a warning."""
         if not self.folder.is_dir():
-            return None  # without the bundle's hash, which is computed for the key
+            return None  # without hashing the bundle for the key
         entries = [
             path for path in self.folder.glob(f"{_key(bundle, precision, gpu, library, version)}.*") if path.is_dir()
         ]
@@ -72,12 +75,12 @@ class EngineCache:
         version: str,
         profiles: Sequence[Profile],
     ) -> Path:
-        """Return the directory that an engine of these profiles has, or would have."""
+        """Return the directory of the entry for these profiles, whether or not it exists."""
         shapes = hashlib.sha256(repr([(each.min, each.opt, each.max) for each in profiles]).encode()).hexdigest()[:16]
         return self.folder / f"{_key(bundle, precision, gpu, library, version)}.{shapes}"
 
     def locked(self, entry: Path) -> AbstractContextManager[int]:
-        """Hold an entry for building it; whoever comes second waits, and looks for it again. See `held`."""
+        """Lock an entry while it is built. A second process waits here, and must look for the entry again. See `held`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_abandoned(self.folder)
         return held(
@@ -87,9 +90,10 @@ class EngineCache:
 
 
 def rebuild(bundle: Bundle, precision: Precision, ordinal: int) -> None:
-    """Build an engine of a bundle for this GPU into the user's cache, in a process of its own that runs `crossrt engines`.
+    """Build an engine of a bundle for this GPU into the user's cache, in a child process that runs `crossrt engines`.
 
-    What that says, how far it is among it, comes on standard error. Raises BackendError, with its last words, when it failed.
+    The child's output, with its progress, goes to standard error. Raises BackendError, with the end of that output, when it
+    fails.
     """
     if EngineCache.of_user() is None:
         raise BackendError(f"an engine that is built cannot be kept, since this user has no home directory: {ADVICE}")
@@ -111,7 +115,7 @@ def rebuild(bundle: Bundle, precision: Precision, ordinal: int) -> None:
 def _key(bundle: Bundle, precision: Precision, gpu: Gpu, library: str, version: str) -> str:
     engines = {engine.file for engine in bundle.manifest.engines}
     key = {
-        # Every file counts: the weights of a large model lie beside it.
+        # All files are part of the key, since a large model has its weights in files of their own.
         "bundle": {
             file.name: content_sha256(bundle.path / file.name)
             for file in bundle.manifest.files

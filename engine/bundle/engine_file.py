@@ -1,4 +1,4 @@
-"""`EngineFile`: what a manifest says of a TensorRT engine."""
+"""`EngineFile`: the entry of a TensorRT engine in a manifest."""
 
 import itertools
 from collections.abc import Mapping
@@ -9,15 +9,16 @@ from ..errors import OptionError
 from .profiles import Profile
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
-"""Both are the backend `tensorrt`; the first that is installed builds."""
+"""Modules of the backend `tensorrt`. The first one that is installed builds engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFile:
-    """An engine and all that it is bound to: the `library` (`tensorrt` or `tensorrt_rtx`) with its version, and the GPU.
+    """An engine, and the library, version and GPU that it was built for and can run with.
 
-    `onnx_sha256` is of the model file it was built from, `build_seconds` and `attention`, how much of it is computed in fused
-    kernels, are for people. Of `options`, `hardware_compatible` and `version_compatible` loosen what it is bound to.
+    `library` is `tensorrt` or `tensorrt_rtx`. `onnx_sha256` is the hash of the model file it was built from. `options` are the
+    build options; with `hardware_compatible` the engine also runs on other GPUs, with `version_compatible` also with later
+    TensorRT versions. `build_seconds` and `attention`, the share of attention in fused kernels, are information for people.
     """
 
     file: str
@@ -33,11 +34,11 @@ class EngineFile:
     attention: str = "unmeasured"
 
     def __post_init__(self) -> None:
-        if self.library not in LIBRARIES:  # a name that is looked for as a module, and imported
+        if self.library not in LIBRARIES:  # the name of a module that will be imported
             raise OptionError(f"the engine {self.file} is of {self.library!r}, which is none of {', '.join(LIBRARIES)}")
 
     def mismatch(self, *, library: str, version: str, gpu: str, capability: str) -> str:
-        """Return why it cannot run there, naming both sides, or nothing when it can."""
+        """Return why the engine cannot run with this library and GPU, or an empty text when it can."""
         same_gpu = (gpu, capability) == (self.gpu, self.capability)
         if self.options.get("hardware_compatible"):
             same_gpu = same_gpu or min(numbers(capability), numbers(self.capability)) >= (8,)
@@ -54,6 +55,6 @@ class EngineFile:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return a dotted version as far as it is numbers: (10, 13, 0)."""
+    """Return the leading numbers of a dotted version, such as (10, 13, 0)."""
     parts = itertools.takewhile(lambda part: part.isdecimal() and len(part) < 10, version.split("."))
     return tuple(int(part) for part in parts)

@@ -1,4 +1,4 @@
-"""`Manifest`: what `manifest.json` says of a bundle."""
+"""`Manifest`: the content of a bundle's `manifest.json`."""
 
 import dataclasses
 import json
@@ -18,15 +18,15 @@ from ..text.tokenizer import MOST_TOKENS
 from .engine_file import EngineFile
 
 SCHEMA = 2
-"""What is written. Schema 1, which had neither names of labels nor prompts, is read too."""
+"""The schema that is written. Schema 1, which had no label names and no prompts, is read too."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MOST_LABELS, MOST_POSITIONS = 1 << 16, 1 << 20
-"""Labels and positions of the largest model that is opened: more than any has, and few enough to compute with."""
+"""Largest accepted numbers of labels and positions. No model has as many; a damaged manifest might."""
 ONNX_FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
-"""The file of each precision's graph in a new bundle."""
+"""Precision -> name of its ONNX file in a new bundle."""
 FILE_NAME = re.compile(r"(onnx/)?(?!\.{1,2}$)[^/\\:\0]+")
-"""A name of the manifest: of a file in the bundle, or in its folder `onnx`. Any other folder could lead outside."""
+"""Allowed file names: at the bundle's top or in its folder `onnx`. Other paths could lead out of the bundle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +40,15 @@ class BundleFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleModel:
-    """One precision: the ONNX `file`, the `parity` summary, which is None before the check has run, and for people, in
-    `numerics`, which tensors stayed in another precision and on what data that was decided.
+    """The files and the parity results of one precision.
 
-    `gpu_file` is what GPUs run instead, where there is one: INT8 whose rest is in FP16, which CPUs want in FP32. `fused_file`
-    is what ONNX Runtime runs on a GPU, and nothing else can. `native_file` is what the backend `native` runs, FP16's on GPUs
-    alone; BF16 has the FP32 file beside it, for others to compute in BF16.
-    `backends` tells of a CPU's backends whether it passed as they compute it; one that is not there was not asked.
+    `file` is the ONNX file. `gpu_file` is the variant for GPUs, if there is one: INT8 with the other operators in FP16, which
+    are in FP32 for CPUs. `fused_file` is a variant that only ONNX Runtime's CUDA provider can run. `native_file` holds the
+    weights for the backend `native`, on CPUs, or in FP16 on GPUs. The `file` of BF16 is the FP32 file, which other backends
+    compute in BF16.
+
+    `parity` is the summary of the parity check, None before it has run. `backends` says of each CPU backend that was checked
+    whether the model passed. `numerics` is information for people: which tensors stayed in another precision, and why.
     """
 
     file: str
@@ -59,19 +61,20 @@ class BundleModel:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of all its files."""
+        """The names of all files of this precision."""
         return tuple(name for name in (self.file, self.gpu_file, self.fused_file, self.native_file) if name is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says. `source` and `architecture` are for people; the runtime reads the rest, and of
-    `architecture` the `hidden_size`, to guess which backend is the faster, and how many token ids and types there are.
+    """The content of `manifest.json`; docs/bundle.md has every field.
 
-    `relevant_label` is None for a model with more than two labels of which none was chosen to rank by; `label_names` has
-    a name for each label, or is empty. `prompts` are the checkpoint's saved ones by name, and `prompt` is the text of its
-    default one, which is put before every query. `truncation_side` is the end at which texts that are too long lose tokens,
-    `right` or `left`.
+    `source` and `architecture` are information for people. Of `architecture` the runtime reads only `hidden_size`, to choose a
+    backend, and `vocab_size` and `token_types`, to check token ids and types.
+
+    `relevant_label` is None for a model with more than two labels of which none was chosen to rank by. `label_names` has a name
+    for each label, or is empty. `prompts` are the checkpoint's saved prompts by name; `prompt` is the text of its default prompt,
+    which is put before every query. `truncation_side` is the side on which texts that are too long lose tokens.
     """
 
     schema: int = SCHEMA
@@ -112,7 +115,7 @@ class Manifest:
                 "install a newer crossrt, or export the bundle again with this one"
             )
         try:
-            manifest = record(cls, {**fields, "schema": SCHEMA})  # as it is written from now on
+            manifest = record(cls, {**fields, "schema": SCHEMA})  # written again, it has the current schema
         except ValueError as error:
             raise BundleError(f"{where} does not have the fields of schema {SCHEMA} ({error}); export again") from error
         manifest._check(where)
@@ -160,21 +163,21 @@ class Manifest:
 
     @property
     def vocab_size(self) -> int | None:
-        """Token ids that the model has; None where nobody has noted it."""
-        return self._noted("vocab_size")
+        """Number of token ids of the model; None where the manifest does not say."""
+        return self._count("vocab_size")
 
     @property
     def token_types(self) -> int | None:
-        """Token types that the model has, 0 of one that takes none; None where nobody has noted it."""
-        return self._noted("token_types")
+        """Number of token types of the model, 0 for one that takes none; None where the manifest does not say."""
+        return self._count("token_types")
 
-    def _noted(self, name: str) -> int | None:
+    def _count(self, name: str) -> int | None:
         number = self.architecture.get(name)
         return number if type(number) is int and number >= 0 else None
 
 
 def listed(directory: Path) -> tuple[BundleFile, ...]:
-    """Return the manifest's entries for all files of a directory but the manifest itself, sorted by name."""
+    """Return the manifest's entries for all files of a directory except the manifest itself, sorted by name."""
     names = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
     return tuple(
         BundleFile(name=name, size=path.stat().st_size, sha256=sha256_of(path))

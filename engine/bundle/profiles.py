@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ..errors import OptionError
 
 Shape = tuple[int, int]
-"""Rows and tokens of each row."""
+"""Rows, and tokens of each row."""
 BUCKETS = (64, 128, 256, 512)
 TOKENS = 16_384
 """Tokens of the largest batch of a profile, with padding."""
@@ -19,7 +19,7 @@ ROWS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The smallest, the usual and the largest batch, each rows and tokens of a row. Kernels are chosen for `opt`."""
+    """The smallest, the optimal and the largest batch shape. TensorRT chooses its kernels for `opt`."""
 
     min: Shape
     opt: Shape
@@ -48,26 +48,26 @@ def profiles_for(
     rows: int = ROWS,
     buckets: Sequence[int] = BUCKETS,
 ) -> tuple[Profile, ...]:
-    """Return a profile for each bucket of lengths, the last one ending at `max_length`, without a gap between them.
+    """Return a profile for each bucket of lengths. The last bucket ends at `max_length`.
 
-    A profile takes any rows whose tokens stay within `tokens`, at most `rows`; kernels are chosen for its largest batch,
-    at the bucket's end, or, where `lengths` (int64 [n], tokens of the user's pairs) has some in the bucket, at their 90th
-    percentile. Raises OptionError when not even one row fits.
+    The largest batch of a profile has the bucket's longest rows, at most `rows` of them and at most `tokens` tokens. Its optimal
+    batch has as many rows, of the bucket's longest length. With `lengths`, int64 [n], the tokens of the user's pairs, it is their
+    90th percentile within the bucket. Raises OptionError when not even one row fits.
     """
     if max_length < 1 or tokens < max_length:
         raise OptionError(f"tokens={tokens} do not hold one pair of max_length={max_length}; give at least that")
     ends = [*(end for end in buckets if end < max_length), max_length]
-    found = []
+    profiles = []
     begin = 1
     for end in ends:
         most = max(1, min(rows, tokens // end))
         usual = end
         if lengths is not None and len(inside := lengths[(lengths >= begin) & (lengths <= end)]):
             usual = int(np.ceil(np.percentile(inside, 90)))
-        # Each begins at one token: a batch may be padded to less than its bucket, and a rounded one to more.
-        found.append(Profile(min=(1, 1), opt=(most, usual), max=(most, end)))
+        # Every minimum is one token: a batch may be padded to less than its bucket, or rounded up into a longer one.
+        profiles.append(Profile(min=(1, 1), opt=(most, usual), max=(most, end)))
         begin = end + 1
-    return tuple(found)
+    return tuple(profiles)
 
 
 def profile_for(profiles: Iterable[Profile], shape: Shape) -> int:

@@ -1,8 +1,8 @@
-"""From what a user names to a bundle: a bundle, a checkpoint directory, or a hub id.
+"""`bundle_from_source`: opens the bundle that a user's path or hub id stands for.
 
-A checkpoint is exported once, by a child process that runs `crossrt export`: torch never enters the process that
-scores, and its memory goes back to the system. The cache is keyed by the checkpoint's content, so a directory that is
-trained on and saved again is exported again, and by this crossrt's version, so that no bundle outlives a mended export.
+A checkpoint is exported once, by a child process that runs `crossrt export`. So torch is never imported by the process that
+scores, and the memory of the export is returned to the system. The cache's key is the checkpoint's content, so a directory that
+changes is exported again, and crossrt's version, so that a fixed export replaces the bundles of an older one.
 """
 
 import errno
@@ -33,11 +33,11 @@ CHECKPOINT_FILES = (
     "model*.safetensors",
     "pytorch_model*.bin",
 )
-"""What an export reads, as it is downloaded and as the cache is keyed by."""
+"""Files that an export reads: they are downloaded, and they are part of the cache's key."""
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
 EXPORTS = 2
-"""Raised when an export comes to give other scores, so that bundles which are cached are made again. The version alone would do
-for releases, and not between them."""
+"""Part of the cache's key. Increased when exports begin to give other scores, so that cached bundles are made again, also between
+two releases."""
 
 
 def bundle_from_source(
@@ -48,11 +48,11 @@ def bundle_from_source(
     cache_folder: str | PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Bundle:
-    """Open the bundle that `source` is, or that its export is.
+    """Open the bundle at `source`, or export the checkpoint at `source`, a directory or a hub id, and open that bundle.
 
-    `cache_folder` holds exported bundles and, when given, the hub's files too; see `bundles_folder` for what stands in for
-    it. Where several processes open one new checkpoint, one exports it and the others wait. Raises SourceError when nothing of
-    that name can be had, its export failed, or there is no folder to keep it in; BundleError for a damaged bundle.
+    `cache_folder` holds exported bundles and, when given, downloads from the hub; see `bundles_folder` for its default. Where
+    several processes open the same new checkpoint, one exports it and the others wait. Raises SourceError when the source cannot
+    be found or fetched, its export fails, or there is no folder to keep it in, and BundleError for a damaged bundle.
     """
     path = Path(source).expanduser()
     if (path / MANIFEST).is_file():
@@ -84,10 +84,9 @@ def fetched_checkpoint(
 ) -> tuple[Path, str]:
     """Download a hub repository's checkpoint files and return their directory and the commit.
 
-    With `onnx` the repository's own `model.onnx` comes too, or the file that `onnx_file` names, as a path in the repository
-    or in its folder `onnx`. Of a bundle, all files come that its manifest lists. Raises SourceError for a name that is
-    neither a directory nor a hub id, for an ONNX file that is not there, and for anything that keeps the files from being
-    had.
+    With `onnx` also download the repository's own `model.onnx`, or the file that `onnx_file` names, as a path in the repository
+    or in its folder `onnx`. If the repository is a bundle, download all files that its manifest lists. Raises SourceError for a
+    name that is neither a directory nor a hub id, for an ONNX file that is not there, and for a download that fails.
     """
     if not HUB_ID.fullmatch(source) or Path(source).suffix in (".onnx", ".json", ".bin", ".safetensors"):
         raise SourceError(
@@ -123,7 +122,7 @@ def fetched_checkpoint(
 
     wanted = list(ONNX_FILES) if onnx or not can_export() else []
     chosen = [] if onnx_file is None else [onnx_file, f"onnx/{onnx_file}"]
-    if chosen:  # with the files that its weights may lie in
+    if chosen:  # with the files that may hold its external weights
         wanted = [f"{name}{end}" for name in chosen for end in ("", "_data*", ".data*")]
     try:
         directory = fetched([*CHECKPOINT_FILES, *wanted], revision)
@@ -131,8 +130,8 @@ def fetched_checkpoint(
             files = Manifest.from_json(manifest.read_text(encoding="utf-8"), where=manifest).files
             directory = fetched([MANIFEST, *(file.name for file in files)], directory.name)
         elif chosen and not local_files_only and not any((directory / name).is_file() for name in chosen):
-            held = huggingface_hub.list_repo_files(repository, revision=directory.name, token=token)
-            models = ", ".join(name for name in held if name.endswith(".onnx")) or "no ONNX file"
+            names = huggingface_hub.list_repo_files(repository, revision=directory.name, token=token)
+            models = ", ".join(name for name in names if name.endswith(".onnx")) or "no ONNX file"
             raise SourceError(f"{repository} holds no ONNX file {onnx_file!r}; it holds {models}")
     except CrossrtError:
         raise
@@ -150,20 +149,20 @@ def fetched_checkpoint(
 
 
 def can_export() -> bool:
-    """Tell whether what an export from PyTorch needs is installed, without importing it."""
+    """Tell whether the packages that an export from PyTorch needs are installed, without importing them."""
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("torch", "transformers", "onnx", "safetensors"))
 
 
 def last_of_training(directory: Path) -> Path | None:
-    """Return the last checkpoint that a training run left in its output directory; None where there is none."""
-    found = [path for path in directory.glob("checkpoint-*") if (path / "config.json").is_file()]
-    return max(found, key=lambda path: (len(path.name), path.name), default=None)
+    """Return the last `checkpoint-N` in the output directory of a training run; None where there is none."""
+    checkpoints = [path for path in directory.glob("checkpoint-*") if (path / "config.json").is_file()]
+    return max(checkpoints, key=lambda path: (len(path.name), path.name), default=None)
 
 
 def _content_key(checkpoint: Path) -> str:
-    # What an export is made from depends on whether there is PyTorch: without, it is the directory's own ONNX file.
+    # `can_export` is part of the key: without PyTorch the bundle is made from the directory's own ONNX file.
     digest = hashlib.sha256(f"crossrt {__version__} schema {SCHEMA} exports {EXPORTS} {can_export()}".encode())
     patterns = (*CHECKPOINT_FILES, *ONNX_FILES)
     files = sorted({file for pattern in patterns for file in checkpoint.glob(pattern) if file.is_file()})
@@ -186,7 +185,7 @@ def _cached(target: Path) -> Bundle | None:
     try:
         return Bundle.open(target)
     except BundleError:
-        return None  # a damaged cache entry is replaced, not mourned
+        return None  # a damaged entry is exported again
 
 
 def _exported(checkpoint: Path, target: Path, source: str, revision: str | None) -> Bundle:
@@ -198,11 +197,11 @@ def _exported(checkpoint: Path, target: Path, source: str, revision: str | None)
             waiting=f"crossrt: waiting for another process that exports {source} to {target}",
         )
         with exporting as lock:
-            found = _cached(target)  # what the process has made that was waited for
-            if found is None:
+            bundle = _cached(target)  # another process may have exported it while this one waited
+            if bundle is None:
                 _export(checkpoint, target, source, revision, lock)
-                found = Bundle.open(target)
-            return found
+                bundle = Bundle.open(target)
+            return bundle
     except OSError as error:
         raise SourceError(_nowhere(source, f"{error.filename or target.parent}: {error.strerror}")) from error
 
@@ -219,7 +218,7 @@ def _export(checkpoint: Path, target: Path, source: str, revision: str | None, l
     words = ["export", str(checkpoint.absolute()), str(target), "--force", "--source-id", source]
     if revision is not None:
         words += ["--revision", revision]
-    # The child holds the lock too, so that it is not exported a second time where this process is killed.
+    # The child inherits the lock, so that no second export starts if this process is killed while the child runs.
     inherited = () if sys.platform == "win32" else (lock,)
     child = subprocess.run(
         crossrt_command(*words),
@@ -231,7 +230,7 @@ def _export(checkpoint: Path, target: Path, source: str, revision: str | None, l
     )
     if child.returncode:
         said = (child.stderr.strip() or child.stdout.strip() or f"exit status {child.returncode}").splitlines()
-        # Before crossrt's own words stands what the libraries wrote to standard error.
+        # Show crossrt's own message only: libraries write to standard error before it.
         own = [number for number, line in enumerate(said) if line.startswith("crossrt: ")]
         said = said[own[-1] :] if own else said[-20:]
         raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(said))

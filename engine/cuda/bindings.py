@@ -1,4 +1,4 @@
-"""Which package gives CUDA's verbs here: `cuda-bindings`, or PyCUDA."""
+"""`open_cuda`: opens a device through the installed bindings to CUDA, `cuda-bindings` or PyCUDA."""
 
 import importlib.util
 from contextlib import suppress
@@ -8,9 +8,9 @@ from .cuda import Cuda
 
 
 def installed_bindings() -> str | None:
-    """Return the package that gives the verbs here, `cuda.bindings` or `pycuda`, or None."""
+    """Return the module of the installed bindings, `cuda.bindings` or `pycuda`, or None."""
     for name in ("cuda.bindings", "pycuda"):
-        # Another package `cuda` has no bindings in it.
+        # find_spec raises where another package is called `cuda` and has no module `bindings`.
         with suppress(ModuleNotFoundError):
             if importlib.util.find_spec(name) is not None:
                 return name
@@ -18,7 +18,7 @@ def installed_bindings() -> str | None:
 
 
 def open_cuda(ordinal: int) -> Cuda:
-    """Open a device by the bindings that are installed. Raises BackendError, saying what to install, without any."""
+    """Open a device. Raises BackendError, saying what to install, where there are no bindings."""
     found = installed_bindings()
     if found == "cuda.bindings":
         from .cuda_bindings import CudaBindings

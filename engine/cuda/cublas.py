@@ -1,4 +1,4 @@
-"""Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32, the bias and GELU computed before the result is written."""
+"""Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32; bias and GELU are fused into the product."""
 
 import ctypes
 import math
@@ -9,14 +9,17 @@ from ..errors import BackendError
 from .cuda import Cuda, Event
 
 WORKSPACE = 32 << 20
-"""Bytes of device memory that a product may use meanwhile; NVIDIA says 32 MiB for Hopper."""
+"""Bytes of device memory that a product may use while it computes. NVIDIA recommends 32 MiB for Hopper."""
 
 TUNED_ROWS = 4_096
-"""From so many rows on a product's algorithms are timed, since the one that cuBLAS names first may take a tenth longer."""
+"""Fewest rows for which the algorithms of a product are timed. The first algorithm that cuBLAS suggests can be 10 % slower than
+the best one."""
 CANDIDATES = 8
+"""Algorithms that are timed."""
 REPEATS = 3
+"""Products per timing."""
 
-# Of cublasLt.h, library_types.h and cublas_api.h.
+# Constants of cublasLt.h, library_types.h and cublas_api.h.
 _HALF, _SINGLE, _COMPUTE_SINGLE = 2, 0, 68
 _TRANSPOSE_LEFT, _EPILOGUE, _BIAS = 3, 7, 8
 _WITH_BIAS, _WITH_GELU_AND_BIAS = 4, 36
@@ -33,7 +36,7 @@ _STATUS = {
 }
 
 
-class _Found(ctypes.Structure):
+class _HeuristicResult(ctypes.Structure):
     """cublasLtMatmulHeuristicResult_t."""
 
     _fields_ = [
@@ -46,7 +49,7 @@ class _Found(ctypes.Structure):
 
 
 def load_cublas() -> ctypes.CDLL:
-    """Load cuBLASLt, of CUDA's toolkit or of a package. Raises BackendError, saying what to install, where there is none."""
+    """Load cuBLASLt from the CUDA toolkit or a Python package. Raises BackendError, saying what to install, without either."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
@@ -56,9 +59,10 @@ def load_cublas() -> ctypes.CDLL:
 
 
 class Cublas:
-    """cuBLASLt on one device, which is current wherever this is used. Raises BackendError without the library."""
+    """cuBLASLt on one device. The device must be current in every call."""
 
     def __init__(self, cuda: Cuda) -> None:
+        """Load the library. Raises BackendError where it is not installed."""
         self.cuda = cuda
         self._library = load_cublas()
         handle = ctypes.c_void_p()
@@ -68,12 +72,12 @@ class Cublas:
     def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> "Product":
         """Prepare y [rows, outputs] = x [rows, inputs] weight^T + bias, with weight [outputs, inputs] and bias [outputs].
 
-        All are FP16; with `single` y and the bias are FP32. `gelu` puts y through GELU, in its form with tanh.
+        All are FP16; with `single`, y and the bias are FP32. `gelu` applies GELU, in its tanh approximation, to y.
         """
         return Product(self, rows, inputs, outputs, gelu=gelu, single=single)
 
     def close(self) -> None:
-        """Free the handle, after its products. May be called again."""
+        """Free the handle. Its products must be closed before. May be called again."""
         if self._handle:
             self._call("cublasLtDestroy", self._handle)
             self._handle = ctypes.c_void_p()
@@ -85,21 +89,25 @@ class Cublas:
 
 
 class Product:
-    """One shape of product. cuBLAS counts columns first, so to it y^T is weight x^T, and rows are as wide as channels."""
+    """A matrix product of one shape, prepared by `Cublas.product`.
+
+    cuBLAS is column-major. It computes y^T = weight x^T, whose columns are the rows of x and y.
+    """
 
     def __init__(self, cublas: Cublas, rows: int, inputs: int, outputs: int, *, gelu: bool, single: bool) -> None:
         self._cublas = cublas
-        self._made: list[tuple[str, ctypes.c_void_p]] = []
+        self._created: list[tuple[str, ctypes.c_void_p]] = []
+        """Descriptors to free, with their kind."""
         self._one, self._zero = ctypes.c_float(1), ctypes.c_float(0)
         try:
-            self._operation = self._make("MatmulDesc", ctypes.c_int(_COMPUTE_SINGLE), ctypes.c_int(_SINGLE))
+            self._operation = self._create("MatmulDesc", ctypes.c_int(_COMPUTE_SINGLE), ctypes.c_int(_SINGLE))
             self._set(_TRANSPOSE_LEFT, ctypes.c_int32(1))
             self._set(_EPILOGUE, ctypes.c_uint32(_WITH_GELU_AND_BIAS if gelu else _WITH_BIAS))
-            # Where the bias begins, which cuBLAS looks at when it chooses; each product has its own.
+            # A placeholder for the bias, whose alignment influences cuBLAS's choice; `enqueue` sets the real pointer.
             self._set(_BIAS, ctypes.c_void_p(256))
             shapes = ((_HALF, inputs, outputs), (_HALF, inputs, rows), (_SINGLE if single else _HALF, outputs, rows))
             self._layouts = [
-                self._make(
+                self._create(
                     "MatrixLayout",
                     ctypes.c_int(kind),
                     ctypes.c_uint64(high),
@@ -108,47 +116,47 @@ class Product:
                 )
                 for kind, high, wide in shapes
             ]
-            self._candidates = self._found(CANDIDATES if rows >= TUNED_ROWS else 1)
+            self._candidates = self._heuristic(CANDIDATES if rows >= TUNED_ROWS else 1)
             if not self._candidates:
                 raise BackendError(f"cuBLAS has no product of {rows} x {inputs} by {inputs} x {outputs} on this GPU")
         except BackendError:
             self.close()
             raise
 
-    def _found(self, most: int) -> list[Any]:
-        """Return cuBLAS's candidates, those that it thinks quickest first."""
-        preference, workspace = self._make("MatmulPreference"), ctypes.c_size_t(WORKSPACE)
+    def _heuristic(self, most: int) -> list[Any]:
+        """Return at most `most` algorithms that cuBLAS suggests, the one that it estimates to be fastest first."""
+        preference, workspace = self._create("MatmulPreference"), ctypes.c_size_t(WORKSPACE)
         self._cublas._call(
             "cublasLtMatmulPreferenceSetAttribute",
             *(preference, _MOST_WORKSPACE, ctypes.byref(workspace), ctypes.sizeof(workspace)),
         )
-        found, count = (_Found * most)(), ctypes.c_int()
+        results, count = (_HeuristicResult * most)(), ctypes.c_int()
         weight, x, y = self._layouts
         self._cublas._call(
             "cublasLtMatmulAlgoGetHeuristic",
-            *(self._cublas._handle, self._operation, weight, x, y, y, preference, most, found, ctypes.byref(count)),
+            *(self._cublas._handle, self._operation, weight, x, y, y, preference, most, results, ctypes.byref(count)),
         )
-        return [each.algorithm for each in found[: count.value] if not each.state]
+        return [each.algorithm for each in results[: count.value] if not each.state]
 
     def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
-        """Put the product on a stream; all but that are device pointers, aligned to 256 bytes.
+        """Enqueue the product on a stream. The other arguments are device pointers, aligned to 256 bytes.
 
-        The first time, for `TUNED_ROWS` and more, it is computed by each of cuBLAS's candidates, waited for, and the quickest is
-        kept; that cannot be captured.
+        The first call of a product of `TUNED_ROWS` or more rows times the candidate algorithms and keeps the fastest. That call
+        waits for the stream, and cannot be captured in a graph.
         """
         self._set(_BIAS, ctypes.c_void_p(bias))
         if len(self._candidates) > 1:
-            self._candidates = [self._quickest(stream, x, weight, y, workspace)]
+            self._candidates = [self._fastest(stream, x, weight, y, workspace)]
         self._put(self._candidates[0], stream, x, weight, y, workspace)
 
-    def _quickest(self, stream: int, *pointers: int) -> Any:
+    def _fastest(self, stream: int, *pointers: int) -> Any:
         cuda = self._cublas.cuda
         with closing(Event(cuda)) as begin, closing(Event(cuda)) as end:
 
             def ms(algorithm: Any) -> float:
                 try:
                     self._put(algorithm, stream, *pointers)
-                except BackendError:  # cuBLAS names candidates that it refuses in the end
+                except BackendError:  # cuBLAS suggests algorithms that it then refuses to run
                     return math.inf
                 cuda.record(begin.handle, stream)
                 for _ in range(REPEATS):
@@ -170,16 +178,16 @@ class Product:
         )
 
     def close(self) -> None:
-        """Free what describes it. May be called again."""
-        while self._made:
-            kind, made = self._made.pop()
-            self._cublas._call(f"cublasLt{kind}Destroy", made)
+        """Free its descriptors. May be called again."""
+        while self._created:
+            kind, descriptor = self._created.pop()
+            self._cublas._call(f"cublasLt{kind}Destroy", descriptor)
 
-    def _make(self, kind: str, *arguments: Any) -> ctypes.c_void_p:
-        made = ctypes.c_void_p()
-        self._cublas._call(f"cublasLt{kind}Create", ctypes.byref(made), *arguments)
-        self._made.append((kind, made))
-        return made
+    def _create(self, kind: str, *arguments: Any) -> ctypes.c_void_p:
+        descriptor = ctypes.c_void_p()
+        self._cublas._call(f"cublasLt{kind}Create", ctypes.byref(descriptor), *arguments)
+        self._created.append((kind, descriptor))
+        return descriptor
 
     def _set(self, attribute: int, value: Any) -> None:
         self._cublas._call(

@@ -1,7 +1,7 @@
-"""CUDA's few verbs, and what is owned on a device: buffers, pinned host memory, streams, graphs.
+"""`Cuda`: the protocol of the CUDA driver calls that crossrt uses; and the owners of buffers, streams, events and graphs.
 
-Two packages can give the verbs, `cuda-bindings` and PyCUDA; the first that is installed is used. Everything here is
-closed by whom opened it, and every return code that is not a success becomes a `CudaError`.
+`cuda-bindings` or PyCUDA implements the protocol, whichever `open_cuda` finds first. Whoever opens an object here closes it.
+Every failed driver call raises `CudaError`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ from ..errors import BackendError, CudaError
 
 Bytes = npt.NDArray[np.uint8]
 ALIGNMENT = 256
-"""Bytes: what TensorRT and tensor cores want of addresses at most, and every CUDA allocation has."""
+"""Alignment of addresses in bytes. TensorRT and tensor cores require no more, and every CUDA allocation has it."""
 
 
 def laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Lay things of these many bytes one after the other; return where each begins, aligned, and where the last ends."""
+    """Place parts of these sizes in bytes one after the other. Return the aligned offset of each, and the total size."""
     places, end = {}, 0
     for name, size in sizes.items():
         places[name] = end
@@ -28,10 +28,10 @@ def laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
 
 
 class Cuda(Protocol):
-    """One device, through one package's bindings. Pointers and handles are whole numbers, sizes are bytes.
+    """The driver calls on one device. Pointers and handles are integers, sizes are bytes.
 
-    All but `current` and `close` want the device current in the calling thread. It is the device's primary context,
-    which torch, ONNX Runtime and CuPy use too. Every verb raises CudaError.
+    All methods except `current` and `close` require the device to be current in the calling thread. They use the device's primary
+    context, which torch, ONNX Runtime and CuPy use too. Every method raises CudaError when the driver reports a failure.
     """
 
     ordinal: int
@@ -39,10 +39,10 @@ class Cuda(Protocol):
     """Whether these bindings can capture graphs."""
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the device current in this thread, and afterwards again what was before."""
+        """Make the device current in this thread for the block; the previous device is current again afterwards."""
 
     def memory(self) -> tuple[int, int]:
-        """Return free and total bytes."""
+        """Return the free and the total device memory in bytes."""
 
     def allocate(self, size: int) -> int:
         """Return a pointer to device memory."""
@@ -51,56 +51,56 @@ class Cuda(Protocol):
         """Free device memory."""
 
     def allocate_pinned(self, size: int) -> Bytes:
-        """Return host memory that the device copies from and to by itself."""
+        """Return page-locked host memory, which the device copies from and to without the CPU."""
 
     def free_pinned(self, memory: Bytes) -> None:
         """Free host memory; no view of it may be used any more."""
 
     def create_stream(self) -> int:
-        """Return a stream that does not wait for the default one."""
+        """Return a stream that does not synchronize with the default stream."""
 
     def destroy_stream(self, stream: int) -> None:
-        """Free a stream when its work is done."""
+        """Free a stream. It must have no work left."""
 
     def synchronize(self, stream: int) -> None:
-        """Wait for a stream's work."""
+        """Wait until a stream has done all its work."""
 
     def upload(self, pointer: int, source: Bytes, stream: int) -> None:
-        """Copy pinned host memory to the device, in the stream's turn."""
+        """Enqueue a copy from pinned host memory to the device."""
 
     def download(self, target: Bytes, pointer: int, stream: int) -> None:
-        """Copy device memory to pinned host memory, in the stream's turn."""
+        """Enqueue a copy from the device to pinned host memory."""
 
     def create_event(self) -> int:
-        """Return an event that keeps its time."""
+        """Return an event that records its time."""
 
     def destroy_event(self, event: int) -> None:
         """Free an event."""
 
     def record(self, event: int, stream: int) -> None:
-        """Note the time at the stream's turn."""
+        """Enqueue an event, whose time is taken when the stream reaches it."""
 
     def elapsed_ms(self, begin: int, end: int) -> float:
-        """Return the milliseconds between two events that have happened."""
+        """Return the milliseconds between two recorded events."""
 
     def begin_capture(self, stream: int) -> None:
-        """Note what is put on the stream from here on, and do none of it."""
+        """Start to capture the work that is enqueued on the stream, instead of doing it."""
 
     def end_capture(self, stream: int) -> int:
-        """Return what was noted, as a graph."""
+        """Return the captured work as a graph that can be launched."""
 
     def launch(self, graph: int, stream: int) -> None:
-        """Do all of a graph, in the stream's turn."""
+        """Enqueue all work of a graph."""
 
     def destroy_graph(self, graph: int) -> None:
         """Free a graph."""
 
     def close(self) -> None:
-        """Give the primary context back. May be called again."""
+        """Release the primary context. May be called again."""
 
 
 class _Owned:
-    """Something with a handle that is freed once."""
+    """Base of objects with a handle of the driver, which `close` frees once."""
 
     def __init__(self, handle: int, free: Callable[[int], None]) -> None:
         self._handle = handle
@@ -130,7 +130,7 @@ class DeviceBuffer(_Owned):
 
 
 class PinnedBuffer:
-    """`size` bytes of host memory, at `bytes`, that the device copies from and to by itself."""
+    """`size` bytes of page-locked host memory, as the array `bytes`."""
 
     def __init__(self, cuda: Cuda, size: int) -> None:
         self._cuda = cuda
@@ -145,18 +145,18 @@ class PinnedBuffer:
 
 
 class Graph(_Owned):
-    """Work that a stream has noted, to be done as one."""
+    """A CUDA graph: captured work of a stream, launched with one call."""
 
 
 class Event(_Owned):
-    """A moment of a stream."""
+    """A CUDA event, which records when a stream reaches it."""
 
     def __init__(self, cuda: Cuda) -> None:
         super().__init__(cuda.create_event(), cuda.destroy_event)
 
 
 class Stream(_Owned):
-    """Work that is done in order. `borrowed` names a stream of the caller's, which is used and never freed."""
+    """A CUDA stream: its work is done in the order it was enqueued. A `borrowed` stream is the caller's and is never freed."""
 
     def __init__(self, cuda: Cuda, *, borrowed: int | None = None) -> None:
         if borrowed is None:
@@ -166,37 +166,37 @@ class Stream(_Owned):
         self._cuda = cuda
 
     def synchronize(self) -> None:
-        """Wait until all is done."""
+        """Wait until the stream has done all its work."""
         self._cuda.synchronize(self.handle)
 
     def upload(self, source: PinnedBuffer, target: DeviceBuffer, size: int) -> None:
-        """Copy the first `size` bytes up. Raises BackendError for more than either holds."""
+        """Enqueue a copy of the first `size` bytes to the device. Raises BackendError if either buffer is smaller."""
         _check_copy(size, source.size, target.size)
         self._cuda.upload(target.handle, source.bytes[:size], self.handle)
 
     def download(self, source: DeviceBuffer, target: PinnedBuffer, size: int) -> None:
-        """Copy the first `size` bytes down. Raises BackendError for more than either holds."""
+        """Enqueue a copy of the first `size` bytes to the host. Raises BackendError if either buffer is smaller."""
         _check_copy(size, source.size, target.size)
         self._cuda.download(target.bytes[:size], source.handle, self.handle)
 
     def record(self, event: Event) -> None:
-        """Note the time at this point."""
+        """Enqueue an event."""
         self._cuda.record(event.handle, self.handle)
 
     def captured(self, work: Callable[[], None]) -> Graph:
-        """Return what `work` puts on this stream as a graph; none of it is done."""
+        """Return a graph of the work that `work` enqueues on this stream; none of it is done."""
         self._cuda.begin_capture(self.handle)
         try:
             work()
         except BaseException:
-            # The capture must end, or the stream can never be used again; what it gives is broken.
+            # A stream that is left capturing cannot be used again. The graph that ends the capture is invalid and freed.
             with suppress(CudaError):
                 self._cuda.destroy_graph(self._cuda.end_capture(self.handle))
             raise
         return Graph(self._cuda.end_capture(self.handle), self._cuda.destroy_graph)
 
     def launch(self, graph: Graph) -> None:
-        """Do all of a graph."""
+        """Enqueue all work of a graph."""
         self._cuda.launch(graph.handle, self.handle)
 
 

@@ -1,4 +1,4 @@
-"""CUDA's verbs by cuda-bindings."""
+"""`CudaBindings`: the driver calls through cuda-bindings."""
 
 import ctypes
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ class CudaBindings:
 
     def begin_capture(self, stream: int) -> None:
         """See `Cuda.begin_capture`."""
-        # Of this thread alone: what torch does meanwhile in others must not break the capture.
+        # Thread-local: calls that torch makes in other threads meanwhile must not invalidate the capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         checked(driver.cuStreamBeginCapture(stream, mode))
 
@@ -122,7 +122,7 @@ class CudaBindings:
 
 
 def checked(returned: tuple[Any, ...]) -> Any:
-    """Return what follows the code of a call: nothing, one value or a tuple. Raises CudaError for a failure."""
+    """Return the values of a driver call without its error code: None, one value or a tuple. Raises CudaError for a failure."""
     code, *values = returned
     if code != driver.CUresult.CUDA_SUCCESS:
         raise CudaError(code.name)

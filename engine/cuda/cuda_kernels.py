@@ -1,4 +1,4 @@
-"""CUDA source, compiled for the GPU at hand when a model is opened, and kept in the user's cache."""
+"""`CudaKernels`: CUDA source, compiled by NVRTC for a GPU and a model's sizes when the model is opened, and cached."""
 
 import ctypes
 import hashlib
@@ -18,34 +18,37 @@ from .cuda_bindings import checked
 NATIVE = Path(__file__).parent.parent / "kernels" / "native"
 FOLDER = "kernels"
 KEPT = 64
-"""Programs kept: one for each GPU, compiler and model's sizes. Each has some hundred kilobytes."""
+"""Programs kept in the cache, one per GPU, compiler version and model sizes. Each has a few hundred kilobytes."""
 THREADS = 128
-"""Of every block."""
+"""Threads per block, of every kernel."""
 
 
 class CudaKernels:
-    """Kernels of `native/encoder.cu` for a model of given sizes, on one device, which is current wherever this is used."""
+    """The kernels of `native/encoder.cu` for a model of given sizes, on one device, which must be current in every call."""
 
     def __init__(self, cuda: Cuda, macros: Mapping[str, object]) -> None:
-        """Compile and load them, which takes a second the first time. Raises BackendError where they cannot be compiled."""
+        """Load the kernels from the cache, or compile them, which takes a second. Raises BackendError if they do not compile.
+
+        `macros` are the sizes, as preprocessor definitions.
+        """
         source, options = _program(macros, gpus()[cuda.ordinal].capability)
         folder = cache_folder(FOLDER)
-        kept = None if folder is None else CompiledModels(folder, KEPT)
+        cache = None if folder is None else CompiledModels(folder, KEPT)
         key = {"source": [hashlib.sha256(text).hexdigest() for text in source], "options": options}
         self._functions: dict[str, Any] = {}
         try:
-            found = None if kept is None else kept.load(key)
-            self._module = None if found is None else checked(driver.cuModuleLoadData(bytes(found)))
-        except CudaError:  # whole, and not for this driver
+            cached = None if cache is None else cache.load(key)
+            self._module = None if cached is None else checked(driver.cuModuleLoadData(bytes(cached)))
+        except CudaError:  # compiled for another driver
             self._module = None
         if self._module is None:
             image = _compiled(source, options)
-            if kept is not None:
-                kept.store(key, image)
+            if cache is not None:
+                cache.store(key, image)
             self._module = checked(driver.cuModuleLoadData(image))
 
     def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
-        """Put a kernel of blocks of 128 threads on a stream. Its arguments are a count, below 2^31, and device pointers."""
+        """Enqueue a kernel with `THREADS` threads per block. Its arguments are a count below 2^31 and device pointers."""
         if name not in self._functions:
             self._functions[name] = checked(driver.cuModuleGetFunction(self._module, name.encode()))
         kinds = (ctypes.c_int, *[ctypes.c_void_p] * len(pointers))
@@ -56,7 +59,7 @@ class CudaKernels:
         )
 
     def close(self) -> None:
-        """Unload them. May be called again."""
+        """Unload the kernels. May be called again."""
         if self._module is not None:
             module, self._module = self._module, None
             checked(driver.cuModuleUnload(module))
@@ -64,40 +67,43 @@ class CudaKernels:
 
 def capabilities_of_compiler() -> frozenset[str]:
     """Return the compute capabilities that NVRTC compiles for, such as `9.0`. Raises BackendError without NVRTC."""
-    return frozenset(f"{known // 10}.{known % 10}" for known in _said(nvrtc.nvrtcGetSupportedArchs))
+    return frozenset(f"{known // 10}.{known % 10}" for known in _called(nvrtc.nvrtcGetSupportedArchs))
 
 
 def _program(macros: Mapping[str, object], capability: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """Source, header and options, and the compiler's version among them, since its code may be another."""
+    """Return source and header, and the compiler's options.
+
+    The options hold the compiler's version, so that another version compiles again.
+    """
     source = tuple((NATIVE / name).read_bytes() for name in ("encoder.cu", "device.cuh"))
-    major, minor = _said(nvrtc.nvrtcVersion)
+    major, minor = _called(nvrtc.nvrtcVersion)
     options = [f"-arch=sm_{capability.replace('.', '')}", "-std=c++17", f"-DNVRTC={major}.{minor}"]
     return source, (*options, *(f"-D{name}={value}" for name, value in macros.items()))
 
 
 def _compiled(source: tuple[bytes, ...], options: tuple[str, ...]) -> bytes:
-    program = _said(nvrtc.nvrtcCreateProgram, source[0], b"encoder.cu", 1, [source[1]], [b"device.cuh"])
+    program = _called(nvrtc.nvrtcCreateProgram, source[0], b"encoder.cu", 1, [source[1]], [b"device.cuh"])
     try:
         code = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])[0]
         if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            said = b" " * _said(nvrtc.nvrtcGetProgramLogSize, program)
-            _said(nvrtc.nvrtcGetProgramLog, program, said)
+            log = b" " * _called(nvrtc.nvrtcGetProgramLogSize, program)
+            _called(nvrtc.nvrtcGetProgramLog, program, log)
             raise BackendError(
                 f"the kernels do not compile ({code.name}, {options[0]}):\n"
-                + said.decode(errors="replace").strip("\0 \n")
+                + log.decode(errors="replace").strip("\0 \n")
             )
-        image: bytes = b" " * _said(nvrtc.nvrtcGetCUBINSize, program)
-        _said(nvrtc.nvrtcGetCUBIN, program, image)
+        image: bytes = b" " * _called(nvrtc.nvrtcGetCUBINSize, program)
+        _called(nvrtc.nvrtcGetCUBIN, program, image)
         return image
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def _said(call: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Call NVRTC. Raises BackendError where it fails or is not there."""
+def _called(call: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
+    """Return the values of an NVRTC call without its error code. Raises BackendError where it fails or is not installed."""
     try:
         code, *values = call(*arguments)
-    except RuntimeError as error:  # the bindings' way of telling that the library is not there
+    except RuntimeError as error:  # the bindings raise it where the library is missing
         raise BackendError(f'NVRTC was not found ({error}): pip install "crossrt[cuda]"') from error
     if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise BackendError(f"NVRTC: {code.name}")

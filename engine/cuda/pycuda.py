@@ -1,4 +1,4 @@
-"""CUDA's verbs by PyCUDA, which has all but graphs."""
+"""`PyCuda`: the driver calls through PyCUDA, which has all but graphs."""
 
 import ctypes
 import functools
@@ -14,7 +14,7 @@ from .cuda import Bytes
 
 
 class PyCuda:
-    """See `Cuda`. PyCUDA frees its objects when they are forgotten; here they are kept, by handle, until freed."""
+    """See `Cuda`. PyCUDA frees an object when it is garbage-collected, so this class keeps each by its handle until it is freed."""
 
     graphs = False
 
@@ -124,21 +124,21 @@ class PyCuda:
 
 @functools.cache
 def _primary_context(ordinal: int) -> Any:
-    """Return a device's primary context, retained once a process and never given back.
+    """Return a device's primary context. It is retained once per process and never released, for three reasons.
 
-    PyCUDA's `detach` leaves a context that was not current on the stack of the thread, and in any other thread than the one that
-    retained it does nothing; and what was made under one object of a context cannot be freed under another.
+    PyCUDA's `detach` leaves a context that was not current on the thread's stack. It has no effect in another thread than the one
+    that retained the context. And an object that was created under one `Context` cannot be freed under another.
     """
     _checked(driver.init)
     return _checked(lambda: driver.Device(ordinal).retain_primary_context())
 
 
 def _checked(call: Callable[[], Any]) -> Any:
-    """Return what a call returns. Raises CudaError for a failure, under the name that the driver has for it."""
+    """Return the result of a call. Raises CudaError, with the driver's name of the error, when it fails."""
     try:
         return call()
     except driver.Error as error:
-        # Such as "cuMemAlloc failed: out of memory - more words".
+        # PyCUDA's text is like "cuMemAlloc failed: out of memory - more words".
         words = str(error).partition(" failed: ")[2]
         names = _error_names()
         name = names.get(words) or names.get(words.partition(" - ")[0], "CUDA_ERROR_UNKNOWN")
@@ -147,12 +147,12 @@ def _checked(call: Callable[[], Any]) -> Any:
 
 @functools.cache
 def _error_names() -> dict[str, str]:
-    """Return the driver's names of failures by its words for them: PyCUDA tells the words alone."""
+    """Return a map from the driver's error texts to its error names: PyCUDA raises errors with the text only."""
     library = ctypes.CDLL("libcuda.so.1")
-    found = {}
+    names = {}
     name, words = ctypes.c_char_p(), ctypes.c_char_p()
     for code in range(1, 1000):
         asked = (library.cuGetErrorString(code, ctypes.byref(words)), library.cuGetErrorName(code, ctypes.byref(name)))
         if asked == (0, 0) and words.value and name.value:
-            found[words.value.decode()] = name.value.decode()
-    return found
+            names[words.value.decode()] = name.value.decode()
+    return names
