@@ -1,1 +1,1 @@
-"""The runtime: text in, scores out. NumPy and a tokenizer; no torch, ever."""
+"""The runtime: from texts to scores, with NumPy and a tokenizer. It never needs torch."""

@@ -1,6 +1,6 @@
-"""What turns raw logits into the scores a user sees, always in float32.
+"""Activations: functions that turn raw logits into scores, always in float32.
 
-In 16 bits a sigmoid saturates, and the ties destroy the order; so an activation never runs in the model's precision.
+In 16 bits a sigmoid saturates, and equal scores lose the order. So an activation never runs in the model's precision.
 """
 
 import functools
@@ -23,7 +23,7 @@ def identity(logits: Floats) -> Floats:
 
 
 def sigmoid(logits: Floats) -> Floats:
-    """Return 1 / (1 + exp(-x)), stable for any x (float32 in, float32 out)."""
+    """Return 1 / (1 + exp(-x)), without overflow for any x (float32 in, float32 out)."""
     small = np.exp(-np.abs(logits))
     scores: Floats = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
     return scores
@@ -52,12 +52,12 @@ NAMED: dict[str, Callable[[Floats], Floats]] = {
 def name_from_config(
     config: Mapping[str, Any], sentence_transformers_config: Mapping[str, Any] | None, default: str
 ) -> str:
-    """Name the activation that a checkpoint asks for, looked for where sentence-transformers 6 looks, in its order.
+    """Return the name of the activation that a checkpoint asks for. It is looked up as in sentence-transformers 6.
 
-    `config_sentence_transformers.json["activation_fn"]`; then `config["sentence_transformers"]["activation_fn"]` or,
-    where there is none, `config["sbert_ce_default_activation_function"]`; else `default`. A dotted path outside torch is
-    remote code: it is not run, and the next place holds, as in sentence-transformers. Raises OptionError for an
-    activation of torch that has no name here.
+    The first of these that names a class of torch counts: `config_sentence_transformers.json["activation_fn"]`;
+    `config["sentence_transformers"]["activation_fn"]` or, where that key is missing,
+    `config["sbert_ce_default_activation_function"]`; otherwise `default`. A dotted path outside torch is remote code: it is not
+    run but skipped, as in sentence-transformers. Raises OptionError for an activation of torch that crossrt does not have.
     """
     saved = config.get("sentence_transformers") or {}
     places = (
@@ -77,7 +77,7 @@ def name_from_config(
 
 
 def named(activation: str) -> str:
-    """Return the name of `NAMED` that a name, or the dotted path of torch's class, means. Raises OptionError for another."""
+    """Return the key of `NAMED` for a name or the dotted path of a torch class. Raises OptionError for an unknown one."""
     name = activation.rsplit(".", 1)[-1].lower()
     if name not in NAMED:
         raise OptionError(f"unknown activation {activation!r}; one of {', '.join(NAMED)}")
@@ -87,8 +87,8 @@ def named(activation: str) -> str:
 def apply(activation: Activation, logits: Floats) -> Floats:
     """Apply `activation` to float32 logits [n, labels] or [n] and return float32 of the shape it gives.
 
-    `activation` is a name of `NAMED`, a function of NumPy arrays, or a torch module or function. torch is used only
-    when the caller has already imported it. Raises OptionError for anything else, and whatever a function raises.
+    `activation` is a key of `NAMED`, a function of NumPy arrays, or a torch module or function. torch is used only when the
+    program has imported it already. Raises OptionError for anything else, and what the function raises.
     """
     if isinstance(activation, str):
         if activation not in NAMED:
@@ -102,16 +102,16 @@ def apply(activation: Activation, logits: Floats) -> Floats:
     try:
         return np.asarray(activation(logits), dtype=np.float32)
     except (TypeError, AttributeError) as error:
-        # torch.sigmoid, and functions that call it, take tensors alone. Any other fault is the function's own.
+        # torch's functions take only tensors. Any other error is a fault of the function and is raised.
         if torch is None or not _wants_a_tensor(error):
             raise
     return _through_torch(activation, logits)
 
 
 def is_softmax(activation: Activation) -> bool:
-    """Tell whether an activation is a softmax, or its logarithm, over the labels: by name, or as torch or SciPy has it.
+    """Tell whether an activation is a softmax or log-softmax: by name, or a class or function of torch or SciPy.
 
-    It needs all labels of a pair, where other activations are applied to the score that ranks.
+    A softmax needs all labels of a pair; `rank` applies other activations to the relevance score alone.
     """
     if isinstance(activation, functools.partial):
         activation = activation.func
@@ -120,11 +120,11 @@ def is_softmax(activation: Activation) -> bool:
 
 
 def _wants_a_tensor(error: TypeError | AttributeError) -> bool:
-    """Tell whether a function failed because it was given an array and takes torch's tensors."""
+    """Tell whether a function failed because it takes torch tensors and got a NumPy array."""
     if isinstance(error, AttributeError):
         return isinstance(error.obj, np.ndarray) and hasattr(sys.modules["torch"].Tensor, str(error.name))
     text = str(error)
-    # What torch's functions say of an array, and what an array's methods say of torch's keyword.
+    # The messages of torch's functions for an array, and of an array's methods for torch's keyword `dim`.
     return ("numpy.ndarray" in text and "Tensor" in text) or "unexpected keyword argument 'dim'" in text
 
 

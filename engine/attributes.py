@@ -1,6 +1,6 @@
-"""What clients and evaluators of sentence-transformers read of a `CrossEncoder` besides its scores.
+"""Attributes that clients and evaluators of sentence-transformers read from a `CrossEncoder`.
 
-`config`, `tokenizer`, `model`, `model_card_data` and the methods that move or convert a PyTorch model.
+These are `config`, `tokenizer`, `model_card_data` and others, and the methods that move or convert a PyTorch model.
 """
 
 import json
@@ -53,11 +53,11 @@ SPECIAL_TOKENS = {
     "bos_token": ("<s>",),
     "eos_token": ("</s>",),
 }
-"""What transformers calls a special token -> how it is written."""
+"""Name of a special token in transformers -> its spellings."""
 
 
 class Device(str):
-    """Where a model runs, as a text such as `cpu` or `cuda:0`, with the attributes of a torch.device."""
+    """The name of a device, such as `cpu` or `cuda:0`, with the attributes of a torch.device."""
 
     __slots__ = ()
 
@@ -73,14 +73,14 @@ class Device(str):
         return int(number) if number.isdecimal() else None
 
     def __eq__(self, other: object) -> bool:
-        # A torch.device leaves the comparison with anything else to the other side.
+        # torch.device.__eq__ returns NotImplemented for other types, so this comparison decides for both sides.
         return str.__eq__(self, str(other) if type(other).__name__ == "device" else other) is True
 
     __hash__ = str.__hash__
 
 
 class ModelConfig(SimpleNamespace):
-    """What clients read of a transformers configuration; `vars(config)` has all of it."""
+    """The fields of a transformers configuration that clients read; `vars(config)` has all of them."""
 
     num_labels: int
     id2label: dict[int, str]
@@ -111,40 +111,40 @@ class ModelConfig(SimpleNamespace):
 
 
 class ModelCardData:
-    """Keeps the figures that evaluators report: `eval_results_dict` maps an evaluator to its metrics."""
+    """Stores the metrics that evaluators report: `eval_results_dict` maps an evaluator to its metrics."""
 
     def __init__(self) -> None:
         self.eval_results_dict: dict[Any, dict[str, Any]] = {}
 
     def set_evaluation_metrics(self, evaluator: Any, metrics: Mapping[str, Any], epoch: int = 0, step: int = 0) -> None:
-        """Keep what an evaluator found."""
+        """Store the metrics of an evaluator. `epoch` and `step` are ignored."""
         self.eval_results_dict[evaluator] = dict(metrics)
 
 
 class ModelAttributes:
-    """What a PyTorch model has besides its forward pass, as far as it has a plain meaning for an exported one."""
+    """Attributes of a PyTorch model that also make sense for an exported one."""
 
     bundle: Bundle
     _scorer: Scorer
 
     @property
     def num_labels(self) -> int:
-        """Labels of the head; 1 for most rerankers."""
+        """Number of labels; 1 for most rerankers."""
         return self.bundle.manifest.labels
 
     @property
     def precision(self) -> Precision:
-        """The precision the model computes in."""
+        """The precision that the model computes in."""
         return self._scorer.config.precision
 
     @property
     def device(self) -> Device:
-        """Where the model runs: a text such as `cpu` or `cuda:0` that also has the `type` and `index` of a torch.device."""
+        """The model's device: a text such as `cpu` or `cuda:0` that also has the `type` and `index` of a torch.device."""
         return Device(self._scorer.config.device)
 
     @property
     def dtype(self) -> Any:
-        """The precision as a torch.dtype; float32 for INT8, whose inputs and outputs are. Needs torch."""
+        """The precision as a torch.dtype; float32 for INT8, whose logits are float32. Needs torch."""
         try:
             import torch
         except ImportError as error:
@@ -153,18 +153,18 @@ class ModelAttributes:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """The model's configuration, for reading: changing it changes no score."""
+        """The model's configuration. It is read-only in effect: changing it changes no score."""
         return ModelConfig.of(self.bundle)
 
     def eval(self: Model) -> Model:
-        """Return the model, which is never in training mode."""
+        """Return the model. It is always in evaluation mode."""
         return self
 
     def to(self: Model, *target: Any, device: Any = None, dtype: Any = None, **ignored: Any) -> Model:
-        """Return the model, where it is on that device already.
+        """Return the model if it is on that device already; device and precision are chosen when the model is opened.
 
-        Raises OptionError for another device, which is chosen when opening. Another dtype, likewise chosen when opening,
-        is a warning and no error: the scores are right in whatever precision the model was opened.
+        Raises OptionError for another device. Another dtype is only a warning, since the scores are right in the precision that
+        the model was opened in.
         """
         for value in (*target, device, dtype):
             if is_dtype(value):
@@ -209,17 +209,17 @@ class ModelAttributes:
             )
         return self
 
-    if not TYPE_CHECKING:  # or type checkers would let any name pass
+    if not TYPE_CHECKING:  # with it, type checkers would accept every attribute name
 
         def __getattr__(self, name: str) -> Any:
-            # Called for what is found nowhere else, also where a property above raised AttributeError.
+            # Called for names that do not exist, and when a property above raises AttributeError.
             if name in ABSENT:
                 raise AttributeError(f"{type(self).__name__} of crossrt has no {name!r}: {ABSENT[name]}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class CrossEncoderAttributes(ModelAttributes):
-    """What clients and evaluators read of a `CrossEncoder` in particular."""
+    """Further attributes that clients and evaluators read from a `CrossEncoder`."""
 
     activation_fn: Activation
     max_length: int
@@ -227,7 +227,7 @@ class CrossEncoderAttributes(ModelAttributes):
 
     @property
     def default_activation_function(self) -> Activation:
-        """`activation_fn` under the name it had in sentence-transformers 3. May be set."""
+        """The name of `activation_fn` in sentence-transformers 3. May be set."""
         return self.activation_fn
 
     @default_activation_function.setter
@@ -236,9 +236,9 @@ class CrossEncoderAttributes(ModelAttributes):
 
     @property
     def tokenizer(self) -> Any:
-        """The model's tokenizer as transformers' class, for reading and for `model`. Needs transformers.
+        """The model's tokenizer as a `PreTrainedTokenizerFast`, for example to call `model` with its output. Needs transformers.
 
-        `predict` and `rank` have their own: changing this one changes no score.
+        `predict` and `rank` use a tokenizer of their own, so changing this one changes no score.
         """
         tokenizer = self._tokenizer
         tokenizer.model_max_length = self.max_length
@@ -269,16 +269,16 @@ class CrossEncoderAttributes(ModelAttributes):
         )
 
     def get_backend(self) -> str:
-        """The runtime that computes."""
+        """Return the name of the runtime that computes, such as `onnxruntime`."""
         return self._scorer.config.backend
 
     def get_max_seq_length(self) -> int:
-        """Longest pair in tokens."""
+        """Return the longest pair in tokens. See `max_length`."""
         return self.max_length
 
     @staticmethod
     def is_singular_input(inputs: Any) -> bool:
-        """Tell whether `predict` takes `inputs` for one pair."""
+        """Tell whether `predict` treats `inputs` as a single pair."""
         return is_single(inputs)
 
     def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""`AutoModelForSequenceClassification`: opened and called as transformers' class of that name."""
+"""`AutoModelForSequenceClassification`: a model that is opened and called like the class of that name in transformers."""
 
 import inspect
 from typing import Any
@@ -9,13 +9,13 @@ from .token_model import TokenModel
 
 
 class AutoModelForSequenceClassification(TokenModel):
-    """A cross-encoder called with token ids. Made by `from_pretrained`. Several threads may call it at once."""
+    """A cross-encoder that is called with token ids; `from_pretrained` opens it. Several threads may call it at once."""
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: Any, **options: Any) -> "AutoModelForSequenceClassification":
         """Open a bundle, a checkpoint directory or a hub id, with the options of `CrossEncoder` or of transformers.
 
-        Those of transformers are what `CrossEncoder` takes as `model_kwargs`.
+        Options that `CrossEncoder` does not have are passed to it as `model_kwargs`. Raises what `CrossEncoder` raises.
         """
         known = {*inspect.signature(CrossEncoder).parameters, *KEYWORDS}
         own = {name: value for name, value in options.items() if name in known}

@@ -1,8 +1,8 @@
-"""Keywords of sentence-transformers' `CrossEncoder` that crossrt's does not have under that name.
+"""Keywords of sentence-transformers' `CrossEncoder` that crossrt's `CrossEncoder` does not have under the same name.
 
-Each is renamed, or translated into an option of crossrt, or has no effect on scores, or raises `UnsupportedOptionError`
-that names the alternative. docs/compatibility.md is the same table for people; a test walks sentence-transformers'
-signatures, and another makes the calls of its known clients.
+Each keyword is renamed, or translated into an option of crossrt, or ignored because it has no effect on scores, or raises
+`UnsupportedOptionError` with the alternative. docs/compatibility.md has the same table for users. One test checks every keyword
+in the signatures of sentence-transformers, another makes the calls of its known clients.
 """
 
 import logging
@@ -27,7 +27,7 @@ RENAMED = {
     "sentences": "inputs",
     "activation_fct": "activation_fn",
 }
-"""Deprecated keyword -> today's keyword, as sentence-transformers 6 renames them; `use_auth_token` is transformers'."""
+"""Deprecated keyword -> current keyword, as in sentence-transformers 6; `use_auth_token` comes from transformers."""
 
 ALTERNATIVES = {
     "modules": "crossrt runs exported checkpoints: save the model and pass its directory",
@@ -36,11 +36,11 @@ ALTERNATIVES = {
     "keep_in_fp32_modules": "choose the precision of the whole model with precision='fp32'",
     "pool": "one process uses all processors; open one CrossEncoder per process for more",
 }
-"""Keyword -> what to do instead. A value of None, False, or an empty collection asks for nothing and is accepted."""
+"""Keyword -> what to do instead. None, False and empty collections are accepted, since they request nothing."""
 
 WITHOUT_EFFECT = frozenset({"num_workers", "chunk_size", "trust_remote_code", "classifier_dropout"})
-"""Accepted and ignored, because no score depends on them: crossrt runs no remote code, whatever is trusted; dropout is
-for training; the others divide the work."""
+"""Keywords that are ignored, because no score depends on them: crossrt never runs remote code, dropout is for training, and the
+others only divide the work."""
 
 KEYWORDS = frozenset({*RENAMED, *RENAMED.values(), *ALTERNATIVES, *WITHOUT_EFFECT})
 """Keywords of sentence-transformers that this module understands."""
@@ -52,7 +52,7 @@ SHARED = {
     "local_files_only": "local_files_only",
     "cache_dir": "cache_folder",
 }
-"""Keys of `model_kwargs`, `processor_kwargs` and `config_kwargs` that say where files come from -> crossrt's option."""
+"""Key of `model_kwargs`, `processor_kwargs` or `config_kwargs` about the source of files -> option of crossrt."""
 
 WITHOUT_EFFECT_IN = {
     "model_kwargs": frozenset(
@@ -63,39 +63,42 @@ WITHOUT_EFFECT_IN = {
         {"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob", "trust_remote_code"}
     ),
 }
-"""Keys of the nested dictionaries that say how PyTorch computes or loads, but not what the scores are."""
+"""Keys of the nested dictionaries that are ignored: they change how PyTorch loads or computes, but no score."""
 
 FP32_FILES = frozenset({"model.onnx", "onnx/model.onnx", "openvino_model.xml", "openvino/openvino_model.xml"})
-"""Values of `model_kwargs["file_name"]` that name the plain model, which every bundle has."""
+"""Values of `model_kwargs["file_name"]` that are accepted: they name the unquantized model."""
 
 PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 """ONNX Runtime's execution provider -> device."""
 
 DTYPES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
-"""Names of torch's floating-point types -> precision."""
+"""Name of a floating-point type of torch -> precision."""
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
     """Log a warning, once per process.
 
-    It goes to the logger `crossrt` and not to `warnings`: the option usually comes from a library between the user and
+    The logger is `crossrt`. The module `warnings` is not used: the option usually comes from a library between the user and
     crossrt, and must not fail a program that turns warnings into errors.
     """
-    if message not in _said:
-        _said.add(message)
+    if message not in _warned:
+        _warned.add(message)
         logger.warning(message)
 
 
 def renamed(others: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `others` under today's names; a keyword given under both names keeps today's value."""
+    """Return `others` under the current names. Where a keyword is given under both names, the current name's value counts.
+
+    `given` has the values of the current keywords that are parameters of the caller.
+    """
     options: dict[str, Any] = {}
     for name, value in others.items():
-        today = RENAMED.get(name, name)
-        if today != name and (given.get(today) is not None or today in others):
+        current = RENAMED.get(name, name)
+        if current != name and (given.get(current) is not None or current in others):
             continue
-        options[today] = value
+        options[current] = value
     return options
 
 
@@ -103,7 +106,7 @@ def constructor_options(others: Mapping[str, Any]) -> dict[str, Any]:
     """Translate `model_kwargs`, `processor_kwargs` and `config_kwargs` into crossrt's options.
 
     Returns any of `dtype` (the precision that a dtype asks for), `device`, `max_length`, `num_labels`, `revision`,
-    `token`, `cache_folder` and `local_files_only`. Raises UnsupportedOptionError for what has no counterpart, and
+    `token`, `cache_folder` and `local_files_only`. Raises UnsupportedOptionError for a key that crossrt has no option for, and
     OptionError for a value that is not allowed.
     """
     options: dict[str, Any] = {}
@@ -135,7 +138,7 @@ def _model_option(name: str, value: Any) -> dict[str, Any]:
             f"model_kwargs['file_name']={value!r} has no counterpart: a bundle holds one model per precision, chosen with "
             "precision='int8', say. To run a repository's own ONNX file, export it with: crossrt export --exporter existing"
         )
-    if name in ("provider", "file_name") or _asks_nothing(value):
+    if name in ("provider", "file_name") or _requests_nothing(value):
         return {}
     raise UnsupportedOptionError(f"model_kwargs[{name!r}] has no counterpart: use precision=, backend= or device=")
 
@@ -143,7 +146,7 @@ def _model_option(name: str, value: Any) -> dict[str, Any]:
 def _processor_option(name: str, value: Any) -> dict[str, Any]:
     if name == "model_max_length":
         return {"max_length": value}
-    if _asks_nothing(value):
+    if _requests_nothing(value):
         return {}
     raise UnsupportedOptionError(f"processor_kwargs[{name!r}] has no counterpart: the tokenizer is the bundle's")
 
@@ -151,7 +154,7 @@ def _processor_option(name: str, value: Any) -> dict[str, Any]:
 def _config_option(name: str, value: Any) -> dict[str, Any]:
     if name == "num_labels":
         return {"num_labels": value}
-    if _asks_nothing(value):
+    if _requests_nothing(value):
         return {}
     raise UnsupportedOptionError(f"config_kwargs[{name!r}] has no counterpart: the configuration is the bundle's")
 
@@ -164,19 +167,19 @@ _TRANSLATIONS = {
 
 
 def refuse(others: Mapping[str, Any]) -> None:
-    """Raise UnsupportedOptionError for the first keyword that asks for something crossrt does not do."""
+    """Raise UnsupportedOptionError for the first keyword that requests something that crossrt does not do."""
     for name, value in others.items():
         if name in WITHOUT_EFFECT:
             continue
         if name not in ALTERNATIVES:
             raise UnsupportedOptionError(f"unknown keyword {name!r}; docs/compatibility.md lists every keyword")
-        if _asks_nothing(value):
+        if _requests_nothing(value):
             continue
         raise UnsupportedOptionError(f"{name}={value!r} is not supported: {ALTERNATIVES[name]}")
 
 
 def check_prompt_name(name: Any) -> None:
-    """Raise OptionError for a number, which an older version's positional `batch_size` is."""
+    """Raise OptionError unless `name` is a text. A number is a positional `batch_size`, as in older sentence-transformers."""
     if not isinstance(name, str):
         raise OptionError(
             f"prompt_name={name!r} is no name: in the order of sentence-transformers 6 a prompt comes where older versions had "
@@ -185,17 +188,17 @@ def check_prompt_name(name: Any) -> None:
 
 
 def per_call_max_length(processing_kwargs: Mapping[str, Any] | None) -> int | None:
-    """Return the `max_length` that `predict(..., processing_kwargs={"text": {"max_length": 256}})` asks for, or None.
+    """Return `max_length` from `processing_kwargs={"text": {"max_length": 256}}`, or None where it is not there.
 
     `truncation=True` and `padding` are accepted, since pairs are always truncated and padding changes no score. Raises
     UnsupportedOptionError for anything else.
     """
-    found = None
+    max_length = None
     for kind, options in (processing_kwargs or {}).items():
         for name, value in (options or {}).items():
             if kind == "text" and name == "max_length":
-                found = value
-            elif _asks_nothing(value) and name != "truncation":
+                max_length = value
+            elif _requests_nothing(value) and name != "truncation":
                 continue
             elif kind != "text" or not (
                 name == "padding" or (name == "truncation" and value in (True, "longest_first"))
@@ -203,13 +206,13 @@ def per_call_max_length(processing_kwargs: Mapping[str, Any] | None) -> int | No
                 raise UnsupportedOptionError(
                     f"processing_kwargs[{kind!r}][{name!r}]={value!r} has no counterpart; only max_length may change per call"
                 )
-    return found
+    return max_length
 
 
 def backend_named(backend: str) -> str:
     """Return crossrt's name for a backend of sentence-transformers.
 
-    `torch`, which clients pass by default, is taken as `auto`, with one warning.
+    `torch`, which clients pass by default, means `auto`, with one warning.
     """
     if backend == "torch":
         warn_once(
@@ -221,9 +224,9 @@ def backend_named(backend: str) -> str:
 
 
 def device_names(device: Any) -> str | list[str] | None:
-    """Return the name or names of what a user passes as a device.
+    """Return the name of a device, or the names of a list of devices, from what a user passes.
 
-    A torch.device goes by its name, a number is a GPU's, and `cpu:0` is the CPU.
+    A torch.device becomes its name, a number a GPU, and `cpu:0` becomes `cpu`.
     """
     if device is None:
         return None
@@ -268,5 +271,5 @@ def _precision(dtype: Any) -> str | None:
     return DTYPES[name]
 
 
-def _asks_nothing(value: Any) -> bool:
+def _requests_nothing(value: Any) -> bool:
     return value is None or value is False or (isinstance(value, (dict, list)) and not value)

@@ -1,4 +1,4 @@
-"""Every error that crossrt raises on purpose.
+"""The exceptions of crossrt.
 
     CrossrtError
     ├── InputError        a pair, query or passage that cannot be scored       (also a ValueError)
@@ -66,7 +66,7 @@ class BackendError(CrossrtError):
 
 
 class CudaError(BackendError):
-    """A CUDA call that failed: CUDA's `name` of the failure, and what to do about it."""
+    """A CUDA call that failed. `name` is CUDA's name of the error; the message says what to do."""
 
     HINTS: ClassVar = {
         "OUT_OF_MEMORY": "the device has no memory left: close what else uses it, or build the engine with fewer "
@@ -79,18 +79,18 @@ class CudaError(BackendError):
         "ECC_UNCORRECTABLE": "the device's memory is damaged; look at nvidia-smi -q",
     }
 
-    def __init__(self, name: str, said: str = "") -> None:
+    def __init__(self, name: str, description: str = "") -> None:
         hint = self.HINTS.get(name.removeprefix("CUDA_ERROR_"), "nvidia-smi shows the device's state")
-        super().__init__(f"{said or name}: {hint}")
+        super().__init__(f"{description or name}: {hint}")
         self.name = name
 
 
 class MeasurementError(CrossrtError):
-    """A measurement that contradicts itself: nothing of its run can be used."""
+    """A measurement that contradicts itself. No result of its run can be used."""
 
 
 class ParityError(CrossrtError):
-    """An export whose scores differ from the reference beyond the tolerance of its precision."""
+    """An export whose scores differ from the reference beyond the tolerance of its precision; `report` has the numbers."""
 
     def __init__(self, message: str, report: Any = None) -> None:
         super().__init__(message)

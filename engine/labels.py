@@ -1,4 +1,4 @@
-"""The labels of a head: which one means "relevant", and the score that ranks by it."""
+"""The labels of a classification head: which one means "relevant", and the margin that ranks by it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +11,17 @@ from .errors import OptionError
 RELEVANT = frozenset(
     {"relevant", "entailment", "yes", "true", "positive", "answerable", "duplicate", "equivalent", "paraphrase"}
 )
-"""Names, in lower case with spaces for `_` and `-`, of a label that says the passage fits the query."""
+"""Names of labels that mean relevant, in lower case with spaces instead of `_` and `-`."""
 IRRELEVANT = frozenset({"irrelevant", "contradiction", "no", "false", "negative", "unanswerable"})
-"""Names of a label that says it does not; so does any of the others after a "not" or a "non"."""
+"""Names of labels that mean not relevant. A name of `RELEVANT` after "not" or "non" means that too."""
 
 
 def relevant_by_name(names: Sequence[str], labels: int) -> int | None:
-    """Return which of a head's labels means "relevant", by their names; None where that has to be chosen.
+    """Return the index of the label that means "relevant", judged by the names; None where the user has to choose.
 
-    One label is relevant itself. Of two, the one whose name says so or whose neighbour's name says the opposite, and
-    else label 1, as in the published two-label rerankers. Of more, none is taken unasked: there is no convention.
+    A single label is the relevant one. Of two labels it is the one whose name says so, or the other one of a label that says the
+    opposite; otherwise label 1, as in the published two-label rerankers. For more labels there is no convention, so the result
+    is None.
     """
     if labels == 1:
         return 0
@@ -31,18 +32,19 @@ def relevant_by_name(names: Sequence[str], labels: int) -> int | None:
 
 
 def label_number(choice: Any, names: Sequence[str], labels: int) -> int:
-    """Return the number of the label that a caller names by its index or its name.
+    """Return the index of the label that the caller chose by index or by name.
 
-    Names are compared without regard to case; a head without names has transformers', LABEL_0 and so on. A text of digits
-    that names no label is an index, for command lines. Raises OptionError, naming what there is, for anything else.
+    An exact name takes precedence over one that differs in case. A head without names has those of transformers, LABEL_0 and so
+    on. A text of digits that is not a name counts as an index, for command lines. Raises OptionError, listing the labels, for
+    anything else.
     """
     if isinstance(choice, str):
         names = names or [f"LABEL_{number}" for number in range(labels)]
-        found = [number for number, name in enumerate(names) if name == choice]
-        found = found or [number for number, name in enumerate(names) if name.lower() == choice.lower()]
-        if len(found) == 1:
-            return found[0]
-        if not found and choice.isdecimal():
+        matches = [number for number, name in enumerate(names) if name == choice]
+        matches = matches or [number for number, name in enumerate(names) if name.lower() == choice.lower()]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches and choice.isdecimal():
             choice = int(choice)
     whole = isinstance(choice, (int, np.integer)) and not isinstance(choice, bool)
     if not whole or not 0 <= choice < labels:
@@ -51,7 +53,7 @@ def label_number(choice: Any, names: Sequence[str], labels: int) -> int:
 
 
 def need_label(label: int | None, names: Sequence[str], labels: int) -> int:
-    """Return `label`. Raises OptionError where none was chosen."""
+    """Return `label`. Raises OptionError, saying how to choose one, where it is None."""
     if label is None:
         raise OptionError(
             f"the model has {labels} labels, and nothing says which of them means relevant, so it cannot rank: choose one "
@@ -62,15 +64,16 @@ def need_label(label: int | None, names: Sequence[str], labels: int) -> int:
 
 
 def described(names: Sequence[str], labels: int) -> str:
-    """Return the labels for a person, as in `0 (contradiction), 1 (entailment)`."""
+    """Return the labels as text for messages, such as `0 (contradiction), 1 (entailment)`."""
     return ", ".join(f"{number} ({names[number]})" if names else str(number) for number in range(labels))
 
 
 def margin(logits: npt.NDArray[np.float32], label: int) -> npt.NDArray[np.float32]:
-    """Return the score that ranks, float32 [n], of logits [n, labels].
+    """Return the margin of `label`, float32 [n], from logits [n, labels].
 
-    Of one label it is the logit. Of several it is the logit of `label` less the log of the summed exponentials of the
-    others, for two labels simply the difference: its sigmoid is the softmax of `label`, and it does not saturate.
+    For one label it is the logit. For several it is the logit of `label` minus the logsumexp of the others; for two labels
+    that is the difference of the logits. The sigmoid of the margin is the softmax of `label`. So the margin orders as the
+    softmax does, but does not saturate.
     """
     if logits.shape[1] == 1:
         return logits[:, 0]
@@ -79,7 +82,7 @@ def margin(logits: npt.NDArray[np.float32], label: int) -> npt.NDArray[np.float3
 
 
 def _side(name: str) -> bool | None:
-    """Tell whether a name says relevant (True) or not relevant (False); None where it says neither."""
+    """Tell whether a name means relevant (True) or not relevant (False); None where it means neither."""
     words = name.lower().replace("_", " ").replace("-", " ").strip()
     if words in IRRELEVANT:
         return False

@@ -1,4 +1,4 @@
-"""Checks of option values that several callers share."""
+"""`whole`: checks options that are whole numbers."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from .errors import OptionError
 
 
 def whole(name: str, value: Any, *, least: int, hint: str = "") -> int:
-    """Return an option's value as an int of at least `least`. NumPy's integers count, `True` and `"128"` do not.
+    """Return an option's value as an int of at least `least`. NumPy integers are accepted; `True` and `"128"` are not.
 
-    Raises OptionError, naming the option; `hint` ends its message.
+    Raises OptionError, naming the option, for anything else. `hint` is appended to its message.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise OptionError(f"{name}={value!r}: give a whole number from {least}{hint}")

@@ -1,4 +1,4 @@
-"""Precision: how a model computes, never how it is hoped to."""
+"""`Precision`: the number formats that a model can compute in."""
 
 from enum import Enum
 
@@ -6,8 +6,7 @@ from .errors import OptionError
 
 
 class Precision(str, Enum):
-    """The precisions a bundle can hold a model in. BF16 is the FP32 file computed otherwise, or
-    weights for the backend `native`."""
+    """A precision of a bundle. Each has an ONNX file, except BF16, which is computed from the FP32 file or has native weights."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -16,7 +15,7 @@ class Precision(str, Enum):
 
     @classmethod
     def parse(cls, name: "str | Precision") -> "Precision":
-        """Return the precision of that name. Raises OptionError, listing the names, for another."""
+        """Return the precision with this name. Raises OptionError, listing the names, for an unknown one."""
         try:
             return cls(name)
         except ValueError:

@@ -1,4 +1,4 @@
-"""`TokenModel`: an opened model that is called with token ids."""
+"""`TokenModel`: an opened model that is called with token ids instead of texts."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,14 +23,17 @@ ALTERNATIVES = {
     "output_attentions": "the exported model gives logits alone; run the checkpoint with PyTorch",
     "output_hidden_states": "the exported model gives logits alone; run the checkpoint with PyTorch",
 }
-"""Input of transformers' models -> what to do instead. A value of None or False asks for nothing and is accepted."""
+"""Input of transformers' models -> what to do instead. None and False are accepted, since they request nothing."""
 
 
 class Opened(Protocol):
-    """What is needed of a `CrossEncoder`."""
+    """The part of `CrossEncoder` that `TokenModel` needs."""
 
     bundle: Bundle
     _scorer: Scorer
+
+    def run(self, batch: Batch) -> Floats:
+        """Score one padded batch."""
 
     def check_finite(self, logits: Floats) -> None:
         """Raise BackendError for logits that are NaN or Inf."""
@@ -49,11 +52,11 @@ class SequenceClassifierOutput:
     attentions: None = None
 
     def to_tuple(self) -> tuple[Any]:
-        """Return what `return_dict=False` returns."""
+        """Return the tuple that a call with `return_dict=False` returns."""
         return (self.logits,)
 
     def keys(self) -> tuple[str]:
-        """Return the names of what is there."""
+        """Return the names of the fields that are not None."""
         return ("logits",)
 
     def __iter__(self) -> Iterator[str]:
@@ -66,9 +69,9 @@ class SequenceClassifierOutput:
 
 
 class TokenModel(ModelAttributes):
-    """A cross-encoder that takes what a tokenizer returns. Several threads may call it at once.
+    """A cross-encoder that is called with the arrays of a tokenizer. Several threads may call it at once.
 
-    It shares what `model`, a `CrossEncoder`, has opened, and closing one closes both.
+    It shares the opened model of a `CrossEncoder`: closing either closes both.
     """
 
     def __init__(self, model: Opened) -> None:
@@ -87,11 +90,11 @@ class TokenModel(ModelAttributes):
     ) -> Any:
         """Score one padded batch of token ids [batch, seq], torch tensors or NumPy arrays.
 
-        Without an `attention_mask` every token counts; without `token_type_ids` every token is of type 0. Returns a
-        `SequenceClassifierOutput`, or with `return_dict=False` a tuple of its logits; tensors are on the device that
-        `input_ids` is on. Raises InputError for arrays of another rank, type or size, and for ids that the model does not
-        have, of padding too; UnsupportedOptionError for inputs of transformers' models that an exported one does not have;
-        BackendError where the model gives NaN or Inf.
+        `attention_mask` defaults to ones, `token_type_ids` to zeros. Returns a `SequenceClassifierOutput` with raw logits, or
+        with `return_dict=False` a tuple of them. They are a torch tensor on the device of `input_ids` if that is a tensor,
+        otherwise a NumPy array. Raises InputError for arrays of another rank, dtype or size and for token ids or types that
+        the model does not have, also in padding; UnsupportedOptionError for other inputs of transformers' models; BackendError
+        for a closed model and for logits that are NaN or Inf.
         """
         _refuse(others)
         if input_ids is None:
@@ -102,8 +105,8 @@ class TokenModel(ModelAttributes):
         batch = Batch(input_ids=ids, attention_mask=mask, token_type_ids=types, rows=np.arange(len(ids)))
         manifest = self._model.bundle.manifest
         _check_within(ids, manifest.vocab_size, "input_ids")
-        _check_within(types, manifest.token_types or None, "token_type_ids")  # a model without types does not read them
-        logits: Any = self._scorer.run(batch)
+        _check_within(types, manifest.token_types or None, "token_type_ids")  # a model with 0 types ignores them
+        logits: Any = self._model.run(batch)
         self._model.check_finite(logits)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(input_ids, torch.Tensor):
@@ -112,7 +115,7 @@ class TokenModel(ModelAttributes):
         return output.to_tuple() if return_dict is False else output
 
     def close(self) -> None:
-        """Free the model. May be called again; scoring afterwards raises BackendError."""
+        """Free the model and its `CrossEncoder`. May be called again; scoring afterwards raises BackendError."""
         self._model.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -142,7 +145,7 @@ def _integers(values: Any, name: str, shape: tuple[int, ...] | None) -> npt.NDAr
 
 
 def _check_within(values: Any, count: int | None, name: str) -> None:
-    """Raise InputError unless all are 0 to below `count`, where that is known."""
+    """Raise InputError for negative values, and for values of `count` or more where `count` is known."""
     least, most = int(values.min()), int(values.max())
     if least < 0 or (count is not None and most >= count):
         raise InputError(

@@ -1,1 +1,1 @@
-"""The runtimes that compute a batch, one module each."""
+"""The backends, which compute batches: one module each."""

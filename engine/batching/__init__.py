@@ -1,1 +1,1 @@
-"""How a request is cut into batches, and how these lie in memory."""
+"""Cuts requests into batches, and lays batches out in memory."""

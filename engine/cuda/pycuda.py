@@ -14,7 +14,7 @@ from .cuda import Bytes
 
 
 class PyCuda:
-    """See `Cuda`. PyCUDA frees an object when it is garbage-collected, so this class keeps each by its handle until it is freed."""
+    """See `Cuda`. PyCUDA frees an object when it is garbage-collected, so this class keeps them by handle until freed."""
 
     graphs = False
 

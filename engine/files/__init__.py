@@ -1,1 +1,1 @@
-"""How files are read and written: the cache, locks, whole files, JSON records, TSV and TREC."""
+"""Reads and writes files: the cache, locks, atomic writes, JSON records, TSV and TREC."""

@@ -1,16 +1,16 @@
-"""The cache: one folder of this user for everything that can be made again.
+"""The cache: one folder per user for files that crossrt can make again. All caches of crossrt lie in it:
 
-bundles/     exports of checkpoints and hub ids, by content
-compiled/    models as OpenVINO compiled them
-kernels/     CUDA kernels, compiled for the GPU at hand
-engines/     TensorRT engines that were built for bundles on this machine
-timings/     what TensorRT measured of kernels
-tunings/     what `crossrt tune` found
-digests/     sha256 of files that were hashed before
+bundles/     bundles exported from checkpoints and hub ids, by the checkpoint's content
+compiled/    models compiled by OpenVINO
+kernels/     CUDA kernels compiled for a GPU
+engines/     TensorRT engines built on this machine
+timings/     TensorRT's timing caches
+tunings/     results of `crossrt tune`
+digests/     sha256 of files
 
-The environment variable CROSSRT_CACHE names the folder; without it, it is the platform's own, `~/.cache/crossrt` on Linux. There
-is none where this user has no home directory, as in a container that runs under any user id. Then nothing is kept, and only
-what cannot do without a cache is an error.
+The environment variable CROSSRT_CACHE names the folder. Its default is the platform's cache folder, `~/.cache/crossrt` on Linux.
+A user without a home directory, as in a container with an arbitrary user id, has no cache. Then nothing is stored, and only
+operations that need the cache fail.
 """
 
 import os
@@ -23,29 +23,28 @@ ADVICE = f"give cache_folder=, or set {VARIABLE}, to a folder that this user can
 
 
 def cache_root() -> Path | None:
-    """Return the cache's folder, whether or not it exists; None where this user has no place for one."""
+    """Return the folder of the cache, whether or not it exists; None where this user has no cache."""
     if chosen := os.environ.get(VARIABLE):
         return _absolute(chosen)
-    import platformdirs  # 8 ms that `import crossrt` need not take
+    import platformdirs  # here, because it takes 8 ms of `import crossrt`
 
     try:
-        found = platformdirs.user_cache_path("crossrt", appauthor=False)
+        folder = platformdirs.user_cache_path("crossrt", appauthor=False)
     except RuntimeError:  # no home directory; older versions return a path that begins with ~
         return None
-    return found if found.is_absolute() else None
+    return folder if folder.is_absolute() else None
 
 
 def cache_folder(name: str) -> Path | None:
-    """Return one of the folders above. See `cache_root`."""
+    """Return the path of one of the folders listed above, or None where this user has no cache."""
     root = cache_root()
     return None if root is None else root / name
 
 
 def bundles_folder(chosen: str | PathLike[str] | None) -> Path | None:
-    """Return where exports are kept: in `chosen`, the user's `cache_folder=`, if given, and else in the cache.
+    """Return the folder of exported bundles: inside `chosen`, the user's `cache_folder=`, or else inside the cache.
 
-    SENTENCE_TRANSFORMERS_HOME stands for a `cache_folder=` that was not given, as it does in sentence-transformers, unless
-    CROSSRT_CACHE is set.
+    As in sentence-transformers, SENTENCE_TRANSFORMERS_HOME is the default of `cache_folder=`, unless CROSSRT_CACHE is set.
     """
     if not chosen and not os.environ.get(VARIABLE):
         chosen = os.environ.get(SENTENCE_TRANSFORMERS)
@@ -53,7 +52,7 @@ def bundles_folder(chosen: str | PathLike[str] | None) -> Path | None:
 
 
 def hub_folder(chosen: str | PathLike[str] | None) -> Path | None:
-    """Return where hub files are kept; None leaves it to huggingface_hub, which obeys HF_HOME and HF_HUB_CACHE."""
+    """Return the folder of downloads from the hub; None means huggingface_hub's own, which HF_HOME and HF_HUB_CACHE set."""
     chosen = chosen or os.environ.get(SENTENCE_TRANSFORMERS)
     return _absolute(chosen) if chosen else None
 

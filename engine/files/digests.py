@@ -1,7 +1,7 @@
-"""`content_sha256`: the hash of a file's bytes, computed once as long as the file stays what it is.
+"""`content_sha256`: the sha256 of a file, computed once until the file changes.
 
-What a cache keeps is found by these hashes and never by those that a manifest claims: a bundle from elsewhere can carry the
-manifest of another one, and would otherwise fill the cache with scores that the other one then gives.
+Caches use these hashes in their keys and never those of a manifest. A bundle could carry the manifest of another bundle; its
+compiled model would then be stored under the other bundle's key, and the other bundle would give wrong scores.
 """
 
 import functools
@@ -16,9 +16,10 @@ from .publish import clear_abandoned, replaced_text
 
 FOLDER = "digests"
 KEPT = 1024
-"""Hashes kept; the one that was computed longest ago goes first."""
+"""Hashes kept, in this process and in the cache. The oldest are deleted first."""
 SETTLED_NS = 2_000_000_000
-"""A file that changed less than two seconds ago may change again without a new time: the clocks of file systems are coarse."""
+"""Age below which a hash is not remembered. File systems have coarse clocks: a file that changed less than two seconds ago may
+change again and keep its time."""
 
 _Identity = tuple[int, int, int, int, int]
 
@@ -26,15 +27,15 @@ _Identity = tuple[int, int, int, int, int]
 def content_sha256(path: Path) -> str:
     """Return the sha256 of a file in hex. Raises OSError when it cannot be read.
 
-    It is remembered by the file's device, inode, size and times, in this process and in the cache. An entry that is damaged is
-    as good as none, and a cache that cannot be written is done without.
+    The hash is remembered by the file's device, inode, size and times, in this process and in the cache. A damaged entry is
+    ignored, and so is a cache that cannot be written.
     """
     identity = _identity(path)
     return _remembered(path, identity) if time.time_ns() - max(identity[3:]) > SETTLED_NS else sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file in hex, read in pieces."""
+    """Return the sha256 of a file in hex, reading 1 MiB at a time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -49,9 +50,9 @@ def _remembered(path: Path, identity: _Identity) -> str:
         return sha256_of(path)
     entry = folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     with suppress(OSError, ValueError):
-        found = entry.read_text(encoding="ascii").strip()
-        if re.fullmatch("[0-9a-f]{64}", found):
-            return found
+        stored = entry.read_text(encoding="ascii").strip()
+        if re.fullmatch("[0-9a-f]{64}", stored):
+            return stored
     digest = sha256_of(path)
     if _identity(path) == identity:
         with suppress(OSError):
@@ -60,8 +61,8 @@ def _remembered(path: Path, identity: _Identity) -> str:
 
 
 def _identity(path: Path) -> _Identity:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _keep(entry: Path, digest: str) -> None:

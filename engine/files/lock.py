@@ -1,7 +1,7 @@
-"""`held`: a file that one process holds at a time; `own_file`: files by names that others can guess.
+"""`held`: a lock file that one process holds at a time; `own_file`: opens files whose names other users can guess.
 
-A lock belongs to an open file, and the file system keeps it. So it ends with its process, however that ends, and it holds
-between containers that share a volume, where a process id of one means nothing to the other.
+The file system keeps the lock (flock) with the open file. So the lock ends when its process ends, in whatever way, and it works
+between containers that share a volume, where process ids mean nothing.
 """
 
 import errno
@@ -13,32 +13,32 @@ from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
-# Without O_NONBLOCK a named pipe would be waited for.
+# O_NONBLOCK: opening a named pipe would otherwise wait for its other end.
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
 def held(path: Path, *, waiting: str | None = None, needed: bool = False) -> Iterator[int]:
-    """Hold the file `path`, which is made for it and removed afterwards; yield its descriptor.
+    """Hold a lock on the file `path` during the block, and yield its descriptor. The file is created, and removed afterwards.
 
-    Where another process or thread has it, wait, and print the words `waiting` to standard error; without them raise
-    BlockingIOError at once. Where the file system has no locks, go on without one, or, if it is `needed`, raise OSError.
-    A child process that inherits the descriptor holds the file too, for as long as it lives. Raises OSError as `own_file` does.
+    Where another process or thread holds it, print `waiting` to standard error and wait; without `waiting` raise BlockingIOError
+    at once. Where the file system has no locks, go on without one, or raise OSError if the lock is `needed`. A child process that
+    inherits the descriptor holds the lock too, until it ends. Raises OSError as `own_file` does.
     """
     handle = _acquired(path, waiting, needed)
     try:
         yield handle
     finally:
         with suppress(OSError):
-            path.unlink(missing_ok=True)  # before it is let go: who waits for it looks whether the name is still there
+            path.unlink(missing_ok=True)  # before the lock is released: a waiter checks whether the file is still there
         os.close(handle)
 
 
 def own_file(path: str | PathLike[str], flags: int) -> int:
-    """Open a file that this user made, or make it. An `opener` for `open`.
+    """Open or create a file of this user. An `opener` for `open`.
 
-    In a folder where anyone may write, such as /tmp, others can put something under a name that they can guess. Raises
-    OSError, before a byte is changed, for a symbolic link, for anything but a regular file, and for another user's file,
+    In a folder where anyone may write, such as /tmp, another user can put a file or link under a name that is easy to guess.
+    Raises OSError, before a byte is changed, for a symbolic link, for anything but a regular file, and for another user's file,
     unless that user owns the folder too.
     """
     path = Path(path)
@@ -54,10 +54,10 @@ def own_file(path: str | PathLike[str], flags: int) -> int:
             ) from error
         raise
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is not a regular file; remove it", str(path))
-        check_owner(path, found)
+        check_owner(path, status)
         if flags & os.O_TRUNC:
             os.ftruncate(handle, 0)
     except BaseException:
@@ -66,11 +66,11 @@ def own_file(path: str | PathLike[str], flags: int) -> int:
     return handle
 
 
-def check_owner(path: Path, found: os.stat_result) -> None:
-    """Raise PermissionError when what is at `path` belongs neither to this user nor to the owner of its folder."""
-    if sys.platform != "win32" and found.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
+def check_owner(path: Path, status: os.stat_result) -> None:
+    """Raise PermissionError when `path`, of this `status`, belongs neither to this user nor to the owner of its folder."""
+    if sys.platform != "win32" and status.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
         raise PermissionError(
-            errno.EPERM, f"belongs to another user (uid {found.st_uid}), so it is not used; remove it", str(path)
+            errno.EPERM, f"belongs to another user (uid {status.st_uid}), so it is not used; remove it", str(path)
         )
 
 
@@ -80,7 +80,7 @@ def _acquired(path: Path, waiting: str | None, needed: bool) -> int:
             handle = own_file(path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             if path.parent.is_dir():
-                continue  # removed by its holder, between two steps of `own_file`
+                continue  # its holder removed it between the two attempts of `own_file`
             raise
         try:
             try:
@@ -90,7 +90,7 @@ def _acquired(path: Path, waiting: str | None, needed: bool) -> int:
                     raise
                 if waiting:
                     print(waiting, file=sys.stderr, flush=True)
-                waiting = ""  # said once
+                waiting = ""  # print it once
                 _lock(handle, wait=True)
             except OSError:
                 if needed:
@@ -100,7 +100,7 @@ def _acquired(path: Path, waiting: str | None, needed: bool) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its holder has removed it: what stands under the name now, if anything, is another file
+        os.close(handle)  # its holder removed the file while this process waited: lock the file that now has the name
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Files and directories that appear whole or not at all.
+"""Writes files and directories atomically: a reader finds the old content or the whole new content.
 
-What is written goes to a hidden sibling, is flushed to the disk, and takes the target's name in one step. A process that is
-killed leaves the target as it was. While it writes, it holds a lock beside the sibling; the next writer removes the siblings
-whose locks nobody holds.
+New content is written to a hidden sibling of the target, flushed to the disk, and renamed to the target. A process that is killed
+leaves the target as it was. While it writes, it holds a lock file beside the sibling. The next writer removes siblings whose
+locks nobody holds.
 """
 
 import ctypes
@@ -26,16 +26,16 @@ STANDARD_OUTPUT = Path("-")
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-"""What a write itself fails with: Python's error then names no file."""
+"""Errors of a write itself. Python's OSError then has no file name."""
 
 
 @contextmanager
 def published_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield an empty directory that becomes `target` when the block ends well, and vanishes when it does not.
+    """Yield an empty directory that becomes `target` when the block succeeds, and is removed when it raises.
 
-    Where `target` is a symbolic link, what it points at is replaced. Raises BundleError, before anything is done, when
-    `target` exists and `force` is not set, or exists and is neither a bundle nor an empty directory (so that `--force` cannot
-    delete somebody's documents).
+    If `target` is a symbolic link, the directory that it points at is replaced. Raises BundleError, before anything is written,
+    when `target` exists and `force` is not set, and always when it is neither a bundle nor an empty directory, so that `--force`
+    cannot delete somebody's documents.
     """
     check_target(target, force=force)
     target = _followed(target)
@@ -56,11 +56,11 @@ def published_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def published_file(out: Path) -> Iterator[IO[str]]:
-    """Yield a UTF-8 text file for what a user asked to have in `out`, which it replaces when the block ends well.
+    """Yield a UTF-8 text file that replaces the user's output file `out` when the block succeeds.
 
-    `-` is standard output. Symbolic links are followed. A device, a named pipe and a descriptor (`/dev/stdout`, `/dev/fd/3`)
-    are written into as they are; a regular file keeps its permissions. Raises OptionError for a directory and for a place in
-    no directory, and OSError, naming `out`, when it cannot be written.
+    `-` is standard output. Symbolic links are followed, and a regular file keeps its permissions. A device, a named pipe and a
+    descriptor (`/dev/stdout`, `/dev/fd/3`) are written to directly, not replaced. Raises OptionError for a directory and for a
+    file in a directory that does not exist, and OSError, naming `out`, when it cannot be written.
     """
     descriptor = sys.stdout.fileno() if out == STANDARD_OUTPUT else _descriptor(out)
     if descriptor is not None:
@@ -86,7 +86,7 @@ def published_file(out: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def replaced_text(target: Path) -> Iterator[IO[str]]:
-    """Do the same as `replaced`, for UTF-8 text."""
+    """Yield a UTF-8 text file that replaces `target`. See `replaced`."""
     with replaced(target) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
         yield text
@@ -96,9 +96,9 @@ def replaced_text(target: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def replaced(target: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that replaces `target` when the block ends well, and vanishes when it does not.
+    """Yield a binary file that replaces `target` when the block succeeds, and is removed when it raises.
 
-    A symbolic link is itself replaced, and what it points at stays as it is. Raises OSError, naming `target`.
+    A symbolic link is replaced itself; the file that it points at stays as it is. Raises OSError, naming `target`.
     """
     clear_abandoned(target.parent, target.name)
     with _partial(target) as partial:
@@ -111,7 +111,7 @@ def replaced(target: Path) -> Iterator[IO[bytes]]:
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise BundleError when `target` is in the way, so that a long export is not refused at its end."""
+    """Raise BundleError when a bundle cannot be published at `target`. Called before a long export, and again at its end."""
     target = _followed(target)
     if target.is_dir():
         if not any(target.iterdir()):
@@ -125,11 +125,11 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Give the directory `partial` the name `target`, in one step; what had it, if anything, may lie at `partial` then."""
+    """Rename the directory `partial` to `target` in one step. An old `target` may afterwards lie at `partial`."""
     if target.exists() and _exchanged(partial, target):
-        return  # `partial` now holds the old bundle, and the caller removes it
+        return  # the old directory now lies at `partial`, and the caller removes it
     if target.exists():
-        # No exchange on this system: between the two renames there is a moment without a bundle.
+        # Without renameat2 it takes two renames, and for a moment there is no directory at `target`.
         old = target.with_name(_partial_name(target.name))
         target.rename(old)
         partial.rename(target)
@@ -139,20 +139,23 @@ def put_in_place(partial: Path, target: Path) -> None:
 
 
 def clear_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in `folder` while they wrote the target `name`, or any target."""
+    """Remove the hidden siblings that killed processes left in `folder`, of the target `name` or of any target."""
     pattern = re.compile(rf"(\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{16}})\.(?:partial|lock)")
     try:
-        found = {match[1] for path in folder.iterdir() if (match := pattern.fullmatch(path.name))}
-    except OSError:  # a folder that may be written but not listed, or that is not there yet
+        stems = {match[1] for path in folder.iterdir() if (match := pattern.fullmatch(path.name))}
+    except OSError:  # the folder does not exist yet, or may be written but not listed
         return
-    for stem in found:
-        with suppress(OSError), held(folder / f"{stem}.lock", needed=True):  # BlockingIOError: it is being written
+    for stem in stems:
+        with (
+            suppress(OSError),
+            held(folder / f"{stem}.lock", needed=True),
+        ):  # BlockingIOError: a process is still writing it
             _remove(folder / f"{stem}.partial")
 
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """Yield the path of a hidden sibling, which nobody clears away meanwhile, and which is gone afterwards."""
+    """Yield the path of a hidden sibling. It is locked during the block, so nobody clears it away, and removed afterwards."""
     partial = target.with_name(_partial_name(target.name))
     with naming(target, partial), held(partial.with_suffix(".lock")):
         try:
@@ -174,7 +177,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def naming(target: Path, partial: Path | None = None) -> Iterator[None]:
-    """Let an OSError of writing name the file that the user knows: `target`, and not its hidden sibling, or nothing."""
+    """Make an OSError of the block name the file that the user knows: `target`, not its hidden sibling or nothing."""
     try:
         yield
     except OSError as error:
@@ -187,14 +190,15 @@ def naming(target: Path, partial: Path | None = None) -> Iterator[None]:
 
 
 def _followed(path: Path) -> Path:
-    """Return where a chain of symbolic links ends, whether or not there is anything."""
+    """Return the end of a chain of symbolic links, whether or not it exists."""
     return Path(os.path.realpath(path))
 
 
 def _descriptor(path: Path) -> int | None:
-    """Return the number of this process's descriptor that a path stands for, such as 1 for /dev/stdout; None for others.
+    """Return the descriptor of this process that a path stands for, such as 1 for /dev/stdout; None for other paths.
 
-    A redirected descriptor shares its place in the file with other processes, and would lose that if it were opened by name.
+    The caller duplicates the descriptor. Opening the path by name would begin at the start of a redirected file, and overwrite
+    what other processes wrote through the same descriptor.
     """
     folders = {Path("/dev/fd"), Path(f"/proc/{os.getpid()}/fd")}
     for _ in range(40):  # as many links as Linux follows
@@ -207,7 +211,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _keep_permissions(partial: Path, target: Path) -> None:
-    """Give `partial` the mode of what it is going to replace, and, as far as this user may, its owner and group."""
+    """Give `partial` the mode of the old `target` and, where this user may, its owner and group."""
     try:
         old = target.lstat()
     except OSError:

@@ -1,7 +1,7 @@
-"""Reads JSON from files that crossrt did not necessarily write, and makes dataclasses of it whose fields have their types.
+"""Reads JSON from untrusted files into dataclasses.
 
-`read_json` and `parsed` bound the text before they parse it; `record` checks every value against the annotations of a dataclass.
-They raise ValueError in words that fit behind the name of the file.
+`read_json` and `parsed` limit the size of the text before they parse it. `record` checks every value against the annotations of a
+dataclass. All raise ValueError; its message reads well after the file's name, as in `FILE (MESSAGE)`.
 """
 
 import dataclasses
@@ -18,25 +18,25 @@ from typing import Any, NoReturn, TypeVar
 from ..errors import OptionError
 
 MOST_BYTES = 1 << 26
-"""Of a JSON text: a manifest has some ten thousand, and nothing that crossrt writes has a thousandth of this."""
+"""Largest accepted JSON text. A manifest has about ten thousand bytes; no file that crossrt writes has a thousandth of this."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escape that is half of a character, as two of them together are a whole one."""
+"""Escape of a surrogate. Only a pair of surrogates is a character; a lone one cannot be encoded in UTF-8."""
 LARGEST = (1 << 63) - 1
-"""Magnitude of an integer that a record may hold."""
+"""Largest absolute value of an integer in a record."""
 
 Record = TypeVar("Record")
 
 
 def read_json(path: Path) -> Any:
-    """Return what a file of JSON says, as `parsed` does. Raises OSError for one that cannot be read."""
+    """Parse a JSON file as `parsed` does. Raises OSError for a file that cannot be read."""
     with path.open("rb") as file:
         return parsed(file.read(MOST_BYTES + 1).decode())
 
 
 def parsed(text: str) -> Any:
-    """Return what a JSON text says.
+    """Parse a JSON text.
 
-    Raises ValueError for what is no JSON, is too large or too deep, or holds NaN, Infinity or half of a surrogate pair.
+    Raises ValueError for a text that is not JSON, is too large or nested too deeply, or holds NaN, Infinity or a lone surrogate.
     """
     if len(text) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES:,} bytes, which is no size for such a file")
@@ -50,8 +50,9 @@ def parsed(text: str) -> Any:
 
 
 def record(kind: type[Record], value: Any, at: str = "") -> Record:
-    """Return a dataclass made of what JSON says of it. A field that is not there has its default; one that it does not have is
-    an error. `at` names the value in messages. Raises ValueError, naming the field, the type it should have and what was found.
+    """Return a dataclass made from a parsed JSON object. A missing field gets its default; an unknown field is an error.
+
+    `at` is the path of the value in messages. Raises ValueError, naming the field, its expected type and the value found.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{at or 'it'} is {_shown(value)}, expected an object")
@@ -71,7 +72,7 @@ def record(kind: type[Record], value: Any, at: str = "") -> Record:
 
 @functools.cache
 def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """The type of each field, and whether it must be there."""
+    """Return the type of each field, and whether it is required."""
     hints = typing.get_type_hints(kind)
     return {
         field.name: (
@@ -101,7 +102,7 @@ def _value(kind: Any, value: Any, at: str) -> Any:
     if dataclasses.is_dataclass(kind):
         assert isinstance(kind, type)
         return record(kind, value, at)
-    if kind is float and type(value) is int:  # JSON does not tell 2 from 2.0
+    if kind is float and type(value) is int:  # JSON does not distinguish 2 from 2.0
         value = float(value) if abs(value) <= LARGEST else value
     if (
         type(value) is not kind
@@ -152,7 +153,7 @@ def _named(kind: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-    if type(value) is int and abs(value) > LARGEST:  # Python writes no number of more than 4,300 digits
+    if type(value) is int and abs(value) > LARGEST:  # Python refuses to print integers of more than 4,300 digits
         return f"a number of {value.bit_length()} bits"
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= 40 else text[:37] + "..."

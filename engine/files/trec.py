@@ -1,6 +1,6 @@
-"""The files of retrieval experiments: TSV texts, TREC runs, qrels, and files of pairs.
+"""Reads and writes the files of retrieval experiments: TSV texts, TREC runs, qrels, and files of pairs.
 
-Every reader names the file and the line of what it cannot use, as DataFileError.
+Every reader raises DataFileError, naming the file and the line, for a line that it cannot use.
 """
 
 import json
@@ -13,8 +13,9 @@ from typing import IO, Any
 from ..errors import DataFileError, OptionError
 
 FEW = 20
-"""Lines, of which each may begin with what looks like an id by chance."""
+"""Fewest lines that `read_pairs` judges by their first column: fewer could begin with words that look like ids by chance."""
 ID = re.compile(r"\S*\d\S*")
+"""A text that looks like an id: one word with a digit."""
 
 NO_TEXT = {
     b"\x1f\x8b": "compressed by gzip: decompress it first, as with gunzip",
@@ -28,17 +29,17 @@ NO_TEXT = {
     b"\xff\xfe": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
     b"\xfe\xff": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
 }
-"""What files begin with that people take for text."""
+"""First bytes of common files that are not plain text -> what to do."""
 
 Run = dict[str, dict[str, float]]
-"""Query id -> passage id -> score, in the order of the file."""
+"""Query id -> passage id -> score, in the file's order."""
 
 Qrels = dict[str, dict[str, int]]
 """Query id -> passage id -> relevance."""
 
 
 def read_texts(path: Path, *, only: Collection[str] | None = None) -> dict[str, str]:
-    """Read `id \\t text` lines; with `only`, keep those ids alone. Raises DataFileError for a repeated id."""
+    """Read `id \\t text` lines; with `only`, keep just these ids. Raises DataFileError for a repeated id."""
     texts: dict[str, str] = {}
     seen: set[str] = set()
     tabs: set[int] = set()
@@ -71,7 +72,7 @@ def read_run(path: Path) -> Run:
 def run_fields(line: str, number: int, path: Path) -> tuple[str, str, float]:
     """Return query, passage and score of a TREC run's line.
 
-    Raises DataFileError, naming path and line number, for what is no such line and for a score that is not finite.
+    Raises DataFileError, naming path and line number, for a line of another form and for a score that is not finite.
     """
     fields = line.split()
     if len(fields) != 6:
@@ -107,7 +108,7 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def line_of(path: Path, query: str, passage: str | None = None) -> int:
-    """Return the first line of a run or of qrels that names this query, with this passage; 0 when none does."""
+    """Return the number of the first line of a run or of qrels with this query and passage, if given; 0 without one."""
     for number, line in _lines(path):
         fields = line.split()
         if fields[0] == query and passage in (None, fields[2]):
@@ -116,7 +117,7 @@ def line_of(path: Path, query: str, passage: str | None = None) -> int:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Read `query \\t passage` lines. Raises DataFileError for other lines, and for a file of texts by their ids."""
+    """Read `query \\t passage` lines. Raises DataFileError for other lines, and for a file whose first column holds ids."""
     pairs = []
     for number, line in _lines(path):
         query, tab, passage = line.partition("\t")
@@ -134,10 +135,10 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def read_candidates(queries: Path, run: Path, *, depth: int | None = None) -> tuple[dict[str, str], Run]:
-    """Read queries and a run over them, of which the best `depth` passages of each query, as trec_eval orders them.
+    """Read queries and a run, and keep the best `depth` passages of each query, in trec_eval's order.
 
-    Raises DataFileError for a query of the run that the other file lacks, and OptionError for a depth that all scores of
-    the run are alike at, so that there are no best ones.
+    Raises DataFileError for a query of the run that the queries lack. Raises OptionError for a `depth` where all scores of the
+    run are equal, since then no passages are the best.
     """
     query_texts, candidates = read_texts(queries), read_run(run)
     for query in candidates:
@@ -156,9 +157,9 @@ def read_candidates(queries: Path, run: Path, *, depth: int | None = None) -> tu
 def read_collection(
     queries: Path, passages: Path, run: Path, *, depth: int | None = None
 ) -> tuple[dict[str, str], dict[str, str], Run]:
-    """Read queries, a run over them, and those passages that the run names. See `read_candidates` for `depth`.
+    """Read queries, a run, and the passages that the run names. See `read_candidates` for `depth`.
 
-    Raises DataFileError for an id in the run that the other files lack.
+    Raises DataFileError for an id of the run that the other files lack.
     """
     query_texts, candidates = read_candidates(queries, run, depth=depth)
     wanted = {passage for scores in candidates.values() for passage in scores}
@@ -173,9 +174,9 @@ def read_collection(
 
 
 def write_run(file: IO[str], query: str, scores: Mapping[str, float], *, tag: str) -> None:
-    """Write one query's passages, best first, with scores at full precision.
+    """Write one query's passages to a run, best first, with scores at full precision.
 
-    Ties go by passage id, descending, as trec_eval breaks them, so that the rank column is the order it evaluates.
+    Ties are broken by passage id, descending, as in trec_eval, so that the rank column is the order that it evaluates.
     """
     for rank, passage in enumerate(ranked(scores), start=1):
         file.write(f"{query} Q0 {passage} {rank} {float(scores[passage])!r} {tag}\n")
@@ -187,9 +188,9 @@ def ranked(scores: Mapping[str, float]) -> Sequence[str]:
 
 
 def check_columns(tabs: Collection[int], path: Path | str, form: str) -> None:
-    """Raise DataFileError for a file whose lines all have one number of tabs, and more than the one that `form` has.
+    """Raise DataFileError for a file whose lines all have the same number of tabs, above 1: it has more columns than `form`.
 
-    Lines of different numbers are texts with tabs inside, which are scored as they are.
+    `tabs` are the numbers of tabs that occur. Different numbers mean texts that contain tabs; these are scored as they are.
     """
     if len(tabs) == 1 and max(tabs) > 1:
         raise DataFileError(
@@ -199,7 +200,7 @@ def check_columns(tabs: Collection[int], path: Path | str, form: str) -> None:
 
 
 def is_json(lines: Sequence[str]) -> bool:
-    """Tell whether these lines are one JSON document, or each an object, which is called JSONL."""
+    """Tell whether these lines are a JSON document, or JSONL, whose lines are objects."""
     if not lines[0].lstrip().startswith(("{", "[")):
         return False
 
@@ -213,9 +214,9 @@ def is_json(lines: Sequence[str]) -> bool:
 
 
 def text_lines(stream: Iterable[bytes], path: Path | str, *, first: int = 1) -> Iterator[tuple[int, str]]:
-    """Yield numbered, decoded lines without their ends; empty lines are passed over. Raises DataFileError.
+    """Yield the line number and the text of each line that is not empty, without its line end.
 
-    `first` is the number of the stream's first line.
+    `first` is the number of the stream's first line. Raises DataFileError for a line that is not UTF-8.
     """
     for number, raw in enumerate(stream, start=first):
         line = _decoded(raw, number, path)
@@ -224,9 +225,9 @@ def text_lines(stream: Iterable[bytes], path: Path | str, *, first: int = 1) -> 
 
 
 def located_lines(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Yield the lines of a file with their number and the byte they begin at; as `text_lines` otherwise.
+    """Yield the line number, the byte offset and the text of each line of a file that is not empty, as `text_lines` does.
 
-    Raises DataFileError for a file that cannot be read or is empty too.
+    Raises DataFileError also for a file that cannot be read or is empty.
     """
     empty, position = True, 0
     try:

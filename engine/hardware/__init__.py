@@ -1,1 +1,1 @@
-"""What this machine has: processors and GPUs."""
+"""The processors and GPUs of this machine."""

@@ -1,4 +1,4 @@
-"""What processor this is, how many of it this process may use, and how many are in use: `CORES`."""
+"""The processor of this machine, the number of processors this process may use, and `CORES`, which counts those in use."""
 
 import math
 import os
@@ -11,13 +11,13 @@ from functools import cache
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-"""Where Linux describes the processor. The tests name another file, to see a lesser processor."""
+"""Linux's description of the processor. Tests set another file to simulate an older processor."""
 
 
 def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the processors that the affinity mask and the cgroup CPU quota (v2 and v1) leave to this process.
+    """Return the number of processors that this process may use, by affinity mask and cgroup CPU quota (v2 and v1).
 
-    At least 1. A quota of 1.5 processors counts as 2: one thread would leave half a processor idle.
+    It is at least 1. A quota of 1.5 processors counts as 2, since one thread would leave half a processor unused.
     """
     try:
         count = len(os.sched_getaffinity(0))
@@ -28,7 +28,7 @@ def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def cpuinfo() -> str:
-    """Return the operating system's description of the processors; empty where there is none, as outside Linux."""
+    """Return Linux's description of the processors; an empty text on other systems."""
     try:
         return CPUINFO.read_text()
     except OSError:
@@ -37,8 +37,8 @@ def cpuinfo() -> str:
 
 @cache
 def processor() -> str:
-    """Return the processor's name and all that it can do, as text to compare."""
-    # The flags too: a hypervisor may hide some of a processor's instructions.
+    """Return the processor's name and flags as one text, which identifies it in keys of caches."""
+    # The name is not enough: a hypervisor may hide some of a processor's instructions.
     fields = ("model name", "flags", "Features", "CPU part")
     kept = dict.fromkeys(line for line in cpuinfo().splitlines() if line.startswith(fields))
     if not kept:
@@ -52,7 +52,7 @@ def instructions() -> frozenset[str]:
 
 
 def has_vnni() -> bool:
-    """Tell whether the processor adds up four 8-bit products at once, in AVX or AMX."""
+    """Tell whether the processor has instructions that sum four 8-bit products into 32 bits (VNNI or AMX)."""
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & instructions())
 
 
@@ -71,9 +71,10 @@ def _quota(root: Path) -> float | None:
 
 
 class Cores:
-    """Counts processors that compute, so that all models of a process together never start more work than fits.
+    """Counts the processors in use, so that the models of a process together never use more processors than there are.
 
-    Any number of threads may wait; they are served in the order they came, so one that wants all is not passed over.
+    Any number of threads may wait. They are served in order of arrival, so a thread that wants all processors is not overtaken
+    for ever by threads that want one.
     """
 
     def __init__(self, count: int) -> None:
@@ -81,14 +82,14 @@ class Cores:
         self.free_all()
 
     def free_all(self) -> None:
-        """Forget who computes and who waits, as a forked process must: those threads are its parent's."""
+        """Mark all processors as free. A forked process calls it: the threads that computed or waited are its parent's."""
         self._free = self.count
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
     def taken(self, wanted: int) -> Iterator[None]:
-        """Wait until this many are free, and hold them; more than there are counts as all."""
+        """Wait until `wanted` processors are free, at most all, and hold them during the block."""
         wanted = min(wanted, self.count)
         ticket = object()
         with self._changed:
@@ -108,7 +109,7 @@ class Cores:
 
 
 CORES = Cores(usable_cpus())
-"""The processors of this process."""
+"""The processors that this process may use."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=CORES.free_all)

@@ -1,4 +1,7 @@
-"""The NVIDIA driver, asked before any library of NVIDIA's is loaded: without one TensorRT takes the process down."""
+"""`gpus`: the GPUs of this machine, asked of the NVIDIA driver before other NVIDIA libraries are loaded.
+
+Without a driver TensorRT aborts the process, so this check comes first.
+"""
 
 import ctypes
 import functools
@@ -17,9 +20,9 @@ class Gpu:
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that this process may use, in CUDA's order; none without a driver.
+    """Return the GPUs that this process may use, in CUDA's order; an empty tuple without a driver.
 
-    CUDA_VISIBLE_DEVICES is obeyed, as it was when the driver was first asked.
+    CUDA_VISIBLE_DEVICES applies with its value at the first call of the driver in this process.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -28,7 +31,7 @@ def gpus() -> tuple[Gpu, ...]:
     count = ctypes.c_int()
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return ()
-    found = []
+    visible = []
     for ordinal in range(count.value):
         device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
         major, minor = ctypes.c_int(), ctypes.c_int()
@@ -36,5 +39,5 @@ def gpus() -> tuple[Gpu, ...]:
         driver.cuDeviceGetName(name, len(name), device)
         driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
         driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
-        found.append(Gpu(name=name.value.decode(), capability=f"{major.value}.{minor.value}"))
-    return tuple(found)
+        visible.append(Gpu(name=name.value.decode(), capability=f"{major.value}.{minor.value}"))
+    return tuple(visible)

@@ -1,1 +1,1 @@
-"""Other processes: children, forks, and libraries that report."""
+"""Child processes, forks, and the telemetry of imported libraries."""

@@ -1,22 +1,22 @@
-"""What makes a process fit to be forked, and what its forks must not touch."""
+"""Keeps forked processes from hanging on locks and threads of their parent."""
 
 import ctypes
 import os
 import threading
 
 OPENING = threading.RLock()
-"""Held while a session is opened or closed. A fork waits for it: ONNX Runtime holds a lock of its own meanwhile, which would
-stay locked in the fork, since the thread that holds it does not come along."""
+"""Lock that is held while a session is opened or closed, and taken by every fork. ONNX Runtime holds an internal lock while it
+opens or closes a session. A process forked at that moment would inherit the lock but not the thread that releases it."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release)
 
 
 def keep_for_ever(inherited: object) -> None:
-    """Keep an object of the parent's from being destroyed in this process, even at its end.
+    """Keep an object inherited from the parent from ever being destroyed in this process.
 
-    ONNX Runtime, OpenVINO and CUDA join threads, or call a driver, when what they opened is destroyed. In a forked process
-    there are no such threads: it would wait for ever, or crash. A list could not hold the object, since Python empties
-    modules when it ends; a reference that nobody owns does. What it takes is freed by the system.
+    ONNX Runtime, OpenVINO and CUDA join threads or call a driver when their objects are destroyed. A forked process does not have
+    these threads, so it would wait for ever or crash. A global list is not enough, since Python clears modules when it exits; an
+    extra reference is. The system frees the memory when the process ends.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))

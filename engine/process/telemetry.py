@@ -1,8 +1,8 @@
-"""Telemetry of the libraries that crossrt imports, switched off before it imports them.
+"""`telemetry_off`: imports libraries with their telemetry switched off.
 
 ONNX Runtime (from 1.29 on) creates a device id and a database of events in the user's cache and uploads them. OpenVINO
 writes a client id into the home directory and sends an event to an analytics host when it is imported. huggingface_hub and
-transformers add details of the installation to their requests. A library that the program imported before stays as it is.
+transformers add details of the installation to their requests. Libraries that the program imported earlier are not changed.
 """
 
 import os
@@ -11,22 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 VARIABLES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
-"""Set to 1 unless they are set already: a user who wants telemetry sets them to 0."""
+"""Environment variables that are set to 1 unless they are already set. A user who wants telemetry sets them to 0."""
 REPORTER = "openvino_telemetry"
-"""What OpenVINO reports through where it can import it; it has no option for that."""
+"""Module that OpenVINO sends its telemetry with, if it can import it. OpenVINO has no option against that."""
 
 
 @contextmanager
 def telemetry_off() -> Iterator[None]:
-    """Import libraries in this block, and they do not report.
+    """Switch telemetry off for the libraries that are imported in the block.
 
-    The environment variables remain set, since ONNX Runtime reads its own as late as when the first session opens.
+    The environment variables stay set afterwards, since ONNX Runtime reads its own when the first session opens.
     """
     for name in VARIABLES:
         os.environ.setdefault(name, "1")
     absent = object()
     before = sys.modules.get(REPORTER, absent)
-    sys.modules[REPORTER] = None  # type: ignore[assignment]  # which makes `import` raise ImportError
+    sys.modules[REPORTER] = None  # type: ignore[assignment]  # makes `import` raise ImportError
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""How a bundle is run here: by which backend, on which threads or GPUs."""
+"""Chooses the backend, precision and device of a bundle, and runs requests on them."""

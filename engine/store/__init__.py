@@ -1,1 +1,1 @@
-"""Passages that were tokenized before."""
+"""Stores of passages that are tokenized in advance."""

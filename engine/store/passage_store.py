@@ -1,13 +1,13 @@
-"""`PassageStore`: a collection of passages, tokenized once, read from disk as it is needed.
+"""`PassageStore`: a collection of passages that was tokenized in advance, memory-mapped from disk.
 
-store.json     what it is: tokenizer, counts, sizes of the other files
-ids.bin        the passages' token ids one after the other, without special tokens, uint16 or uint32
-starts.bin     where each passage begins in ids.bin, and the end of the last, uint64
-lengths.bin    tokens of each passage before it was cut to `limit`, uint16, 65,535 for that many or more
-names.bin      passage ids in the order of the input, each `name_width` bytes, zeros in front
-order.bin      row numbers by ascending name, uint32; absent when the input came in that order
+store.json     the description: tokenizer, counts, sizes of the other files
+ids.bin        token ids of all passages one after the other, without special tokens, uint16 or uint32
+starts.bin     where each passage begins in ids.bin, and the end of the last one, uint64
+lengths.bin    tokens of each passage before it was truncated to `limit`, uint16; 65,535 means that many or more
+names.bin      passage ids in the order of the input, each `name_width` bytes, zero-padded on the left
+order.bin      row numbers sorted by name, uint32; absent when the input was sorted
 
-Names are ordered by length, then by bytes, which is how the numbers of MS MARCO count up.
+Names are sorted by length, then by bytes, so that the numbers of MS MARCO are in ascending order.
 """
 
 import dataclasses
@@ -28,14 +28,15 @@ from ..text.encoded_pairs import TruncationSide
 STORE_SCHEMA = 1
 DESCRIPTION = "store.json"
 LONGEST_NAME = 255
-"""Bytes of a passage id."""
+"""Largest passage id in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreDescription:
-    """What `store.json` says. `limit` is the most tokens kept of a passage; with `truncation_side="left"` they are its last.
+    """The content of `store.json`.
 
-    `files` maps names to sizes in bytes.
+    `limit` is the number of tokens kept of a longer passage: its first ones, or with `truncation_side="left"` its last ones.
+    `files` maps file names to sizes in bytes.
     """
 
     schema: int = STORE_SCHEMA
@@ -73,7 +74,7 @@ class StoreDescription:
         return description
 
     def _check(self) -> None:
-        """Raise ValueError unless numbers and files fit one another."""
+        """Raise ValueError unless the counts and the file sizes are consistent."""
         if self.id_type not in ("uint16", "uint32"):
             raise ValueError(f"id_type is {self.id_type!r}, expected uint16 or uint32")
         if not (self.limit >= 1 and self.passages >= 1 and self.tokens >= 0 and 1 <= self.name_width <= LONGEST_NAME):
@@ -93,24 +94,22 @@ class StoreDescription:
 
 
 class PassageStore:
-    """A prepared collection. Its files are mapped, not read; any number of threads and processes may share it.
-
-    Raises StoreError when the directory is no store, is not finished, or was truncated.
-    """
+    """A collection of tokenized passages. Its files are memory-mapped; any number of threads and processes may share it."""
 
     def __init__(self, path: str | Path) -> None:
+        """Open a store. Raises StoreError when the directory is not a store, is not finished, or was truncated."""
         self.path = Path(path)
         self.description = StoreDescription.read(self.path / DESCRIPTION)
         for name, size in self.description.files.items():
             try:
-                found = (self.path / name).stat().st_size
+                actual = (self.path / name).stat().st_size
             except OSError as error:
                 raise StoreError(
                     f"{self.path / name} cannot be read ({error.strerror}); prepare the store again"
                 ) from error
-            if found != size:
+            if actual != size:
                 raise StoreError(
-                    f"{self.path / name} is damaged: {found:,} bytes where {DESCRIPTION} says {size:,}; prepare or copy again"
+                    f"{self.path / name} is damaged: {actual:,} bytes where {DESCRIPTION} says {size:,}; prepare or copy again"
                 )
         self._ids = self._mapped("ids.bin", self.description.id_type)
         self._starts = self._mapped("starts.bin", "uint64")
@@ -125,24 +124,25 @@ class PassageStore:
         return isinstance(name, str) and int(self._rows([name])[0]) >= 0
 
     def rows(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the row of each passage id, int64 [n]. Raises StoreError, naming the first that is not there."""
-        found = self._rows(names)
-        if (found < 0).any():
-            missing = names[int(np.flatnonzero(found < 0)[0])]
+        """Return the row of each passage id, int64 [n]. Raises StoreError, naming the first id that is missing."""
+        rows = self._rows(names)
+        if (rows < 0).any():
+            missing = names[int(np.flatnonzero(rows < 0)[0])]
             raise StoreError(
-                f"{self.path} holds no passage {missing!r} ({int((found < 0).sum())} of {len(names)} are not there); it was "
+                f"{self.path} holds no passage {missing!r} ({int((rows < 0).sum())} of {len(names)} are not there); it was "
                 f"made from {self.description.source}"
             )
-        return found
+        return rows
 
     def tokens(
         self, names: Sequence[str]
     ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return where these passages' tokens are: the ids of the whole store, and their starts and true lengths.
+        """Return the ids of the whole store, and start and true length of each of these passages, int64 [n].
 
-        Passage i is `ids[starts[i]:][:lengths[i]]`, of which the store holds at most `limit` tokens: the first ones, or
-        with `truncation_side="left"` the last ones, so that a long passage then starts before its first token that is
-        held. Raises StoreError for an id that is not in the store, and for a passage that would lie outside its files.
+        Passage i is `ids[starts[i]:][:lengths[i]]`. Of a passage longer than `limit` the store holds only the first `limit`
+        tokens, or with `truncation_side="left"` the last; in that case `starts[i]` lies before the first token that it holds.
+        Callers must not read the tokens that are not held. Raises StoreError for an id that is not in the store, and for
+        damaged files.
         """
         rows = self.rows(names)
         starts, lengths = self._starts[rows].astype(np.int64), self._lengths[rows].astype(np.int64)
@@ -156,7 +156,7 @@ class PassageStore:
         return self._ids, starts, lengths
 
     def check(self, tokenizer_sha256: str, *, max_length: int, truncation_side: TruncationSide = "right") -> None:
-        """Raise StoreError when another tokenizer made this store, or when it lacks what a model needs of long passages."""
+        """Raise StoreError unless the store fits a model: same tokenizer and truncation side, and enough tokens per passage."""
         if tokenizer_sha256 != self.description.tokenizer_sha256:
             raise StoreError(
                 f"{self.path} was prepared with another tokenizer than this model's; prepare it again with this model"
@@ -175,7 +175,7 @@ class PassageStore:
     def _rows(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         width = self.description.name_width
         encoded = [str(name).encode("utf-8", "surrogatepass") for name in names]
-        # One that is too long is not here, nor is an empty one, nor one that holds the zero byte which fills names up.
+        # No stored name is empty, longer than `width`, or contains the zero byte that pads names.
         possible = [len(name) <= width and bool(name) and b"\0" not in name for name in encoded]
         keys = np.array(
             [name.rjust(width, b"\0") if fits else b"" for name, fits in zip(encoded, possible, strict=True)],
@@ -189,7 +189,7 @@ class PassageStore:
         return np.where(np.array(possible, dtype=bool) & (self._names[rows] == keys), rows, -1).astype(np.int64)
 
     def _searched(self, keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
-        """Binary search through `order`, all keys at once; numpy's own `sorter` would copy it to int64."""
+        """Binary search of all keys at once through `order`. np.searchsorted's `sorter` would copy `order` to int64."""
         low = np.zeros(len(keys), dtype=np.int64)
         high = np.full(len(keys), len(self), dtype=np.int64)
         while (low < high).any():
@@ -199,7 +199,7 @@ class PassageStore:
         return low
 
     def _ordered(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The rows at these places of the order; what is no row in a damaged file becomes the last."""
+        """Return the rows at these places of `order`. In a damaged file a number that is too large becomes the last row."""
         assert self._order is not None
         return np.minimum(self._order[places].astype(np.int64), len(self) - 1)
 
@@ -212,16 +212,15 @@ class PassageStore:
             raise StoreError(f"{self.path / name} cannot be mapped ({error}); prepare the store again") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            self.path.absolute(),
-        )  # a copy maps the files again, instead of holding all that is in them
+        # A copy maps the files again. Pickling the arrays would copy the whole store.
+        return type(self), (self.path.absolute(),)
 
     def __repr__(self) -> str:
         return f"PassageStore({str(self.path)!r}, {len(self):,} passages)"
 
 
 def partial_path(store: Path) -> Path:
-    """Return where a store lies while it is being prepared."""
+    """Return the hidden directory in which a store is prepared."""
     store = Path(os.path.realpath(store))
     return store.parent / f".{store.name}.partial"
 

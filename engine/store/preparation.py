@@ -1,7 +1,7 @@
-"""`prepare`: tokenize a collection into a `PassageStore`, in a stream, so that a killed run goes on where it was.
+"""`prepare`: tokenizes a collection into a `PassageStore`. An interrupted run continues where it stopped.
 
-The files grow in a hidden directory beside the store. After every piece they are flushed to the disk and `progress.json`
-is replaced, which says how much of each is good; whatever a killed run wrote after that is cut off by the next.
+The files grow in a hidden directory beside the store. After every piece they are flushed to the disk, and `progress.json`, which
+records their valid sizes, is replaced. The next run truncates the files to these sizes and continues.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ from ..text.wordpiece import WordPiece, tokens_of
 from .passage_store import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
 
 PIECE = 5_000
-"""Passages between two notes of the progress: 0.04 seconds of work, or 0.7 where the package tokenizers does it."""
+"""Passages between two writes of the progress: 0.04 seconds of work, or 0.7 seconds with the package tokenizers."""
 PROGRESS = "progress.json"
 GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passages", "names.txt": "name_bytes"}
 
 
 @dataclass(slots=True, kw_only=True)
 class _Progress:
-    """How far a run came, and on what: bytes and lines read, and how much of each file is good."""
+    """The state of a run: its input and settings, the bytes and lines read, and the valid size of each file."""
 
     tokenizer_sha256: str
     limit: int
@@ -57,12 +57,12 @@ class _Progress:
     last_name: str = ""
 
     def same_work(self, other: "_Progress") -> bool:
-        """Tell whether both tokenize the same file in the same way."""
+        """Tell whether both runs have the same input and settings."""
         fields = ("tokenizer_sha256", "limit", "id_type", "source_size", "source_time", "truncation_side")
         return all(getattr(self, field) == getattr(other, field) for field in fields)
 
     def possible(self) -> bool:
-        """Tell whether a run can be where this says, however it came to be in the file."""
+        """Tell whether the numbers are plausible; the file that they come from may be damaged."""
         numbers = (self.line, self.passages, self.tokens, self.name_bytes)
         return 0 <= self.position <= self.source_size and min(numbers) >= 0 and 1 <= self.name_width <= LONGEST_NAME
 
@@ -80,13 +80,13 @@ def prepare(
 ) -> PassageStore:
     """Tokenize the `id <tab> text` lines of `passages` into `store`, keeping at most `limit` tokens of each.
 
-    These are its first ones, or with `truncation_side="left"` its last ones, for models that truncate on that side.
-
-    Goes on from where an interrupted run with the same input stopped. Memory does not grow with the text; ids that do
-    not come in ascending order are sorted at the end, which takes about 30 bytes each. Raises DataFileError, naming the
-    line, for what is no passage, and StoreError when the store is there and `force` is not set, or is being written.
+    Of a longer passage it keeps the first tokens, or with `truncation_side="left"` the last ones, for models that truncate on
+    that side. Continues an interrupted run with the same input and settings. Memory does not grow with the text; ids that are
+    not in ascending order are sorted at the end, which takes about 30 bytes per passage. Raises DataFileError, naming the
+    line, for a line that is not a passage, and StoreError when the store exists and `force` is not set, or another process is
+    writing it.
     """
-    store = Path(os.path.realpath(store))  # of a symbolic link, what it points at is made
+    store = Path(os.path.realpath(store))  # follows a symbolic link instead of replacing it
     if store.exists() and not force:
         raise StoreError(f"{store} is already there; give another path, or --force to replace it")
     if store.exists() and not (store / DESCRIPTION).is_file():
@@ -106,12 +106,12 @@ def prepare(
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     plain.no_truncation()
     plain.no_padding()
-    words = WordPiece.of(plain)
-    tokens = words.tokens if words is not None else functools.partial(tokens_of, plain)
+    wordpiece = WordPiece.of(plain)
+    tokenize = wordpiece.tokens if wordpiece is not None else functools.partial(tokens_of, plain)
     partial = partial_path(store)
     with naming(store), _locked(store):
         clear_abandoned(store.parent, store.name)
-        _make(partial)
+        _create(partial)
         state = _resumed(partial, start)
         with tqdm(
             total=state.source_size,
@@ -121,13 +121,13 @@ def prepare(
             unit_scale=True,
             disable=not progress,
         ) as bar:
-            _grow(passages, partial, tokens, state, bar)
+            _grow(passages, partial, tokenize, state, bar)
         if not state.passages:
             shutil.rmtree(partial)
             raise DataFileError(f"{passages} is empty; expected `id <tab> text` lines")
         _finish(partial, state, source=passages.name)
         put_in_place(partial, store)
-        shutil.rmtree(partial, ignore_errors=True)  # holds the store that was replaced
+        shutil.rmtree(partial, ignore_errors=True)  # now holds the old store, if there was one
     return PassageStore(store)
 
 
@@ -144,17 +144,17 @@ def _locked(store: Path) -> Iterator[None]:
         yield
 
 
-def _make(partial: Path) -> None:
-    """Make the directory, or take the one that an interrupted run of this user left."""
+def _create(partial: Path) -> None:
+    """Create the directory, unless an interrupted run of this user left it."""
     partial.mkdir(exist_ok=True)
-    found = partial.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = partial.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{partial} is a symbolic link, which is not followed here; remove it")
-    check_owner(partial, found)
+    check_owner(partial, status)
 
 
 def _resumed(partial: Path, start: _Progress) -> _Progress:
-    """Return how far an earlier run of the same work came, with its files cut to that; else `start`, with none."""
+    """Return the state of an earlier run with the same work, or `start`. Truncates the files to the valid sizes of that state."""
     try:
         state = record(_Progress, read_json(partial / PROGRESS))
     except (OSError, ValueError):
@@ -180,7 +180,7 @@ def _sizes(state: _Progress) -> dict[str, int]:
 
 
 def _grow(
-    passages: Path, partial: Path, tokens: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
+    passages: Path, partial: Path, tokenize: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
 ) -> None:
     with ExitStack() as opened:
         source = opened.enter_context(passages.open("rb"))
@@ -188,10 +188,10 @@ def _grow(
         source.seek(state.position)
         while lines := list(islice(source, PIECE)):
             names, texts = _split(lines, passages, state)
-            if not state.passages:  # by the first piece, so that a large file is not read to its end in vain
+            if not state.passages:  # in the first piece, so that a wrong file is refused early
                 check_columns({1 + text.count("\t") for text in texts}, passages, "`id <tab> text`")
             with explained("the tokenizer"):
-                ids, begins, lengths = tokens(texts)
+                ids, begins, lengths = tokenize(texts)
             sizes = np.minimum(lengths, state.limit)
             if state.truncation_side == "left":
                 begins = begins + lengths - sizes
@@ -214,7 +214,7 @@ def _grow(
             state.passages += len(names)
             state.tokens += int(sizes.sum())
             state.name_bytes += len(names_text)
-            _note(partial, state)
+            _save(partial, state)
             bar.update(read)
 
 
@@ -246,7 +246,7 @@ def _finish(partial: Path, state: _Progress, *, source: str) -> None:
         ordered = fixed[order]
         same = np.flatnonzero(ordered[1:] == ordered[:-1])
         if len(same):
-            shutil.rmtree(partial)  # going on from here would only find it again
+            shutil.rmtree(partial)  # continuing from here would find the same duplicate again
             raise DataFileError(
                 f"the id {ordered[same[0]].lstrip(bytes(1)).decode()} comes a second time in {source}; ids must be unique"
             )
@@ -273,7 +273,7 @@ def _finish(partial: Path, state: _Progress, *, source: str) -> None:
         (partial / name).unlink(missing_ok=True)
 
 
-def _note(partial: Path, state: _Progress) -> None:
+def _save(partial: Path, state: _Progress) -> None:
     with replaced_text(partial / PROGRESS) as file:
         json.dump(dataclasses.asdict(state), file)
 

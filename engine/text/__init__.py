@@ -1,1 +1,1 @@
-"""From text to token ids."""
+"""Tokenization: from texts to the token ids of pairs."""

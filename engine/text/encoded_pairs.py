@@ -1,4 +1,4 @@
-"""`EncodedPairs`: the token ids of query-passage pairs."""
+"""`EncodedPairs`: the token ids of query-passage pairs, and the types that tokenization shares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 Spans: TypeAlias = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Texts as token ids: an array of ids, and where each text starts in it and how many tokens it has, int64 [n]."""
+"""Token ids of n texts: an array of ids; where each text starts in it, int64 [n]; how many tokens each has, int64 [n]."""
 TruncationSide: TypeAlias = Literal["right", "left"]
-"""Where a text that is too long loses tokens: at its end, or at its beginning."""
+"""Where a text that is too long loses tokens: `right` is its end, `left` its beginning."""
 
 
 class Prepared(Protocol):
-    """Passages that were tokenized before, by their ids: a `PassageStore`."""
+    """Passages that were tokenized in advance. `PassageStore` implements it."""
 
     path: Path
 
     def tokens(self, names: Sequence[str]) -> Spans:
-        """Return the tokens of these passages."""
+        """Return the token ids of the passages with these ids. See `PassageStore.tokens`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPairs:
-    """Token ids of n query-passage pairs, ragged: what tokenization gives, before any padding.
+    """Token ids of n query-passage pairs, with special tokens and without padding.
 
     `ids` int32 [tokens] and `type_ids` uint8 [tokens] hold all pairs one after the other; pair i is
     `ids[offsets[i]:offsets[i + 1]]`, with `offsets` int64 [n + 1].
@@ -45,6 +45,6 @@ class EncodedPairs:
 
 
 def ragged(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return `starts[i], starts[i] + 1, ...`, `lengths[i]` of them, for every i in turn."""
+    """Return the concatenation of `arange(starts[i], starts[i] + lengths[i])` for every i, int64 [sum of lengths]."""
     skipped = np.cumsum(lengths) - lengths
     return np.repeat(starts - skipped, lengths) + np.arange(lengths.sum())

@@ -1,4 +1,4 @@
-"""What users pass as pairs, checked and brought into one form."""
+"""Checks what users pass as pairs and texts, and brings it into one form."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,14 +9,14 @@ from ..errors import InputError
 
 
 def is_single(inputs: Any) -> bool:
-    """Tell whether `inputs` is one pair: a list, tuple or 1-D array whose first item is no pair itself."""
+    """Tell whether `inputs` is a single pair: a list, tuple or 1-D array whose first item is a text."""
     if isinstance(inputs, np.ndarray):
         return inputs.ndim == 1 and inputs.size > 0 and isinstance(inputs[0], str)
     return isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], str)
 
 
 def checked_pairs(inputs: Any) -> Iterable[tuple[str, str]]:
-    """Yield the pairs of any iterable of pairs, each checked as it comes.
+    """Yield the pairs of an iterable, checking each one lazily.
 
     A pair is a tuple, list or 1-D array of two texts. Raises InputError, naming the index, for anything else.
     """

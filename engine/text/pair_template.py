@@ -1,4 +1,4 @@
-"""`PairTemplate`: how a tokenizer joins two texts, so that token ids can be joined."""
+"""`PairTemplate`: joins the token ids of two texts as a tokenizer joins the texts."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from .encoded_pairs import EncodedPairs, Spans, TruncationSide, ragged
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTemplate:
-    """The special tokens before, between and after two texts, such as [CLS], [SEP], [SEP], and the texts' token types.
+    """The special tokens before, between and after two texts, such as [CLS], [SEP], [SEP], and the token types of both texts.
 
-    `before`, `between` and `after` are pairs of ids and type ids.
+    `before`, `between` and `after` are tuples of (token id, token type).
     """
 
     before: tuple[tuple[int, int], ...]
@@ -24,9 +24,9 @@ class PairTemplate:
 
     @classmethod
     def of(cls, tokenizer: tokenizers.Tokenizer) -> "PairTemplate":
-        """Read the template off one encoded pair of words.
+        """Derive the template from one encoded pair of words.
 
-        Raises BundleError for a tokenizer that does not keep the two texts whole and in order.
+        Raises BundleError for a tokenizer that does not keep the two texts in order, each in one piece.
         """
         encoding = tokenizer.encode("a", "b")
         sides = encoding.sequence_ids
@@ -48,16 +48,16 @@ class PairTemplate:
 
     @property
     def special_tokens(self) -> int:
-        """Special tokens of a pair."""
+        """Number of special tokens in a pair."""
         return len(self.before) + len(self.between) + len(self.after)
 
     def room(
         self, queries: npt.NDArray[np.int64], passages: npt.NDArray[np.int64], *, max_length: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return how many tokens of each query and each passage stay, int64 [n] each, from their lengths.
+        """Return how many tokens of each query and of each passage are kept, int64 [n] each. The inputs are their lengths.
 
-        As tokenizers' `longest_first`: the longer side is cut down first; when both are too long each keeps half, and
-        the one that was longer has the odd token.
+        This is the rule `longest_first` of tokenizers: the longer text is truncated first. When both are longer than half of the
+        room, each keeps half, and the longer one gets the odd token.
         """
         most = max_length - self.special_tokens
         swapped = queries > passages
@@ -72,10 +72,10 @@ class PairTemplate:
     def joined(
         self, queries: Spans, passages: Spans, *, max_length: int, truncation_side: TruncationSide = "right"
     ) -> EncodedPairs:
-        """Join each query with the passage of the same number.
+        """Join query i with passage i, for all i.
 
-        A text that is too long loses tokens at its end, or with `truncation_side="left"` at its beginning. Lengths are
-        those before any truncation. Only the tokens that `max_length` leaves room for are read.
+        The lengths in `queries` and `passages` are those before truncation. A text that is too long loses tokens at its end, or
+        with `truncation_side="left"` at its beginning. Only the tokens that are kept are read.
         """
         query_ids, query_starts, query_lengths = queries
         ids, starts, lengths = passages

@@ -1,4 +1,4 @@
-"""From text to token ids: `PairTokenizer` tokenizes query-passage pairs."""
+"""`PairTokenizer`: tokenizes query-passage pairs."""
 
 import json
 from collections.abc import Sequence
@@ -17,22 +17,21 @@ from .wordpiece import WordPiece, tokens_of
 
 
 class PairTokenizer:
-    """A tokenizer with its truncation set once, so that any number of threads may encode with it.
+    """A tokenizer for pairs. Its truncation is set once, so any number of threads may encode with it.
 
-    Pairs longer than `max_length` tokens lose tokens of the longer text first, as transformers' `longest_first` does, each
-    text at its end, or with `truncation_side="left"` at its beginning.
-    The tokenizer's own truncation and padding, which published files sometimes carry, are discarded. What a BERT tokenizer
-    does is left to `WordPiece`, which gives the same ids in a thirtieth of the time, by at most `threads` at once.
-    `prompt` is put before every query.
+    Pairs longer than `max_length` tokens are truncated by the rule `longest_first` of transformers, each text at its end, or with
+    `truncation_side="left"` at its beginning. The tokenizer's own truncation and padding, which published files sometimes have,
+    are discarded. `prompt` is put before every query. For BERT's tokenizers `WordPiece` does the work with at most `threads`
+    threads per call; it gives the same ids in a thirtieth of the time.
     """
 
     threads = 1
     largest_id: int
-    """The largest token id that it can give."""
+    """The largest token id that the tokenizer can give."""
     largest_type: int
-    """The largest token type that it gives."""
+    """The largest token type that the tokenizer gives."""
     _name = "the tokenizer"
-    """In messages."""
+    """The tokenizer's name in messages."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class PairTokenizer:
         truncation_side: TruncationSide = "right",
         prompt: str | None = None,
     ) -> None:
-        # A copy: the caller's tokenizer is the caller's, and truncation and padding are properties of a tokenizer.
+        # A copy, since removing truncation and padding would change the caller's tokenizer.
         self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, truncation_side, prompt)
 
     def _open(
@@ -61,7 +60,7 @@ class PairTokenizer:
             self._words = WordPiece.of(tokenizer)
             probe = tokenizer.encode("a", "b")
             self.largest_id = largest_id(tokenizer) if self._words is None else self._words.largest_id
-            # Those of special tokens too, which a template gives by number.
+            # The template of a tokenizer may have special tokens whose ids are not in the vocabulary.
             self.largest_id = max(self.largest_id, *probe.ids, -1)
             if self.largest_id >= MOST_TOKENS:
                 raise ValueError(
@@ -80,16 +79,18 @@ class PairTokenizer:
         truncation_side: TruncationSide = "right",
         prompt: str | None = None,
     ) -> "PairTokenizer":
-        """Read `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer."""
-        encoder = cls.__new__(cls)  # without the copy, which takes as long as reading the file
-        encoder._name = str(path)
-        encoder._open(read_tokenizer(path), max_length, truncation_side, prompt)
-        return encoder
+        """Read `tokenizer.json`. Raises BundleError, naming the file, when it is not a tokenizer."""
+        pair_tokenizer = cls.__new__(
+            cls
+        )  # without the copy of the constructor, which takes as long as reading the file
+        pair_tokenizer._name = str(path)
+        pair_tokenizer._open(read_tokenizer(path), max_length, truncation_side, prompt)
+        return pair_tokenizer
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
-        """Tokenize pairs of texts, with `prompt` instead of the encoder's own where it is given, which may be empty.
+        """Tokenize pairs of texts. `prompt`, which may be empty, replaces the tokenizer's own prompt in this call.
 
-        Safe from several threads at once. Raises InputError for text that is no valid Unicode.
+        Several threads may call at once. Raises InputError, naming the pair, for text that is not valid Unicode.
         """
         prompt = self.prompt if prompt is None else prompt
         try:
@@ -115,26 +116,26 @@ class PairTokenizer:
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets)
 
-    def _joined(self, words: WordPiece, pairs: Sequence[tuple[str, str]], prompt: str) -> EncodedPairs:
+    def _joined(self, wordpiece: WordPiece, pairs: Sequence[tuple[str, str]], prompt: str) -> EncodedPairs:
         texts = [passage for _, passage in pairs]
-        rows: list[int] = []  # of each pair's query, which is tokenized once for all the passages that follow it
+        rows: list[int] = []  # index of each pair's query in `texts`; consecutive pairs with the same query share one
         last: str | None = None
         for query, _ in pairs:
             if query != last:
                 last = query
                 texts.append(prompt + query)
             rows.append(len(texts) - 1)
-        ids, starts, lengths = words.tokens(texts, self.threads)
+        ids, starts, lengths = wordpiece.tokens(texts, self.threads)
         passages = ids, starts[: len(pairs)], lengths[: len(pairs)]
         return self._pairs((ids, starts[rows], lengths[rows]), passages)
 
     def encode_from(
         self, store: Prepared, query: str, passage_ids: Sequence[str], *, prompt: str | None = None
     ) -> EncodedPairs:
-        """Tokenize a query and join it with prepared passages: token for token what `encode` gives for their texts.
+        """Tokenize a query and join it with prepared passages. The tokens are those that `encode` gives for the passages' texts.
 
-        Raises StoreError for a passage that the store lacks, or whose token ids this tokenizer does not have, and InputError
-        for a query that is no valid Unicode.
+        Raises StoreError for a passage that the store lacks or whose token ids this tokenizer does not have, and InputError for a
+        query that is not valid Unicode. Several threads may call at once.
         """
         query = (self.prompt if prompt is None else prompt) + query
         if not _is_text(query):
@@ -142,7 +143,10 @@ class PairTokenizer:
                 "the query holds a lone surrogate, no valid Unicode; decode it with errors='replace' first"
             )
         with explained(self._name):
-            ids, starts, lengths = self._words.tokens([query]) if self._words else tokens_of(self._tokenizer, [query])
+            if self._words is not None:
+                ids, starts, lengths = self._words.tokens([query])
+            else:
+                ids, starts, lengths = tokens_of(self._tokenizer, [query])
         rows = np.zeros(len(passage_ids), dtype=np.int64)
         queries: Spans = ids, starts[rows], lengths[rows]
         pairs = self._pairs(queries, store.tokens(passage_ids))
@@ -164,7 +168,7 @@ class PairTokenizer:
 
     @cached_property
     def _truncating(self) -> tokenizers.Tokenizer:
-        # A copy, made before any thread encodes with it: changing truncation while one does raises "Already borrowed".
+        # A copy: setting truncation while a thread encodes with the tokenizer raises "Already borrowed".
         tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.enable_truncation(
             max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
@@ -181,7 +185,7 @@ def _is_text(text: str) -> bool:
 
 
 def without_truncation_and_padding(tokenizer_json: str) -> str:
-    """Return the same `tokenizer.json` with its own truncation and padding removed; compact JSON."""
+    """Return a `tokenizer.json` without its truncation and padding, as compact JSON."""
     fields = json.loads(tokenizer_json)
     fields["truncation"] = fields["padding"] = None
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""`read_tokenizer`: a bundle's `tokenizer.json`, read so that whatever is wrong with it ends in words."""
+"""`read_tokenizer`: reads a bundle's `tokenizer.json`, and turns every failure into a BundleError that explains it."""
 
 import re
 from collections.abc import Iterator
@@ -10,21 +10,22 @@ import tokenizers
 from ..errors import BundleError, CrossrtError
 
 MOST_BYTES = 1 << 28
-"""Of a `tokenizer.json`; one of 250,000 tokens has 17 million."""
+"""Largest accepted `tokenizer.json`. One of 250,000 tokens has 17 million bytes."""
 MOST_TOKENS = 1 << 24
-"""Token ids of the largest vocabulary that is opened: more than any has, and few enough to compute with."""
+"""Largest accepted number of token ids. No tokenizer has as many; a damaged file might."""
 LARGE_NUMBER = re.compile(r":\s*\d{8}")
+"""A number in JSON that may be a token id of `MOST_TOKENS` or more."""
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Read a `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer or has absurd token ids."""
+    """Read a `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer or has ids beyond `MOST_TOKENS`."""
     with explained(path):
         with path.open("rb") as file:
             text = file.read(MOST_BYTES + 1).decode()
         if len(text) > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
         tokenizer = tokenizers.Tokenizer.from_str(text)
-        # Before anything walks through all ids, as `to_str` does. Large numbers are rare, and looking for them is quick.
+        # Checked before `to_str`, which loops over all ids. The search for a large number is fast and saves `largest_id`.
         if LARGE_NUMBER.search(text) and largest_id(tokenizer) >= MOST_TOKENS:
             raise ValueError(
                 f"it has the token id {largest_id(tokenizer)}, and {MOST_TOKENS - 1} is the largest possible"
@@ -33,19 +34,19 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
 
 def largest_id(tokenizer: tokenizers.Tokenizer) -> int:
-    """Return the largest token id that a tokenizer has, or -1."""
+    """Return the largest token id of a tokenizer, or -1 if it has none."""
     added = max(tokenizer.get_added_tokens_decoder(), default=-1)
-    if isinstance(tokenizer.model, tokenizers.models.Unigram):  # ids are places in a list, of 250,000 in XLM-R
+    if isinstance(tokenizer.model, tokenizers.models.Unigram):  # ids are indices of a list, of 250,000 tokens in XLM-R
         return max(added, tokenizer.get_vocab_size(with_added_tokens=False) - 1)
     return max(added, *tokenizer.get_vocab(with_added_tokens=False).values(), -1)
 
 
 @contextmanager
 def explained(path: Path | str) -> Iterator[None]:
-    """Turn what a tokenizer raises while it is read or used into BundleError that names it.
+    """Turn exceptions of the package tokenizers in the block into a BundleError that names the tokenizer.
 
-    The package tokenizers raises bare Exception. Where its Rust code panics it raises `PanicException`, which is no
-    Exception, and whose class cannot be imported. What is wrong with a text (UnicodeEncodeError, TypeError) stays as it is.
+    The package raises bare Exception. When its Rust code panics it raises `PanicException`, which is not an Exception and whose
+    class cannot be imported. UnicodeEncodeError and TypeError are caused by a text, not by the tokenizer, and are not changed.
     """
     try:
         yield

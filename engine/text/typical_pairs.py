@@ -1,16 +1,16 @@
-"""Pairs as long as MS MARCO's, for measuring speed where no real ones are at hand."""
+"""`typical_pairs`: random pairs with the lengths of MS MARCO's, to measure speed without real data."""
 
 import numpy as np
 import tokenizers
 
 QUERY_WORDS = 7
 LENGTHS = (6.5, 95 / 6.5)
-"""Shape and scale of the gamma distribution whose mean, 95 tokens, and 99th percentile, 196, are those of MS MARCO's
-passages together with a query."""
+"""Shape and scale of the gamma distribution of lengths. Its mean, 95 tokens, and its 99th percentile, 196, are those of a pair
+of a query and a passage of MS MARCO."""
 
 
 def typical_pairs(tokenizer: tokenizers.Tokenizer, count: int, *, seed: int = 0) -> list[tuple[str, str]]:
-    """Return seeded pairs of random words that are one token each; their scores mean nothing."""
+    """Return pairs of random words of one token each, determined by `seed`. Their scores mean nothing."""
     rng = np.random.default_rng(seed)
     words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha()) or ["a"]
     pairs = []

@@ -56,7 +56,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 class WordPiece:
-    """A BERT tokenizer's normalization, words and vocabulary; special tokens are `PairTemplate`'s. See `of`.
+    """The normalization, words and vocabulary of a BERT tokenizer. `PairTemplate` adds the special tokens. Made by `of`.
 
     Any number of threads may call `tokens` at once.
     """
@@ -64,7 +64,7 @@ class WordPiece:
     def __init__(
         self, tokenizer: tokenizers.Tokenizer, library: ctypes.CDLL, handle: int, added: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Take a vocabulary that is opened, and the tokens added to it as the JSON has them. Raises MemoryError."""
+        """Take an opened vocabulary and the `added_tokens` of the JSON. Raises MemoryError."""
         self._library, self._handle, self._tokenizer = library, handle, tokenizer
         weakref.finalize(
             self, library.crossrt_wordpiece_close, handle
@@ -72,7 +72,7 @@ class WordPiece:
         self._normalized = tokenizer.normalizer.normalize_str
         self._words = tokenizer.pre_tokenizer.pre_tokenize_str
         self.largest_id = max([library.crossrt_wordpiece_largest_id(handle), *(token["id"] for token in added)])
-        """Of all tokens."""
+        """The largest token id, added tokens included."""
         for token in (each["content"].encode() for each in added):
             _check(library.crossrt_wordpiece_add_token(handle, token, len(token)))
         for code in range(128):
@@ -80,14 +80,14 @@ class WordPiece:
 
     @classmethod
     def of(cls, tokenizer: tokenizers.Tokenizer) -> "WordPiece | None":
-        """Read a tokenizer without truncation and padding, which must not change afterwards.
+        """Read a tokenizer without truncation and padding. The tokenizer must not be changed afterwards.
 
-        None where it is of another kind than BERT's, or this installation has no compiled library.
+        Returns None for a tokenizer of another kind than BERT's, and where the compiled library is missing.
         """
         library = _library()
         if library is None:
             return None
-        # The vocabulary is the last thing in the JSON, and nearly all of it: Python would take 7 ms to read it.
+        # The vocabulary is nearly all of the JSON and its last field. C++ parses it; Python would take 7 ms.
         head, opening, vocabulary = tokenizer.to_str().partition('"vocab":{')
         closing = "}}}"
         try:
@@ -108,7 +108,7 @@ class WordPiece:
         return cls(tokenizer, library, handle, fields["added_tokens"]) if handle else None
 
     def tokens(self, texts: Sequence[str], threads: int = 1) -> Spans:
-        """Tokenize texts, without special tokens, by at most so many threads. Raises UnicodeEncodeError for a lone surrogate."""
+        """Tokenize texts without special tokens, by at most `threads` threads. Raises UnicodeEncodeError for lone surrogates."""
         encoded = [text.encode() for text in texts]
         joined = b"".join(encoded)
         count = len(encoded)
@@ -127,10 +127,11 @@ class WordPiece:
                     if not self._library.crossrt_wordpiece_knows(self._handle, ord(character)):
                         self._learn(character)
                 tokenize(row, row + 1, 1)
-        odd = np.flatnonzero(lengths < 0)
-        if len(odd):
-            more, more_starts, lengths[odd] = tokens_of(self._tokenizer, [texts[index] for index in odd.tolist()])
-            starts[odd] = len(ids) + more_starts
+        unsupported = np.flatnonzero(lengths < 0)
+        if len(unsupported):
+            left = [texts[index] for index in unsupported.tolist()]
+            more, more_starts, lengths[unsupported] = tokens_of(self._tokenizer, left)
+            starts[unsupported] = len(ids) + more_starts
             ids = np.concatenate([ids, more])
         return ids, starts, lengths
 
@@ -143,9 +144,9 @@ class WordPiece:
         _check(added)
 
     def _becomes(self, character: str) -> tuple[int, str]:
-        """Return the kind and the normalized text of a character, wherever it stands."""
+        """Return the kind and the normalized text of a character, if neither depends on its neighbours."""
         text: str = self._normalized(character)
-        # A mark that NFD may put elsewhere, and that is not stripped, depends on its neighbours.
+        # A combining mark that is not stripped depends on its neighbours, because NFD may reorder them.
         first, last = MARKS
         if text and self._normalized(first + character + last) != self._normalized(first) + text + self._normalized(
             last
@@ -160,13 +161,13 @@ class WordPiece:
             return IN_WORD, text
         if not words:
             return SPACE, ""
-        # With spaces around it, as Chinese characters have, or punctuation.
+        # Punctuation, or a character that the normalizer puts spaces around, as it does with Chinese characters.
         if len(words) == 1 and (ALONE in kinds or (kinds[0] == kinds[-1] == SPACE)):
             return ALONE, words[0]
         return UNSUPPORTED, ""
 
     def _kind(self, character: str) -> int:
-        """Return how a normalized character stands among letters."""
+        """Return the kind of a normalized character, by how the tokenizer splits it between two letters."""
         words = [word for word, _ in self._words(f"a{character}a")]
         if words == [f"a{character}a"]:
             return IN_WORD
@@ -176,7 +177,7 @@ class WordPiece:
 
 
 def tokens_of(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Spans:
-    """Tokenize texts with the package tokenizers, without special tokens; `tokenizer` must not truncate."""
+    """Tokenize texts without special tokens by the package tokenizers. `tokenizer` must have no truncation."""
     encodings = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
     lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
     ids = np.fromiter((token for each in encodings for token in each), dtype=np.int32, count=int(lengths.sum()))
@@ -184,7 +185,7 @@ def tokens_of(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Spans:
 
 
 def _is_of_bert(fields: dict[str, Any]) -> bool:
-    """Tell whether a `tokenizer.json` is of the kind that the library knows: nothing in it that is not looked at."""
+    """Tell whether the library supports a `tokenizer.json`: every field that influences tokens must be checked here."""
     try:
         template = fields["post_processor"]
         sides = (
@@ -202,7 +203,7 @@ def _is_of_bert(fields: dict[str, Any]) -> bool:
             and model["continuing_subword_prefix"] == "##"
             and 0 <= model["max_input_chars_per_word"] <= MAX_WORD_CHARACTERS
             and model.keys() <= {"type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word", "vocab"}
-            # Tokens that are looked for before normalization: a text that has one is left to the real tokenizer.
+            # Added tokens are found before normalization; a text with one is left to the package tokenizers.
             and all(token["normalized"] is False and token["content"] for token in fields["added_tokens"])
         )
     except (KeyError, TypeError):

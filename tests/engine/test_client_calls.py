@@ -50,7 +50,7 @@ def long_bundle(make_bundle: Callable[..., Path], long_checkpoint: Path) -> Path
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every test hear the warnings that are given once per process."""
-    monkeypatch.setattr(compatibility, "_said", set())
+    monkeypatch.setattr(compatibility, "_warned", set())
 
 
 def haystack(library: Any, path: str, checkpoint: Path) -> Any:

@@ -60,7 +60,7 @@ def test_a_kernel_is_launched_with_its_count_and_pointers(monkeypatch: pytest.Mo
 
     in_memory = "CROSSRT_DRIVER_IN_MEMORY" in os.environ
     if in_memory:
-        monkeypatch.setattr(cuda_kernels, "_said", lambda call, *rest: (13, 0))
+        monkeypatch.setattr(cuda_kernels, "_called", lambda call, *rest: (13, 0))
         monkeypatch.setattr(cuda_kernels, "_compiled", lambda source, options: b"embed")
         monkeypatch.setenv("CROSSRT_CACHE", "/dev/null/nowhere")
         monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
@@ -225,7 +225,7 @@ def test_a_compiled_kernel_is_kept_and_a_damaged_one_compiled_again(
 
     monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path))
     monkeypatch.setattr(cuda_kernels, "gpus", lambda: [SimpleNamespace(capability="9.0")])
-    monkeypatch.setattr(cuda_kernels, "_said", lambda call, *rest: (13, 0))
+    monkeypatch.setattr(cuda_kernels, "_called", lambda call, *rest: (13, 0))
     monkeypatch.setattr(cuda_kernels, "_compiled", compile_one)
     monkeypatch.setattr(cuda_kernels.driver, "cuModuleLoadData", load)
     cuda: Any = SimpleNamespace(ordinal=0)
