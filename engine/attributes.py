@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .activation import Activation
 from .bundle.bundle import Bundle
-from .compatibility import device_names, is_dtype, warn_once
+from .compatibility import device_names, is_dtype
 from .errors import OptionError
+from .log import warn_once
 from .precision import Precision
 from .process.telemetry import telemetry_off
 from .runtime.scorer import Scorer

@@ -5,15 +5,13 @@ Each keyword is renamed, or translated into an option of crossrt, or ignored bec
 in the signatures of sentence-transformers, another makes the calls of its known clients.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .errors import OptionError, UnsupportedOptionError
-
-logger = logging.getLogger("crossrt")
+from .log import warn_once
 
 RENAMED = {
     "model_name": "model_name_or_path",
@@ -73,19 +71,6 @@ PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "Te
 
 DTYPES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 """Name of a floating-point type of torch -> precision."""
-
-_warned: set[str] = set()
-
-
-def warn_once(message: str) -> None:
-    """Log a warning, once per process.
-
-    The logger is `crossrt`. The module `warnings` is not used: the option usually comes from a library between the user and
-    crossrt, and must not fail a program that turns warnings into errors.
-    """
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning(message)
 
 
 def renamed(others: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from .bundle.bundle import Bundle
 from .bundle.resolve import bundle_from_source
 from .errors import BackendError, BundleError, InputError, OptionError
 from .labels import label_number, need_label
+from .log import warn_once
 from .options import whole
 from .precision import Precision
 from .runtime.chunks import scored_in_chunks
 from .runtime.pending import Pending
 from .runtime.scorer import Scorer, open_scorer
 from .runtime.select import choose_execution
-from .scores import label_scores, relevance_scores
+from .scores import best_first, label_scores, relevance_scores
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, is_single
@@ -113,11 +113,7 @@ class CrossEncoder(CrossEncoderAttributes):
             local_files_only=local_files_only or mapped.get("local_files_only", False),
         )
         manifest = self.bundle.manifest
-        wanted_labels = num_labels if num_labels is not None else mapped.get("num_labels")
-        if wanted_labels is not None and whole("num_labels", wanted_labels, least=1) != manifest.labels:
-            raise OptionError(
-                f"num_labels={wanted_labels}, but the model has {manifest.labels}: another head would have random weights"
-            )
+        self._check_labels(num_labels if num_labels is not None else mapped.get("num_labels"))
         self._relevant_label = manifest.relevant_label
         if relevant_label is not None:
             self._relevant_label = label_number(relevant_label, manifest.label_names, manifest.labels)
@@ -139,9 +135,8 @@ class CrossEncoder(CrossEncoderAttributes):
         }
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._pair_tokenizer = self._fitting(self._pair_tokenizer)
-        opened = self.precision.value
-        if opened in manifest.models and manifest.models[opened].parity is None and not allow_failed:
-            _warn_unchecked(self.bundle.path.absolute(), opened)
+        if not allow_failed:
+            self._warn_unchecked()
 
     # -- scoring
 
@@ -270,9 +265,8 @@ class CrossEncoder(CrossEncoderAttributes):
                 prompt=prompt,
             )
         scores = self.relevance(logits, activation_fn, apply_softmax=bool(apply_softmax))
-        best = np.argsort(-scores, kind="stable")[:top_k]
         results: list[dict[str, Any]] = []
-        for index in best.tolist():
+        for index in best_first(scores, top_k):
             result: dict[str, Any] = {"corpus_id": index, "score": float(scores[index])}
             if passage_ids is not None:
                 result["passage_id"] = passage_ids[index]
@@ -487,7 +481,24 @@ class CrossEncoder(CrossEncoderAttributes):
     def __repr__(self) -> str:
         return f"CrossEncoder({str(self.bundle.path)!r}, {self.precision.value}, {self.backend}, {self.device})"
 
-    # -- lifetime
+    # -- opening and closing
+
+    def _check_labels(self, num_labels: Any) -> None:
+        labels = self.bundle.manifest.labels
+        if num_labels is not None and whole("num_labels", num_labels, least=1) != labels:
+            raise OptionError(
+                f"num_labels={num_labels}, but the model has {labels}: another head would have random weights"
+            )
+
+    def _warn_unchecked(self) -> None:
+        """Warn where the scores of the opened precision were never compared with PyTorch's."""
+        precision, path = self.precision.value, self.bundle.path.absolute()
+        model = self.bundle.manifest.models.get(precision)
+        if model is not None and model.parity is None:
+            warn_once(
+                f"the scores of the {precision} model of {path} were never compared with PyTorch's; where its PyTorch weights "
+                f"are, do so with: crossrt parity {path} --against CHECKPOINT --precision {precision}"
+            )
 
     def _opened_scorer(self, dtype: str | None) -> Scorer:
         """Open the model. Where the precision of a torch `dtype` is not available, open FP32, which is more exact, and warn."""
@@ -502,9 +513,7 @@ class CrossEncoder(CrossEncoderAttributes):
             why = str(error)
         self._options["precision"] = None
         scorer = open_scorer(self.bundle, choose_execution(self.bundle, **self._options))
-        compatibility.warn_once(
-            f"the dtype asks for {dtype}, which cannot be had here, so the model runs in fp32: {why}"
-        )
+        warn_once(f"the dtype asks for {dtype}, which is not available here, so the model runs in fp32: {why}")
         return scorer
 
     def close(self) -> None:
@@ -532,16 +541,3 @@ def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> C
     model = kind.__new__(kind)
     CrossEncoder.__init__(model, path, **options)
     return model
-
-
-@cache
-def _warn_unchecked(path: Path, precision: str) -> None:
-    """Warn, once per bundle and precision, that a model's scores were never compared with PyTorch's."""
-    logger.warning(
-        "the scores of the %s model of %s were never compared with PyTorch's; where its PyTorch "
-        "weights are, do so with: crossrt parity %s --against CHECKPOINT --precision %s",
-        precision,
-        path,
-        path,
-        precision,
-    )

@@ -1,5 +1,7 @@
 """From logits to scores: `label_scores`, which `predict` returns, and `relevance_scores`, which `rank` sorts by."""
 
+import numpy as np
+
 from .activation import Activation, Floats, apply, is_softmax, softmax
 from .labels import margin
 
@@ -31,3 +33,9 @@ def relevance_scores(
         return label_scores(logits, activation, apply_softmax=apply_softmax)[:, label]
     relevant = margin(logits, label)
     return relevant if chosen is None else apply(chosen, relevant)
+
+
+def best_first(scores: Floats, top_k: int | None) -> list[int]:
+    """Return the indices of the `top_k` best scores, or of all, best first; equal scores keep their order."""
+    best: list[int] = np.argsort(-scores, kind="stable")[:top_k].tolist()
+    return best

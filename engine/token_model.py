@@ -20,8 +20,8 @@ ALTERNATIVES = {
     "inputs_embeds": "the exported model begins with token ids; pass input_ids",
     "head_mask": "all heads are computed; leave it out",
     "labels": "there is no loss; train with PyTorch, then export the checkpoint",
-    "output_attentions": "the exported model gives logits alone; run the checkpoint with PyTorch",
-    "output_hidden_states": "the exported model gives logits alone; run the checkpoint with PyTorch",
+    "output_attentions": "the exported model only gives logits; run the checkpoint with PyTorch",
+    "output_hidden_states": "the exported model only gives logits; run the checkpoint with PyTorch",
 }
 """Input of transformers' models -> what to do instead. None and False are accepted, since they request nothing."""
 

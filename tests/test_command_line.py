@@ -351,7 +351,7 @@ def test_rank_and_rerank_take_a_hub_id_as_it_is_in_a_cache_without_asking_the_hu
     assert crossrt(*words, *hub).returncode == 0
     absent = crossrt("rank", "someone/reranker", "river", "-", *hub[:-1], "other", stdin=text)
     assert absent.returncode == 1
-    assert "someone/reranker could not be had from the hub" in absent.stderr
+    assert "someone/reranker could not be downloaded from the hub" in absent.stderr
 
 
 @pytest.mark.parametrize("command", ["rank", "rerank", "evaluate", "bench"])

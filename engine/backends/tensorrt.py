@@ -169,18 +169,18 @@ def collecting_logger(tensorrt: Any) -> Any:
     class Logger(tensorrt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.said: list[str] = []
-            self.warned: list[str] = []
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
-                self.said.append(message)
+                self.errors.append(message)
             elif severity == tensorrt.ILogger.WARNING:
-                self.warned = [*self.warned[-4:], message]
+                self.warnings = [*self.warnings[-4:], message]
 
         def error(self, message: str) -> BackendError:
-            said = self.said or self.warned  # 8.6 reports a missing driver as a warning
-            self.said, self.warned = [], []
-            return BackendError(f"{message}\n  TensorRT says: " + ("\n  ".join(said) or "nothing"))
+            messages = self.errors or self.warnings  # 8.6 reports a missing driver as a warning
+            self.errors, self.warnings = [], []
+            return BackendError(f"{message}\n  TensorRT says: " + ("\n  ".join(messages) or "nothing"))
 
     return Logger()

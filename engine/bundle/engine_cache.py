@@ -57,12 +57,12 @@ class EngineCache:
         ]
         for entry in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True):
             try:
-                found = Bundle.open(entry)
+                cached = Bundle.open(entry)
             except BundleError as error:
                 logger.warning("the engine in %s is not used (%s)", entry, error)
                 continue
-            if found.manifest.engines:
-                return found, found.manifest.engines[0]
+            if cached.manifest.engines:
+                return cached, cached.manifest.engines[0]
         return None
 
     def entry(
@@ -101,14 +101,14 @@ def rebuild(bundle: Bundle, precision: Precision, ordinal: int) -> None:
     command = crossrt_command(
         *("engines", str(bundle.path), "--cache", "--precision", precision.value, "--device", f"cuda:{ordinal}")
     )
-    said: list[str] = []
+    output: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         assert child.stdout is not None
         for line in child.stdout:
             print(line, end="", file=sys.stderr, flush=True)
-            said.append(line.rstrip())
+            output.append(line.rstrip())
     if child.returncode:
-        last = "\n  ".join(said[-20:]) or f"exit status {child.returncode}"
+        last = "\n  ".join(output[-20:]) or f"exit status {child.returncode}"
         raise BackendError(f"no {precision.value} engine of {bundle.path} could be built for cuda:{ordinal}:\n  {last}")
 
 

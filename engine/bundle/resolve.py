@@ -137,7 +137,7 @@ def fetched_checkpoint(
         raise
     except Exception as error:  # the hub's errors, the HTTP library's and the file system's
         raise SourceError(
-            f"{source} is no local directory, and {repository} could not be had from the hub "
+            f"{source} is no local directory, and {repository} could not be downloaded from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
             + (
                 "Give cache_folder=, or set HF_HOME, to a folder that this user can write"
@@ -229,10 +229,10 @@ def _export(checkpoint: Path, target: Path, source: str, revision: str | None, l
         stdin=subprocess.DEVNULL,
     )
     if child.returncode:
-        said = (child.stderr.strip() or child.stdout.strip() or f"exit status {child.returncode}").splitlines()
+        lines = (child.stderr.strip() or child.stdout.strip() or f"exit status {child.returncode}").splitlines()
         # Show crossrt's own message only: libraries write to standard error before it.
-        own = [number for number, line in enumerate(said) if line.startswith("crossrt: ")]
-        said = said[own[-1] :] if own else said[-20:]
-        raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(said))
+        own = [number for number, line in enumerate(lines) if line.startswith("crossrt: ")]
+        lines = lines[own[-1] :] if own else lines[-20:]
+        raise SourceError(f"{source} could not be exported:\n  " + "\n  ".join(lines))
     for warning in Bundle.open(target).manifest.source.get("warnings", ()):
         print(f"crossrt: warning: {warning}", file=sys.stderr)

@@ -19,12 +19,12 @@ def installed_bindings() -> str | None:
 
 def open_cuda(ordinal: int) -> Cuda:
     """Open a device. Raises BackendError, saying what to install, where there are no bindings."""
-    found = installed_bindings()
-    if found == "cuda.bindings":
+    package = installed_bindings()
+    if package == "cuda.bindings":
         from .cuda_bindings import CudaBindings
 
         return CudaBindings(ordinal)
-    if found == "pycuda":
+    if package == "pycuda":
         from .pycuda import PyCuda
 
         return PyCuda(ordinal)

@@ -85,7 +85,7 @@ class GpuLane:
             except BackendError as error:
                 self._most_graphs = 0
                 logger.warning(
-                    "shapes that come again have no CUDA graph on cuda:%d, which costs time alone: %s",
+                    "no CUDA graph on cuda:%d for shapes that repeat; the scores are the same, but take longer: %s",
                     self.cuda.ordinal,
                     error,
                 )
@@ -123,10 +123,10 @@ class GpuLane:
             device = DeviceBuffer(self.cuda, size)
         except CudaError as error:
             free, _ = self.cuda.memory()
-            said = (
+            need = (
                 f"the largest batch needs {size / 1e6:,.1f} MB on the device {purpose}, {free / 1e6:,.1f} MB are free"
             )
-            raise CudaError(error.name, f"{error.name}: {said}") from error
+            raise CudaError(error.name, f"{error.name}: {need}") from error
         opened.callback(device.close)
         return device
 

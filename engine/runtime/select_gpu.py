@@ -1,9 +1,7 @@
 """`choose_gpu`: chooses GPUs, backend and precision of a bundle; `open_executors` opens what was chosen."""
 
 import contextlib
-import functools
 import importlib.util
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,14 +14,13 @@ from ..cuda.bindings import installed_bindings, open_cuda
 from ..cuda.cuda import Cuda
 from ..errors import BackendError, OptionError
 from ..hardware.gpus import gpus
+from ..log import warn_once
 from ..precision import Precision
 from .execution_config import GpuConfig
 from .select_precision import choose_precision
 
 if TYPE_CHECKING:
     from ..backends.gpu_executor import GpuExecutor
-
-logger = logging.getLogger("crossrt")
 
 LEAST_CAPABILITY = (8, 0)
 """Lowest compute capability that the native kernels run on."""
@@ -90,7 +87,7 @@ def choose_gpu(
     has_engine = any(each.precision == chosen.value for each in bundle.manifest.engines)
     if has_engine and reasons.get("tensorrt"):
         instead = {None: "on the CPU", "native": "by the native kernels", "onnxruntime": "by ONNX Runtime's CUDA"}[able]
-        _warn_once(f"{bundle.path} runs {instead}, and not by a TensorRT engine: {reasons['tensorrt']}")
+        warn_once(f"{bundle.path} runs {instead}, and not by a TensorRT engine: {reasons['tensorrt']}")
     if able is None:
         return None
     return GpuConfig(
@@ -205,7 +202,7 @@ def _no_engine(
 
 def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) -> str:
     if precision is not Precision.FP16:
-        return f"computes in fp16 alone on a GPU, and not in {precision.value}"
+        return f"computes only fp16 on a GPU, not {precision.value}"
     if installed_bindings() != "cuda.bindings":
         return 'needs cuda-bindings: pip install "crossrt[cuda]"'
     old = [gpus()[ordinal] for ordinal in ordinals if numbers(gpus()[ordinal].capability) < LEAST_CAPABILITY]
@@ -232,11 +229,6 @@ def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) ->
             "nvidia-cuda-nvrtc"
         )
     return ""
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 def _no_cuda(precision: Precision) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import crossrt
+from crossrt.engine import cross_encoder
 from crossrt.engine.attributes import ABSENT
 from crossrt.engine.errors import BackendError
 
@@ -112,7 +113,7 @@ def test_a_model_opened_from_a_checkpoint_is_copied_without_another_export(
 ) -> None:
     from crossrt.engine.bundle.bundle import Bundle
 
-    monkeypatch.setattr("crossrt.engine.cross_encoder.bundle_from_source", lambda *_, **__: Bundle.open(bundle))
+    monkeypatch.setattr(cross_encoder, "bundle_from_source", lambda *_, **__: Bundle.open(bundle))
     data = pickle.dumps(crossrt.CrossEncoder("some/model", revision="main"))
     monkeypatch.undo()
     assert b"some/model" not in data

@@ -18,8 +18,10 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 transformers = pytest.importorskip("transformers")
 
 import crossrt
-from crossrt.engine import compatibility
+from crossrt.engine import cross_encoder
 from crossrt.engine.errors import BackendError, OptionError, UnsupportedOptionError
+from crossrt.engine.log import warn_once
+from crossrt.engine.runtime import select_cpu
 
 ATOL = 1e-4
 QUERY = "where is the river"
@@ -48,9 +50,9 @@ def long_bundle(make_bundle: Callable[..., Path], long_checkpoint: Path) -> Path
 
 
 @pytest.fixture(autouse=True)
-def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every test hear the warnings that are given once per process."""
-    monkeypatch.setattr(compatibility, "_warned", set())
+def nothing_warned() -> None:
+    """Let every test see the warnings that are logged once per process."""
+    warn_once.cache_clear()
 
 
 def haystack(library: Any, path: str, checkpoint: Path) -> Any:
@@ -302,7 +304,7 @@ def test_half_precision_on_a_processor_is_fp32_with_a_warning(
     with crossrt.CrossEncoder(bundle, device="cpu", model_kwargs={"torch_dtype": dtype}) as model:
         assert model.precision.value == "fp32"
         assert model.dtype is torch.float32
-    assert "the dtype asks for fp16, which cannot be had here, so the model runs in fp32" in caplog.text
+    assert "the dtype asks for fp16, which is not available here, so the model runs in fp32" in caplog.text
 
 
 @pytest.mark.parametrize("computes", [True, False], ids=["where it can", "where it cannot"])
@@ -317,8 +319,8 @@ def test_bfloat16_on_a_processor_is_bf16_where_it_can_be_and_else_fp32_with_a_wa
             raise BackendError("bf16 is not what this processor computes in")
         return SimpleNamespace(config=config, longest=64, tokenizing_threads=1, close=lambda: None)
 
-    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("openvino", "onnxruntime"))
-    monkeypatch.setattr("crossrt.engine.cross_encoder.open_scorer", open_scorer)
+    monkeypatch.setattr(select_cpu, "installed_backends", lambda *_: ("openvino", "onnxruntime"))
+    monkeypatch.setattr(cross_encoder, "open_scorer", open_scorer)
     crossrt.CrossEncoder(bundle, device="cpu", model_kwargs={"dtype": torch.bfloat16})
     assert opened == (["bf16"] if computes else ["bf16", "fp32"])
     assert ("so the model runs in fp32: bf16 is not what this processor" in caplog.text) is not computes

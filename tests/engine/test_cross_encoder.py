@@ -1,5 +1,6 @@
 """What a user of `CrossEncoder` may rely on."""
 
+import importlib.util
 import json
 import logging
 import shutil
@@ -319,7 +320,7 @@ def test_a_local_bundle_opens_where_the_hub_library_is_missing(bundle: Path) -> 
 
 
 def test_without_a_backend_the_error_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.backends.registry.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r'pip install "crossrt\[cpu\]"'):
         CrossEncoder(bundle)
 
@@ -387,7 +388,7 @@ def test_a_name_that_is_nothing_is_explained(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match="is not a directory that exists, nor a hub id"):
         CrossEncoder("/no/such/directory")
-    with pytest.raises(SourceError, match="could not be had from the hub"):
+    with pytest.raises(SourceError, match="could not be downloaded from the hub"):
         CrossEncoder("nobody/nothing", local_files_only=True, cache_folder=tmp_path)
     with pytest.raises(SourceError, match="holds no checkpoint"):
         CrossEncoder(tmp_path)
@@ -500,11 +501,11 @@ def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_failed_export_shows_crossrts_own_words_alone(
     written: str, shown: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossrt.engine.bundle import resolve as source
+    from crossrt.engine.bundle import resolve
     from crossrt.engine.errors import SourceError
 
     failed = subprocess.CompletedProcess([], 1, "", written)
-    monkeypatch.setattr(source.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(resolve.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(SourceError) as error:
         CrossEncoder(checkpoint, cache_folder=tmp_path)
     assert str(error.value).splitlines() == [f"{checkpoint} could not be exported:", *(f"  {line}" for line in shown)]

@@ -75,12 +75,12 @@ def tokenizers(folder: Path) -> Try:
     def attempt(chance: Random) -> Outcome:
         file.write_bytes(mutation.json_text(chance, chance.choice(known)))
         try:
-            encoder = PairTokenizer.from_file(file, max_length=16)
-            encoded = encoder.encode(PAIRS)
+            pair_tokenizer = PairTokenizer.from_file(file, max_length=16)
+            encoded = pair_tokenizer.encode(PAIRS)
         except CrossrtError:
             return 0, 1
         assert encoded.ids.min(initial=0) >= 0
-        assert encoded.ids.max(initial=0) <= encoder.largest_id, "an id beyond the largest"
+        assert encoded.ids.max(initial=0) <= pair_tokenizer.largest_id, "an id beyond the largest"
         assert encoded.type_ids.max(initial=0) <= 255
         return 1, 0
 
@@ -163,7 +163,7 @@ def native_weights(folder: Path) -> Try:
 def stores(folder: Path) -> Try:
     """Stores of prepared passages, of which one file is spoilt."""
     tokenizer = _bert()
-    encoder = PairTokenizer(tokenizer, max_length=16)
+    pair_tokenizer = PairTokenizer(tokenizer, max_length=16)
     names = ["10", "2", "D7", "b", "a"]
     known: list[dict[str, bytes]] = []
     for order in (names, sorted(names, key=lambda name: (len(name), name))):
@@ -192,10 +192,10 @@ def stores(folder: Path) -> Try:
         for name, content in files.items():
             (place / name).write_bytes(content)
         try:
-            encoded = encoder.encode_from(PassageStore(place), "where", chance.sample(names, 3))
+            encoded = pair_tokenizer.encode_from(PassageStore(place), "where", chance.sample(names, 3))
         except CrossrtError:
             return 0, 1
-        assert 0 <= encoded.ids.min() <= encoded.ids.max() <= encoder.largest_id
+        assert 0 <= encoded.ids.min() <= encoded.ids.max() <= pair_tokenizer.largest_id
         return 1, 0
 
     return attempt

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from crossrt import Bundle, CrossEncoder
 from crossrt.engine.bundle.manifest import MANIFEST, Manifest
 from crossrt.engine.errors import BundleError
+from crossrt.engine.files import publish
 from crossrt.engine.files.publish import published_directory, published_file
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.tokenizer import explained
+from crossrt.engine.text.wordpiece import WordPiece
 
 
 @pytest.fixture
@@ -270,12 +272,11 @@ class PanicException(BaseException):  # as Rust's, whose class cannot be importe
 
 
 def test_a_panic_while_tokenizing_ends_in_words(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Panicking:
-        def tokens(self, *_: object) -> None:
-            raise PanicException("index out of bounds")
+    def panic(*_: object) -> None:
+        raise PanicException("index out of bounds")
 
     with CrossEncoder(bundle, backend="onnxruntime") as model:
-        monkeypatch.setattr(model._pair_tokenizer, "_words", Panicking())
+        monkeypatch.setattr(WordPiece, "tokens", panic)
         with pytest.raises(
             BundleError, match=r"tokenizer\.json is not a tokenizer that can be used \(index out of bounds"
         ):
@@ -318,7 +319,7 @@ def test_a_forced_replacement_leaves_the_new_directory_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr("crossrt.engine.files.publish._exchanged", lambda one, other: False)
+        monkeypatch.setattr(publish, "_exchanged", lambda one, other: False)
     target = tmp_path / "out"
     for content in ("old", "new"):
         with published_directory(target, force=True) as partial:

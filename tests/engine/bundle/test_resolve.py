@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine.bundle import resolve as source
+from crossrt.engine.bundle import resolve
 from crossrt.engine.bundle.resolve import bundle_from_source
 from crossrt.engine.errors import SourceError
 from crossrt.engine.files import cache
@@ -24,7 +24,7 @@ def exports(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> list[str]:
         found.append(name)
         shutil.copytree(bundle, target)
 
-    monkeypatch.setattr(source, "_export", export)
+    monkeypatch.setattr(resolve, "_export", export)
     return found
 
 
@@ -68,7 +68,7 @@ def test_a_bundle_of_another_version_is_not_used_again(
     ):
         with monkeypatch.context() as patch:
             if name:
-                patch.setattr(source, name, value)
+                patch.setattr(resolve, name, value)
             for _ in range(2):
                 bundle_from_source(str(checkpoint), cache_folder=tmp_path)
     assert len(exports) == 5
@@ -104,15 +104,15 @@ def test_three_processes_that_open_one_new_checkpoint_export_it_once(checkpoint:
     program = f"""
 import shutil, time
 from pathlib import Path
-from crossrt.engine.bundle import resolve as source
+from crossrt.engine.bundle import resolve
 def export(checkpoint, target, *_):
     with open({str(tmp_path / "log")!r}, "a") as log: log.write("exported\\n")
     time.sleep(1)
     (target / "manifest.json").parent.mkdir()
     (target / "manifest.json").write_text("{{}}")
-source._export = export
-source.Bundle = type("Bundle", (), {{"open": staticmethod(lambda path: path)}})
-print(source.bundle_from_source({str(checkpoint)!r}, cache_folder={str(tmp_path / "cache")!r}))
+resolve._export = export
+resolve.Bundle = type("Bundle", (), {{"open": staticmethod(lambda path: path)}})
+print(resolve.bundle_from_source({str(checkpoint)!r}, cache_folder={str(tmp_path / "cache")!r}))
 """
     command = [sys.executable, "-c", program]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
@@ -188,14 +188,14 @@ def test_a_hub_id_without_a_folder_for_it_names_what_can_be_set(as_another_user:
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"} | ({} if home is None else {"HOME": home})
     program = """
-from crossrt.engine.bundle import resolve as source
+from crossrt.engine.bundle import resolve
 import huggingface_hub
 def download(*_, cache_dir, **others):
     open("/etc/crossrt-test", "w")
 huggingface_hub.snapshot_download = download
 try:
-    source.bundle_from_source("some/model")
-except source.SourceError as error:
+    resolve.bundle_from_source("some/model")
+except resolve.SourceError as error:
     print(error)
 """
     command = [*as_another_user, sys.executable, "-c", program]

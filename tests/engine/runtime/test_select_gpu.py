@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine.backends import onnxruntime_cuda
+from crossrt.engine import cross_encoder
+from crossrt.engine.backends import onnxruntime_cuda, tensorrt
 from crossrt.engine.backends import registry as backends
 from crossrt.engine.backends.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.batching.batch import Batch
@@ -28,8 +29,9 @@ from crossrt.engine.cuda import cublas
 from crossrt.engine.errors import BackendError, CudaError, OptionError
 from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.hardware.gpus import Gpu, gpus
+from crossrt.engine.log import warn_once
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import select_gpu as gpu
+from crossrt.engine.runtime import select_gpu
 from crossrt.engine.runtime.execution_config import ExecutionConfig
 from crossrt.engine.runtime.select import choose_execution
 from crossrt.engine.runtime.select_gpu import choose_gpu, open_executors
@@ -42,9 +44,9 @@ H200 = Gpu(name="NVIDIA H200", capability="9.0")
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine with two GPUs, TensorRT 10.13 and ONNX Runtime for CUDA; tests take away what they want missing."""
     found = SimpleNamespace(gpus=(H200, H200), installed={"tensorrt"}, cuda=True)
-    monkeypatch.setattr(gpu, "gpus", lambda: found.gpus)
-    monkeypatch.setattr(gpu, "has_cuda", lambda: found.cuda)
-    monkeypatch.setattr(gpu, "backend_version", lambda name: "10.13.0")
+    monkeypatch.setattr(select_gpu, "gpus", lambda: found.gpus)
+    monkeypatch.setattr(select_gpu, "has_cuda", lambda: found.cuda)
+    monkeypatch.setattr(select_gpu, "backend_version", lambda name: "10.13.0")
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: name in found.installed or find_spec(name, *rest)
@@ -73,80 +75,84 @@ def with_engine(bundle: Path) -> Bundle:
     return replace(opened, manifest=replace(opened.manifest, models=models, engines=(engine,)))
 
 
-def setup_of(bundle: Bundle, **others: Any) -> ExecutionConfig | None:
+def config_of(bundle: Bundle, **others: Any) -> ExecutionConfig | None:
     asked = {"precision": "auto", "backend": "auto", "device": None, "allow_failed": False, "trust_engines": True}
     asked |= others
     return choose_gpu(bundle, **asked)
 
 
 def test_a_matching_engine_is_preferred_then_cuda_then_the_cpu(machine: Any, with_engine: Bundle) -> None:
-    chosen = setup_of(with_engine)
+    chosen = config_of(with_engine)
     assert chosen is not None
     assert (chosen.backend, chosen.precision, chosen.device) == ("tensorrt", Precision.FP16, "cuda:0")
     machine.installed = set()
-    chosen = setup_of(with_engine)
+    chosen = config_of(with_engine)
     assert chosen is not None
     assert chosen.backend == "onnxruntime"
     machine.cuda = False
-    assert setup_of(with_engine) is None
+    assert config_of(with_engine) is None
     assert choose_execution(with_engine).device == "cpu"
 
 
 @pytest.fixture
-def with_own_kernels(machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+def with_native_kernels(machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The test bundle with FP16 weights for the native kernels, on a machine that has what they need and no TensorRT."""
     machine.installed = set()
-    monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
+    monkeypatch.setattr(select_gpu, "installed_bindings", lambda: "cuda.bindings")
     pytest.importorskip("cuda.bindings")
+    from crossrt.engine.cuda import cuda_kernels
+
     monkeypatch.setattr(cublas, "load_cublas", lambda: None)
-    monkeypatch.setattr("crossrt.engine.cuda.cuda_kernels.capabilities_of_compiler", lambda: {"8.0", "9.0"})
+    monkeypatch.setattr(cuda_kernels, "capabilities_of_compiler", lambda: {"8.0", "9.0"})
     models = dict(with_engine.manifest.models)
     models["fp16"] = replace(models["fp16"], native_file="model.fp16.native")
     return replace(with_engine, manifest=replace(with_engine.manifest, models=models, engines=()))
 
 
-def test_own_kernels_come_after_an_engine_and_before_onnx_runtime(
-    machine: Any, with_engine: Bundle, with_own_kernels: Bundle
+def test_the_native_kernels_come_after_an_engine_and_before_onnx_runtime(
+    machine: Any, with_engine: Bundle, with_native_kernels: Bundle
 ) -> None:
-    chosen = setup_of(with_own_kernels)
+    chosen = config_of(with_native_kernels)
     assert chosen is not None
     assert (chosen.backend, chosen.precision) == ("native", Precision.FP16)
     machine.installed = {"tensorrt"}
-    both = replace(with_own_kernels, manifest=replace(with_own_kernels.manifest, engines=with_engine.manifest.engines))
-    assert (chosen := setup_of(both)) is not None
+    both = replace(
+        with_native_kernels, manifest=replace(with_native_kernels.manifest, engines=with_engine.manifest.engines)
+    )
+    assert (chosen := config_of(both)) is not None
     assert chosen.backend == "tensorrt"
-    assert (chosen := setup_of(with_own_kernels, backend="onnxruntime")) is not None
+    assert (chosen := config_of(with_native_kernels, backend="onnxruntime")) is not None
     assert chosen.backend == "onnxruntime"
 
 
-def test_own_kernels_say_why_they_cannot_run_on_a_gpu(
-    machine: Any, with_engine: Bundle, with_own_kernels: Bundle, monkeypatch: pytest.MonkeyPatch
+def test_the_native_kernels_say_why_they_cannot_run_on_a_gpu(
+    machine: Any, with_engine: Bundle, with_native_kernels: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def why(bundle: Bundle, **asked: Any) -> str:
         with pytest.raises(BackendError) as raised:
-            setup_of(bundle, **{"backend": "native", "device": "cuda", **asked})
+            config_of(bundle, **{"backend": "native", "device": "cuda", **asked})
         return str(raised.value)
 
-    assert setup_of(with_own_kernels, backend="native", device="cuda") is not None
-    assert "computes in fp16 alone on a GPU, and not in fp32" in why(with_own_kernels, precision="fp32")
+    assert config_of(with_native_kernels, backend="native", device="cuda") is not None
+    assert "computes only fp16 on a GPU, not fp32" in why(with_native_kernels, precision="fp32")
     assert "the bundle has no FP16 weights for it" in why(with_engine)
     machine.gpus = (H200, Gpu(name="Tesla T4", capability="7.5"))
-    assert "needs compute capability 8.0, and Tesla T4 has 7.5" in why(with_own_kernels, device=["cuda:0", "cuda:1"])
-    monkeypatch.setattr(gpu, "installed_bindings", lambda: "pycuda")
-    assert 'needs cuda-bindings: pip install "crossrt[cuda]"' in why(with_own_kernels)
-    monkeypatch.setattr(gpu, "installed_bindings", lambda: "cuda.bindings")
+    assert "needs compute capability 8.0, and Tesla T4 has 7.5" in why(with_native_kernels, device=["cuda:0", "cuda:1"])
+    monkeypatch.setattr(select_gpu, "installed_bindings", lambda: "pycuda")
+    assert 'needs cuda-bindings: pip install "crossrt[cuda]"' in why(with_native_kernels)
+    monkeypatch.setattr(select_gpu, "installed_bindings", lambda: "cuda.bindings")
 
     machine.gpus = (Gpu(name="a later one", capability="15.0"),)
-    assert "NVRTC here does not know compute capability 15.0, which a later one has" in why(with_own_kernels)
+    assert "NVRTC here does not know compute capability 15.0, which a later one has" in why(with_native_kernels)
     machine.gpus = (H200,)
 
     def missing() -> None:
         raise BackendError("cuBLAS was not found")
 
     monkeypatch.setattr(cublas, "load_cublas", missing)
-    assert "native: cuBLAS was not found" in why(with_own_kernels)
-    assert "native: cuBLAS was not found" in why(with_own_kernels, device=None, precision="fp16"), "FP16 means a GPU"
-    chosen = setup_of(with_own_kernels)
+    assert "native: cuBLAS was not found" in why(with_native_kernels)
+    assert "native: cuBLAS was not found" in why(with_native_kernels, device=None, precision="fp16"), "FP16 means a GPU"
+    chosen = config_of(with_native_kernels)
     assert chosen is not None
     assert chosen.backend == "onnxruntime", "who asked for nothing gets what can run"
 
@@ -154,30 +160,30 @@ def test_own_kernels_say_why_they_cannot_run_on_a_gpu(
 def test_an_engine_of_another_gpu_is_not_tried_and_the_error_names_both(machine: Any, with_engine: Bundle) -> None:
     machine.gpus = (Gpu(name="NVIDIA L4", capability="8.9"),)
     with pytest.raises(BackendError, match=r"for NVIDIA H200 .*9\.0.* on NVIDIA L4 .8\.9.; build one here"):
-        setup_of(with_engine, backend="tensorrt", device="cuda")
+        config_of(with_engine, backend="tensorrt", device="cuda")
     with pytest.raises(BackendError, match="for NVIDIA H200"):
-        setup_of(with_engine, backend="tensorrt")
+        config_of(with_engine, backend="tensorrt")
 
 
 def test_where_no_engine_fits_it_is_said_once_what_they_were_built_for(
     machine: Any, with_engine: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gpu._warn_once.cache_clear()
-    assert setup_of(with_engine) is not None
+    warn_once.cache_clear()
+    assert config_of(with_engine) is not None
     assert caplog.messages == []
     machine.gpus = (Gpu(name="NVIDIA L4", capability="8.9"),)
     for _ in range(2):
-        chosen = setup_of(with_engine)
+        chosen = config_of(with_engine)
         assert chosen is not None
         assert chosen.backend == "onnxruntime"
     [warning] = caplog.messages
     assert "runs by ONNX Runtime's CUDA, and not by a TensorRT engine" in warning
     assert "for NVIDIA H200 (compute capability 9.0), and this is tensorrt 10.13.0 on NVIDIA L4 (8.9)" in warning
     machine.cuda = False
-    assert setup_of(with_engine) is None
+    assert config_of(with_engine) is None
     assert "runs on the CPU, and not by a TensorRT engine" in caplog.messages[1]
     caplog.clear()
-    assert setup_of(with_engine, precision="fp32") is None
+    assert config_of(with_engine, precision="fp32") is None
     assert caplog.messages == [], "it has no engine in this precision"
 
 
@@ -190,26 +196,26 @@ UNTRUSTED = (
 def test_an_engine_that_came_with_the_bundle_is_taken_when_it_is_trusted_alone(
     machine: Any, with_engine: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gpu._warn_once.cache_clear()
+    warn_once.cache_clear()
     for _ in range(2):
-        chosen = setup_of(with_engine, trust_engines=False)
+        chosen = config_of(with_engine, trust_engines=False)
         assert chosen is not None
         assert (chosen.backend, chosen.trust_engines) == ("onnxruntime", False)
     [warning] = caplog.messages
     assert re.search("runs by ONNX Runtime's CUDA, and not by a TensorRT engine: " + UNTRUSTED, warning)
     for asked in ({"backend": "tensorrt"}, {"engine": "model.fp16.engine"}):
         with pytest.raises(BackendError, match=UNTRUSTED):
-            setup_of(with_engine, trust_engines=False, precision="fp16", **asked)
-    assert (trusted := setup_of(with_engine)) is not None
+            config_of(with_engine, trust_engines=False, precision="fp16", **asked)
+    assert (trusted := config_of(with_engine)) is not None
     assert (trusted.backend, trusted.trust_engines) == ("tensorrt", True)
 
 
 def test_trusting_is_asked_for_again_when_the_engine_is_opened(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "open_cuda", MemoryDevice)
-    monkeypatch.setattr("crossrt.engine.backends.tensorrt.TensorRtExecutor", lambda *_: pytest.fail("it was opened"))
-    trusted = setup_of(with_engine)
+    monkeypatch.setattr(select_gpu, "open_cuda", MemoryDevice)
+    monkeypatch.setattr(tensorrt, "TensorRtExecutor", lambda *_: pytest.fail("it was opened"))
+    trusted = config_of(with_engine)
     assert trusted is not None
     with pytest.raises(BackendError, match=UNTRUSTED):
         open_executors(with_engine, replace(trusted, trust_engines=False))
@@ -242,7 +248,7 @@ OLDER = {"file": "older.engine", "version": "10.9.0", "options": LOOSE}
 def test_of_several_engines_the_one_of_this_gpu_is_taken_and_the_newest(
     machine: Any, with_engine: Bundle, engines: list[dict[str, Any]], taken: str
 ) -> None:
-    found, _ = gpu._engine(with_engines(with_engine, *engines), Precision.FP16, 0, trusted=True)
+    found, _ = select_gpu._engine(with_engines(with_engine, *engines), Precision.FP16, 0, trusted=True)
     assert found is not None
     assert found[1].file == taken
 
@@ -251,7 +257,7 @@ def test_an_engine_that_is_named_is_taken_and_no_other(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = with_engines(with_engine, A100, {})
-    chosen = setup_of(bundle, engine="a100.engine")
+    chosen = config_of(bundle, engine="a100.engine")
     assert chosen is not None
     assert (chosen.backend, chosen.engine) == ("tensorrt", "a100.engine")
     opened: list[str] = []
@@ -261,15 +267,15 @@ def test_an_engine_that_is_named_is_taken_and_no_other(
             opened.append(file.file)
             super().__init__(cuda)
 
-    monkeypatch.setattr(gpu, "open_cuda", MemoryDevice)
-    monkeypatch.setattr("crossrt.engine.backends.tensorrt.TensorRtExecutor", Executor)
+    monkeypatch.setattr(select_gpu, "open_cuda", MemoryDevice)
+    monkeypatch.setattr(tensorrt, "TensorRtExecutor", Executor)
     open_executors(bundle, chosen)
     assert opened == ["a100.engine"]
     with pytest.raises(BackendError, match=r"the bundle has no fp16 engine other\.engine"):
-        setup_of(bundle, engine="other.engine")
+        config_of(bundle, engine="other.engine")
     machine.gpus = (Gpu(name="NVIDIA V100", capability="7.0"),)
     with pytest.raises(BackendError, match=r"a100\.engine was built by .* on NVIDIA V100"):
-        setup_of(bundle, engine="a100.engine")
+        config_of(bundle, engine="a100.engine")
     for others in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"rebuild": True}):
         with pytest.raises(OptionError, match=r"engine='a100\.engine' names a TensorRT engine"):
             choose_execution(bundle, engine="a100.engine", **others)
@@ -291,9 +297,9 @@ def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
         executors.append(MemoryExecutor(cuda))
         return executors[-1]
 
-    monkeypatch.setattr(gpu, "open_cuda", device)
-    monkeypatch.setattr("crossrt.engine.backends.tensorrt.TensorRtExecutor", executor)
-    chosen = setup_of(with_engine, device=["cuda:0", "cuda:1"])
+    monkeypatch.setattr(select_gpu, "open_cuda", device)
+    monkeypatch.setattr(tensorrt, "TensorRtExecutor", executor)
+    chosen = config_of(with_engine, device=["cuda:0", "cuda:1"])
     assert chosen is not None
     with pytest.raises(BackendError, match="the second engine"):
         open_executors(with_engine, chosen)
@@ -305,8 +311,8 @@ def test_a_pair_longer_than_the_engine_takes_is_truncated_as_the_model_says(
 ) -> None:
     """Not cut: the longer text loses its tokens first, and the special tokens stay."""
     executor = MemoryExecutor(MemoryDevice(), limits=((8, 16),))
-    monkeypatch.setattr(gpu, "open_executors", lambda bundle, config: [executor])
-    monkeypatch.setattr("crossrt.engine.cross_encoder.bundle_from_source", lambda *_, **__: with_engine)
+    monkeypatch.setattr(select_gpu, "open_executors", lambda bundle, config: [executor])
+    monkeypatch.setattr(cross_encoder, "bundle_from_source", lambda *_, **__: with_engine)
     pairs = [("how tall is k2", "a mountain in the north " * 9), ("what is k2", "a mountain")]
     with CrossEncoder("bundle", device="cuda", precision="fp16", trust_engines=True) as model:
         assert model.max_length == 16
@@ -331,39 +337,39 @@ def test_a_pair_longer_than_the_engine_takes_is_truncated_as_the_model_says(
 
 
 def test_fp32_unless_asked_otherwise(machine: Any, with_engine: Bundle) -> None:
-    chosen = setup_of(with_engine, precision=None)
+    chosen = config_of(with_engine, precision=None)
     assert chosen is not None
     assert (chosen.backend, chosen.precision) == ("onnxruntime", Precision.FP32)
 
 
 def test_a_device_that_is_not_there(machine: Any, with_engine: Bundle) -> None:
     with pytest.raises(BackendError, match="no device cuda:5; there are cuda:0 to cuda:1"):
-        setup_of(with_engine, device="cuda:5")
+        config_of(with_engine, device="cuda:5")
     machine.gpus = ()
     with pytest.raises(BackendError, match="no NVIDIA driver"):
-        setup_of(with_engine, device="cuda")
-    assert setup_of(with_engine) is None
+        config_of(with_engine, device="cuda")
+    assert config_of(with_engine) is None
 
 
 def test_several_devices_each_once(machine: Any, with_engine: Bundle) -> None:
-    chosen = setup_of(with_engine, device=["cuda:0", "cuda:1"])
+    chosen = config_of(with_engine, device=["cuda:0", "cuda:1"])
     assert chosen is not None
     assert chosen.device == "cuda:0, cuda:1"
     with pytest.raises(OptionError, match="each GPU once"):
-        setup_of(with_engine, device=["cuda:0", "cuda"])
+        config_of(with_engine, device=["cuda:0", "cuda"])
 
 
 @pytest.mark.parametrize("device", ["gpu:0", "cuda:x", "cuda:", "mps"])
 def test_words_that_are_no_device(machine: Any, with_engine: Bundle, device: str) -> None:
     with pytest.raises(BackendError, match="use 'cpu', 'cuda'"):
-        setup_of(with_engine, device=device)
+        config_of(with_engine, device=device)
 
 
 def test_bf16_says_why_each_backend_cannot(machine: Any, with_engine: Bundle) -> None:
     with pytest.raises(
         BackendError, match=r"tensorrt: the bundle has no bf16 engine(.|\n)*onnxruntime: does not compute"
     ):
-        setup_of(with_engine, precision="bf16", device="cuda")
+        config_of(with_engine, precision="bf16", device="cuda")
 
 
 def test_without_a_driver_nothing_is_found_and_nothing_of_nvidias_is_loaded(

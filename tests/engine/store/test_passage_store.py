@@ -110,9 +110,9 @@ def test_a_store_gives_what_the_texts_give(
     (folder / "p.tsv").write_bytes("".join(f"{n}\t{text}\n" for n, text in enumerate(passages)).encode())
     passages_file, folder = folder / "p.tsv", folder / "store"
     store = prepare(passages_file, folder, tokenizer, tokenizer_sha256="x", limit=64, truncation_side=side)
-    encoder = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
+    pair_tokenizer = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
     names = [str(number) for number in reversed(range(len(passages)))]
-    found = encoder.encode_from(store, query, names)
+    found = pair_tokenizer.encode_from(store, query, names)
     pairs = [(query, text) for text in reversed(passages)]
     assert rows_of(found) == real_rows(tokenizer, pairs, max_length=max_length, truncation_side=side)
 
@@ -373,9 +373,9 @@ def test_another_input_or_tokenizer_starts_anew(tmp_path: Path, bundle: Path, to
     subprocess.run([*map(str, command), "2", "after"], check=False)
     passages.write_text("".join(f"{n}\ta city {n}\n" for n in range(40)))
     made = prepare(passages, tmp_path / "store", tokenizer, tokenizer_sha256="x", limit=64)
-    encoder = PairTokenizer(tokenizer, max_length=64)
-    expected = encoder.encode([("the", f"a city {n}") for n in range(40)])
-    assert encoder.encode_from(made, "the", [str(n) for n in range(40)]).ids.tolist() == expected.ids.tolist()
+    pair_tokenizer = PairTokenizer(tokenizer, max_length=64)
+    expected = pair_tokenizer.encode([("the", f"a city {n}") for n in range(40)])
+    assert pair_tokenizer.encode_from(made, "the", [str(n) for n in range(40)]).ids.tolist() == expected.ids.tolist()
 
 
 def test_two_processes_do_not_write_one_store(make: Callable[..., PassageStore], tmp_path: Path) -> None:
