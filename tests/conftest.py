@@ -1,4 +1,4 @@
-"""Small models made from a seed, which need no network and no GPU."""
+"""Options and fixtures of all tests: small models made from a seed, which need no network and no GPU."""
 
 import importlib
 import importlib.util
@@ -65,32 +65,32 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow, network and gpu tests unless -m asks for them; --checkpoints stands in for the network."""
+    """Skip tests marked slow, network or gpu unless -m selects them; --checkpoints replaces the network."""
     if config.option.markexpr:
         return
     local = config.option.checkpoints is not None
     for item in items:
         for marker in ("slow", "network", "gpu"):
-            # Not by its keywords, which are also the names of the folders it lies in.
+            # By its marker, not its keywords: these include the names of its folders, such as gpu.
             if item.get_closest_marker(marker) and not (marker == "network" and local):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with `pytest -m {marker}`"))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what the tests make, in this process and its children, out of the user's cache, and the user's out of the tests."""
+    """Give the tests and their child processes a cache of their own instead of the user's."""
     os.environ[VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
 def script(name: str) -> ModuleType:
-    """Import scripts/<name>.py, which is no part of the package, and may import its neighbours."""
+    """Import scripts/<name>.py, which is not part of the package and may import its neighbours."""
     if str(REPOSITORY / "scripts") not in sys.path:
         sys.path.append(str(REPOSITORY / "scripts"))
     loader = SourceFileLoader(name, str(REPOSITORY / "scripts" / f"{name}.py"))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module there
     loader.exec_module(module)
     return module
 
@@ -149,7 +149,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
             }
         )
         model = transformers.BertForSequenceClassification(config)
-        with torch.no_grad():  # livelier than the initial 0.02, so that every part changes the scores
+        with torch.no_grad():  # larger than the initial 0.02, so that every part influences the scores
             for name, parameter in model.named_parameters():
                 if name.endswith("LayerNorm.weight"):
                     parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -186,7 +186,7 @@ def exporting_without_native() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def portable() -> Iterator[None]:
-    """Export what every machine exports; see `make_bundle`."""
+    """Export the same files on every machine, as `make_bundle` does."""
     with exporting_without_native():
         yield
 
@@ -195,7 +195,7 @@ def portable() -> Iterator[None]:
 def make_bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that exports a checkpoint of `make_checkpoint` and returns the bundle's directory.
 
-    It is the same on every machine: without what the native kernels would run, which not every processor can.
+    It is the same on every machine: it has no weights for the native kernels, which not every processor can run.
     """
     from crossrt.export.checkpoint.checkpoint import Checkpoint
     from crossrt.export.export import export_bundle
@@ -247,9 +247,9 @@ def pairs() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def as_another_user() -> list[str]:
-    """Return what to put before a command, so that it runs under a user id that nobody has, which may read and not write.
+    """Return a command prefix that runs a command under an unused user id, which may read every file but not write.
 
-    Only root can do that. It may read all, since Python itself may lie in root's home directory.
+    Only root can do that. The user may read every file because Python may be installed in root's home directory.
     """
     capability = "+dac_read_search"
     words = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]

@@ -1,4 +1,4 @@
-"""Activations: by name, of NumPy, of torch; and a caller's own fault stays the caller's."""
+"""Activations by name, as NumPy functions and as torch modules; errors of a caller's function are raised unchanged."""
 
 from collections.abc import Callable
 from typing import Any

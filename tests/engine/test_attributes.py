@@ -1,4 +1,4 @@
-"""What clients and evaluators read of a model besides its scores, and copies of a model."""
+"""Attributes of a model that clients and evaluators read, and pickled or copied models."""
 
 import copy
 import io
@@ -137,7 +137,7 @@ def test_a_pickle_opens_in_another_process(bundle: Path, tmp_path: Path) -> None
 
 
 def test_a_spawned_process_takes_the_model_as_an_argument(bundle: Path) -> None:
-    # The child imports __main__, which under pytest is none that it could; predict is found by its class.
+    # The child cannot import the __main__ of pytest, so the pool gets a method of the model, which is found by its class.
     with crossrt.CrossEncoder(bundle, threads=1) as model:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             scores, child = pool.apply(model.predict, (PAIRS,)), pool.apply(os.getpid)

@@ -1,6 +1,6 @@
 """The calls that known clients of sentence-transformers and transformers make give the same answers on crossrt.
 
-One row a client: how it opens a model, and how it scores with it, as its source has it. Every row runs on
+There is a function per client, which opens a model and scores with it as the client's source does. Each runs on
 sentence-transformers with the checkpoint and on crossrt with the bundle.
 """
 

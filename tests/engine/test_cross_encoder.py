@@ -1,4 +1,4 @@
-"""What a user of `CrossEncoder` may rely on."""
+"""The behaviour of `CrossEncoder` that users may rely on."""
 
 import importlib.util
 import json
@@ -411,7 +411,7 @@ def test_a_checkpoint_that_cannot_be_exported_says_why(checkpoint: Path, tmp_pat
 
 
 def broken(bundle: Path, to: Path, number: float) -> Path:
-    """A copy of a bundle whose head's last bias is this number."""
+    """Return a copy of a bundle in which the last bias of the head is `number`."""
     onnx = pytest.importorskip("onnx")
     shutil.copytree(bundle, to)
     file = to / "onnx/model.onnx"
@@ -421,7 +421,7 @@ def broken(bundle: Path, to: Path, number: float) -> Path:
     onnx.save(graph, file)
     fields = json.loads((to / "manifest.json").read_text())
     (entry,) = (each for each in fields["files"] if each["name"] == "onnx/model.onnx")
-    # A hash of its own: what is compiled is kept by it.
+    # Another hash, so that the manifest differs from the original's.
     entry.update(size=file.stat().st_size, sha256=f"{'nan' if number != number else 'inf':0>64}")
     (to / "manifest.json").write_text(json.dumps(fields))
     return to
@@ -480,7 +480,7 @@ def test_ids_that_the_model_does_not_have_are_refused_alike(
 
 @pytest.fixture(scope="module")
 def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    """The bundle with what the native kernels run, where they do."""
+    """The bundle with weights for the native kernels; None where they do not run."""
     if why_not_native():
         return None
     from crossrt.export.checkpoint.checkpoint import Checkpoint

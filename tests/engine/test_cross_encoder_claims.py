@@ -1,7 +1,6 @@
-"""What sentence-transformers' own tests claim of CrossEncoder's inference, in our words, on both libraries.
+"""The claims of sentence-transformers' own tests of CrossEncoder's inference, rewritten and run on both libraries.
 
-The claims stand here because releases of sentence-transformers hold no tests; scripts/foreign_suite runs the originals
-from a checkout of their repository.
+Releases of sentence-transformers contain no tests; scripts/foreign_suite runs the originals from a checkout of their repository.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Which label means relevant, and what `rank` makes of models with several."""
+"""Which label means relevant, and how `rank` scores models with several labels."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""The long run: `python -m tests.fuzz --inputs 1000000` tries all kinds; with a kind's name, that one alone, in this process."""
+"""The long run: `python -m tests.fuzz --inputs 1000000` tries all kinds. With a kind's name it tries that kind alone, here."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ RESULT = REPOSITORY / "benchmarks/results/fuzz.json"
 
 
 def main() -> int:
-    """Return 0 when nothing failed."""
+    """Return the exit status: 0 when nothing failed."""
     arguments = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     arguments.add_argument("kind", nargs="?", choices=[*KINDS])
     arguments.add_argument("--inputs", type=int, default=1_000_000, help="in all, shared out among the kinds")

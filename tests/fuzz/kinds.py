@@ -1,6 +1,7 @@
-"""The kinds of inputs. Each function takes an empty folder and returns one that makes an input by chance and tries it.
+"""The kinds of fuzzed inputs. Each function takes an empty folder and returns a function that tries one random input.
 
-That one returns how many inputs were accepted and how many were refused, which is by a CrossrtError. It raises for anything else.
+That function returns the numbers of accepted and of refused inputs. An input is refused by a CrossrtError; any other exception
+is a failure and is raised.
 """
 
 import contextlib
@@ -37,12 +38,12 @@ from . import mutation
 Outcome = tuple[int, int]
 Try = Callable[[Random], Outcome]
 TOGETHER = 32
-"""Texts that are tokenized together; each is an input."""
+"""Number of texts that are tokenized together. Each counts as an input."""
 PAIRS = [("where is it", "the river [SEP] é 東京 \u200b"), ("", ""), ("[PAD] <pad>", "a" * 200)]
 
 
 def texts(folder: Path) -> Try:
-    """Texts, against the package tokenizers."""
+    """Texts, tokenized by crossrt and by the package tokenizers."""
     opened = []
     for lowercase in (True, False):
         tokenizer = _bert(lowercase=lowercase)
@@ -107,7 +108,7 @@ def manifests(folder: Path) -> Try:
 
 
 def native_weights(folder: Path) -> Try:
-    """Native weight files; those that open are computed with, whatever numbers are in them."""
+    """Native weight files. The kernels compute with every file that opens, whatever numbers it holds."""
     bundles = []
     for number, precision in enumerate(
         each for each in ("fp32", "bf16", "int8") if not why_not_native(Precision(each))
@@ -134,7 +135,7 @@ def native_weights(folder: Path) -> Try:
         bundle, precision, file, content = chance.choice(bundles)
         length = int.from_bytes(content[:8], "little")
         pick = chance.randrange(4)
-        if pick == 0:  # weights alone
+        if pick == 0:  # only the weights
             data = bytearray(content)
             for _ in range(chance.randint(1, 64)):
                 data[chance.randrange(8 + length, len(data))] = chance.randrange(256)
@@ -145,7 +146,7 @@ def native_weights(folder: Path) -> Try:
             header = mutation.json_text(chance, _in_turn(chance, json.loads(content[8 : 8 + length])))
             header += b" " * (-(8 + len(header)) % 64)
             content = len(header).to_bytes(8, "little") + header + content[8 + length :]
-        file.unlink(missing_ok=True)  # the one before may be mapped still
+        file.unlink(missing_ok=True)  # the previous file may still be mapped
         file.write_bytes(content)
         try:
             NativeModel.open(file)
@@ -161,7 +162,7 @@ def native_weights(folder: Path) -> Try:
 
 
 def stores(folder: Path) -> Try:
-    """Stores of prepared passages, of which one file is spoilt."""
+    """Stores of prepared passages with one damaged file."""
     tokenizer = _bert()
     pair_tokenizer = PairTokenizer(tokenizer, max_length=16)
     names = ["10", "2", "D7", "b", "a"]
@@ -180,7 +181,7 @@ def stores(folder: Path) -> Try:
         spoilt = chance.choice([*files, "store.json"])
         if spoilt == "store.json":
             files[spoilt] = mutation.json_text(chance, json.loads(files[spoilt]))
-        elif chance.random() < 0.7:  # of its size, so that it is looked into
+        elif chance.random() < 0.7:  # of the right size, so that its content is read
             data = bytearray(files[spoilt])
             for _ in range(chance.randint(1, 8)):
                 data[chance.randrange(len(data))] = chance.randrange(256)
@@ -238,7 +239,7 @@ KINDS: Mapping[str, tuple[Callable[[Path], Try], int]] = MappingProxyType(
         "trec_files": (trec_files, 13),
     }
 )
-"""Each with its share of a run's inputs, in hundredths."""
+"""Kind -> its function and its share of the inputs of a run, in percent."""
 
 
 def _text(chance: Random, pieces: list[str]) -> str:
@@ -265,7 +266,7 @@ def _encoded(chance: Random, vocab: int) -> Any:
 
 
 def _in_turn(chance: Random, header: dict[str, Any]) -> dict[str, Any]:
-    """Let the metadata be what is spoilt, half of the time: there are many more tensors."""
+    """Put the metadata alone into the header half of the time: otherwise mutations would nearly always hit tensors."""
     return {"__metadata__": header["__metadata__"]} if chance.random() < 0.5 else header
 
 

@@ -1,4 +1,4 @@
-"""How inputs are spoilt: bytes, lines, and values of JSON."""
+"""Random mutations of bytes, lines, and values of JSON."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ TEXTS = (
 
 
 def value(chance: Random) -> Any:
-    """A value that has no business where it is put."""
+    """Return a random value that is unlikely to be valid."""
     simple = (None, True, False, float("nan"), float("inf"), [], {}, [[]], {"a": 1}, [None, 1, "x"])
     pick = chance.randrange(5)
     if pick == 0:
@@ -35,7 +35,7 @@ def value(chance: Random) -> Any:
 
 
 def json_value(chance: Random, fields: Any, *, changes: int = 2) -> Any:
-    """A copy of JSON with some values replaced, taken away, or put where none was."""
+    """Return a copy of JSON with some values replaced, removed or added."""
     fields = copy.deepcopy(fields)
     for _ in range(chance.randint(1, changes)):
         place = fields
@@ -61,7 +61,7 @@ def json_value(chance: Random, fields: Any, *, changes: int = 2) -> Any:
 
 
 def json_text(chance: Random, fields: Any) -> bytes:
-    """JSON with values spoilt, and now and then bytes too."""
+    """Return JSON text with mutated values, and sometimes mutated bytes."""
     try:
         text = json.dumps(json_value(chance, fields), ensure_ascii=chance.random() < 0.5)
     except RecursionError:
@@ -71,7 +71,7 @@ def json_text(chance: Random, fields: Any) -> bytes:
 
 
 def some_bytes(chance: Random, content: bytes) -> bytes:
-    """Some bytes changed, taken away, doubled or put in."""
+    """Return bytes with some changed, removed, doubled or inserted."""
     data = bytearray(content)
     for _ in range(chance.choice((1, 1, 1, 2, 8))):
         at = chance.randrange(len(data) + 1)

@@ -1,4 +1,4 @@
-"""`run`: a kind of inputs in a process of its own, so that one that crashes it is found and does not end the others."""
+"""`run`: tries inputs of one kind in a child process, so that an input that crashes it is found and the run goes on."""
 
 import mmap
 import os
@@ -16,15 +16,15 @@ from random import Random
 from .kinds import KINDS
 
 MEMORY = 8 << 30
-"""Bytes of addresses that a child may have: one input that wants more fails."""
+"""Address space of a child in bytes. An input that needs more fails."""
 STUCK = 120
-"""Seconds for one input."""
+"""Seconds that one input may take."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of a kind's inputs. `failures` says of each that did not end as it should how, and how to repeat it."""
+    """The outcome for one kind. Each of `failures` says how an input failed, and how to repeat it."""
 
     kind: str
     accepted: int
@@ -34,12 +34,12 @@ class Result:
 
     @property
     def inputs(self) -> int:
-        """All of them."""
+        """All inputs that were tried."""
         return self.accepted + self.refused
 
 
 def run(kind: str, *, seed: int, inputs: int, failures: int = 10, seconds: float = float("inf")) -> Result:
-    """Try so many inputs of a kind, or for so many seconds, going on after one that fails until there were `failures`."""
+    """Try `inputs` inputs of a kind, for at most `seconds`, and stop early after `failures` failures."""
     begin = time.monotonic()
     found: Counter[str] = Counter()
     told: list[str] = []
@@ -55,7 +55,7 @@ def run(kind: str, *, seed: int, inputs: int, failures: int = 10, seconds: float
             command = [sys.executable, "-m", "tests.fuzz", kind, "--seed", str(seed), "--first", str(call)]
             command += ["--inputs", str(rest), "--notes", str(notes), "--seconds", str(left)]
             with (Path(folder) / "errors").open("w+b") as errors:
-                # What Rust says of each panic would fill the file.
+                # Rust writes a message for each panic, which would fill the file.
                 env = os.environ | {"RUST_BACKTRACE": "0"}
                 child = subprocess.Popen(command, stdout=errors, stderr=errors, cwd=REPOSITORY, env=env)
                 code = _waited(child, notes)
@@ -69,7 +69,7 @@ def run(kind: str, *, seed: int, inputs: int, failures: int = 10, seconds: float
                 f"call {last} of {kind} ended with {code}: python -m tests.fuzz {kind} --seed {seed} --first {last} --inputs 1\n"
                 + words[-3000:]
             )
-            found["refused"] += 1  # so that it ends
+            found["refused"] += 1  # counts the failed input, so that the loop ends
     return Result(
         kind=kind,
         accepted=found["accepted"],
@@ -80,9 +80,11 @@ def run(kind: str, *, seed: int, inputs: int, failures: int = 10, seconds: float
 
 
 def serve(kind: str, *, seed: int, first: int, inputs: int, notes: Path | None, seconds: float) -> int:
-    """Be the child: try inputs from the call `first` on; return the exit status."""
+    """Run as the child: try inputs from number `first` on, and return the exit status."""
     if "asan" not in os.environ.get("LD_PRELOAD", "") and "tsan" not in os.environ.get("LD_PRELOAD", ""):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # sanitizers take terabytes of addresses
+        resource.setrlimit(
+            resource.RLIMIT_AS, (MEMORY, MEMORY)
+        )  # not with sanitizers, which reserve terabytes of address space
     begin, made = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as folder, _Notes(notes) as note:
         attempt = KINDS[kind][0](Path(folder))
@@ -101,7 +103,7 @@ def serve(kind: str, *, seed: int, first: int, inputs: int, notes: Path | None, 
 
 
 class _Notes:
-    """Three numbers that outlive the process: the call, and how many inputs were accepted and refused."""
+    """Three numbers in a file, which survive the process: the call, the accepted and the refused inputs."""
 
     def __init__(self, path: Path | None) -> None:
         self._file = path.open("r+b") if path is not None else None
@@ -130,7 +132,7 @@ def _noted(notes: Path) -> tuple[int, int, int]:
 
 
 def _waited(child: "subprocess.Popen[bytes]", notes: Path) -> int | str:
-    """The child's exit status, or that it was killed because it came no further."""
+    """Return the child's exit status, or say that it was killed because an input took too long."""
     before = None
     while True:
         try:

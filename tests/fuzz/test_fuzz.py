@@ -1,4 +1,4 @@
-"""A short run of each kind of inputs, always the same; and a crash that is found and told. `python -m tests.fuzz` runs long."""
+"""A short, deterministic run of each kind of input; and crashes are found and reported. `python -m tests.fuzz` runs longer."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_inputs_are_accepted_or_refused_in_words(kind: str) -> None:
 def test_an_input_that_takes_the_process_down_is_told_with_how_to_repeat_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The child is another interpreter, which a file in the working directory reaches.
+    # The child is another interpreter; a file in its working directory changes what it does.
     (tmp_path / "tests").mkdir()
     monkeypatch.setattr("tests.fuzz.run.REPOSITORY", tmp_path)
     (tmp_path / "tests/fuzz.py").write_text(

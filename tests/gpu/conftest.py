@@ -1,11 +1,11 @@
-"""Tests that need a GPU, and nothing of the workshop: neither torch nor onnx is imported here."""
+"""Tests that need a GPU. They import neither torch nor onnx, so they run without the packages for exports."""
 
 import pytest
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Have a run that was asked for GPU tests, and has executed none, end as one that has found none."""
+    """Fail a run with `-m gpu` in which no test was executed, with the exit status of a run that found no tests."""
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if session.config.option.markexpr == "gpu" and exitstatus == pytest.ExitCode.OK and terminal is not None:
         executed = terminal.stats.get("passed", []) + terminal.stats.get("failed", [])

@@ -1,4 +1,4 @@
-"""A bundle on a real GPU, by whatever can run it there: `pytest tests/gpu -m gpu --gpu-bundle BUNDLE`."""
+"""A bundle on a real GPU, with any backend that can run it: `pytest tests/gpu -m gpu --gpu-bundle BUNDLE`."""
 
 import threading
 from collections.abc import Callable

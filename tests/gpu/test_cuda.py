@@ -1,4 +1,4 @@
-"""What is owned on a device; and one contract for all bindings, on a real device where there is one."""
+"""The owners of CUDA objects, and one contract for all bindings, run on a real device where there is one."""
 
 import importlib.util
 import os
@@ -54,7 +54,7 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.mark.gpu
 def test_a_kernel_is_launched_with_its_count_and_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a real GPU `embed` of no tokens, which does nothing; the driver in memory writes down what it was given."""
+    """On a real GPU this launches `embed` for 0 tokens, which does nothing. The simulated driver records the arguments."""
     device = _bindings("cuda-bindings")
     from crossrt.engine.cuda import cuda_kernels
 
@@ -249,12 +249,12 @@ def test_a_compiled_kernel_is_kept_and_a_damaged_one_compiled_again(
     assert loaded == [b"goo", b"good"], "what the driver refuses is compiled again"
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path / "file"))
-    cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})  # where nothing can be kept it is done without
+    cuda_kernels.CudaKernels(cuda, {"HIDDEN": 32})  # works without a cache
     assert len(compiled) == 5
 
 
 def test_the_contract_holds_on_a_driver_in_memory(tmp_path: Path) -> None:
-    """The same tests as on a GPU, by the real cuda-bindings; only the driver below is ours."""
+    """The same tests with the real cuda-bindings over a simulated driver."""
     pytest.importorskip("cuda.bindings")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
@@ -308,7 +308,7 @@ WORDS = {
 
 @pytest.fixture
 def pycuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """crossrt's module for PyCUDA over an imitation of PyCUDA and of the driver's words."""
+    """crossrt's module for PyCUDA, over a fake PyCUDA and fake error texts of the driver."""
 
     class Context:
         retained = 0
@@ -380,7 +380,7 @@ def test_pycuda_keeps_one_context_of_a_device_in_a_process(pycuda: Any) -> None:
 
 
 def test_the_memory_device_sees_faults() -> None:
-    """What the tests above rely on: each fault is an error there."""
+    """The tests rely on it: the simulated device turns each fault into an error."""
     device = MemoryDevice()
     with device.current():
         pointer, stream, pinned = device.allocate(8), device.create_stream(), device.allocate_pinned(8)

@@ -1,4 +1,4 @@
-"""One contract for every backend, and how one is chosen."""
+"""The contract of sessions, run against every backend; the choice of a backend on a CPU."""
 
 import itertools
 import json
@@ -215,7 +215,9 @@ def test_auto_obeys_what_was_tuned_for_this_model_and_machine(
     config = choose_execution(opened)
     assert (config.backend, config.streams, config.batch_size) == ("openvino", 1, 7)
     assert "crossrt tune measured" in str(config)
-    assert choose_execution(opened, backend="onnxruntime").backend == "onnxruntime"  # who asks is obeyed
+    assert (
+        choose_execution(opened, backend="onnxruntime").backend == "onnxruntime"
+    )  # an explicit choice takes precedence
     assert choose_execution(opened, tuned=False) == untuned
     monkeypatch.setattr(tuning, "processor", lambda: "another processor")
     assert choose_execution(opened) == untuned

@@ -1,4 +1,4 @@
-"""What is found out about an engine before TensorRT, which crashes on what it did not write, sees it; and what it is told."""
+"""TensorRT engines are checked before TensorRT reads them, since it crashes on damaged ones; and how they are run."""
 
 import shutil
 import sys
@@ -28,7 +28,7 @@ class Logger:
 
 
 class Runtime:
-    """TensorRT's, of what the executor uses. The real one takes the process down on bytes that it did not write."""
+    """The part of TensorRT that the executor uses. The real one aborts the process on bytes that it did not write."""
 
     engine_host_code_allowed = False
 
@@ -73,7 +73,7 @@ class Engine86:
 
 
 class Context:
-    """Notes what it is told; refuses what is named in `refusing`, as the bindings do."""
+    """Records the calls; refuses the calls named in `refusing` in the way of the bindings."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -184,7 +184,7 @@ def test_contexts_compute_in_the_memory_that_they_are_given(
 
 
 class UnfusedEngine(Engine):
-    """One that was kept from fusing attention: each layer's softmax is an output."""
+    """An engine with unfused attention has the softmax of each layer as an output."""
 
     num_io_tensors = 6
     device_memory_size_v2 = 1_000
@@ -248,7 +248,7 @@ def test_a_batch_that_was_refused_is_refused_until_it_is_taken(bundle_with_engin
 
 
 def test_rtx_has_no_graphs(bundle_with_engine: Bundle) -> None:
-    """It allocates while it computes, and that cannot be captured."""
+    """It allocates while it computes, which cannot be captured."""
     assert open_executor(bundle_with_engine).graphs > 0
     [engine] = bundle_with_engine.manifest.engines
     manifest = replace(bundle_with_engine.manifest, engines=(replace(engine, library="tensorrt_rtx"),))

@@ -79,7 +79,7 @@ def test_one_batch_holds_every_row_and_is_little_wider_than_the_longest(lengths:
     assert longest <= plan.widths[0] <= min(511, longest + max(7, longest // 10))
 
 
-@pytest.mark.parametrize("length", range(2, 161))  # beyond, rows alone are padded less
+@pytest.mark.parametrize("length", range(2, 161))  # for longer rows, single rows need less padding
 def test_a_streams_share_holds_the_padding_too(length: int) -> None:
     plan = plan_batches(np.full(16, length), batch_size=32, streams=4, few_shapes_to=512)
     assert [len(part) for part in plan.row_groups] == [4] * 4

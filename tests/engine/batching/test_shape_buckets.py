@@ -1,4 +1,4 @@
-"""The shapes a GPU is given."""
+"""The shapes that batches on a GPU are rounded to."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A bundle opens when it is whole, and names the file that is not."""
+"""A bundle opens when its files are complete; otherwise the error names the file."""
 
 import contextlib
 import json
@@ -69,7 +69,7 @@ def test_an_altered_file_of_the_same_size_is_found_by_verifying(copied: Path) ->
 
 def test_an_unreadable_file_is_named(copied: Path) -> None:
     (copied / "tokenizer.json").unlink()
-    (copied / "tokenizer.json").symlink_to("tokenizer.json")  # a loop: no permission of root's opens it
+    (copied / "tokenizer.json").symlink_to("tokenizer.json")  # a loop, which even root cannot open
     with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read"):
         Bundle.open(copied)
 
@@ -225,7 +225,7 @@ def test_a_tokenizer_that_is_no_tokenizer_is_named(copied: Path) -> None:
 
 
 def written(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """PairedDifference a bundle's tokenizer, and what the manifest says of its size."""
+    """Change a bundle's tokenizer, and its size in the manifest."""
     file = path / "tokenizer.json"
     fields = json.loads(file.read_text(encoding="utf-8"))
     change(fields)
@@ -267,7 +267,7 @@ def test_a_tokenizer_that_is_not_the_models_is_refused_when_opened(copied: Path,
         CrossEncoder(copied)
 
 
-class PanicException(BaseException):  # as Rust's, whose class cannot be imported, is no Exception
+class PanicException(BaseException):  # like the exception of a Rust panic, which is not an Exception
     pass
 
 

@@ -1,4 +1,4 @@
-"""The cache of compiled models can only fail to help."""
+"""The cache of compiled models: whatever is wrong with it, the model still opens."""
 
 import errno
 import logging
@@ -140,7 +140,7 @@ def test_openvino_opens_what_it_compiled_before(
 def test_what_openvino_cannot_open_is_compiled_again(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own refusal, that is: of bytes it did not write it crashes, which is why their sha256 is checked before."""
+    """This is OpenVINO's own refusal. On bytes that it did not write it crashes, so their sha256 is checked first."""
     openvino = pytest.importorskip("openvino")
     from crossrt.engine.backends.openvino import OpenVinoSession
 

@@ -1,4 +1,4 @@
-"""What an engine is bound to, and the shapes it takes."""
+"""The GPU and versions that an engine can run with, and the shapes it takes."""
 
 import dataclasses
 import json

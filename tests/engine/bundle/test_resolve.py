@@ -17,7 +17,7 @@ from crossrt.engine.files import cache
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> list[str]:
-    """What was exported; each export is a copy of `bundle`."""
+    """The names of the exported sources. Each export is replaced by a copy of `bundle`."""
     found: list[str] = []
 
     def export(checkpoint: Path, target: Path, name: str, *_: Any) -> None:
@@ -166,7 +166,7 @@ except CrossrtError as error:
 def test_a_user_without_a_home_directory_opens_bundles_and_is_told_where_exports_could_go(
     bundle: Path, checkpoint: Path, as_another_user: list[str], home: str | None
 ) -> None:
-    """As in a container that runs under any user id, which has no entry in /etc/passwd."""
+    """As in a container with an arbitrary user id, which has no entry in /etc/passwd."""
     names = ("CROSSRT_CACHE", "HOME", "XDG_CACHE_HOME", "SENTENCE_TRANSFORMERS_HOME", "HF_HOME")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     if home is not None:
@@ -183,7 +183,7 @@ def test_a_user_without_a_home_directory_opens_bundles_and_is_told_where_exports
 
 @pytest.mark.parametrize("home", [None, "/proc/home"])
 def test_a_hub_id_without_a_folder_for_it_names_what_can_be_set(as_another_user: list[str], home: str | None) -> None:
-    """huggingface_hub would make a folder named ~ in the working directory."""
+    """Otherwise huggingface_hub would create a folder named ~ in the working directory."""
     names = ("CROSSRT_CACHE", "HOME", "XDG_CACHE_HOME", "SENTENCE_TRANSFORMERS_HOME", "HF_HOME", "HF_HUB_CACHE")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"} | ({} if home is None else {"HOME": home})

@@ -1,7 +1,7 @@
-"""A device in memory: CUDA's verbs with a CUDA's strictness, and none of its silence.
+"""`MemoryDevice`: a simulated GPU in host memory, which turns every misuse of CUDA into an error.
 
-Work waits in its stream until somebody synchronizes, so that whoever forgets to reads nothing but poison. Use after
-free, double free, copies beyond a buffer, work without the device being current and memory left behind are errors.
+Work stays in its stream until the stream is synchronized, so code that forgets to synchronize reads poison. Use after free,
+double free, copies beyond a buffer, calls while the device is not current, and memory that is not freed are errors.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -130,7 +130,7 @@ class MemoryDevice:
         self._check("download")
         self._pinned(target)
         if stream not in self.capturing:
-            target[:] = POISON  # who does not wait for the copy reads this
+            target[:] = POISON  # read by code that does not wait for the copy
 
         def copy() -> None:
             self._pinned(target)
@@ -160,7 +160,7 @@ class MemoryDevice:
         self.capturing[stream] = []
 
     def end_capture(self, stream: int) -> int:
-        works = self.capturing.pop(stream)  # it ends, even if what was captured is no graph
+        works = self.capturing.pop(stream)  # the capture ends even if it gives no graph
         self._check("end_capture")
         self._next += 1
         self.graph_works[self._next] = works
@@ -204,7 +204,7 @@ class MemoryDevice:
 
 
 class MemoryExecutor:
-    """An engine whose logits are known: label l of a row is the sum of its real ids, times l + 1, plus its types."""
+    """An engine with known logits: the sum of a row's ids and types without padding, times l + 1 for label l."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class MemoryExecutor:
 
 
 class MemoryContext:
-    """As TensorRT's: it changes inside when the shape does, and a graph that was captured before is broken by it."""
+    """Like a context of TensorRT: its state changes with the shape, which breaks graphs that were captured before."""
 
     def __init__(self, executor: MemoryExecutor, stream: int, workspace: int) -> None:
         self.executor = executor

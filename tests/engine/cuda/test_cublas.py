@@ -1,4 +1,4 @@
-"""Products by cuBLASLt, over a library of the same verbs that computes in the host's memory."""
+"""Products through the API of cuBLASLt, implemented by a small C library that computes in host memory."""
 
 import ctypes
 import shutil
@@ -40,7 +40,7 @@ def device() -> Iterator[MemoryDevice]:
 
 
 def computed(products: Cublas, stream: int, rows: int, *, single: bool = False, gelu: bool = False) -> tuple[Any, Any]:
-    """What a product gives, and what it should give."""
+    """Return the result of a product, and the expected one."""
     chance = np.random.default_rng(0)
     x, weight = (chance.normal(0, 1, shape).astype(np.float16) for shape in ((rows, 8), (5, 8)))
     kind = np.float32 if single else np.float16

@@ -1,4 +1,4 @@
-"""Keys of the cache are the files' own hashes, computed once."""
+"""Keys of the cache use the hashes of the files themselves, computed once per file."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from crossrt.engine.runtime.tuning import Tuning
 
 @pytest.fixture
 def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of files that were read to be hashed; none counts as changed just now."""
+    """The names of the files that were hashed. All files count as old enough to be remembered."""
     monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(digests, "SETTLED_NS", -(1 << 62))
     whole = digests.sha256_of
@@ -44,7 +44,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, hashed: list[str
     before = file.stat()
     with file.open("r+b") as opened:
         opened.write(b"b")
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as one who wants it unseen would
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as somebody would who wants to hide the change
     assert content_sha256(file) == hashlib.sha256(b"b" + b"a" * 999).hexdigest()
     other = tmp_path / "other"
     shutil.copy2(file, other)
@@ -77,7 +77,7 @@ def test_the_store_of_hashes_is_bounded_and_may_be_missing(
 
 @pytest.fixture
 def foreign(bundle: Path, make_bundle: object, make_checkpoint: object, tmp_path: Path) -> Path:
-    """Another model, as large, with the manifest of `bundle`: what it claims of its files is not so."""
+    """Another model of the same size with the manifest of `bundle`, whose hashes are wrong for it."""
     other = make_bundle(make_checkpoint(seed=5))  # type: ignore[operator]
     copy = tmp_path / "foreign"
     shutil.copytree(other, copy)

@@ -1,4 +1,4 @@
-"""Files and directories appear whole or not at all, and where the user said."""
+"""Files and directories are written atomically, at the path that the user gave."""
 
 import errno
 import os
@@ -207,7 +207,7 @@ with replaced(folder / "file") as file, published_directory(folder / "bundle") a
 
 
 def test_the_next_writer_clears_what_a_killed_one_left_and_nothing_that_is_being_written(tmp_path: Path) -> None:
-    # Whose process id is unknown here, as in another container; what counts is the lock.
+    # The process id means nothing here, as between containers; only the lock counts.
     kept = {".store.partial", ".file.other.partial", ".file.0123456789abcdef.partial.txt"}
     for name in kept:
         (tmp_path / name).write_text("of somebody else")

@@ -1,4 +1,4 @@
-"""JSON becomes a dataclass when every value has its type, and is refused by the name of the field otherwise."""
+"""JSON becomes a dataclass if every value has its type; otherwise the error names the field."""
 
 import json
 from collections.abc import Mapping

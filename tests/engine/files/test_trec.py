@@ -1,4 +1,4 @@
-"""Retrieval files are read strictly and written as trec_eval reads them."""
+"""Retrieval files are read strictly, and written in trec_eval's format and order."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""The number of processors follows affinity and quota."""
+"""The number of usable processors follows the affinity mask and the cgroup quota."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Child processes import what is installed, and not what lies in the working directory."""
+"""Child processes import installed modules, and none from the working directory."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Processes that are forked from one with an open model: they score or say why not, and they end."""
+"""Processes forked from a process with an open model score, or raise an error that says why not, and they end."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 PREAMBLE = """
 import json, os, signal, sys, threading, time, warnings
-warnings.simplefilter("ignore")  # Python's of forks beside threads, which is what this is about
+warnings.simplefilter("ignore")  # Python warns of forks in a process with threads, which is what these tests do
 import numpy as np
 from crossrt import CrossEncoder
 from crossrt.engine.batching.batch import Batch
@@ -29,14 +29,14 @@ bundle, backend = sys.argv[1:3]
 pairs = [(f"river {number}", "the river is long " * (1 + number % 5)) for number in range(24)]
 model = CrossEncoder(bundle, backend=backend, device="cpu", threads=2)
 expected = model.predict(pairs).tolist()
-model.run(Batch.padded(model.encode(pairs[:1]), np.arange(1), 0))  # by two threads, of which a fork inherits one
+model.run(Batch.padded(model.encode(pairs[:1]), np.arange(1), 0))  # a session of two threads; a fork inherits only the caller's
 
 def in_fork(work):
     read, write = os.pipe()
     child = os.fork()
     if not child:
         os.write(write, json.dumps(work()).encode())
-        sys.exit(7)  # as a process ends by itself: with all that Python and the libraries clean up
+        sys.exit(7)  # a normal exit, in which Python and the libraries clean up
     os.close(write)
     deadline = time.monotonic() + 60
     while True:
@@ -190,7 +190,7 @@ from crossrt.engine.batching.batch import Batch
 def open_model():
     model = CrossEncoder({bundle!r}, backend={backend!r}, device="cpu", threads=2)
     pair = model.encode([("river", "the river is long")])
-    model.run(Batch.padded(pair, np.arange(1), 0))  # by two threads, of which a fork inherits one
+    model.run(Batch.padded(pair, np.arange(1), 0))  # a session of two threads; a fork inherits only the caller's
     return model
 
 model = None if {backend!r} == "openvino" else open_model()
@@ -204,7 +204,7 @@ def post_fork(server, worker):
     import service
     service.model = service.open_model()
 """
-"""As docs/processes.md has it for what cannot be opened before the fork."""
+"""The recipe of docs/processes.md for backends that cannot be opened before the fork."""
 
 
 @pytest.mark.skipif(find_spec("gunicorn") is None, reason="gunicorn is not installed")

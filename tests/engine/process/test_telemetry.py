@@ -1,4 +1,4 @@
-"""No library that crossrt imports reports on its use: nothing is looked up, and nothing is written in the home directory."""
+"""No library that crossrt imports sends telemetry: no host is looked up, and nothing is written to the home directory."""
 
 import ast
 import json
@@ -55,7 +55,7 @@ def test_scoring_looks_no_host_up_and_writes_nothing_into_the_home_directory(
     home.mkdir()
     command = [sys.executable, "-c", PROGRAM, str(seen), str(bundle), backend]
     traced = tmp_path / "traced"
-    if traceable():  # strace sees what libraries do without Python, too
+    if traceable():  # strace also sees what native code does
         command = ["strace", "-f", "-qq", "-e", "trace=connect", "-o", str(traced), *command]
     subprocess.run(command, check=True, timeout=120, env=silent_environment(home))
     assert seen.read_text() == ""

@@ -26,7 +26,7 @@ from tests.engine.samples import cpu_config, pairs_of
 
 
 class Counting:
-    """A session whose logit is a pair's number of tokens, and that counts what runs at once."""
+    """A session whose logit is the pair's number of tokens. It counts the threads that compute at once."""
 
     backend, device, precision = "counting", "cpu", Precision.FP32
     lock = threading.Lock()
@@ -231,7 +231,7 @@ def test_one_that_wants_all_processors_is_not_passed_over() -> None:
         threads[-1].start()
         while len(cores._waiting) < len(threads) - 1:
             time.sleep(0.001)
-    assert order == []  # one processor is free, but who came first waits for two
+    assert order == []  # one processor is free, but the first in the queue waits for two
     stop.set()
     for thread in threads:
         thread.join()
@@ -279,7 +279,7 @@ def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
         return encode(self, chunk)
 
     def noted_run(self: Counting, batch: Batch) -> Any:
-        second.wait(10)  # in vain, if the second chunk is tokenized only once the first is computed
+        second.wait(10)  # times out if the second chunk is tokenized only after the first was computed
         events.append("computed")
         return run(self, batch)
 
@@ -311,7 +311,7 @@ def score():
     before = model.predict([("a", "b")] * 5).tolist()
     scored.set()
     threading.main_thread().join()
-    give_up = time.monotonic() + 30  # the executors are told a moment after the main thread has ended
+    give_up = time.monotonic() + 30  # the executors shut down a moment after the main thread has ended
     while time.monotonic() < give_up:
         try:
             assert model.predict([("a", "b")] * 5).tolist() == before

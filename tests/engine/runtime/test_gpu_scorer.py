@@ -1,4 +1,4 @@
-"""The way of a request through a GPU, on a device in memory that is stricter than a real one."""
+"""Requests on a simulated GPU, which is stricter than a real one."""
 
 import contextlib
 import gc
@@ -175,7 +175,7 @@ def test_a_proof_that_breaks_off_leaves_the_batch_as_it_was(caplog: pytest.LogCa
     def failing(pointer: int, source: Any, stream: int) -> None:
         nonlocal uploads
         uploads += 1
-        if uploads == 5:  # after the first batch, the second, that in a context of its own, and the capture
+        if uploads == 5:  # the upload that tests the graph: after those of two batches, the warm-up and the capture
             raise CudaError("CUDA_ERROR_UNKNOWN")
         upload(pointer, source, stream)
 
@@ -189,7 +189,7 @@ def test_a_proof_that_breaks_off_leaves_the_batch_as_it_was(caplog: pytest.LogCa
 
 
 def test_logits_that_are_no_numbers_prove_no_graph(caplog: pytest.LogCaptureFixture) -> None:
-    """A graph without kernels would leave the poison, which is none either."""
+    """A graph without kernels would leave the poison in the logits, which is NaN too."""
     device = MemoryDevice()
     scorer = scorer_on(NanExecutor(device, lanes=1))
     for seed in range(4):
@@ -200,7 +200,7 @@ def test_logits_that_are_no_numbers_prove_no_graph(caplog: pytest.LogCaptureFixt
 
 
 def test_closed_by_a_signals_handler_all_is_freed_when_the_request_ends() -> None:
-    """The handler runs in the thread that scores, and waiting for that would never end."""
+    """The handler runs in the thread that computes the request, so waiting for it would never end."""
     device = MemoryDevice()
     scorer = scorer_on(MemoryExecutor(device))
     synchronize = device.synchronize
@@ -264,13 +264,13 @@ def test_requests_in_callers_threads_while_it_is_closed() -> None:
 
 
 def test_a_graph_computes_in_a_context_of_its_own_and_in_the_lanes_memory() -> None:
-    """The device breaks a graph whose context has met another shape since."""
+    """The simulated device fails for a graph whose context has computed another shape since the capture."""
     device = MemoryDevice()
     executor = MemoryExecutor(device, lanes=1, graphs=3)
     scorer = scorer_on(executor)
     used = device.used
     for seed in range(4):
-        for length in (10, 30, 60, 100, 128):  # more than graphs are kept
+        for length in (10, 30, 60, 100, 128):  # more shapes than graphs
             pairs = pairs_of([length], seed)
             assert scorer.submit(pairs, batch_size=32).wait() == expected(pairs)
     assert executor.contexts == 1 + 3
@@ -458,7 +458,7 @@ def test_a_fork_must_open_the_model_itself() -> None:
     pairs = pairs_of([5, 60])
     scorer.submit(pairs, batch_size=32).wait()
     locks = scorer._lock, scorer._computing
-    for lock in locks:  # as another thread may hold them at that moment
+    for lock in locks:  # as another thread might at the moment of the fork
         lock.acquire()
     child = os.fork()
     if child:

@@ -1,4 +1,4 @@
-"""Which GPU, backend and precision: decided without one, by what a driver would say."""
+"""The choice of GPU, backend and precision, tested without a GPU: the driver's answers are faked."""
 
 import importlib.util
 import json
@@ -42,7 +42,7 @@ H200 = Gpu(name="NVIDIA H200", capability="9.0")
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A machine with two GPUs, TensorRT 10.13 and ONNX Runtime for CUDA; tests take away what they want missing."""
+    """A machine with two GPUs, TensorRT 10.13 and ONNX Runtime for CUDA; tests remove parts of it."""
     found = SimpleNamespace(gpus=(H200, H200), installed={"tensorrt"}, cuda=True)
     monkeypatch.setattr(select_gpu, "gpus", lambda: found.gpus)
     monkeypatch.setattr(select_gpu, "has_cuda", lambda: found.cuda)
@@ -56,7 +56,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def with_engine(bundle: Path) -> Bundle:
-    """The test bundle, as if it held FP16 and an engine of it."""
+    """The test bundle with manifest entries of an FP16 model and its engine."""
     opened = Bundle.open(bundle)
     engine = EngineFile(
         file="model.fp16.engine",
@@ -96,7 +96,7 @@ def test_a_matching_engine_is_preferred_then_cuda_then_the_cpu(machine: Any, wit
 
 @pytest.fixture
 def with_native_kernels(machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """The test bundle with FP16 weights for the native kernels, on a machine that has what they need and no TensorRT."""
+    """The test bundle with FP16 weights for the native kernels, on a machine that can run them and has no TensorRT."""
     machine.installed = set()
     monkeypatch.setattr(select_gpu, "installed_bindings", lambda: "cuda.bindings")
     pytest.importorskip("cuda.bindings")
@@ -309,7 +309,7 @@ def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
 def test_a_pair_longer_than_the_engine_takes_is_truncated_as_the_model_says(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not cut: the longer text loses its tokens first, and the special tokens stay."""
+    """By the rule of the tokenizer: the longer text loses tokens first, and the special tokens stay."""
     executor = MemoryExecutor(MemoryDevice(), limits=((8, 16),))
     monkeypatch.setattr(select_gpu, "open_executors", lambda bundle, config: [executor])
     monkeypatch.setattr(cross_encoder, "bundle_from_source", lambda *_, **__: with_engine)
@@ -375,7 +375,7 @@ def test_bf16_says_why_each_backend_cannot(machine: Any, with_engine: Bundle) ->
 def test_without_a_driver_nothing_is_found_and_nothing_of_nvidias_is_loaded(
     with_engine: Bundle, tmp_path: Path
 ) -> None:
-    """TensorRT's runtime takes a process without a driver down with it."""
+    """TensorRT's runtime aborts a process without a driver, so it must not be loaded there."""
     if gpus():
         pytest.skip("there is a GPU here")
     copy = Path(shutil.copytree(with_engine.path, tmp_path / "bundle"))
@@ -436,7 +436,7 @@ def test_onnxruntime_takes_the_file_for_gpus_where_there_is_one(bundle: Path, tm
 
 
 def test_onnxruntime_computes_in_memory_that_is_lent_to_it(bundle: Path) -> None:
-    """On the CPU's memory, which ONNX Runtime binds as it does a GPU's."""
+    """Tested in CPU memory, which ONNX Runtime binds in the same way as GPU memory."""
     opened = Bundle.open(bundle)
     executor = OnnxRuntimeExecutor(opened, Precision.FP32, SimpleNamespace(ordinal=0), device="cpu")  # type: ignore[arg-type]
     context = executor.context(0, 0)
@@ -459,7 +459,7 @@ def test_onnxruntime_computes_in_memory_that_is_lent_to_it(bundle: Path) -> None
 
 
 class OnnxSession:
-    """ONNX Runtime's, of what the executor asks of one on a GPU."""
+    """A session of ONNX Runtime on a GPU, with the methods that the executor calls."""
 
     def __init__(self, providers: list[Any], *, honoured: bool, on_cpu: bool) -> None:
         [(name, options)] = providers
@@ -525,7 +525,7 @@ def test_onnxruntime_computes_fp32_as_fp32_on_the_lanes_stream(onnx_on_gpu: Call
 
 
 def test_all_contexts_of_a_lane_are_one_session(onnx_on_gpu: Callable[..., Any]) -> None:
-    """A graph has a context of its own, and the weights are on the device once."""
+    """Each graph has a context, but the contexts of a lane share one session and its weights."""
     opened = onnx_on_gpu()
     opened.executor.context(opened.stream, 0).close()
     opened.executor.context(opened.stream, 0)
@@ -538,7 +538,7 @@ def test_all_contexts_of_a_lane_are_one_session(onnx_on_gpu: Callable[..., Any])
 
 
 def test_what_cannot_be_captured_becomes_no_graph(onnx_on_gpu: Callable[..., Any]) -> None:
-    """Where ONNX Runtime computes on a stream of its own, a capture of the lane's would hold copies alone."""
+    """Where ONNX Runtime computes on its own stream, a graph of the lane's stream would hold only the copies."""
     opened = onnx_on_gpu(honoured=False)
     device = opened.executor.cuda
     with device.current():

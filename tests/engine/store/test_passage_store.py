@@ -1,4 +1,4 @@
-"""A prepared store gives token for token what the tokenizer gives for the texts, and survives what may happen to it."""
+"""A prepared store gives exactly the tokens of the texts; damaged and unfinished stores are refused."""
 
 import copy
 import json
@@ -322,16 +322,16 @@ CHILD = """
     from crossrt.engine.store import preparation
     passages, store, tokenizer, kill_at, before = sys.argv[1:]
     preparation.PIECE = 7
-    note, notes = preparation._note, 0
+    save, saves = preparation._save, 0
     def counted(partial, state):
-        global notes
-        notes += 1
-        if notes == int(kill_at) and before == "before":
+        global saves
+        saves += 1
+        if saves == int(kill_at) and before == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        note(partial, state)
-        if notes == int(kill_at):
+        save(partial, state)
+        if saves == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
-    preparation._note = counted
+    preparation._save = counted
     preparation.prepare(Path(passages), Path(store), Tokenizer.from_file(tokenizer), tokenizer_sha256="x", limit=64)
 """
 

@@ -1,4 +1,4 @@
-"""What the package tokenizers gives for pairs: the truth that faster ways are held to."""
+"""Pairs tokenized by the package tokenizers: the reference that faster implementations are compared with."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,7 +12,7 @@ Rows = list[tuple[list[int], list[int]]]
 
 
 SIDES: tuple[TruncationSide, ...] = ("right", "left")
-"""The ends at which a text that is too long may lose tokens."""
+"""The sides on which a text that is too long may lose tokens."""
 
 
 def real_rows(

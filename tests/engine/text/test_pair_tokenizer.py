@@ -1,4 +1,4 @@
-"""Tokenization equals transformers', and may be called from any thread."""
+"""Tokenization gives the tokens of transformers, and may be called from any thread."""
 
 import json
 import threading
