@@ -49,11 +49,12 @@ class CrossEncoder(CrossEncoderAttributes):
     first of a bundle without FP32. `allow_failed` also opens a precision that failed its check, and silences the warning about
     one that was never checked.
 
-    Device: `device` is `cpu`, `cuda` or `cuda:1`; `devices` names several GPUs. None takes the first GPU that can run the bundle,
-    otherwise the CPU. `backend` is `auto` or a name of docs/gpu.md or docs/precisions.md. `threads` defaults to the processors
-    that this process may use. `rebuild` builds a missing TensorRT engine for the GPU, once, into a cache, which takes minutes.
-    `trust_engines` allows the TensorRT engines that came with the bundle; they are machine code, so only allow engines of people
-    you trust. `engine` names the engine file to use, where a bundle has several.
+    Device: `device` is `cpu`, `cuda` or `cuda:1`; `devices` names several GPUs. None takes the first GPU that can run the
+    bundle, otherwise the CPU. `backend` is `auto`, `native` or `onnxruntime`, on a CPU also `openvino`, on a GPU also
+    `tensorrt`. `threads` defaults to the processors that this process may use. `rebuild` builds a missing TensorRT engine for
+    the GPU, once, into a cache, which takes minutes. `trust_engines` allows the TensorRT engines that came with the bundle;
+    they are machine code, so only allow engines of people you trust. `engine` names the engine file to use, where a bundle has
+    several.
 
     Labels: `num_labels`, when given, must be the model's number of labels. `relevant_label` is the index or name of the label
     that `rank` sorts by, for a model with several; the bundle's own is the default. `activation_fn` replaces the bundle's

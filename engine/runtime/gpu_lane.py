@@ -186,9 +186,8 @@ class GpuLane:
             self._stream.launch(graph)
             self._stream.synchronize()
             computed = self._host_logits.bytes[:logits_size].view(self._executor.output).astype(np.float32)
-            if not np.allclose(
-                computed, expected, rtol=SAME, atol=SAME
-            ):  # NaN differs from itself: the poison is no proof
+            # NaN counts as different, so poison that was never overwritten fails.
+            if not np.allclose(computed, expected, rtol=SAME, atol=SAME):
                 raise BackendError(f"a graph of {shape[0]} x {shape[1]} tokens computes other logits than its batch")
             self._graphs[shape] = graph, opened.pop_all()
 
