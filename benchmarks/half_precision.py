@@ -26,9 +26,11 @@ from crossrt.engine.files.trec import read_pairs
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import builtin_pairs
-from crossrt.export.precision.fp16 import batches_of, half_precision, logits_of, rounded
+from crossrt.export.precision.fp16 import choose_fp16
+from crossrt.export.precision.fp16_emulation import rounded_after_operators
 from crossrt.export.precision.tolerance import TOLERANCE
 
 CONVERTERS = ("onnxruntime.transformers.float16", "onnxconverter_common.float16")
@@ -55,14 +57,14 @@ def main() -> None:
         wild = scaled(arguments.checkpoint, factor, folder / case)
         full = graph_of(wild)
         expected = logits_of(full, batches)
-        half = half_precision(wild, batches, max_abs=TOLERANCE[Precision.FP16].max_abs)
+        half = choose_fp16(wild, batches, max_abs=TOLERANCE[Precision.FP16].max_abs)
         ours = graph_of(wild, half.numerics)
-        rows.append(row(case, "crossrt", logits_of(rounded(ours), batches), expected, ours))
+        rows.append(row(case, "crossrt", logits_of(rounded_after_operators(ours), batches), expected, ours))
         for module in CONVERTERS:
             try:
                 convert = importlib.import_module(module).convert_float_to_float16
                 theirs = convert(onnx.ModelProto.FromString(full.SerializeToString()), keep_io_types=True)
-                rows.append(row(case, module, logits_of(rounded(theirs), batches), expected, theirs))
+                rows.append(row(case, module, logits_of(rounded_after_operators(theirs), batches), expected, theirs))
             except Exception as error:  # a converter that fails stays in the table
                 rows.append({"case": case, "converter": module, "failed": f"{type(error).__name__}: {error}"[:300]})
         rows.append(row(case, "PyTorch half", torch_half(wild.path, batches), expected, None))

@@ -35,10 +35,10 @@ from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.graph.numerics import Numerics
+from crossrt.export.graph.session import batches_of, feeds_of, logits_of, session_of
 from crossrt.export.graph.writer import graph_of, save
 from crossrt.export.precision.execution import executed
-from crossrt.export.precision.fp16 import batches_of, feeds_of, logits_of, session_of
-from crossrt.export.precision.int8 import eight_bit, quantizations
+from crossrt.export.precision.int8 import quantizations, quantize_int8
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
@@ -183,18 +183,20 @@ def by_recipe(lists: Lists, pairs: Sequence[tuple[str, str]], recipe: Recipe) ->
 
 
 def by_default(lists: Lists, queries: Sequence[str]) -> onnx.ModelProto:
-    """What the export does, with half of the queries for ranges and half to judge by."""
+    """Search as the export does, in ONNX Runtime alone, with half of the queries for ranges and half to judge by."""
     middle = (len(queries) + 1) // 2
     calibration = CalibrationSet.sample(lists.pairs(queries[:middle], 100), source="half of the half")
-    made = eight_bit(
+    judge = lists.judge(queries[middle:])
+    made = quantize_int8(
         lists.checkpoint,
         lists.encoder,
         calibration,
-        lists.judge(queries[middle:]),
+        judge.judging,
+        lambda model: {"onnxruntime": judge.report(lists.scores(model, judge.judging))},
         Recipe(),
         TOLERANCE[Precision.INT8],
     )
-    print("back in FP32:", [one.unit for one in made.sensitivities if one.restored])
+    print("back in FP32:", made.restored)
     return graph_of(lists.checkpoint, made.numerics)
 
 

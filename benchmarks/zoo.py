@@ -35,10 +35,9 @@ from crossrt.engine.files.publish import published_file
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
 from crossrt.engine.text.typical_pairs import typical_pairs
-from crossrt.export.bundle.manifest import write_manifest
+from crossrt.export.bundle.manifest import manifest_of, write_manifest
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import tokenizer_of
-from crossrt.export.export import manifest_of
 from crossrt.export.graph.numerics import Numerics
 from crossrt.export.graph.writer import onnx_from_checkpoint
 from crossrt.export.precision.int8 import quantizations

@@ -41,8 +41,8 @@ REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_sco
 class CrossEncoder(CrossEncoderAttributes):
     """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
 
-    Source: `model_name_or_path` is a bundle, a checkpoint directory or a hub id. A checkpoint or hub id is exported once, into a
-    cache; `revision`, `token`, `cache_folder` and `local_files_only` are as in sentence-transformers.
+    Source: `model_name_or_path` is a bundle, by its path or as an opened `Bundle`, a checkpoint directory or a hub id. A
+    checkpoint or hub id is exported once, into a cache; `revision`, `token`, `cache_folder` and `local_files_only` are as in sentence-transformers.
 
     Precision: `precision` is `fp32`, `bf16`, `fp16`, `int8` or `auto`. None means FP32; a bundle without FP32, such as one
     made of an INT8 ONNX file, then raises BundleError. `auto` takes the fastest precision that passed its parity check, or the
@@ -70,7 +70,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def __init__(
         self,
-        model_name_or_path: str | PathLike[str] | None = None,
+        model_name_or_path: str | PathLike[str] | Bundle | None = None,
         num_labels: int | None = None,
         max_length: int | None = None,
         activation_fn: Activation | None = None,
@@ -106,13 +106,16 @@ class CrossEncoder(CrossEncoderAttributes):
         mapped = compatibility.constructor_options(others)
         if model_name_or_path is None:
             raise OptionError("model_name_or_path is missing: give a bundle, a checkpoint directory or a hub id")
-        self.bundle: Bundle = bundle_from_source(
-            fspath(model_name_or_path),
-            revision=mapped.get("revision") if revision is None else revision,
-            token=mapped.get("token") if token is None else token,
-            cache_folder=mapped.get("cache_folder") if cache_folder is None else cache_folder,
-            local_files_only=local_files_only or mapped.get("local_files_only", False),
-        )
+        if isinstance(model_name_or_path, Bundle):
+            self.bundle = model_name_or_path
+        else:
+            self.bundle = bundle_from_source(
+                fspath(model_name_or_path),
+                revision=mapped.get("revision") if revision is None else revision,
+                token=mapped.get("token") if token is None else token,
+                cache_folder=mapped.get("cache_folder") if cache_folder is None else cache_folder,
+                local_files_only=local_files_only or mapped.get("local_files_only", False),
+            )
         manifest = self.bundle.manifest
         self._check_labels(num_labels if num_labels is not None else mapped.get("num_labels"))
         self._relevant_label = manifest.relevant_label

@@ -176,11 +176,11 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 @contextmanager
 def exporting_without_native() -> Iterator[None]:
-    from crossrt.export import export
+    from crossrt.export.steps import native
 
-    others = tuple(name for name in export.installed_backends() if name != "native")
+    others = tuple(name for name in native.installed_backends() if name != "native")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "installed_backends", lambda *_: others)
+        patch.setattr(native, "installed_backends", lambda *_: others)
         yield
 
 

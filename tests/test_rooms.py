@@ -28,6 +28,7 @@ ROOMS = (
     "export.graph",
     "export.precision",
     "export.parity",
+    "export.steps",
     "export.tensorrt",
     "export.existing",
     "export",

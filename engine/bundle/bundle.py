@@ -131,7 +131,7 @@ class Bundle:
         others = {name for model in models for name in model.files} | {each.file for each in self.manifest.engines}
         others -= {file}
         beside = {f"{name}{ending}" for name in others for ending in (".data", "_data")}
-        names = [each.name for each in self.manifest.files if not each.name.endswith(".json")]
+        names = [each.name for each in self.manifest.files if not each.name.endswith((".json", ".svg"))]
         return {name: content_sha256(self.path / name) for name in names if name not in others | beside}
 
     def name_of(self, path: Path) -> str:

@@ -42,7 +42,12 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, numerics: Numerics 
     dynamic. Output `logits`: float32 [batch, labels], in every precision. Weights lie in the file, or beside it as
     `<file>_data` when they are larger than protobuf can hold. Raises CheckpointError for weights that are NaN or Inf.
     """
-    save(graph_of(checkpoint, numerics), path)
+    save_checked(graph_of(checkpoint, numerics), path)
+
+
+def save_checked(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model as `save` does, and check the file by onnx's own checker."""
+    save(model, path)
     onnx.checker.check_model(str(path))
 
 

@@ -1,7 +1,8 @@
 """`executed`: which linear layers a runtime really computes in 8 bits.
 
-A file with QuantizeLinear and DequantizeLinear is a wish. ONNX Runtime computes a product in floating point, without a
-word, wherever the operators around it do not fit its patterns; so the multiply-adds are counted in its profile.
+QuantizeLinear and DequantizeLinear in a file do not guarantee 8-bit products. Where the operators around a product do not
+match ONNX Runtime's patterns, it computes that product in floating point without a message. So the multiply-adds are counted in
+its profile.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import onnx
 
 from ...engine.batching.batch import Batch
-from .fp16 import feeds_of, session_of
+from ..graph.session import feeds_of, session_of
 
 FLOATING = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm"})
 EIGHT_BIT = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulInteger", "DynamicQuantizeMatMul"})
@@ -22,7 +23,7 @@ EIGHT_BIT = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMul
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """Multiply-adds of the linear layers in one run, and the `floating` operators among them, each with its own."""
+    """Multiply-adds of the linear layers in one run: all, those in 8 bits, and those of each operator in floating point."""
 
     total: int
     eight_bit: int
@@ -43,7 +44,7 @@ def executed(model: onnx.ModelProto, batch: Batch) -> Execution:
         session = session_of(model, profile=Path(directory) / "profile")
         session.run(["logits"], feeds_of(session, batch))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    found: dict[str, int] = {}
+    floating: dict[str, int] = {}
     eight_bit = 0
     for event in events:
         operator = event.get("args", {}).get("op_name")
@@ -53,12 +54,13 @@ def executed(model: onnx.ModelProto, batch: Batch) -> Execution:
         if operator in EIGHT_BIT:
             eight_bit += count
         elif count:
-            found[event["name"].removesuffix("_kernel_time")] = count
-    return Execution(total=eight_bit + sum(found.values()), eight_bit=eight_bit, floating=found)
+            floating[event["name"].removesuffix("_kernel_time")] = count
+    return Execution(total=eight_bit + sum(floating.values()), eight_bit=eight_bit, floating=floating)
 
 
 def _multiply_adds(arguments: dict[str, Any]) -> int:
-    # Packed weights are missing from the profile's inputs; a product of two activations is attention's.
+    # The profile leaves packed weights out of the inputs. A second input of more than two dimensions is an activation, so the
+    # product is attention's.
     shapes = [shape for entry in arguments["input_type_shape"] for shape in entry.values()]
     outputs = [shape for entry in arguments["output_type_shape"] for shape in entry.values()]
     if any(len(shape) > 2 for shape in shapes[1:]):

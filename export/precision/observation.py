@@ -1,4 +1,4 @@
-"""`observed`: what the tensors of a model hold on calibration pairs."""
+"""`observed`: statistics of the tensors of a model on calibration pairs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,16 +13,18 @@ from ...engine.batching.plan import BatchPlan
 from ...engine.errors import DataFileError
 from ...engine.text.encoded_pairs import EncodedPairs
 from ..checkpoint.checkpoint import Checkpoint
+from ..graph.session import feeds_of, session_of
 from ..graph.writer import graph_of
-from .fp16 import feeds_of, session_of
 from .quantization_points import QuantizationPoint
 
 SAMPLE_BYTES = 512 << 20
-"""Of all samples together. The number of calibration pairs changes nothing about the memory."""
+"""Most memory of all samples together, whatever the number of calibration pairs."""
 MOST_ROWS = 4096
+"""Most sampled tokens of a tensor."""
 NUMBERS = 64
-"""Of an operand of attention, for each token of the sample."""
+"""Numbers sampled of an operand of attention, for each token of the sample."""
 BATCH = 16
+"""Most pairs that are run together."""
 
 
 def observed(
@@ -33,9 +35,9 @@ def observed(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, TensorStats]:
-    """Run the FP32 graph over tokenized pairs and return what each point's tensor held, by the tensor's name.
+    """Run the FP32 graph over tokenized pairs and return the statistics of each point's tensor, by the tensor's name.
 
-    The least and the greatest value of every channel are over all tokens; the rows are a uniform sample of them, drawn by `seed`.
+    The least and the greatest value of every channel are over all tokens. The rows are a uniform sample of them, drawn by `seed`.
     Raises DataFileError for a tensor that is the same for every token, which no range fits.
     """
     tensors = list(dict.fromkeys(point.tensor for point in points))
@@ -44,7 +46,7 @@ def observed(
     session = session_of(graph)
     generator = np.random.default_rng(seed)
     total = int(pairs.lengths.sum())
-    taken: npt.NDArray[np.int64] | None = None  # tokens of the sample, counted through all batches
+    taken: npt.NDArray[np.int64] | None = None  # indices of the sampled tokens, counted through all batches
     samples: dict[str, list[Floats]] = {name: [] for name in tensors}
     low: dict[str, Floats] = {}
     high: dict[str, Floats] = {}
@@ -62,28 +64,28 @@ def observed(
             if array.ndim == 3:
                 flat = array.reshape(-1, array.shape[-1])
                 samples[name].append(flat[here])
-            else:  # attention's operands, [batch, heads, ...]: single numbers stand for tokens
+            else:  # an operand of attention, [batch, heads, ...]: single numbers are sampled instead of tokens
                 flat = array.reshape(-1, 1)
                 samples[name].append(flat[generator.integers(0, len(flat), len(here) * NUMBERS)])
             low[name] = np.minimum(low.get(name, flat[0]), flat.min(axis=0))
             high[name] = np.maximum(high.get(name, flat[0]), flat.max(axis=0))
-    # The longest pairs came first; shuffled, any first rows are a sample too.
+    # The longest pairs came first. The rows are shuffled, so that the first n of them are a uniform sample too.
     shuffle = np.random.default_rng(seed).permutation
-    found = {
+    stats = {
         name: TensorStats(rows=shuffle(np.concatenate(samples.pop(name))), low=low[name], high=high[name])
         for name in tensors
     }
-    for name, activation in found.items():
-        if float(np.ptp(activation.rows, axis=0).max()) == 0:
+    for name, each in stats.items():
+        if float(np.ptp(each.rows, axis=0).max()) == 0:
             raise DataFileError(
                 f"the tensor {name} is the same for all {total:,} calibration tokens, so no 8-bit range fits it; "
                 "are the pairs all alike, or is the checkpoint untrained or broken?"
             )
-    return found
+    return stats
 
 
 def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:
-    """Pairs of exactly equal length together: padding would be seen as if it were text."""
+    """Yield batches of pairs of exactly equal length, since padding would be observed as if it were text."""
     order = np.argsort(-pairs.lengths, kind="stable")
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1
     parts = [group[start : start + BATCH] for group in np.split(order, cuts) for start in range(0, len(group), BATCH)]

@@ -1,4 +1,4 @@
-"""The picture of an INT8 calibration: damage a layer, and what the worst tensors hold. Needs matplotlib."""
+"""The chart of an INT8 calibration: the damage of each group, and histograms of the worst tensors. Needs matplotlib."""
 
 import importlib.util
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any, cast
 import numpy as np
 
 from ...calibration.ranges import LEVELS
-from .int8 import EightBit
+from .int8_result import Int8Result
 
 WORST = 5
+"""Groups whose histograms are drawn."""
 
 
 def can_draw() -> bool:
@@ -17,8 +18,8 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw(made: EightBit, file: Path) -> None:
-    """Write an SVG: on the left each unit's damage alone in 8 bits, on the right the five worst units' activations.
+def draw(result: Int8Result, file: Path) -> None:
+    """Write an SVG: on the left each group's damage alone in 8 bits, on the right the five worst groups' activations.
 
     The same calibration gives the same bytes.
     """
@@ -26,7 +27,7 @@ def draw(made: EightBit, file: Path) -> None:
     from matplotlib.figure import Figure, SubFigure
 
     with mpl.rc_context({"svg.hashsalt": "crossrt", "svg.fonttype": "none", "font.size": 8}):
-        bars = made.sensitivities
+        bars = result.sensitivities
         figure = Figure(figsize=(11, max(5.0, 0.2 * len(bars) + 1)), layout="constrained")
         left, right = cast(tuple[SubFigure, SubFigure], figure.subfigures(1, 2, width_ratios=(3, 2)))
         axes = left.subplots()
@@ -34,23 +35,23 @@ def draw(made: EightBit, file: Path) -> None:
         places = np.arange(len(bars))
         axes.barh(places, [one.mean_abs_diff for one in bars], color=colors)
         axes.plot([one.max_abs_diff for one in bars], places, "k|", label="largest")
-        axes.set_yticks(places, [f"{one.unit}  {one.share:.1%}" for one in bars])
+        axes.set_yticks(places, [f"{one.group}  {one.share:.1%}" for one in bars])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("|logit - FP32| with this unit alone in 8 bits: bar = mean; orange = back in FP32")
-        axes.set_title(f"Damage, and share of the multiply-adds ({made.recipe})")
+        axes.set_title(f"Damage, and share of the multiply-adds ({result.recipe})")
         axes.legend(loc="lower right")
-        _histograms(made, right)
+        _histograms(result, right)
         figure.savefig(file, format="svg", metadata={"Date": None})
 
 
-def _histograms(made: EightBit, figure: Any) -> None:
-    worst = [one.unit for one in made.sensitivities[:WORST]]
-    tensors = [next(point for point in made.points if point.unit == unit) for unit in worst]
+def _histograms(result: Int8Result, figure: Any) -> None:
+    worst = [one.group for one in result.sensitivities[:WORST]]
+    tensors = [next(point for point in result.points if point.group == group) for group in worst]
     panels = np.atleast_1d(figure.subplots(len(tensors), 1))
     for panel, point in zip(panels, tensors, strict=True):
-        quantization = made.quantized[point.name]
-        values = quantization.smoothed(made.activations[point.tensor].rows).ravel()
+        quantization = result.quantized[point.name]
+        values = quantization.smoothed(result.stats[point.tensor].rows).ravel()
         panel.hist(values, bins=120, log=True, histtype="stepfilled", color="tab:gray")
         for end in (-LEVELS, LEVELS):
             panel.axvline(end * quantization.scale, color="tab:red", linewidth=0.8)

@@ -11,21 +11,21 @@ class QuantizationPoint:
     """A tensor of the graph on its way into an operator.
 
     `name` is the point's own, `tensor` the graph's; `linears` are the linear layers that read it there, none for an
-    operand of an attention product or of a residual addition. Points of one `unit` are quantised together.
+    operand of an attention product or of a residual addition. Points of one `group` are quantised together.
     """
 
     name: str
     tensor: str
-    unit: str
+    group: str
     linears: tuple[str, ...] = ()
 
 
 def quantization_points(checkpoint: Checkpoint, recipe: Recipe) -> tuple[QuantizationPoint, ...]:
     """Return the points that a recipe quantises, in the order of the graph.
 
-    What the last layer computes for `[CLS]` alone stays in floating point: it is less than a hundredth of the work.
+    What the last layer computes for `[CLS]` alone stays in floating point; it is less than a hundredth of the work.
     """
-    found = []
+    points: list[QuantizationPoint] = []
     hidden = "project" if checkpoint.has("project") else "embedding_norm"
     layers = checkpoint.dimensions.layers
     for number in range(layers):
@@ -34,34 +34,34 @@ def quantization_points(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Quantiz
         attention = recipe.parts in ("projections", "full")
         if attention:
             readers = ("key", "value") if last else ("query", "key", "value")
-            found.append(_linear(f"{name}.{'_'.join(readers)}", hidden, *(f"{name}.{reader}" for reader in readers)))
+            points.append(_linear(f"{name}.{'_'.join(readers)}", hidden, *(f"{name}.{reader}" for reader in readers)))
         if recipe.parts == "full":
             operands = ("query.heads", "key.heads", "attention_weights", "value.heads")
             if not last:
-                found += [_operand(f"{name}.{operand}", f"{name}.attention_products") for operand in operands]
+                points += [_operand(f"{name}.{operand}", f"{name}.attention_products") for operand in operands]
         if not last:
             if attention:
-                found.append(_linear(f"{name}.attention_output", f"{name}.context", f"{name}.attention_output"))
+                points.append(_linear(f"{name}.attention_output", f"{name}.context", f"{name}.attention_output"))
             if recipe.parts == "full":
-                found += _residual(f"{name}.attention_residual", f"{name}.attention_output", hidden)
-            found.append(_linear(f"{name}.intermediate", f"{name}.attention_norm", f"{name}.intermediate"))
-            found.append(_linear(f"{name}.output", f"{name}.activation", f"{name}.output"))
+                points += _residual(f"{name}.attention_residual", f"{name}.attention_output", hidden)
+            points.append(_linear(f"{name}.intermediate", f"{name}.attention_norm", f"{name}.intermediate"))
+            points.append(_linear(f"{name}.output", f"{name}.activation", f"{name}.output"))
             if recipe.parts == "full":
-                found += _residual(f"{name}.output_residual", f"{name}.output", f"{name}.attention_norm")
+                points += _residual(f"{name}.output_residual", f"{name}.output", f"{name}.attention_norm")
         hidden = f"{name}.output_norm"
-    return tuple(found)
+    return tuple(points)
 
 
 def _linear(name: str, tensor: str, *linears: str) -> QuantizationPoint:
-    return QuantizationPoint(name=name, tensor=tensor, unit=name, linears=linears)
+    return QuantizationPoint(name=name, tensor=tensor, group=name, linears=linears)
 
 
-def _operand(tensor: str, unit: str) -> QuantizationPoint:
-    return QuantizationPoint(name=tensor, tensor=tensor, unit=unit)
+def _operand(tensor: str, group: str) -> QuantizationPoint:
+    return QuantizationPoint(name=tensor, tensor=tensor, group=group)
 
 
 def _residual(name: str, branch: str, skip: str) -> list[QuantizationPoint]:
     return [
-        QuantizationPoint(name=f"{name}.{side}", tensor=tensor, unit=name)
+        QuantizationPoint(name=f"{name}.{side}", tensor=tensor, group=name)
         for side, tensor in (("branch", branch), ("skip", skip))
     ]

@@ -1,4 +1,4 @@
-"""How far a precision may drift from the reference, and the measurement behind each number."""
+"""`Tolerance`: how far a precision may differ from the reference, and the measurement behind each number."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from ...engine.precision import Precision
 class Tolerance:
     """Limits of the parity check.
 
-    `max_abs` on |logit - reference|, `kendall_tau` on the mean over long lists. Over the lists of a judging set,
-    `top10_overlap` is the least mean, and `ndcg10_drop` the most that nDCG@10 may fall. `ranked` precisions do not pass
-    without a judging set.
+    `max_abs` is the greatest |logit - reference|, `kendall_tau` the least mean over long lists. Over the lists of a judging
+    set, `top10_overlap` is the least mean, and `ndcg10_drop` the most that nDCG@10 may fall. Precisions that are `ranked` do
+    not pass without a judging set.
     """
 
     max_abs: float
@@ -23,29 +23,34 @@ class Tolerance:
     top10_overlap: float = 0.0
     ndcg10_drop: float = 1.0
 
+    @property
+    def limits_ranking(self) -> bool:
+        """Whether a ranking of the judging set can make the check fail."""
+        return self.ranked or self.top10_overlap > 0 or self.ndcg10_drop < 1
+
     def ranking_failures(self, ranking: RankingReport) -> list[str]:
         """Return each limit on a ranking that does not hold, in words."""
-        found = []
+        failures = []
         if ranking.top10_overlap < self.top10_overlap:
-            found.append(f"the top ten overlap by {ranking.top10_overlap:.4f}, {self.top10_overlap} is needed")
+            failures.append(f"the top ten overlap by {ranking.top10_overlap:.4f}, {self.top10_overlap} is needed")
         change = ranking.changes.get("nDCG@10")
         if change is not None and -change.difference > self.ndcg10_drop:
-            found.append(f"nDCG@10 falls by {-change.difference:.4f}, {self.ndcg10_drop} is allowed")
-        return found
+            failures.append(f"nDCG@10 falls by {-change.difference:.4f}, {self.ndcg10_drop} is allowed")
+        return failures
 
 
 TOLERANCE: Mapping[Precision, Tolerance] = MappingProxyType(
     {
         # Measured: 1e-5 on logits up to 11 (MiniLM-L-6, trained), from another order of summation. The rest is room for
-        # deeper models and other processors. tau is free: exact duplicates among passages tie, and noise orders them.
+        # deeper models and other processors. Kendall's tau has no limit: duplicate passages tie, and noise orders them.
         Precision.FP32: Tolerance(max_abs=1e-4, kendall_tau=-1.0),
-        # A way of computing the FP32 file. Measured in PyTorch's BF16: 0.117 on logits up to 11, mean 0.015, tau 0.996
+        # The FP32 file computed in BF16. Measured in PyTorch's BF16: 0.117 on logits up to 11, mean 0.015, tau 0.996
         # over lists of 50 (MiniLM-L-6, trained).
         Precision.BF16: Tolerance(max_abs=0.3, kendall_tau=0.99),
         # Measured, with a rounding after every operator: 0.008 on logits up to 11 (MiniLM-L-6, trained).
         Precision.FP16: Tolerance(max_abs=0.03, kendall_tau=0.999),
-        # Calibrated. Single logits may stray: 0.8 was measured on real pairs (MiniLM-L-6, trained), and more on texts
-        # unlike any; what counts is the order.
+        # Single logits may differ much: 0.8 was measured on real pairs (MiniLM-L-6, trained), and more on texts that are
+        # unlike any calibration pair. The limit that counts is on the order.
         Precision.INT8: Tolerance(max_abs=5.0, kendall_tau=-1.0, ranked=True, top10_overlap=0.96, ndcg10_drop=0.003),
     }
 )

@@ -16,8 +16,9 @@ from crossrt.calibration.recipe import Recipe
 from crossrt.engine.batching.batch import Batch
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.graph.numerics import FP16, FP32, Numerics
+from crossrt.export.graph.session import logits_of
 from crossrt.export.graph.writer import graph_of
-from crossrt.export.precision.fp16 import logits_of, rounded
+from crossrt.export.precision.fp16_emulation import rounded_after_operators
 from crossrt.export.precision.quantization_points import quantization_points
 
 PADDED = replace(FP32, head_multiple=8)
@@ -53,7 +54,10 @@ def test_padded_heads_change_no_bit(odd: Checkpoint, batches: list[Batch]) -> No
 
 
 def test_in_fp16_too(odd: Checkpoint, batches: list[Batch]) -> None:
-    plain, padded = rounded(graph_of(odd, replace(FP16, head_multiple=1))), rounded(graph_of(odd, FP16))
+    plain, padded = (
+        rounded_after_operators(graph_of(odd, replace(FP16, head_multiple=1))),
+        rounded_after_operators(graph_of(odd, FP16)),
+    )
     assert constants(padded)["split_heads"].tolist() == [0, 0, 2, 32]
     assert np.abs(logits_of(padded, batches) - logits_of(plain, batches)).max() == 0.0
 

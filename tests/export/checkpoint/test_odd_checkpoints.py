@@ -24,9 +24,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from crossrt import CrossEncoder
 from crossrt.engine.errors import CheckpointError, CrossrtError
 from crossrt.export import export
+from crossrt.export.bundle.manifest import manifest_of
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
-from crossrt.export.export import export_bundle, manifest_of
+from crossrt.export.export import export_bundle
 from crossrt.export.graph.writer import graph_of
 from tests.conftest import vocabulary
 

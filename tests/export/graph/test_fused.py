@@ -25,8 +25,8 @@ from crossrt.export.bundle.manifest import write_manifest
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.numerics import FP16, FP32, Numerics
+from crossrt.export.graph.session import logits_of
 from crossrt.export.graph.writer import graph_of
-from crossrt.export.precision.fp16 import logits_of
 from crossrt.export.precision.quantization_points import quantization_points
 
 pytestmark = pytest.mark.usefixtures("portable")

@@ -18,12 +18,13 @@ from crossrt import Bundle, CrossEncoder
 from crossrt.engine.bundle.manifest import Manifest
 from crossrt.engine.errors import InputError, ParityError
 from crossrt.engine.files.trec import read_collection
-from crossrt.export import export as export_module
 from crossrt.export.bundle.manifest import write_manifest
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.parity.pairs import builtin_pairs, groups_of
-from crossrt.export.parity.parity import ParityReport, parity
+from crossrt.export.parity.parity import parity
+from crossrt.export.parity.report import ParityReport
+from crossrt.export.steps import fp32
 
 pytestmark = pytest.mark.usefixtures("portable")
 
@@ -159,7 +160,7 @@ def test_no_pairs_is_an_error(bundle: Path, checkpoint: Path) -> None:
 
 
 def test_a_failed_parity_publishes_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = export_module.onnx_from_checkpoint
+    original = fp32.onnx_from_checkpoint
 
     def corrupted(checkpoint: Checkpoint, path: Path) -> None:
         original(checkpoint, path)
@@ -168,7 +169,7 @@ def test_a_failed_parity_publishes_nothing(checkpoint: Path, tmp_path: Path, mon
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.01, tensor.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(export_module, "onnx_from_checkpoint", corrupted)
+    monkeypatch.setattr(fp32, "onnx_from_checkpoint", corrupted)
     with pytest.raises(ParityError, match="was not published: logits differ") as caught:
         export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle")
     assert caught.value.report.worst

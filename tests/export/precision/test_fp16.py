@@ -25,9 +25,12 @@ from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.numerics import FP16, FP32, HALF_MAX
+from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import builtin_pairs
-from crossrt.export.precision.fp16 import batches_of, half_precision, logits_of, magnitudes, rounded
+from crossrt.export.precision.fp16 import choose_fp16
+from crossrt.export.precision.fp16_emulation import rounded_after_operators
+from crossrt.export.precision.magnitudes import magnitudes
 from crossrt.export.precision.tolerance import TOLERANCE
 
 pytestmark = pytest.mark.usefixtures("portable")
@@ -105,7 +108,7 @@ def test_the_rounded_graph_computes_as_onnx_own_fp16_evaluator(checkpoint: Path)
     )
     feeds = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
     judge = ReferenceEvaluator(half).run(["logits"], feeds)[0]
-    exact, ours = logits_of(graph_of(read, FP32), [batch]), logits_of(rounded(half), [batch])
+    exact, ours = logits_of(graph_of(read, FP32), [batch]), logits_of(rounded_after_operators(half), [batch])
     error = np.abs(judge - exact).max()
     assert 0 < error < LIMIT
     assert np.abs(ours - judge).max() < error, "the two agree better with each other than with FP32"
@@ -113,7 +116,7 @@ def test_the_rounded_graph_computes_as_onnx_own_fp16_evaluator(checkpoint: Path)
 
 
 def test_no_length_gives_nan_alone_or_padded(checkpoint: Path) -> None:
-    graph = rounded(graph_of(Checkpoint.read(checkpoint), FP16))
+    graph = rounded_after_operators(graph_of(Checkpoint.read(checkpoint), FP16))
     batches = []
     for length in range(1, 65):
         ids = np.full((2, 64 if length % 2 else length), 0)
@@ -145,14 +148,14 @@ def test_a_tensor_that_overflows_stays_in_fp32(checkpoint: Path, tmp_path: Path)
     wild = scaled(checkpoint, tmp_path, 4e4)
     read, batches = Checkpoint.read(wild), batches_for(wild)
     plain = graph_of(read, FP16)
-    assert not np.isfinite(logits_of(rounded(plain), batches)).all()
-    half = half_precision(read, batches, max_abs=LIMIT)
-    kept = {tensor.name: tensor.reason for tensor in half.kept}
+    assert not np.isfinite(logits_of(rounded_after_operators(plain), batches)).all()
+    half = choose_fp16(read, batches, max_abs=LIMIT)
+    kept = {tensor.name: tensor.reason for tensor in half.float32}
     assert "layer.0.output_residual" in kept
     assert "65,504" in kept["layer.0.output_residual"]
     assert "layer.1.output_residual" not in kept
     assert half.error < LIMIT
-    assert np.isfinite(logits_of(rounded(graph_of(read, half.numerics)), batches)).all()
+    assert np.isfinite(logits_of(rounded_after_operators(graph_of(read, half.numerics)), batches)).all()
 
 
 def test_the_margin_keeps_what_comes_near(checkpoint: Path, tmp_path: Path) -> None:
@@ -160,16 +163,16 @@ def test_the_margin_keeps_what_comes_near(checkpoint: Path, tmp_path: Path) -> N
     read, batches = Checkpoint.read(near), batches_for(near)
     largest = magnitudes(graph_of(read), batches)["layer.0.output_residual"]
     assert HALF_MAX / 4 < largest < HALF_MAX, "the case that this test is about"
-    kept = {tensor.name for tensor in half_precision(read, batches, max_abs=LIMIT).kept}
+    kept = {tensor.name for tensor in choose_fp16(read, batches, max_abs=LIMIT).float32}
     assert "layer.0.output_residual" in kept
 
 
 def test_a_part_that_loses_too_much_goes_back_to_fp32(checkpoint: Path) -> None:
     read, batches = Checkpoint.read(checkpoint), batches_for(checkpoint)
-    free = half_precision(read, batches, max_abs=1.0)
-    assert not free.kept
-    strict = half_precision(read, batches, max_abs=free.error)
-    assert strict.kept
+    free = choose_fp16(read, batches, max_abs=1.0)
+    assert not free.float32
+    strict = choose_fp16(read, batches, max_abs=free.error)
+    assert strict.float32
     assert strict.error <= free.error / 2
 
 
@@ -177,7 +180,7 @@ def test_a_model_that_overflows_in_fp32_is_refused(checkpoint: Path, tmp_path: P
     wide = scaled(checkpoint, tmp_path, 1e30, "bert.encoder.layer.0.intermediate.dense")
     broken = scaled(wide, tmp_path, 1e29)
     with pytest.raises(CheckpointError, match="the FP32 model itself gives NaN or Inf"):
-        half_precision(Checkpoint.read(broken), batches_for(broken), max_abs=LIMIT)
+        choose_fp16(Checkpoint.read(broken), batches_for(broken), max_abs=LIMIT)
 
 
 def test_the_bundle_says_what_stayed_in_fp32_and_on_what_that_was_decided(checkpoint: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from crossrt import Bundle, CrossEncoder
 from crossrt.__main__ import main
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judging_set import JudgingSet
-from crossrt.calibration.ranking import Judge
+from crossrt.calibration.ranking import Judge, RankingReport
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import installed_backends
-from crossrt.engine.batching.batch import Batch
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
 from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
@@ -32,11 +31,13 @@ from crossrt.engine.runtime.select import choose_execution
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
+from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.parity.pairs import builtin_pairs
-from crossrt.export.parity.parity import ParityReport, judge_of, parity
+from crossrt.export.parity.parity import judge_of, parity
+from crossrt.export.parity.report import ParityReport
 from crossrt.export.precision import native_weights as native
-from crossrt.export.precision.fp16 import logits_of
-from crossrt.export.precision.int8 import LEAST_SHARE, eight_bit
+from crossrt.export.precision.int8 import Rank, quantize_int8
+from crossrt.export.precision.int8_result import LEAST_SHARE, Int8Result
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
 
@@ -253,8 +254,8 @@ def test_the_same_pairs_give_the_same_bytes(exported: Bundle, calibration: Calib
 
 def test_the_report_tells_the_damage_of_each_part(exported: Bundle) -> None:
     report = json.loads((exported.path / "calibration.int8.json").read_text())
-    units = {point.unit for point in quantization_points(Checkpoint.read(DEMO / "checkpoint"), Recipe())}
-    assert {one["unit"] for one in report["sensitivities"]} == units
+    groups = {point.group for point in quantization_points(Checkpoint.read(DEMO / "checkpoint"), Recipe())}
+    assert {one["unit"] for one in report["sensitivities"]} == groups
     damages = [one["mean_abs_diff"] for one in report["sensitivities"]]
     assert damages == sorted(damages, reverse=True)
     assert damages[-1] > 0
@@ -274,41 +275,58 @@ def judge_for(calibration: CalibrationSet, encoder: PairTokenizer, exported: Bun
     return calibration.without_queries(judging.texts_of_queries, size=100), Judge(judging=judging, expected=expected)
 
 
+def rank_by(judge: Judge, encoder: PairTokenizer) -> Rank:
+    """Rank a judging set in ONNX Runtime alone."""
+    batches = list(batches_of(encoder, judge.judging.pairs, pad_id=0))
+    rows = np.concatenate([batch.rows for batch in batches])
+
+    def rank(graph: onnx.ModelProto) -> dict[str, RankingReport]:
+        return {"onnxruntime": judge.report(logits_of(graph, batches)[np.argsort(rows), 0])}
+
+    return rank
+
+
+def search(
+    encoder: PairTokenizer, calibration: CalibrationSet, judge: Judge, rank: Rank, *, top10_overlap: float
+) -> Int8Result:
+    checkpoint = Checkpoint.read(DEMO / "checkpoint")
+    limits = replace(LIMITS, top10_overlap=top10_overlap)
+    return quantize_int8(checkpoint, encoder, calibration, judge.judging, rank, Recipe(), limits)
+
+
 def test_the_worst_parts_go_back_until_the_order_holds_or_too_little_is_left(
     exported: Bundle, calibration: CalibrationSet, encoder: PairTokenizer
 ) -> None:
-    checkpoint = Checkpoint.read(DEMO / "checkpoint")
     few, judge = judge_for(calibration, encoder, exported)
-    free = eight_bit(checkpoint, encoder, few, judge, Recipe(), replace(LIMITS, top10_overlap=0.0))
+    rank = rank_by(judge, encoder)
+    free = search(encoder, few, judge, rank, top10_overlap=0.0)
     assert not any(one.restored for one in free.sensitivities)
     assert not free.failures
-    strict = eight_bit(checkpoint, encoder, few, judge, Recipe(), replace(LIMITS, top10_overlap=1.1))
+    strict = search(encoder, few, judge, rank, top10_overlap=1.1)
     restored = [one for one in strict.sensitivities if one.restored]
     worst = next(one for one in strict.sensitivities if free.execution.share - one.share >= LEAST_SHARE)
-    assert restored[0].unit == worst.unit, "the worst of those that may go goes first"
+    assert restored[0].group == worst.group, "the worst of those that may go goes first"
     assert LEAST_SHARE <= strict.execution.share < free.execution.share
     assert not strict.failures
-    assert restored[0].unit not in strict.numerics.quantized
-    assert set(free.rankings) == set(installed_backends()) - {"native"}
+    assert restored[0].group not in strict.numerics.quantized
     for backend, ranking in strict.rankings.items():
         assert ranking.mean_abs_diff < free.rankings[backend].mean_abs_diff
 
 
 def test_the_order_must_hold_in_every_backends_arithmetic(
-    exported: Bundle, calibration: CalibrationSet, encoder: PairTokenizer, monkeypatch: pytest.MonkeyPatch
+    exported: Bundle, calibration: CalibrationSet, encoder: PairTokenizer
 ) -> None:
     few, judge = judge_for(calibration, encoder, exported)
+    rank = rank_by(judge, encoder)
+    noise = np.random.default_rng(0).normal(size=judge.expected.shape).astype("float32")
     sizes: list[int] = []
 
-    def noise_until_a_part_went_back(graph: onnx.ModelProto, batches: Sequence[Batch]) -> np.ndarray:
+    def noise_until_a_part_went_back(graph: onnx.ModelProto) -> dict[str, RankingReport]:
         sizes.append(sum(node.op_type == "QuantizeLinear" for node in graph.graph.node))
-        logits = logits_of(graph, batches)
-        return logits if sizes[-1] < sizes[0] else np.random.default_rng(0).normal(size=logits.shape).astype("float32")
+        ranking = rank(graph)["onnxruntime"]
+        return {"onnxruntime": ranking, "openvino": ranking if sizes[-1] < sizes[0] else judge.report(noise)}
 
-    monkeypatch.setattr("crossrt.export.precision.int8.installed_backends", lambda *_: ("onnxruntime", "openvino"))
-    monkeypatch.setattr("crossrt.export.precision.openvino.logits_by_openvino", noise_until_a_part_went_back)
-    limits = replace(LIMITS, top10_overlap=0.9)
-    made = eight_bit(Checkpoint.read(DEMO / "checkpoint"), encoder, few, judge, Recipe(), limits)
+    made = search(encoder, few, judge, noise_until_a_part_went_back, top10_overlap=0.9)
     assert len(sizes) == 2, "ONNX Runtime's order held the first time, the other's the second"
     assert [one.restored for one in made.sensitivities].count(True) == 1
     assert made.rankings["openvino"] == made.rankings["onnxruntime"]
@@ -318,9 +336,7 @@ def test_too_little_in_8_bits_is_a_failure_that_names_the_layers(
     exported: Bundle, calibration: CalibrationSet, encoder: PairTokenizer
 ) -> None:
     few, judge = judge_for(calibration, encoder, exported)
-    made = eight_bit(
-        Checkpoint.read(DEMO / "checkpoint"), encoder, few, judge, Recipe(), replace(LIMITS, top10_overlap=0.0)
-    )
+    made = search(encoder, few, judge, rank_by(judge, encoder), top10_overlap=0.0)
     poor = replace(made, execution=replace(made.execution, eight_bit=made.execution.total // 2))
     (failure,) = poor.failures
     assert "50.0% of the linear layers' multiply-adds run in 8 bits, 85% are needed" in failure
@@ -341,7 +357,7 @@ def test_a_failed_gate_publishes_nothing_and_keep_going_marks_it(
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("".join(f"{query}\t{passage}\n" for query, passage in calibration.pairs))
     impossible = replace(LIMITS, top10_overlap=1.01)
-    monkeypatch.setattr("crossrt.export.export.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
+    monkeypatch.setattr("crossrt.export.steps.int8.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
     monkeypatch.setattr("crossrt.export.parity.parity.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
     out = tmp_path / "b"
     words = command(checkpoint, out, "--precision", "int8", "--calibrate", pairs)
@@ -382,15 +398,16 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
         **TOLERANCE,
         Precision.INT8: replace(LIMITS, top10_overlap=0.0, ndcg10_drop=1.0),
     }  # of weights by chance
-    monkeypatch.setattr("crossrt.export.export.TOLERANCE", anything)
+    monkeypatch.setattr("crossrt.export.steps.int8.TOLERANCE", anything)
     monkeypatch.setattr("crossrt.export.parity.parity.TOLERANCE", anything)
 
     def fails_by_openvino(model: CrossEncoder, *arguments: object, **named: object) -> ParityReport:
         report = real(model, *arguments, **named)  # type: ignore[arg-type]
         return replace(report, other_failures=("no order",)) if model.backend == "openvino" else report
 
-    monkeypatch.setattr("crossrt.export.export.parity", fails_by_openvino)
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("crossrt.export.parity.judge.parity", fails_by_openvino)
+    for step in ("int8", "native"):
+        monkeypatch.setattr(f"crossrt.export.steps.{step}.installed_backends", lambda *_: ("onnxruntime", "openvino"))
     out = tmp_path / "b"
 
     def export_it(keep_going: bool) -> Bundle:
@@ -516,10 +533,10 @@ def test_a_disk_that_fills_while_int8_is_written_leaves_the_bundle_as_it_was(
     # FP32 takes 5.8 MB, which fits; then the limit is brought below INT8's 5.2 MB.
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "import crossrt.export.export as export; whole = export.eight_bit\n"
-        "def limited(*a, **k):\n"
-        "    made = whole(*a, **k); resource.setrlimit(resource.RLIMIT_FSIZE, (4000000, 4000000)); return made\n"
-        "export.eight_bit = limited\n"
+        "import crossrt.export.steps.int8 as int8; whole = int8.save_checked\n"
+        "def limited(*a):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (4000000, 4000000)); whole(*a)\n"
+        "int8.save_checked = limited\n"
         "sys.argv[0] = 'crossrt'; from crossrt.__main__ import main; main()"
     )
     pairs = tmp_path / "pairs.tsv"

@@ -4,7 +4,9 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from crossrt.calibration.judging_set import JudgingSet
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.batching.batch import Batch
-from crossrt.engine.bundle.manifest import ONNX_FILES
+from crossrt.engine.bundle.manifest import ONNX_FILES, BundleModel
 from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.errors import ParityError
 from crossrt.engine.kernels.support import why_not_native
@@ -34,14 +36,17 @@ from crossrt.export import export
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.numerics import FP16, Numerics
+from crossrt.export.graph.session import feeds_of, session_of
 from crossrt.export.graph.writer import graph_of, onnx_from_checkpoint
-from crossrt.export.parity.parity import ParityReport
+from crossrt.export.parity.judge import ParityJudge
 from crossrt.export.precision import observation as activations
 from crossrt.export.precision.execution import executed
-from crossrt.export.precision.fp16 import feeds_of, session_of
+from crossrt.export.precision.fp16 import Fp16Choice
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
+from crossrt.export.steps.context import ExportContext
+from crossrt.export.steps.step import StepResult
 from crossrt.export.tensorrt import engines
 from tests.export.tensorrt.memory_machine import machine_in_memory
 
@@ -128,17 +133,20 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
 ) -> None:
     read, wanted = Checkpoint.read(checkpoint), [Precision.FP16, Precision.INT8]
     _, (passed, *_) = export_bundle(read, tmp_path / "a")
+    numerics = {"fp16": FP16, "int8": held_in_8_bits(read, Recipe())}
 
-    def make(making: export._Making, precision: Precision) -> tuple[ParityReport, None]:
-        making._numerics[precision] = FP16 if precision is Precision.FP16 else held_in_8_bits(read, Recipe())
-        onnx_from_checkpoint(read, making.directory / ONNX_FILES[precision.value], making._numerics[precision])
-        return passed, None
+    def written(name: str, context: ExportContext) -> StepResult:
+        context.fp16 = Fp16Choice(numerics=FP16, float32=(), error=0.0)
+        context.int8 = SimpleNamespace(numerics=numerics["int8"])  # type: ignore[assignment]
+        model = BundleModel(file=ONNX_FILES[name])
+        context.builder.write(model.file, lambda path: onnx_from_checkpoint(read, path, numerics[name]))
+        return StepResult(report=passed, model=model)
 
-    monkeypatch.setattr(export._Making, "make", make)
-    monkeypatch.setattr(export._Making, "_judged_rounded", lambda *_: replace(passed, not_finite=3))
-    monkeypatch.setattr(export._Making, "int8_by_others", lambda _: {})  # weights of no meaning have no order to keep
-    for native in ("full_by_native", "half_by_native", "int8_by_native"):
-        monkeypatch.setattr(export._Making, native, lambda _: None)
+    # Weights of no meaning have no order to keep, so INT8 is not judged here, nor are the native kernels.
+    steps = [step for step in export.STEPS if step.name in ("fp32", "fp16", "fp16.fused", "int8", "int8.gpu")]
+    replaced = (replace(step, run=partial(written, step.name)) if step.name in numerics else step for step in steps)
+    monkeypatch.setattr(export, "STEPS", tuple(replaced))
+    monkeypatch.setattr(ParityJudge, "report_of_graph", lambda *_: replace(passed, not_finite=3))
     with pytest.raises(ParityError, match="was not published: 3 logits are NaN or Inf"):
         export_bundle(read, tmp_path / "b", precisions=wanted)
     assert not (tmp_path / "b").exists()

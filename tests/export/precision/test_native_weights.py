@@ -26,10 +26,11 @@ from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
+from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.precision import native_weights as native
-from crossrt.export.precision.fp16 import batches_of, logits_of, rounded_where_stored
+from crossrt.export.precision.fp16_emulation import rounded_where_stored
 from crossrt.export.precision.native_weights import _to_bf16
 from tests.engine.backends.emulated_gpu import emulation
 from tests.engine.cuda.memory_device import MemoryDevice
@@ -130,7 +131,7 @@ def test_wider_heads_than_a_gpus_block_has_room_for_have_no_file(
 def test_where_the_kernels_do_not_run_there_is_no_file_for_them(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.export.steps.native.installed_backends", lambda *_: ("onnxruntime",))
     bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "b")
     assert report
     assert not list(bundle.path.glob("*.native"))
@@ -174,7 +175,7 @@ def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
 def test_bf16_is_refused_where_it_cannot_be_checked(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.export.steps.native.installed_backends", lambda *_: ("onnxruntime",))
     monkeypatch.setattr("crossrt.export.export.why_not_native", lambda *_: "this processor lacks avx512_bf16")
     with pytest.raises(OptionError, match=r"cannot be checked here: this processor lacks avx512_bf16\. Leave it out"):
         export_bundle(Checkpoint.read(checkpoint), tmp_path / "b", precisions=[Precision.BF16])
@@ -184,7 +185,7 @@ def test_bf16_is_refused_where_it_cannot_be_checked(
 def test_bf16_is_refused_for_a_model_that_the_kernels_do_not_know(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossrt.export.export.installed_backends", lambda *_: ("onnxruntime", "native"))
+    monkeypatch.setattr("crossrt.export.steps.native.installed_backends", lambda *_: ("onnxruntime", "native"))
     monkeypatch.setattr("crossrt.export.export.why_not_native", lambda *_: "")
     config = json.loads((checkpoint / "config.json").read_text()) | {"hidden_act": "relu"}
     copy = tmp_path / "copy"

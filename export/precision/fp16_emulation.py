@@ -1,0 +1,84 @@
+"""GPU arithmetic in FP16, emulated on the CPU.
+
+ONNX Runtime's CPU provider computes most FP16 operators in FP32, so an FP16 file that overflows on a GPU can give finite
+scores here. These graphs are FP32 with an explicit rounding to FP16 wherever a GPU rounds, which the CPU provider executes.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.heads import HEAD_LAYERS
+from ..graph.writer import graph_of
+
+STORED = frozenset(
+    "query_key_value query key_value attention_weights context attention_output attention_norm activation output "
+    "output_norm".split()
+)
+"""Last part of the names of the tensors that the native GPU kernels store in FP16."""
+
+
+def rounded_after_operators(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an FP32 graph that rounds to FP16 wherever the FP16 graph `model` does: after every FP16 operator.
+
+    Matrix products sum in FP32 and round once, as tensor cores with FP32 accumulators do.
+    """
+    graph = onnx.GraphProto(name=model.graph.name, input=model.graph.input, output=model.graph.output)
+    fp16 = set()
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float16:
+            fp16.add(tensor.name)
+            values = values.astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(values, tensor.name))
+    for original in model.graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        output = node.output[0]
+        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16:
+            fp16.add(output)
+            node.attribute[0].i = TensorProto.FLOAT
+        elif node.op_type not in ("Cast", "QuantizeLinear") and any(name in fp16 for name in node.input):
+            fp16.add(output)  # the writer gives a node one type for all its floating-point inputs and its output
+        graph.node.append(node)
+        if output in fp16:
+            _round_last(graph)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """Return an FP32 graph that rounds to FP16 where the native GPU kernels do.
+
+    The weights of matrix products are FP16, and so is each tensor that one kernel stores for the next. Sums, LayerNorm and
+    softmax are FP32. GELU has the form with tanh, which cuBLAS offers.
+    """
+    known = replace(checkpoint, dimensions=replace(checkpoint.dimensions, hidden_act="gelu_new"))
+    graph = graph_of(known)
+    last = f"head.{len(HEAD_LAYERS[checkpoint.head].linears) - 1}."
+    for tensor in graph.graph.initializer:
+        name = tensor.name
+        product = name.startswith(("layer.", "head.")) and not name.startswith(last) and "_norm." not in name
+        if name == "word.weight" or (product and (not name.startswith("head.") or name.endswith(".weight"))):
+            with np.errstate(over="ignore"):  # an overflow becomes Inf, which the parity check reports
+                values = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, name))
+    nodes = list(graph.graph.node)
+    del graph.graph.node[:]
+    for node in nodes:
+        graph.graph.node.append(node)
+        output = node.output[0]
+        stem, _, end = output.rpartition(".")
+        if output == "embedding_norm" or (stem.startswith("layer.") and end in STORED):
+            _round_last(graph.graph)
+    return graph
+
+
+def _round_last(graph: onnx.GraphProto) -> None:
+    """Round the output of the last node to FP16, for all nodes that read it."""
+    output = graph.node[-1].output[0]
+    graph.node[-1].output[0] = f"{output}.exact"
+    graph.node.append(helper.make_node("Cast", [f"{output}.exact"], [f"{output}.half"], to=TensorProto.FLOAT16))
+    graph.node.append(helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT))

@@ -1,0 +1,49 @@
+"""`magnitudes`: how large the tensors of a graph become on real pairs."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ...engine.batching.batch import Batch
+from ..graph.session import feeds_of, session_of
+
+
+def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return the largest magnitude of every tensor that the FP32 graph computes up to its head, by the tensor's name.
+
+    Padding counts too: an infinity there is multiplied by an attention weight of zero, which gives NaN. The mask's own
+    values do not count. Memory does not grow with the number of batches.
+    """
+    names = [
+        node.output[0]
+        for node in model.graph.node
+        if not node.output[0].startswith(("mask.", "positions.", "head."))
+        and not node.output[0].endswith("attention_masked")
+        and node.output[0] != "logits"
+    ]
+    session = session_of(_with_maxima(model, names))
+    outputs = [f"{name}.magnitude" for name in names]
+    largest = np.zeros(len(names))
+    for batch in batches:
+        largest = np.maximum(largest, session.run(outputs, feeds_of(session, batch)))
+    by_name = dict(zip(names, largest.tolist(), strict=True))
+    # The masked scores are not observed, since the mask's own values would count. Where a token is not masked, they are the
+    # scores.
+    return by_name | {
+        f"{name.removesuffix('scores')}masked": value
+        for name, value in by_name.items()
+        if name.endswith("attention_scores")
+    }
+
+
+def _with_maxima(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Return a copy of a graph with the largest magnitude of each of these tensors as a further output."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for name in names:
+        copy.graph.node.append(helper.make_node("Abs", [name], [f"{name}.absolute"]))
+        copy.graph.node.append(helper.make_node("ReduceMax", [f"{name}.absolute"], [f"{name}.magnitude"], keepdims=0))
+        copy.graph.output.append(helper.make_tensor_value_info(f"{name}.magnitude", TensorProto.FLOAT, []))
+    return copy

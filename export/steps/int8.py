@@ -1,0 +1,111 @@
+"""INT8: the ONNX file for CPUs, judged in every backend, weights for the native kernels, and the ONNX file for GPUs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import onnx
+
+from ...calibration.ranking import RankingReport
+from ...engine.backends.registry import ONNX_BACKENDS, installed_backends
+from ...engine.bundle.manifest import ONNX_FILES, BundleModel
+from ...engine.precision import Precision
+from ..graph.writer import graph_of, onnx_from_checkpoint, save_checked
+from ..parity.judge import FIRST
+from ..precision.fp16_emulation import rounded_after_operators
+from ..precision.int8 import quantize_int8
+from ..precision.int8_result import Int8Result
+from ..precision.picture import can_draw, draw
+from ..precision.tolerance import TOLERANCE
+from .context import ExportContext
+from .native import runs_natively, write_and_judge
+from .step import StepResult
+
+GPU_FILE = "model.int8.gpu.onnx"
+NATIVE_FILE = "model.int8.native"
+CALIBRATION_FILE = "calibration.int8.json"
+CHART_FILE = "calibration.int8.svg"
+MODEL = BundleModel(file=ONNX_FILES["int8"])
+OTHER_BACKENDS = tuple(backend for backend in ONNX_BACKENDS if backend != FIRST)
+
+
+def int8(context: ExportContext) -> StepResult:
+    """Quantise by the recipe, write the graph, and judge it by its ranking and by how much of it really runs in 8 bits."""
+    result = context.int8 = _quantized(context)
+    text = json.dumps(result.to_json(), indent=2) + "\n"
+    context.builder.write_text(CALIBRATION_FILE, text)
+    if can_draw():
+        context.builder.write(CHART_FILE, lambda path: draw(result, path))
+    report = context.int8_reports[FIRST]
+    report = replace(report, other_failures=tuple(result.failures), notes=tuple(result.lines))
+    model = replace(MODEL, parity=report.summary(), numerics=result.summary())
+    return StepResult(report=report, model=replace(model, backends={FIRST: True} if report else {}))
+
+
+def int8_by(backend: str, context: ExportContext) -> StepResult | None:
+    """Record how the same file passed in another backend of a CPU, whose arithmetic beside the 8-bit products differs.
+
+    The search has judged it there already. None where the backend is not installed.
+    """
+    report = context.int8_reports.get(backend)
+    if report is None:
+        return None
+    model = context.builder.models["int8"]
+    return StepResult(report=report, model=replace(model, backends={**model.backends, backend: bool(report)}))
+
+
+def int8_native(context: ExportContext) -> StepResult | None:
+    """Write the INT8 weights of the native kernels and judge them; None where the kernels cannot run the model here."""
+    if not runs_natively(context.checkpoint, Precision.INT8):
+        return None
+    assert context.int8 is not None
+    current = context.builder.models["int8"]
+    report, model = write_and_judge(context, Precision.INT8, current, NATIVE_FILE, context.int8.stats)
+    return StepResult(report=report, model=replace(model, backends={**model.backends, "native": True}))
+
+
+def int8_gpu(context: ExportContext) -> StepResult:
+    """Write the same 8 bits with the rest as the FP16 graph has it; judge it with a rounding after every operator."""
+    assert context.fp16 is not None
+    assert context.int8 is not None
+    checkpoint, builder = context.checkpoint, context.builder
+    numerics = replace(context.fp16.numerics, quantized=context.int8.numerics.quantized)
+    builder.write(GPU_FILE, lambda path: onnx_from_checkpoint(checkpoint, path, numerics))
+    model = replace(builder.models["int8"], gpu_file=GPU_FILE)
+    report = context.judge.report_of_graph(
+        rounded_after_operators(graph_of(checkpoint, numerics)),
+        builder.bundle_with(Precision.INT8, model),
+        Precision.INT8,
+        "rounded after every operator, the rest in FP16, for GPUs",
+    )
+    return StepResult(report=report, model=model)
+
+
+def _quantized(context: ExportContext) -> Int8Result:
+    """Search for the quantisation. Each candidate is written and judged as the bundle's file; the last one stays."""
+    assert context.calibration is not None
+    assert context.judge.judging is not None
+    return quantize_int8(
+        context.checkpoint,
+        context.tokenizer,
+        context.calibration,
+        context.judge.judging,
+        partial(_ranked, context),
+        context.recipe,
+        TOLERANCE[Precision.INT8],
+        progress=context.progress,
+    )
+
+
+def _ranked(context: ExportContext, graph: onnx.ModelProto) -> Mapping[str, RankingReport]:
+    """Write a candidate and judge it in every backend that runs ONNX files; return how each ranks the judging set."""
+    builder = context.builder
+    builder.write(MODEL.file, lambda path: save_checked(graph, path))
+    bundle = builder.bundle_with(Precision.INT8, MODEL)
+    context.int8_reports = {
+        backend: context.judge.report(bundle, Precision.INT8, backend=backend)
+        for backend in installed_backends()
+        if backend in ONNX_BACKENDS
+    }
+    return {backend: report.ranking for backend, report in context.int8_reports.items() if report.ranking is not None}

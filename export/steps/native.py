@@ -1,0 +1,35 @@
+"""Weights for the native CPU kernels, judged as those kernels compute them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...calibration.tensor_stats import TensorStats
+from ...engine.backends.registry import installed_backends
+from ...engine.bundle.manifest import BundleModel
+from ...engine.precision import Precision
+from ..checkpoint.checkpoint import Checkpoint
+from ..parity.report import ParityReport
+from ..precision.native_weights import can_be_native, native_from_checkpoint
+from .context import ExportContext
+
+
+def runs_natively(checkpoint: Checkpoint, precision: Precision) -> bool:
+    """Tell whether the native CPU kernels run here in a precision, and know such a model."""
+    return "native" in installed_backends(precision) and can_be_native(checkpoint)
+
+
+def write_and_judge(
+    context: ExportContext,
+    precision: Precision,
+    model: BundleModel,
+    file: str,
+    stats: Mapping[str, TensorStats] | None = None,
+) -> tuple[ParityReport, BundleModel]:
+    """Write the native weights of a precision to `file`; return the report, and `model` with that file.
+
+    `stats` are the calibration's statistics of the tensors that are read in 8 bits, by name.
+    """
+    builder = context.builder
+    builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision, stats))
+    model = replace(model, native_file=file)
+    return context.judge.report(builder.bundle_with(precision, model), precision, backend="native"), model
