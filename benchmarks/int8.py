@@ -26,8 +26,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from result import write_result
 
 from crossrt.calibration.calibration_set import CalibrationSet
+from crossrt.calibration.judge import Judge
 from crossrt.calibration.judging_set import JudgingSet
-from crossrt.calibration.ranking import Judge
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.files.trec import read_collection, read_qrels

@@ -37,7 +37,7 @@ from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation
 from crossrt.engine.text.typical_pairs import typical_pairs
 from crossrt.export.bundle.manifest import manifest_of, write_manifest
 from crossrt.export.checkpoint.checkpoint import Checkpoint
-from crossrt.export.checkpoint.reference import tokenizer_of
+from crossrt.export.checkpoint.pretrained import tokenizer_of
 from crossrt.export.graph.numerics import Numerics
 from crossrt.export.graph.writer import onnx_from_checkpoint
 from crossrt.export.precision.int8 import quantizations

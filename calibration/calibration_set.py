@@ -11,7 +11,7 @@ from ..engine.files.trec import read_collection, read_pairs
 from ..engine.options import whole
 
 FEWEST = 100
-"""Calibration pairs below which a range is left to chance."""
+"""Fewest calibration pairs; with fewer a range depends on chance."""
 BUILTIN = Path(__file__).resolve().parent.parent / "demo" / "calibration" / "pairs.tsv"
 
 
@@ -61,13 +61,13 @@ class CalibrationSet:
 
         Raises DataFileError, saying how many are needed, when fewer than 100 are left.
         """
-        left = [pair for pair in self.pairs if pair[0] not in queries]
-        if len(left) < FEWEST:
+        remaining = [pair for pair in self.pairs if pair[0] not in queries]
+        if len(remaining) < FEWEST:
             raise DataFileError(
-                f"{self.source}: {len(left)} pairs are left beside those of the judging queries, and at least {FEWEST} "
+                f"{self.source}: {len(remaining)} pairs are left beside those of the judging queries, and at least {FEWEST} "
                 "are needed to calibrate; give more pairs"
             )
-        return self.sample(left, source=self.source, size=min(size, len(left)), seed=self.seed)
+        return self.sample(remaining, source=self.source, size=min(size, len(remaining)), seed=self.seed)
 
     @classmethod
     def from_pairs_file(

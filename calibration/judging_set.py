@@ -11,7 +11,7 @@ from ..engine.files.trec import read_collection, read_qrels
 
 QUERIES = 20
 CANDIDATES = 50
-"""The least that tells anything: a top ten of ten candidates always agrees."""
+"""Fewest queries and candidates of a query that are judged: the top ten of ten candidates always agree."""
 MOST_CANDIDATES = 100
 MOST_PAIRS = 5000
 SAMPLE = Path(__file__).resolve().parent.parent / "demo" / "sample"
@@ -115,8 +115,8 @@ class JudgingSet:
         candidates = {}
         for place, query in enumerate(chosen):
             own = [numbers[passage] for passage in by_query[query]]
-            filled = list(dict.fromkeys([*own, *nearest[place]]))[: max(CANDIDATES, len(own))]
-            candidates[str(place)] = tuple(str(number) for number in filled)
+            passages_of = list(dict.fromkeys([*own, *nearest[place]]))[: max(CANDIDATES, len(own))]
+            candidates[str(place)] = tuple(str(number) for number in passages_of)
         return cls.of(
             {str(place): query for place, query in enumerate(chosen)},
             {str(number): passage for number, passage in enumerate(pool)},
@@ -134,12 +134,12 @@ class JudgingSet:
 
     @property
     def rows(self) -> list[range]:
-        """Where each list lies in `pairs`."""
-        found, start = [], 0
+        """The rows of each list in `pairs`."""
+        rows, start = [], 0
         for ids in self.candidates.values():
-            found.append(range(start, start + len(ids)))
+            rows.append(range(start, start + len(ids)))
             start += len(ids)
-        return found
+        return rows
 
     @property
     def texts_of_queries(self) -> frozenset[str]:
@@ -148,11 +148,11 @@ class JudgingSet:
 
 
 def _bm25(queries: Sequence[str], passages: Sequence[str]) -> list[list[int]]:
-    """The best `CANDIDATES` passages of each query, best first."""
+    """Return the numbers of the best `CANDIDATES` passages of each query, best first."""
     import bm25s
 
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize(list(passages), stopwords=None, show_progress=False), show_progress=False)
     tokens = bm25s.tokenize(list(queries), stopwords=None, show_progress=False)
-    found, _ = retriever.retrieve(tokens, k=min(CANDIDATES, len(passages)), show_progress=False)
-    return [list(map(int, row)) for row in found]
+    results, _ = retriever.retrieve(tokens, k=min(CANDIDATES, len(passages)), show_progress=False)
+    return [list(map(int, row)) for row in results]

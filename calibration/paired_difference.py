@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 RESAMPLES = 10_000
 DRAWS = 4_000_000
-"""Queries drawn at once: 64 MB, however many queries there are."""
+"""Most queries drawn at once: 64 MB, whatever the number of queries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class PairedDifference:
         """Compare two arrays [queries]."""
         before, after = np.asarray(reference, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
         differences = after - before
-        # The percentile bootstrap of Efron (1979), resampled with a fixed seed so that a report can be made again.
+        # The percentile bootstrap of Efron (1979), resampled with a fixed seed, so that a report can be reproduced.
         rng, queries = np.random.default_rng(0), len(differences)
         rows = max(1, DRAWS // queries)
         means = np.concatenate(

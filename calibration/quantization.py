@@ -45,15 +45,14 @@ class Quantization:
     def weight(self, weight: Floats, least_scale: float = 0.0) -> tuple[Int8s, Floats]:
         """Return a weight float32 [out, in] in 8 bits, int8 [out, in], and its scales, float32 [out].
 
-        Rows of kept channels are 0, so whatever the activation holds there counts for nothing. No scale is below
-        `least_scale`.
+        Weights of kept channels are 0, so the activation's values there add nothing. No scale is below `least_scale`.
         """
         smooth = weight if self.smoothing is None else weight * self.smoothing
         if self.kept:
             smooth = smooth.copy()
             smooth[:, list(self.kept)] = 0
         greatest = np.abs(smooth).max(axis=1)
-        # A row of zeros has no range of its own; any scale gives zeros.
+        # A row of zeros is zero at any scale.
         scales = np.maximum(np.where(greatest > 0, greatest, 1) / LEVELS, least_scale).astype(np.float32)
         return np.clip(np.rint(smooth / scales[:, None]), -LEVELS, LEVELS).astype(np.int8), scales
 
@@ -66,9 +65,9 @@ class Quantization:
         return sums
 
     def spread(self, places: npt.NDArray[np.int64], channels: int) -> "Quantization":
-        """Return it for a tensor of more `channels`, where channel i lies at `places[i]` and zeros everywhere else."""
+        """Return it for a wider tensor of `channels`, whose channel `places[i]` is channel i and whose others are zero."""
 
-        def put(values: Floats | None, rest: float) -> Floats | None:
+        def widened(values: Floats | None, rest: float) -> Floats | None:
             if values is None:
                 return None
             wide = np.full(channels, rest, dtype=np.float32)
@@ -77,8 +76,8 @@ class Quantization:
 
         return Quantization(
             scale=self.scale,
-            smoothing=put(self.smoothing, 1),
-            shift=put(self.shift, 0),
+            smoothing=widened(self.smoothing, 1),
+            shift=widened(self.shift, 0),
             kept=tuple(places[list(self.kept)].tolist()),
         )
 
@@ -93,7 +92,7 @@ class Quantization:
         return result
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a person wants to know of it."""
+        """Return what calibration.int8.json has of it."""
         return {
             "scale": self.scale,
             "smoothed": self.smoothing is not None,

@@ -1,4 +1,4 @@
-"""`choose_quantization`: the search for the 8-bit form of a tensor that costs its readers least."""
+"""`choose_quantization`: the search for the quantisation of a tensor that changes least the layers that read it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -12,38 +12,41 @@ from .recipe import Recipe
 from .tensor_stats import Floats, TensorStats
 
 ALPHAS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""SmoothQuant's alphas that are tried."""
 SHRINK = (1.0, 0.8, 0.6)
+"""Parts of the full range that are tried; what lies outside is clipped."""
 KEPT = (0, 4)
+"""Numbers of channels in floating point that are tried."""
 WORTH = 0.9
-"""Each further operator beside the integer product must bring the error down to this much of what it is without."""
+"""Each further operator beside the integer product must reduce the error at least to this part of the error without it."""
 ROWS = 1500
 """Tokens on which candidates are compared."""
 
 
-def choose_quantization(seen: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
+def choose_quantization(stats: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
     """Return how to quantise a tensor that is read by linear layers of these `weights`, each float32 [out, in].
 
     Without weights, for a tensor that feeds no linear layer, `token` means `mse`.
     """
     if recipe.method == "token" and weights:
-        return _least_token_error(seen, weights, recipe)
-    smoothing = _smoothing(seen.magnitude, weights, recipe.smoothing or 0.0)
+        return _least_token_error(stats, weights, recipe)
+    smoothing = _smoothing(stats.magnitude, weights, recipe.smoothing or 0.0)
     if recipe.method == "minmax":
-        return _scaled(seen.magnitude if smoothing is None else seen.magnitude / smoothing, smoothing=smoothing)
-    smooth = seen.rows if smoothing is None else seen.rows / smoothing
+        return _scaled(stats.magnitude if smoothing is None else stats.magnitude / smoothing, smoothing=smoothing)
+    smooth = stats.rows if smoothing is None else stats.rows / smoothing
     clip = clip_at(smooth, "mse" if recipe.method == "token" else recipe.method)
     return _scaled(np.array([clip], dtype=np.float32), smoothing=smoothing)
 
 
 class TokenError:
-    """What a quantisation of one tensor does to the layers that read it, seen a token at a time.
+    """The error that a quantisation of one tensor causes in the layers that read it, as a mean over tokens.
 
     Each token's squared error is divided by its own squared norm, because LayerNorm follows: in a plain mean, the one
     token of each text that carries massive activations (Sun et al. 2024, arXiv:2402.17762) outweighs all others.
     """
 
-    def __init__(self, seen: TensorStats, weights: Sequence[Floats]) -> None:
-        self._rows = seen.rows[:ROWS]
+    def __init__(self, stats: TensorStats, weights: Sequence[Floats]) -> None:
+        self._rows = stats.rows[:ROWS]
         self._layers = []
         for weight in weights:
             exact = self._rows @ weight.T
@@ -59,30 +62,30 @@ class TokenError:
         return float(np.mean(errors))
 
 
-def _least_token_error(seen: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
+def _least_token_error(stats: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
     best: Quantization | None = None
     least = np.inf
-    error = TokenError(seen, weights)
+    error = TokenError(stats, weights)
     alphas = ALPHAS if recipe.smoothing is None else (recipe.smoothing,)
-    # From the cheapest form to the dearest: a smoothing or a shift is one more operator, kept channels are three.
+    # From the cheapest form to the most expensive: a smoothing or a shift is one more operator, kept channels are three.
     for kept, shifted, smoothed in product(KEPT, (False, True), (False, True)):
         errors = {
             candidate: error(candidate)
-            for candidate in _candidates(seen, weights, [a for a in alphas if bool(a) == smoothed], kept, shifted)
+            for candidate in _candidates(stats, weights, [a for a in alphas if bool(a) == smoothed], kept, shifted)
         }
         if not errors:
             continue
-        found = min(errors, key=errors.__getitem__)
-        if best is None or errors[found] < WORTH * least:
-            best, least = found, errors[found]
+        candidate = min(errors, key=errors.__getitem__)
+        if best is None or errors[candidate] < WORTH * least:
+            best, least = candidate, errors[candidate]
     assert best is not None
     return best
 
 
 def _candidates(
-    seen: TensorStats, weights: Sequence[Floats], alphas: Sequence[float], kept: int, shifted: bool
+    stats: TensorStats, weights: Sequence[Floats], alphas: Sequence[float], kept: int, shifted: bool
 ) -> Iterator[Quantization]:
-    reach = (seen.high - seen.low) / np.float32(2) if shifted else seen.magnitude
+    reach = (stats.high - stats.low) / np.float32(2) if shifted else stats.magnitude
     channels = tuple(sorted(np.argsort(-reach, kind="stable")[:kept].tolist()))
     quantized = np.ones(len(reach), dtype=bool)
     quantized[list(channels)] = False
@@ -91,14 +94,14 @@ def _candidates(
         smooth = reach if smoothing is None else reach / smoothing
         shift = None
         if shifted:
-            middle = (seen.high + seen.low) / np.float32(2)
+            middle = (stats.high + stats.low) / np.float32(2)
             shift = middle if smoothing is None else middle / smoothing
         for shrink in SHRINK:
             yield _scaled(smooth[quantized] * np.float32(shrink), smoothing=smoothing, shift=shift, kept=channels)
 
 
 def _smoothing(reach: Floats, weights: Sequence[Floats], alpha: float) -> Floats | None:
-    """SmoothQuant's equation 4 for channels of this reach, with the median channel left as it is."""
+    """Return SmoothQuant's factors (equation 4) for channels of this greatest magnitude, divided by their median."""
     if not alpha or not weights:
         return None
     weight = np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-LEVELS = 127  # of each sign; -128 is left out, so that the range is symmetric
+LEVELS = 127  # of each sign; -128 is not used, so that the range is symmetric
 BINS = 2048
 PERCENTILE = 99.99
 
@@ -43,20 +43,20 @@ def _mse(counts: Counts, edges: Counts) -> float:
 def _entropy(counts: Counts, edges: Counts) -> float:
     """The clip of least Kullback-Leibler divergence (Migacz 2017, "8-bit inference with TensorRT")."""
     counts = counts.copy()
-    counts[0] = counts[1]  # exact zeros, of which ReLU and padding make many, would decide alone
+    counts[0] = counts[1]  # ReLU and padding make so many exact zeros that they would outweigh all else
     divergences = {}
     for stop in range(LEVELS + 1, len(counts) + 1, 8):
         reference = counts[:stop].copy()
         reference[-1] += counts[stop:].sum()
-        # What is left when the clipped histogram is held in LEVELS + 1 steps, spread evenly over each step's bins.
+        # The clipped histogram in LEVELS + 1 steps, with each step's count spread evenly over its occupied bins.
         step = np.minimum(np.arange(stop) * (LEVELS + 1) // stop, LEVELS)
-        full = counts[:stop] > 0
+        nonzero = counts[:stop] > 0
         mass = np.bincount(step, counts[:stop], LEVELS + 1)
-        occupied = np.bincount(step, full, LEVELS + 1)
-        candidate = np.where(full, mass[step] / np.maximum(occupied[step], 1), 0)
-        there = (reference > 0) & (candidate > 0)
+        occupied = np.bincount(step, nonzero, LEVELS + 1)
+        candidate = np.where(nonzero, mass[step] / np.maximum(occupied[step], 1), 0)
+        both = (reference > 0) & (candidate > 0)
         lost = reference[(reference > 0) & (candidate == 0)].sum() / reference.sum()
-        p, q = reference[there] / reference.sum(), candidate[there] / candidate.sum()
+        p, q = reference[both] / reference.sum(), candidate[both] / candidate.sum()
         divergences[stop] = float((p * np.log(p / q)).sum()) + lost * 10
     return float(edges[min(divergences, key=divergences.__getitem__)])
 

@@ -1,4 +1,4 @@
-"""`Recipe`: what of a model is quantised, and how its ranges are chosen."""
+"""`Recipe`: which tensors of a model are quantised, and how their ranges are chosen."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ METHODS = ("token", "minmax", "percentile", "entropy", "mse")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What runs in 8 bits, and by which method the range of each tensor is chosen.
+    """Which products run in 8 bits, and by which method the range of each tensor is chosen.
 
     `parts` is `projections`, all linear layers of the encoder; `ffn`, its feed-forward layers alone; or `full`, all
     linear layers, both attention products and both inputs of the residual additions, as NVIDIA quantises BERT.
@@ -19,7 +19,7 @@ class Recipe:
     `method` is `minmax`; `percentile`, of the magnitudes; `entropy`, least Kullback-Leibler divergence; `mse`, least
     squared error of the tensor; or `token`, least error of the layer's output, each token's by its own norm, over
     ranges, smoothings, and channels that stay in floating point. `smoothing` is SmoothQuant's alpha; None leaves it to
-    `token`, and means none to the others. Raises OptionError for what is none of these.
+    `token`, and means none to the others. Raises OptionError for any other value.
     """
 
     parts: str = "projections"

@@ -1,4 +1,4 @@
-"""`TensorStats`: what calibration saw of one tensor."""
+"""`TensorStats`: statistics of one tensor on calibration pairs."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TensorStats:
-    """What calibration saw of one tensor.
+    """Statistics of one tensor on calibration pairs.
 
-    `rows` float32 [tokens, channels] is a uniform sample of its tokens, `low` and `high` float32 [channels] the least and
-    the greatest value of each channel over all of them.
+    `rows` float32 [tokens, channels] is a uniform sample of its tokens, `low` and `high`, float32 [channels], are the least
+    and the greatest value of each channel over all tokens.
     """
 
     rows: Floats

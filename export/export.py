@@ -22,7 +22,7 @@ from .bundle.builder import BundleBuilder
 from .bundle.hub_files import write_hub_files
 from .bundle.manifest import manifest_of
 from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.reference import completed_config, special_tokens_of, tokenizer_of
+from .checkpoint.pretrained import completed_config, special_tokens_of, tokenizer_of
 from .graph.writer import OPSET
 from .parity.judge import ParityJudge
 from .parity.pairs import builtin_pairs

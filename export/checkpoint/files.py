@@ -187,3 +187,8 @@ def saved_by_sentence_transformers(path: Path) -> tuple[dict[str, Any], list[str
             "knows cross-encoders of one Transformer, whose files lie in the directory itself"
         )
     return fields, []
+
+
+def some(names: list[str]) -> str:
+    """Join the first five of these words, and say how many more there are."""
+    return "; ".join(names[:5]) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")

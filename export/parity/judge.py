@@ -9,8 +9,8 @@ from pathlib import Path
 
 import onnx
 
+from ...calibration.judge import Judge
 from ...calibration.judging_set import JudgingSet
-from ...calibration.ranking import Judge
 from ...engine.backends.registry import ONNX_BACKENDS
 from ...engine.bundle.bundle import Bundle
 from ...engine.bundle.manifest import ONNX_FILES, TOKENIZER, BundleModel

@@ -8,15 +8,17 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from ...calibration.judge import Judge
 from ...calibration.judging_set import JudgingSet
-from ...calibration.ranking import Judge, kendall_tau, top_overlap
+from ...calibration.ranking import kendall_tau, top_overlap
 from ...engine.activation import Floats
 from ...engine.batching.plan import plan_single_batch
 from ...engine.cross_encoder import CrossEncoder
 from ...engine.errors import InputError
 from ...engine.labels import need_label
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.reference import Expected, Reference, activation_of
+from ..checkpoint.reference import Expected, Reference
+from ..checkpoint.reference_settings import activation_of
 from ..precision.tolerance import TOLERANCE
 from .pairs import groups_of
 from .report import LIST_LENGTH, ParityReport, WorstPair

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...calibration.judging_set import CANDIDATES, QUERIES
-from ...calibration.ranking import RankingReport
+from ...calibration.ranking_report import RankingReport
 from ..precision.tolerance import Tolerance
 
 LIST_LENGTH = 20

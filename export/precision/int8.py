@@ -17,7 +17,7 @@ from ...calibration.calibration_set import CalibrationSet
 from ...calibration.judging_set import JudgingSet
 from ...calibration.quantization import Quantization
 from ...calibration.quantization_search import choose_quantization
-from ...calibration.ranking import RankingReport
+from ...calibration.ranking_report import RankingReport
 from ...calibration.recipe import Recipe
 from ...calibration.tensor_stats import TensorStats
 from ...engine.batching.batch import Batch

@@ -7,7 +7,7 @@ from typing import Any
 from ...calibration.calibration_set import CalibrationSet
 from ...calibration.judging_set import JudgingSet
 from ...calibration.quantization import Quantization
-from ...calibration.ranking import RankingReport
+from ...calibration.ranking_report import RankingReport
 from ...calibration.recipe import Recipe
 from ...calibration.tensor_stats import TensorStats
 from ..graph.numerics import Numerics

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ...calibration.ranking import RankingReport
+from ...calibration.ranking_report import RankingReport
 from ...engine.precision import Precision
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import onnx
 
-from ...calibration.ranking import RankingReport
+from ...calibration.ranking_report import RankingReport
 from ...engine.backends.registry import ONNX_BACKENDS, installed_backends
 from ...engine.bundle.manifest import ONNX_FILES, BundleModel
 from ...engine.precision import Precision

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from crossrt.calibration.calibration_set import CalibrationSet
+from crossrt.calibration.judge import Judge
 from crossrt.calibration.judging_set import CANDIDATES, QUERIES, JudgingSet
 from crossrt.calibration.paired_difference import PairedDifference
-from crossrt.calibration.ranking import Judge
 from crossrt.engine.errors import DataFileError
 
 

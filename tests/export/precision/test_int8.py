@@ -19,8 +19,9 @@ import safetensors.torch
 from crossrt import Bundle, CrossEncoder
 from crossrt.__main__ import main
 from crossrt.calibration.calibration_set import CalibrationSet
+from crossrt.calibration.judge import Judge
 from crossrt.calibration.judging_set import JudgingSet
-from crossrt.calibration.ranking import Judge, RankingReport
+from crossrt.calibration.ranking_report import RankingReport
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError

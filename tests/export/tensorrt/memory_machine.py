@@ -20,7 +20,7 @@ from crossrt.engine.hardware.gpus import Gpu
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_gpu as gpu_module
 from crossrt.engine.runtime.execution_config import GpuConfig
-from crossrt.export.tensorrt import engines
+from crossrt.export.tensorrt import engine_builder, engines
 from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 
 GPU = Gpu(name="NVIDIA Memory 1", capability="9.0")
@@ -89,9 +89,9 @@ def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str,
     for module in (engines, gpu_module):
         monkeypatch.setattr(module, "gpus", lambda: (GPU,))
         monkeypatch.setattr(module, "backend_version", lambda name: found["version"])
-    monkeypatch.setattr(engines, "engine_from_onnx", build)
-    monkeypatch.setattr(engines, "refitted", refit)
-    monkeypatch.setattr(engines, "layer_information", lambda plan, library: json.dumps({"Layers": layers}))
+    monkeypatch.setattr(engine_builder, "engine_from_onnx", build)
+    monkeypatch.setattr(engine_builder, "refitted", refit)
+    monkeypatch.setattr(engine_builder, "layer_information", lambda plan, library: json.dumps({"Layers": layers}))
     monkeypatch.setenv(VARIABLE, str(cache))
     monkeypatch.setattr(engines, "here", lambda device=0: (GPU, "tensorrt"))
     find_spec = importlib.util.find_spec
@@ -106,7 +106,7 @@ def build_into_cache(bundle: str, cache: str, log: str) -> None:
     """Build an engine as a process of its own does, and tell the log of it; a build takes a second."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         machine_in_memory(monkeypatch, Path(cache))
-        build = engines.engine_from_onnx
+        build = engine_builder.engine_from_onnx
 
         def slow_build(*words: Any, **options: Any) -> bytes:
             with Path(log).open("a") as opened:
@@ -114,7 +114,7 @@ def build_into_cache(bundle: str, cache: str, log: str) -> None:
             time.sleep(1)
             return build(*words, **options)
 
-        monkeypatch.setattr(engines, "engine_from_onnx", slow_build)
+        monkeypatch.setattr(engine_builder, "engine_from_onnx", slow_build)
         engines.add_engines(Bundle.open(Path(bundle)), [Precision.FP32], cache=True, progress=print)
 
 

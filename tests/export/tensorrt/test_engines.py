@@ -22,8 +22,9 @@ from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ParityError
 from crossrt.engine.precision import Precision
 from crossrt.export.bundle.manifest import write_manifest
-from crossrt.export.tensorrt import engines
-from crossrt.export.tensorrt.engines import add_engines, corners, here
+from crossrt.export.tensorrt import engine_builder, engines
+from crossrt.export.tensorrt.engine_check import corners
+from crossrt.export.tensorrt.engines import add_engines, here
 from tests.engine.cuda import memory_device
 from tests.export.tensorrt.memory_machine import GPU, machine_in_memory
 
@@ -138,7 +139,7 @@ def test_an_error_while_building_leaves_the_bundle_as_it_was(
     def build(*_: Any, **__: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engines, "engine_from_onnx", build)
+    monkeypatch.setattr(engine_builder, "engine_from_onnx", build)
     before = contents(copy.path)
     with pytest.raises(OSError, match="No space left"):
         add_engines(copy, [Precision.FP32])
@@ -354,7 +355,7 @@ def test_another_bundles_engine_is_loaded_for_its_shape_when_it_is_trusted_alone
 ) -> None:
     base = Bundle.open(shutil.copytree(bundle, tmp_path / "base"))
     base, _ = add_engines(base, [Precision.FP32], options=engines.BuildOptions(refittable=True))
-    monkeypatch.setattr(engines, "refitted", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(engine_builder, "refitted", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(OptionError, match=r"refit_from: the engine in .*base came with that bundle.*--trust-engines"):
         add_engines(copy, [Precision.FP32], refit_from=base)
 

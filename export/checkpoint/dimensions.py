@@ -1,0 +1,99 @@
+"""`Dimensions`: the sizes of a cross-encoder's trunk."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine.errors import CheckpointError
+from .files import shown, whole_number
+from .heads import Head, Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """The trunk's sizes. `positions` is the longest sequence in tokens; `norm_eps` is LayerNorm's epsilon."""
+
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    vocab: int
+    positions: int
+    embedding: int
+    norm_eps: float
+    hidden_act: str
+
+
+def dimensions_of(
+    path: Path,
+    config: Mapping[str, Any],
+    layout: Layout,
+    head: Head,
+    tensors: Mapping[str, Any],
+    pad_token_id: int,
+) -> Dimensions:
+    """Read the sizes from config.json and the weights. Raises CheckpointError where they are missing or contradict."""
+    file, embeddings = path / "config.json", f"{layout.prefix}embeddings."
+    vocab, embedding = table_shape(path, tensors, f"{embeddings}word_embeddings.weight")
+    positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")
+    numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
+    layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
+    if head is Head.BERT_CAT and "dim" not in config:
+        # Its config names distilbert-base-uncased instead of giving dimensions: 12 heads of 64, GELU, eps 1e-12.
+        if embedding != 768:
+            raise CheckpointError(
+                f"{path}: config.json gives no dimensions, and a width of {embedding} is not that of "
+                "distilbert-base-uncased (768), so the number of attention heads is unknown; add n_heads, dim, "
+                "n_layers and hidden_dim to config.json"
+            )
+        sizes = {"layers": layers, "hidden": 768, "heads": 12, "intermediate": 3072}
+    else:
+        missing = [key for key in layout.dimensions.values() if config.get(key) is None]
+        if missing:
+            raise CheckpointError(f"{file} does not give {', '.join(missing)}; it cannot be guessed from weights")
+        sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
+    if not 1 <= sizes["layers"] <= layers:
+        raise CheckpointError(f"{path}: config.json says {sizes['layers']} layers, and the weights have {layers}")
+    if sizes["hidden"] % sizes["heads"]:
+        raise CheckpointError(f"{path}: hidden size {sizes['hidden']} is not a multiple of {sizes['heads']} heads")
+    activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", "gelu")
+    if activation not in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"):
+        raise CheckpointError(
+            f"{path}: hidden activation {shown(activation)} is not supported; gelu, gelu_new and relu are"
+        )
+    if layout.prefix == "roberta.":  # see positions_pass_over_padding
+        positions -= pad_token_id + 1
+    if positions < 1:
+        raise CheckpointError(f"{path}: no position embeddings are left after those up to pad_token_id {pad_token_id}")
+    epsilon = config.get("layer_norm_eps", 1e-12)
+    if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
+        raise CheckpointError(
+            f"{file}: layer_norm_eps is {shown(epsilon)}; a number from 0 to 1, such as 1e-12, is expected"
+        )
+    return Dimensions(
+        **sizes,
+        vocab=vocab,
+        positions=positions,
+        embedding=embedding,
+        norm_eps=1e-12 if layout.model_type == "distilbert" else float(epsilon),  # DistilBERT has no setting for it
+        hidden_act=activation,
+    )
+
+
+def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> int:
+    """Return the id of the padding token. RoBERTa counts positions from it; others take any id, since padding is masked."""
+    if layout.prefix == "roberta.":
+        return whole_number(path / "config.json", config, "pad_token_id", least=0, default=1)
+    return max(0, whole_number(path / "config.json", config, "pad_token_id", least=-(2**31), default=0))
+
+
+def table_shape(path: Path, tensors: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """Return rows and width of an embedding table. Raises CheckpointError where it is missing or no table."""
+    if name not in tensors:
+        raise CheckpointError(f"{path}: the tensor {name!r} is missing")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != 2 or 0 in shape:
+        raise CheckpointError(f"{path}: {name} is {list(shape)}, expected a table of rows and columns")
+    return shape

@@ -1,0 +1,103 @@
+"""A checkpoint's configuration and tokenizer, as transformers reads them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ...engine.bundle.manifest import TOKENIZER
+from ...engine.errors import CheckpointError, CrossrtError
+from ...engine.process.telemetry import telemetry_off
+from .checkpoint import Checkpoint
+from .files import check_no_pointer, first_line, read_json
+from .heads import Head
+
+with telemetry_off():
+    import transformers
+
+
+def config_of(checkpoint: Checkpoint) -> Any:
+    """Return the transformers configuration, also for configs that lack a model_type, dimensions or the number of labels.
+
+    Raises CheckpointError where transformers refuses what config.json says.
+    """
+    # The reference computes in FP32 whatever dtype was saved. An attention kernel named in the config is not used either:
+    # transformers before 5.3 may fetch it from the hub and run it (CVE-2026-4372). `return_dict` is set by the caller.
+    left = ("model_type", "dtype", "torch_dtype", "return_dict", "attn_implementation", "experts_implementation")
+    fields = {name: value for name, value in checkpoint.config.items() if name not in left and not name.startswith("_")}
+    kind = checkpoint.config.get("model_type")
+    with errors_in_words(checkpoint, "config.json is refused by transformers"):
+        if checkpoint.head is Head.BERT_CAT:
+            # transformers' defaults are those of distilbert-base-uncased, which such a model was made of.
+            if "n_layers" not in fields:
+                names = [name.split(".layer.")[1] for name in checkpoint.original_tensors() if ".layer." in name]
+                fields["n_layers"] = 1 + max(int(name.split(".")[0]) for name in names)
+            return transformers.DistilBertConfig(**fields)
+        if not fields.get("num_labels") and not fields.get("id2label"):
+            fields["num_labels"] = checkpoint.labels  # transformers assumes two
+        if fields.get("pad_token_id") is None:  # transformers' RoBERTa cannot compute without one
+            fields["pad_token_id"] = checkpoint.pad_token_id
+        known = kind if isinstance(kind, str) and kind in transformers.CONFIG_MAPPING else checkpoint.layout.model_type
+        return transformers.AutoConfig.for_model(known, **fields)
+
+
+def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
+    """Return the checkpoint's tokenizer by transformers. Raises CheckpointError when its files are missing or broken."""
+    read_json(checkpoint.path / TOKENIZER, missing={})  # for its error messages
+    config = config if config is not None else config_of(checkpoint)
+    with errors_in_words(checkpoint, "the tokenizer cannot be loaded; it needs tokenizer.json or vocab.txt"):
+        # Without trust_remote_code=False transformers asks for it on the terminal.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.path, config=config, local_files_only=True, trust_remote_code=False
+        )
+    # Where the files are missing, transformers makes a tokenizer of the special tokens alone, to which every word is unknown.
+    files = dict(tokenizer.vocab_files_names)
+    whole = files.pop("tokenizer_file", TOKENIZER)
+    missing = sorted(name for name in files.values() if not (checkpoint.path / name).is_file())
+    for file in (checkpoint.path / name for name in files.values() if name not in missing):
+        with file.open("rb") as opened:
+            check_no_pointer(file, opened.read(24))
+    if not (checkpoint.path / whole).is_file() and (missing or not files):
+        raise CheckpointError(
+            f"{checkpoint.path} has no tokenizer: there is no {whole}"
+            + (f", and {type(tokenizer).__name__} lacks {', '.join(missing)}" if missing else "")
+        )
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer {type(tokenizer).__name__} is written in Python, and crossrt runs those that "
+            "the package tokenizers can: give a checkpoint with a tokenizer.json"
+        )
+    if len(tokenizer) > checkpoint.dimensions.vocab:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer has {len(tokenizer)} tokens and the model {checkpoint.dimensions.vocab}; "
+            "they do not belong together"
+        )
+    return tokenizer
+
+
+def completed_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return config.json with the model_type and the dimensions that transformers takes it to have, for other readers."""
+    config = config_of(checkpoint)
+    fields = dict(checkpoint.config)
+    if checkpoint.head is Head.BERT_CAT:
+        fields |= config.to_diff_dict()
+    return fields | {"model_type": config.model_type, "max_position_embeddings": config.max_position_embeddings}
+
+
+def special_tokens_of(tokenizer: Any) -> dict[str, str]:
+    """Return a tokenizer's cls_token, sep_token, ... as strings."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name.endswith("_token")}
+
+
+@contextmanager
+def errors_in_words(checkpoint: Checkpoint, what: str) -> Iterator[None]:
+    """Turn any error of transformers and PyTorch into a CheckpointError that begins with `what`."""
+    try:
+        yield
+    except CrossrtError:
+        raise
+    except BaseException as error:  # the libraries raise many kinds, from TypeError to huggingface_hub's
+        # A Rust panic, as in the package tokenizers, is raised as a class that derives from BaseException alone and cannot be
+        # imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{checkpoint.path}: {what} ({first_line(error)})") from error

@@ -1,0 +1,106 @@
+"""The reference's model in PyTorch.
+
+Stock heads are loaded by transformers itself, from the files. The two heads that transformers has no class for are its trunk
+with the checkpoint's linear layer.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ...engine.errors import CheckpointError
+from ...engine.process.telemetry import telemetry_off
+from .checkpoint import Checkpoint
+from .heads import Head
+
+with telemetry_off():
+    import transformers
+
+
+class StockModel(torch.nn.Module):
+    """A model of transformers. `takes` are the names of its forward's parameters."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.takes = frozenset(inspect.signature(model.forward).parameters)
+
+    def forward(self, encoded: dict[str, Any]) -> Any:
+        """Return the logits of a batch, [rows, labels]."""
+        return self.model(**encoded, return_dict=True).logits
+
+
+class TrunkAndLinear(torch.nn.Module):
+    """A bare trunk whose `[CLS]` goes through one linear layer."""
+
+    def __init__(self, trunk: Any, weight: Any, bias: Any) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.takes = frozenset(inspect.signature(trunk.forward).parameters)
+        self.weight, self.bias = weight.float(), bias.float()
+
+    def forward(self, encoded: dict[str, Any]) -> Any:
+        """Return the logits of a batch, [rows, labels]."""
+        cls = self.trunk(**encoded).last_hidden_state[:, 0]
+        return torch.nn.functional.linear(cls, self.weight, self.bias)
+
+
+def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAndLinear:
+    """Load a checkpoint in FP32 and evaluation mode. Raises CheckpointError for weights that the files lack."""
+    if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
+        linear = "classifier.out_proj" if checkpoint.head is Head.ELECTRA_PLAIN else "_classification_layer"
+        trunk = (
+            transformers.ElectraModel(config)
+            if checkpoint.head is Head.ELECTRA_PLAIN
+            else transformers.DistilBertModel(config)
+        )
+        tensors = checkpoint.original_tensors()
+        prefix = checkpoint.layout.prefix
+        state = {name.removeprefix(prefix): value.float() for name, value in tensors.items() if name.startswith(prefix)}
+        missing = [
+            name for name in trunk.load_state_dict(state, strict=False).missing_keys if "position_ids" not in name
+        ]
+        if missing:
+            raise CheckpointError(f"{checkpoint.path}: the reference lacks the tensors {', '.join(missing[:5])}")
+        model = TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
+        model.eval()
+        return model
+    stock: Any = transformers.AutoModelForSequenceClassification
+    # transformers does not know the names that DataParallel gives, and AutoModel takes no weights without a path.
+    source: Any = checkpoint.path
+    weights: dict[str, Any] = {}
+    if checkpoint.wrapped:
+        stock = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        source, weights = None, {"state_dict": checkpoint.original_tensors()}
+    with _without_loading_bar():
+        loaded, loading = stock.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            **weights,
+        )
+    if loading["missing_keys"]:
+        raise CheckpointError(
+            f"{checkpoint.path}: transformers gave random weights to {', '.join(sorted(loading['missing_keys'])[:5])}"
+        )
+    loaded.eval()
+    return StockModel(loaded)
+
+
+@contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    log: Any = transformers.utils.logging
+    level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()  # the names of unused tensors are reported by Checkpoint.leftover
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bar:
+            log.enable_progress_bar()

@@ -1,0 +1,98 @@
+"""Which tensors of a checkpoint a cross-encoder is made of, and the check that they are there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...engine.errors import CheckpointError
+from .dimensions import Dimensions, table_shape
+from .files import shown, some, whole_number
+from .heads import HEAD_LAYERS, Head, Layout
+
+
+def tensor_names(layout: Layout, head: Head, dimensions: Dimensions, tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Return the checkpoint's tensor names by crossrt's names."""
+    embeddings = f"{layout.prefix}embeddings."
+    names = {
+        "word.weight": f"{embeddings}word_embeddings.weight",
+        "position.weight": f"{embeddings}position_embeddings.weight",
+    }
+    if layout.token_types:
+        names["type.weight"] = f"{embeddings}token_type_embeddings.weight"
+    parts = {"embedding_norm": f"{embeddings}LayerNorm"}
+    if dimensions.embedding != dimensions.hidden and layout.prefix == "electra.":
+        parts["project"] = f"{layout.prefix}embeddings_project"
+    for number in range(dimensions.layers):
+        for ours, theirs in layout.layer.items():
+            parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{number}.{theirs}"
+    for number, linear in enumerate(HEAD_LAYERS[head].linears):
+        parts[f"head.{number}"] = linear
+    for ours, theirs in parts.items():
+        names |= {f"{ours}.weight": f"{theirs}.weight", f"{ours}.bias": f"{theirs}.bias"}
+    return names
+
+
+def check_tensors(
+    path: Path,
+    config: Mapping[str, Any],
+    head: Head,
+    dimensions: Dimensions,
+    names: Mapping[str, str],
+    tensors: Mapping[str, Any],
+) -> int:
+    """Return the number of labels. Raises CheckpointError unless every needed tensor is there, with values and of its shape."""
+    missing = [theirs for theirs in names.values() if theirs not in tensors]
+    if missing:
+        raise CheckpointError(f"{path}: {len(missing)} needed tensor(s) missing: {some(missing)}")
+    unusable = [
+        f"{theirs} has no values (device meta)" if tensors[theirs].is_meta else f"{theirs} is {tensors[theirs].dtype}"
+        for theirs in names.values()
+        if tensors[theirs].is_meta or not tensors[theirs].is_floating_point()
+    ]
+    if unusable:
+        raise CheckpointError(
+            f"{path}: {len(unusable)} tensor(s) hold no weights: {some(unusable)}; save the model again"
+        )
+    last = len(HEAD_LAYERS[head].linears) - 1
+    labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
+    hidden, wide = dimensions.hidden, dimensions.intermediate
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        part, kind = name.rsplit(".", 1)
+        role = part.rsplit(".", 1)[-1]
+        if part in ("word", "position", "type"):
+            shapes[name] = (table_shape(path, tensors, names[name])[0], dimensions.embedding)
+        elif part == "embedding_norm":
+            shapes[name] = (dimensions.embedding,)
+        elif part == "project":
+            shapes[name] = (hidden, dimensions.embedding) if kind == "weight" else (hidden,)
+        elif role.endswith("norm"):
+            shapes[name] = (hidden,)
+        elif part == f"head.{last}":
+            shapes[name] = (labels, hidden) if kind == "weight" else (labels,)
+        elif role == "intermediate":
+            shapes[name] = (wide, hidden) if kind == "weight" else (wide,)
+        elif role == "output":
+            shapes[name] = (hidden, wide) if kind == "weight" else (hidden,)
+        else:
+            shapes[name] = (hidden, hidden) if kind == "weight" else (hidden,)
+    misshapen = [
+        f"{names[name]} is {list(tensors[names[name]].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if tuple(tensors[names[name]].shape) != shape
+    ]
+    if misshapen:
+        raise CheckpointError(f"{path}: {len(misshapen)} tensor(s) do not fit config.json: {some(misshapen)}")
+    declared = declared_labels(path, config)
+    if head is not Head.BERT_CAT and declared is not None and declared != labels:
+        raise CheckpointError(f"{path}: config.json declares {declared} labels, the head has {labels}")
+    return labels
+
+
+def declared_labels(path: Path, config: Mapping[str, Any]) -> int | None:
+    """Return how many labels config.json says that there are; None where it says nothing."""
+    names = config.get("id2label")
+    if names is not None and not isinstance(names, dict):
+        raise CheckpointError(f"{path}/config.json: id2label is {shown(names)}; names by label number are expected")
+    number = whole_number(path / "config.json", config, "num_labels", least=0, default=0)
+    return number or (len(names) if names else None)

@@ -1,0 +1,135 @@
+"""The weights of a checkpoint directory, as stored."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...engine.errors import CheckpointError
+from .files import check_no_pointer, first_line, shown, some
+
+SAFE_TORCH = "2.10"
+"""The first PyTorch whose `torch.load(weights_only=True)` runs no code of a pickle, as far as is known: 2.6 fixed
+CVE-2025-32434, and 2.10 CVE-2026-24747."""
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+"""Ends of the names of buffers that old versions of transformers saved. They hold 0, 1, 2, ... and no weights."""
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a checkpoint directory by their stored names, as stored.
+
+    Raises CheckpointError for weights that are missing, sharded, damaged, unsafe to read or no dictionary of tensors.
+    """
+    safetensors_file, torch_file = path / "model.safetensors", path / "pytorch_model.bin"
+    for index in (path / f"{one.name}.index.json" for one in (safetensors_file, torch_file)):
+        if index.is_file() and not safetensors_file.is_file() and not torch_file.is_file():
+            raise CheckpointError(
+                f"{path} holds sharded weights ({index.name}); save them as one model.safetensors first, with "
+                "save_pretrained(DIRECTORY, max_shard_size='100GB')"
+            )
+    file = safetensors_file if safetensors_file.is_file() else torch_file
+    if not file.is_file():
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
+        raise CheckpointError(f"{path} has neither model.safetensors nor pytorch_model.bin; it holds {held}")
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(24)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
+    check_no_pointer(file, beginning)
+    if file is torch_file:
+        _check_torch_is_safe(file)
+    try:
+        if file is safetensors_file:
+            from safetensors.torch import load_file
+
+            tensors: Any = load_file(file)
+        else:
+            import torch
+
+            # weights_only: no code in the pickle is run. mmap: pages are read when a tensor is.
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch raise their own kinds, down to UnpicklingError and EOFError
+        raise CheckpointError(_unreadable(file, error)) from error
+    _check_state_dict(file, tensors)
+    # TensorFlow's names of LayerNorm's parameters, in checkpoints from 2019.
+    renames = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    for old, new in renames.items():
+        tensors = {name.replace(old, new): value for name, value in tensors.items()}
+    return dict(tensors)
+
+
+def _check_torch_is_safe(file: Path) -> None:
+    """Raise CheckpointError for a PyTorch in which reading a pickle can run its code despite `weights_only`."""
+    import torch
+
+    if torch.__version__ < SAFE_TORCH:  # a TorchVersion, which compares as versions do
+        raise CheckpointError(
+            f"{file} is a pickle, and PyTorch {torch.__version__} can be made to run code by reading one (CVE-2025-32434, "
+            f"CVE-2026-24747): install torch {SAFE_TORCH} or later, or convert the weights to "
+            "model.safetensors"
+        )
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    # torch's message for a class that `weights_only` refuses.
+    foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+    if foreign is not None:
+        return (
+            f"{file} is a pickled object of the class {foreign[1]}, not a dictionary of tensors, and reading it would run "
+            "its code. Save the weights where the model was trained: model.save_pretrained(DIRECTORY)"
+        )
+    return (
+        f"{file} ({file.stat().st_size:,} bytes) cannot be read as weights ({first_line(error)}); it may be truncated: "
+        "fetch it again"
+    )
+
+
+def _check_state_dict(file: Path, tensors: Any) -> None:
+    """Raise CheckpointError unless the file holds a dictionary of tensors by name."""
+    import torch
+
+    if isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors):
+        others = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
+        if not others:
+            return
+        found = f"a dictionary in which {some([shown(name) for name in others])} hold no tensors"
+    else:
+        found = f"a {type(tensors).__name__}"
+    raise CheckpointError(
+        f"{file} holds {found}, not a dictionary of tensors; save model.state_dict(), or save_pretrained()"
+    )
+
+
+def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors without the prefixes that DataParallel and torch.compile put before every name."""
+    for wrapper in ("module.", "_orig_mod.") * 2:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return dict(tensors)
+
+
+def check_not_quantised(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for weights that are quantised already, since their lost precision cannot be restored."""
+    quantization = config.get("quantization_config")
+    integers = [
+        f"{name} is {str(value.dtype).removeprefix('torch.')}"
+        for name, value in tensors.items()
+        if _is_integer(name, value)
+    ]
+    if quantization:
+        method = quantization.get("quant_method", "?") if isinstance(quantization, dict) else "?"
+        found = f"config.json has a quantization_config ({method})"
+    elif integers:
+        found = integers[0]
+    else:
+        return
+    raise CheckpointError(
+        f"{path}: {found}, so the model is quantised already; give the original FP32 or FP16 checkpoint"
+    )
+
+
+def _is_integer(name: str, value: Any) -> bool:
+    """Tell whether a weight is of an integer type or FP8, whose scales are not read here."""
+    small = value.is_floating_point() and value.element_size() == 1
+    return value.ndim > 1 and (small or not value.is_floating_point()) and not name.endswith(BUFFERS)
