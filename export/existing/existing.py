@@ -1,36 +1,32 @@
-"""A bundle from an ONNX model that somebody else exported, without torch.
+"""`bundle_from_onnx`: a bundle from an ONNX model that somebody else exported, without torch.
 
-Reads what Optimum and sentence-transformers write (`model.onnx`, or `onnx/model.onnx`, beside config.json and a
-tokenizer), and what hub repositories carry. Nothing is checked against PyTorch, so all that a file can say wrongly of
-itself is read from the file: its precision from its operators and weights, its labels from a run.
+It reads the folders that Optimum and sentence-transformers write (`model.onnx`, or `onnx/model.onnx`, beside config.json and a
+tokenizer), and those of hub repositories. Nothing is compared with PyTorch, and what a file is named may be wrong: its precision
+is read from its operators and weights, its number of labels from a run.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ...engine.bundle.bundle import Bundle
 from ...engine.bundle.manifest import MANIFEST, ONNX_FILES, TOKENIZER, BundleModel, Manifest
 from ...engine.errors import CheckpointError
 from ...engine.files.publish import check_target, published_directory
 from ...engine.labels import label_number, relevant_by_name
-from ...engine.process.telemetry import telemetry_off
 from ...engine.text.pair_tokenizer import PairTokenizer
 from ..bundle.hub_files import write_hub_files
 from ..bundle.manifest import tool_versions, write_manifest
 from ..checkpoint.files import default_activation, label_names, read_json, truncation_side
 from ..checkpoint.settings import Settings
 from .onnx_file import OnnxFile
+from .onnx_run import inputs_of, labels_of, session_of
 from .tokenizer_files import TokenizerFiles
 
 PLACES = ("model.onnx", "onnx/model.onnx")
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
-"""Values of model_type whose positions are counted from the one after the padding id."""
+"""Values of model_type whose positions begin after the padding id."""
 
 
 def existing_onnx(directory: Path, name: str | None = None) -> Path | None:
@@ -95,8 +91,8 @@ def bundle_from_onnx(
     if read.with_nan is not None:
         raise CheckpointError(f"{model}: the tensor {read.with_nan!r} holds NaN; the training or the export went wrong")
     precision = read.precision.value
-    session = _session(model)
-    inputs = _inputs(model, session)
+    session = session_of(model)
+    inputs = inputs_of(model, session)
     tokenizer = TokenizerFiles.read(directory, config)
     positions = _positions(directory, config)
     settings = Settings.read(directory)
@@ -106,11 +102,12 @@ def bundle_from_onnx(
         shutil.copyfile(model, file)
         for data in read.external:
             shutil.copyfile(model.parent / data, file.parent / data)  # the model names it, so the name stays
-        types = tokenizer.token_types or "token_type_ids" not in inputs
-        (partial / TOKENIZER).write_text(tokenizer.json if types else tokenizer.without_types(), encoding="utf-8")
+        types_fit = tokenizer.token_types or "token_type_ids" not in inputs
+        text = tokenizer.json if types_fit else tokenizer.without_types()
+        (partial / TOKENIZER).write_text(text, encoding="utf-8")
         longest = settings.max_length or int(tokenizer.config.get("model_max_length") or positions)
         max_length = min(longest, positions)
-        labels = _labels(model, session, inputs, PairTokenizer.from_file(partial / TOKENIZER, max_length=max_length))
+        labels = labels_of(model, session, inputs, PairTokenizer.from_file(partial / TOKENIZER, max_length=max_length))
         _check_declared(directory, config, labels)
         names = label_names(config, labels)
         chosen = None if relevant_label is None else label_number(relevant_label, names, labels)
@@ -159,59 +156,13 @@ def bundle_from_onnx(
 
 
 def _check_inside(directory: Path, file: Path) -> None:
-    """Raise CheckpointError for a link that leads out of the directory, unless into the hub cache's files of this repository."""
+    """Raise CheckpointError for a link that leads out of the directory; it may lead into this repository's files in the hub cache."""
     root = directory.resolve()
     target = file.resolve()
     repository = root.parent.parent  # models--name/snapshots/commit
     blobs = [repository / "blobs"] if root.parent.name == "snapshots" else []
     if not any(target.is_relative_to(place) for place in (root, *blobs)):
         raise CheckpointError(f"{file} is a link to {target}, outside {directory}; put the file itself there")
-
-
-def _session(model: Path) -> Any:
-    with telemetry_off():
-        import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise CheckpointError(f"{model} cannot be opened by ONNX Runtime ({error})") from error
-
-
-def _inputs(model: Path, session: Any) -> list[str]:
-    """Return the names of a cross-encoder's inputs, in their usual order."""
-    inputs = {field.name: field.type for field in session.get_inputs()}
-    odd = [name for name, kind in inputs.items() if name not in INPUTS or kind != "tensor(int64)"]
-    if odd or "input_ids" not in inputs:
-        raise CheckpointError(f"{model} has the inputs {inputs}; a cross-encoder has int64 {', '.join(INPUTS)}")
-    outputs = {field.name: field.shape for field in session.get_outputs()}
-    if len(outputs.get("logits", ())) != 2:
-        raise CheckpointError(f"{model} has the outputs {outputs}; a cross-encoder has logits [batch, labels]")
-    return [name for name in INPUTS if name in inputs]
-
-
-def _labels(model: Path, session: Any, inputs: list[str], encoder: PairTokenizer) -> int:
-    """Return the number of labels that a run gives, whatever the file calls it. Raises CheckpointError for a run that fails."""
-    pair = encoder.encode([("a query", "a passage")])
-    arrays = {
-        "input_ids": pair.ids[None].astype(np.int64),
-        "attention_mask": np.ones((1, len(pair.ids)), dtype=np.int64),
-        "token_type_ids": pair.type_ids[None].astype(np.int64),
-    }
-    try:
-        logits = np.asarray(session.run(["logits"], {name: arrays[name] for name in inputs})[0])
-    except Exception as error:
-        raise CheckpointError(f"{model} cannot score a pair of {len(pair.ids)} tokens ({error})") from error
-    if logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 1:
-        raise CheckpointError(
-            f"{model} gives logits of shape {list(logits.shape)}; a cross-encoder has [batch, labels]"
-        )
-    if not np.isfinite(logits.astype(np.float32)).all():
-        raise CheckpointError(f"{model} scores a pair with NaN or Inf; the training or the export went wrong")
-    return int(logits.shape[1])
 
 
 def _check_declared(directory: Path, config: Mapping[str, Any], labels: int) -> None:
