@@ -38,6 +38,7 @@ HOLDS = {
     "export.graph": "writes the ONNX graph",
     "export.precision": "FP16, BF16, INT8, native weights",
     "export.parity": "compares with PyTorch",
+    "export.steps": "the steps of an export",
     "export.tensorrt": "builds engines",
     "export.existing": "bundles from others' ONNX files",
     "export": "the export of a checkpoint",

@@ -60,7 +60,7 @@ def write_hub_files(
     saved = read_json(source / SENTENCE_TRANSFORMERS, missing={})
     if saved:
         _write(directory / SENTENCE_TRANSFORMERS, saved | {"activation_fn": activation})
-        # Without these sentence-transformers does not read it, prompts included. A head of more modules is another model.
+        # sentence-transformers reads that file, with its prompts, only beside these. A head of several modules is another model.
         for name in MODULES:
             if (source / name).is_file():
                 (directory / name).write_bytes((source / name).read_bytes())
@@ -74,7 +74,7 @@ def _tokenizer_config(
     special_tokens: Mapping[str, str],
     token_types: bool,
 ) -> dict[str, Any]:
-    """What the source has, with all that a class would take a default for, so that every reader and version agree."""
+    """Return the source's tokenizer config, with every default written out, so that all readers and versions agree."""
     stale = (
         *("added_tokens_decoder", "auto_map", "backend", "is_local", "local_files_only"),
         *("name_or_path", "special_tokens_map_file", "tokenizer_file"),

@@ -43,7 +43,7 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
 
 
 def check_no_pointer(file: Path, beginning: bytes) -> None:
-    """Raise CheckpointError for what Git LFS leaves in place of a file that was not fetched."""
+    """Raise CheckpointError for a Git LFS pointer, which stands for a file that was not fetched."""
     if beginning.startswith(b"version https://git-lfs"):
         raise CheckpointError(
             f"{file} is a Git LFS pointer of {file.stat().st_size} bytes, not the file itself; fetch it with: git lfs pull"
@@ -84,7 +84,7 @@ def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int) -
     value = fields.get("model_max_length")
     if value is None:
         return positions
-    # 1e30, or 1000000000000000019884624838656, is how transformers writes that there is no limit.
+    # transformers writes 1e30, or 1000000000000000019884624838656, for no limit.
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1:
         raise CheckpointError(
             f"{tokenizer_config}: model_max_length is {shown(value)}; a number of tokens from 1 is expected"

@@ -1,7 +1,7 @@
-"""`Settings`: what a checkpoint's JSON files ask for besides its weights, and which of it crossrt knows.
+"""`Settings`: the settings in a checkpoint's JSON files, and which of them crossrt knows.
 
-A key is applied, or harmless, or it matters and is not applied: then it is an error unless it asks for nothing. A key that is
-none of these is named in a warning, since nobody has looked at what it does to the scores.
+A key is applied, or harmless, or it changes scores and is not applied; the last is an error, unless its value has no effect. An
+unknown key is named in a warning, since its effect on the scores is unknown.
 """
 
 import json
@@ -20,13 +20,13 @@ TRANSFORMER = (
     "sentence_camembert_config.json",
     "sentence_xlm-roberta_config.json",
 )
-"""Where sentence-transformers keeps the settings of its Transformer module; the first that is there holds."""
+"""Files in which sentence-transformers keeps the settings of its Transformer module; the first one found is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """What is known of the keys of one file. `matters` has keys that change scores and are not applied, with the values
-    besides null that ask for nothing."""
+    """The known keys of one file. `matters` has keys that change scores and are not applied, each with the values besides null
+    that have no effect."""
 
     applied: frozenset[str]
     harmless: frozenset[str] = frozenset()
@@ -51,14 +51,14 @@ KNOWN: Mapping[str, Keys] = {
             "sbert_ce_default_activation_function bert_model quantization_config"
         ),
         harmless=_words(
-            # Training, and the numbers it began with.
+            # Training and initialisation.
             "attention_probs_dropout_prob hidden_dropout_prob classifier_dropout dropout attention_dropout qa_dropout "
             "seq_classif_dropout initializer_range gradient_checkpointing problem_type finetuning_task training "
             "task_specific_params sinusoidal_pos_embds pre_trained return_dict_in_generate "
-            # Other heads than these.
+            # Other heads than those that are exported.
             "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout directionality "
             "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
-            # How it is stored and computed.
+            # How the model is stored and computed.
             "dtype torch_dtype use_bfloat16 transformers_version torchscript use_cache chunk_size_feed_forward "
             "attn_implementation _attn_implementation _attn_implementation_autoset return_dict output_attentions "
             "output_hidden_states output_past tie_word_embeddings tie_weights_ tie_encoder_decoder _name_or_path "
@@ -78,7 +78,7 @@ KNOWN: Mapping[str, Keys] = {
             "pruned_heads": ({}, []),
         },
     ),
-    # The tokenizer that transformers makes of these is what is exported, so what it is made of needs no further reading.
+    # The exported tokenizer is the one that transformers makes of these settings, so they need no further reading.
     "tokenizer_config.json": Keys(
         applied=_TOKENS
         | _words(
@@ -87,11 +87,11 @@ KNOWN: Mapping[str, Keys] = {
             "never_split model_max_length max_len model_input_names truncation_side"
         ),
         harmless=_words(
-            # Of a call, which gives its own.
+            # Defaults of calls, which give their own values.
             "padding_side padding max_length stride truncation truncation_strategy pad_to_multiple_of pad_token_type_id "
-            # Of decoding and of chats.
+            # Decoding and chats.
             "clean_up_tokenization_spaces errors chat_template "
-            # Where it was.
+            # Where it was stored.
             "name_or_path _name_or_path special_tokens_map_file tokenizer_file vocab_file merges_file full_tokenizer_file "
             "processor_class use_fast from_slow legacy backend is_local local_files_only revision _commit_hash init_inputs "
             "transformers_version"
@@ -119,7 +119,7 @@ KNOWN: Mapping[str, Keys] = {
                 "config_kwargs": ({},),
                 "config_args": ({},),
                 "tokenizer_name_or_path": (),
-                # Texts as messages go through a chat template.
+                # Texts given as chat messages go through a chat template.
                 "modality_config": ({}, {"text": {"method": "forward", "method_output_name": "logits"}}),
             },
         ),

@@ -156,7 +156,7 @@ def bundle_from_onnx(
 
 
 def _check_inside(directory: Path, file: Path) -> None:
-    """Raise CheckpointError for a link that leads out of the directory; it may lead into this repository's files in the hub cache."""
+    """Raise CheckpointError for a link that leads out of the directory, except to this repository's files in the hub cache."""
     root = directory.resolve()
     target = file.resolve()
     repository = root.parent.parent  # models--name/snapshots/commit

@@ -36,7 +36,7 @@ QUANTIZED = (
 """Operators of 8-bit models, besides those that begin with QLinear."""
 FEW_BITS = ("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized")
 DEPTH = 16
-"""Graphs within graphs that are followed."""
+"""Deepest nesting of graphs within graphs that is read."""
 
 
 @dataclass(slots=True)
@@ -56,21 +56,21 @@ class OnnxFile:
 
         Raises CheckpointError for what is no whole ONNX file, and for tensors in files outside its folder.
         """
-        found = cls(path)
+        read = cls(path)
         try:
             with path.open("rb") as opened:
-                # Unmapped when the last view of it is gone: closed while an error's traceback holds one, it would raise.
+                # Not closed here: that would raise while an error's traceback holds a view. It is unmapped with its last view.
                 content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             if content[:40].startswith(b"version https://git-lfs"):
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the model; fetch it with: git lfs pull")
-            found._model(memoryview(content))
+            read._model(memoryview(content))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error})") from error
         except (_MessageError, ValueError) as error:  # mmap raises ValueError for an empty file
             raise CheckpointError(
                 f"{path} is not an ONNX file, or not a whole one ({error}); fetch it again"
             ) from error
-        return found
+        return read
 
     @property
     def precision(self) -> Precision:
@@ -190,7 +190,7 @@ class OnnxFile:
 
 
 class _MessageError(Exception):
-    """Bytes that are no protobuf message."""
+    """The bytes are no protobuf message."""
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -1,4 +1,4 @@
-"""`Numerics`: what each tensor of an exported graph is computed in."""
+"""`Numerics`: the type that each tensor of an exported graph is computed in."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +17,13 @@ HALF_SMALLEST = float(np.finfo(np.float16).smallest_normal)  # 6.1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """What a graph's tensors are held in, by the tensors' names.
+    """The types that a graph's tensors are held in, by the tensors' names.
 
-    FP32 everywhere, or, where `half`, FP16 but for the head, the tensors in `float32`, and whatever is computed from
-    those directly: a value that does not fit into FP16 must not be cast to it on the way. The points in `quantized`
-    (`export/precision/points.py`) are held in 8 bits. Attention heads are padded with zeros to a multiple of
-    `head_multiple`, which changes no score: TensorRT fuses attention for multiples of 8 alone. Where `fused`, attention,
-    and what follows a product, are ONNX Runtime's own operators, which TensorRT does not know, wherever all that is
-    inside is of one type.
+    All are FP32, unless `half`: then they are FP16 except the head, the tensors in `float32`, and every tensor that is computed
+    directly from those, since a value that does not fit into FP16 must not be cast to it. The points in `quantized`
+    (`export/precision/quantization_points.py`) are held in 8 bits. Attention heads are padded with zeros to a multiple of
+    `head_multiple`, which changes no score: TensorRT fuses attention for multiples of 8 alone. With `fused`, attention and what
+    follows a product are ONNX Runtime's own operators, which TensorRT does not know, wherever the tensors inside have one type.
     """
 
     half: bool = False

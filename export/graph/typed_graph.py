@@ -42,7 +42,7 @@ class TypedGraph:
         if operator == "Cast":
             self._types[output] = attributes["to"]
         elif floats:
-            # What came through 8 bits is as large as it was before.
+            # Quantising and dequantising a tensor leave its range, so what does not fit into FP16 still does not.
             computed = [self._origins.get(name, name) for name in floats if name not in self._constants]
             weights = [self._constants[name] for name in floats if name in self._constants]
             kind = kind or self.numerics.type_of(output, computed, weights)
@@ -70,7 +70,7 @@ class TypedGraph:
         return copy
 
     def constant(self, name: str, values: npt.ArrayLike) -> str:
-        """Know a constant by its name; it is written when a node uses it, in the type that the node computes in."""
+        """Register a constant. It is written when a node uses it, in the type that the node computes in."""
         if name not in self._constants:
             array = np.ascontiguousarray(values)
             self._constants[name] = array
@@ -78,7 +78,7 @@ class TypedGraph:
         return name
 
     def integers(self, name: str, values: npt.ArrayLike) -> str:
-        """Know an int64 constant by its name."""
+        """Register an int64 constant."""
         return self.constant(name, np.asarray(values, dtype=np.int64))
 
     def _write(self, name: str) -> None:

@@ -115,7 +115,7 @@ class _Graph(TypedGraph):
             position = self._roberta_positions()
         else:
             first = self.integers("axis_0", [0])
-            # Shape's own bounds, of opset 15, are ones that TensorRT 8.6 passes over.
+            # TensorRT 8.6 ignores Shape's attributes `start` and `end` (opset 15).
             shape = self.add("Shape", ["input_ids"], "positions.shape")
             bounds = [self.integers("one_int", [1]), self.integers("two_int", [2]), first]
             length = self.add("Slice", [shape, *bounds], "positions.length")
@@ -152,7 +152,7 @@ class _Graph(TypedGraph):
         mask = self.add("Unsqueeze", ["attention_mask", self.integers("axes_1_2", [1, 2])], "mask.unsqueezed")
         mask = self.add("Cast", [mask], "mask.float", to=self.numerics.type_of("mask.float"))
         inverted = self.add("Sub", [self.constant("one", np.float32(1)), mask], "mask.inverted")
-        # Of the narrower type throughout: -inf would turn a row to NaN.
+        # The lowest number of the narrower type, since a row of -inf would become NaN.
         lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
         return self.add("Mul", [inverted, self.constant("lowest", lowest)], "mask.additive")
 
@@ -221,7 +221,7 @@ class _Graph(TypedGraph):
         # spares the logits the rounding of a runtime that folds it into its matmul (docs/decisions/0004). d is without padding.
         if query_input == hidden:
             # One product of three times the width: fewer operators, and ONNX Runtime computes a product of 8 bits in
-            # floating point, without a word, when another product reads the same operand.
+            # floating point, without a message, when another product reads the same operand.
             query, key, value = self._split(f"{name}.query_key_value", hidden, ("query", "key", "value"), self._scale)
         else:
             query = self.linear(f"{name}.query", query_input, scales=(self._scale,), heads_out=True)
@@ -249,7 +249,7 @@ class _Graph(TypedGraph):
             domain=ONNX_RUNTIME,
             num_heads=self.checkpoint.dimensions.heads,
             qkv_hidden_sizes=[self._all_heads] * 3,
-            scale=1.0,  # it lies in the weights; without, the operator would apply one of its own
+            scale=1.0,  # the scale is in the weights already; without this the operator would apply its default
         )
 
     def _split(self, name: str, hidden: str, parts: Sequence[str], *scales: float) -> list[str]:
@@ -298,7 +298,7 @@ class _Graph(TypedGraph):
         """
         weight, bias = self._weights(layers or (name,), scales)
         quantization = self.numerics.quantized.get(name)
-        # A scale that FP16 rounds to 0 is refused by TensorRT, and one of few bits is none.
+        # TensorRT refuses a scale that FP16 rounds to 0, and a subnormal scale has too few bits.
         least = HALF_SMALLEST if self.numerics.half else 0.0
         if heads_out:
             weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
@@ -311,7 +311,7 @@ class _Graph(TypedGraph):
         if quantization is None:
             product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
             return self.add("Add", [product, constant], output or name)
-        # One type for all that belongs to the product: a Cast between would keep it from running in 8 bits.
+        # All operators of the product have one type: a Cast between them would keep it from running in 8 bits.
         kind = self.numerics.type_of(f"{name}.product", [value])
         smooth = value
         if quantization.smoothing is not None:
@@ -324,7 +324,7 @@ class _Graph(TypedGraph):
         product = self.add("MatMul", operands, f"{name}.product", kind=kind)
         if not quantization.kept:
             return self.add("Add", [product, constant], output or name)
-        # The outlying channels in floating point; the bias joins them, so that the large tensor is passed over once.
+        # The outlier channels in floating point. The bias is added to them, so that the large tensor is read once less.
         channels = self.integers(f"{name}.channels", quantization.kept)
         kept = self.add("Gather", [value, channels], f"{name}.kept", kind=kind, axis=2)
         kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.kept)].T)
@@ -341,7 +341,7 @@ class _Graph(TypedGraph):
         return [product, self.constant(f"{name}.bias", bias)]
 
     def _fuses(self, *inside: str) -> bool:
-        """Tell whether tensors whose names begin so can disappear in an operator: none is in 8 bits or kept in FP32."""
+        """Tell whether all tensors of these prefixes can be fused into an operator: none is in 8 bits or kept in FP32."""
         kept = {*self.numerics.float32, *self.numerics.quantized}
         return self.numerics.fused and not any(name.startswith(inside) for name in kept)
 
@@ -361,11 +361,11 @@ class _Graph(TypedGraph):
         return weight, bias
 
     def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
-        """Where each of the checkpoint's channels lies among so many of padded heads."""
+        """Return the place of each of the checkpoint's channels among those of padded heads."""
         return np.arange(channels).reshape(-1, self._padded_head)[:, : self._head].reshape(-1)
 
     def _with_padded_heads(self, values: npt.NDArray[np.float32], *, axis: int) -> npt.NDArray[np.float32]:
-        """Put zeros behind each head of `axis`, which holds the heads of one or several projections."""
+        """Pad each head of `axis` with zeros; `axis` holds the heads of one or several projections."""
         shape = list(values.shape)
         shape[axis] = shape[axis] // self._head * self._padded_head
         padded = np.zeros(shape, dtype=values.dtype)
@@ -435,5 +435,5 @@ class _Graph(TypedGraph):
         return self.add("Mul", [gated, half], name)
 
     def stored(self, name: str) -> str:
-        """Know a tensor of the checkpoint by its name."""
+        """Register a tensor of the checkpoint under its name."""
         return self.constant(name, self.checkpoint.tensor(name))

@@ -1,4 +1,4 @@
-"""The built-in pairs of the parity check: ordinary text to rank, and everything that goes wrong at the edges."""
+"""The built-in pairs of the parity check: ordinary texts to rank, and edge cases."""
 
 from collections.abc import Sequence
 

@@ -13,7 +13,8 @@ from ...engine.errors import BackendError
 
 UNMEASURED = "unmeasured"
 FUSED = re.compile(r"mha|flash_?att", re.IGNORECASE)
-"""In names of layers or their kernels: `_gemm_mha_v2` and `_gemv_mha_v1` (TensorRT 9 to 11), `fused_mha`, `fmha` (before)."""
+"""Parts of the names of fused attention layers or of their kernels: `_gemm_mha_v2` and `_gemv_mha_v1` (TensorRT 9 to 11),
+`fused_mha` and `fmha` (before)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ def attention_in(network: Any, tensorrt: Any) -> tuple[Attention, ...]:
         return layer
 
     def product_of(layer: Any) -> Any:
-        """The one product that reads a layer's output, on whatever way through 8 bits."""
+        """Return the one product that reads a layer's output, directly or through Q/DQ; None where there is not one."""
         while len(found := readers.get(layer.get_output(0).name, [])) == 1:
             layer = found[0]
             if layer.type == kinds.MATRIX_MULTIPLY:
@@ -125,5 +126,5 @@ def _inputs(layer: Any) -> list[Any]:
 def _adds(layer: Any, tensorrt: Any) -> bool:
     if layer.type != tensorrt.LayerType.ELEMENTWISE:
         return False
-    layer.__class__ = tensorrt.IElementWiseLayer  # a layer comes as its base class, which does not tell the operation
+    layer.__class__ = tensorrt.IElementWiseLayer  # the binding returns the base class, which lacks the operation
     return bool(layer.op == tensorrt.ElementWiseOperation.SUM)

@@ -21,9 +21,9 @@ from .attention import keep_unfused
 logger = logging.getLogger("crossrt")
 
 TIMINGS = "timings"
-"""Of the cache."""
+"""Folder in the cache for timing caches."""
 PROGRESS_EVERY = 5.0
-"""Seconds between two words on how far a build is."""
+"""Seconds between two reports of a build's progress."""
 
 Progress = Callable[[str], object]
 
@@ -57,7 +57,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedNetwork:
-    """A `network` as TensorRT has read it, with the builder, the parser and the logger that it lives by."""
+    """A `network` that TensorRT has parsed, with the builder, the parser and the logger that must outlive it."""
 
     library: str
     tensorrt: Any
@@ -73,7 +73,7 @@ class ParsedNetwork:
         log = collecting_logger(tensorrt)
         try:
             builder = tensorrt.Builder(log)
-        except TypeError as error:  # its way of telling that there is none
+        except TypeError as error:  # raised where there is none
             raise log.error(f"{library} {tensorrt.__version__} cannot build here") from error
         old = tensorrt8.is_tensorrt8(tensorrt.__version__)
         if old:
@@ -170,7 +170,7 @@ def refitted(plan: bytes, onnx: bytes | Path, *, library: str = "tensorrt") -> b
 
 
 def layer_information(plan: bytes, *, library: str = "tensorrt") -> str:
-    """Return what TensorRT tells of an engine's layers, as JSON. Ask the driver first, as for `refitted`."""
+    """Return TensorRT's description of an engine's layers, as JSON. The driver must be initialised first, as for `refitted`."""
     tensorrt = importlib.import_module(library)
     log = collecting_logger(tensorrt)
     engine = tensorrt.Runtime(log).deserialize_cuda_engine(plan)
@@ -192,7 +192,7 @@ def _config(tensorrt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, options.workspace)
     config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
-    config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default; ten bits of mantissa are not what FP32 promises
+    config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default; its mantissa has ten bits, FP32's has 23
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.refittable:
@@ -205,7 +205,7 @@ def _config(tensorrt: Any, builder: Any, options: BuildOptions) -> Any:
 
 
 def _monitor(tensorrt: Any, progress: Progress) -> Any:
-    """Return what TensorRT tells its progress to."""
+    """Return a progress monitor for TensorRT."""
 
     class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -229,7 +229,7 @@ def _monitor(tensorrt: Any, progress: Progress) -> Any:
 
 
 def use_timings(config: Any, file: Path) -> None:
-    """Give the builder what earlier builds measured. What it cannot use, of another GPU say, is as good as nothing."""
+    """Give the builder the timings of earlier builds. It ignores those that it cannot use, such as another GPU's."""
     try:
         content = file.expanduser().read_bytes()
     except OSError:
@@ -240,7 +240,7 @@ def use_timings(config: Any, file: Path) -> None:
 
 
 def keep_timings(config: Any, file: Path) -> None:
-    """Write what this build has measured, whole or not at all. A cache that cannot be written is done without."""
+    """Write the timings of this build, whole or not at all. A cache that cannot be written is ignored."""
     file = file.expanduser()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -31,9 +31,9 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
     be FP16, but for LayerNorm's statistics and the mask; the engine is judged by its scores and its ranking. Without either,
     all is FP32.
     """
-    # Their libraries are not needed, and may be missing.
+    # The libraries of further tactic sources are not needed, and may be missing.
     config.set_tactic_sources(0)
-    # Without, a profile belongs to one context, and the second lane could not use it; from 10 on it is always so.
+    # Without this a profile belongs to one context, so a second lane could not use it. TensorRT 10 always shares profiles.
     config.set_preview_feature(tensorrt.PreviewFeature.PROFILE_SHARING_0806, True)
 
     def pin(layer: Any) -> None:
@@ -63,7 +63,7 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
             layer.__class__ = tensorrt.INormalizationLayer  # a layer comes as its base class, which lacks the property
             layer.compute_precision = single
         if not typed:
-            # The mask's lowest number of FP32 would be -inf, and NaN where it is multiplied by nothing.
+            # In FP16 the mask's lowest FP32 number would be -inf, and NaN once multiplied by 0.
             if layer.name.startswith("mask.") and all(tensor.dtype == single for tensor in made):
                 pin(layer)
             continue
@@ -77,5 +77,5 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
 
 
 def described(error: Any) -> str:
-    """Say what the parser has found wrong: it gives the number of a node, where later ones give its name."""
+    """Return the parser's errors in words. This version gives the number of a node, where later ones give its name."""
     return f"node {error.node()} of the file: {error.desc()}"
