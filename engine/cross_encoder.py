@@ -42,7 +42,8 @@ class CrossEncoder(CrossEncoderAttributes):
     """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
 
     Source: `model_name_or_path` is a bundle, by its path or as an opened `Bundle`, a checkpoint directory or a hub id. A
-    checkpoint or hub id is exported once, into a cache; `revision`, `token`, `cache_folder` and `local_files_only` are as in sentence-transformers.
+    checkpoint or hub id is exported once, into a cache; `revision`, `token`, `cache_folder` and `local_files_only` are as in
+    sentence-transformers.
 
     Precision: `precision` is `fp32`, `bf16`, `fp16`, `int8` or `auto`. None means FP32; a bundle without FP32, such as one
     made of an INT8 ONNX file, then raises BundleError. `auto` takes the fastest precision that passed its parity check, or the
