@@ -44,8 +44,12 @@ HOLDS = {
     "export": "the export of a checkpoint",
     "measurement": "what evaluation and speed share",
     "evaluation": "ranking quality",
+    "speed.result": "stored, printed, compared",
+    "speed.ceiling": "what the machine reaches at most",
     "speed": "crossrt bench",
-    "report": "results as one page",
+    "report": "results that are read for a page",
+    "report.charts": "SVG charts",
+    "report.page": "sections, and HTML",
     "commands": "the command line",
 }
 """What each room holds, in up to 36 characters."""
