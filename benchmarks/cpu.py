@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""crossrt beside its peers on a CPU: one query with its candidates a request, from raw text to scores.
+"""How fast is crossrt beside its peers on a CPU, from raw text to scores? A request is one query with its candidates.
 
     benchmarks/peers/environments
     benchmarks/cpu.py CHECKPOINT BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out result.json
 
-Each system is a process in an environment of its own, with the same weights and as many threads. Every request goes to
-all of them, one after the other, the order turning with each request, and a process that has no request is stopped, so
-that it cannot disturb. A ratio is of one request's times; medians and the 5th and 95th percentile are printed. Scores
-are compared with PyTorch's in FP32 before a time counts.
+Each system is a process in its own environment, with the same weights and number of threads. Every request goes to all
+systems one after the other, in an order that rotates with each request. A process without a request is stopped, so that it
+cannot disturb the others. Ratios are between the times of one request; medians and the 5th and 95th percentile are printed.
+Scores are compared with PyTorch's FP32 scores before a time counts.
 """
 
 import argparse
@@ -47,14 +47,14 @@ ENVIRONMENTS = {
     "FlashRank": "flashrank",
 }
 EXACT, RANKED = 1e-3, 0.85
-"""What counts as the same scores: the largest difference of a system that computes in FP32; the top-10 overlap of others."""
+"""Limits for equal scores: the largest difference for systems in FP32, the top-10 overlap for others."""
 
 FEW, SLOW = 5, 3
-"""Requests after which a system that takes so many times the reference's time gets no more."""
+"""After FEW requests, a system that takes SLOW times as long as the reference gets no more."""
 
 
 class Process:
-    """A system that runs, stopped while it has nothing to do. `failed` says why one does not run."""
+    """A running system, stopped while it has no request. `failed` is the reason when it does not run."""
 
     def __init__(self, system: str, python: Path, arguments: list[str]) -> None:
         self.system = system
@@ -79,7 +79,7 @@ class Process:
         self._stop()
 
     def score(self, query: str, passages: list[str], *, number: int | None = None) -> None:
-        """Send a request; its time and scores are kept under its number, if it has one."""
+        """Send a request, and keep its time and scores under its number, if it has one."""
         if self.failed:
             return
         assert self.child.stdin
@@ -187,7 +187,7 @@ def open_systems(
 
 
 def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling: dict[str, float]) -> dict[str, Any]:
-    """Return one system's figures, or why there are none."""
+    """Return the figures of a system, or the reason why there are none."""
     facts: dict[str, Any] = {"system": each.system, "versions": each.versions}
     if each.failed or not each.seconds:
         return facts | {"failed": each.failed or "no request was answered"}
@@ -226,7 +226,7 @@ def encoded_lengths(bundle: Bundle, requests: list[tuple[str, list[str]]]) -> li
 
 
 def padding(requests: list[np.ndarray[Any, Any]]) -> dict[str, float]:
-    """Return the share of computed tokens that are padding, of the batch plan and of sorted batches of 32."""
+    """Return the share of padding in the computed tokens, for the batch plan and for sorted batches of 32."""
     real = sum(int(lengths.sum()) for lengths in requests)
     made = [plan_batches(lengths, batch_size=32, streams=usable_cpus(), few_shapes_to=512) for lengths in requests]
     ours = sum(len(part) * width for each in made for part, width in zip(each.row_groups, each.widths, strict=True))

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""crossrt on a GPU beside PyTorch: engines built, parity, throughput and latency, with whatever is installed.
+"""How fast and how exact is crossrt on a GPU, beside PyTorch? Measures with whatever is installed.
 
     benchmarks/gpu.py BUNDLE... --queries Q.tsv --passages P.tsv --run R.trec --out gpu.json
     benchmarks/gpu.py BUNDLE --checkpoint CHECKPOINT ... --write-reference scores.npz     on any machine with torch
 
-Engines are built first, on a copy of each bundle, but for those that it brings. Then every request goes to all systems, one
-after the other. Parity is with the scores that PyTorch gave in FP32 (`--reference`, a file, since the Python of TensorRT 8.6 has
-no torch), or else with the bundle's own FP32 model on the CPU, which has passed PyTorch's, before the requests and again after
-them, when graphs compute. With torch and `--checkpoint`, PyTorch FP16 through sentence-transformers (SDPA, sorted batches) runs
+Missing engines are built first, in a copy of each bundle. Then every request goes to all systems, one after the other. Scores
+are compared with PyTorch's FP32 scores (`--reference`, a file, since the Python of TensorRT 8.6 has no torch), or else with the
+bundle's own FP32 model on the CPU, which has passed parity with PyTorch: before the requests, and again after them, when CUDA
+graphs are in use. With torch and `--checkpoint`, PyTorch FP16 through sentence-transformers (SDPA, sorted batches) runs
 in the same turns.
 
-Whatever fails stays in the result with its reason, and the result is written after every step. Exit status: 0 when something ran
-and all that ran has the reference's scores within the tolerance of its precision, else 1.
+Failures stay in the result with their reasons, and the result is written after every step. The exit status is 0 when at least
+one system ran and all that ran are within the tolerance of their precision, else 1.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from gpu_systems import System, opened, said, sentence_transformers
 from result import write_result
 
 with suppress(ImportError, OSError):
-    import torch  # first: it loads CUDA and cuDNN, which an ONNX Runtime that lies in another folder would not find
+    import torch  # first: it loads CUDA and cuDNN, which an ONNX Runtime in another folder would not find
 
 from crossrt import Bundle, CrossEncoder, PassageStore
 from crossrt.calibration.ranking import top_overlap
@@ -52,7 +52,7 @@ from crossrt.speed.operations import flops_of
 COUNTS = (1, 10, 100)
 PACKAGES = ("tensorrt-rtx", "onnxruntime-gpu", "cuda-bindings", "pycuda", "torch", "sentence-transformers")
 MATMUL = 8192
-"""Rows and columns of the products that say what the device can do."""
+"""Rows and columns of the products that measure the device's peak."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ def main(words: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 measure(path, number, requests, arguments, row, Path(folder), result["matmul_tflops"], keep)
-            except Exception as error:  # the other bundles are measured all the same
+            except Exception as error:  # the other bundles are measured nevertheless
                 row["failed"] = said(error)
         keep()
         show(row)
@@ -169,7 +169,7 @@ def measure(
         stored = number < len(arguments.reference)
         judged = requests if stored else requests[: arguments.parity_requests]
         expected, row["reference"] = reference(bundle, judged, arguments, number, length)
-    except Exception as error:  # without, speed is measured all the same
+    except Exception as error:  # speed is measured even without a reference
         row["reference"] = f"failed: {said(error)}"
     systems, row["systems"] = opened(copy, folder, number, arguments, length)
     keep()
@@ -227,11 +227,11 @@ def measure(
                 rows[name].setdefault("pairs_per_s", {})[work] = round(rate, 1)
                 if work != "all":
                     rows[name]["model_tflops"] = tflops = round(flops / p50 / 1e9, 1)
-                    # FP32 is no matter for what half precision can do.
+                    # The peak is of half precision, so FP32 is not compared with it.
                     if "failed" not in rates and systems[name].precision is not Precision.FP32:
                         rows[name]["of_matmul"] = round(tflops / max(rates.values()), 3)
         keep()
-    for name, system in systems.items():  # once more: by now graphs compute what was launched before
+    for name, system in systems.items():  # again: by now CUDA graphs have replaced the launches
         try:
             again = compared(system, requests, expected, bundle.manifest.relevant_label or 0)
         except Exception as error:
@@ -243,7 +243,7 @@ def measure(
         keep()
     for system in systems.values():
         if system.model is not None:
-            with suppress(Exception):  # a device that is lost says so above
+            with suppress(Exception):  # a lost device has been reported above
                 system.model.close()
 
 
@@ -253,7 +253,7 @@ def length_of(bundle: Bundle, arguments: argparse.Namespace) -> int:
 
 
 def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build an engine into the bundle, in a process of its own, which may crash or take too long."""
+    """Build an engine into the bundle, in a child process, which may crash or take too long."""
     words = ["--precision", precision, "--device", arguments.device]
     if arguments.max_length:
         words += ["--max-length", str(min(arguments.max_length, Bundle.open(bundle).manifest.max_positions))]
@@ -280,7 +280,7 @@ def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[s
 
 
 def padding(executor: GpuExecutor, model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
-    """What rounding adds to the real tokens, of single requests and of all in one, and how many shapes they make."""
+    """Return the padding by shape buckets, and the number of shapes, for single requests and for all in one."""
     layout = executor.layout
     found: dict[str, Any] = {}
     for name, lists in (
@@ -302,7 +302,7 @@ def padding(executor: GpuExecutor, model: CrossEncoder, requests: list[Request])
 def reference(
     bundle: Bundle, requests: list[Request], arguments: argparse.Namespace, number: int, length: int
 ) -> tuple[list[Any], str]:
-    """Return the scores that all are compared with, and whose they are."""
+    """Return the reference scores, and their source."""
     if number < len(arguments.reference):
         stored = np.load(arguments.reference[number])
         if int(stored["max_length"]) != length:
@@ -319,7 +319,7 @@ def reference(
 
 def compared(system: System, requests: list[Request], expected: list[Any] | None, label: int) -> dict[str, Any]:
     """Score the requests that have expected logits; return how far those of the relevant label are from them."""
-    judged = {"passed": None} if system.model is not None else {}  # a peer's scores are its own matter
+    judged = {"passed": None} if system.model is not None else {}  # the scores of peers are not judged
     if expected is None:
         return {"precision": system.precision.value, **judged}
 
@@ -367,8 +367,11 @@ def prepared(bundle: Bundle, requests: list[Request], folder: Path) -> PassageSt
 def in_turns(
     works: dict[str, list[Callable[[], Any]]], rounds: int, warm: dict[str, int]
 ) -> dict[str, list[float] | str]:
-    """Return the ms of each system's pieces of work, or why it failed. Systems take turns at all pieces, as one that serves
-    requests does: between two of its pieces no other's code and weights have taken the caches."""
+    """Return the milliseconds of each system's pieces of work, or the reason why it failed.
+
+    In its turn a system computes all pieces, like a server: between two of them no other system evicts its code and weights
+    from the caches.
+    """
     times: dict[str, list[float] | str] = {name: [] for name in works}
     for turn in range(-max(warm.values(), default=0), rounds):
         for name, pieces in works.items():
@@ -390,7 +393,7 @@ def in_turns(
 
 
 def matmul_rates(device: str) -> dict[str, Any]:
-    """TFLOP/s of dense matrix products in half precision, by torch: what the model's own are a share of."""
+    """Return the TFLOP/s of dense matrix products in half precision, by torch: the peak for the model's rate."""
     try:
         found = {}
         for kind in ("float16", "bfloat16"):
@@ -409,7 +412,7 @@ def matmul_rates(device: str) -> dict[str, Any]:
 
 
 def device_facts(device: str) -> dict[str, Any]:
-    """Return what the driver and nvidia-smi say of the GPU."""
+    """Return what the driver and nvidia-smi report about the GPU."""
     present, ordinal = gpus(), int(device.partition(":")[2] or 0)
     if ordinal >= len(present):
         return {"failed": f"no NVIDIA driver with a {device} was found here"}

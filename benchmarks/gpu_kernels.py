@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What the kernels and products of crossrt's own GPU backend take, each alone, and a whole batch as a CUDA graph.
+"""How long do the kernels and matrix products of the native GPU backend take, alone and as a whole batch in a CUDA graph?
 
     benchmarks/gpu_kernels.py BUNDLE... [large] --out gpu_native_kernels.json
 
-`large` is a BERT-large of random weights, which needs no bundle. Pairs are of random tokens, all of one length. Microseconds, and
-TFLOP/s of products and of the batch, which counts real tokens alone.
+`large` is a BERT-large with random weights, which needs no bundle. Pairs have random tokens and equal lengths. Prints
+microseconds, and TFLOP/s of the products and of the batch, for which only real tokens count.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from crossrt.engine.hardware.gpus import gpus
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 
 BATCHES = ((1, 64), (10, 80), (100, 80), (256, 64), (128, 128), (256, 128), (400, 80), (64, 512))
-"""Pairs, and the tokens of each."""
+"""Number of pairs, and tokens of each."""
 LARGE = ModelDims(
     **{"precision": "fp16", "hidden": 1024, "heads": 16, "head": 64, "intermediate": 4096, "layers": 24, "types": 2},
     **{"vocab": 30522, "positions": 512, "labels": 1, "dense": 2, "activation": "tanh", "epsilon": 1e-12},  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def large_executor(cuda: Cuda) -> NativeGpuExecutor:
-    """A BERT-large whose weights are some random numbers, again and again."""
+    """Return a BERT-large whose weights repeat a block of random numbers."""
     numbers = np.random.default_rng(0).normal(0, 0.03, 1 << 22)
     arrays = tuple(np.resize(numbers, shape).astype(DTYPES[dtype]) for _, dtype, shape in LARGE.tensors())
     manifest = SimpleNamespace(max_positions=LARGE.positions, labels=LARGE.labels)

@@ -1,4 +1,4 @@
-"""What batches of each shape take on a GPU, one at a time: ShapeBuckets, the cut into batches and graphs are tuned by it."""
+"""The time of a batch of each shape on a GPU. Shape buckets, batch splitting and CUDA graphs are tuned with it."""
 
 import contextlib
 import time
@@ -16,14 +16,14 @@ from crossrt.engine.runtime.gpu_lane import GpuLane
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = (16, 32, 64, 96, 128, 192, 256)
 WARM, REPEATS = 3, 15
-"""A lane's third batch of a shape is the first by a graph."""
+"""A lane's third batch of a shape is the first that runs as a CUDA graph."""
 
 
 def shape_costs(executor: GpuExecutor, *, vocabulary: int, labels: int) -> list[dict[str, Any]]:
-    """Return `rows`, `tokens`, and medians: `ms`, from tokens in memory to logits, and `device_ms`, without the last wait.
+    """Return `rows`, `tokens`, and medians: `ms`, from tokens in memory to logits, and `device_ms`, without the final wait.
 
-    The second is by the stream's clock, from when the host begins to fill in the tokens until they have been computed.
-    The GPU computes nothing else meanwhile. Shapes that the executor does not take are left out.
+    `device_ms` is measured by events on the stream, from when the host begins to fill in the tokens until the batch is done.
+    The GPU must be idle otherwise. Shapes that the executor does not take are left out.
     """
     cuda, layout = executor.cuda, executor.layout
     chance = np.random.default_rng(0)
@@ -61,5 +61,5 @@ def shape_costs(executor: GpuExecutor, *, vocabulary: int, labels: int) -> list[
 
 
 def is_one_batch(layout: BatchLayout, rows: int, tokens: int) -> bool:
-    """Tell whether the layout has so many pairs of so many tokens as one batch, however cheap a second one is."""
+    """Tell whether the layout allows so many pairs of so many tokens as one batch."""
     return len(layout.split(np.full(rows, tokens), batch_cost=1 << 40)) == 1

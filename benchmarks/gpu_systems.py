@@ -1,4 +1,4 @@
-"""What is measured on a GPU: each of our backends as it is and with a part left out, and PyTorch as the peer."""
+"""The systems that are measured on a GPU: crossrt's backends, variants with a part left out, and PyTorch as the peer."""
 
 import argparse
 import contextlib
@@ -21,18 +21,18 @@ from crossrt.engine.runtime.select import choose_execution
 Pairs = Sequence[tuple[str, str]]
 PEER = "sentence-transformers FP16"
 WARM = 3
-"""Passes that do not count: a request begins at the first lane, and a lane's third batch of a shape is the first by a graph."""
+"""Warm-up passes: requests begin at the first lane, whose third batch of a shape is the first that runs as a CUDA graph."""
 
 
 Variant = Callable[[], contextlib.AbstractContextManager[None]]
-"""Changes a part of our backends while a model is opened."""
+"""Changes a part of the backends while a model is opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """What scores pairs; `model` is ours, and None for PyTorch. `warm` passes do not count.
+    """A system that scores pairs. `model` is crossrt's, None for PyTorch; `warm` is the number of warm-up passes.
 
-    `config` and `variant` are how `model` was opened.
+    `config` and `variant` tell how `model` was opened.
     """
 
     score: Callable[[Pairs], Any]
@@ -85,7 +85,7 @@ def opened(
     wanted: dict[str, Callable[[], System]] = {}
 
     def ours(backend: str, precision: str, path: Path = bundle, variant: Variant = contextlib.nullcontext) -> System:
-        # Engines were built here, or brought along by who gave the bundle's path.
+        # The engines were built here, or the user has named a bundle with engines.
         options: dict[str, Any] = {"allow_failed": True, "trust_engines": True}
         options |= {"device": arguments.device, "backend": backend, "precision": precision}
         with variant():
@@ -131,7 +131,7 @@ def opened(
 
 
 def without_fused_files(bundle: Path, folder: Path) -> Path:
-    """Copy a bundle without what ONNX Runtime's fused operators are written in."""
+    """Copy a bundle without the files with ONNX Runtime's fused operators."""
     copy = Path(shutil.copytree(bundle, folder))
     manifest = Bundle.open(copy).manifest
     models = {name: replace(model, fused_file=None) for name, model in manifest.models.items()}

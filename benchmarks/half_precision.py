@@ -3,9 +3,9 @@
 
     benchmarks/half_precision.py CHECKPOINT --pairs PAIRS.tsv --out benchmarks/results/half_precision.json
 
-crossrt's typed graph, onnxruntime's and onnxconverter-common's converters on crossrt's FP32 graph, and PyTorch in half,
-all with a rounding to FP16 after every operator; on the checkpoint as it is, and with the first layer's feed-forward
-output made a thousand times as large.
+crossrt's typed graph, onnxruntime's and onnxconverter-common's converters on crossrt's FP32 graph, and PyTorch in half
+precision, all rounded to FP16 after every operator; on the checkpoint as it is, and with the first layer's feed-forward output
+scaled by a thousand.
 """
 
 import argparse

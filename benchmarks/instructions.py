@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What do the native kernels lose where a processor has AVX512, but not AVX512-BF16?
+"""How much slower are the native kernels on a processor with AVX512 but without AVX512-BF16?
 
     benchmarks/instructions.py BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out benchmarks/results/instructions.json
 
-The library for such processors and the one for AVX512-BF16, on a processor that has it, and the other backends, which compute
-with all that there is. One query with its candidates a request; all score it before any scores the next.
+Runs the library for such processors and the one for AVX512-BF16 on a processor that has it, beside the other backends, which
+use all instructions. A request is one query with its candidates; all systems score it before the next.
 """
 
 import argparse

@@ -5,9 +5,9 @@
         --nncf-python .venv-nncf/bin/python --out benchmarks/results/int8.json
 
 crossrt's recipes, range methods and smoothings, onnxruntime's static and dynamic quantisation, and NNCF's, on crossrt's
-own FP32 graph. Half of the queries calibrate (of crossrt's default, half of those judge what goes back to floating
-point); the verdict is the other half's, both ways round. All run in ONNX Runtime with exact sums. NNCF wants an
-environment of its own: `pip install nncf onnx onnxruntime`.
+own FP32 graph. Half of the queries calibrate (in crossrt's default, half of those decide what is restored to floating
+point), and the other half judges; then the halves change places. All run in ONNX Runtime with exact sums. NNCF needs its
+own environment: `pip install nncf onnx onnxruntime`.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class Half:
 
 
 class Lists:
-    """The collection, and what FP32 makes of it."""
+    """The collection, and its FP32 logits."""
 
     def __init__(self, arguments: argparse.Namespace, checkpoint: Checkpoint) -> None:
         self.queries, self.passages, self.run = read_collection(arguments.queries, arguments.passages, arguments.run)
@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def ways(lists: Lists, queries: Sequence[str], nncf: Path | None) -> Mapping[str, Callable[[], onnx.ModelProto]]:
-    """Return what makes an INT8 model from these queries' pairs, by its name."""
+    """Return the functions that make INT8 models from these queries' pairs, by name."""
     pairs = lists.pairs(queries, PAIRS_A_QUERY)
     found: dict[str, Callable[[], onnx.ModelProto]] = {
         name: lambda recipe=recipe: by_recipe(lists, pairs, recipe) for name, recipe in RECIPES.items()

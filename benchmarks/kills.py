@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does a process that is killed at any moment leave anything but whole files?
+"""Does a process that is killed at any moment leave only complete files?
 
     benchmarks/kills.py --out benchmarks/results/kills.json
     benchmarks/kills.py --quick
@@ -45,14 +45,14 @@ DEMO = Path(__file__).resolve().parent.parent / "demo"
 KILLS, QUICK_KILLS = 220, 24
 QUERIES = 10
 COPIES = 5
-"""Of the demo's passages, so that `prepare` notes its progress several times."""
+"""Copies of the demo's passages, so that `prepare` saves its progress several times."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 HIDDEN = re.compile(r"\..+\.(partial|lock)|\.lock")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command line and the `target` that it writes; `content` says what a whole target holds, and raises for another."""
+    """A command line and the `target` that it writes. `content` describes a complete target, and raises for any other."""
 
     words: tuple[str, ...]
     target: Path
@@ -81,10 +81,10 @@ class Command:
 
 
 def main() -> None:
-    """Kill, check, print, and write JSON when asked; exit 1 when anything was found half."""
+    """Kill, check, print, and write JSON when asked; exit 1 when an incomplete file was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, help=f"over all commands; {KILLS}, or {QUICK_KILLS} with --quick")
-    parser.add_argument("--quick", action="store_true", help="a glance: fewer kills")
+    parser.add_argument("--quick", action="store_true", help="fewer kills, for a quick look")
     parser.add_argument("--only", default="export,prepare,rerank,evaluate", help="commands, as prepare,rerank")
     parser.add_argument("--bundle", type=Path, help="bundle to work with; the demo model's, made here, unless given")
     parser.add_argument("--seconds", type=float, default=660.0, help="begin no kill after this many")
@@ -107,7 +107,7 @@ def main() -> None:
 
 def campaign(folder: Path, kills: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Kill the commands in turns, by both signals in turns."""
-    # What the forks would otherwise import, one after the other.
+    # Otherwise every fork would import these.
     names = arguments.only.split(",")
     modules = ["onnxruntime", "ir_measures", "crossrt.evaluation.collection"]
     modules += ["crossrt.export.export", "transformers.models.bert.modeling_bert"] if "export" in names else []
@@ -163,7 +163,7 @@ def campaign(folder: Path, kills: int, arguments: argparse.Namespace) -> dict[st
 
 
 def state_of(command: Command, old: Any, new: Any) -> str:
-    """Say what a killed command left at its target. Raises AssertionError for anything half."""
+    """Say what a killed command left at its target. Raises AssertionError for an incomplete target."""
     if not command.target.exists():
         assert old is None, "the old target is gone"
         return "absent"

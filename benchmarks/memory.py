@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Does a model that stays open keep the memory it has?
+"""Does the memory of an open model stop growing?
 
     benchmarks/memory.py BUNDLE --backend openvino --out benchmarks/results/memory.json
 
-Requests of random shapes, one after the other: 1 to 32 pairs, few more often than many, of 3 to 250 words each. Resident
-size is read as it goes; the bar is 5 % of growth over the last nine tenths of the requests, and above it the exit status
-is 1. The first tenth is left out: until every size has been met, buffers grow to the largest.
+Sends requests of random shapes: 1 to 32 pairs, small numbers more often, of 3 to 250 words each, and reads the resident
+memory between them. The exit status is 1 when it grows by more than 5 % over the last nine tenths of the requests. The first
+tenth is left out: until every size has occurred, buffers grow.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What stands beside every figure: date, machine, versions, commit."""
+"""`write_result`: a result as JSON, with date, machine, versions and commit."""
 
 import json
 from datetime import date

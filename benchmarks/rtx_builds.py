@@ -3,8 +3,8 @@
 
     benchmarks/rtx_builds.py --out benchmarks/results/rtx_builds.json
 
-By TensorRT-RTX, without a GPU, with the real profiles: two layers of each of the fifteen, and MiniLM-L-6 whole. It says
-nothing about speed: kernels are chosen on the GPU that an engine runs on.
+Uses TensorRT-RTX, without a GPU, with the real profiles, on two layers of each of the fifteen models and on the complete
+MiniLM-L-6. It tells nothing about speed: kernels are chosen on the GPU that an engine runs on.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def numerics_of(checkpoint: Checkpoint, recipe: str) -> Numerics:
-    """Return a recipe's numerics; INT8 with its rest in FP16. The scales are any: what is built does not depend on them."""
+    """Return a recipe's numerics; INT8 with the rest in FP16. The scales are arbitrary: the build does not depend on them."""
     if recipe == "fp32":
         return FP32
     precision, _, parts = recipe.partition(" ")

@@ -6,10 +6,10 @@
 
 Each set-up is a process of its own: native kernels in FP32 and, where the bundle holds it, in INT8, ONNX Runtime, OpenVINO,
 four threads that share a model, passages from a store, and `AutoModelForSequenceClassification` with padded arrays.
-Requests are drawn from a seeded pool, in which the lengths are uneven. The scores of a request must be those of its first
-time, within 1e-5 (batches are cut otherwise when threads compete). Resident memory is read as it goes; growth is its largest
-value in the last nine tenths of the requests over that after the first tenth, in which buffers still grow. Exit status 1
-for an error, another score, or more growth than the limit.
+Requests are drawn from a seeded pool, in which the lengths are uneven. A repeated request must get the scores of its first
+time, within 1e-5 (batches are split differently when threads compete). Growth is the largest resident memory in the last nine
+tenths of the requests, relative to that after the first tenth, in which buffers still grow. The exit status is 1 for an error,
+a changed score, or more growth than the limit.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from crossrt.engine.store.preparation import prepare
 
 SETUPS = ("native", "int8", "onnxruntime", "openvino", "threads", "store", "auto_model")
 POOL = 200
-"""Different requests."""
+"""Number of different requests."""
 ATOL = 1e-5
 LIMIT = 0.10
-"""Of growth. OpenVINO keeps kernels for every shape that it meets: +2 to +8 % over 20,000 requests."""
+"""Limit of growth. OpenVINO caches kernels for every shape that it meets: +2 to +8 % over 20,000 requests."""
 SIZES = 100
-"""Readings of the memory."""
+"""Number of memory readings."""
 
 Scored = Callable[[int], Any]
 
@@ -72,7 +72,7 @@ def main() -> None:
         row = json.loads(child.stdout) if child.returncode == 0 else {"errors": [f"exit status {child.returncode}"]}
         rows.append({"setup": setup} | row)
         print(said(rows[-1]), flush=True)
-        if arguments.out:  # after each, so that what was measured stays
+        if arguments.out:  # after each set-up, so that an interrupted run keeps its results
             write_result(arguments.out, {"model": source, **shape, "setups": rows})
     failed = [row for row in rows if row.get("errors") or row.get("other_scores") or row.get("growth", 0) > LIMIT]
     sys.exit(bool(failed))
@@ -100,7 +100,7 @@ def soaked(setup: str, bundle: Path, requests: int, words: int) -> dict[str, Any
         for number in part:
             try:
                 scores = score(number)
-            except Exception as error:  # whatever it is, it is what this looks for
+            except Exception as error:  # any error is a finding
                 errors.append(f"{type(error).__name__}: {error}")
                 continue
             with lock:
@@ -119,7 +119,7 @@ def soaked(setup: str, bundle: Path, requests: int, words: int) -> dict[str, Any
                 thread.start()
             for thread in threads:
                 thread.join()
-    except CrossrtError as error:  # what cannot run here is no failure, and stays in the table
+    except CrossrtError as error:  # a set-up that cannot run here is no failure, and stays in the table
         return {"skipped": str(error).splitlines()[0]}
     after = sizes[len(sizes) // 10 :]
     return {
@@ -182,7 +182,7 @@ def scorer(setup: str, bundle: Path, pool: list[tuple[str, list[str]]]) -> Itera
 
 
 def said(row: dict[str, Any]) -> str:
-    """One line for a person."""
+    """Return a line about one set-up."""
     if not row.get("resident_mb"):
         return f"{row['setup']:<12} {row.get('skipped') or row['errors'][0]}"
     sizes = row["resident_mb"]

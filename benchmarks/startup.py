@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""How long from the start of a process to its first score, and what would shorten it?
+"""How long does a process take from its start to its first score, and what would shorten that?
 
     benchmarks/startup.py BUNDLE --out benchmarks/results/startup.json
 
-Whole processes, run in turn, each timed from its start to its first printed score. Beside crossrt as it is stand what
-was tried and left: OpenVINO without the compiled model that crossrt keeps, and the graph that ONNX Runtime has optimized,
-saved and opened without optimizing again.
+Times whole processes in turns, from the start to the first printed score. Beside crossrt as it is, this measures alternatives:
+OpenVINO without crossrt's cache of compiled models, and ONNX Runtime with a saved optimized graph.
 """
 
 import argparse

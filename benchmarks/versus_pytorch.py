@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pairs per second of a bundle, beside plain PyTorch on the same pairs with as many threads.
+"""How many pairs per second does a bundle score, beside plain PyTorch on the same pairs with as many threads?
 
     benchmarks/versus_pytorch.py CHECKPOINT BUNDLE --queries Q.tsv --passages P.tsv --run R.trec
 

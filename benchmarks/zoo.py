@@ -4,13 +4,13 @@
     benchmarks/zoo.py --out benchmarks/results/zoo.json --price-per-hour 0.10
     benchmarks/zoo.py --out /tmp/zoo.json --only TinyBERT-L-2-v2 --only electra-base
 
-Each at full size with seeded random weights, in FP32, BF16 and INT8 on each backend, in turns; beside them what the model's
-card says of a V100. Speed does not depend on the weights, and these models are for nothing but speed: their scores mean
-nothing, and the INT8 file is the exporter's own graph with every linear layer in 8 bits by the ranges of a few pairs, which
-no calibration chose and no gate passed. A calibrated one keeps some channels in floating point, and is somewhat slower.
+Measures each at full size with seeded random weights, in FP32, BF16 and INT8 on each backend, in turns, beside the V100 speed
+on the model's card. Speed does not depend on the weights. The scores mean nothing, and INT8 is the exporter's graph with every
+linear layer in 8 bits, with ranges from a few pairs, without calibration or parity checks. A calibrated model keeps some
+channels in floating point, and is somewhat slower.
 
-A request is 100 pairs of MS MARCO's lengths, fewer for large models. The result is written after each model, and a run that
-was stopped goes on where it was. The price is of an hour of a machine like this one.
+A request is 100 pairs as long as MS MARCO's, fewer for large models. The result is written after each model, and an interrupted
+run continues there. The price is for one hour of this machine.
 """
 
 import argparse
@@ -60,7 +60,7 @@ from model_zoo import ZooModel, selected, write_model
 
 REPEATS = 3
 GFLOP = 500.0
-"""Of a request of a large model, so that the largest takes seconds."""
+"""GFLOP of a request of a large model, so that the largest takes seconds."""
 FEWEST = 16
 """Pairs of a request: two batches for each of a few processors."""
 RANGE_PAIRS = 8
@@ -70,7 +70,7 @@ STRETCH_S = 0.1
 def main() -> None:
     """Measure what the result lacks, write it model by model, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; goes on with what is there")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; an interrupted run continues there")
     parser.add_argument("--only", action="append", help="part of a model's name; may be repeated")
     parser.add_argument("--price-per-hour", type=float, help="of this machine, in any currency")
     arguments = parser.parse_args()
@@ -86,7 +86,7 @@ def main() -> None:
             continue
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            os.environ[VARIABLE] = folder  # gigabytes that nobody opens again
+            os.environ[VARIABLE] = folder  # gigabytes that are not opened again
             bundle = write_bundle(model, Path(folder))
             made = time.perf_counter()
             speeds = measured(model, bundle, found)
@@ -154,13 +154,13 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
 
 
 def joined(whole: Speeds, more: Speeds) -> Speeds:
-    """Put further rows behind those there are: shares of the highest ceiling met, and the worst noise."""
+    """Append rows, with shares of the highest ceilings of both results, and the larger noise."""
     rows, found = with_shares([*whole.rows, *more.rows], higher(whole.ceilings, more.ceilings))
     return replace(whole, rows=rows, ceilings=found, noise=max(whole.noise, more.noise))
 
 
 def table(speeds: Speeds, price: float | None) -> list[str]:
-    """Return the lines that a person reads; costs are computed from the speeds."""
+    """Return a table; costs are computed from the speeds."""
     lines = [
         f"{speeds.machine['processor']}, {speeds.machine['usable_cpus']} processors; noise {speeds.noise:.0%}",
         f"{'':<58}{'pairs/s':>9}{'of ceiling':>12}{'V100, by its card':>19}"

@@ -1,9 +1,9 @@
-"""Ask an advisory service for known vulnerabilities of the packages that are installed in this environment.
+"""Ask an advisory service for known vulnerabilities of the packages installed in this environment.
 
     python scripts/audit.py
 
-Exits 1 when one is found. Where the service cannot be reached, or knows none of the packages, as a mirror of an index may,
-it says that nothing was checked and exits 0.
+Exits with 1 when one is found. Where the service cannot be reached, or knows none of the packages, as with some mirrors of
+package indexes, it says that nothing was checked and exits with 0.
 """
 
 import json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export many checkpoints, going on past a failure, and end with a table of what came of each."""
+"""Export many checkpoints, continue after failures, and print a table of the outcomes."""
 
 import json
 import os
@@ -38,7 +38,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of one checkpoint: `error` is empty when it was exported."""
+    """The outcome for one checkpoint: `error` is empty when it was exported."""
 
     source: str
     seconds: float
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def export(source: str, out: Path, *, force: bool) -> Outcome:
-    """Export one checkpoint in a process of its own, so that memory is measured and given back."""
+    """Export one checkpoint in a child process, which measures its memory and frees it."""
     target = out / source.strip("/").replace("/", "__").lstrip(".")
     command = crossrt_command("export", source, str(target), *(["--force"] if force else []))
     start = time.monotonic()

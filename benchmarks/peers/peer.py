@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One system in a process and an environment of its own, that scores requests as they come.
+"""A system in a process and an environment of its own, which scores requests from standard input.
 
     peer.py SYSTEM CHECKPOINT BUNDLE THREADS CALIBRATION.tsv
 
@@ -227,7 +227,7 @@ def main() -> None:
     subject = Subject(
         checkpoint=Path(checkpoint), bundle=Path(bundle), threads=int(threads), calibration=Path(calibration)
     )
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # so that output of libraries is not taken for an answer
     versions = {}
     for name in DISTRIBUTIONS:
         try:
