@@ -230,10 +230,10 @@ def test_another_evaluation_in_the_folder_is_refused(collect: Collect, bundle: P
     for other, message in (
         ({"collection": collect(depth=5)}, "depth was None and is 5"),
         ({"collection": collect(limit=2)}, "holds 6 queries, and 2 are asked for"),
-        ({"systems": systems(bundle, max_length=32)}, "max_length was 64 and is 32"),
-        ({"systems": systems(bundle, batch_size=3)}, "batch size was 32 and is 3"),
+        ({"configs": systems(bundle, max_length=32)}, "max_length was 64 and is 32"),
+        ({"configs": systems(bundle, batch_size=3)}, "batch size was 32 and is 3"),
     ):
-        given = {"systems": systems(bundle), "collection": collect()} | other
+        given = {"configs": systems(bundle), "collection": collect()} | other
         with pytest.raises(DataFileError, match=message):
             evaluate(folder=tmp_path, measures=MEASURES, **given)  # type: ignore[arg-type]
         assert content(tmp_path) == before
