@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
 from ..bundle.native_weights import ACTIVATIONS, ModelDims, NativeModel
+from ..closable import CLOSED
 from ..errors import BackendError, InputError
 from ..kernels.library import load_library
 from ..kernels.support import native_kernels, why_not_native
@@ -136,7 +137,7 @@ class NativeSession:
         workspace = self._workspaces.get()
         try:
             if workspace is None:
-                raise BackendError("this session is closed; open the bundle again")
+                raise BackendError(CLOSED)
             addresses = [*(array.ctypes.data for array in arrays), logits.ctypes.data]
             status = _library().crossrt_score(self._encoder, workspace, len(rows), *addresses)
         finally:

@@ -18,7 +18,7 @@ ROWS = (1, 4, 16)
 """Numbers of rows that a batch may have where there should be few shapes."""
 SHORT = 64
 """Longest row, in tokens, of a batch of sixteen. Four longer rows keep a processor as busy as sixteen."""
-TOGETHER, LEAST = 448, 64
+BATCH_TOKENS, LEAST_TOKENS = 448, 64
 """Tokens of a usual and of the smallest batch without padding. The native kernels take at most 512 tokens at a time."""
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
@@ -113,7 +113,7 @@ def plan_batches(
 def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: int = 1) -> BatchPlan:
     """Cut pairs of these lengths (int64 [n], tokens) into batches for kernels that compute no padding.
 
-    A batch has about `TOGETHER` tokens, which share one pass over each layer's weights, and at most `batch_size` rows. With
+    A batch has about `BATCH_TOKENS` tokens, which share one pass over each layer's weights, and at most `batch_size` rows. With
     several `streams` the last batches are smaller, so that all streams finish at nearly the same time.
     """
     order = np.argsort(-lengths, kind="stable")
@@ -124,7 +124,7 @@ def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: i
         if row and (row - borders[-1] == batch_size or 2 * room < length):
             borders.append(row)
         if row == borders[-1]:
-            room = TOGETHER if streams == 1 else min(TOGETHER, max(LEAST, rest // streams))
+            room = BATCH_TOKENS if streams == 1 else min(BATCH_TOKENS, max(LEAST_TOKENS, rest // streams))
         room -= length
         rest -= length
     cuts = list(pairwise([*borders, len(order)])) if len(order) else []

@@ -296,13 +296,12 @@ def test_a_request_of_fewer_pairs_than_streams_is_computed_by_all_processors(
     dims = dims_of(precision="fp32")
     bundle = bundle_of(dims, random_arrays(dims))
     config = CpuConfig(backend="native", precision=Precision.FP32, threads=3, streams=3, batch_size=32, reason="")
-    streams = CpuScorer(bundle, config)
+    scorer = CpuScorer(bundle, config)
     pairs = a_batch([40, 9]).pairs()
-    first = streams.submit(pairs, batch_size=32).wait()
-    assert streams._widening is not None
-    assert streams._widening.result().threads == 3
-    np.testing.assert_array_equal(streams.submit(pairs, batch_size=32).wait(), first)
-    streams.close()
+    first = scorer.submit(pairs, batch_size=32).wait()
+    scorer.wait_until_wide()
+    np.testing.assert_array_equal(scorer.submit(pairs, batch_size=32).wait(), first)
+    scorer.close()
 
 
 def test_threads_do_not_disturb_one_another(bundle_of: Callable[..., Bundle]) -> None:

@@ -136,7 +136,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 def config(**fields: Any) -> Edit:
-    """PairedDifference fields of config.json; `...` takes a field out."""
+    """Change fields of config.json; `...` takes a field out."""
     return lambda path: _edit_json(path / "config.json", fields)
 
 
@@ -360,7 +360,7 @@ def _unprefixed(path: Path) -> dict[str, Any]:
 
 
 def same(path: Path) -> None:
-    """PairedDifference nothing."""
+    """Change nothing."""
 
 
 TABLE = [

@@ -50,7 +50,7 @@ def exported(bundle: Path, checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def edit(path: Path, **fields: Any) -> None:
-    """PairedDifference fields of a JSON file; None removes one."""
+    """Change fields of a JSON file; None removes one."""
     found = json.loads(path.read_text(encoding="utf-8")) | fields
     path.write_text(json.dumps({name: value for name, value in found.items() if value is not None}), encoding="utf-8")
 
