@@ -155,6 +155,21 @@ class PassageStore:
             starts -= np.maximum(lengths - self.description.limit, 0)
         return self._ids, starts, lengths
 
+    def held(
+        self, names: Sequence[str]
+    ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the ids of the whole store, and where these passages start in it and how many tokens it holds of each.
+
+        Raises StoreError as `tokens` does.
+        """
+        rows = self.rows(names)
+        starts, ends = (self._starts[each].astype(np.int64) for each in (rows, rows + 1))
+        if ((starts < 0) | (ends < starts) | (ends > len(self._ids))).any():
+            raise StoreError(
+                f"{self.path / 'starts.bin'} is damaged: a passage is not within ids.bin; prepare it again"
+            )
+        return self._ids, starts, ends - starts
+
     def check(self, tokenizer_sha256: str, *, max_length: int, truncation_side: TruncationSide = "right") -> None:
         """Raise StoreError unless the store fits a model: same tokenizer and truncation side, and enough tokens per passage."""
         if tokenizer_sha256 != self.description.tokenizer_sha256:

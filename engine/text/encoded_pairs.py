@@ -22,6 +22,9 @@ class Prepared(Protocol):
     def tokens(self, names: Sequence[str]) -> Spans:
         """Return the token ids of the passages with these ids. See `PassageStore.tokens`."""
 
+    def held(self, names: Sequence[str]) -> Spans:
+        """Return the tokens of these passages that are held, and the counts of these alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPairs:
@@ -37,6 +40,13 @@ class EncodedPairs:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "EncodedPairs":
+        """Return these pairs, in this order."""
+        lengths = self.lengths[rows]
+        source = ragged(self.offsets[rows], lengths)
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        return EncodedPairs(ids=self.ids[source], type_ids=self.type_ids[source], offsets=offsets)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -13,6 +13,7 @@ from ..options import whole
 from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide
 from .pair_template import PairTemplate
 from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
+from .windows import WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
 
 
@@ -96,17 +97,13 @@ class PairTokenizer:
         try:
             with explained(self._name):
                 if self._words is not None:
-                    return self._joined(self._words, pairs, prompt)
+                    return self._pairs(*self._spans(pairs, prompt))
                 if prompt:
                     pairs = [(prompt + query, passage) for query, passage in pairs]
                 encodings = self._truncating.encode_batch_fast(list(pairs), add_special_tokens=True)
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates, from broken JSON or surrogateescape
-            index = next((i for i, pair in enumerate(pairs) if not all(map(_is_text, pair))), None)
-            if index is None:
-                raise
-            raise InputError(
-                f"pair {index} holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first"
-            ) from error
+            _check_unicode(pairs, error)
+            raise
         offsets = np.zeros(len(encodings) + 1, dtype=np.int64)
         np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
         ids = np.empty(offsets[-1], dtype=np.int32)
@@ -116,18 +113,60 @@ class PairTokenizer:
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets)
 
-    def _joined(self, wordpiece: WordPiece, pairs: Sequence[tuple[str, str]], prompt: str) -> EncodedPairs:
+    def encode_windows(
+        self, pairs: Sequence[tuple[str, str]], windows: Windows, *, prompt: str | None = None
+    ) -> WindowedPairs:
+        """Tokenize pairs of texts, and cut the passages into windows. `prompt` is as in `encode`.
+
+        Safe from several threads at once. Raises InputError for text that is no valid Unicode, and for a query that leaves
+        no room in a window.
+        """
+        prompt = self.prompt if prompt is None else prompt
+        _check_unicode(pairs)
+        with explained(self._name):
+            return self._windowed(*self._spans(pairs, prompt), windows)
+
+    def encode_windows_from(
+        self, store: Prepared, query: str, passage_ids: Sequence[str], windows: Windows, *, prompt: str | None = None
+    ) -> WindowedPairs:
+        """Tokenize a query, and cut prepared passages into windows: token for token what `encode_windows` gives.
+
+        Raises what `encode_from` and `encode_windows` raise.
+        """
+        queries = self._query_spans(query, len(passage_ids), prompt)
+        windowed = self._windowed(queries, store.held(passage_ids), windows)
+        self._check_ids(store, windowed.pairs)
+        return windowed
+
+    def window_text(self, passage: str, place: int, size: int) -> tuple[int, int]:
+        """Return where the tokens `place` to `place + size` of a passage stand in its text: the first character, and the
+        one after the last."""
+        if not size:
+            return 0, 0
+        with explained(self._name):
+            offsets = self._tokenizer.encode(passage, add_special_tokens=False).offsets
+        return offsets[place][0], offsets[place + size - 1][1]
+
+    def _windowed(self, queries: Spans, passages: Spans, windows: Windows) -> WindowedPairs:
+        cut = windows.cut(queries[2], passages, special_tokens=self._template.special_tokens)
+        ids, starts, lengths = queries
+        owners = cut.owners
+        pairs = self._template.joined((ids, starts[owners], lengths[owners]), cut.spans, max_length=windows.length)
+        return WindowedPairs(pairs=pairs, offsets=cut.offsets, places=cut.places, sizes=cut.spans[2])
+
+    def _spans(self, pairs: Sequence[tuple[str, str]], prompt: str) -> tuple[Spans, Spans]:
+        """Tokenize the queries and the passages of pairs; consecutive pairs with the same query share it."""
         texts = [passage for _, passage in pairs]
-        rows: list[int] = []  # index of each pair's query in `texts`; consecutive pairs with the same query share one
+        rows: list[int] = []  # index of each pair's query in `texts`
         last: str | None = None
         for query, _ in pairs:
             if query != last:
                 last = query
                 texts.append(prompt + query)
             rows.append(len(texts) - 1)
-        ids, starts, lengths = wordpiece.tokens(texts, self.threads)
-        passages = ids, starts[: len(pairs)], lengths[: len(pairs)]
-        return self._pairs((ids, starts[rows], lengths[rows]), passages)
+        words = self._words
+        ids, starts, lengths = words.tokens(texts, self.threads) if words else tokens_of(self._tokenizer, texts)
+        return (ids, starts[rows], lengths[rows]), (ids, starts[: len(pairs)], lengths[: len(pairs)])
 
     def encode_from(
         self, store: Prepared, query: str, passage_ids: Sequence[str], *, prompt: str | None = None
@@ -137,6 +176,12 @@ class PairTokenizer:
         Raises StoreError for a passage that the store lacks or whose token ids this tokenizer does not have, and InputError for a
         query that is not valid Unicode. Several threads may call at once.
         """
+        pairs = self._pairs(self._query_spans(query, len(passage_ids), prompt), store.tokens(passage_ids))
+        self._check_ids(store, pairs)
+        return pairs
+
+    def _query_spans(self, query: str, count: int, prompt: str | None) -> Spans:
+        """Tokenize a query, `count` times the same. Raises InputError for one that is no valid Unicode."""
         query = (self.prompt if prompt is None else prompt) + query
         if not _is_text(query):
             raise InputError(
@@ -147,15 +192,15 @@ class PairTokenizer:
                 ids, starts, lengths = self._words.tokens([query])
             else:
                 ids, starts, lengths = tokens_of(self._tokenizer, [query])
-        rows = np.zeros(len(passage_ids), dtype=np.int64)
-        queries: Spans = ids, starts[rows], lengths[rows]
-        pairs = self._pairs(queries, store.tokens(passage_ids))
+        rows = np.zeros(count, dtype=np.int64)
+        return ids, starts[rows], lengths[rows]
+
+    def _check_ids(self, store: Prepared, pairs: EncodedPairs) -> None:
         if len(pairs.ids) and not 0 <= pairs.ids.min() <= pairs.ids.max() <= self.largest_id:
             raise StoreError(
                 f"{store.path} is damaged: it holds token ids beyond {self.largest_id}, the largest of its tokenizer; prepare it "
                 "again"
             )
-        return pairs
 
     def _pairs(self, queries: Spans, passages: Spans) -> EncodedPairs:
         return self._template.joined(
@@ -174,6 +219,15 @@ class PairTokenizer:
             max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
         )
         return tokenizer
+
+
+def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = None) -> None:
+    """Raise InputError, naming the pair, for a text with a lone surrogate."""
+    for index, pair in enumerate(pairs):
+        if not all(map(_is_text, pair)):
+            raise InputError(
+                f"pair {index} holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first"
+            ) from cause
 
 
 def _is_text(text: str) -> bool:

@@ -1,0 +1,122 @@
+"""`Windows`: long passages are scored in overlapping pieces, and the pieces' scores become the passage's."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, OptionError
+from ..options import whole
+from .encoded_pairs import EncodedPairs, Spans
+
+Floats = npt.NDArray[np.float32]
+
+AGGREGATIONS = ("max", "first", "mean", "sum")
+TOP_MEAN = re.compile(r"mean:([1-9]\d{0,8})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """How a passage is cut into windows, and how their scores become one.
+
+    A window has at most `length` tokens, the query and the special tokens included, and begins `stride` tokens of the
+    passage after the one before it. Where the query leaves less room than `stride`, windows follow one another without
+    a gap. `aggregate` is `max`, the best window (MaxP of Dai and Callan 2019, arXiv:1905.09217); `first` (FirstP), for
+    which no other window is computed; `mean`; `mean:N`, of the N best windows; or `sum`. Logits are aggregated, before
+    the activation.
+
+    Raises OptionError for a length, stride or aggregation that is not allowed.
+    """
+
+    length: int
+    stride: int
+    aggregate: str = "max"
+
+    def __post_init__(self) -> None:
+        whole("the length of windows", self.length, least=1)
+        whole("the stride of windows", self.stride, least=1)
+        if self.stride > self.length:
+            raise OptionError(
+                f"a stride of {self.stride} tokens would leave out tokens between windows of {self.length}; give at most that"
+            )
+        if self.aggregate not in AGGREGATIONS and not TOP_MEAN.fullmatch(self.aggregate):
+            raise OptionError(
+                f"unknown aggregation {self.aggregate!r} of windows; one of {', '.join(AGGREGATIONS)}, or mean:N for the mean "
+                "of the N best"
+            )
+
+    def cut(self, queries: npt.NDArray[np.int64], passages: Spans, *, special_tokens: int) -> "CutPassages":
+        """Cut passages into windows, beside queries of these lengths (int64 [n], tokens).
+
+        `passages` has one span for each query. Raises InputError, naming the pair, for a query that leaves no room.
+        """
+        ids, starts, lengths = passages
+        room = self.length - special_tokens - queries
+        if len(room) and room.min() < 1:
+            pair = int(np.flatnonzero(room < 1)[0])
+            raise InputError(
+                f"pair {pair}: a query of {queries[pair]} tokens and {special_tokens} special tokens leave no room for the "
+                f"passage in a window of {self.length}; make windows longer"
+            )
+        stride = np.minimum(self.stride, room)
+        counts = np.ones(len(lengths), dtype=np.int64)
+        if self.aggregate != "first":
+            counts += np.maximum(0, -(-(lengths - room) // stride))
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        owners = np.repeat(np.arange(len(counts)), counts)
+        places = (np.arange(offsets[-1]) - offsets[:-1][owners]) * stride[owners]
+        sizes = np.minimum(room[owners], lengths[owners] - places)
+        return CutPassages(spans=(ids, starts[owners] + places, sizes), offsets=offsets, owners=owners, places=places)
+
+    def aggregated(self, logits: Floats, offsets: npt.NDArray[np.int64]) -> Floats:
+        """Return one row of logits for each passage, float32 [n, labels], from those of all windows [windows, labels].
+
+        The windows of passage i are the rows `offsets[i]` to `offsets[i + 1]`, of which there is at least one. NaN stays.
+        """
+        if not len(offsets) - 1:
+            return logits[:0]
+        starts = offsets[:-1]
+        if self.aggregate == "first":
+            return logits[starts]
+        if self.aggregate == "max":
+            return np.maximum.reduceat(logits, starts, axis=0)
+        counts = np.diff(offsets)
+        top = TOP_MEAN.fullmatch(self.aggregate)
+        if top:
+            best = min(int(top[1]), int(counts.max()))
+            rows = [
+                np.sort(logits[begin:end], axis=0)[-best:].mean(axis=0)
+                for begin, end in zip(starts, offsets[1:], strict=True)
+            ]
+            return np.array(rows, dtype=np.float32)
+        sums = np.add.reduceat(logits.astype(np.float64), starts, axis=0)
+        return (sums if self.aggregate == "sum" else sums / counts[:, None]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CutPassages:
+    """Windows of n passages, one after the other.
+
+    `spans` are the windows' tokens; `owners` int64 [windows] is the passage of each, `places` int64 [windows] the number
+    of its first token within the passage. The windows of passage i are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1].
+    """
+
+    spans: Spans
+    offsets: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WindowedPairs:
+    """The windows of n query-passage pairs as pairs of their own. `offsets`, `places` and `sizes` are those of the windows:
+    the passage's windows, the number of the window's first token within the passage, and its tokens of the passage."""
+
+    pairs: EncodedPairs
+    offsets: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1

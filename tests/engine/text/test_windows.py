@@ -1,0 +1,144 @@
+"""Windows hold the tokens that plain slicing of the real tokenizer's tokens gives, and leave none out."""
+
+import json
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from crossrt.engine.errors import InputError, OptionError
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
+from crossrt.engine.text.windows import Windows
+from tests.conftest import REPOSITORY
+from tests.engine.text.real_tokenizer import rows_of
+
+DEMO = REPOSITORY / "demo/checkpoint/tokenizer.json"
+WORDS = "the a river city is in of package unhappiness naïve 東京 . , x".split()
+TEXT = st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join)
+AGGREGATIONS = ["max", "mean", "mean:2", "sum"]
+
+
+@cache
+def real(kind: str) -> Tokenizer:
+    if kind == "bert":
+        fields = json.loads(DEMO.read_text(encoding="utf-8"))
+        fields["truncation"] = fields["padding"] = None
+        return Tokenizer.from_str(json.dumps(fields))
+    vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    return tokenizer
+
+
+def sliced(kind: str, query: str, passage: str, length: int, stride: int, first: bool) -> list[list[int]]:
+    """Plain Python: the windows' tokens with special tokens, by the real tokenizer's own ids."""
+    tokenizer = real(kind)
+    q, p = (tokenizer.encode(text, add_special_tokens=False).ids for text in (query, passage))
+    before, between, after = ([2], [3], [3]) if kind == "bert" else ([0], [1, 1], [1])
+    if kind == "bert":
+        before, between = [tokenizer.token_to_id("[CLS]")], [tokenizer.token_to_id("[SEP]")]
+        after = between
+    room = length - len(before) - len(between) - len(after) - len(q)
+    begin, found = 0, []
+    while True:
+        found.append([*before, *q, *between, *p[begin : begin + room], *after])
+        if first or begin + room >= len(p):
+            return found
+        begin += min(stride, room)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@settings(max_examples=200, deadline=None)
+@given(
+    query=st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join),
+    passages=st.lists(TEXT, max_size=5),
+    length=st.integers(40, 80),
+    stride=st.integers(1, 40),
+    first=st.booleans(),
+)
+def test_windows_hold_what_slicing_gives(
+    kind: str, query: str, passages: list[str], length: int, stride: int, first: bool
+) -> None:
+    encoder = PairTokenizer(real(kind), max_length=512)
+    windows = Windows(length=length, stride=stride, aggregate="first" if first else "max")
+    found = encoder.encode_windows([(query, passage) for passage in passages], windows)
+    expected = [sliced(kind, query, passage, length, stride, first) for passage in passages]
+    assert [ids for ids, _ in rows_of(found.pairs)] == [ids for each in expected for ids in each]
+    assert np.diff(found.offsets).tolist() == [len(each) for each in expected]
+    assert len(found) == len(passages)
+
+
+def test_one_window_is_the_pair_as_it_is_without_windows() -> None:
+    encoder = PairTokenizer(real("bert"), max_length=512)
+    pairs = [("the river", "city " * 5), ("a", "")]
+    windowed = encoder.encode_windows(pairs, Windows(length=512, stride=256))
+    assert rows_of(windowed.pairs) == rows_of(encoder.encode(pairs))
+
+
+def test_a_window_is_found_in_the_text() -> None:
+    encoder = PairTokenizer(real("bert"), max_length=512)
+    passage = "the river is in the city, " * 30
+    windowed = encoder.encode_windows([("a river", passage)], Windows(length=32, stride=8))
+    tokens = real("bert").encode(passage, add_special_tokens=False).ids
+    for place, size in zip(windowed.places.tolist(), windowed.sizes.tolist(), strict=True):
+        begin, end = encoder.window_text(passage, place, size)
+        again = real("bert").encode(passage[begin:end], add_special_tokens=False).ids
+        assert again == tokens[place : place + size]
+    assert encoder.window_text("", 0, 0) == (0, 0)
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATIONS)
+@settings(max_examples=100, deadline=None)
+@given(counts=st.lists(st.integers(1, 6), max_size=8), labels=st.integers(1, 3), seed=st.integers(0, 999))
+def test_scores_are_aggregated_as_plain_python_does_it(
+    aggregate: str, counts: list[int], labels: int, seed: int
+) -> None:
+    logits = np.random.default_rng(seed).normal(0, 3, (sum(counts), labels)).astype(np.float32)
+    offsets = np.concatenate(([0], np.cumsum(np.array(counts, dtype=np.int64)))).astype(np.int64)
+    found = Windows(length=64, stride=32, aggregate=aggregate).aggregated(logits, offsets)
+    plain = {
+        "max": lambda values: max(values),
+        "mean": lambda values: sum(values) / len(values),
+        "mean:2": lambda values: sum(sorted(values)[-2:]) / len(values[-2:]),
+        "sum": sum,
+    }[aggregate]
+    expected = [
+        [plain([float(value) for value in logits[begin:end, label]]) for label in range(labels)]
+        for begin, end in pairwise(offsets)
+    ]
+    np.testing.assert_allclose(found, np.array(expected, dtype=np.float32).reshape(len(counts), labels), rtol=1e-5)
+
+
+def test_nan_of_a_window_is_not_hidden_by_the_best_of_the_others() -> None:
+    logits = np.array([[1], [np.nan], [3]], dtype=np.float32)
+    offsets = np.array([0, 2, 3])
+    assert np.isnan(Windows(length=64, stride=32).aggregated(logits, offsets)[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"stride": 0}, "stride of windows=0: give a whole number from 1"),
+        ({"stride": 65}, "a stride of 65 tokens would leave out tokens between windows of 64"),
+        ({"length": "64"}, "length of windows='64': give a whole number"),
+        ({"aggregate": "median"}, "unknown aggregation 'median'"),
+        ({"aggregate": "mean:0"}, "unknown aggregation 'mean:0'"),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        Windows(**{"length": 64, "stride": 32, **wrong})  # type: ignore[arg-type]
+
+
+def test_a_query_that_leaves_no_room_is_refused_by_its_number() -> None:
+    encoder = PairTokenizer(real("bert"), max_length=512)
+    pairs = [("a", "the city"), ("river " * 70, "the city")]
+    with pytest.raises(InputError, match=r"pair 1: a query of \d+ tokens and 3 special tokens leave no room.* of 64"):
+        encoder.encode_windows(pairs, Windows(length=64, stride=32))
+    with pytest.raises(InputError, match="pair 0 holds a lone surrogate"):
+        encoder.encode_windows([("a", "\ud800")], Windows(length=64, stride=32))
