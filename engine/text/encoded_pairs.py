@@ -31,12 +31,14 @@ class EncodedPairs:
     """Token ids of n query-passage pairs, with special tokens and without padding.
 
     `ids` int32 [tokens] and `type_ids` uint8 [tokens] hold all pairs one after the other; pair i is
-    `ids[offsets[i]:offsets[i + 1]]`, with `offsets` int64 [n + 1].
+    `ids[offsets[i]:offsets[i + 1]]`, with `offsets` int64 [n + 1]. `cut` int64 [n] counts the tokens that each pair lost
+    to truncation; None stands for none.
     """
 
     ids: npt.NDArray[np.int32]
     type_ids: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
+    cut: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -46,7 +48,8 @@ class EncodedPairs:
         lengths = self.lengths[rows]
         source = ragged(self.offsets[rows], lengths)
         offsets = np.concatenate(([0], np.cumsum(lengths)))
-        return EncodedPairs(ids=self.ids[source], type_ids=self.type_ids[source], offsets=offsets)
+        cut = None if self.cut is None else self.cut[rows]
+        return EncodedPairs(ids=self.ids[source], type_ids=self.type_ids[source], offsets=offsets, cut=cut)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

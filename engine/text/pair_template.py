@@ -102,4 +102,5 @@ class PairTemplate:
         at = at + kept
         for number, (token, kind) in enumerate(self.after):
             joined[at + number], type_ids[at + number] = token, kind
-        return EncodedPairs(ids=joined, type_ids=type_ids, offsets=offsets)
+        cut = query_lengths - query_kept + lengths - kept
+        return EncodedPairs(ids=joined, type_ids=type_ids, offsets=offsets, cut=cut)

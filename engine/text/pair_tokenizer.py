@@ -100,7 +100,14 @@ class PairTokenizer:
                     return self._pairs(*self._spans(pairs, prompt))
                 if prompt:
                     pairs = [(prompt + query, passage) for query, passage in pairs]
-                encodings = self._truncating.encode_batch_fast(list(pairs), add_special_tokens=True)
+                encodings = self._tokenizer.encode_batch_fast(list(pairs), add_special_tokens=True)
+                cut = np.maximum(
+                    np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) - self.max_length, 0
+                )
+                too_long = np.flatnonzero(cut).tolist()
+                shorter = self._truncating.encode_batch_fast([pairs[row] for row in too_long], add_special_tokens=True)
+                for row, encoding in zip(too_long, shorter, strict=True):
+                    encodings[row] = encoding
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates, from broken JSON or surrogateescape
             _check_unicode(pairs, error)
             raise
@@ -111,7 +118,7 @@ class PairTokenizer:
         for encoding, start, stop in zip(encodings, offsets[:-1], offsets[1:], strict=True):
             ids[start:stop] = encoding.ids
             type_ids[start:stop] = encoding.type_ids
-        return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets)
+        return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets, cut=cut)
 
     def encode_windows(
         self, pairs: Sequence[tuple[str, str]], windows: Windows, *, prompt: str | None = None
