@@ -119,6 +119,12 @@ def is_softmax(activation: Activation) -> bool:
     return name.lower().replace("_", "") in ("softmax", "logsoftmax")
 
 
+def is_monotonic(activation: Activation) -> bool:
+    """Tell whether an activation is known to keep the order of scores: sigmoid, tanh or identity, by name or as torch has it."""
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", type(activation).__name__)
+    return name.lower() in ("identity", "sigmoid", "tanh")
+
+
 def _wants_a_tensor(error: TypeError | AttributeError) -> bool:
     """Tell whether a function failed because it takes torch tensors and got a NumPy array."""
     if isinstance(error, AttributeError):

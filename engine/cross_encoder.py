@@ -1,7 +1,8 @@
 """`CrossEncoder`: the public class that opens a model and scores pairs of texts with it."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike, fspath
 from typing import Any
@@ -11,30 +12,35 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from . import compatibility
-from .activation import Activation, Floats
+from .activation import Activation, Floats, apply, is_monotonic
 from .attributes import CrossEncoderAttributes, ModelCardData
 from .batching.batch import Batch
 from .bundle.bundle import Bundle
 from .bundle.resolve import bundle_from_source
+from .bundle.score_error import ScoreError
 from .errors import BackendError, BundleError, InputError, OptionError
 from .labels import label_number, need_label
 from .log import warn_once
 from .options import whole
 from .precision import Precision
-from .runtime.chunks import scored_in_chunks
+from .process.forks import OPENING
+from .runtime.exact_ranking import exact_best
 from .runtime.pending import Pending
+from .runtime.request import Request, Scored
 from .runtime.scorer import Scorer, open_scorer
 from .runtime.select import choose_execution
 from .scores import best_first, label_scores, relevance_scores
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, is_single
+from .text.pair_source import PairSource, StoredPassages, TextPairs
 from .text.pair_tokenizer import PairTokenizer
+from .text.windows import Windows
 from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
 
-REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_options"})
+REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_precise", "_options"})
 """Attributes that are not pickled: a copy of the model creates them when it opens the bundle."""
 
 
@@ -138,6 +144,7 @@ class CrossEncoder(CrossEncoderAttributes):
             "engine": engine,
             "trust_engines": trust_engines,
         }
+        self._precise: Scorer | None = None
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._pair_tokenizer = self._fitting(self._pair_tokenizer)
         if not allow_failed:
@@ -161,6 +168,7 @@ class CrossEncoder(CrossEncoderAttributes):
         chunk_size: int | None = None,
         *,
         processing_kwargs: Mapping[str, Any] | None = None,
+        windows: Windows | None = None,
         **others: Any,
     ) -> Any:
         """Score one pair or any iterable of pairs of texts.
@@ -171,7 +179,9 @@ class CrossEncoder(CrossEncoderAttributes):
         softmax over the labels of a model with several. `prompt`, or the prompt that the model saved as `prompt_name`, is put
         before each query instead of the model's default prompt; an empty prompt puts nothing there. `batch_size` bounds the
         rows of a batch on a CPU and changes no score. `processing_kwargs={"text": {"max_length": 256}}` sets `max_length` for
-        this call only. Raises InputError, naming the index, for an item that is not a pair of texts, OptionError for an option
+        this call only. `windows` scores long passages in pieces; see `Windows`.
+
+        Raises InputError, naming the index, for an item that is not a pair of texts, OptionError for an option
         that is not allowed, and BackendError for a closed model and for scores that are NaN or Inf.
         """
         others = compatibility.renamed(others, {"inputs": inputs, "activation_fn": activation_fn})
@@ -191,6 +201,7 @@ class CrossEncoder(CrossEncoderAttributes):
             total=total,
             max_length=compatibility.per_call_max_length(processing_kwargs),
             prompt=self._prompt(prompt, prompt_name),
+            windows=windows,
         )
         self.check_finite(logits)
         activation = self.activation_fn if activation_fn is None else activation_fn
@@ -223,6 +234,8 @@ class CrossEncoder(CrossEncoderAttributes):
         passage_ids: Sequence[str] | None = None,
         passages: PassageStore | None = None,
         apply_softmax: bool | None = False,
+        exact: bool | None = None,
+        windows: Windows | None = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
@@ -232,6 +245,16 @@ class CrossEncoder(CrossEncoderAttributes):
         tokenized already; `corpus_id` is then an index into `passage_ids`, and `passage_id` the id. A model with several labels
         ranks by the margin of its relevant label; with `apply_softmax` by the softmax of that label: see `relevance`. `prompt`
         and `prompt_name` are as in `predict`.
+
+        With `exact`, a model in a cheaper precision returns the `top_k` passages that FP32 ranks highest, with FP32's scores:
+        all passages are scored in the cheaper precision, and those that may be among the best are scored again in FP32. See
+        `exact_top_k` and docs/exact_top_k.md for what this promises. It needs an FP32 model in the bundle, which is opened at
+        the first such call, and the errors that the export measured. None means exact where `precision="auto"` chose a cheaper
+        precision, and `top_k` is at most half of the passages. An activation that is not known to be monotonic, and a model in
+        FP32, score all passages in FP32.
+
+        With `windows`, long passages are scored in pieces, see `Windows`, and each result has a `window`: the first and the
+        last character + 1 of the best one in the text; of prepared passages, whose texts are not there, the tokens.
 
         Raises InputError, naming the index, for a passage that is not a text, StoreError for an id that the store lacks and for
         a store of another tokenizer, OptionError for a model with more than two labels of which none was chosen as relevant,
@@ -249,34 +272,40 @@ class CrossEncoder(CrossEncoderAttributes):
         self._need_label()  # fail before computing anything
         prompt = self._prompt(prompt, prompt_name)
         texts: list[str] = []
+        items: list[Any]
+        source: PairSource[Any]
         if passage_ids is not None or passages is not None:
             if passage_ids is None or passages is None or documents is not None or return_documents:
                 raise OptionError(
                     "passage_ids and passages go together, in place of documents, and return no texts: a store holds none"
                 )
-            passage_ids = passage_ids if isinstance(passage_ids, str) else list(passage_ids)
-            logits = self.logits_from(passages, query, passage_ids, batch_size=batch_size, prompt=prompt)
+            source = self._stored(passages, query, passage_ids, prompt)
+            items = list(passage_ids)
         else:
             if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
                 raise InputError("documents is one text; pass a list of passages")
             texts = list(documents)
             for index, document in enumerate(texts):
                 check_text(document, f"passage {index}")
-            logits = self.logits(
-                ((query, document) for document in texts),
-                batch_size=batch_size,
-                show_progress_bar=show_progress_bar,
-                total=len(texts),
-                prompt=prompt,
-            )
-        scores = self.relevance(logits, activation_fn, apply_softmax=bool(apply_softmax))
+            items = [(query, document) for document in texts]
+            source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt)
+        request = self._request(source, batch_size, windows)
+        with _progress(show_progress_bar, len(items)) as progress:
+            rows, found = self._best(request, items, top_k, activation_fn, exact, progress)
+        scores = self.relevance(found.logits, activation_fn, apply_softmax=bool(apply_softmax))
         results: list[dict[str, Any]] = []
-        for index in best_first(scores, top_k):
-            result: dict[str, Any] = {"corpus_id": index, "score": float(scores[index])}
+        for place in best_first(scores, top_k):
+            index = int(rows[place])
+            result: dict[str, Any] = {"corpus_id": index, "score": float(scores[place])}
             if passage_ids is not None:
-                result["passage_id"] = passage_ids[index]
+                result["passage_id"] = items[index]
             if return_documents:
                 result["text"] = texts[index]
+            if found.best is not None:
+                begin, size = int(found.best.places[place]), int(found.best.sizes[place])
+                result["window"] = (
+                    self._pair_tokenizer.window_text(texts[index], begin, size) if texts else (begin, begin + size)
+                )
             results.append(result)
         return results
 
@@ -289,22 +318,18 @@ class CrossEncoder(CrossEncoderAttributes):
         total: int | None = None,
         max_length: int | None = None,
         prompt: str | None = None,
+        windows: Windows | None = None,
     ) -> Floats:
         """Return the raw logits of pairs of texts, float32 [n, labels], before any activation; they may be NaN or Inf.
 
-        `max_length` holds for this call only. `prompt` None means the model's default prompt, if it has one. `total` is the
-        number of pairs for the progress bar, where `pairs` has no length. Raises BackendError once the model is closed.
+        `max_length` holds for this call only. `prompt` None means the model's default prompt, if it has one. `windows`
+        scores long passages in pieces, whose logits are aggregated. `total` is the number of pairs for the progress bar,
+        where `pairs` has no length. Raises BackendError once the model is closed.
         """
-        batch_size = whole("batch_size", batch_size, least=1)
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
-        if show_progress_bar is None:
-            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        encode = tokenizer.encode if prompt is None else partial(tokenizer.encode, prompt=prompt)
-        score = partial(scored_in_chunks, pairs, encode, self._scorer, labels=self.num_labels, batch_size=batch_size)
-        if not show_progress_bar:  # a disabled bar still takes a tenth of the time of a single pair
-            return score()
-        with tqdm(total=total, desc="Scoring", unit="pair") as bar:
-            return score(progress=bar.update)
+        request = self._request(TextPairs(tokenizer=tokenizer, prompt=prompt), batch_size, windows)
+        with _progress(show_progress_bar, total) as progress:
+            return request.score(pairs, self._scorer, progress=progress).logits
 
     def encode(
         self, pairs: Iterable[tuple[str, str]], *, prompt: str | None = None, max_length: int | None = None
@@ -343,12 +368,18 @@ class CrossEncoder(CrossEncoderAttributes):
         *,
         batch_size: int = 32,
         prompt: str | None = None,
+        windows: Windows | None = None,
     ) -> Floats:
         """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` of their texts.
 
         Raises StoreError for an id that the store lacks and for a store that was prepared for another tokenizer.
         """
-        batch_size = whole("batch_size", batch_size, least=1)
+        request = self._request(self._stored(passages, query, passage_ids, prompt), batch_size, windows)
+        return request.score(passage_ids, self._scorer).logits
+
+    def _stored(
+        self, passages: PassageStore, query: str, passage_ids: Sequence[str], prompt: str | None
+    ) -> StoredPassages:
         check_text(query, "the query")
         if isinstance(passage_ids, (str, bytes)) or not all(isinstance(name, str) for name in passage_ids):
             raise InputError("passage_ids is a list of texts, the ids of the store's passages")
@@ -357,8 +388,90 @@ class CrossEncoder(CrossEncoderAttributes):
             max_length=self.max_length,
             truncation_side=self.bundle.manifest.truncation_side,
         )
-        encode = partial(self._pair_tokenizer.encode_from, passages, query, prompt=prompt)
-        return scored_in_chunks(passage_ids, encode, self._scorer, labels=self.num_labels, batch_size=batch_size)
+        return StoredPassages(tokenizer=self._pair_tokenizer, store=passages, query=query, prompt=prompt)
+
+    def _request(self, source: PairSource[Any], batch_size: int, windows: Windows | None) -> Request:
+        if windows is not None and windows.length > min(self.bundle.manifest.max_positions, self._scorer.longest):
+            raise OptionError(
+                f"windows of {windows.length} tokens, but the model takes {self._scorer.longest}; give at most that"
+            )
+        return Request(
+            source=source,
+            labels=self.num_labels,
+            label=self._relevant_label,
+            batch_size=whole("batch_size", batch_size, least=1),
+            windows=windows,
+        )
+
+    def _best(
+        self,
+        request: Request,
+        items: Sequence[Any],
+        top_k: int | None,
+        activation_fn: Activation | None,
+        exact: bool | None,
+        progress: Callable[[int], object],
+    ) -> tuple[npt.NDArray[np.int64], Scored]:
+        """Return the rows to rank, and what they are scored; the `top_k` best are among them."""
+        everything = np.arange(len(items))
+        error = self._score_error(exact, top_k, len(items))
+        if error is None or top_k is None:
+            return everything, request.score(items, self._scorer, progress=progress)
+        precise = self._precise_scorer()
+        activation: Activation = "identity"
+        if activation_fn is not None or self.num_labels == 1:
+            activation = self.activation_fn if activation_fn is None else activation_fn
+        if not is_monotonic(activation):
+            return everything, request.score(items, precise, progress=progress)
+        return exact_best(
+            request,
+            items,
+            top_k,
+            cheap=self._scorer,
+            precise=precise,
+            error=error,
+            activate=partial(apply, activation),
+            progress=progress,
+        )
+
+    def _score_error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreError | None:
+        """Return the error of this model's precision where a ranking is to be exact; None where it is to be plain.
+
+        Raises OptionError and BundleError, saying what is missing, where `exact` was asked for and cannot be had.
+        """
+        if exact is False or self.precision is Precision.FP32:
+            return None
+        chosen_here = self._options["precision"] == "auto" and top_k is not None and 2 * top_k <= count
+        if exact is None and not chosen_here:
+            return None
+        if top_k is None:
+            raise OptionError("exact=True finds the best passages: give top_k, how many")
+        models = self.bundle.manifest.models
+        errors = models[self.precision.value].score_errors if self.precision.value in models else {}
+        error = errors.get(self.backend if self.device.type == "cpu" else "gpu")
+        if exact and "fp32" not in models:
+            raise BundleError(
+                f"{self.bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
+            )
+        if exact and error is None:
+            raise BundleError(
+                f"{self.bundle.path} does not say how far the scores of {self.precision.value} on {self.backend} lie from "
+                "FP32's, as bundles of earlier versions do not; export it again, or use precision='fp32'"
+            )
+        return error if "fp32" in models else None
+
+    def _precise_scorer(self) -> Scorer:
+        """Return the FP32 scorer that decides exact rankings. It is opened at the first of them, and closed with the model."""
+        with OPENING:
+            self._scorer.check_open()
+            if self._precise is None:
+                options = {**self._options, "precision": Precision.FP32, "engine": None, "rebuild": False}
+                try:
+                    config = choose_execution(self.bundle, **options)
+                except BackendError:  # the backend that was asked for does not run FP32 here
+                    config = choose_execution(self.bundle, **{**options, "backend": "auto"})
+                self._precise = open_scorer(self.bundle, config)
+            return self._precise
 
     def relevance(
         self, logits: Floats, activation_fn: Activation | None = None, *, apply_softmax: bool = False
@@ -527,6 +640,10 @@ class CrossEncoder(CrossEncoderAttributes):
         Scoring, pickling and copying afterwards raise BackendError.
         """
         self._scorer.close()
+        with OPENING:
+            precise = self._precise
+        if precise is not None:
+            precise.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._scorer.check_open()
@@ -546,3 +663,15 @@ def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> C
     model = kind.__new__(kind)
     CrossEncoder.__init__(model, path, **options)
     return model
+
+
+@contextmanager
+def _progress(shown: bool | None, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Show a progress bar if it is wanted: None shows it where sentence-transformers does, by the level of the log."""
+    if shown is None:
+        shown = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    if not shown:  # a disabled bar still takes a tenth of the time of a single pair
+        yield lambda rows: None
+        return
+    with tqdm(total=total, desc="Scoring", unit="pair") as bar:
+        yield bar.update

@@ -17,6 +17,12 @@ def label_scores(logits: Floats, activation: Activation, *, apply_softmax: bool 
     return softmax(scores) if apply_softmax else scores
 
 
+def raw_relevance(logits: Floats, label: int) -> Floats:
+    """Return the relevance before any activation, float32 [n]: the logit of a single label, or else the margin of `label`."""
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return logits[:, 0] if logits.shape[1] == 1 else margin(logits, label)
+
+
 def relevance_scores(
     logits: Floats, label: int, *, default: Activation, chosen: Activation | None, apply_softmax: bool = False
 ) -> Floats:

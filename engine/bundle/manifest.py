@@ -16,9 +16,10 @@ from ..precision import Precision
 from ..text.encoded_pairs import TruncationSide
 from ..text.tokenizer import MOST_TOKENS
 from .engine_file import EngineFile
+from .score_error import ScoreError
 
-SCHEMA = 2
-"""The schema that is written. Schema 1, which had no label names and no prompts, is read too."""
+SCHEMA = 3
+"""The schema that is written. Schemas 1, without label names and prompts, and 2, without score errors, are read too."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MOST_LABELS, MOST_POSITIONS = 1 << 16, 1 << 20
@@ -58,6 +59,7 @@ class BundleModel:
     parity: Mapping[str, Any] | None = None
     backends: Mapping[str, bool] = field(default_factory=dict)
     numerics: Mapping[str, Any] | None = None
+    score_errors: Mapping[str, ScoreError] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:

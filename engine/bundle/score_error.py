@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import OptionError
+
 Floats = npt.NDArray[np.floating]
 
 QUANTILE = 0.999
@@ -16,7 +18,7 @@ class ScoreError:
     """The error of one precision in one backend, over `pairs` judged pairs, in units of the relevance before activation.
 
     The error of a pair is its reference score less its own. `rms` is the root mean square of the errors. `underestimate`
-    is their quantile 0.999: by how much a score may be too low. Raises ValueError for what cannot be such an error.
+    is their quantile 0.999: by how much a score may be too low. Raises OptionError for what cannot be such an error.
     """
 
     rms: float
@@ -25,7 +27,7 @@ class ScoreError:
 
     def __post_init__(self) -> None:
         if not (0 <= self.rms < np.inf and 0 <= self.underestimate < np.inf and self.pairs >= 1):
-            raise ValueError(f"{self} is no error of scores: expected finite numbers from 0 on, and at least one pair")
+            raise OptionError(f"{self} is no error of scores: expected finite numbers from 0 on, and at least one pair")
 
     @classmethod
     def of(cls, reference: Floats, scores: Floats) -> "ScoreError":

@@ -1,8 +1,7 @@
 """`scored_in_chunks`: scores any number of items while keeping memory bounded and the device busy."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,48 +16,60 @@ GROWTH = 4
 """Factor from one chunk to the next. A small first chunk keeps a fast device from waiting for the tokenizer; large later chunks
 leave less padding."""
 
+MOST_CHARACTERS = 8_000_000
+"""Characters of the texts of a chunk, of which there is at least one: passages of a megabyte come a few at a time."""
+
 Item = TypeVar("Item")
+Encoded = TypeVar("Encoded")
 
 
 def scored_in_chunks(
     items: Iterable[Item],
-    encode: Callable[[list[Item]], EncodedPairs],
+    encode: Callable[[list[Item]], Encoded],
+    pairs_of: Callable[[Encoded], EncodedPairs],
     scorer: Scorer,
-    *,
-    labels: int,
     batch_size: int,
+    size: Callable[[Item], int],
     progress: Callable[[int], object] = lambda rows: None,
-) -> npt.NDArray[np.float32]:
-    """Return the raw logits of items in their order, float32 [n, labels]. `encode` turns a chunk of items into encoded pairs.
+) -> Iterator[tuple[Encoded, npt.NDArray[np.float32]]]:
+    """Yield chunks of items, in their order, as `encode` returns them, with the raw logits of their pairs [pairs, labels].
 
-    A chunk is tokenized while the chunk before it is computed. `progress` is called with numbers of finished pairs. Raises what
-    `items`, `encode` and the scorer raise, after the chunks that were submitted are cancelled.
+    A chunk is tokenized while the chunk before it is computed. `size` says about how many characters an item has.
+    `progress` is called with numbers of finished pairs. Raises what `items`, `encode` and the scorer raise, after the chunks
+    that were submitted are cancelled.
     """
     scorer.check_open()
-    logits: list[npt.NDArray[np.float32]] = []
-    pending: Pending | None = None
+    waiting: tuple[Encoded, Pending] | None = None
     try:
-        for chunk, last in chunks(items, scorer.first_chunk):
-            pairs = encode(chunk)
-            submitted = scorer.submit(pairs, batch_size=batch_size, inline=last and pending is None)
-            before, pending = pending, submitted
+        for chunk, last in chunks(items, scorer.first_chunk, size):
+            encoded = encode(chunk)
+            pending = scorer.submit(pairs_of(encoded), batch_size=batch_size, inline=last and waiting is None)
+            before, waiting = waiting, (encoded, pending)
             if before is not None:
-                logits.append(before.wait(progress))
-        if pending is not None:
-            logits.append(pending.wait(progress))
+                yield before[0], before[1].wait(progress)
+        if waiting is not None:
+            yield waiting[0], waiting[1].wait(progress)
     except BaseException:
-        if pending is not None:
-            pending.cancel()
+        if waiting is not None:
+            waiting[1].cancel()
         raise
-    return np.concatenate(logits) if logits else np.zeros((0, labels), dtype=np.float32)
 
 
-def chunks(items: Iterable[Item], first: int) -> Iterator[tuple[list[Item], bool]]:
-    """Yield lists of items, the first of `first` items and each next one larger, with whether it is the last list."""
-    items, size, nothing = iter(items), min(first, CHUNK), object()
-    ahead: Any = next(items, nothing)
-    while ahead is not nothing:
-        chunk = [ahead, *islice(items, size - 1)]
-        ahead = next(items, nothing)
-        yield chunk, ahead is nothing
-        size = min(size * GROWTH, CHUNK)
+def chunks(items: Iterable[Item], first: int, size: Callable[[Item], int]) -> Iterator[tuple[list[Item], bool]]:
+    """Yield lists of items, with whether it is the last: the first has `first` items, each next one more.
+
+    None has more than `MOST_CHARACTERS` by `size`, unless it is one item.
+    """
+    chunk: list[Item] = []
+    most, characters = min(first, CHUNK), 0
+    for item in items:
+        length = size(item)
+        if chunk and (len(chunk) == most or characters + length > MOST_CHARACTERS):
+            yield chunk, False
+            if len(chunk) == most:
+                most = min(most * GROWTH, CHUNK)
+            chunk, characters = [], 0
+        chunk.append(item)
+        characters += length
+    if chunk:
+        yield chunk, True

@@ -36,11 +36,13 @@ def exact_top_k(
     error: ScoreError,
     *,
     activate: Callable[[Floats], Floats] = lambda scores: scores,
+    weights: Floats | None = None,
 ) -> TopK:
     """Return the `k` pairs, or all of fewer, with the highest precise scores; equal scores keep the order given.
 
     `estimates` are the cheap scores of all pairs, float32 [n]; `rescore` gives the precise ones of some rows; both are
-    relevances before the activation, which `activate`, monotonic, turns into the scores that are compared.
+    relevances before the activation, which `activate`, monotonic, turns into the scores that are compared. `weights` float32
+    [n] are the numbers of scores that an estimate is the sum of, whose errors add up; ones unless given.
 
     The pairs that may be among the best are scored precisely: those whose estimate, raised by the margin of `error`,
     reaches the k-th best precise score that is known. Both the k-th best score and the errors, which the margin is checked
@@ -55,11 +57,12 @@ def exact_top_k(
     margin = error.margin(precise[:0])
     if not k:
         return TopK(rows=np.zeros(0, dtype=np.int64), scores=precise[:0], rescored=0, rounds=0, margin=margin)
+    weights = np.ones(count, dtype=np.float32) if weights is None else weights
     estimates = np.where(np.isfinite(estimates), estimates, np.float32(np.inf))
     kth = np.sort(activate(estimates))[-k]
     rounds = 0
     while True:
-        wanted = activate(estimates + np.float32(margin)) >= kth
+        wanted = activate(estimates + np.float32(margin) * weights) >= kth
         missing = np.flatnonzero(wanted & ~known)
         if not len(missing):
             break
@@ -70,7 +73,7 @@ def exact_top_k(
         rounds += 1
         if known.sum() >= k:
             kth = np.sort(activate(precise[known]))[-k]
-        errors = precise[known] - estimates[known]
+        errors = (precise[known] - estimates[known]) / weights[known]
         margin = error.margin(errors[np.isfinite(errors)])
     known_rows = np.flatnonzero(known)
     scores = activate(precise[known_rows])

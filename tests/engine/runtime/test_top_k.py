@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from crossrt.engine.activation import apply
 from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.errors import OptionError
 from crossrt.engine.runtime.top_k import TopK, exact_top_k
 
 Floats = npt.NDArray[np.float32]
@@ -125,5 +126,5 @@ def test_the_error_is_measured_as_numpy_measures_it() -> None:
 
 @pytest.mark.parametrize("wrong", [{"rms": -1.0}, {"rms": float("nan")}, {"underestimate": float("inf")}, {"pairs": 0}])
 def test_an_impossible_error_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="no error of scores"):
+    with pytest.raises(OptionError, match="no error of scores"):
         ScoreError(**{"rms": 0.1, "underestimate": 0.2, "pairs": 10, **wrong})

@@ -1,0 +1,101 @@
+"""`Request`: how the items of one call are turned into tokens and scored, on whichever scorer."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..scores import raw_relevance
+from ..text.pair_source import PairSource
+from ..text.windows import WindowedPairs, Windows
+from .chunks import scored_in_chunks
+from .scorer import Scorer
+
+Floats = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BestWindows:
+    """For each of n passages the window with the highest relevance, the first of equal ones, int64 [n] each.
+
+    `places` is its first token within the passage, `sizes` its tokens of the passage, `counts` the windows of the passage.
+    """
+
+    places: Counts
+    sizes: Counts
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scored:
+    """Raw `logits`, float32 [n, labels], and with windows the best window of each passage."""
+
+    logits: Floats
+    best: BestWindows | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant one, if the model has one."""
+
+    source: PairSource[Any]
+    labels: int
+    label: int | None
+    batch_size: int
+    windows: Windows | None = None
+
+    def score(
+        self, items: Iterable[Any], scorer: Scorer, *, progress: Callable[[int], object] = lambda rows: None
+    ) -> Scored:
+        """Score items in their order. Raises what the source and the scorer raise."""
+        found: list[Scored] = []
+        if self.windows is None:
+            chunks = scored_in_chunks(
+                items, self.source.encode, lambda pairs: pairs, scorer, self.batch_size, self.source.size, progress
+            )
+            found = [Scored(logits=logits, best=None) for _, logits in chunks]
+        else:
+            windows = self.windows
+            windowed = scored_in_chunks(
+                items,
+                lambda chunk: self.source.encode_windows(chunk, windows),
+                lambda each: each.pairs,
+                scorer,
+                self.batch_size,
+                self.source.size,
+                progress,
+            )
+            for pairs, logits in windowed:
+                best = self._best_windows(pairs, logits)
+                found.append(Scored(logits=windows.aggregated(logits, pairs.offsets), best=best))
+        return self._joined(found)
+
+    def _best_windows(self, windowed: WindowedPairs, logits: Floats) -> BestWindows:
+        counts = np.diff(windowed.offsets)
+        if self.label is None:
+            best = windowed.offsets[:-1]
+        else:
+            relevance = raw_relevance(logits, self.label)
+            owners = np.repeat(np.arange(len(counts)), counts)
+            # Sorted by passage, then by relevance; of equal windows the first comes last.
+            order = np.lexsort((-np.arange(len(owners)), relevance, owners))
+            best = order[windowed.offsets[1:] - 1]
+        return BestWindows(places=windowed.places[best], sizes=windowed.sizes[best], counts=counts)
+
+    def _joined(self, found: list[Scored]) -> Scored:
+        logits = [each.logits for each in found]
+        best = [each.best for each in found if each.best is not None]
+        nothing = np.zeros(0, dtype=np.int64)
+        return Scored(
+            logits=np.concatenate(logits) if logits else np.zeros((0, self.labels), dtype=np.float32),
+            best=None
+            if self.windows is None
+            else BestWindows(
+                places=np.concatenate([each.places for each in best] or [nothing]),
+                sizes=np.concatenate([each.sizes for each in best] or [nothing]),
+                counts=np.concatenate([each.counts for each in best] or [nothing]),
+            ),
+        )

@@ -1,0 +1,68 @@
+"""What a request's items are, and how they become tokens: pairs of texts, or the ids of prepared passages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from .encoded_pairs import EncodedPairs, Prepared
+from .pair_tokenizer import PairTokenizer
+from .windows import WindowedPairs, Windows
+
+Item = TypeVar("Item", contravariant=True)
+TOKEN_CHARACTERS = 4
+"""Characters that a token of a prepared passage stands for, where requests are bounded by characters."""
+
+
+class PairSource(Protocol[Item]):
+    """Turns the items of a request into tokens."""
+
+    def encode(self, items: Sequence[Item]) -> EncodedPairs:
+        """Return a pair of token sequences for each item."""
+
+    def encode_windows(self, items: Sequence[Item], windows: Windows) -> WindowedPairs:
+        """Return the windows of each item."""
+
+    def size(self, item: Item) -> int:
+        """Return about how many characters an item has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPairs:
+    """Items are pairs of texts. `prompt` is put before each query; None means the tokenizer's own."""
+
+    tokenizer: PairTokenizer
+    prompt: str | None = None
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
+        """See `PairTokenizer.encode`."""
+        return self.tokenizer.encode(pairs, prompt=self.prompt)
+
+    def encode_windows(self, pairs: Sequence[tuple[str, str]], windows: Windows) -> WindowedPairs:
+        """See `PairTokenizer.encode_windows`."""
+        return self.tokenizer.encode_windows(pairs, windows, prompt=self.prompt)
+
+    def size(self, pair: tuple[str, str]) -> int:
+        """Characters of a pair."""
+        return len(pair[0]) + len(pair[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPassages:
+    """Items are ids of passages of `store`, all for one `query`. `prompt` is as in `TextPairs`."""
+
+    tokenizer: PairTokenizer
+    store: Prepared
+    query: str
+    prompt: str | None = None
+
+    def encode(self, passage_ids: Sequence[str]) -> EncodedPairs:
+        """See `PairTokenizer.encode_from`."""
+        return self.tokenizer.encode_from(self.store, self.query, passage_ids, prompt=self.prompt)
+
+    def encode_windows(self, passage_ids: Sequence[str], windows: Windows) -> WindowedPairs:
+        """See `PairTokenizer.encode_windows_from`."""
+        return self.tokenizer.encode_windows_from(self.store, self.query, passage_ids, windows, prompt=self.prompt)
+
+    def size(self, passage_id: str) -> int:
+        """About as many characters as a passage has."""
+        return TOKEN_CHARACTERS * int(self.store.held([passage_id])[2][0])
