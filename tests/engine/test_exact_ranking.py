@@ -1,0 +1,323 @@
+"""A model in a cheaper precision ranks as FP32 does where it is asked to, and long passages are scored in windows."""
+
+import json
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from crossrt import CrossEncoder
+from crossrt.engine.activation import apply
+from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, BundleFile
+from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError
+from crossrt.engine.files.digests import sha256_of
+from crossrt.engine.text.windows import Windows
+
+QUERY = "where is the river"
+WORDS = "berlin is a city the river long and green people live in paris eggs salt water unhappiness".split()
+WHOLE_WORDS = "berlin is city the river long green people".split()
+"""Each of them is one token of the test vocabulary."""
+WINDOWS = Windows(length=24, stride=8)
+
+
+def passages(count: int, *, words: int = 12, seed: int = 0) -> list[str]:
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=chance.randint(1, words))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def make_rounded(
+    make_bundle: Callable[..., Path], make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Return a function that makes a bundle whose int8 model has weights rounded to 5 bits, and scores that lie apart."""
+
+    def make(**fields: Any) -> Path:
+        torch_files = pytest.importorskip("safetensors.numpy")
+        checkpoint = make_checkpoint(**fields)
+        path = tmp_path_factory.mktemp("rounded") / "bundle"
+        shutil.copytree(make_bundle(checkpoint), path)
+        weights = torch_files.load_file(checkpoint / "model.safetensors")
+        for name, weight in weights.items():
+            if weight.ndim == 2 and "embeddings" not in name:
+                scale = np.abs(weight).max() / 15
+                weights[name] = np.round(weight / scale) * scale
+        rounded = tmp_path_factory.mktemp("rounded") / "checkpoint"
+        shutil.copytree(checkpoint, rounded)
+        torch_files.save_file(weights, rounded / "model.safetensors", metadata={"format": "pt"})
+        file = path / ONNX_FILES["int8"]
+        shutil.copy(make_bundle(rounded) / ONNX_FILES["fp32"], file)
+        manifest = json.loads((path / MANIFEST).read_text())
+        manifest["models"]["int8"] = {**manifest["models"]["fp32"], "file": ONNX_FILES["int8"]}
+        manifest["files"].append(
+            asdict(BundleFile(name=ONNX_FILES["int8"], size=file.stat().st_size, sha256=sha256_of(file)))
+        )
+        (path / MANIFEST).write_text(json.dumps(manifest))
+        judged = [(QUERY, passage) for passage in passages(500, seed=99)]
+        options = {"relevant_label": 1} if fields.get("labels") == 3 else {}
+        with opened(path, "fp32", **options) as precise, opened(path, "int8", **options) as cheap:
+            error = ScoreError.of(*(model.relevance(model.logits(judged), "identity") for model in (precise, cheap)))
+        manifest["models"]["int8"]["score_errors"] = {"onnxruntime": asdict(error)}
+        (path / MANIFEST).write_text(json.dumps(manifest))
+        return path
+
+    return make
+
+
+def opened(path: Path, precision: str = "int8", **options: Any) -> CrossEncoder:
+    return CrossEncoder(path, precision=precision, backend="onnxruntime", device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def rounded(make_rounded: Callable[..., Path]) -> Path:
+    return make_rounded()
+
+
+@pytest.fixture(scope="module")
+def models(rounded: Path) -> Iterator[tuple[CrossEncoder, CrossEncoder]]:
+    with opened(rounded, "fp32") as precise, opened(rounded) as cheap:
+        yield precise, cheap
+
+
+def same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> bool:
+    """Whether two results name the same passages in the same order; scores may differ as a batch's last bits do."""
+    np.testing.assert_allclose([each["score"] for each in ours], [each["score"] for each in theirs], atol=1e-5)
+    return [each["corpus_id"] for each in ours] == [each["corpus_id"] for each in theirs]
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 40, 100])
+def test_the_best_are_those_of_fp32_with_its_scores(models: tuple[CrossEncoder, CrossEncoder], k: int) -> None:
+    precise, cheap = models
+    plain = 0
+    for seed in range(20):
+        documents = passages(100, seed=seed)
+        expected = precise.rank(QUERY, documents, top_k=k)
+        assert same(cheap.rank(QUERY, documents, top_k=k, exact=True), expected)
+        plain += [each["corpus_id"] for each in cheap.rank(QUERY, documents, top_k=k)] == [
+            each["corpus_id"] for each in expected
+        ]
+    assert plain < 20, "the rounded model alone ranks otherwise, or nothing was tested"
+
+
+def test_few_pairs_are_scored_in_fp32(
+    models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cheap = models
+    documents = passages(300, seed=5)
+    cheap.rank(QUERY, documents, top_k=3, exact=True)
+    assert cheap._precise is not None
+    counted: list[int] = []
+    submit = cheap._precise.submit
+    monkeypatch.setattr(
+        cheap._precise, "submit", lambda pairs, **options: (counted.append(len(pairs)), submit(pairs, **options))[1]
+    )
+    cheap.rank(QUERY, documents, top_k=3, exact=True)
+    assert 3 <= sum(counted) < 60
+
+
+def test_auto_with_a_top_k_is_exact_and_without_is_as_before(rounded: Path) -> None:
+    documents = passages(60, seed=3)
+    with opened(rounded, "fp32") as precise, opened(rounded) as cheap, opened(rounded, "auto") as auto:
+        if auto.precision.value != "int8":
+            pytest.skip("auto takes another precision on this processor")
+        assert same(auto.rank(QUERY, documents, top_k=5), precise.rank(QUERY, documents, top_k=5))
+        assert same(auto.rank(QUERY, documents), cheap.rank(QUERY, documents))
+        assert same(auto.rank(QUERY, documents, top_k=5, exact=False), cheap.rank(QUERY, documents, top_k=5))
+
+
+def test_fp32_is_exact_already(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    precise, _ = models
+    documents = passages(30)
+    assert precise.rank(QUERY, documents, top_k=4, exact=True) == precise.rank(QUERY, documents, top_k=4)
+    assert precise._precise is None
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", lambda logits: -logits])
+def test_activations_are_applied_and_what_may_turn_the_order_round_is_scored_whole(
+    models: tuple[CrossEncoder, CrossEncoder], activation: Any
+) -> None:
+    precise, cheap = models
+    documents = passages(80, seed=8)
+    expected = precise.rank(QUERY, documents, top_k=7, activation_fn=activation)
+    assert same(cheap.rank(QUERY, documents, top_k=7, exact=True, activation_fn=activation), expected)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_models_with_several_labels_rank_by_fp32s_margin(
+    make_rounded: Callable[..., Path], labels: int, softmax: bool
+) -> None:
+    path = make_rounded(labels=labels, seed=labels)
+    documents = passages(80, seed=4)
+    options: dict[str, Any] = {} if labels == 2 else {"relevant_label": 1}
+    manifest = json.loads((path / MANIFEST).read_text())
+    assert manifest["models"]["int8"]["score_errors"]["onnxruntime"]["pairs"] == 500
+    with opened(path, "fp32", **options) as precise, opened(path, **options) as cheap:
+        found = [model.rank(QUERY, documents, top_k=6, apply_softmax=softmax, exact=True) for model in (cheap, precise)]
+    assert same(*found)
+
+
+def test_short_lists_odd_k_and_empty_lists(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    precise, cheap = models
+    for count, k in ((0, 3), (1, 1), (4, 10), (10, 0)):
+        documents = passages(count)
+        expected = precise.rank(QUERY, documents, top_k=k)
+        assert same(cheap.rank(QUERY, documents, top_k=k, exact=True), expected)
+        assert len(expected) == min(count, k)
+    assert same(cheap.rank(QUERY, ["a city"] * 20, top_k=3, exact=True), precise.rank(QUERY, ["a city"] * 20, top_k=3))
+
+
+def test_what_is_missing_is_said(rounded: Path, tmp_path: Path) -> None:
+    with opened(rounded) as cheap:
+        with pytest.raises(OptionError, match="exact=True finds the best passages: give top_k"):
+            cheap.rank(QUERY, passages(5), exact=True)
+        with pytest.raises(OptionError, match="top_k=-1"):
+            cheap.rank(QUERY, passages(5), top_k=-1, exact=True)
+    old = tmp_path / "old"
+    shutil.copytree(rounded, old)
+    fields = json.loads((old / MANIFEST).read_text())
+    fields["schema"] = 2
+    del fields["models"]["int8"]["score_errors"], fields["models"]["fp32"]["score_errors"]
+    (old / MANIFEST).write_text(json.dumps(fields))
+    with opened(old) as cheap, pytest.raises(BundleError, match=r"does not say how far.*export it again"):
+        cheap.rank(QUERY, passages(5), top_k=2, exact=True)
+    del fields["models"]["fp32"]
+    (old / MANIFEST).write_text(json.dumps(fields))
+    with opened(old) as cheap, pytest.raises(BundleError, match="holds no fp32 model to decide by"):
+        cheap.rank(QUERY, passages(5), top_k=2, exact=True)
+
+
+@pytest.mark.parametrize("wrong", [{"rms": -1, "underestimate": 0.1, "pairs": 9}, {"rms": 0.1}, "much"])
+def test_a_manifest_with_impossible_errors_is_refused(rounded: Path, tmp_path: Path, wrong: Any) -> None:
+    path = tmp_path / "damaged"
+    shutil.copytree(rounded, path)
+    fields = json.loads((path / MANIFEST).read_text())
+    fields["models"]["int8"]["score_errors"]["onnxruntime"] = wrong
+    (path / MANIFEST).write_text(json.dumps(fields))
+    with pytest.raises(BundleError, match="score_errors"):
+        opened(path)
+
+
+def test_many_threads_rank_exactly_at_once(rounded: Path) -> None:
+    documents = [passages(60, seed=seed) for seed in range(8)]
+    with opened(rounded, "fp32") as precise, opened(rounded) as cheap:
+        expected = [precise.rank(QUERY, each, top_k=5) for each in documents]
+        found: list[Any] = [None] * len(documents)
+
+        def rank(place: int) -> None:
+            found[place] = cheap.rank(QUERY, documents[place], top_k=5, exact=True)
+
+        threads = [threading.Thread(target=rank, args=(place,)) for place in range(len(documents))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(map(same, found, expected))
+
+
+def test_a_closed_model_ranks_nothing_and_frees_both_precisions(rounded: Path) -> None:
+    cheap = opened(rounded)
+    cheap.rank(QUERY, passages(9), top_k=2, exact=True)
+    precise = cheap._precise
+    assert precise is not None
+    cheap.close()
+    with pytest.raises(BackendError, match="closed"):
+        cheap.rank(QUERY, passages(9), top_k=2, exact=True)
+    with pytest.raises(BackendError, match="closed"):
+        precise.submit(cheap.encode([(QUERY, "a city")]), batch_size=1)
+
+
+# -- windows
+
+
+def plain_windows(bundle: Path, passage: str) -> list[tuple[str, str]]:
+    """Cut a text into windows as pairs of texts. Each word of these passages is one token."""
+    tokens = Tokenizer.from_file(str(bundle / "tokenizer.json")).encode(QUERY, add_special_tokens=False).ids
+    words = passage.split()
+    room = WINDOWS.length - 3 - len(tokens)
+    starts = [0]
+    while starts[-1] + room < len(words):
+        starts.append(starts[-1] + WINDOWS.stride)
+    return [(QUERY, " ".join(words[begin : begin + room])) for begin in starts]
+
+
+@pytest.fixture(scope="module")
+def long_passages() -> list[str]:
+    chance = random.Random(7)
+    return [" ".join(chance.choices(WHOLE_WORDS, k=count)) for count in (1, 15, 17, 18, 40, 90, 200)]
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "plain"), [("max", max), ("mean", np.mean), ("sum", sum), ("first", lambda s: s[0])]
+)
+def test_windows_score_as_their_texts_alone(
+    bundle: Path, models: tuple[CrossEncoder, CrossEncoder], long_passages: list[str], aggregate: str, plain: Any
+) -> None:
+    precise, _ = models
+    tokens = Tokenizer.from_file(str(bundle / "tokenizer.json")).encode(" ".join(WHOLE_WORDS), add_special_tokens=False)
+    assert len(tokens.ids) == len(WHOLE_WORDS)
+    windows = Windows(length=WINDOWS.length, stride=WINDOWS.stride, aggregate=aggregate)
+    expected = np.array(
+        [plain(precise.logits(plain_windows(bundle, passage))[:, 0].tolist()) for passage in long_passages],
+        dtype=np.float32,
+    )
+    pairs = [(QUERY, passage) for passage in long_passages]
+    np.testing.assert_allclose(precise.logits(pairs, windows=windows)[:, 0], expected, atol=2e-5)
+    np.testing.assert_allclose(
+        precise.predict(pairs, windows=windows), apply(precise.activation_fn, expected), atol=2e-5
+    )
+
+
+def test_sentence_transformers_gives_windows_the_same_scores(
+    checkpoint: Path, bundle: Path, long_passages: list[str]
+) -> None:
+    reference = pytest.importorskip("sentence_transformers").CrossEncoder(str(checkpoint), device="cpu")
+    expected = [max(reference.predict(plain_windows(bundle, passage))) for passage in long_passages]
+    with CrossEncoder(bundle, device="cpu") as model:
+        found = model.predict([(QUERY, passage) for passage in long_passages], windows=WINDOWS)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_window_that_won_is_shown_in_the_text(
+    models: tuple[CrossEncoder, CrossEncoder], long_passages: list[str]
+) -> None:
+    precise, cheap = models
+    for model, options in ((precise, {}), (cheap, {"exact": True, "top_k": 3})):
+        for each in model.rank(QUERY, long_passages, windows=WINDOWS, **options):
+            begin, end = each["window"]
+            text = long_passages[each["corpus_id"]][begin:end]
+            assert float(precise.predict((QUERY, text))) == pytest.approx(each["score"], abs=2e-5)
+
+
+@pytest.mark.parametrize("aggregate", ["max", "sum", "mean:2"])
+def test_exact_rankings_hold_with_windows(models: tuple[CrossEncoder, CrossEncoder], aggregate: str) -> None:
+    precise, cheap = models
+    windows = Windows(length=24, stride=8, aggregate=aggregate)
+    for seed in range(5):
+        documents = passages(60, words=80, seed=seed)
+        expected = precise.rank(QUERY, documents, top_k=5, windows=windows)
+        found = cheap.rank(QUERY, documents, top_k=5, windows=windows, exact=True)
+        assert same(found, expected)
+        assert [each["window"] for each in found] == [each["window"] for each in expected]
+
+
+def test_windows_that_the_model_cannot_take_are_refused(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    precise, _ = models
+    with pytest.raises(OptionError, match="windows of 65 tokens, but the model takes 64"):
+        precise.rank(QUERY, ["a city"], windows=Windows(length=65, stride=8))
+    with pytest.raises(InputError, match=r"pair 0: a query of .* leave no room"):
+        precise.rank("river " * 30, ["a city"], windows=WINDOWS)
+
+
+def test_passages_of_a_megabyte_are_scored_in_bounded_memory(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    precise, _ = models
+    documents = ["the river is long and green " * 700, "a city"]
+    found = precise.rank(QUERY, documents, windows=Windows(length=64, stride=56))
+    assert {each["corpus_id"] for each in found} == {0, 1}
