@@ -7,8 +7,8 @@ Quality: the candidates of each query, and for some queries further passages of 
 precisions once. Thousands of lists are then drawn from them, of several lengths, and the best k of each are found as
 `rank(..., exact=True)` finds them. A list fails when its k best, or their order, are not FP32's.
 
-Speed: `rank` of the same lists in FP32, in the cheaper precision, and exactly, interleaved request by request after a warm-up that
-is not counted. Ratios are of the same request, as median with the 5th and 95th percentile.
+Speed: `rank` of the same lists in FP32, in the cheaper precision, and exactly, interleaved request by request after a warm-up
+that is not counted. Ratios are of the same request, as median with the 5th and 95th percentile.
 """
 
 import argparse

@@ -1,0 +1,70 @@
+"""`Cascade`: a small model cuts a list down, and a large one decides among what is left."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .cross_encoder import CrossEncoder
+from .errors import InputError, OptionError
+from .options import whole
+from .store.passage_store import PassageStore
+from .text.inputs import check_text
+
+
+class Cascade:
+    """Ranks by two models. The `first` one scores all passages, and the `second` one those that the first ranks among `keep`.
+
+    Unlike an exact ranking, a cascade promises nothing: a passage that the first model ranks low is lost, however high the
+    second would rank it. `crossrt evaluate --first` measures what that costs on your own lists.
+
+    The models may differ in tokenizer, labels and activation, since their scores are never compared with one another. They stay
+    the caller's, who closes them. Several threads may rank at once. Raises OptionError for a `keep` that is not allowed, and
+    for models with several labels of which none was chosen.
+    """
+
+    def __init__(self, first: CrossEncoder, second: CrossEncoder, *, keep: int) -> None:
+        self.first = first
+        self.second = second
+        self.keep = whole("keep", keep, least=1)
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str] | None = None,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        passage_ids: Sequence[str] | None = None,
+        passages: PassageStore | None = None,
+        first_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """Return the best `top_k` of the `keep` passages, or all of these, with the second model's scores, best first.
+
+        The result is that of `CrossEncoder.rank`, and `corpus_id` counts in all documents. `options` are options of
+        `CrossEncoder.rank` for the second model, `first_options` for the first. Raises what `CrossEncoder.rank` raises, and
+        OptionError for a `top_k` above `keep`: so many passages are not scored by the second model.
+        """
+        if top_k is not None and whole("top_k", top_k, least=0) > self.keep:
+            raise OptionError(
+                f"top_k={top_k}, and the first model keeps {self.keep} passages; raise keep, or lower top_k"
+            )
+        if passages is not None or passage_ids is not None:
+            kept = self.first.rank(
+                query, top_k=self.keep, passage_ids=passage_ids, passages=passages, **(first_options or {})
+            )
+            # In the order given, which decides among equal scores.
+            rows = sorted(each["corpus_id"] for each in kept)
+            ids = [list(passage_ids or ())[row] for row in rows]
+            found = self.second.rank(query, top_k=top_k, passage_ids=ids, passages=passages, **options)
+        else:
+            if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+                raise InputError("documents is one text; pass a list of passages")
+            texts = list(documents)
+            for index, text in enumerate(texts):
+                check_text(text, f"passage {index}")
+            kept = self.first.rank(query, texts, top_k=self.keep, **(first_options or {}))
+            rows = sorted(each["corpus_id"] for each in kept)
+            found = self.second.rank(
+                query, [texts[row] for row in rows], top_k=top_k, return_documents=return_documents, **options
+            )
+        return [{**each, "corpus_id": rows[each["corpus_id"]]} for each in found]
