@@ -13,6 +13,7 @@ that is not counted. Ratios are of the same request, as median with the 5th and 
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def main() -> None:
             "model": cheap.bundle.manifest.source["id"],
             "run": arguments.run.name,
             "precision": f"{arguments.precision} on {cheap.backend}",
-            "error": {"rms": error.rms, "underestimate": error.underestimate, "pairs": error.pairs},
+            "error": asdict(error),
             "quality": rows,
             "speed, k = 10": times,
         }

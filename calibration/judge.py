@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..engine.bundle.score_error import ScoreError
 from .judging_set import JudgingSet
 from .paired_difference import PairedDifference
 from .ranking import Scores, kendall_tau, top_overlap
@@ -37,6 +38,7 @@ class Judge:
             top10_overlap_low=overlap.low,
             top10_overlap_high=overlap.high,
             mean_abs_diff=float(np.abs(candidate.astype(np.float64) - self.expected).mean()),
+            score_error=ScoreError.of(self.expected, candidate),
             changes=self._changes(candidate),
         )
 

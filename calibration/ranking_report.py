@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..engine.bundle.score_error import ScoreError
 from .paired_difference import PairedDifference
 
 
@@ -10,8 +11,8 @@ from .paired_difference import PairedDifference
 class RankingReport:
     """How a candidate ranks the lists of a judging set, compared with the reference. Means over all queries.
 
-    `changes` are the differences of measures against relevance judgements, by the measure's name; empty where the set has no
-    qrels.
+    `score_error` is the error of the candidate's scores, which exact rankings need. `changes` are the differences of measures
+    against relevance judgements, by the measure's name; empty where the set has no qrels.
     """
 
     source: str
@@ -23,6 +24,7 @@ class RankingReport:
     top10_overlap_low: float
     top10_overlap_high: float
     mean_abs_diff: float
+    score_error: ScoreError
     changes: Mapping[str, PairedDifference]
 
     @property
@@ -34,6 +36,8 @@ class RankingReport:
             f"  top-10 overlap       {self.top10_overlap:.4f}   95 % interval {self.top10_overlap_low:.3f} to "
             f"{self.top10_overlap_high:.3f}",
             f"  mean |difference|    {self.mean_abs_diff:.4f}",
+            f"  error                {self.score_error.mean:+.4f} in the mean, deviation {self.score_error.deviation:.4f}, "
+            f"99.9 % of the pairs at most {self.score_error.excess:.4f} above the mean",
         ]
         for name, change in self.changes.items():
             lines.append(

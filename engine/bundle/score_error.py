@@ -10,44 +10,57 @@ from ..errors import OptionError
 Floats = npt.NDArray[np.floating]
 
 QUANTILE = 0.999
-"""Share of the judged pairs whose score is too low by no more than `underestimate`."""
+"""Share of the judged pairs whose error exceeds the mean error by no more than `excess`."""
+PRIOR_PAIRS = 4
+"""The judged mean error counts as much as the errors of this many pairs of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreError:
     """The error of one precision in one backend, over `pairs` judged pairs, in units of the relevance before activation.
 
-    The error of a pair is its reference score less its own. `rms` is the root mean square of the errors. `underestimate`
-    is their quantile 0.999: by how much a score may be too low. Raises OptionError for what cannot be such an error.
+    The error of a pair is its reference score minus its own. `mean` is the mean error, which all pairs have in common and
+    which changes no order. `deviation` is the standard deviation of the errors. `excess` is the quantile 0.999 of the errors
+    minus their mean: by how much a score may be too low compared with the others.
+
+    Raises OptionError for numbers that no measurement gives.
     """
 
-    rms: float
-    underestimate: float
+    mean: float
+    deviation: float
+    excess: float
     pairs: int
 
     def __post_init__(self) -> None:
-        if not (0 <= self.rms < np.inf and 0 <= self.underestimate < np.inf and self.pairs >= 1):
-            raise OptionError(f"{self} is no error of scores: expected finite numbers from 0 on, and at least one pair")
+        sizes_allowed = 0 <= self.deviation < np.inf and 0 <= self.excess < np.inf
+        if not (sizes_allowed and np.isfinite(self.mean) and self.pairs >= 1):
+            raise OptionError(
+                f"{self} cannot be measured: expected a finite mean, a deviation and an excess from 0 on, and at least one pair"
+            )
 
     @classmethod
     def of(cls, reference: Floats, scores: Floats) -> "ScoreError":
         """Measure the error of `scores` [pairs] beside the `reference` [pairs]. Both are finite."""
         errors = reference.astype(np.float64) - scores
+        mean = errors.mean()
         return cls(
-            rms=float(np.sqrt((errors**2).mean())),
-            underestimate=max(0.0, float(np.quantile(errors, QUANTILE))),
+            mean=float(mean),
+            deviation=float(errors.std()),
+            excess=max(0.0, float(np.quantile(errors - mean, QUANTILE))),
             pairs=len(errors),
         )
 
     def margin(self, observed: Floats) -> float:
-        """Return by how much a score may be too low, after the errors `observed` of some pairs of the same request.
+        """Return by how much a score may be too low, given the errors `observed` [n] of some pairs of the same request.
 
-        It is `underestimate`, scaled up where the observed errors are larger than the judged ones were, as they are for
-        texts unlike those, and never less than the largest of them.
+        It is the mean error of the request plus `excess`. The mean is estimated from the observed errors, and from the judged
+        mean where few were observed. `excess` is scaled up where the observed errors spread more than the judged ones, as they
+        do for texts unlike those. The margin is never less than the largest observed error.
         """
-        if not len(observed) or not np.isfinite(observed).all():
-            return self.underestimate
-        rms = float(np.sqrt((observed.astype(np.float64) ** 2).mean()))
-        scale = max(1.0, rms / self.rms) if self.rms else (1.0 if rms == 0 else np.inf)
-        margin = self.underestimate * scale if self.underestimate else 0.0
-        return max(margin, float(observed.max()))
+        if not len(observed):
+            return self.mean + self.excess
+        errors = observed.astype(np.float64)
+        mean = (errors.sum() + PRIOR_PAIRS * self.mean) / (len(errors) + PRIOR_PAIRS)
+        deviation = float(np.sqrt(((errors - mean) ** 2).mean()))
+        scale = max(1.0, deviation / self.deviation) if self.deviation else 1.0
+        return max(float(mean) + self.excess * scale, float(errors.max()))

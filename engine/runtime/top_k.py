@@ -54,9 +54,10 @@ def exact_top_k(
     count = len(estimates)
     k = min(k, count)
     precise, known = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=bool)
-    margin = error.margin(precise[:0])
     if not k:
-        return TopK(rows=np.zeros(0, dtype=np.int64), scores=precise[:0], rescored=0, rounds=0, margin=margin)
+        return TopK(rows=np.zeros(0, dtype=np.int64), scores=precise[:0], rescored=0, rounds=0, margin=0.0)
+    # The k-th estimate has the mean error too.
+    margin = error.excess
     weights = np.ones(count, dtype=np.float32) if weights is None else weights
     estimates = np.where(np.isfinite(estimates), estimates, np.float32(np.inf))
     kth = np.sort(activate(estimates))[-k]

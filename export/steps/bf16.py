@@ -5,7 +5,7 @@ from dataclasses import replace
 from ...engine.precision import Precision
 from .context import ExportContext
 from .native import write_and_judge
-from .step import StepResult
+from .step import StepResult, with_score_error
 
 NATIVE_FILE = "model.bf16.native"
 
@@ -13,4 +13,5 @@ NATIVE_FILE = "model.bf16.native"
 def bf16(context: ExportContext) -> StepResult:
     """Write the BF16 weights of the native kernels and judge them. The kernels must run here; see `runs_natively`."""
     report, model = write_and_judge(context, Precision.BF16, context.builder.models["fp32"], NATIVE_FILE)
-    return StepResult(report=report, model=replace(model, parity=report.summary()))
+    model = with_score_error(replace(model, parity=report.summary()), "native", report)
+    return StepResult(report=report, model=model)

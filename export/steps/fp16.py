@@ -17,7 +17,7 @@ from ..precision.fp16_emulation import rounded_after_operators, rounded_where_st
 from ..precision.native_weights import can_be_native, native_from_checkpoint
 from ..precision.tolerance import TOLERANCE
 from .context import ExportContext
-from .step import StepResult
+from .step import StepResult, with_score_error
 
 FUSED_FILE = "model.fp16.fused.onnx"
 NATIVE_FILE = "model.fp16.native"
@@ -38,7 +38,8 @@ def fp16(context: ExportContext) -> StepResult:
         "chosen_on": calibration
         and {"source": calibration.source, "seed": calibration.seed, "sha256": calibration.sha256},
     }
-    return StepResult(report=report, model=replace(model, parity=report.summary(), numerics=numerics))
+    model = replace(model, parity=report.summary(), numerics=numerics)
+    return StepResult(report=report, model=with_score_error(model, "gpu", report))
 
 
 def fp16_fused(context: ExportContext) -> StepResult | None:

@@ -20,7 +20,7 @@ from ..precision.picture import can_draw, draw
 from ..precision.tolerance import TOLERANCE
 from .context import ExportContext
 from .native import runs_natively, write_and_judge
-from .step import StepResult
+from .step import StepResult, with_score_error
 
 GPU_FILE = "model.int8.gpu.onnx"
 NATIVE_FILE = "model.int8.native"
@@ -40,6 +40,7 @@ def int8(context: ExportContext) -> StepResult:
     report = context.int8_reports[FIRST]
     report = replace(report, other_failures=tuple(result.failures), notes=tuple(result.lines))
     model = replace(MODEL, parity=report.summary(), numerics=result.summary())
+    model = with_score_error(model, FIRST, report)
     return StepResult(report=report, model=replace(model, backends={FIRST: True} if report else {}))
 
 
@@ -51,7 +52,7 @@ def int8_by(backend: str, context: ExportContext) -> StepResult | None:
     report = context.int8_reports.get(backend)
     if report is None:
         return None
-    model = context.builder.models["int8"]
+    model = with_score_error(context.builder.models["int8"], backend, report)
     return StepResult(report=report, model=replace(model, backends={**model.backends, backend: bool(report)}))
 
 
@@ -62,6 +63,7 @@ def int8_native(context: ExportContext) -> StepResult | None:
     assert context.int8 is not None
     current = context.builder.models["int8"]
     report, model = write_and_judge(context, Precision.INT8, current, NATIVE_FILE, context.int8.stats)
+    model = with_score_error(model, "native", report)
     return StepResult(report=report, model=replace(model, backends={**model.backends, "native": True}))
 
 
@@ -79,7 +81,7 @@ def int8_gpu(context: ExportContext) -> StepResult:
         Precision.INT8,
         "rounded after every operator, the rest in FP16, for GPUs",
     )
-    return StepResult(report=report, model=model)
+    return StepResult(report=report, model=with_score_error(model, "gpu", report))
 
 
 def _quantized(context: ExportContext) -> Int8Result:

@@ -1,7 +1,7 @@
 """`Step`: how one artefact of an export is written, judged and recorded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from ...engine.bundle.manifest import BundleModel
@@ -24,6 +24,13 @@ class StepResult:
 
     report: ParityReport
     model: BundleModel
+
+
+def with_score_error(model: BundleModel, place: str, report: ParityReport) -> BundleModel:
+    """Return the model with the error of its scores in a backend of a CPU, or on a `gpu`, where a ranking was judged."""
+    if report.ranking is None:
+        return model
+    return replace(model, score_errors={**model.score_errors, place: report.ranking.score_error})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

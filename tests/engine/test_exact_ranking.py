@@ -194,7 +194,7 @@ def test_what_is_missing_is_said(rounded: Path, tmp_path: Path) -> None:
         cheap.rank(QUERY, passages(5), top_k=2, exact=True)
 
 
-@pytest.mark.parametrize("wrong", [{"rms": -1, "underestimate": 0.1, "pairs": 9}, {"rms": 0.1}, "much"])
+@pytest.mark.parametrize("wrong", [{"mean": 0, "deviation": -1, "excess": 0.1, "pairs": 9}, {"mean": 0.1}, "much"])
 def test_a_manifest_with_impossible_errors_is_refused(rounded: Path, tmp_path: Path, wrong: Any) -> None:
     path = tmp_path / "damaged"
     shutil.copytree(rounded, path)
