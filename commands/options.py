@@ -9,6 +9,7 @@ import typer
 from ..engine.errors import OptionError
 
 if TYPE_CHECKING:
+    from ..engine.text.windows import Windows
     from ..export.tensorrt.build import BuildOptions
 
 Precision = Annotated[
@@ -89,6 +90,45 @@ class HubOptions:
         if path.is_dir():
             return path, self.revision
         return fetched_checkpoint(source, onnx=onnx, onnx_file=onnx_file, **asdict(self))
+
+
+Exact = Annotated[
+    bool | None,
+    typer.Option(
+        "--exact/--no-exact",
+        help="Find the K best as FP32 ranks them, though a cheaper precision scores most passages; by default with --precision "
+        "auto and a K of at most half of the list.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowOptions:
+    """How long passages are cut into windows."""
+
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Score long passages in windows of so many tokens, the query included; without, they are cut."
+        ),
+    ] = None
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from one window to the next; by default half a window.")
+    ] = None
+    aggregate: Annotated[
+        str, typer.Option(help="A passage's score from its windows': max, first, mean, mean:N (of the N best), or sum.")
+    ] = "max"
+
+    def windows(self) -> "Windows | None":
+        """Return the windows, or None for none. Raises OptionError for options that do not fit one another."""
+        from ..engine.text.windows import Windows
+
+        if self.window is None:
+            if self.stride is not None or self.aggregate != "max":
+                raise OptionError("--stride and --aggregate go with --window")
+            return None
+        stride = max(1, self.window // 2) if self.stride is None else self.stride
+        return Windows(length=self.window, stride=stride, aggregate=self.aggregate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from ..engine.errors import DataFileError
 from .app import app
 from .arguments import as_typed
 from .option_groups import with_option_groups
-from .options import BatchSize, HubOptions, ModelOptions, Precision
+from .options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
 from .output import for_a_person, say, say_json
 
 
@@ -27,6 +27,8 @@ def rank(
     ] = "-",
     *,
     top_k: Annotated[int | None, typer.Option(help="Show only the best K.")] = None,
+    exact: Exact = None,
+    windows: WindowOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     batch_size: BatchSize = 32,
     precision: Precision = None,
@@ -45,11 +47,19 @@ def rank(
             texts,
             top_k=top_k,
             return_documents=True,
+            exact=exact,
+            windows=windows.windows(),
             batch_size=batch_size,
             show_progress_bar=for_a_person() and len(texts) > 16,
         )
     rows = [
-        {"rank": place, "id": ids[result["corpus_id"]], "score": result["score"], "text": result["text"]}
+        {
+            "rank": place,
+            "id": ids[result["corpus_id"]],
+            "score": result["score"],
+            "text": result["text"],
+            **({"window": result["window"]} if "window" in result else {}),
+        }
         for place, result in enumerate(results, start=1)
     ]
     if as_json:

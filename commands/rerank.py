@@ -1,9 +1,10 @@
 """`crossrt rerank`: a TREC run, scored again."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -12,13 +13,14 @@ from ..engine.errors import OptionError
 from .app import app
 from .arguments import as_typed
 from .option_groups import with_option_groups
-from .options import BatchSize, HubOptions, ModelOptions, Precision
+from .options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
 from .output import for_a_person
 
 if TYPE_CHECKING:
-    from ..engine.activation import Floats
+    from ..engine.cascade import Cascade
     from ..engine.cross_encoder import CrossEncoder
     from ..engine.store.passage_store import PassageStore
+    from ..engine.text.truncation import Truncation
 
 
 @app.command(
@@ -40,6 +42,18 @@ def rerank(
             help="Score and write only the best K candidates of each query, by the run's own scores; all by default.",
         ),
     ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Write only the best K of each query, by the new scores; all by default.")
+    ] = None,
+    exact: Exact = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            help="A cascade: a small bundle that scores all candidates, of which BUNDLE scores the best --keep."
+        ),
+    ] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Candidates of each query that --first keeps.")] = None,
+    windows: WindowOptions,
     tag: Annotated[str, typer.Option(help="Name of the run in its last column.")] = "crossrt",
     batch_size: BatchSize = 32,
     precision: Precision = None,
@@ -47,6 +61,7 @@ def rerank(
     hub: HubOptions,
 ) -> None:
     """Rerank a TREC run: score its candidates again, and write the new run completely or not at all."""
+    from ..engine.cascade import Cascade
     from ..engine.cross_encoder import CrossEncoder
     from ..engine.files.publish import published_file
     from ..engine.files.trec import read_candidates, read_collection, write_run
@@ -57,7 +72,10 @@ def rerank(
         raise OptionError(f"--tag {tag!r}: give one word")
     if (passages is None) == (store is None):
         raise OptionError("give --passages or --store, one of them")
-    source = hub.for_bundles([bundle])
+    if (first is None) != (keep is None):
+        raise OptionError("--first BUNDLE and --keep N go together")
+    options: dict[str, Any] = {"top_k": top_k, "exact": exact, "windows": windows.windows(), "batch_size": batch_size}
+    source = hub.for_bundles([bundle, *([] if first is None else [first])])
     texts: PassageStore | dict[str, str]
     if store is not None:
         texts = PassageStore(store)
@@ -66,24 +84,48 @@ def rerank(
         assert passages is not None
         query_texts, texts, candidates = read_collection(queries, passages, run, depth=depth)
     total = sum(len(scores) for scores in candidates.values())
-    with (
-        CrossEncoder(bundle, precision=precision, **asdict(opened), **source) as model,
-        published_file(out) as file,
-        tqdm(total=total, desc="Reranking", unit="pair", disable=not for_a_person()) as bar,
-    ):
-        for query, scores in candidates.items():
-            logits = _logits(model, query_texts[query], list(scores), texts, batch_size)
-            relevance = model.relevance(logits)
-            write_run(file, query, dict(zip(scores, relevance.tolist(), strict=True)), tag=tag)
-            bar.update(len(scores))
-    print(f"{out}: {len(candidates)} queries, {total} passages", file=sys.stderr)
+    written = 0
+    with ExitStack() as models:
+        model = models.enter_context(CrossEncoder(bundle, precision=precision, **asdict(opened), **source))
+        ranker: CrossEncoder | Cascade = model
+        if first is not None and keep is not None:
+            small = models.enter_context(CrossEncoder(first, precision=precision, **asdict(opened), **source))
+            ranker = Cascade(small, model, keep=keep)
+        with (
+            published_file(out) as file,
+            tqdm(total=total, desc="Reranking", unit="pair", disable=not for_a_person()) as bar,
+        ):
+            for query, scores in candidates.items():
+                ranked = _ranked(ranker, query_texts[query], list(scores), texts, options)
+                write_run(file, query, ranked, tag=tag)
+                written += len(ranked)
+                bar.update(len(scores))
+        cut = model.truncation
+    print(
+        f"{out}: {len(candidates)} queries, {total} passages{_kept(written, total)}{_cut(cut, model)}", file=sys.stderr
+    )
 
 
-def _logits(
-    model: "CrossEncoder", query: str, ids: list[str], passages: "PassageStore | dict[str, str]", batch_size: int
-) -> "Floats":
-    """The logits of a query with these passages, float32 [n, labels]."""
+def _ranked(
+    ranker: "CrossEncoder | Cascade",
+    query: str,
+    ids: list[str],
+    passages: "PassageStore | dict[str, str]",
+    options: dict[str, Any],
+) -> dict[str, float]:
+    """The scores of the passages to write, by their ids."""
     if isinstance(passages, dict):
-        pairs = ((query, passages[name]) for name in ids)
-        return model.logits(pairs, batch_size=batch_size, show_progress_bar=False)
-    return model.logits_from(passages, query, ids, batch_size=batch_size)
+        found = ranker.rank(query, [passages[name] for name in ids], show_progress_bar=False, **options)
+    else:
+        found = ranker.rank(query, passage_ids=ids, passages=passages, **options)
+    return {ids[each["corpus_id"]]: each["score"] for each in found}
+
+
+def _kept(written: int, total: int) -> str:
+    return "" if written == total else f", the best {written} written"
+
+
+def _cut(truncation: "Truncation", model: "CrossEncoder") -> str:
+    if not truncation.cut:
+        return ""
+    return f"; {truncation.cut} were cut to {model.max_length} tokens and lost {truncation.tokens:,} (--window scores them whole)"

@@ -35,12 +35,15 @@ from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, is_single
 from .text.pair_source import PairSource, StoredPassages, TextPairs
 from .text.pair_tokenizer import PairTokenizer
+from .text.truncation import Truncation, TruncationCounter
 from .text.windows import Windows
 from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
 
-REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_precise", "_options"})
+REOPENED = frozenset(
+    {"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_precise", "_counter", "_options"}
+)
 """Attributes that are not pickled: a copy of the model creates them when it opens the bundle."""
 
 
@@ -145,6 +148,7 @@ class CrossEncoder(CrossEncoderAttributes):
             "trust_engines": trust_engines,
         }
         self._precise: Scorer | None = None
+        self._counter = TruncationCounter()
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._pair_tokenizer = self._fitting(self._pair_tokenizer)
         if not allow_failed:
@@ -401,6 +405,7 @@ class CrossEncoder(CrossEncoderAttributes):
             label=self._relevant_label,
             batch_size=whole("batch_size", batch_size, least=1),
             windows=windows,
+            counter=self._counter,
         )
 
     def _best(
@@ -543,6 +548,11 @@ class CrossEncoder(CrossEncoderAttributes):
         self._pair_tokenizer = self._fitting(self._tokenizer_for(value))
 
     max_seq_length = max_length
+
+    @property
+    def truncation(self) -> Truncation:
+        """How many pairs were scored since the model was opened, and how many of them were cut to `max_length`."""
+        return self._counter.total
 
     @property
     def backend(self) -> str:

@@ -1,6 +1,7 @@
 """`exact_best`: the items of a request that a precise scorer ranks highest, found with the help of a cheap one."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,11 @@ def exact_best(
     assert request.label is not None
     label = request.label
     estimate = request.score(items, cheap, progress=progress)
+    again = replace(request, counter=None)  # what was cut is counted already
     found: dict[int, tuple[Floats, tuple[int, int, int]]] = {}
 
     def rescore(rows: Rows) -> Floats:
-        scored = request.score([items[row] for row in rows.tolist()], precise)
+        scored = again.score([items[row] for row in rows.tolist()], precise)
         best = scored.best
         for place, row in enumerate(rows.tolist()):
             window = (0, 0, 1) if best is None else (best.places[place], best.sizes[place], best.counts[place])

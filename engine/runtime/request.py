@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..scores import raw_relevance
 from ..text.pair_source import PairSource
+from ..text.truncation import TruncationCounter
 from ..text.windows import WindowedPairs, Windows
 from .chunks import scored_in_chunks
 from .scorer import Scorer
@@ -39,13 +40,17 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant one, if the model has one."""
+    """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant one, if the model has one.
+
+    `counter` counts the pairs that are truncated.
+    """
 
     source: PairSource[Any]
     labels: int
     label: int | None
     batch_size: int
     windows: Windows | None = None
+    counter: TruncationCounter | None = None
 
     def score(
         self, items: Iterable[Any], scorer: Scorer, *, progress: Callable[[int], object] = lambda rows: None
@@ -56,7 +61,10 @@ class Request:
             chunks = scored_in_chunks(
                 items, self.source.encode, lambda pairs: pairs, scorer, self.batch_size, self.source.size, progress
             )
-            found = [Scored(logits=logits, best=None) for _, logits in chunks]
+            for encoded, logits in chunks:
+                if self.counter is not None:
+                    self.counter.add(encoded)
+                found.append(Scored(logits=logits, best=None))
         else:
             windows = self.windows
             windowed = scored_in_chunks(

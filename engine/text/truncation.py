@@ -1,0 +1,38 @@
+"""`TruncationCounter`: how many pairs were cut because they were longer than the model takes."""
+
+import threading
+from dataclasses import dataclass
+
+from .encoded_pairs import EncodedPairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncation:
+    """Of `pairs` that were tokenized, `cut` lost tokens: `tokens` in all."""
+
+    pairs: int = 0
+    cut: int = 0
+    tokens: int = 0
+
+
+class TruncationCounter:
+    """Counts pairs and what they lost. Several threads may add and read at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = Truncation()
+
+    @property
+    def total(self) -> Truncation:
+        """What was counted so far."""
+        return self._total
+
+    def add(self, pairs: EncodedPairs) -> None:
+        """Count these pairs."""
+        cut = pairs.cut
+        lost, tokens = (0, 0) if cut is None else (int((cut > 0).sum()), int(cut.sum()))
+        with self._lock:
+            before = self._total
+            self._total = Truncation(
+                pairs=before.pairs + len(pairs), cut=before.cut + lost, tokens=before.tokens + tokens
+            )
