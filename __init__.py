@@ -10,26 +10,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.auto_model import AutoModelForSequenceClassification as AutoModelForSequenceClassification
     from .engine.bundle.bundle import Bundle as Bundle
+    from .engine.cascade import Cascade as Cascade
     from .engine.cross_encoder import CrossEncoder as CrossEncoder
     from .engine.errors import CrossrtError as CrossrtError
     from .engine.store.passage_store import PassageStore as PassageStore
+    from .engine.text.windows import Windows as Windows
 
 __version__ = "0.1.0"
 __all__ = [
     "AutoModelForSequenceClassification",
     "Bundle",
+    "Cascade",
     "CrossEncoder",
     "CrossrtError",
     "PassageStore",
+    "Windows",
     "__version__",
 ]
 
 _HOMES = {
     "AutoModelForSequenceClassification": "auto_model",
     "Bundle": "bundle.bundle",
+    "Cascade": "cascade",
     "CrossEncoder": "cross_encoder",
     "CrossrtError": "errors",
     "PassageStore": "store.passage_store",
+    "Windows": "text.windows",
 }
 
 

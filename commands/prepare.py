@@ -15,11 +15,15 @@ def prepare(
     bundle: Annotated[Path, typer.Argument(help="A bundle; every model with the same tokenizer can use the store.")],
     passages: Annotated[Path, typer.Argument(help="`id <tab> passage` lines.")],
     store: Annotated[Path, typer.Argument(help="The store to make.")],
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep at most so many tokens of each passage; all by default, which windows need."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing store, atomically.")] = False,
 ) -> None:
     """Tokenize a collection once, for `rerank --store`. An interrupted run continues when it is started again."""
     from ..engine.bundle.bundle import Bundle
-    from ..engine.store.preparation import prepare
+    from ..engine.store.preparation import WHOLE, prepare
     from ..engine.text.tokenizer import read_tokenizer
 
     opened = Bundle.open(bundle)
@@ -28,7 +32,7 @@ def prepare(
         store,
         read_tokenizer(opened.tokenizer_file),
         tokenizer_sha256=opened.tokenizer_sha256,
-        limit=opened.manifest.max_positions,
+        limit=WHOLE if limit is None else limit,
         truncation_side=opened.manifest.truncation_side,
         force=force,
         progress=for_a_person(),

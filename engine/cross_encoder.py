@@ -283,6 +283,7 @@ class CrossEncoder(CrossEncoderAttributes):
                 raise OptionError(
                     "passage_ids and passages go together, in place of documents, and return no texts: a store holds none"
                 )
+            passage_ids = passage_ids if isinstance(passage_ids, str) else list(passage_ids)
             source = self._stored(passages, query, passage_ids, prompt)
             items = list(passage_ids)
         else:

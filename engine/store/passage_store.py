@@ -145,14 +145,11 @@ class PassageStore:
         damaged files.
         """
         rows = self.rows(names)
-        starts, lengths = self._starts[rows].astype(np.int64), self._lengths[rows].astype(np.int64)
-        ends = len(self._ids) - np.minimum(lengths, self.description.limit)
-        if ((starts < 0) | (starts > ends)).any():
-            raise StoreError(
-                f"{self.path / 'starts.bin'} is damaged: a passage is not within ids.bin; prepare it again"
-            )
+        starts, held = self._held(rows)
+        # lengths.bin does not count beyond 65,535.
+        lengths = np.maximum(self._lengths[rows].astype(np.int64), held)
         if self.description.truncation_side == "left":
-            starts -= np.maximum(lengths - self.description.limit, 0)
+            starts = starts - (lengths - held)
         return self._ids, starts, lengths
 
     def held(
@@ -162,13 +159,30 @@ class PassageStore:
 
         Raises StoreError as `tokens` does.
         """
+        return self._ids, *self._held(self.rows(names))
+
+    def check_whole(self, names: Sequence[str]) -> None:
+        """Raise StoreError, naming the first, when the store holds only a part of one of these passages."""
         rows = self.rows(names)
+        _, held = self._held(rows)
+        part = np.flatnonzero(self._lengths[rows] > held)
+        if len(part):
+            raise StoreError(
+                f"{self.path} holds {held[part[0]]} tokens of the passage {names[int(part[0])]!r}, which is longer: windows need "
+                "whole passages. Prepare the store again, without --limit"
+            )
+
+    def _held(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where the passages of these rows start in `ids.bin`, and how many tokens it holds of each."""
         starts, ends = (self._starts[each].astype(np.int64) for each in (rows, rows + 1))
-        if ((starts < 0) | (ends < starts) | (ends > len(self._ids))).any():
+        held = ends - starts
+        if (
+            (starts < 0) | (held < np.minimum(self._lengths[rows], self.description.limit)) | (ends > len(self._ids))
+        ).any():
             raise StoreError(
                 f"{self.path / 'starts.bin'} is damaged: a passage is not within ids.bin; prepare it again"
             )
-        return self._ids, starts, ends - starts
+        return starts, held
 
     def check(self, tokenizer_sha256: str, *, max_length: int, truncation_side: TruncationSide = "right") -> None:
         """Raise StoreError unless the store fits a model: same tokenizer and truncation side, and enough tokens per passage."""

@@ -36,6 +36,9 @@ PIECE = 5_000
 PROGRESS = "progress.json"
 GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passages", "names.txt": "name_bytes"}
 
+WHOLE = 2**31 - 1
+"""A limit that keeps every passage whole."""
+
 
 @dataclass(slots=True, kw_only=True)
 class _Progress:

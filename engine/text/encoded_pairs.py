@@ -22,6 +22,9 @@ class Prepared(Protocol):
     def tokens(self, names: Sequence[str]) -> Spans:
         """Return the token ids of the passages with these ids. See `PassageStore.tokens`."""
 
+    def check_whole(self, names: Sequence[str]) -> None:
+        """Raise StoreError when only a part of one of these passages is held."""
+
     def held(self, names: Sequence[str]) -> Spans:
         """Return the tokens of these passages that are held, and the counts of these alone."""
 

@@ -138,8 +138,9 @@ class PairTokenizer:
     ) -> WindowedPairs:
         """Tokenize a query, and cut prepared passages into windows: token for token what `encode_windows` gives.
 
-        Raises what `encode_from` and `encode_windows` raise.
+        Raises what `encode_from` and `encode_windows` raise, and StoreError for a passage that the store holds a part of.
         """
+        store.check_whole(passage_ids)
         queries = self._query_spans(query, len(passage_ids), prompt)
         windowed = self._windowed(queries, store.held(passage_ids), windows)
         self._check_ids(store, windowed.pairs)

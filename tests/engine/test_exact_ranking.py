@@ -17,8 +17,12 @@ from crossrt import CrossEncoder
 from crossrt.engine.activation import apply
 from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, BundleFile
 from crossrt.engine.bundle.score_error import ScoreError
-from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError
+from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError, StoreError
 from crossrt.engine.files.digests import sha256_of
+from crossrt.engine.store.passage_store import PassageStore
+from crossrt.engine.store.preparation import WHOLE, prepare
+from crossrt.engine.text.tokenizer import read_tokenizer
+from crossrt.engine.text.truncation import Truncation
 from crossrt.engine.text.windows import Windows
 
 QUERY = "where is the river"
@@ -321,3 +325,38 @@ def test_passages_of_a_megabyte_are_scored_in_bounded_memory(models: tuple[Cross
     documents = ["the river is long and green " * 700, "a city"]
     found = precise.rank(QUERY, documents, windows=Windows(length=64, stride=56))
     assert {each["corpus_id"] for each in found} == {0, 1}
+
+
+def test_prepared_passages_are_cut_into_the_same_windows(
+    models: tuple[CrossEncoder, CrossEncoder], long_passages: list[str], tmp_path: Path
+) -> None:
+    precise, cheap = models
+    (tmp_path / "p.tsv").write_text("".join(f"p{n}\t{text}\n" for n, text in enumerate(long_passages)))
+    options: dict[str, Any] = {"tokenizer_sha256": precise.bundle.tokenizer_sha256}
+    tokenizer = read_tokenizer(precise.bundle.tokenizer_file)
+    prepare(tmp_path / "p.tsv", tmp_path / "whole", tokenizer, limit=WHOLE, **options)
+    prepare(tmp_path / "p.tsv", tmp_path / "part", tokenizer, limit=64, **options)
+    ids = [f"p{n}" for n in range(len(long_passages))]
+    store = PassageStore(tmp_path / "whole")
+    texts = precise.rank(QUERY, long_passages, windows=WINDOWS)
+    stored = precise.rank(QUERY, passage_ids=ids, passages=store, windows=WINDOWS)
+    assert same(stored, texts)
+    assert all(each["window"][1] - each["window"][0] <= WINDOWS.length for each in stored), "in tokens"
+    found = cheap.rank(QUERY, passage_ids=ids, passages=store, windows=WINDOWS, top_k=2, exact=True)
+    assert same(found, texts[:2])
+    with pytest.raises(StoreError, match=r"holds 64 tokens of the passage 'p5', which is longer: windows need whole"):
+        precise.rank(QUERY, passage_ids=ids, passages=PassageStore(tmp_path / "part"), windows=WINDOWS)
+
+
+def test_what_is_cut_is_counted_once(rounded: Path, checkpoint: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    documents = ["a city", "long river " * 80, "green " * 200]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(checkpoint))
+    lengths = [len(tokenizer(QUERY, document, truncation=False)["input_ids"]) for document in documents]
+    expected = Truncation(pairs=3, cut=2, tokens=sum(max(0, length - 64) for length in lengths))
+    with opened(rounded) as cheap:
+        assert cheap.truncation == Truncation()
+        cheap.rank(QUERY, documents, top_k=1, exact=True)
+        assert cheap.truncation == expected
+        cheap.rank(QUERY, documents, windows=WINDOWS)
+        assert cheap.truncation.cut == 2, "windows lose nothing"
