@@ -43,7 +43,7 @@ ROOMS = (
     "commands",
 )
 """The rooms of the package in the order in which data passes. A module may import what stands before its room, and its room."""
-TOP = ("engine.attributes", "engine.token_model", "engine.cross_encoder", "engine.auto_model")
+TOP = ("engine.attributes", "engine.token_model", "engine.cross_encoder", "engine.auto_model", "engine.cascade")
 """Modules of `engine` that stand after all of its rooms."""
 
 

@@ -177,7 +177,9 @@ class PassageStore:
         starts, ends = (self._starts[each].astype(np.int64) for each in (rows, rows + 1))
         held = ends - starts
         if (
-            (starts < 0) | (held < np.minimum(self._lengths[rows], self.description.limit)) | (ends > len(self._ids))
+            (starts < 0)
+            | (held < np.minimum(self._lengths[rows].astype(np.int64), self.description.limit))
+            | (ends > len(self._ids))
         ).any():
             raise StoreError(
                 f"{self.path / 'starts.bin'} is damaged: a passage is not within ids.bin; prepare it again"

@@ -161,7 +161,7 @@ def test_a_bundle_of_schema_1_ranks_by_the_label_it_was_made_with(two_label_bund
     old = with_manifest(two_label_bundle, tmp_path / "old", schema=1, relevant_label=0, **new)
     manifest = Bundle.open(old).manifest
     assert (manifest.relevant_label, manifest.label_names, manifest.prompt, manifest.prompts) == (0, (), None, {})
-    assert json.loads(manifest.to_json())["schema"] == 2
+    assert json.loads(manifest.to_json())["schema"] == 3
     with CrossEncoder(old) as model:
         assert model.relevant_label == 0
 

@@ -77,7 +77,7 @@ def test_an_unreadable_file_is_named(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fields: fields.update(schema=99), "schema 99, and this crossrt reads up to 2"),
+        (lambda fields: fields.update(schema=99), "schema 99, and this crossrt reads up to 3"),
         (lambda fields: fields.pop("schema"), "no schema number"),
         (lambda fields: fields.pop("labels"), "does not have the fields"),
         (lambda fields: fields.update(surprise=1), "does not have the fields"),

@@ -198,7 +198,7 @@ def test_a_store_is_shared_by_threads(bundle: Path, make: Callable[..., PassageS
 
 
 def test_a_model_that_truncates_on_the_left_ranks_a_store_as_the_texts(bundle: Path, tmp_path: Path) -> None:
-    from crossrt.commands import ranking
+    from crossrt.commands.prepare import prepare as prepare_by_command
 
     left = Path(shutil.copytree(bundle, tmp_path / "left"))
     fields = json.loads((left / "manifest.json").read_text())
@@ -206,7 +206,7 @@ def test_a_model_that_truncates_on_the_left_ranks_a_store_as_the_texts(bundle: P
     passages = PASSAGES | {"long": " ".join(f"river {'city' if n % 3 else 'red'}" for n in range(90))}
     (tmp_path / "p.tsv").write_text("".join(f"{name}\t{text}\n" for name, text in passages.items()), encoding="utf-8")
     for path, store in ((bundle, "right.store"), (left, "left.store")):
-        ranking.prepare(path, tmp_path / "p.tsv", tmp_path / store)
+        prepare_by_command(path, tmp_path / "p.tsv", tmp_path / store)
     with CrossEncoder(left, max_length=20) as model, CrossEncoder(bundle, max_length=20) as other:
         from_texts = model.rank(QUERY, list(passages.values()))
         from_store = model.rank(QUERY, passage_ids=list(passages), passages=PassageStore(tmp_path / "left.store"))

@@ -387,8 +387,8 @@ def test_all_that_transformers_writes_of_a_configuration_is_known(family: str) -
 def test_the_command_line_says_what_is_odd_and_takes_a_label(make: Callable[[Case], Path], tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from crossrt.commands import app, info, making  # noqa: F401  the latter two register their commands
-    from crossrt.measurement.model_config import Options, systems_of
+    from crossrt.commands import app, export, info  # noqa: F401  the latter two register their commands
+    from crossrt.measurement.model_config import Options, model_configs
 
     files = saved(**PROMPT)
     case = Case(name="nli", labels=3, config={**NLI.config, "mystery": 1}, files=files)
@@ -399,13 +399,13 @@ def test_the_command_line_says_what_is_odd_and_takes_a_label(make: Callable[[Cas
     assert "labels        3, relevant 1 of 0 (contradiction), 1 (entailment), 2 (neutral)" in shown
     assert "prompt        'how long ' before every query" in shown
     assert "warning       config.json: crossrt does not know mystery = 1" in shown
-    [system] = systems_of([str(out)], ["fp32"], Options(relevant_label="neutral"))
-    assert system.relevant_label == 2
-    assert (system.work["head"], system.work["prompt"]) == ("label 2 of 3, identity", "how long ")
+    [config] = model_configs([str(out)], ["fp32"], Options(relevant_label="neutral"))
+    assert config.relevant_label == 2
+    assert (config.work["head"], config.work["prompt"]) == ("label 2 of 3, identity", "how long ")
     with pytest.raises(OptionError, match="is none of the model's labels"):
-        systems_of([str(out)], ["fp32"], Options(relevant_label=3))
+        model_configs([str(out)], ["fp32"], Options(relevant_label=3))
     unchosen = CliRunner().invoke(app.app, ["export", str(tmp_path / "checkpoint"), str(out), "--force"])
     assert unchosen.exit_code == 0, unchosen.output
     assert "labels        3, none chosen of 0" in CliRunner().invoke(app.app, ["info", str(out)]).stdout
     with pytest.raises(OptionError, match="nothing says which of them means relevant"):
-        systems_of([str(out)], ["fp32"], Options())
+        model_configs([str(out)], ["fp32"], Options())

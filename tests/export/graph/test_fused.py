@@ -20,7 +20,6 @@ from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BundleError
 from crossrt.engine.precision import Precision
-from crossrt.export import export
 from crossrt.export.bundle.manifest import write_manifest
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
@@ -28,6 +27,7 @@ from crossrt.export.graph.numerics import FP16, FP32, Numerics
 from crossrt.export.graph.session import logits_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.precision.quantization_points import quantization_points
+from crossrt.export.steps import fp16
 
 pytestmark = pytest.mark.usefixtures("portable")
 FUSED = replace(FP32, fused=True)
@@ -184,7 +184,7 @@ def test_it_computes_in_memory_that_is_lent_to_it(exported: Bundle, batches: lis
 def test_one_that_scores_otherwise_is_left_out(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = export.onnx_from_checkpoint
+    written = fp16.onnx_from_checkpoint
 
     def wrong(read: Checkpoint, path: Path, numerics: Numerics = FP32) -> None:
         written(read, path, numerics)
@@ -195,7 +195,7 @@ def test_one_that_scores_otherwise_is_left_out(
             scale.f = 0.1
             onnx.save(model, path)
 
-    monkeypatch.setattr(export, "onnx_from_checkpoint", wrong)
+    monkeypatch.setattr(fp16, "onnx_from_checkpoint", wrong)
     bundle, reports = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", precisions=PRECISIONS)
     assert [bool(report) for report in reports] == [True, True, False, True]
     assert bundle.manifest.models["fp16"].fused_file is None
