@@ -17,14 +17,12 @@ from .attributes import CrossEncoderAttributes, ModelCardData
 from .batching.batch import Batch
 from .bundle.bundle import Bundle
 from .bundle.resolve import bundle_from_source
-from .bundle.score_error import ScoreError
 from .errors import BackendError, BundleError, InputError, OptionError
 from .labels import label_number, need_label
 from .log import warn_once
 from .options import whole
 from .precision import Precision
-from .process.forks import OPENING
-from .runtime.exact_ranking import exact_best
+from .runtime.exact_ranking import ExactRankings, exact_best
 from .runtime.pending import Pending
 from .runtime.request import Request, Scored
 from .runtime.scorer import Scorer, open_scorer
@@ -41,9 +39,7 @@ from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
 
-REOPENED = frozenset(
-    {"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_precise", "_counter", "_options"}
-)
+REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_exact", "_counter", "_options"})
 """Attributes that are not pickled: a copy of the model creates them when it opens the bundle."""
 
 
@@ -147,9 +143,9 @@ class CrossEncoder(CrossEncoderAttributes):
             "engine": engine,
             "trust_engines": trust_engines,
         }
-        self._precise: Scorer | None = None
         self._counter = TruncationCounter()
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
+        self._exact = ExactRankings(self.bundle, self._options, self._scorer)
         self._pair_tokenizer = self._fitting(self._pair_tokenizer)
         if not allow_failed:
             self._warn_unchecked()
@@ -420,14 +416,14 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> tuple[npt.NDArray[np.int64], Scored]:
         """Return the rows to rank, and what they are scored; the `top_k` best are among them."""
         everything = np.arange(len(items))
-        error = self._score_error(exact, top_k, len(items))
+        error = self._exact.error(exact, top_k, len(items))
         if error is None or top_k is None:
             return everything, request.score(items, self._scorer, progress=progress)
-        precise = self._precise_scorer()
         activation: Activation = "identity"
         if activation_fn is not None or self.num_labels == 1:
             activation = self.activation_fn if activation_fn is None else activation_fn
-        if not is_monotonic(activation):
+        precise = self._exact.scorer()
+        if not is_monotonic(activation) or 2 * top_k > len(items):
             return everything, request.score(items, precise, progress=progress)
         return exact_best(
             request,
@@ -439,45 +435,6 @@ class CrossEncoder(CrossEncoderAttributes):
             activate=partial(apply, activation),
             progress=progress,
         )
-
-    def _score_error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreError | None:
-        """Return the error of this model's precision where a ranking is to be exact; None where it is to be plain.
-
-        Raises OptionError and BundleError, saying what is missing, where `exact` was asked for and cannot be had.
-        """
-        if exact is False or self.precision is Precision.FP32:
-            return None
-        chosen_here = self._options["precision"] == "auto" and top_k is not None and 2 * top_k <= count
-        if exact is None and not chosen_here:
-            return None
-        if top_k is None:
-            raise OptionError("exact=True finds the best passages: give top_k, how many")
-        models = self.bundle.manifest.models
-        errors = models[self.precision.value].score_errors if self.precision.value in models else {}
-        error = errors.get(self.backend if self.device.type == "cpu" else "gpu")
-        if exact and "fp32" not in models:
-            raise BundleError(
-                f"{self.bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
-            )
-        if exact and error is None:
-            raise BundleError(
-                f"{self.bundle.path} does not say how far the scores of {self.precision.value} on {self.backend} lie from "
-                "FP32's, as bundles of earlier versions do not; export it again, or use precision='fp32'"
-            )
-        return error if "fp32" in models else None
-
-    def _precise_scorer(self) -> Scorer:
-        """Return the FP32 scorer that decides exact rankings. It is opened at the first of them, and closed with the model."""
-        with OPENING:
-            self._scorer.check_open()
-            if self._precise is None:
-                options = {**self._options, "precision": Precision.FP32, "engine": None, "rebuild": False}
-                try:
-                    config = choose_execution(self.bundle, **options)
-                except BackendError:  # the backend that was asked for does not run FP32 here
-                    config = choose_execution(self.bundle, **{**options, "backend": "auto"})
-                self._precise = open_scorer(self.bundle, config)
-            return self._precise
 
     def relevance(
         self, logits: Floats, activation_fn: Activation | None = None, *, apply_softmax: bool = False
@@ -651,10 +608,7 @@ class CrossEncoder(CrossEncoderAttributes):
         Scoring, pickling and copying afterwards raise BackendError.
         """
         self._scorer.close()
-        with OPENING:
-            precise = self._precise
-        if precise is not None:
-            precise.close()
+        self._exact.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._scorer.check_open()

@@ -1,16 +1,81 @@
-"""`exact_best`: the items of a request that a precise scorer ranks highest, found with the help of a cheap one."""
+"""Exact rankings: the items of a request that FP32 ranks highest, found with the help of a cheaper precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..bundle.bundle import Bundle
 from ..bundle.score_error import ScoreError
+from ..errors import BackendError, BundleError, OptionError
+from ..precision import Precision
+from ..process.forks import OPENING
 from ..scores import raw_relevance
 from .request import BestWindows, Floats, Request, Scored
-from .scorer import Scorer
+from .scorer import Scorer, open_scorer
+from .select import choose_execution
 from .top_k import Rows, exact_top_k
+
+
+class ExactRankings:
+    """The FP32 scorer beside an opened model, and when it is used. Any number of threads may call."""
+
+    def __init__(self, bundle: Bundle, options: Mapping[str, Any], cheap: Scorer) -> None:
+        """Take the options of `choose_execution` that the model was opened with, and its scorer. Nothing is opened yet."""
+        self._bundle = bundle
+        self._options = options
+        self._cheap = cheap
+        self._precise: Scorer | None = None
+
+    def error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreError | None:
+        """Return the error of the model's scores where the ranking of `count` items is to be exact; None where it is to be plain.
+
+        `exact` None means exact where `auto` chose the precision, and `top_k` is at most half of the items. Raises OptionError
+        and BundleError, saying what is missing, where `exact` was asked for and is not possible.
+        """
+        config, models = self._cheap.config, self._bundle.manifest.models
+        if exact is False or config.precision is Precision.FP32:
+            return None
+        if exact is None and (self._options["precision"] != "auto" or top_k is None or 2 * top_k > count):
+            return None
+        if top_k is None:
+            raise OptionError("exact=True finds the best passages: give top_k, how many")
+        model = models.get(config.precision.value)
+        place = config.backend if config.device == "cpu" else "gpu"
+        error = None if model is None else model.score_errors.get(place)
+        if "fp32" in models and error is not None:
+            return error
+        if exact is None:
+            return None
+        if "fp32" not in models:
+            raise BundleError(
+                f"{self._bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
+            )
+        raise BundleError(
+            f"{self._bundle.path} does not say how far the scores of {config.precision.value} on {config.backend} lie from "
+            "FP32's, as bundles of earlier versions do not; export it again, or use precision='fp32'"
+        )
+
+    def scorer(self) -> Scorer:
+        """Return the FP32 scorer, which is opened by the first call. Raises BackendError once the model is closed."""
+        with OPENING:
+            self._cheap.check_open()
+            if self._precise is None:
+                options = {**self._options, "precision": Precision.FP32, "engine": None, "rebuild": False}
+                try:
+                    config = choose_execution(self._bundle, **options)
+                except BackendError:  # the backend that was asked for does not run FP32 here
+                    config = choose_execution(self._bundle, **{**options, "backend": "auto"})
+                self._precise = open_scorer(self._bundle, config)
+            return self._precise
+
+    def close(self) -> None:
+        """Free the FP32 scorer, if it was opened. The model's own scorer is closed before. May be called again."""
+        with OPENING:
+            precise = self._precise
+        if precise is not None:
+            precise.close()
 
 
 def exact_best(

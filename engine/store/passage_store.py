@@ -159,7 +159,8 @@ class PassageStore:
 
         Raises StoreError as `tokens` does.
         """
-        return self._ids, *self._held(self.rows(names))
+        starts, held = self._held(self.rows(names))
+        return self._ids, starts, held
 
     def check_whole(self, names: Sequence[str]) -> None:
         """Raise StoreError, naming the first, when the store holds only a part of one of these passages."""

@@ -19,6 +19,7 @@ from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, BundleFile
 from crossrt.engine.bundle.score_error import ScoreError
 from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError, StoreError
 from crossrt.engine.files.digests import sha256_of
+from crossrt.engine.runtime import exact_ranking
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.tokenizer import read_tokenizer
@@ -115,12 +116,11 @@ def test_few_pairs_are_scored_in_fp32(
 ) -> None:
     _, cheap = models
     documents = passages(300, seed=5)
-    cheap.rank(QUERY, documents, top_k=3, exact=True)
-    assert cheap._precise is not None
+    precise = cheap._exact.scorer()
     counted: list[int] = []
-    submit = cheap._precise.submit
+    submit = precise.submit
     monkeypatch.setattr(
-        cheap._precise, "submit", lambda pairs, **options: (counted.append(len(pairs)), submit(pairs, **options))[1]
+        precise, "submit", lambda pairs, **options: (counted.append(len(pairs)), submit(pairs, **options))[1]
     )
     cheap.rank(QUERY, documents, top_k=3, exact=True)
     assert 3 <= sum(counted) < 60
@@ -136,11 +136,11 @@ def test_auto_with_a_top_k_is_exact_and_without_is_as_before(rounded: Path) -> N
         assert same(auto.rank(QUERY, documents, top_k=5, exact=False), cheap.rank(QUERY, documents, top_k=5))
 
 
-def test_fp32_is_exact_already(models: tuple[CrossEncoder, CrossEncoder]) -> None:
-    precise, _ = models
+def test_fp32_is_exact_already(rounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = passages(30)
-    assert precise.rank(QUERY, documents, top_k=4, exact=True) == precise.rank(QUERY, documents, top_k=4)
-    assert precise._precise is None
+    with opened(rounded, "fp32") as precise:
+        monkeypatch.setattr(exact_ranking, "open_scorer", lambda *_: pytest.fail("a second model was opened"))
+        assert precise.rank(QUERY, documents, top_k=4, exact=True) == precise.rank(QUERY, documents, top_k=4)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", lambda logits: -logits])
@@ -229,8 +229,7 @@ def test_many_threads_rank_exactly_at_once(rounded: Path) -> None:
 def test_a_closed_model_ranks_nothing_and_frees_both_precisions(rounded: Path) -> None:
     cheap = opened(rounded)
     cheap.rank(QUERY, passages(9), top_k=2, exact=True)
-    precise = cheap._precise
-    assert precise is not None
+    precise = cheap._exact.scorer()
     cheap.close()
     with pytest.raises(BackendError, match="closed"):
         cheap.rank(QUERY, passages(9), top_k=2, exact=True)
