@@ -1,1 +1,1 @@
-"""The workshop for calibration data and ranking measures."""
+"""Calibration data, 8-bit ranges, and ranking measures and reports."""

@@ -16,10 +16,15 @@ Int8s = npt.NDArray[np.int8]
 class Quantization:
     """A tensor x [..., channels] in 8 bits: round((x / smoothing - shift) / scale), clipped to -128 ... 127.
 
-    `smoothing` float32 [channels], or None for ones, is multiplied into the weights that read the tensor (Xiao et al.
-    2023, SmoothQuant, arXiv:2211.10438); `shift` float32 [channels], or None for zeros, times those weights goes into the
-    bias (Wei et al. 2023, Outlier Suppression+, arXiv:2304.09145), which leaves the zero point at 0. The `kept` channels
-    are read in floating point beside the 8-bit product.
+    `smoothing` is float32 [channels], or None for ones. The tensor is divided by it, and the weights that read the tensor are
+    multiplied by it (Xiao et al. 2023, SmoothQuant, arXiv:2211.10438). The native kernels store the reciprocal, which they
+    multiply by (`Smoothing` in engine/kernels/native/precision.h).
+
+    `shift` is float32 [channels], or None for zeros. It is subtracted from the smoothed tensor. To make up for that, the
+    product of the smoothed 8-bit weights with `shift` is added to the layer's bias (Wei et al. 2023, Outlier Suppression+,
+    arXiv:2304.09145). The 8-bit values themselves need no zero point: it stays 0.
+
+    The `kept` channels are read in floating point beside the 8-bit product.
     """
 
     scale: float

@@ -17,8 +17,9 @@ class Recipe:
     Embeddings, LayerNorm, GELU, softmax and the head stay in floating point.
 
     `method` is `minmax`; `percentile`, of the magnitudes; `entropy`, least Kullback-Leibler divergence; `mse`, least
-    squared error of the tensor; or `token`, least error of the layer's output, each token's by its own norm, over
-    ranges, smoothings, and channels that stay in floating point. `smoothing` is SmoothQuant's alpha; None leaves it to
+    squared error of the tensor; or `token`, which tries ranges, smoothings, shifts and channels that stay in floating point,
+    and takes those with the least error of the layer's output. There each token's error is divided by the norm of the
+    token's exact output. `smoothing` is SmoothQuant's alpha; None leaves it to
     `token`, and means none to the others. Raises OptionError for any other value.
     """
 

@@ -1,1 +1,1 @@
-"""The workshop that makes bundles: PyTorch to ONNX, and the parity check that proves each one."""
+"""Exports PyTorch checkpoints to bundles, and compares each of them with PyTorch."""

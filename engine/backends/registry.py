@@ -14,7 +14,7 @@ from ..precision import Precision
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
-"""Backends on a CPU. `native` is crossrt's own kernels."""
+"""Backends on a CPU; `GPU_BACKENDS` are those on a GPU. `native` is crossrt's own kernels."""
 GPU_BACKENDS = ("tensorrt", "native", "onnxruntime")
 """Backends on a GPU, in the order in which `auto` tries them. `native` is crossrt's own kernels."""
 DISTRIBUTIONS = {

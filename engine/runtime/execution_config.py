@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..backends.base import Session
-from ..backends.registry import backend_version
+from ..backends.registry import BACKENDS, backend_version
 from ..bundle.bundle import Bundle
+from ..errors import BackendError
 from ..hardware.cpus import usable_cpus
 from ..precision import Precision
 
@@ -36,7 +37,10 @@ class CpuConfig:
         return self.backend == "native"
 
     def open(self, bundle: Bundle, *, threads: int, streams: int) -> Session:
-        """Open a session that computes `streams` batches at once, each with `threads` threads."""
+        """Open a session that computes `streams` batches at once, each with `threads` threads.
+
+        Raises BackendError where the backend is unknown or cannot run here, and BundleError for files that it cannot use.
+        """
         if self.backend == "openvino":
             from ..backends.openvino import OpenVinoSession
 
@@ -45,9 +49,11 @@ class CpuConfig:
             from ..backends.native_cpu import NativeSession
 
             return NativeSession(bundle, precision=self.precision, streams=streams, threads=threads)
-        from ..backends.onnxruntime_cpu import OnnxRuntimeSession
+        if self.backend == "onnxruntime":
+            from ..backends.onnxruntime_cpu import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)
+            return OnnxRuntimeSession(bundle, precision=self.precision, threads=threads)
+        raise BackendError(f"no backend {self.backend!r} scores on a CPU; use one of {', '.join(BACKENDS)}")
 
     def __str__(self) -> str:
         return (

@@ -15,7 +15,7 @@ from .tuning import Tuning
 
 WIDE = 256
 """Smallest hidden size at which OpenVINO is chosen for INT8: its 8-bit products are faster than ONNX Runtime's, but its calls
-cost more. Measured: slower at a hidden size of 128, faster at 312."""
+cost more. Measured: slower at a hidden size of 128, faster at 312 (docs/decisions/0011)."""
 
 
 def choose_cpu(

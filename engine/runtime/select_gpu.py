@@ -141,9 +141,11 @@ def _executor(bundle: Bundle, config: GpuConfig, cuda: Cuda) -> "GpuExecutor":
         from ..backends.native_cuda import NativeGpuExecutor
 
         return NativeGpuExecutor(bundle, cuda)
-    from ..backends.onnxruntime_cuda import OnnxRuntimeExecutor
+    if config.backend == "onnxruntime":
+        from ..backends.onnxruntime_cuda import OnnxRuntimeExecutor
 
-    return OnnxRuntimeExecutor(bundle, config.precision, cuda)
+        return OnnxRuntimeExecutor(bundle, config.precision, cuda)
+    raise BackendError(f"no backend {config.backend!r} scores on a GPU; use one of {', '.join(GPU_BACKENDS)}")
 
 
 def _close(executor: "GpuExecutor") -> None:

@@ -157,11 +157,13 @@ class _Graph(TypedGraph):
         return self.add("Mul", [inverted, self.constant("lowest", lowest)], "mask.additive")
 
     def bounds(self) -> str:
-        """What ONNX Runtime's fused attention wants of padding: each pair's tokens, and where its queries and its keys begin
-        among all of them with padding and where the last ends: int32 [batch + 2 (batch + 1)].
+        """The padding as ONNX Runtime's fused attention reads it, int32 [batch + 2 (batch + 1)].
 
-        That form, of all that it takes, has a fused kernel on every GPU. No shape is asked for, which would be computed on
-        the CPU and copied up.
+        First the number of tokens of each pair, without padding: [batch]. Then the row at which each pair's queries begin in
+        the batch with padding, and the row at which the last pair ends: [batch + 1]. Then the same for the keys.
+
+        Of the forms of padding that the operator takes, this one has a fused kernel on every GPU. The graph uses no Shape
+        operator here: it would be computed on the CPU and its result copied to the GPU.
         """
         rows = self.integers("axis_1d", [1])
         real = self.add("ReduceSum", ["attention_mask", rows], "mask.tokens", keepdims=0)

@@ -197,14 +197,15 @@ class _ArrayBuilder:
 
     def _outlier_channels(self, name: str, weight: Floats) -> npt.NDArray[np.int64]:
         """Return the input channels of `weight` with the largest activations; without statistics, with the largest weights."""
-        # There are none of the last layer, whose activations only [CLS] has.
+        # The last layer has no statistics: it is computed for [CLS] alone, which calibration does not observe.
         magnitude = self._stats[name].magnitude if name in self._stats else np.abs(weight).max(axis=0)
         return np.sort(np.argsort(-magnitude, kind="stable")[:OUTLIER_CHANNELS])
 
 
 def _smoothing_factors(stats: TensorStats, weights: Floats) -> Floats:
     """Return what activations are multiplied by, float64 [channels], so that they and the weights that read them are equally hard
-    to quantize: equation 4 of SmoothQuant with a migration strength of 0.5 (Xiao et al. 2023, arXiv:2211.10438)."""
+    to quantize: equation 4 of SmoothQuant with a migration strength of 0.5 (Xiao et al. 2023, arXiv:2211.10438). They are the
+    reciprocals of the paper's factors and of `Quantization.smoothing`, which activations are divided by."""
     ratio = np.abs(weights).max(axis=0).clip(1e-5) / stats.magnitude.clip(1e-5)
     factors = np.sqrt(np.float64(ratio))
     return np.asarray(factors / np.median(factors))

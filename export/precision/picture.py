@@ -38,7 +38,7 @@ def draw(result: Int8Result, file: Path) -> None:
         axes.set_yticks(places, [f"{one.group}  {one.share:.1%}" for one in bars])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
-        axes.set_xlabel("|logit - FP32| with this unit alone in 8 bits: bar = mean; orange = back in FP32")
+        axes.set_xlabel("|logit - FP32| with this group alone in 8 bits: bar = mean; orange = back in FP32")
         axes.set_title(f"Damage, and share of the multiply-adds ({result.recipe})")
         axes.legend(loc="lower right")
         _histograms(result, right)

@@ -21,7 +21,8 @@ from .quantization_points import QuantizationPoint, quantization_points
 class Sensitivity:
     """The difference |logit - FP32 logit| with one group alone in 8 bits, over a sample of the judging pairs.
 
-    `share` is the group's part of the linear layers' multiply-adds; `restored` says that it went back to floating point.
+    A group is a row of the report's table and the `unit` of calibration.int8.json. `share` is its share of the linear layers'
+    multiply-adds; `restored` says that it went back to floating point.
     """
 
     group: str
@@ -54,7 +55,7 @@ def sensitivities_of(
     total = _multiply_adds(checkpoint, quantization_points(checkpoint, Recipe()))
     groups = dict.fromkeys(point.group for point in points)
     sensitivities = []
-    for group in tqdm(groups, desc="Sensitivity", unit="part", disable=not progress):
+    for group in tqdm(groups, desc="Sensitivity", unit="group", disable=not progress):
         members = [point for point in points if point.group == group]
         alone = Numerics(quantized={point.name: quantized[point.name] for point in members})
         differences = np.abs(logits_of(graph_of(checkpoint, alone), batches) - exact)

@@ -92,8 +92,8 @@ def _write_and_judge(context: ExportContext, model: BundleModel, numerics: Numer
     builder, judge = context.builder, context.judge
     builder.write(model.file, lambda path: onnx_from_checkpoint(context.checkpoint, path, numerics))
     bundle = builder.bundle_with(Precision.FP16, model)
-    # The first check's report is dropped when it passes, and without limits a ranking cannot make it fail. Ranking the
-    # judging set here would take as long as in the second check.
+    # The first check ranks the judging set only if FP16 has limits on rankings. Otherwise no ranking can make the check fail,
+    # nobody reads the report of a check that passed, and ranking takes as long as in the second check.
     if not judge.report(bundle, Precision.FP16, ranked=TOLERANCE[Precision.FP16].limits_ranking):
         return judge.report(bundle, Precision.FP16)
     graph = rounded_after_operators(graph_of(context.checkpoint, numerics))

@@ -25,11 +25,14 @@ def create_network(tensorrt: Any, builder: Any) -> Any:
 def constrain(tensorrt: Any, network: Any, config: Any) -> None:
     """Have a parsed network computed in the types that its file names.
 
-    In a file with FP16 the builder may choose FP16 anywhere, but for layers whose output is float in the file: those stay
-    FP32, LayerNorm's statistics too. INT8 is where the Q/DQ are; products that read them are left to TensorRT, which would
-    compute them in FP32 if they were pinned. A file of Q/DQ without FP16 is FP32 in the rest for CPUs' sake, and here that may
-    be FP16, but for LayerNorm's statistics and the mask; the engine is judged by its scores and its ranking. Without either,
-    all is FP32.
+    - A file with FP16: the builder may choose FP16 for any layer but those whose output is FP32 in the file. Those stay FP32,
+      and so do LayerNorm's statistics.
+    - A file with Q/DQ nodes: the layers between them may run in INT8. Products that read a dequantized tensor are not pinned,
+      since TensorRT would then compute them in FP32.
+    - A file with Q/DQ nodes and without FP16: it was made for CPUs, and only therefore has FP32 in all other layers. The builder
+      may choose FP16 for these too, but for LayerNorm's statistics and the mask. The engine is judged by its scores and its
+      ranking.
+    - A file with neither: everything is FP32.
     """
     # The libraries of further tactic sources are not needed, and may be missing.
     config.set_tactic_sources(0)

@@ -63,11 +63,12 @@ ALWAYS_INLINE void pack_values(const float* values, ptrdiff_t stride, int tokens
         }
 }
 
-// Turns R rows of scores, `columns` apart, into 2^(score - maximum), and gives 1 / sum of each row: the products with V are
-// scaled by that in place of the weights. The sum is of the weights in FP32, before they are rounded to BF16.
+// Turns R rows of scores, `columns` apart, into softmax weights that are not normalized, 2^(score - maximum), and gives 1 / (the sum
+// of the row's softmax weights) for each row. `attend` multiplies the context by it, after the product with V, which saves
+// normalizing the softmax weights. The sum is taken in FP32, before they are rounded to BF16.
 //
-// The last vector of a row may reach beyond the last token. Its lanes there are masked: minus infinity for the maximum, 0 as
-// weights.
+// The last vector of a row may reach beyond the last token. Its lanes there are masked: minus infinity for the maximum, 0 for the
+// softmax weights.
 template <int R, class Element>
 ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Element* weights, float inverse_sums[LANES]) {
     const int tail = (tokens - 1) / LANES * LANES;  // where the last vector begins

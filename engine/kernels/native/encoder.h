@@ -69,7 +69,8 @@ class EncoderOf : public Encoder {
         // The last layer, for TILE pairs: the queries [TILE, attention_width], and for each head the query times K's weights and
         // the context in terms of hidden states [TILE, heads, width].
         Element *cls_query, *absorbed_query, *pooled_hidden;
-        ActivationRows quantized_hidden, quantized_context;  // hidden and context, as linear layers read them
+        // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32.
+        ActivationRows quantized_hidden, quantized_context;
         std::vector<ThreadScratch> scratch;                  // by rank
         ThreadTeam team;
 
@@ -153,7 +154,8 @@ private:
         int first = 0;
         for (; first < end; first += pair++->length) {
             const int from = std::max(0, begin - first), until = std::min(pair->length, end - first);
-            // Where padding has a position of its own, the tokens before this thread's that have counted.
+            // RoBERTa-like models number only the tokens that are not padding. `counted` is how many of this pair's tokens
+            // before `from`, where this thread begins, have a number.
             int counted = 0;
             for (int token = 0; dims.padding >= 0 && token < from; token++) counted += pair->ids[token] != dims.padding;
             for (int token = from; token < until; token++) {

@@ -73,7 +73,7 @@ struct Model {
     LayerNorm embedding_norm;
     std::vector<Layer> layers;  // all but the last
     LastLayer last;
-    std::vector<Dense> head;
+    std::vector<Dense> head;  // the classification head; `ModelDims::head` is the channels of an attention head
 
     Model(const ModelDims& dims, WeightReader weights)
         : word_embedding(weights.read<typename Precision::Embedding>()),

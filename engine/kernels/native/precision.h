@@ -6,7 +6,7 @@
 //     Embedding          the type of the word embeddings in the file
 //     Linear             the packed weights of a linear layer (gemm.h)
 //     ActivationRows     rows [rows, width] of activations as linear layers read them
-//     quantize_row       makes such a row of FP32
+//     quantize_row       makes such a row of FP32: INT8 quantizes it, BF16 converts it, FP32 copies it
 //     layer_norm         normalizes a row of FP32 and makes such a row of it at once
 //     linear             multiplies such rows with a linear layer
 //     ffn_down           the same for the second feed-forward layer, which INT8 computes in its own way
@@ -30,9 +30,9 @@
 
 namespace crossrt {
 
-// The asymmetric quantization of one row to UINT8: q = round(x / scale) + zero_point. 0 is represented exactly. There are 254
-// steps in place of 255, because the zero point is rounded up: the smallest number must not fall below 0, where the conversion to
-// unsigned would make the largest of it.
+// The asymmetric quantization of one row to UINT8: q = round(x / scale) + zero_point. 0 is represented exactly. The zero point is
+// rounded up, so that q of the row's smallest number is never negative: `apply` reads q as unsigned, and would turn -1 into 255. To
+// leave room for the rounding there are 254 steps in place of 255.
 struct RowQuantization {
     float scale, inverse, zero_point;
 
@@ -54,8 +54,9 @@ struct Int8 {
     using Element = BFloat16;
     using Embedding = uint16_t;  // FP16
 
-    // y = scale * (W q), with W in [-127, 127]; `sums` are scale * (the sum of each output channel's weights), which the zero
-    // points of the activations are multiplied with.
+    // The 8-bit weights W, in [-127, 127], with a scale for each output channel. `sums` is, for each output channel, scale * (the
+    // sum of its row of W). It makes up for the zero points of the activations: for a row x = row_scale * q + row_shift
+    // (`ActivationRows`) the layer's output is row_scale * scale * (W q) + row_shift * sums + bias.
     struct Linear {
         const int8_t* weight;  // [out / 32][in / 4][32][4]
         const float *scale, *sums, *bias;  // [out]
@@ -70,7 +71,8 @@ struct Int8 {
               out(out) {}
     };
 
-    // x = scale * q + shift, with q in [0, 255] and one scale and shift for each row.
+    // x = scale * q + shift, with q in [0, 255] and one scale and shift for each row. (In calibration/quantization.py a shift is
+    // for each channel.)
     struct ActivationRows {
         uint8_t* values;
         float *scale, *shift;
@@ -97,7 +99,8 @@ struct Int8 {
     };
 
     // SmoothQuant: a LayerNorm's outputs are multiplied by a factor for each channel before they are quantized. The weights that
-    // read them have been divided by it in the export.
+    // read them have been divided by it in the export. The factor is `balance` in the file, and the reciprocal of `smoothing` in
+    // calibration/quantization.py.
     struct Smoothing {
         const float* factor;  // [width]
         explicit Smoothing(WeightReader& weights) : factor(weights.read<float>()) {}
@@ -235,6 +238,7 @@ struct Floating {
         FeedForwardScratch(Workspace&, int, int) {}
     };
 
+    // Quantizes nothing: converts to BF16, or copies FP32.
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         for (int n = 0; n < width; n += 2 * LANES) store(to.values + n, load(row + n), load(row + n + LANES));
     }

@@ -274,6 +274,12 @@ def test_the_fastest_must_be_faster_beyond_noise_and_have_the_same_scores() -> N
     assert fastest([first, replace(judged, mean_abs_diff=0.3)]) is first
 
 
+def test_a_config_of_an_unknown_backend_does_not_open(bundle: Path) -> None:
+    config = cpu_config("tensorrt")
+    with pytest.raises(BackendError, match="no backend 'tensorrt' scores on a CPU; use one of onnxruntime, openvino, native"):
+        config.open(Bundle.open(bundle), threads=1, streams=1)
+
+
 def test_every_installed_backend_is_a_candidate_once(bundle: Path) -> None:
     config = cpu_config(installed_backends()[0])
     found = candidates(Bundle.open(bundle), config)

@@ -306,6 +306,13 @@ def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
     assert [each.closed for each in (*executors, *devices)] == [True, True, True]
 
 
+def test_a_config_of_an_unknown_backend_does_not_open(with_engine: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select_gpu, "open_cuda", MemoryDevice)
+    config = GpuConfig(backend="openvino", precision=Precision.FP16, reason="", ordinals=(0,))
+    with pytest.raises(BackendError, match="no backend 'openvino' scores on a GPU; use one of tensorrt, native, onnxruntime"):
+        open_executors(with_engine, config)
+
+
 def test_a_pair_longer_than_the_engine_takes_is_truncated_as_the_model_says(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
