@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 Precision = Annotated[
     str | None,
-    typer.Option(help="fp32, the default; bf16, fp16, int8; or auto: INT8 (FP16 on a GPU) if it passed its check, else FP32."),
+    typer.Option(
+        help="fp32, the default; bf16, fp16, int8; or auto: INT8 (FP16 on a GPU) if it passed its check, else FP32."
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU that can run the bundle, else the CPU.")

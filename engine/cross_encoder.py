@@ -52,8 +52,8 @@ class CrossEncoder(CrossEncoderAttributes):
 
     Precision: `precision` is `fp32`, `bf16`, `fp16`, `int8` or `auto`. None means FP32; a bundle without FP32, such as one
     made of an INT8 ONNX file, then raises BundleError. `auto` takes INT8 on a CPU, or FP16 on a GPU, if it passed its parity
-    check, and otherwise FP32; never BF16. Of a bundle without FP32 it takes the first precision. `allow_failed` also opens a precision that failed its check, and silences the warning about
-    one that was never checked.
+    check, and otherwise FP32; never BF16. Of a bundle without FP32 it takes the first precision. `allow_failed` also opens a
+    precision that failed its check, and silences the warning about one that was never checked.
 
     Device: `device` is `cpu`, `cuda` or `cuda:1`; `devices` names several GPUs. None takes the first GPU that can run the
     bundle, otherwise the CPU. `backend` is `auto`, `native` or `onnxruntime`, on a CPU also `openvino`, on a GPU also

@@ -33,7 +33,9 @@ class CpuScorer(Closable):
     A forked process inherits no threads, so it opens the model again when it first scores. See docs/processes.md.
     """
 
-    first_chunk = 8192  # the largest chunk: tokenizing takes little time, and sorting more pairs by length leaves less padding
+    first_chunk = (
+        8192  # the largest chunk: tokenizing takes little time, and sorting more pairs by length leaves less padding
+    )
 
     def __init__(self, bundle: Bundle, config: CpuConfig) -> None:
         """Open the model. Raises BundleError or BackendError when the backend cannot."""

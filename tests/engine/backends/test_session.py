@@ -276,7 +276,9 @@ def test_the_fastest_must_be_faster_beyond_noise_and_have_the_same_scores() -> N
 
 def test_a_config_of_an_unknown_backend_does_not_open(bundle: Path) -> None:
     config = cpu_config("tensorrt")
-    with pytest.raises(BackendError, match="no backend 'tensorrt' scores on a CPU; use one of onnxruntime, openvino, native"):
+    with pytest.raises(
+        BackendError, match="no backend 'tensorrt' scores on a CPU; use one of onnxruntime, openvino, native"
+    ):
         config.open(Bundle.open(bundle), threads=1, streams=1)
 
 

@@ -32,7 +32,7 @@ from crossrt.engine.hardware.gpus import Gpu, gpus
 from crossrt.engine.log import warn_once
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_gpu
-from crossrt.engine.runtime.execution_config import ExecutionConfig
+from crossrt.engine.runtime.execution_config import ExecutionConfig, GpuConfig
 from crossrt.engine.runtime.select import choose_execution
 from crossrt.engine.runtime.select_gpu import choose_gpu, open_executors
 from tests.engine.cuda.memory_device import MemoryDevice, MemoryExecutor
@@ -306,10 +306,14 @@ def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
     assert [each.closed for each in (*executors, *devices)] == [True, True, True]
 
 
-def test_a_config_of_an_unknown_backend_does_not_open(with_engine: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_of_an_unknown_backend_does_not_open(
+    machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(select_gpu, "open_cuda", MemoryDevice)
     config = GpuConfig(backend="openvino", precision=Precision.FP16, reason="", ordinals=(0,))
-    with pytest.raises(BackendError, match="no backend 'openvino' scores on a GPU; use one of tensorrt, native, onnxruntime"):
+    with pytest.raises(
+        BackendError, match="no backend 'openvino' scores on a GPU; use one of tensorrt, native, onnxruntime"
+    ):
         open_executors(with_engine, config)
 
 
