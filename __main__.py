@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from .commands.app import app
+from .commands.shared.app import app
 from .engine.errors import CrossrtError, OptionError, ParityError
 
 # isort: off

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..engine.errors import OptionError
-from .app import app
-from .arguments import whole_numbers
-from .option_groups import with_option_groups
-from .options import Device, HubOptions, TrecOptions, TrustEngines
-from .output import for_a_person, say
+from .shared.app import app
+from .shared.arguments import whole_numbers
+from .shared.option_groups import with_option_groups
+from .shared.options import Device, HubOptions, TrecOptions, TrustEngines
+from .shared.output import for_a_person, say
 
 if TYPE_CHECKING:
     from ..speed.measure import Plan

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from ..engine.errors import OptionError
-from .app import app
-from .arguments import precisions_of
-from .engine_build import build_engines
-from .option_groups import with_option_groups
-from .options import EngineOptions, TrecOptions, TrustEngines, user_pairs
+from .shared.app import app
+from .shared.arguments import precisions_of
+from .shared.engine_build import build_engines
+from .shared.option_groups import with_option_groups
+from .shared.options import EngineOptions, TrecOptions, TrustEngines, user_pairs
 
 
 @app.command(epilog="Example:  crossrt engines minilm-l6 --precision fp16,int8 --pairs pairs.tsv")

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from ..engine.errors import OptionError
-from .app import app
-from .option_groups import with_option_groups
-from .options import BatchSize, HubOptions, ModelOptions
-from .output import for_a_person, say
+from .shared.app import app
+from .shared.option_groups import with_option_groups
+from .shared.options import BatchSize, HubOptions, ModelOptions
+from .shared.output import for_a_person, say
 
 
 @app.command(

@@ -8,13 +8,13 @@ import typer
 
 from ..engine.errors import OptionError
 from ..engine.precision import Precision
-from .app import app
-from .arguments import precisions_of
-from .engine_build import build_engines
-from .option_groups import with_option_groups
-from .options import EngineOptions, HubOptions, Pairs, RelevantLabel, Sample, TrecOptions, user_pairs
-from .output import for_a_person, models_of, say, size_of
-from .requirements import need_export
+from .shared.app import app
+from .shared.arguments import precisions_of
+from .shared.engine_build import build_engines
+from .shared.option_groups import with_option_groups
+from .shared.options import EngineOptions, HubOptions, Pairs, RelevantLabel, Sample, TrecOptions, user_pairs
+from .shared.output import for_a_person, models_of, say, size_of
+from .shared.requirements import need_export
 
 if TYPE_CHECKING:
     from ..calibration.calibration_set import CalibrationSet

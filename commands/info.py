@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import app
-from .option_groups import with_option_groups
-from .options import ExecutionOptions, Precision, TrustEngines
-from .output import models_of, say
+from .shared.app import app
+from .shared.option_groups import with_option_groups
+from .shared.options import ExecutionOptions, Precision, TrustEngines
+from .shared.output import models_of, say
 
 if TYPE_CHECKING:
     from ..engine.bundle.bundle import Bundle

@@ -9,10 +9,10 @@ import typer
 
 from ..engine.errors import DataFileError, OptionError
 from ..engine.precision import Precision
-from .app import app
-from .arguments import precisions_of
-from .option_groups import with_option_groups
-from .options import (
+from .shared.app import app
+from .shared.arguments import precisions_of
+from .shared.option_groups import with_option_groups
+from .shared.options import (
     ExecutionOptions,
     HubOptions,
     MaxLength,
@@ -22,8 +22,8 @@ from .options import (
     TrustEngines,
     user_pairs,
 )
-from .output import for_a_person, say, say_json
-from .requirements import need_export
+from .shared.output import for_a_person, say, say_json
+from .shared.requirements import need_export
 
 if TYPE_CHECKING:
     from ..calibration.judging_set import JudgingSet

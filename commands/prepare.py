@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .app import app
-from .output import for_a_person, size_of
+from .shared.app import app
+from .shared.output import for_a_person, size_of
 
 
 @app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from ..engine.errors import DataFileError
-from .app import app
-from .arguments import as_typed
-from .option_groups import with_option_groups
-from .options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
-from .output import for_a_person, say, say_json
+from .shared.app import app
+from .shared.arguments import as_typed
+from .shared.option_groups import with_option_groups
+from .shared.options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
+from .shared.output import for_a_person, say, say_json
 
 
 @app.command(

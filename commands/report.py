@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .app import app
-from .arguments import as_typed
-from .requirements import need_report
+from .shared.app import app
+from .shared.arguments import as_typed
+from .shared.requirements import need_report
 
 
 @app.command(epilog="Example:  crossrt report quality speeds.json minilm-l6 -o report.html")

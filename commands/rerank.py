@@ -10,11 +10,11 @@ import typer
 from tqdm import tqdm
 
 from ..engine.errors import OptionError
-from .app import app
-from .arguments import as_typed
-from .option_groups import with_option_groups
-from .options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
-from .output import for_a_person
+from .shared.app import app
+from .shared.arguments import as_typed
+from .shared.option_groups import with_option_groups
+from .shared.options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
+from .shared.output import for_a_person
 
 if TYPE_CHECKING:
     from ..engine.cascade import Cascade

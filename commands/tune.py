@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tqdm import tqdm
 
-from .app import app
-from .options import Precision, Threads
-from .output import for_a_person, say
+from .shared.app import app
+from .shared.options import Precision, Threads
+from .shared.output import for_a_person, say
 
 if TYPE_CHECKING:
     from ..engine.runtime.autotune import Candidate

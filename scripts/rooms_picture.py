@@ -50,6 +50,7 @@ HOLDS = {
     "report": "results that are read for a page",
     "report.charts": "SVG charts",
     "report.page": "sections, and HTML",
+    "commands.shared": "options, arguments, output",
     "commands": "the command line",
 }
 """What each room holds, in up to 36 characters."""

@@ -40,6 +40,7 @@ ROOMS = (
     "report",
     "report.charts",
     "report.page",
+    "commands.shared",
     "commands",
 )
 """The rooms of the package in the order in which data passes. A module may import what stands before its room, and its room."""

@@ -149,7 +149,7 @@ class PassageStore:
         # lengths.bin does not count beyond 65,535.
         lengths = np.maximum(self._lengths[rows].astype(np.int64), held)
         if self.description.truncation_side == "left":
-            starts = starts - (lengths - held)
+            starts -= lengths - held
         return self._ids, starts, lengths
 
     def held(

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from crossrt.commands.option_groups import with_option_groups
+from crossrt.commands.shared.option_groups import with_option_groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

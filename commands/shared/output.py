@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..engine.bundle.manifest import BundleModel, Manifest
+    from ...engine.bundle.manifest import BundleModel, Manifest
 
 
 def say(text: str) -> None:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine.errors import OptionError
+from ...engine.errors import OptionError
 
 if TYPE_CHECKING:
-    from ..engine.text.windows import Windows
-    from ..export.tensorrt.build import BuildOptions
+    from ...engine.text.windows import Windows
+    from ...export.tensorrt.build import BuildOptions
 
 Precision = Annotated[
     str | None,
@@ -86,7 +86,7 @@ class HubOptions:
 
     def checkpoint(self, source: str, *, onnx: bool = False, onnx_file: str | None = None) -> tuple[Path, str | None]:
         """Return a checkpoint's directory, fetched where it is a hub id, and its commit. See `fetched_checkpoint`."""
-        from ..engine.bundle.resolve import fetched_checkpoint
+        from ...engine.bundle.resolve import fetched_checkpoint
 
         path = Path(source).expanduser()
         if path.is_dir():
@@ -123,7 +123,7 @@ class WindowOptions:
 
     def windows(self) -> "Windows | None":
         """Return the windows, or None for none. Raises OptionError for options that do not fit one another."""
-        from ..engine.text.windows import Windows
+        from ...engine.text.windows import Windows
 
         if self.window is None:
             if self.stride is not None or self.aggregate != "max":
@@ -163,7 +163,7 @@ Sample = Annotated[int | None, typer.Option(help="Check a seeded random sample o
 
 def user_pairs(pairs: Path | None, trec: TrecOptions, sample: int | None) -> list[tuple[str, str]]:
     """Read the real pairs that were given, or a sample of them; none when no file is given."""
-    from ..calibration.calibration_set import CalibrationSet
+    from ...calibration.calibration_set import CalibrationSet
 
     files = trec.files(pairs=pairs)
     if files is not None:
@@ -212,6 +212,6 @@ class EngineOptions:
 
     def build_options(self) -> "BuildOptions":
         """Return them as the engine builder takes them. Raises OptionError for values that it does not take."""
-        from ..export.tensorrt.build import BuildOptions
+        from ...export.tensorrt.build import BuildOptions
 
         return BuildOptions(**asdict(self) | {"workspace": self.workspace << 20})

@@ -2,8 +2,8 @@
 
 import os
 
-from ..engine.errors import OptionError
-from ..engine.precision import Precision
+from ...engine.errors import OptionError
+from ...engine.precision import Precision
 
 
 def as_typed(text: str, what: str) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .output import say
 
 if TYPE_CHECKING:
-    from ..engine.bundle.bundle import Bundle
-    from ..engine.precision import Precision
-    from ..export.tensorrt.build import BuildOptions
+    from ...engine.bundle.bundle import Bundle
+    from ...engine.precision import Precision
+    from ...export.tensorrt.build import BuildOptions
 
 
 def build_engines(
@@ -21,7 +21,7 @@ def build_engines(
     **others: Any,
 ) -> "Bundle":
     """Build engines for the lengths of `pairs`; return the bundle that holds them. `others` go to `add_engines`."""
-    from ..export.tensorrt.engines import add_engines
+    from ...export.tensorrt.engines import add_engines
 
     bundle, checks = add_engines(
         bundle,

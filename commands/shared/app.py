@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from ... import __version__
 from .output import say
 
 app = typer.Typer(

@@ -2,12 +2,12 @@
 
 from importlib.util import find_spec
 
-from ..engine.errors import BackendError
+from ...engine.errors import BackendError
 
 
 def need_export() -> None:
     """Raise BackendError where the packages of `crossrt[export]` are missing."""
-    from ..engine.bundle.resolve import can_export
+    from ...engine.bundle.resolve import can_export
 
     if not can_export():
         raise BackendError('this needs PyTorch and transformers: pip install "crossrt[export]"')
