@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,10 @@ class Request:
     ) -> Scored:
         """Score items in their order. Raises what the source and the scorer raise."""
         found: list[Scored] = []
+        size = partial(self.source.size, whole=self.windows is not None)
         if self.windows is None:
             chunks = scored_in_chunks(
-                items, self.source.encode, lambda pairs: pairs, scorer, self.batch_size, self.source.size, progress
+                items, self.source.encode, lambda pairs: pairs, scorer, self.batch_size, size, progress
             )
             for encoded, logits in chunks:
                 if self.counter is not None:
@@ -73,7 +75,7 @@ class Request:
                 lambda each: each.pairs,
                 scorer,
                 self.batch_size,
-                self.source.size,
+                size,
                 progress,
             )
             for pairs, logits in windowed:
