@@ -272,11 +272,11 @@ def test_the_tokenizer_works_on_the_next_chunk_while_the_last_is_computed(
     second = threading.Event()
     encode, run = PairTokenizer.encode, Counting.run
 
-    def noted_encode(self: PairTokenizer, chunk: Any) -> EncodedPairs:
+    def noted_encode(self: PairTokenizer, chunk: Any, *, prompt: str | None = None) -> EncodedPairs:
         events.append("tokenize")
         if events.count("tokenize") == 2:
             second.set()
-        return encode(self, chunk)
+        return encode(self, chunk, prompt=prompt)
 
     def noted_run(self: Counting, batch: Batch) -> Any:
         second.wait(10)  # times out if the second chunk is tokenized only after the first was computed
