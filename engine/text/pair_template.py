@@ -83,7 +83,8 @@ class PairTemplate:
         if truncation_side == "left":
             query_starts = query_starts + query_lengths - query_kept
             starts = starts + lengths - kept
-        sizes = query_kept + kept + self.special_tokens
+        text_tokens = query_kept + kept
+        sizes = text_tokens + self.special_tokens
         offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
         np.cumsum(sizes, out=offsets[1:])
         joined = np.empty(offsets[-1], dtype=np.int32)
@@ -102,5 +103,5 @@ class PairTemplate:
         at = at + kept
         for number, (token, kind) in enumerate(self.after):
             joined[at + number], type_ids[at + number] = token, kind
-        cut = query_lengths - query_kept + lengths - kept
+        cut = query_lengths + lengths - text_tokens
         return EncodedPairs(ids=joined, type_ids=type_ids, offsets=offsets, cut=cut)

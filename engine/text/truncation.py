@@ -3,6 +3,8 @@
 import threading
 from dataclasses import dataclass
 
+import numpy as np
+
 from .encoded_pairs import EncodedPairs
 
 
@@ -30,7 +32,8 @@ class TruncationCounter:
     def add(self, pairs: EncodedPairs) -> None:
         """Count these pairs."""
         cut = pairs.cut
-        lost, tokens = (0, 0) if cut is None else (int((cut > 0).sum()), int(cut.sum()))
+        tokens = 0 if cut is None else int(cut.sum())
+        lost = int(np.count_nonzero(cut)) if cut is not None and tokens else 0
         with self._lock:
             before = self._total
             self._total = Truncation(
