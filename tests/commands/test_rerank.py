@@ -1,0 +1,101 @@
+"""`crossrt rerank` writes what `rank` returns: the best k, windows, a cascade; and says how much was cut."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossrt import Cascade, CrossEncoder, Windows
+from crossrt.__main__ import main
+
+QUERIES = {"q1": "where is the river", "q2": "how long does it take"}
+PASSAGES = {
+    f"p{n}": text for n, text in enumerate(["a city", "the river is long " * 9, "green water " * 40, "salt"] * 2)
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    (tmp_path / "q.tsv").write_text("".join(f"{name}\t{text}\n" for name, text in QUERIES.items()))
+    (tmp_path / "p.tsv").write_text("".join(f"{name}\t{text}\n" for name, text in PASSAGES.items()))
+    rows = [f"{query} Q0 {name} {n + 1} {-n} bm25\n" for query in QUERIES for n, name in enumerate(PASSAGES)]
+    (tmp_path / "run.trec").write_text("".join(rows))
+    names = {"queries": "q.tsv", "passages": "p.tsv", "run": "run.trec"}
+    return [word for option, name in names.items() for word in (f"--{option}", str(tmp_path / name))]
+
+
+def run(bundle: Path, files: list[str], out: Path, *options: str) -> int:
+    words = ["crossrt", "rerank", str(bundle), *files, "--out", str(out), "--device", "cpu", *options]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", words)
+        main()
+    return int(ended.value.code or 0)
+
+
+def reranked(bundle: Path, files: list[str], out: Path, *options: str) -> dict[str, dict[str, float]]:
+    assert run(bundle, files, out, *options) == 0
+    found: dict[str, dict[str, float]] = {}
+    for line in out.read_text().splitlines():
+        query, _, passage, _, score, _ = line.split()
+        found.setdefault(query, {})[passage] = float(score)
+    return found
+
+
+def ranked(ranker: Any, **options: Any) -> dict[str, dict[str, float]]:
+    names = list(PASSAGES)
+    return {
+        query: {
+            names[each["corpus_id"]]: each["score"] for each in ranker.rank(text, list(PASSAGES.values()), **options)
+        }
+        for query, text in QUERIES.items()
+    }
+
+
+def test_only_the_best_k_are_written(bundle: Path, files: list[str], tmp_path: Path, capsys: Any) -> None:
+    found = reranked(bundle, files, tmp_path / "out", "--top-k", "3")
+    with CrossEncoder(bundle, device="cpu") as model:
+        assert found == ranked(model, top_k=3)
+        cut = model.truncation
+    assert cut.cut == 4
+    said = capsys.readouterr().err
+    assert (
+        f"2 queries, 16 passages, the best 6 written; 4 were cut to 64 tokens and lost {cut.tokens:,} (--window" in said
+    )
+
+
+def test_windows_lose_nothing(bundle: Path, files: list[str], tmp_path: Path, capsys: Any) -> None:
+    found = reranked(bundle, files, tmp_path / "out", "--window", "32", "--stride", "8", "--aggregate", "mean:2")
+    with CrossEncoder(bundle, device="cpu") as model:
+        assert found == ranked(model, windows=Windows(length=32, stride=8, aggregate="mean:2"))
+    assert capsys.readouterr().err.rstrip().endswith("2 queries, 16 passages")
+
+
+def test_a_first_bundle_cuts_the_list(
+    bundle: Path, make_bundle: Callable[..., Path], files: list[str], tmp_path: Path
+) -> None:
+    small = make_bundle(seed=9)
+    found = reranked(bundle, files, tmp_path / "out", "--first", str(small), "--keep", "3")
+    with CrossEncoder(small, device="cpu") as first, CrossEncoder(bundle, device="cpu") as second:
+        assert found == ranked(Cascade(first, second, keep=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--exact"], ""),  # FP32 is exact already
+        (["--first", "x"], "--first BUNDLE and --keep N go together"),
+        (["--keep", "3"], "--first BUNDLE and --keep N go together"),
+        (["--stride", "3"], "--stride and --aggregate go with --window"),
+        (["--window", "8", "--stride", "9"], "a stride of 9 tokens would leave out tokens between windows of 8"),
+        (["--window", "65"], "windows of 65 tokens, but the model takes 64"),
+        (["--window", "16", "--aggregate", "median"], "unknown aggregation 'median'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    bundle: Path, files: list[str], tmp_path: Path, capsys: Any, options: list[str], said: str
+) -> None:
+    assert run(bundle, files, tmp_path / "out", *options) == (2 if said else 0)
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "out").exists() == (not said)
