@@ -73,13 +73,13 @@ def opened(precision: str, arguments: argparse.Namespace) -> list[tuple[str, Cal
     options = {"precision": precision, "device": "cpu", "max_length": arguments.max_length, "allow_failed": True}
     systems: list[tuple[str, Callable[[Any], npt.NDArray[np.float32]]]] = []
     for system, name in LIBRARIES.items():
-        native._library.cache_clear()
+        native.kernel_library.cache_clear()
         with patch.object(native, "native_kernels", lambda name=name: native_library(name)):
-            library = native._library()
+            library = native.kernel_library()
         model = CrossEncoder(arguments.bundle, backend="native", **options)
 
         def score(request: Any, model: CrossEncoder = model, library: Any = library) -> npt.NDArray[np.float32]:
-            with patch.object(native, "_library", lambda: library):
+            with patch.object(native, "kernel_library", lambda: library):
                 return model.logits(request)
 
         systems.append((system, score))

@@ -64,7 +64,8 @@ class _ModelDims(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def kernel_library() -> ctypes.CDLL:
+    """Return the compiled kernels of this processor, loaded once per process. Raises BackendError for an installation without."""
     file = native_kernels()
     library = None if file is None else load_library(file, "crossrt_interface", INTERFACE)
     if library is None:
@@ -105,7 +106,7 @@ class NativeSession:
         model.check_belongs(file, bundle.manifest, precision)
         self._labels = model.dims.labels
         addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
-        library = _library()
+        library = kernel_library()
         self._model = model  # the kernels read its arrays
         self._encoder = library.crossrt_open(_ModelDims.of(model.dims), addresses)
         workspaces = (
@@ -139,7 +140,7 @@ class NativeSession:
             if workspace is None:
                 raise BackendError(CLOSED)
             addresses = [*(array.ctypes.data for array in arrays), logits.ctypes.data]
-            status = _library().crossrt_score(self._encoder, workspace, len(rows), *addresses)
+            status = kernel_library().crossrt_score(self._encoder, workspace, len(rows), *addresses)
         finally:
             self._workspaces.put(workspace)
         if status == OUT_OF_MEMORY:

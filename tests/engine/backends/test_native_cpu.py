@@ -119,9 +119,9 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[ModelDims, dict[str, np
 @pytest.fixture
 def unloaded() -> Iterator[None]:
     """Load the library anew, in the test and after it."""
-    native_cpu._library.cache_clear()
+    native_cpu.kernel_library.cache_clear()
     yield
-    native_cpu._library.cache_clear()
+    native_cpu.kernel_library.cache_clear()
 
 
 @pytest.fixture(params=["native_avx512", "native_avx512_bf16"])
@@ -550,7 +550,7 @@ def test_a_session_computes_by_the_processors_own_library_or_says_what_the_proce
     if precision in COMPUTED:
         NativeSession(bundle, precision=Precision(precision), streams=1).close()
         library = "native_avx512_bf16" if "bf16" in COMPUTED else "native_avx512"
-        assert native_cpu._library()._name == str(native_library(library))
+        assert native_cpu.kernel_library()._name == str(native_library(library))
     else:
         why = re.escape(why_not_native(Precision(precision)))
         with pytest.raises(BackendError, match=f"cannot run here in {precision}: {why}; use another backend"):
