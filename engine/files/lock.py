@@ -42,17 +42,21 @@ def own_file(path: str | PathLike[str], flags: int) -> int:
     unless that user owns the folder too.
     """
     path = Path(path)
-    if flags & os.O_CREAT:
-        with suppress(FileExistsError):
-            return os.open(path, (flags | os.O_EXCL) & ~os.O_TRUNC, 0o666)
-    try:
-        handle = os.open(path, (flags | _CAREFULLY) & ~(os.O_CREAT | os.O_TRUNC))
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(
-                error.errno, "is a symbolic link, which is not followed here; remove it", str(path)
-            ) from error
-        raise
+    while True:
+        if flags & os.O_CREAT:
+            with suppress(FileExistsError):
+                return os.open(path, (flags | os.O_EXCL) & ~os.O_TRUNC, 0o666)
+        try:
+            handle = os.open(path, (flags | _CAREFULLY) & ~(os.O_CREAT | os.O_TRUNC))
+            break
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and flags & os.O_CREAT:
+                continue  # it existed a moment ago, and its holder has removed it since
+            if error.errno == errno.ELOOP:
+                raise OSError(
+                    error.errno, "is a symbolic link, which is not followed here; remove it", str(path)
+                ) from error
+            raise
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -76,12 +80,7 @@ def check_owner(path: Path, status: os.stat_result) -> None:
 
 def _acquired(path: Path, waiting: str | None, needed: bool) -> int:
     while True:
-        try:
-            handle = own_file(path, os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:
-            if path.parent.is_dir():
-                continue  # its holder removed it between the two attempts of `own_file`
-            raise
+        handle = own_file(path, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 _lock(handle, wait=False)
