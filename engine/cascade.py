@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .cross_encoder import CrossEncoder
-from .errors import InputError, OptionError
+from .errors import OptionError
 from .options import whole
 from .store.passage_store import PassageStore
-from .text.inputs import check_text
+from .text.inputs import checked_passages
 
 
 class Cascade:
@@ -57,11 +57,7 @@ class Cascade:
             ids = [list(passage_ids or ())[row] for row in rows]
             found = self.second.rank(query, top_k=top_k, passage_ids=ids, passages=passages, **options)
         else:
-            if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
-                raise InputError("documents is one text; pass a list of passages")
-            texts = list(documents)
-            for index, text in enumerate(texts):
-                check_text(text, f"passage {index}")
+            texts = checked_passages(documents)
             kept = self.first.rank(query, texts, top_k=self.keep, **(first_options or {}))
             rows = sorted(each["corpus_id"] for each in kept)
             found = self.second.rank(

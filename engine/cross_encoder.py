@@ -30,7 +30,7 @@ from .runtime.select import choose_execution
 from .scores import best_first, label_scores, relevance_scores
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
-from .text.inputs import check_text, checked_pair, checked_pairs, is_single
+from .text.inputs import check_text, checked_pair, checked_pairs, checked_passages, is_single
 from .text.pair_source import PairSource, StoredPassages, TextPairs
 from .text.pair_tokenizer import PairTokenizer
 from .text.truncation import Truncation, TruncationCounter
@@ -283,11 +283,7 @@ class CrossEncoder(CrossEncoderAttributes):
             source = self._stored(passages, query, passage_ids, prompt)
             items = list(passage_ids)
         else:
-            if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
-                raise InputError("documents is one text; pass a list of passages")
-            texts = list(documents)
-            for index, document in enumerate(texts):
-                check_text(document, f"passage {index}")
+            texts = checked_passages(documents)
             items = [(query, document) for document in texts]
             source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt)
         request = self._request(source, batch_size, windows)
@@ -392,6 +388,8 @@ class CrossEncoder(CrossEncoderAttributes):
         return StoredPassages(tokenizer=self._pair_tokenizer, store=passages, query=query, prompt=prompt)
 
     def _request(self, source: PairSource[Any], batch_size: int, windows: Windows | None) -> Request:
+        if windows is not None and not isinstance(windows, Windows):
+            raise OptionError(f"windows={windows!r}: give crossrt.Windows(length=..., stride=...), or None for none")
         if windows is not None and windows.length > min(self.bundle.manifest.max_positions, self._scorer.longest):
             raise OptionError(
                 f"windows of {windows.length} tokens, but the model takes {self._scorer.longest}; give at most that"

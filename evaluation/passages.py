@@ -1,5 +1,6 @@
 """`Passages`: the passages of a collection, looked up by id."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -29,25 +30,25 @@ class Passages(Protocol):
         """Return the model's logits of a query with these passages, float32 [n, labels]."""
 
 
-class TextPassages:
+class TextPassages(ABC):
     """Passages whose texts are looked up."""
 
     where: str
     source: Provenance
 
+    @abstractmethod
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return the ids that no passage has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def texts(self, ids: Sequence[str]) -> list[str]:
         """Return the texts of these ids, all of which must exist."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Yield every id with its text, in the collection's order."""
-        raise NotImplementedError
 
-    def check(self, model: CrossEncoder) -> None:
+    def check(self, model: CrossEncoder) -> None:  # noqa: B027  there is nothing to check
         """Every model reads texts."""
 
     def logits(

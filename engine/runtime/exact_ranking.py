@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ..activation import Floats
 from ..bundle.bundle import Bundle
 from ..bundle.score_error import ScoreError
 from ..errors import BackendError, BundleError, OptionError
 from ..precision import Precision
 from ..process.forks import OPENING
 from ..scores import raw_relevance
-from .request import BestWindows, Floats, Request, Scored
+from .request import BestWindows, Request, Scored
 from .scorer import Scorer, open_scorer
 from .select import choose_execution
 from .top_k import Rows, exact_top_k

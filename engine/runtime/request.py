@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..activation import Floats
 from ..scores import raw_relevance
 from ..text.pair_source import PairSource
 from ..text.truncation import TruncationCounter
@@ -15,7 +16,6 @@ from ..text.windows import WindowedPairs, Windows
 from .chunks import scored_in_chunks
 from .scorer import Scorer
 
-Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..activation import Floats
 from ..bundle.score_error import ScoreError
+from ..scores import best_first
 
-Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 WHOLE = 0.6
@@ -78,5 +79,5 @@ def exact_top_k(
         margin = error.margin(errors[np.isfinite(errors)])
     known_rows = np.flatnonzero(known)
     scores = activate(precise[known_rows])
-    best = np.argsort(-scores, kind="stable")[:k]
+    best = best_first(scores, k)
     return TopK(rows=known_rows[best], scores=scores[best], rescored=len(known_rows), rounds=rounds, margin=margin)

@@ -39,6 +39,16 @@ def checked_pair(pair: Any, index: int) -> tuple[str, str]:
     return pair[0], pair[1]
 
 
+def checked_passages(documents: Any) -> list[str]:
+    """Return an iterable of texts as a list. Raises InputError, naming the index, for anything else."""
+    if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+        raise InputError("documents is one text; pass a list of passages")
+    texts = list(documents)
+    for index, text in enumerate(texts):
+        check_text(text, f"passage {index}")
+    return texts
+
+
 def check_text(text: Any, what: str) -> None:
     """Raise InputError, naming `what`, unless `text` is a string."""
     if not isinstance(text, str):

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..activation import Floats
 from ..errors import InputError, OptionError
 from ..options import whole
 from .encoded_pairs import EncodedPairs, Spans
-
-Floats = npt.NDArray[np.float32]
 
 AGGREGATIONS = ("max", "first", "mean", "sum")
 TOP_MEAN = re.compile(r"mean:([1-9]\d{0,8})")

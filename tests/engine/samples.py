@@ -1,11 +1,15 @@
-"""What several tests of the engine make: encoded pairs, padded batches and CPU configs."""
+"""What several tests of the engine make: encoded pairs, padded batches, configs, engines, and threads."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from crossrt.engine.batching.batch import Batch
+from crossrt.engine.bundle.engine_file import EngineFile
+from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.execution_config import CpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
@@ -28,6 +32,36 @@ def batch_of(rows: int, length: int, seed: int = 0) -> Batch:
     mask = np.ones_like(ids)
     mask[1:, length // 2 :] = 0
     return Batch(input_ids=ids, attention_mask=mask, token_type_ids=np.zeros_like(ids), rows=np.arange(rows))
+
+
+def engine_file(**fields: Any) -> EngineFile:
+    """Return the manifest entry of an FP16 engine for an H200, but for what is given."""
+    usual: dict[str, Any] = {
+        "file": "model.fp16.engine",
+        "precision": "fp16",
+        "library": "tensorrt",
+        "version": "10.13.0",
+        "gpu": "NVIDIA H200",
+        "capability": "9.0",
+        "profiles": profiles_for(64),
+        "onnx_sha256": "",
+        "build_seconds": 1.0,
+        "options": {},
+    }
+    return EngineFile(**{**usual, **fields})
+
+
+def in_threads(work: Callable[[int], object], count: int) -> None:
+    """Call `work(0)`, `work(1)`, ... in so many threads that start together, and raise the first error of any."""
+    start = threading.Barrier(count)
+
+    def one(number: int) -> None:
+        start.wait()
+        work(number)
+
+    with ThreadPoolExecutor(count) as threads:
+        for each in [threads.submit(one, number) for number in range(count)]:
+            each.result()
 
 
 def cpu_config(backend: str, **others: Any) -> CpuConfig:

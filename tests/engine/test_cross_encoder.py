@@ -6,7 +6,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, InputError, OptionError, UnsupportedOptionError
 from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.runtime import chunks
+from tests.engine.samples import in_threads
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 ATOL = 2e-5  # FP32 noise of another order of summation: 3e-6 measured on logits of this size
@@ -183,23 +183,12 @@ def test_a_default_activation_may_be_given_when_opening(
 
 def test_eight_threads_get_the_scores_that_one_gets(model: CrossEncoder, pairs: list[tuple[str, str]]) -> None:
     expected = model.predict(pairs)
-    failures: list[BaseException] = []
-    start = threading.Barrier(8)
 
-    def score() -> None:
-        try:
-            start.wait()
-            for _ in range(20):
-                np.testing.assert_allclose(model.predict(pairs, batch_size=3), expected, rtol=0, atol=ATOL)
-        except BaseException as error:
-            failures.append(error)
+    def score(_: int) -> None:
+        for _ in range(20):
+            np.testing.assert_allclose(model.predict(pairs, batch_size=3), expected, rtol=0, atol=ATOL)
 
-    threads = [threading.Thread(target=score) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(score, 8)
 
 
 def test_texts_longer_than_the_limit_lose_tokens_from_the_longer_side_first(bundle: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from crossrt.engine.backends.tensorrt import TensorRtExecutor, most_bytes
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.bundle.engine_file import EngineFile
 from crossrt.engine.bundle.manifest import BundleFile
 from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.errors import BackendError, BundleError
 from crossrt.engine.files.digests import sha256_of
+from tests.engine.samples import engine_file
 
 PLAN = b"a plan of TensorRT's"
 FREE = 250_000_000
@@ -120,18 +120,7 @@ def bundle_with_engine(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     (copy / "model.fp32.engine").write_bytes(PLAN)
-    engine = EngineFile(
-        file="model.fp32.engine",
-        precision="fp32",
-        library="tensorrt",
-        version="10.13.0",
-        gpu="NVIDIA H200",
-        capability="9.0",
-        profiles=profiles_for(64),
-        onnx_sha256="",
-        build_seconds=1.0,
-        options={},
-    )
+    engine = engine_file(file="model.fp32.engine", precision="fp32")
     found = Bundle.open(copy)
     file = BundleFile(name=engine.file, size=len(PLAN), sha256=sha256_of(copy / engine.file))
     return replace(found, manifest=replace(found.manifest, engines=(engine,), files=(*found.manifest.files, file)))

@@ -13,18 +13,10 @@ from crossrt.engine.bundle.engine_file import EngineFile
 from crossrt.engine.bundle.profiles import Profile, profile_for, profiles_for
 from crossrt.engine.errors import OptionError
 from crossrt.engine.files.record import record
+from tests.engine.samples import engine_file
 
-ENGINE = EngineFile(
-    file="model.fp16.engine",
-    precision="fp16",
-    library="tensorrt",
-    version="10.13.0",
-    gpu="NVIDIA H200",
-    capability="9.0",
-    profiles=profiles_for(512),
-    onnx_sha256="0" * 64,
-    build_seconds=12.5,
-    options={"optimization_level": 3},
+ENGINE = engine_file(
+    profiles=profiles_for(512), onnx_sha256="0" * 64, build_seconds=12.5, options={"optimization_level": 3}
 )
 
 

@@ -23,7 +23,6 @@ from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.engine_file import EngineFile
 from crossrt.engine.bundle.manifest import BundleModel
-from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.cuda import cublas
 from crossrt.engine.errors import BackendError, CudaError, OptionError
@@ -36,6 +35,7 @@ from crossrt.engine.runtime.execution_config import ExecutionConfig, GpuConfig
 from crossrt.engine.runtime.select import choose_execution
 from crossrt.engine.runtime.select_gpu import choose_gpu, open_executors
 from tests.engine.cuda.memory_device import MemoryDevice, MemoryExecutor
+from tests.engine.samples import engine_file
 
 H200 = Gpu(name="NVIDIA H200", capability="9.0")
 
@@ -58,18 +58,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 def with_engine(bundle: Path) -> Bundle:
     """The test bundle with manifest entries of an FP16 model and its engine."""
     opened = Bundle.open(bundle)
-    engine = EngineFile(
-        file="model.fp16.engine",
-        precision="fp16",
-        library="tensorrt",
-        version="10.13.0",
-        gpu="NVIDIA H200",
-        capability="9.0",
-        profiles=profiles_for(64),
-        onnx_sha256="",
-        build_seconds=1.0,
-        options={},
-    )
+    engine = engine_file()
     fp32 = opened.manifest.models["fp32"]
     models = {"fp32": fp32, "fp16": BundleModel(file=fp32.file, parity={"passed": True})}
     return replace(opened, manifest=replace(opened.manifest, models=models, engines=(engine,)))

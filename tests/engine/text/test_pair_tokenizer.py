@@ -1,7 +1,6 @@
 """Tokenization gives the tokens of transformers, and may be called from any thread."""
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from crossrt.engine.errors import OptionError
 from crossrt.engine.text.encoded_pairs import TruncationSide
 from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
 from crossrt.engine.text.wordpiece import WordPiece
+from tests.engine.samples import in_threads
 from tests.engine.text.real_tokenizer import SIDES, real_rows, rows_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
@@ -86,21 +86,12 @@ def test_many_threads_may_encode_at_once(tokenizer: Tokenizer) -> None:
     pair_tokenizer = PairTokenizer(tokenizer, max_length=32)
     pairs = [("where is the river", "city " * count) for count in range(40)]
     expected = pair_tokenizer.encode(pairs).ids
-    failures: list[BaseException] = []
 
-    def encode() -> None:
-        try:
-            for _ in range(50):
-                np.testing.assert_array_equal(pair_tokenizer.encode(pairs).ids, expected)
-        except BaseException as error:
-            failures.append(error)
+    def encode(_: int) -> None:
+        for _ in range(50):
+            np.testing.assert_array_equal(pair_tokenizer.encode(pairs).ids, expected)
 
-    threads = [threading.Thread(target=encode) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(encode, 8)
 
 
 def test_a_limit_without_room_for_text_is_an_error(tokenizer: Tokenizer) -> None:
