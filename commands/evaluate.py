@@ -9,8 +9,9 @@ import typer
 
 from ..engine.errors import OptionError
 from .shared.app import app
+from .shared.arguments import whole_numbers
 from .shared.option_groups import with_option_groups
-from .shared.options import BatchSize, HubOptions, ModelOptions
+from .shared.options import BatchSize, HubOptions, ModelOptions, WindowOptions
 from .shared.output import for_a_person, say
 
 
@@ -52,12 +53,29 @@ def evaluate(
             help="What the others are compared with: BUNDLE.PRECISION or candidates; by default the first bundle."
         ),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Also rank by each cheaper precision as rerank --exact does, for the best --top-k."
+        ),
+    ] = False,
+    top_k: Annotated[int | None, typer.Option(min=1, help="How many passages --exact finds; 10 by default.")] = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            help="Also rank by cascades: this small bundle scores all candidates, and the others the best --keep."
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="How many candidates --first keeps; several rows as in 10,20,50.")
+    ] = None,
     depth: Annotated[
         int | None,
         typer.Option(help="Rerank the best K candidates of each query; by default all, or 100 of a BM25 run."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, for a try-out.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Start again: delete the runs that are there.")] = False,
+    windows: WindowOptions,
     batch_size: BatchSize = 32,
     opened: ModelOptions,
     hub: HubOptions,
@@ -66,14 +84,28 @@ def evaluate(
     from ..evaluation.collection import Collection
     from ..evaluation.dataset import collection_of_dataset
     from ..evaluation.evaluate import evaluate, opened_folder
+    from ..evaluation.lineup import lineup
     from ..evaluation.measures import Measures
     from ..evaluation.open_passages import open_passages
     from ..measurement.model_config import CANDIDATES, Options, model_configs
 
     parsed = Measures.parse(measures)
-    options = Options(batch_size=batch_size, **asdict(opened))
-    source = hub.for_bundles(bundles)
-    models = model_configs(bundles, [name.strip() for name in precision.split(",")], options, **source)
+    options = Options(batch_size=batch_size, windows=windows.windows(), **asdict(opened))
+    if top_k is not None and not exact:
+        raise OptionError("--top-k goes with --exact")
+    if (first is None) != (keep is None):
+        raise OptionError("--first BUNDLE and --keep N go together")
+    named = [*bundles, *([] if first is None or first in bundles else [first])]
+    precisions = [name.strip() for name in precision.split(",")]
+    models = model_configs(named, precisions, options, **hub.for_bundles(named))
+    of_each = len(precisions)
+    begin = None if first is None else named.index(first) * of_each
+    rows = lineup(
+        models[: len(bundles) * of_each],
+        exact_top_k=(top_k or 10) if exact else None,
+        first=[] if begin is None else models[begin : begin + of_each],
+        keep=[] if keep is None else whole_numbers("--keep", keep),
+    )
     if dataset is not None and (queries or passages or qrels):
         raise OptionError(
             "give --dataset, or --queries, --passages and --qrels, not both; --run and --store go with each"
@@ -88,11 +120,11 @@ def evaluate(
         else:
             raise OptionError("give --dataset ID, or --queries, --qrels and one of --passages and --store")
         result = evaluate(
-            models, collection, out, measures=parsed, baseline=baseline, restart=force, progress=for_a_person()
+            rows, collection, out, measures=parsed, baseline=baseline, restart=force, progress=for_a_person()
         )
     say(str(result))
     print(f"{out}: runs, queries.jsonl and result.json", file=sys.stderr)
-    _warn_of_others(out, {CANDIDATES, *(model.label for model in models)})
+    _warn_of_others(out, {CANDIDATES, *(row.label for row in rows)})
 
 
 def _warn_of_others(folder: Path, labels: set[str]) -> None:

@@ -91,6 +91,7 @@ def rerank(
         if first is not None and keep is not None:
             small = models.enter_context(CrossEncoder(first, precision=precision, **asdict(opened), **source))
             ranker = Cascade(small, model, keep=keep)
+            options["first_options"] = {name: options[name] for name in ("windows", "batch_size")}
         with (
             published_file(out) as file,
             tqdm(total=total, desc="Reranking", unit="pair", disable=not for_a_person()) as bar,

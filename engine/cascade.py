@@ -8,6 +8,7 @@ from .errors import OptionError
 from .options import whole
 from .store.passage_store import PassageStore
 from .text.inputs import checked_passages
+from .text.truncation import Truncation
 
 
 class Cascade:
@@ -25,6 +26,11 @@ class Cascade:
         self.first = first
         self.second = second
         self.keep = whole("keep", keep, least=1)
+
+    @property
+    def truncation(self) -> Truncation:
+        """How many pairs the first model cut, which scores all passages. See `CrossEncoder.truncation`."""
+        return self.first.truncation
 
     def rank(
         self,

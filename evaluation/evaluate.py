@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 from tqdm import tqdm
 
 from ..calibration.paired_difference import PairedDifference
+from ..engine.cascade import Cascade
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, DataFileError, OptionError
 from ..engine.files.lock import held
 from ..engine.files.publish import clear_abandoned, replaced_text
 from ..engine.runtime.execution_config import CpuConfig
 from ..measurement.environment import commit, machine, versions
-from ..measurement.model_config import CANDIDATES, ModelConfig
+from ..measurement.model_config import CANDIDATES
 from ..measurement.provenance import Provenance
+from .agreement import Agreement
 from .collection import Collection
-from .growing_run import GrowingRun
+from .growing_run import Effort, GrowingRun
+from .lineup import RankerConfig
 from .measures import Measures
 from .result import Evaluation, Ranking
 from .run_file import RunFile
@@ -32,7 +36,7 @@ Values = dict[str, list[list[float]]]
 
 
 def evaluate(
-    configs: Sequence[ModelConfig],
+    configs: Sequence[RankerConfig],
     collection: Collection,
     folder: Path,
     *,
@@ -41,14 +45,15 @@ def evaluate(
     restart: bool = False,
     progress: bool = False,
 ) -> Evaluation:
-    """Rerank the collection's candidates with each model, measure all rankings, and write everything into `folder`,
+    """Rerank the collection's candidates with each row, measure all rankings, and write everything into `folder`,
     which the caller holds with `opened_folder`.
 
-    `LABEL.run.trec` is the run of a model, `queries.jsonl` holds the measures of every query, and `result.json` the result.
+    `configs` come from `lineup`: a row that leaves passages out, such as a cascade, comes after the row that ranks these.
+    `LABEL.run.trec` is the run of a row, `queries.jsonl` holds the measures of every query, and `result.json` the result.
     Queries are scored one at a time, and each is flushed to disk before the next, so that an interrupted evaluation
-    continues where it stopped and ends with the same bytes; finished runs are not computed again. `baseline` is the label
-    that the others are compared with: by default the first model, or for a single model the candidates. Judged queries
-    without candidates count as empty lists.
+    continues where it stopped and ends with the same bytes, but for the times; finished runs are not computed again.
+    `baseline` is the label that the others are compared with: by default the first row, or for a single one the
+    candidates. Judged queries without candidates count as empty lists.
 
     Raises DataFileError when the folder holds another evaluation's runs, unless `restart` replaces them;
     OptionError for an unknown baseline; BackendError for a model that gives a score that is not a number.
@@ -94,7 +99,7 @@ def opened_folder(folder: Path) -> Iterator[None]:
 
 
 def _runs(
-    configs: Sequence[ModelConfig], collection: Collection, folder: Path, *, restart: bool
+    configs: Sequence[RankerConfig], collection: Collection, folder: Path, *, restart: bool
 ) -> dict[str, GrowingRun]:
     data = {name: collection.sources[name] for name in ("queries", "passages", "run", "judged")}
     on = {name: source.sha256 or source.name for name, source in data.items()} | {"depth": collection.depth}
@@ -110,48 +115,67 @@ def _runs(
 
 
 def _score(
-    configs: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
+    configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
 ) -> None:
     waiting = [config for config in configs if not runs[config.label].finished]
     if len(waiting) > 1:
         # Find a model that cannot be opened, or cannot use the passages, before the others take hours.
-        for config in waiting:
-            with config.open() as model:
-                collection.passages.check(model)
+        for model in {model.label: model for config in waiting for model in config.models}.values():
+            with model.open() as opened:
+                collection.passages.check(opened)
     sizes = list(collection.evaluated.values())
     done = sum(sum(sizes[: runs[config.label].done]) for config in configs)
     with tqdm(total=len(configs) * sum(sizes), initial=done, unit="pair", smoothing=0.1, disable=not progress) as bar:
         for config in waiting:
             bar.set_description(config.label)
             run = runs[config.label]
-            with config.open() as model:
-                collection.passages.check(model)
+            rest = None if config.rest is None else RunFile(runs[config.rest].target)
+            with config.open() as ranker:
+                if isinstance(ranker, CrossEncoder):
+                    collection.passages.check(ranker)
                 for query, ids in collection.lists(run.done):
-                    run.append(query, _scores(config, model, collection, query, ids), tag=config.label)
+                    best, effort = _best(config, ranker, collection, query, ids)
+                    scores = best if rest is None else _followed(best, rest.candidates(query))
+                    run.append(query, scores, tag=config.label, effort=effort)
                     bar.update(len(ids))
             run.finish()
 
 
-def _scores(
-    config: ModelConfig, model: CrossEncoder, collection: Collection, query: str, ids: Sequence[str]
-) -> dict[str, float]:
-    # The first request of a model, when it has fewer pairs than streams, is computed by other kernels than later ones, and
-    # an interrupted evaluation has two first requests. So short lists are filled up by repeating their passages.
-    streams = config.execution.streams if isinstance(config.execution, CpuConfig) else 1
-    filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), streams)))
-    logits = collection.passages.logits(model, collection.queries[query], filled, batch_size=config.options.batch_size)
-    scores = dict(zip(ids, model.relevance(logits).tolist(), strict=False))
+def _best(
+    config: RankerConfig, ranker: CrossEncoder | Cascade, collection: Collection, query: str, ids: Sequence[str]
+) -> tuple[dict[str, float], Effort]:
+    """Return the scores of the passages that the row returns for a query, and what that took."""
+    filled = list(ids)
+    if config.rest is None and isinstance(config.models[0].execution, CpuConfig):
+        # The first request of a model, when it has fewer pairs than streams, is computed by other kernels than later ones, and
+        # an interrupted evaluation has two first requests. So short lists are filled up by repeating their passages.
+        streams = config.models[0].execution.streams
+        filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), streams)))
+    passages = collection.passages.to_rank(filled)
+    cut, begin = ranker.truncation, time.perf_counter()
+    found = ranker.rank(collection.queries[query], **passages, **config.rank_options)
+    effort = Effort(seconds=time.perf_counter() - begin, truncation=ranker.truncation.since(cut))
+    scores = {ids[each["corpus_id"]]: each["score"] for each in found if each["corpus_id"] < len(ids)}
     for passage, score in scores.items():
         if not math.isfinite(score):
             raise BackendError(
                 f"{config.label} scores passage {passage} of query {query} as {score}: numbers overflow in this precision; "
                 "try another, or export the bundle again with pairs like these"
             )
-    return scores
+    return scores, effort
+
+
+def _followed(best: Mapping[str, float], rest: Mapping[str, float]) -> dict[str, float]:
+    """Return the best passages, followed by the others in the order of `rest`, whose scores are lowered below them all."""
+    others = {passage: score for passage, score in rest.items() if passage not in best}
+    if not best or not others:
+        return {**best, **others}
+    lowered = min(best.values()) - 1 - max(others.values())
+    return {**best, **{passage: score + lowered for passage, score in others.items()}}
 
 
 def _measured(
-    configs: Sequence[ModelConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
+    configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
 ) -> Values:
     """Measure the rankings in the run files, the candidates first."""
     values: Values = {}
@@ -169,7 +193,7 @@ def _of(lists: Iterable[tuple[str, list[str]]], collection: Collection, measures
 
 
 def _result(
-    configs: Sequence[ModelConfig],
+    configs: Sequence[RankerConfig],
     collection: Collection,
     runs: Mapping[str, GrowingRun],
     measures: Measures,
@@ -184,7 +208,7 @@ def _result(
             for place, name in enumerate(measures.names)
         }
         means = {name: change.candidate for name, change in changes.items()}
-        about = _about(of[label], runs[label]) if label in of else {}
+        about = _about(of[label], runs[label], _agreement(runs, baseline, label)) if label in of else {}
         rankings.append(Ranking(label=label, means=means, changes=None if label == baseline else changes, **about))
     return Evaluation(
         machine=machine(),
@@ -204,12 +228,25 @@ def _result(
     )
 
 
-def _about(config: ModelConfig, run: GrowingRun) -> dict[str, Any]:
+def _about(config: RankerConfig, run: GrowingRun, agreement: Agreement | None) -> dict[str, Any]:
+    effort = run.effort
     return {
         "model": config.bundle.manifest.source.get("id"),
         "bundle_sha256": config.bundle_sha256,
         "precision": config.precision.value,
+        "method": config.method,
         "runs_on": config.runs_on,
         "max_length": config.work["max_length"],
         "run": Provenance.of_file(run.target),
+        "agreement": agreement,
+        "pairs_per_s": effort.truncation.pairs / effort.seconds if effort and effort.seconds else None,
+        "truncation": effort.truncation if effort else None,
     }
+
+
+def _agreement(runs: Mapping[str, GrowingRun], baseline: str, label: str) -> Agreement | None:
+    """Compare a row's best passages with the baseline's; None for the baseline itself, and for candidates as the baseline."""
+    if label == baseline or baseline not in runs:
+        return None
+    theirs, ours = RunFile(runs[baseline].target), RunFile(runs[label].target)
+    return Agreement.of((list(theirs.candidates(query)), list(ours.candidates(query))) for query in theirs)

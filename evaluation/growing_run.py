@@ -4,7 +4,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,21 @@ from ..engine.files.lock import own_file
 from ..engine.files.publish import naming, replaced_text
 from ..engine.files.record import read_json, record
 from ..engine.files.trec import write_run
+from ..engine.text.truncation import Truncation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What the queries of a run took: `seconds` of ranking, and the pairs that were scored, with what was cut from them."""
+
+    seconds: float = 0.0
+    truncation: Truncation = field(default_factory=Truncation)
+
+    def __add__(self, other: "Effort") -> "Effort":
+        return Effort(seconds=self.seconds + other.seconds, truncation=self.truncation + other.truncation)
+
+
+NONE = Effort()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +37,7 @@ class _Noted:
     work: Mapping[str, Any]
     queries: int
     bytes: int
+    effort: Effort | None = None
 
 
 class GrowingRun:
@@ -39,6 +55,8 @@ class GrowingRun:
         self.queries = queries
         self.done = 0
         """Number of queries in the run."""
+        self.effort: Effort | None = Effort()
+        """What these queries took; None for a run that an earlier version began, which did not note it."""
         self._work = dict(work)
         self._size = 0
         self._partial = target.with_name(f".{target.name}.partial")
@@ -53,7 +71,7 @@ class GrowingRun:
         """Whether the run is complete and has its name."""
         return self.done == self.queries and self.target.exists()
 
-    def append(self, query: str, scores: Mapping[str, float], *, tag: str) -> None:
+    def append(self, query: str, scores: Mapping[str, float], *, tag: str, effort: Effort = NONE) -> None:
         """Add the passages of a query, best first. They are flushed to disk when this returns."""
         block = io.StringIO()
         write_run(block, query, scores, tag=tag)
@@ -65,6 +83,7 @@ class GrowingRun:
             file.flush()
             os.fsync(file.fileno())
         self.done += 1
+        self.effort = None if self.effort is None else self.effort + effort
         self._note()
 
     def finish(self) -> None:
@@ -120,11 +139,12 @@ class GrowingRun:
         if self._partial.is_file():
             with open(self._partial, "ab", opener=own_file) as file:
                 file.truncate(size)  # written by a killed process after its last checkpoint
-        self.done, self._size = done, size
+        self.done, self._size, self.effort = done, size, noted.effort if done else Effort()
 
     def _note(self) -> None:
         with replaced_text(self._checkpoint) as file:
-            json.dump({"work": self._work, "queries": self.done, "bytes": self._size}, file, indent=1)
+            noted = _Noted(work=self._work, queries=self.done, bytes=self._size, effort=self.effort)
+            json.dump(asdict(noted), file, indent=1)
 
 
 def _short(value: object) -> str:

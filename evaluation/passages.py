@@ -2,10 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Protocol
 
 from ..engine.cross_encoder import CrossEncoder
 from ..measurement.provenance import Provenance
@@ -24,10 +21,8 @@ class Passages(Protocol):
     def check(self, model: CrossEncoder) -> None:
         """Raise StoreError when this model cannot score these passages."""
 
-    def logits(
-        self, model: CrossEncoder, query: str, ids: Sequence[str], *, batch_size: int
-    ) -> npt.NDArray[np.float32]:
-        """Return the model's logits of a query with these passages, float32 [n, labels]."""
+    def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Return the arguments of `rank` that stand for these passages, all of which must exist."""
 
 
 class TextPassages(ABC):
@@ -51,9 +46,6 @@ class TextPassages(ABC):
     def check(self, model: CrossEncoder) -> None:  # noqa: B027  there is nothing to check
         """Every model reads texts."""
 
-    def logits(
-        self, model: CrossEncoder, query: str, ids: Sequence[str], *, batch_size: int
-    ) -> npt.NDArray[np.float32]:
-        """See `Passages.logits`."""
-        pairs = [(query, text) for text in self.texts(ids)]
-        return model.logits(pairs, batch_size=batch_size, show_progress_bar=False)
+    def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
+        """See `Passages.to_rank`."""
+        return {"documents": self.texts(ids)}

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import StoreError
@@ -37,8 +35,6 @@ class PreparedPassages:
             truncation_side=model.bundle.manifest.truncation_side,
         )
 
-    def logits(
-        self, model: CrossEncoder, query: str, ids: Sequence[str], *, batch_size: int
-    ) -> npt.NDArray[np.float32]:
-        """See `Passages.logits`."""
-        return model.logits_from(self.store, query, ids, batch_size=batch_size)
+    def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
+        """See `Passages.to_rank`."""
+        return {"passage_ids": ids, "passages": self.store}

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..calibration.paired_difference import PairedDifference
+from ..engine.text.truncation import Truncation
 from ..measurement.kept_result import CHECKED, read_kept
 from ..measurement.provenance import Provenance
+from .agreement import TOP, Agreement
 
 SCHEMA = 1
 KIND = "crossrt evaluation"
@@ -20,7 +22,10 @@ class Ranking:
     """One row: the ranking of a model, or the original order of the candidates, which has no bundle and no run.
 
     `means` are over the queries, by measure. `changes` are the differences from the baseline, None for the baseline
-    itself. `run` names the TREC run beside the result.
+    itself. `run` names the TREC run beside the result. `method` says how an exact ranking or a cascade ranks, whose `model`
+    is the one that decides; it is None where a model scores all candidates. `agreement` compares the best ten with the
+    baseline's. `pairs_per_s` is the speed while the run was made, which was not in turns with the others, and
+    `truncation` says how many pairs were cut to `max_length` tokens.
     """
 
     label: str
@@ -32,6 +37,10 @@ class Ranking:
     runs_on: str | None = None
     max_length: int | None = None
     run: Provenance | None = None
+    method: str | None = None
+    agreement: Agreement | None = None
+    pairs_per_s: float | None = None
+    truncation: Truncation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,4 +90,24 @@ class Evaluation:
                     change = ranking.changes[measure]
                     lines.append(f"{line}     {change.difference:+.4f}  {change.low:+.4f} to {change.high:+.4f}")
                 head = ""
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._tops_and_speeds(width)])
+
+    def _tops_and_speeds(self, width: int) -> list[str]:
+        """Return a table of each row's best passages beside the baseline's, of its speed, and of what was cut."""
+        heads = (f"top {TOP} kept", "the same list", "pairs/s", "pairs cut")
+        lines = ["  ".join([" " * width, *heads]).rstrip()]
+        for ranking in self.rankings:
+            if ranking.run is None:
+                continue
+            agreement, cut = ranking.agreement, ranking.truncation
+            cells = (
+                ("baseline" if ranking.label == self.baseline else "-")
+                if agreement is None
+                else f"{agreement.kept:.4f}",
+                "" if agreement is None else f"{agreement.same:.1%}",
+                "-" if ranking.pairs_per_s is None else f"{ranking.pairs_per_s:,.0f}",
+                "-" if cut is None else f"{cut.cut / cut.pairs:.1%}" if cut.cut else "none",
+            )
+            aligned = (cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True))
+            lines.append("  ".join([ranking.label.ljust(width), *aligned]))
+        return lines

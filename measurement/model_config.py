@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,20 @@ from ..engine.errors import OptionError
 from ..engine.files.digests import content_sha256, sha256_of
 from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
+from ..engine.runtime.exact_ranking import score_error
 from ..engine.runtime.execution_config import CpuConfig, ExecutionConfig
 from ..engine.runtime.select import choose_execution
+from ..engine.text.windows import Windows
 
 CANDIDATES = "candidates"
 """Label of the row with the original order of the candidates."""
 
+FP32_ALONE = "--exact: FP32 is exact; name a cheaper precision too, as in --precision fp32,int8"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How models are opened and called: arguments of `CrossEncoder`, and the batch size."""
+    """How models are opened and called: arguments of `CrossEncoder`, of `rank`, and the batch size."""
 
     backend: str = "auto"
     device: str | None = None
@@ -33,16 +37,44 @@ class Options:
     batch_size: int = 32
     relevant_label: int | str | None = None
     trust_engines: bool = False
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A row of an evaluation or a benchmark: `label` is the bundle's name and the precision, as in `minilm-l6.fp32`."""
+    """A row of an evaluation or a benchmark: `label` is the bundle's name and the precision, as in `minilm-l6.fp32`.
+
+    With `top_k` the row is an exact ranking, which finds the best `top_k` of a list as FP32 ranks them; otherwise the model
+    scores the whole list. See `exactly`. `rest` is the label of the row that ranks the passages which this one leaves out.
+    """
 
     label: str
     bundle: Bundle
     execution: ExecutionConfig
     options: Options
+    top_k: int | None = None
+    rest: str | None = None
+
+    def exactly(self, top_k: int) -> "ModelConfig":
+        """Return the row of the exact rankings of this model's best `top_k`.
+
+        Raises OptionError for FP32, and BundleError where the bundle has no FP32 model or does not know the model's errors.
+        """
+        if self.precision is Precision.FP32:
+            raise OptionError(FP32_ALONE)
+        score_error(self.bundle, self.execution)
+        name, space, backend = self.label.partition(" ")  # a benchmark's label ends with the backend
+        return replace(self, label=f"{name}.exact{top_k}{space}{backend}", top_k=top_k, rest=self.label)
+
+    @property
+    def method(self) -> str | None:
+        """How it ranks, in a few words; None where the model simply scores the whole list."""
+        return None if self.top_k is None else f"exact top {self.top_k}"
+
+    @property
+    def models(self) -> "Sequence[ModelConfig]":
+        """The models that score."""
+        return [self]
 
     @property
     def precision(self) -> Precision:
@@ -86,6 +118,8 @@ class ModelConfig:
             **({} if manifest.truncation_side == "right" else {"truncation_side": manifest.truncation_side}),
             "runs on": self.runs_on,
             **self._batching,
+            **({} if self.options.windows is None else {"windows": str(self.options.windows)}),
+            **({} if self.top_k is None else {"method": self.method, "bundle": self.bundle_sha256}),
         }
 
     @property
@@ -99,6 +133,20 @@ class ModelConfig:
             "streams": execution.streams,
             "batch size": min(execution.batch_size, self.options.batch_size),
         }
+
+    @property
+    def scoring_options(self) -> dict[str, Any]:
+        """The options with which every passage is scored."""
+        return {
+            "windows": self.options.windows,
+            "batch_size": self.options.batch_size,
+            "show_progress_bar": False,
+        }
+
+    @property
+    def rank_options(self) -> dict[str, Any]:
+        """The options of the opened model's `rank`."""
+        return {**self.scoring_options, "top_k": self.top_k, "exact": self.top_k is not None}
 
     def open(self) -> CrossEncoder:
         """Open the model; close it after use."""

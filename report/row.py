@@ -7,6 +7,9 @@ from ..evaluation.result import Ranking
 from ..speed.result.speeds import Speed, Speeds
 from .results import Results
 
+Key = tuple[str, str, str | None]
+"""What a speed and a ranking have in common: the bundle's sha256, the precision and the method."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -33,15 +36,20 @@ def short(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2].removeprefix("ms-marco-")
 
 
+def name_of(model: str, precision: str, method: str | None) -> str:
+    """Return the name of a row, of which there may be several."""
+    return f"{short(model)} {precision}" + (f", {method}" if method else "")
+
+
 def rows_of(results: Results) -> list[Row]:
-    """Join speeds and rankings by the bundle's sha256 and the precision.
+    """Join speeds and rankings by the bundle's sha256, the precision and the method.
 
     A bundle that was measured in several results has a row for each; rankings without a speed follow, candidates last.
     """
     evaluations = [evaluation for _, evaluation in results.evaluations]
-    rankings: list[dict[tuple[str, str], Ranking]] = [
+    rankings: list[dict[Key, Ranking]] = [
         {
-            (ranking.bundle_sha256, ranking.precision): ranking
+            (ranking.bundle_sha256, ranking.precision, ranking.method): ranking
             for ranking in evaluation.rankings
             if ranking.bundle_sha256 is not None and ranking.precision is not None
         }
@@ -56,23 +64,23 @@ def rows_of(results: Results) -> list[Row]:
             precision=speed.precision,
             speed=speed,
             measured=speeds,
-            rankings=[found.get((speed.bundle_sha256, speed.precision)) for found in rankings],
+            rankings=[found.get((speed.bundle_sha256, speed.precision, speed.method)) for found in rankings],
         )
         for name, (speeds, speed) in zip(names, fast, strict=True)
     ]
-    known = {(speed.bundle_sha256, speed.precision) for _, speed in fast}
-    others: dict[tuple[str, str, str], list[Ranking | None]] = {}
+    known = {(speed.bundle_sha256, speed.precision, speed.method) for _, speed in fast}
+    others: dict[tuple[Key, str], list[Ranking | None]] = {}
     for place, evaluation in enumerate(evaluations):
         for ranking in evaluation.rankings:
-            key = (ranking.bundle_sha256 or "", ranking.precision or "")
+            key = (ranking.bundle_sha256 or "", ranking.precision or "", ranking.method)
             if key not in known:
                 # Candidates have no bundle; those of different collections are different rows.
                 apart = f"{ranking.label} of {evaluation.collection}" if not key[0] else ranking.label
-                others.setdefault((*key, apart), [None] * len(evaluations))[place] = ranking
-    for (_, precision, label), found in sorted(others.items(), key=lambda item: not item[0][0]):
+                others.setdefault((key, apart), [None] * len(evaluations))[place] = ranking
+    for ((_, precision, method), label), found in sorted(others.items(), key=lambda item: not item[0][0][0]):
         model = next(ranking.model for ranking in found if ranking) or ""
         # Named like rows with a speed, so that a bundle has one name.
-        name = f"{short(model)} {precision}" if model else label
+        name = name_of(model, precision, method) if model else label
         taken = any(row.name == name for row in rows)
         rows.append(
             Row(
@@ -89,7 +97,7 @@ def rows_of(results: Results) -> list[Row]:
 
 def names_of(speeds: Sequence[Speed]) -> list[str]:
     """Return a unique name for each row: model and precision, and as many further properties as needed."""
-    names = [f"{short(speed.model)} {speed.precision}" for speed in speeds]
+    names = [name_of(speed.model, speed.precision, speed.method) for speed in speeds]
     further: Sequence[Callable[[Speed], str]] = (
         lambda speed: speed.backend,
         lambda speed: f"{speed.threads} threads",

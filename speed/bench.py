@@ -73,7 +73,7 @@ def bench(
         speeds = {speed.label: speed for speed in shared}
         curves: list[Curve] = []
         for config in configs if scaling else ():
-            if config.label not in failed:
+            if config.label not in failed and config.top_k is None:
                 curves += curves_of(config, texts, plan)
             step()
     return Speeds(

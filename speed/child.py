@@ -13,13 +13,16 @@ from ..measurement.model_config import ModelConfig
 PROGRAM = """
 import json, sys
 from crossrt import CrossEncoder
-options = json.loads(sys.argv[1])
+options, top_k = json.loads(sys.argv[1])
 with CrossEncoder(**options) as model:
     model.predict(("how tall is k2", "K2 is 8,611 m high."))
     print("scored", flush=True)
     requests = json.loads(sys.stdin.readline() or "[]")
     for pairs in requests:
-        model.logits(map(tuple, pairs))
+        if top_k is None:
+            model.logits(map(tuple, pairs))
+        else:
+            model.rank(pairs[0][0], [passage for _, passage in pairs], top_k=top_k, exact=True)
 if requests:
     # Not ru_maxrss, which a child inherits from its parent.
     try:
@@ -54,7 +57,7 @@ def _run(config: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> 
     }
     begin = time.perf_counter()
     with subprocess.Popen(
-        python_command(PROGRAM, json.dumps(options)),
+        python_command(PROGRAM, json.dumps([options, config.top_k])),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

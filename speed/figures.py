@@ -10,6 +10,7 @@ from ..calibration.ranking import top_overlap
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError
 from ..engine.runtime.execution_config import CpuConfig
+from ..engine.scores import best_first
 from ..measurement.model_config import ModelConfig
 from .measure import Floats, Row
 from .operations import flops_of, padding_of
@@ -22,40 +23,48 @@ SAMPLE = 500
 
 def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
     """Return the figures of a row. `first` is the row that its ratio refers to, `reference` its bundle's FP32 logits."""
-    config, manifest = row.config, row.config.bundle.manifest
     lengths = row.lengths
     seconds = np.array(row.end_to_end)
     alone = np.array(row.alone)
     whole = seconds.sum(axis=1)
-    try:
-        gflop = (
-            flops_of(config.bundle, lengths, native=isinstance(config.execution, CpuConfig) and config.execution.native)
-            / len(lengths)
-            / 1e9
-        )
-    except KeyError:
-        gflop = None
-    padding = None
-    if isinstance(config.execution, CpuConfig):
-        shares = [
-            (padding_of(config.execution, manifest.max_positions, t.lengths, batch_size=config.options.batch_size), t)
-            for t in row.tokens
-        ]
-        computed = sum(t.lengths.sum() / (1 - share) for share, t in shares)
-        padding = float(1 - lengths.sum() / computed)
+    exact = row.config.top_k is not None
     return Speed(
-        **identity(config),
+        **identity(row.config),
         pairs_per_s=Spread.of(row.pairs / whole),
         tokens_per_s=Spread.of(lengths.sum() / whole),
         model_pairs_per_s=Spread.of(row.pairs / alone.sum(axis=1)) if alone.size else None,
         # Ratios of the times of one request, so that other load on the machine affects both rows alike.
         ratio=Spread.of((np.array(first.end_to_end) / seconds).ravel()),
-        padding=padding,
-        gflop_per_pair=gflop,
+        # An exact ranking computes in two precisions, which have no common ceiling.
+        padding=None if exact else _padding(row),
+        gflop_per_pair=None if exact else _gflop_per_pair(row),
         warm_up_s=row.warm_up_s,
         latencies=[latency_of(count, times) for count, times in row.latencies.items()],
-        difference=difference_of(row, reference),
+        difference=difference_of_best(row, reference) if exact else difference_of(row, reference),
     )
+
+
+def _gflop_per_pair(row: Row) -> float | None:
+    config, lengths = row.config, row.lengths
+    native = isinstance(config.execution, CpuConfig) and config.execution.native
+    try:
+        return flops_of(config.bundle, lengths, native=native) / len(lengths) / 1e9
+    except KeyError:
+        return None
+
+
+def _padding(row: Row) -> float | None:
+    """Return the share of computed tokens that is padding; None on a GPU."""
+    config, lengths = row.config, row.lengths
+    if not isinstance(config.execution, CpuConfig):
+        return None
+    positions = config.bundle.manifest.max_positions
+    shares = [
+        (padding_of(config.execution, positions, tokens.lengths, batch_size=config.options.batch_size), tokens)
+        for tokens in row.tokens
+    ]
+    computed = sum(tokens.lengths.sum() / (1 - share) for share, tokens in shares)
+    return float(1 - lengths.sum() / computed)
 
 
 def identity(config: ModelConfig) -> dict[str, Any]:
@@ -69,6 +78,7 @@ def identity(config: ModelConfig) -> dict[str, Any]:
         "device": config.execution.device,
         "threads": config.execution.threads,
         "runs_on": config.runs_on,
+        "method": config.method,
     }
 
 
@@ -119,4 +129,25 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
         top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= QUERIES else None,
         reference=[float(value) for value in theirs[:SAMPLE, label]],
         logits=[float(value) for value in ours[:SAMPLE, label]],
+    )
+
+
+def difference_of_best(row: Row, reference: Sequence[Floats]) -> Difference:
+    """Return how far the scores of the passages that an exact ranking returned lie from those of the reference's best.
+
+    `top10_overlap` is the share of these that were returned.
+    """
+    differences: list[float] = []
+    overlaps = []
+    for best, logits in zip(row.best, reference, strict=True):
+        scores = row.model.relevance(logits)
+        expected = best_first(scores, len(best))
+        differences += [abs(each["score"] - float(scores[each["corpus_id"]])) for each in best]
+        overlaps.append(len({*expected} & {each["corpus_id"] for each in best}) / len(best))
+    return Difference(
+        max_abs=max(differences),
+        mean_abs=float(np.mean(differences)),
+        top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= QUERIES else None,
+        reference=[],
+        logits=[],
     )

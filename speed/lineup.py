@@ -12,7 +12,7 @@ from ..engine.errors import BackendError, OptionError
 from ..engine.hardware.cpus import usable_cpus
 from ..engine.precision import Precision
 from ..engine.runtime.select import choose_execution
-from ..measurement.model_config import ModelConfig, Options, names_of
+from ..measurement.model_config import FP32_ALONE, ModelConfig, Options, names_of
 
 RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
 
@@ -37,15 +37,17 @@ def lineup(
     backends: Sequence[str] = ("auto",),
     threads: Sequence[int] = (),
     device: str | None = None,
+    exact_top_k: int | None = None,
     trust_engines: bool = False,
     **hub: Any,
 ) -> list[ModelConfig | Missing]:
     """Return every bundle in every precision with every backend and number of threads. Nothing is opened.
 
-    Name FP32 first, since every row is compared with the first one. `auto` is the backend that `CrossEncoder` would
+    Name FP32 first, since every row is compared with the first one. With `exact_top_k` each row of a cheaper precision is
+    followed by its exact ranking of so many passages. `auto` is the backend that `CrossEncoder` would
     choose, and `hub` are options of `bundle_from_source`. A row that this machine cannot run is `Missing`. Raises OptionError
-    for an unknown name, for more threads than usable processors and for a row that is named twice; BundleError for a bundle
-    that lacks a precision; BackendError when no row can run.
+    for an unknown name, for more threads than usable processors, for a row that is named twice and for exact rankings of FP32
+    alone; BundleError for a bundle that lacks a precision, or what an exact ranking needs; BackendError when no row can run.
     """
     for backend in backends:
         if backend not in ("auto", *RUNTIMES):
@@ -64,6 +66,11 @@ def lineup(
             if row.label in rows:
                 raise OptionError(f"{row.label} is asked for twice; name each bundle, precision and backend once")
             rows[row.label] = row
+            if exact_top_k is not None and isinstance(row, ModelConfig) and row.precision is not Precision.FP32:
+                exact = row.exactly(exact_top_k)
+                rows[exact.label] = exact
+    if exact_top_k is not None and all(row.precision is Precision.FP32 for row in rows.values()):
+        raise OptionError(FP32_ALONE)
     if not any(isinstance(row, ModelConfig) for row in rows.values()):
         raise BackendError("; ".join(row.why for row in rows.values() if isinstance(row, Missing)))
     return list(rows.values())

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ LATENCY_SECONDS = 3.0
 MOST_REQUESTS = 100
 
 Floats = npt.NDArray[np.float32]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,14 @@ class Row:
     alone: list[list[float]] = field(default_factory=list)
     latencies: dict[int, list[float]] = field(default_factory=dict)
     logits: list[Floats] = field(default_factory=list)
+    """The logits of each request, once; of an exact ranking `best` instead: the passages that it returns, best first."""
+    best: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def score(self, pairs: Pairs) -> Floats | list[dict[str, Any]]:
+        """Score a request, or find its best passages."""
+        if self.config.top_k is None:
+            return self.model.logits(pairs)
+        return self.model.rank(pairs[0][0], [passage for _, passage in pairs], **self.config.rank_options)
 
     @property
     def pairs(self) -> int:
@@ -99,7 +109,7 @@ def warm_up(row: Row) -> None:
     begin = time.perf_counter()
     small = (requests[0] for count, requests in row.by_count.items() if count <= LIST)
     for pairs in (*row.requests, *small):
-        row.model.logits(pairs)
+        row.score(pairs)
     row.warm_up_s = time.perf_counter() - begin
 
 
@@ -115,11 +125,13 @@ def measure(rows: Sequence[Row], plan: Plan, probe: Probe, *, progress: Callable
         for number in range(plan.lists):
             probe.run()
             for row in _turned(rows, repeat + number):
-                seconds, logits = timed(lambda row=row: row.model.logits(row.requests[number]))  # type: ignore[misc] # noqa: B023
+                seconds, found = timed(lambda row=row: row.score(row.requests[number]))  # type: ignore[misc] # noqa: B023
                 row.end_to_end[-1].append(seconds)
-                if repeat == 0:
-                    row.logits.append(logits)
-                if plan.alone:
+                if repeat == 0 and isinstance(found, list):
+                    row.best.append(found)
+                elif repeat == 0:
+                    row.logits.append(found)
+                if plan.alone and row.config.top_k is None:
                     row.alone[-1].append(timed(lambda row=row: _alone(row, row.tokens[number]))[0])  # type: ignore[misc] # noqa: B023
         progress()
     for count in plan.counts:
@@ -136,7 +148,7 @@ def _latencies(rows: Sequence[Row], count: int, plan: Plan, probe: Probe) -> Non
             probe.run()
         for row in _turned(rows, number):
             pairs = row.by_count[count][number % len(row.by_count[count])]
-            seconds, _ = timed(lambda row=row, pairs=pairs: row.model.logits(pairs))  # type: ignore[misc]
+            seconds, _ = timed(lambda row=row, pairs=pairs: row.score(pairs))  # type: ignore[misc]
             row.latencies.setdefault(count, []).append(seconds)
             taken += seconds
         number += 1
@@ -147,7 +159,7 @@ def _turned(rows: Sequence[Row], by: int) -> list[Row]:
     return [*rows[turn:], *rows[:turn]]
 
 
-def timed(call: Callable[[], Floats]) -> tuple[float, Floats]:
+def timed(call: Callable[[], Found]) -> tuple[float, Found]:
     """Return the seconds that a call took, and its result."""
     begin = time.perf_counter()
     found = call()

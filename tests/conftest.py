@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +18,14 @@ from typing import Any
 
 import pytest
 
+from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, BundleFile
+from crossrt.engine.bundle.score_error import ScoreError
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.files.cache import VARIABLE
+from crossrt.engine.files.digests import sha256_of
 
 from . import processors
+from .engine.samples import QUERY, passages
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -219,6 +224,58 @@ def checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
 def bundle(make_bundle: Callable[..., Path], checkpoint: Path) -> Path:
     """Return the bundle of `checkpoint`. Not to be changed: copy it first."""
     return make_bundle(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def make_rounded(
+    make_bundle: Callable[..., Path], make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Return a function that makes a bundle whose int8 model has weights rounded to 5 bits, and scores that lie apart.
+
+    The manifest holds the errors of its scores. Keywords are those of `make_checkpoint`.
+    """
+    import numpy as np
+
+    torch_files = pytest.importorskip("safetensors.numpy")
+
+    def make(**fields: Any) -> Path:
+        checkpoint = make_checkpoint(**fields)
+        folder = tmp_path_factory.mktemp("rounded")
+        path = folder / "rounded"
+        shutil.copytree(make_bundle(checkpoint), path)
+        weights = torch_files.load_file(checkpoint / "model.safetensors")
+        for name, weight in weights.items():
+            if weight.ndim == 2 and "embeddings" not in name:
+                scale = np.abs(weight).max() / 15
+                weights[name] = np.round(weight / scale) * scale
+        shutil.copytree(checkpoint, folder / "checkpoint")
+        torch_files.save_file(weights, folder / "checkpoint/model.safetensors", metadata={"format": "pt"})
+        file = path / ONNX_FILES["int8"]
+        shutil.copy(make_bundle(folder / "checkpoint") / ONNX_FILES["fp32"], file)
+        manifest = json.loads((path / MANIFEST).read_text())
+        manifest["models"]["int8"] = {**manifest["models"]["fp32"], "file": ONNX_FILES["int8"]}
+        manifest["files"].append(
+            asdict(BundleFile(name=ONNX_FILES["int8"], size=file.stat().st_size, sha256=sha256_of(file)))
+        )
+        (path / MANIFEST).write_text(json.dumps(manifest))
+        options: dict[str, Any] = {"relevant_label": 1} if fields.get("labels") == 3 else {}
+        scores = []
+        for precision in ("fp32", "int8"):
+            with CrossEncoder(path, precision=precision, backend="onnxruntime", device="cpu", **options) as model:
+                scores.append(
+                    model.relevance(model.logits([(QUERY, text) for text in passages(500, seed=99)]), "identity")
+                )
+        manifest["models"]["int8"]["score_errors"] = {"onnxruntime": asdict(ScoreError.of(*scores))}
+        (path / MANIFEST).write_text(json.dumps(manifest))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rounded(make_rounded: Callable[..., Path]) -> Path:
+    """Return the bundle of `make_rounded`. Not to be changed: copy it first."""
+    return make_rounded()
 
 
 @pytest.fixture(scope="session")

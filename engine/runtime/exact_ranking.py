@@ -13,10 +13,29 @@ from ..errors import BackendError, BundleError, OptionError
 from ..precision import Precision
 from ..process.forks import OPENING
 from ..scores import raw_relevance
+from .execution_config import ExecutionConfig
 from .request import BestWindows, Request, Scored
 from .scorer import Scorer, open_scorer
 from .select import choose_execution
 from .top_k import Rows, exact_top_k
+
+
+def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
+    """Return the error of a model's scores as its export measured it. Raises BundleError, saying what to do, for a bundle
+    without that figure or without FP32, which exact rankings need."""
+    models = bundle.manifest.models
+    if "fp32" not in models:
+        raise BundleError(
+            f"{bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
+        )
+    model = models.get(config.precision.value)
+    error = None if model is None else model.score_errors.get(config.backend if config.device == "cpu" else "gpu")
+    if error is None:
+        raise BundleError(
+            f"{bundle.path} does not say how far the scores of {config.precision.value} on {config.backend} lie from "
+            "FP32's, as bundles of earlier versions do not; export it again, or use precision='fp32'"
+        )
+    return error
 
 
 class ExactRankings:
@@ -35,28 +54,19 @@ class ExactRankings:
         `exact` None means exact where `auto` chose the precision, and `top_k` is at most half of the items. Raises OptionError
         and BundleError, saying what is missing, where `exact` was asked for and is not possible.
         """
-        config, models = self._cheap.config, self._bundle.manifest.models
+        config = self._cheap.config
         if exact is False or config.precision is Precision.FP32:
             return None
         if exact is None and (self._options["precision"] != "auto" or top_k is None or 2 * top_k > count):
             return None
         if top_k is None:
             raise OptionError("exact=True finds the best passages: give top_k, how many")
-        model = models.get(config.precision.value)
-        place = config.backend if config.device == "cpu" else "gpu"
-        error = None if model is None else model.score_errors.get(place)
-        if "fp32" in models and error is not None:
-            return error
-        if exact is None:
-            return None
-        if "fp32" not in models:
-            raise BundleError(
-                f"{self._bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
-            )
-        raise BundleError(
-            f"{self._bundle.path} does not say how far the scores of {config.precision.value} on {config.backend} lie from "
-            "FP32's, as bundles of earlier versions do not; export it again, or use precision='fp32'"
-        )
+        try:
+            return score_error(self._bundle, config)
+        except BundleError:
+            if exact is None:
+                return None
+            raise
 
     def scorer(self) -> Scorer:
         """Return the FP32 scorer, which is opened by the first call. Raises BackendError once the model is closed."""

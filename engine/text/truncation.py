@@ -16,6 +16,15 @@ class Truncation:
     cut: int = 0
     tokens: int = 0
 
+    def __add__(self, other: "Truncation") -> "Truncation":
+        return Truncation(pairs=self.pairs + other.pairs, cut=self.cut + other.cut, tokens=self.tokens + other.tokens)
+
+    def since(self, before: "Truncation") -> "Truncation":
+        """Return what was counted after `before`."""
+        return Truncation(
+            pairs=self.pairs - before.pairs, cut=self.cut - before.cut, tokens=self.tokens - before.tokens
+        )
+
 
 class TruncationCounter:
     """Counts pairs and what they lost. Several threads may add and read at once."""
@@ -35,7 +44,4 @@ class TruncationCounter:
         tokens = 0 if cut is None else int(cut.sum())
         lost = int(np.count_nonzero(cut)) if cut is not None and tokens else 0
         with self._lock:
-            before = self._total
-            self._total = Truncation(
-                pairs=before.pairs + len(pairs), cut=before.cut + lost, tokens=before.tokens + tokens
-            )
+            self._total += Truncation(pairs=len(pairs), cut=lost, tokens=tokens)

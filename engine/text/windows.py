@@ -45,6 +45,9 @@ class Windows:
                 "of the N best"
             )
 
+    def __str__(self) -> str:
+        return f"{self.length} tokens, stride {self.stride}, {self.aggregate}"
+
     def cut(self, queries: npt.NDArray[np.int64], passages: Spans, *, special_tokens: int) -> "CutPassages":
         """Cut passages into windows, beside queries of these lengths (int64 [n], tokens).
 

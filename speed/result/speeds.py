@@ -136,6 +136,9 @@ class Speed:
     start_s: Spread | None = None
     memory_mb: float | None = None
     difference: Difference | None = None
+    method: str | None = None
+    """How an exact ranking ranks, `exact top 10`, whose `difference` is of the passages that it returns; None for a row that
+    scores all pairs in its precision."""
     published: Mapping[str, float] | None = None
     """Figures of the model's card: `ndcg10`, `mrr10` and `docs_per_s_v100`; None for a model without a card."""
 

@@ -1,5 +1,6 @@
-"""What several tests of the engine make: encoded pairs, padded batches, configs, engines, and threads."""
+"""What several tests of the engine make: texts, encoded pairs, padded batches, configs, engines, and threads."""
 
+import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,15 @@ from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.execution_config import CpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
+
+QUERY = "where is the river"
+WORDS = "berlin is a city the river long and green people live in paris eggs salt water unhappiness".split()
+
+
+def passages(count: int, *, words: int = 12, seed: int = 0) -> list[str]:
+    """Return random passages of 1 to `words` words of the test vocabulary."""
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=chance.randint(1, words))) for _ in range(count)]
 
 
 def pairs_of(lengths: Sequence[int], seed: int = 0) -> EncodedPairs:

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,75 +13,23 @@ from tokenizers import Tokenizer
 
 from crossrt import CrossEncoder
 from crossrt.engine.activation import apply
-from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, BundleFile
-from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError, StoreError
-from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.runtime import exact_ranking
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.tokenizer import read_tokenizer
 from crossrt.engine.text.truncation import Truncation
 from crossrt.engine.text.windows import Windows
-from tests.engine.samples import in_threads
+from tests.engine.samples import QUERY, in_threads, passages
 
-QUERY = "where is the river"
-WORDS = "berlin is a city the river long and green people live in paris eggs salt water unhappiness".split()
 WHOLE_WORDS = "berlin is city the river long green people".split()
 """Each of them is one token of the test vocabulary."""
 WINDOWS = Windows(length=24, stride=8)
 
 
-def passages(count: int, *, words: int = 12, seed: int = 0) -> list[str]:
-    chance = random.Random(seed)
-    return [" ".join(chance.choices(WORDS, k=chance.randint(1, words))) for _ in range(count)]
-
-
-@pytest.fixture(scope="module")
-def make_rounded(
-    make_bundle: Callable[..., Path], make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
-    """Return a function that makes a bundle whose int8 model has weights rounded to 5 bits, and scores that lie apart."""
-
-    def make(**fields: Any) -> Path:
-        torch_files = pytest.importorskip("safetensors.numpy")
-        checkpoint = make_checkpoint(**fields)
-        path = tmp_path_factory.mktemp("rounded") / "bundle"
-        shutil.copytree(make_bundle(checkpoint), path)
-        weights = torch_files.load_file(checkpoint / "model.safetensors")
-        for name, weight in weights.items():
-            if weight.ndim == 2 and "embeddings" not in name:
-                scale = np.abs(weight).max() / 15
-                weights[name] = np.round(weight / scale) * scale
-        rounded = tmp_path_factory.mktemp("rounded") / "checkpoint"
-        shutil.copytree(checkpoint, rounded)
-        torch_files.save_file(weights, rounded / "model.safetensors", metadata={"format": "pt"})
-        file = path / ONNX_FILES["int8"]
-        shutil.copy(make_bundle(rounded) / ONNX_FILES["fp32"], file)
-        manifest = json.loads((path / MANIFEST).read_text())
-        manifest["models"]["int8"] = {**manifest["models"]["fp32"], "file": ONNX_FILES["int8"]}
-        manifest["files"].append(
-            asdict(BundleFile(name=ONNX_FILES["int8"], size=file.stat().st_size, sha256=sha256_of(file)))
-        )
-        (path / MANIFEST).write_text(json.dumps(manifest))
-        judged = [(QUERY, passage) for passage in passages(500, seed=99)]
-        options = {"relevant_label": 1} if fields.get("labels") == 3 else {}
-        with opened(path, "fp32", **options) as precise, opened(path, "int8", **options) as cheap:
-            error = ScoreError.of(*(model.relevance(model.logits(judged), "identity") for model in (precise, cheap)))
-        manifest["models"]["int8"]["score_errors"] = {"onnxruntime": asdict(error)}
-        (path / MANIFEST).write_text(json.dumps(manifest))
-        return path
-
-    return make
-
-
 def opened(path: Path, precision: str = "int8", **options: Any) -> CrossEncoder:
     return CrossEncoder(path, precision=precision, backend="onnxruntime", device="cpu", **options)
-
-
-@pytest.fixture(scope="module")
-def rounded(make_rounded: Callable[..., Path]) -> Path:
-    return make_rounded()
 
 
 @pytest.fixture(scope="module")

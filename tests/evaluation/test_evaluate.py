@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,15 @@ from tokenizers import Tokenizer
 pytrec_eval = pytest.importorskip("pytrec_eval")
 ir_measures = pytest.importorskip("ir_measures")
 
-from crossrt import CrossEncoder
+from crossrt import CrossEncoder, Windows
 from crossrt.__main__ import main
 from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, BundleError, DataFileError, OptionError
+from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.files.trec import read_qrels, read_run
 from crossrt.engine.store.preparation import prepare
+from crossrt.engine.text.truncation import Truncation
 from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.evaluate import evaluate, opened_folder
 from crossrt.evaluation.measures import Measures
@@ -64,8 +68,16 @@ def systems(bundle: Path, *precisions: str, **options: Any) -> list[ModelConfig]
     return model_configs([str(bundle)], precisions or ("fp32",), Options(**options))
 
 
+TIMES = re.compile(rb'"(?:seconds|pairs_per_s)": [0-9.e+-]+')
+
+
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    """Return the files of a folder, but for the times that an evaluation took."""
+    return {
+        path.name: TIMES.sub(b"", path.read_bytes())
+        for path in folder.iterdir()
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_trec_eval_gives_the_numbers_that_are_printed(
@@ -135,7 +147,7 @@ def test_precisions_and_bundles_are_rows_beside_a_baseline(
     same = result.rankings[2].changes
     assert same is not None
     assert same["AP"].low == same["AP"].difference == same["AP"].high == 0
-    assert printed.count("baseline") == 4
+    assert printed.count("baseline") == 5, "of each measure, and of the best ten"
     command(*words, "--baseline", "candidates")
     assert Evaluation.read(tmp_path / "out/result.json").baseline == "candidates"
     command(bundle, "--out", tmp_path / "one")
@@ -274,13 +286,13 @@ def test_a_list_shorter_than_the_streams_is_filled_up(
         (tmp_path / folder).mkdir()
     evaluate([plain], collect(), tmp_path / "plain", measures=MEASURES)
     asked: list[int] = []
-    logits = CrossEncoder.logits
+    rank = CrossEncoder.rank
 
-    def spied(self: CrossEncoder, pairs: Any, **options: Any) -> Any:
-        asked.append(len(pairs))
-        return logits(self, pairs, **options)
+    def spied(self: CrossEncoder, query: str, documents: Any, **options: Any) -> Any:
+        asked.append(len(documents))
+        return rank(self, query, documents, **options)
 
-    monkeypatch.setattr(CrossEncoder, "logits", spied)
+    monkeypatch.setattr(CrossEncoder, "rank", spied)
     evaluate([wide], collect(), tmp_path / "wide", measures=MEASURES)
     assert asked == [5, 5]
     runs = [read_run(tmp_path / folder / "bundle.fp32.run.trec") for folder in ("plain", "wide")]
@@ -305,8 +317,8 @@ def test_a_score_that_is_no_number_is_refused(
 ) -> None:
     relevance = CrossEncoder.relevance
 
-    def overflowing(self: CrossEncoder, logits: Any) -> Any:
-        scores = relevance(self, logits)
+    def overflowing(self: CrossEncoder, logits: Any, *arguments: Any, **options: Any) -> Any:
+        scores = relevance(self, logits, *arguments, **options)
         scores[3] = float("nan")
         return scores
 
@@ -329,6 +341,104 @@ def test_every_model_is_opened_before_the_first_one_scores(
     with pytest.raises(BackendError, match="not here"):
         evaluate(systems(two_precisions, "fp32", "int8"), collect(), tmp_path, measures=MEASURES)
     assert not list(tmp_path.glob("*.run.trec"))
+
+
+def test_exact_rankings_are_rows_with_the_ten_best_of_fp32(
+    command: Command, rounded: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    words = ("--precision", "fp32,int8", "--exact", "--top-k", "3", "--backend", "onnxruntime", "--device", "cpu")
+    status, printed, said = command(rounded, *words, "--out", tmp_path / "out", "--measures", "AP nDCG@3")
+    assert status == 0, said
+    result = Evaluation.read(tmp_path / "out/result.json")
+    precise, cheap, exact = result.rankings[1:]
+    assert (exact.label, exact.method) == ("rounded.int8.exact3", "exact top 3")
+    assert precise.method is None
+    runs = [
+        {query: list(scores) for query, scores in read_run(tmp_path / f"out/{row.label}.run.trec").items()}
+        for row in (precise, cheap, exact)
+    ]
+    others = 0
+    for query, ids in runs[0].items():
+        assert runs[2][query][:3] == ids[:3], "FP32's best"
+        assert runs[2][query][3:] == [name for name in runs[1][query] if name not in ids[:3]], "INT8's order below"
+        others += runs[1][query][:3] != ids[:3]
+    assert others, "int8 alone ranks others best in some lists"
+    assert exact.means["nDCG@3"] == precise.means["nDCG@3"]
+    # Independently of `Agreement`.
+    tens = [(runs[0][query], runs[1][query]) for query in runs[0]]
+    assert cheap.agreement is not None
+    assert cheap.agreement.kept == 1, "lists of ten passages have the same best ten"
+    assert cheap.agreement.same == sum(theirs == ours for theirs, ours in tens) / len(tens) < 1
+    assert precise.agreement is None
+    for row in (precise, cheap, exact):
+        assert row.pairs_per_s is not None
+        assert row.pairs_per_s > 0
+        assert row.truncation == Truncation(pairs=60)
+        assert f"{row.label}  " in printed.partition("top 10 kept")[2]
+    assert str(result) in printed
+    # What it ranks like depends on more than the int8 file.
+    noted = json.loads((tmp_path / "out/.rounded.int8.exact3.run.trec.checkpoint").read_text())["work"]
+    assert noted["bundle"] == sha256_of(rounded / MANIFEST)
+
+
+def test_cascades_are_rows_and_end_with_what_was_not_kept(
+    command: Command, bundle: Path, rounded: Path, tmp_path: Path
+) -> None:
+    words = (bundle, "--first", rounded, "--keep", "2,4", "--device", "cpu", "--out", tmp_path / "out")
+    status, _, said = command(*words)
+    assert status == 0, said
+    result = Evaluation.read(tmp_path / "out/result.json")
+    labels = ["bundle.fp32", "rounded.fp32"]
+    labels += [f"rounded.fp32+bundle.fp32.keep{count}" for count in (2, 4)]
+    assert [row.label for row in result.rankings] == ["candidates", *labels]
+    assert result.baseline == "bundle.fp32"
+    assert [row.method for row in result.rankings[3:]] == ["best 2 of rounded.fp32", "best 4 of rounded.fp32"]
+    large, small, *cascades = (read_run(tmp_path / f"out/{label}.run.trec") for label in labels)
+    for count, cascade in zip((2, 4), cascades, strict=True):
+        for query, scores in cascade.items():
+            kept = list(small[query])[:count]
+            assert list(scores) == [name for name in large[query] if name in kept] + list(small[query])[count:]
+            assert {name: scores[name] for name in kept} == pytest.approx({name: large[query][name] for name in kept})
+    before = content(tmp_path / "out")
+    assert command(*words)[0] == 0
+    assert content(tmp_path / "out") == before, "nothing is computed again"
+
+
+def test_a_killed_cascade_goes_on(command: Command, bundle: Path, rounded: Path, tmp_path: Path) -> None:
+    words = (bundle, "--first", rounded, "--keep", "3", "--device", "cpu")
+    command(*words, "--out", tmp_path / "whole")
+    command(*words, "--out", tmp_path / "stopped", "--limit", "2")
+    assert command(*words, "--out", tmp_path / "stopped")[0] == 0
+    assert content(tmp_path / "stopped") == content(tmp_path / "whole")
+
+
+def test_windows_score_what_would_be_cut(
+    command: Command, bundle: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = files["passages"].read_text().splitlines()
+    files["passages"].write_text(
+        "".join(f"{line}{' green river' * 50 * (row % 2)}\n" for row, line in enumerate(lines))
+    )
+    assert command(bundle, "--device", "cpu", "--out", tmp_path / "cut")[0] == 0
+    windows = ("--window", "32", "--stride", "16", "--aggregate", "mean:2")
+    assert command(bundle, "--device", "cpu", "--out", tmp_path / "windows", *windows)[0] == 0
+    cut, whole = (Evaluation.read(tmp_path / name / "result.json").rankings[1] for name in ("cut", "windows"))
+    assert cut.truncation is not None
+    assert cut.truncation.cut == 30
+    assert cut.truncation.tokens > 30 * 30
+    assert whole.truncation is not None
+    assert whole.truncation.cut == 0
+    texts = dict(line.split("\t") for line in files["passages"].read_text().splitlines())
+    run = read_run(tmp_path / "windows/bundle.fp32.run.trec")
+    with CrossEncoder(bundle, device="cpu") as model:
+        query = next(line.split("\t")[1] for line in files["queries"].read_text().splitlines() if line.startswith("q0"))
+        found = model.rank(
+            query, [texts[name] for name in run["q0"]], windows=Windows(length=32, stride=16, aggregate="mean:2")
+        )
+    assert list(run["q0"].values()) == [each["score"] for each in found]
+    status, _, said = command(bundle, "--device", "cpu", "--out", tmp_path / "cut", *windows)
+    assert status == 1
+    assert "windows was None and is 32 tokens, stride 16, mean:2" in said
 
 
 def test_a_bundle_without_the_precision_is_named(command: Command, bundle: Path, tmp_path: Path) -> None:
@@ -389,6 +499,11 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, bundle: Path
     [
         (("--dataset", "x"), "give --dataset, or --queries, --passages and --qrels, not both"),
         (("--measures", "nDCG@"), "'nDCG@' cannot be computed"),
+        (("--top-k", "3"), "--top-k goes with --exact"),
+        (("--exact",), "FP32 is exact; name a cheaper precision too"),
+        (("--first", "x"), "--first BUNDLE and --keep N go together"),
+        (("--keep", "x"), "--first BUNDLE and --keep N go together"),
+        (("--stride", "3"), "--stride and --aggregate go with --window"),
         (("--depth", "0"), "--depth 0: give a whole number from 1"),
         (("--store", "nothing"), "is not a store of prepared passages|one of them"),
     ],

@@ -42,6 +42,24 @@ def test_a_bundle_has_one_name_whether_it_was_timed_or_not(
     assert len({row.name for row in rows}) == len(rows), "and another one of its name another"
 
 
+def test_an_exact_ranking_is_a_row_of_its_own(
+    make_speeds: Callable[..., Any], make_evaluation: Callable[..., Any]
+) -> None:
+    speeds, evaluation = make_speeds(1), make_evaluation(1)
+    exact = replace(speeds.rows[2], method="exact top 10")
+    ranking = replace(evaluation.rankings[3], label="b.int8.exact10", method="exact top 10")
+    cascade = replace(evaluation.rankings[1], label="a+b.keep20", method="best 20 of a.fp32")
+    speeds = replace(speeds, rows=[*speeds.rows, exact])
+    evaluation = replace(evaluation, rankings=[*evaluation.rankings, ranking, cascade])
+    rows = rows_of(Results(speeds=[("s", speeds)], evaluations=[("e", evaluation)]))
+    joined = {row.name: row for row in rows}
+    assert joined["TinyBERT-L-2-v2 int8, exact top 10"].rankings == [ranking]
+    assert joined["TinyBERT-L-2-v2 int8"].rankings == [evaluation.rankings[3]]
+    alone = joined["TinyBERT-L-2-v2 fp32, best 20 of a.fp32"]
+    assert (alone.speed, alone.rankings) == (None, [cascade])
+    assert len(joined) == len(rows) == 3 + 1 + 1 + 1
+
+
 def test_candidates_of_two_collections_stay_two_rows(make_evaluation: Callable[..., Any]) -> None:
     both = [("a", make_evaluation(1)), ("b", make_evaluation(1, collection="others"))]
     rows = rows_of(Results(evaluations=both))

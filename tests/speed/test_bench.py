@@ -13,7 +13,7 @@ import pytest
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.manifest import MANIFEST
-from crossrt.engine.errors import BackendError, MeasurementError
+from crossrt.engine.errors import BackendError, BundleError, MeasurementError, OptionError
 from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.hardware.cpus import usable_cpus
 from crossrt.measurement.model_config import ModelConfig
@@ -87,6 +87,37 @@ def test_what_is_printed_is_what_is_kept(
     assert str(tmp_path) not in out.read_text(), "no paths"
     for part in ("small.fp32 onnxruntime", "to first score, s", "p50 / p95 / p99", "memory", "pairs of"):
         assert part in printed
+
+
+@pytest.mark.usefixtures("below_the_ceiling")
+def test_an_exact_ranking_is_a_row_beside_its_precision(rounded: Path) -> None:
+    found = rows(rounded, precisions=["fp32", "int8"], backends=["onnxruntime"], exact_top_k=4)
+    assert [row.label for row in found] == [
+        "rounded.fp32 onnxruntime",
+        "rounded.int8 onnxruntime",
+        "rounded.int8.exact4 onnxruntime",
+    ]
+    plan = dataclasses.replace(SHORT, starts=1, memory=True)
+    speeds = benched(found, plan)
+    _, cheap, exact = speeds.rows
+    assert cheap.difference is not None
+    assert cheap.difference.max_abs > 1e-3
+    assert exact.difference is not None
+    assert exact.difference.max_abs < 1e-4, "the scores that it returns are FP32's"
+    assert exact.method == "exact top 4"
+    assert exact.of_ceiling is exact.model_pairs_per_s is exact.padding is None
+    assert [latency.passages for latency in exact.latencies] == [1, 5]
+    assert exact.memory_mb is not None
+    assert cheap.memory_mb is not None
+    assert exact.memory_mb > cheap.memory_mb, "FP32 is opened beside INT8"
+    assert "rounded.int8.exact4" in table_of(speeds)
+
+
+def test_exact_rankings_of_fp32_or_without_known_errors_are_refused(bundle: Path, two_precisions: Path) -> None:
+    with pytest.raises(OptionError, match="FP32 is exact; name a cheaper precision"):
+        rows(bundle, precisions=["fp32"], exact_top_k=3)
+    with pytest.raises(BundleError, match=r"does not say how far the scores of int8 on onnxruntime lie from FP32's"):
+        rows(two_precisions, precisions=["int8"], backends=["onnxruntime"], exact_top_k=3)
 
 
 @pytest.mark.usefixtures("below_the_ceiling")

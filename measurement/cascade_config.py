@@ -1,0 +1,79 @@
+"""`CascadeConfig`: two bundles as a cascade."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.bundle.bundle import Bundle
+from ..engine.cascade import Cascade
+from ..engine.precision import Precision
+from .model_config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeConfig:
+    """A row of an evaluation: `first` scores a list, and `second` decides among the best `keep`.
+
+    Apart from `first` and `keep` its properties are those of `second`.
+    """
+
+    first: ModelConfig
+    second: ModelConfig
+    keep: int
+
+    @property
+    def label(self) -> str:
+        """The names of both, as in `tinybert-l2.fp32+minilm-l6.fp32.keep20`."""
+        return f"{self.first.label}+{self.second.label}.keep{self.keep}"
+
+    @property
+    def method(self) -> str:
+        """How it ranks, in a few words."""
+        return f"best {self.keep} of {self.first.label}"
+
+    @property
+    def rest(self) -> str:
+        """The label of the row that ranks the passages which are not kept."""
+        return self.first.label
+
+    @property
+    def models(self) -> Sequence[ModelConfig]:
+        """The models that score."""
+        return [self.first, self.second]
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that decides."""
+        return self.second.bundle
+
+    @property
+    def bundle_sha256(self) -> str:
+        """See `ModelConfig.bundle_sha256`."""
+        return self.second.bundle_sha256
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the model that decides."""
+        return self.second.precision
+
+    @property
+    def runs_on(self) -> str:
+        """See `ModelConfig.runs_on`."""
+        return self.second.runs_on
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """Everything that the bits of its scores depend on, as JSON."""
+        return {**self.second.work, "first": self.first.work, "keep": self.keep}
+
+    @property
+    def rank_options(self) -> dict[str, Any]:
+        """The options of the opened cascade's `rank`."""
+        return {**self.second.rank_options, "first_options": self.first.scoring_options}
+
+    @contextmanager
+    def open(self) -> Iterator[Cascade]:
+        """Open both models, and close them at the end."""
+        with self.first.open() as first, self.second.open() as second:
+            yield Cascade(first, second, keep=self.keep)
