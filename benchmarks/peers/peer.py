@@ -4,12 +4,14 @@
     peer.py SYSTEM CHECKPOINT BUNDLE THREADS CALIBRATION.tsv
 
 Reads a JSON request a line, `{"query": ..., "passages": [...]}`, and answers with a line
-`{"scores": [...], "seconds": ...}`: raw logits in the order given, and the time from texts to scores alone. The first
+`{"scores": [...], "seconds": ...}`: raw logits in the order given, NaN where there is none, and the time from texts to
+scores alone. The first
 line of its output says what it is, or why it cannot be run.
 """
 
 import importlib.metadata
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -37,6 +39,21 @@ def crossrt(subject: Subject, **options: Any) -> Score:
 
     opened = CrossEncoder(subject.bundle, threads=subject.threads, max_length=512, **options)
     return lambda query, passages: opened.logits([(query, passage) for passage in passages])[:, -1]
+
+
+def crossrt_exact(subject: Subject, top_k: int = 10) -> Score:
+    """The best `top_k` by INT8 and FP32; the others have no score."""
+    from crossrt import CrossEncoder
+
+    opened = CrossEncoder(subject.bundle, threads=subject.threads, max_length=512, precision="int8", backend="native")
+
+    def score(query: str, passages: Sequence[str]) -> list[float]:
+        scores = [math.nan] * len(passages)
+        for each in opened.rank(query, passages, top_k=top_k, exact=True, activation_fn="identity"):
+            scores[each["corpus_id"]] = each["score"]
+        return scores
+
+    return score
 
 
 def torch_model(subject: Subject, *, dtype: str = "float32", compiled: bool = False) -> Score:
@@ -186,6 +203,7 @@ def flashrank(subject: Subject) -> Score:
 
 NATIVE = ("crossrt FP32", "crossrt BF16", "crossrt INT8")
 """Those of the native kernels."""
+EXACT_TOP = "crossrt INT8, exact top 10"
 SYSTEMS: dict[str, Callable[[Subject], Score]] = {
     "crossrt FP32": lambda subject: crossrt(subject, backend="native"),
     "crossrt FP32, ONNX Runtime": lambda subject: crossrt(subject, backend="onnxruntime"),
@@ -195,6 +213,7 @@ SYSTEMS: dict[str, Callable[[Subject], Score]] = {
     "crossrt INT8, ONNX Runtime": lambda subject: crossrt(subject, precision="int8", backend="onnxruntime"),
     "crossrt INT8, OpenVINO": lambda subject: crossrt(subject, precision="int8", backend="openvino"),
     "crossrt INT8": lambda subject: crossrt(subject, precision="int8", backend="native"),
+    EXACT_TOP: crossrt_exact,
     "PyTorch FP32": torch_model,
     "PyTorch BF16": lambda subject: torch_model(subject, dtype="bfloat16"),
     "torch.compile FP32": lambda subject: torch_model(subject, compiled=True),

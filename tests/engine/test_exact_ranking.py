@@ -16,6 +16,7 @@ from crossrt.engine.activation import apply
 from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError, StoreError
 from crossrt.engine.runtime import exact_ranking
+from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.tokenizer import read_tokenizer
@@ -142,6 +143,55 @@ def test_what_is_missing_is_said(rounded: Path, tmp_path: Path) -> None:
     (old / MANIFEST).write_text(json.dumps(fields))
     with opened(old) as cheap, pytest.raises(BundleError, match="holds no fp32 model to decide by"):
         cheap.rank(QUERY, passages(5), top_k=2, exact=True)
+
+
+@pytest.mark.parametrize("k", [3.0, "3", True])
+def test_k_is_a_whole_number(models: tuple[CrossEncoder, CrossEncoder], k: Any) -> None:
+    with pytest.raises(OptionError, match="top_k="):
+        models[1].rank(QUERY, passages(9), top_k=k, exact=True)
+
+
+def test_a_precision_that_failed_its_check_still_ranks_exactly_where_it_is_allowed(
+    rounded: Path, models: tuple[CrossEncoder, CrossEncoder], tmp_path: Path
+) -> None:
+    failed = tmp_path / "failed"
+    shutil.copytree(rounded, failed)
+    fields = json.loads((failed / MANIFEST).read_text())
+    fields["models"]["int8"]["parity"] = {**(fields["models"]["fp32"]["parity"] or {}), "passed": False}
+    (failed / MANIFEST).write_text(json.dumps(fields))
+    documents = passages(60)
+    expected = models[0].rank(QUERY, documents, top_k=5)
+    with pytest.raises(BundleError, match="failed"):
+        opened(failed)
+    with opened(failed, allow_failed=True) as cheap:
+        assert same(cheap.rank(QUERY, documents, top_k=5, exact=True), expected)
+    with opened(failed, "auto") as chosen:
+        assert chosen.precision == "fp32"
+        assert same(chosen.rank(QUERY, documents, top_k=5), expected)
+
+
+@pytest.mark.parametrize("scorer", ["cheap", "precise"])
+def test_scores_that_are_no_numbers_hide_nothing(
+    models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch, scorer: str
+) -> None:
+    """NaN from INT8 is scored again in FP32. NaN from FP32 has no order, and is an error."""
+    precise, cheap = models
+    documents = passages(60)
+    expected = precise.rank(QUERY, documents, top_k=5)
+    broken = cheap._scorer if scorer == "cheap" else cheap._exact.scorer()
+    submit = broken.submit
+
+    def with_nan(*arguments: Any, **options: Any) -> Pending:
+        pending = submit(*arguments, **options)
+        pending.wait()[0] = np.nan
+        return pending
+
+    monkeypatch.setattr(broken, "submit", with_nan)
+    if scorer == "cheap":
+        assert same(cheap.rank(QUERY, documents, top_k=5, exact=True), expected)
+    else:
+        with pytest.raises(BackendError, match="NaN or Inf"):
+            cheap.rank(QUERY, documents, top_k=5, exact=True)
 
 
 @pytest.mark.parametrize("wrong", [{"mean": 0, "deviation": -1, "excess": 0.1, "pairs": 9}, {"mean": 0.1}, "much"])
