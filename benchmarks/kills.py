@@ -235,10 +235,13 @@ def commands_in(folder: Path, names: list[str], bundle: Path | None, log: Path) 
 
 
 def evaluation(folder: Path) -> dict[str, str]:
-    """Like `hashes`, without the commit in the result, which may be another by now."""
+    """Like `hashes`, without the result's commit, which may be another by now, and its speeds, which no two runs share."""
     found = hashes(folder)
     if RESULT in found:
-        found[RESULT] = str(json.loads((folder / RESULT).read_text(encoding="utf-8")) | {"commit": None})
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        for ranking in result["rankings"]:
+            ranking["pairs_per_s"] = None
+        found[RESULT] = str(result | {"commit": None})
     return found
 
 
