@@ -10,7 +10,7 @@ from ..engine.errors import OptionError
 from .shared.app import app
 from .shared.arguments import whole_numbers
 from .shared.option_groups import with_option_groups
-from .shared.options import Device, HubOptions, TrecOptions, TrustEngines
+from .shared.options import Device, ExactRowOptions, HubOptions, TrecOptions, TrustEngines
 from .shared.output import for_a_person, say
 
 if TYPE_CHECKING:
@@ -30,14 +30,11 @@ def bench(
     backend: Annotated[
         str, typer.Option(help="Backends of each, such as onnxruntime,openvino; auto is the one that opens by default.")
     ] = "auto",
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Measure each cheaper precision also as rerank --exact ranks with it.")
-    ] = False,
-    top_k: Annotated[int | None, typer.Option(min=1, help="How many passages --exact finds; 10 by default.")] = None,
     threads: Annotated[
         str | None, typer.Option(help="Numbers of threads, such as 1,2; by default one for each usable processor.")
     ] = None,
     device: Device = None,
+    exact: ExactRowOptions,
     pairs: Annotated[
         Path | None,
         typer.Option(
@@ -84,8 +81,6 @@ def bench(
         raise OptionError(f"--repeats {repeats}: give a whole number from 1")
     if out is not None and not out.absolute().parent.is_dir():
         raise OptionError(f"--out {out}: there is no directory {out.absolute().parent}")
-    if top_k is not None and not exact:
-        raise OptionError("--top-k goes with --exact")
     plan = _plan(counts, repeats, quick=quick)
     rows = lineup(
         bundles,
@@ -93,7 +88,7 @@ def bench(
         backends=[name.strip() for name in backend.split(",")],
         threads=[] if threads is None else whole_numbers("--threads", threads),
         device=device,
-        exact_top_k=(top_k or 10) if exact else None,
+        exact_top_k=exact.wanted(),
         trust_engines=trust_engines,
         **hub.for_bundles(bundles),
     )

@@ -11,7 +11,7 @@ from ..engine.errors import OptionError
 from .shared.app import app
 from .shared.arguments import whole_numbers
 from .shared.option_groups import with_option_groups
-from .shared.options import BatchSize, HubOptions, ModelOptions, WindowOptions
+from .shared.options import BatchSize, ExactRowOptions, HubOptions, ModelOptions, WindowOptions
 from .shared.output import for_a_person, say
 
 
@@ -53,13 +53,7 @@ def evaluate(
             help="What the others are compared with: BUNDLE.PRECISION or candidates; by default the first bundle."
         ),
     ] = None,
-    exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact", help="Also rank by each cheaper precision as rerank --exact does, for the best --top-k."
-        ),
-    ] = False,
-    top_k: Annotated[int | None, typer.Option(min=1, help="How many passages --exact finds; 10 by default.")] = None,
+    exact: ExactRowOptions,
     first: Annotated[
         str | None,
         typer.Option(
@@ -91,8 +85,6 @@ def evaluate(
 
     parsed = Measures.parse(measures)
     options = Options(batch_size=batch_size, windows=windows.windows(), **asdict(opened))
-    if top_k is not None and not exact:
-        raise OptionError("--top-k goes with --exact")
     if (first is None) != (keep is None):
         raise OptionError("--first BUNDLE and --keep N go together")
     named = [*bundles, *([] if first is None or first in bundles else [first])]
@@ -102,7 +94,7 @@ def evaluate(
     begin = None if first is None else named.index(first) * of_each
     rows = lineup(
         models[: len(bundles) * of_each],
-        exact_top_k=(top_k or 10) if exact else None,
+        exact_top_k=exact.wanted(),
         first=[] if begin is None else models[begin : begin + of_each],
         keep=[] if keep is None else whole_numbers("--keep", keep),
     )

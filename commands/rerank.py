@@ -88,9 +88,10 @@ def rerank(
     with ExitStack() as models:
         model = models.enter_context(CrossEncoder(bundle, precision=precision, **asdict(opened), **source))
         ranker: CrossEncoder | Cascade = model
+        sees_all = model
         if first is not None and keep is not None:
-            small = models.enter_context(CrossEncoder(first, precision=precision, **asdict(opened), **source))
-            ranker = Cascade(small, model, keep=keep)
+            sees_all = models.enter_context(CrossEncoder(first, precision=precision, **asdict(opened), **source))
+            ranker = Cascade(sees_all, model, keep=keep)
             options["first_options"] = {name: options[name] for name in ("windows", "batch_size")}
         with (
             published_file(out) as file,
@@ -101,9 +102,10 @@ def rerank(
                 write_run(file, query, ranked, tag=tag)
                 written += len(ranked)
                 bar.update(len(scores))
-        cut = model.truncation
+        cut = sees_all.truncation
     print(
-        f"{out}: {len(candidates)} queries, {total} passages{_kept(written, total)}{_cut(cut, model)}", file=sys.stderr
+        f"{out}: {len(candidates)} queries, {total} passages{_kept(written, total)}{_cut(cut, sees_all)}",
+        file=sys.stderr,
     )
 
 

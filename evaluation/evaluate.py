@@ -21,7 +21,7 @@ from ..engine.runtime.execution_config import CpuConfig
 from ..measurement.environment import commit, machine, versions
 from ..measurement.model_config import CANDIDATES
 from ..measurement.provenance import Provenance
-from .agreement import Agreement
+from .agreement import TOP, Agreement
 from .collection import Collection
 from .growing_run import Effort, GrowingRun
 from .lineup import RankerConfig
@@ -33,6 +33,8 @@ RESULT, PER_QUERY = "result.json", "queries.jsonl"
 
 Values = dict[str, list[list[float]]]
 """The measures of each query, in the order of `Measures.names`, by the ranking's label."""
+Tens = dict[str, list[list[str]]]
+"""The best ten passages of each query that has candidates, by the ranking's label."""
 
 
 def evaluate(
@@ -65,13 +67,13 @@ def evaluate(
         raise OptionError(f"--baseline {baseline!r}: one of {', '.join(labels)}")
     runs = _runs(configs, collection, folder, restart=restart)
     _score(configs, collection, runs, progress=progress)
-    values = _measured(configs, collection, runs, measures)
+    values, tens = _measured(configs, collection, runs, measures)
     queries = [*collection.evaluated, *collection.unanswered]
     with replaced_text(folder / PER_QUERY) as file:
         for place, query in enumerate(queries):
             found = {label: dict(zip(measures.names, rows[place], strict=True)) for label, rows in values.items()}
             file.write(json.dumps({"query": query, "measures": found}, ensure_ascii=False) + "\n")
-    result = _result(configs, collection, runs, measures, values, baseline)
+    result = _result(configs, collection, runs, measures, values, tens, baseline)
     with replaced_text(folder / RESULT) as file:
         file.write(result.to_json())
     return result
@@ -154,7 +156,8 @@ def _best(
     passages = collection.passages.to_rank(filled)
     cut, begin = ranker.truncation, time.perf_counter()
     found = ranker.rank(collection.queries[query], **passages, **config.rank_options)
-    effort = Effort(seconds=time.perf_counter() - begin, truncation=ranker.truncation.since(cut))
+    seconds = time.perf_counter() - begin
+    effort = Effort(seconds=seconds, pairs=len(filled), truncation=ranker.truncation.since(cut))
     scores = {ids[each["corpus_id"]]: each["score"] for each in found if each["corpus_id"] < len(ids)}
     for passage, score in scores.items():
         if not math.isfinite(score):
@@ -176,20 +179,28 @@ def _followed(best: Mapping[str, float], rest: Mapping[str, float]) -> dict[str,
 
 def _measured(
     configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
-) -> Values:
-    """Measure the rankings in the run files, the candidates first."""
-    values: Values = {}
+) -> tuple[Values, Tens]:
+    """Measure the rankings in the run files, the candidates first. Each file is read once, a query at a time."""
+    rankings: dict[str, Iterable[tuple[str, list[str]]]] = {}
     if collection.ordered:
-        values[CANDIDATES] = _of(collection.lists(), collection, measures)
+        rankings[CANDIDATES] = collection.lists()
     for config in configs:
-        run = RunFile(runs[config.label].target)
-        values[config.label] = _of(((query, list(run.candidates(query))) for query in run), collection, measures)
-    return values
+        rankings[config.label] = _lists(runs[config.label].target)
+    values: Values = {}
+    tens: Tens = {}
+    for label, lists in rankings.items():
+        values[label], tens[label] = [], []
+        for query, ids in lists:
+            values[label].append(measures.of(collection.qrels[query], ids))
+            tens[label].append(ids[:TOP])
+        values[label] += [measures.of(collection.qrels[query], []) for query in collection.unanswered]
+    return values, tens
 
 
-def _of(lists: Iterable[tuple[str, list[str]]], collection: Collection, measures: Measures) -> list[list[float]]:
-    unanswered: Iterable[tuple[str, list[str]]] = ((query, []) for query in collection.unanswered)
-    return [measures.of(collection.qrels[query], ids) for query, ids in itertools.chain(lists, unanswered)]
+def _lists(target: Path) -> Iterator[tuple[str, list[str]]]:
+    run = RunFile(target)
+    for query in run:
+        yield query, list(run.candidates(query))
 
 
 def _result(
@@ -198,6 +209,7 @@ def _result(
     runs: Mapping[str, GrowingRun],
     measures: Measures,
     values: Values,
+    tens: Tens,
     baseline: str,
 ) -> Evaluation:
     of = {config.label: config for config in configs}
@@ -208,7 +220,10 @@ def _result(
             for place, name in enumerate(measures.names)
         }
         means = {name: change.candidate for name, change in changes.items()}
-        about = _about(of[label], runs[label], _agreement(runs, baseline, label)) if label in of else {}
+        # Candidates as the baseline have an order to improve on, and not one to keep.
+        compared = label != baseline != CANDIDATES
+        agreement = Agreement.of(zip(tens[baseline], tens[label], strict=True)) if compared else None
+        about = _about(of[label], runs[label], agreement) if label in of else {}
         rankings.append(Ranking(label=label, means=means, changes=None if label == baseline else changes, **about))
     return Evaluation(
         machine=machine(),
@@ -229,24 +244,16 @@ def _result(
 
 
 def _about(config: RankerConfig, run: GrowingRun, agreement: Agreement | None) -> dict[str, Any]:
-    effort = run.effort
+    decider, effort = config.models[-1], run.effort
     return {
-        "model": config.bundle.manifest.source.get("id"),
-        "bundle_sha256": config.bundle_sha256,
-        "precision": config.precision.value,
+        "model": decider.bundle.manifest.source.get("id"),
+        "bundle_sha256": decider.bundle_sha256,
+        "precision": decider.precision.value,
         "method": config.method,
-        "runs_on": config.runs_on,
-        "max_length": config.work["max_length"],
+        "runs_on": decider.runs_on,
+        "max_length": decider.work["max_length"],
         "run": Provenance.of_file(run.target),
         "agreement": agreement,
-        "pairs_per_s": effort.truncation.pairs / effort.seconds if effort and effort.seconds else None,
+        "pairs_per_s": effort.pairs / effort.seconds if effort and effort.seconds else None,
         "truncation": effort.truncation if effort else None,
     }
-
-
-def _agreement(runs: Mapping[str, GrowingRun], baseline: str, label: str) -> Agreement | None:
-    """Compare a row's best passages with the baseline's; None for the baseline itself, and for candidates as the baseline."""
-    if label == baseline or baseline not in runs:
-        return None
-    theirs, ours = RunFile(runs[baseline].target), RunFile(runs[label].target)
-    return Agreement.of((list(theirs.candidates(query)), list(ours.candidates(query))) for query in theirs)

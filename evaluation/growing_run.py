@@ -18,13 +18,18 @@ from ..engine.text.truncation import Truncation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What the queries of a run took: `seconds` of ranking, and the pairs that were scored, with what was cut from them."""
+    """What the queries of a run took: `seconds` to rank `pairs`, and what was cut from those that were not scored in windows."""
 
     seconds: float = 0.0
+    pairs: int = 0
     truncation: Truncation = field(default_factory=Truncation)
 
     def __add__(self, other: "Effort") -> "Effort":
-        return Effort(seconds=self.seconds + other.seconds, truncation=self.truncation + other.truncation)
+        return Effort(
+            seconds=self.seconds + other.seconds,
+            pairs=self.pairs + other.pairs,
+            truncation=self.truncation + other.truncation,
+        )
 
 
 NONE = Effort()

@@ -5,18 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.bundle.bundle import Bundle
 from ..engine.cascade import Cascade
-from ..engine.precision import Precision
 from .model_config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeConfig:
-    """A row of an evaluation: `first` scores a list, and `second` decides among the best `keep`.
-
-    Apart from `first` and `keep` its properties are those of `second`.
-    """
+    """A row of an evaluation: `first` scores a list, and `second` decides among the best `keep`."""
 
     first: ModelConfig
     second: ModelConfig
@@ -39,28 +34,8 @@ class CascadeConfig:
 
     @property
     def models(self) -> Sequence[ModelConfig]:
-        """The models that score."""
+        """The models that score; the last one decides."""
         return [self.first, self.second]
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle that decides."""
-        return self.second.bundle
-
-    @property
-    def bundle_sha256(self) -> str:
-        """See `ModelConfig.bundle_sha256`."""
-        return self.second.bundle_sha256
-
-    @property
-    def precision(self) -> Precision:
-        """The precision of the model that decides."""
-        return self.second.precision
-
-    @property
-    def runs_on(self) -> str:
-        """See `ModelConfig.runs_on`."""
-        return self.second.runs_on
 
     @property
     def work(self) -> dict[str, Any]:

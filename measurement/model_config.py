@@ -73,7 +73,7 @@ class ModelConfig:
 
     @property
     def models(self) -> "Sequence[ModelConfig]":
-        """The models that score."""
+        """The models that score; the last one decides."""
         return [self]
 
     @property

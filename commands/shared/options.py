@@ -105,6 +105,23 @@ Exact = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExactRowOptions:
+    """Whether cheaper precisions are also measured as exact rankings."""
+
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Measure each cheaper precision also as rerank --exact ranks with it.")
+    ] = False
+    top_k: Annotated[int | None, typer.Option(min=1, help="How many passages --exact finds; 10 by default.")] = None
+
+    def wanted(self) -> int | None:
+        """Return how many passages the exact rankings find, or None for none. Raises OptionError for options that do not go
+        together."""
+        if self.top_k is not None and not self.exact:
+            raise OptionError("--top-k goes with --exact")
+        return (self.top_k or 10) if self.exact else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WindowOptions:
     """How long passages are cut into windows."""
 

@@ -81,6 +81,16 @@ def test_a_first_bundle_cuts_the_list(
         assert found == ranked(Cascade(first, second, keep=3))
 
 
+def test_windows_are_for_both_models_of_a_cascade(
+    bundle: Path, make_bundle: Callable[..., Path], files: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    cascade = ("--first", str(make_bundle(seed=9)), "--keep", "3")
+    reranked(bundle, files, tmp_path / "out", *cascade)
+    assert "4 were cut to 64 tokens and lost" in capsys.readouterr().err, "by the first model, which sees all"
+    reranked(bundle, files, tmp_path / "out", *cascade, "--window", "32", "--stride", "8")
+    assert capsys.readouterr().err.rstrip().endswith("2 queries, 16 passages, the best 6 written")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

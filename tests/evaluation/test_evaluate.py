@@ -404,7 +404,9 @@ def test_cascades_are_rows_and_end_with_what_was_not_kept(
     assert content(tmp_path / "out") == before, "nothing is computed again"
 
 
-def test_a_killed_cascade_goes_on(command: Command, bundle: Path, rounded: Path, tmp_path: Path) -> None:
+def test_a_try_out_of_a_cascade_goes_on_to_the_whole(
+    command: Command, bundle: Path, rounded: Path, tmp_path: Path
+) -> None:
     words = (bundle, "--first", rounded, "--keep", "3", "--device", "cpu")
     command(*words, "--out", tmp_path / "whole")
     command(*words, "--out", tmp_path / "stopped", "--limit", "2")
@@ -428,6 +430,8 @@ def test_windows_score_what_would_be_cut(
     assert cut.truncation.tokens > 30 * 30
     assert whole.truncation is not None
     assert whole.truncation.cut == 0
+    assert whole.pairs_per_s is not None
+    assert whole.pairs_per_s > 0, "of passages, not of windows"
     texts = dict(line.split("\t") for line in files["passages"].read_text().splitlines())
     run = read_run(tmp_path / "windows/bundle.fp32.run.trec")
     with CrossEncoder(bundle, device="cpu") as model:
