@@ -87,6 +87,11 @@ class Cores:
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no thread computes or waits."""
+        return self._free == self.count and not self._waiting
+
     @contextmanager
     def taken(self, wanted: int) -> Iterator[None]:
         """Wait until `wanted` processors are free, at most all, and hold them during the block."""

@@ -4,7 +4,8 @@ import contextlib
 import os
 import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +20,18 @@ from ..hardware.cpus import CORES
 from ..process.forks import OPENING, keep_for_ever
 from ..text.encoded_pairs import EncodedPairs
 from .execution_config import CpuConfig
-from .pending import Pending, submitted
+from .pending import Pending
+from .streams import Streams
+from .turns import WaitingBatch
 
 
 class CpuScorer(Closable):
-    """Owns a model's sessions and the threads that call them. Any number of threads may submit requests.
+    """Owns a model's sessions and the threads that call them. Any number of threads may submit requests, which take turns.
 
     The narrow session computes one batch per stream, as a rule on one processor. That is faster than one batch at a time on all
     processors, because the threads of one batch wait for each other at every operator (docs/decisions/0010). A request of fewer
-    pairs than streams would leave processors idle; the wide session computes it as a single batch on all processors. The wide
+    pairs than streams would leave processors idle; the wide session computes it as a single batch on all processors. While other batches
+    are computed the narrow session takes it too, since every processor would have to become idle for the wide one. The wide
     session is opened in the background, when the first such request comes, for the requests that follow.
 
     A forked process inherits no threads, so it opens the model again when it first scores. See docs/processes.md.
@@ -43,11 +47,11 @@ class CpuScorer(Closable):
         self.tokenizing_threads = config.threads
         self._bundle = bundle
         self._sessions: dict[bool, Session] = {}
-        """False: the narrow session. True: the wide one."""
+        """False: the narrow session. True: the wide one. The keys of `_streams` are the same."""
         self._widening: Future[Session] | None = None
         self._lock, self._opening = threading.Lock(), threading.Lock()
         """`_lock` guards submitting and closing, `_opening` the sessions."""
-        self._executor = self._threads()
+        self._streams = self._opened_streams()
         self._session(wide=False)
         OPENED.add(self)
 
@@ -56,31 +60,23 @@ class CpuScorer(Closable):
         """Tokens of the longest pair that the model takes."""
         return self._bundle.manifest.max_positions
 
-    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
+    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False, priority: int = 0) -> Pending:
         """Start to score a request; see `Scorer.submit`. A batch has at most `batch_size` and the config's rows.
 
         `inline` has no effect: the scorer's own threads compute.
         """
-        logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
         few = 0 < len(pairs) < self.config.streams
         batch_size = min(batch_size, self.config.batch_size)
-        wide = self._sessions.get(True) if few and len(pairs) <= batch_size else None
-        session = wide or self._session(wide=False)
-        plan = self._plan(pairs, batch_size, single=wide is not None)
-        futures: list[Future[int]] = []
-        pending = Pending(futures, logits)
+        wide = few and len(pairs) <= batch_size and True in self._sessions and self._idle
+        logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
+        batches = self._batches(self._session(wide=wide), pairs, self._plan(pairs, batch_size, single=wide), logits)
         with self._lock:
             self.check_open()
-            try:
-                for rows, width in zip(plan.row_groups, plan.widths, strict=True):
-                    futures.append(submitted(self._executor, self._score, session, pairs, rows, width, logits))
-            except BackendError:
-                pending.cancel()
-                raise
+            self._streams[wide].submit(batches, priority=priority)
             if few and self._widening is None:
                 with contextlib.suppress(BackendError):  # the narrow session serves small requests too, only slower
-                    self._widening = submitted(self._executor, self._session, wide=True)
-        return pending
+                    self._widening = self._streams[True].call(partial(self._session, wide=True))
+        return Pending([batch.future for batch in batches], [batch.tokens for batch in batches], logits)
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one padded batch on all processors, in the caller's thread. See `Session.run`."""
@@ -101,18 +97,19 @@ class CpuScorer(Closable):
         """Wait for the batches that are being computed, then free the sessions. May be called again, from any thread."""
         with self._lock:
             self._closed = True
-        self._executor.shutdown(cancel_futures=True)
+        for streams in self._streams.values():
+            streams.close()
         with OPENING:
             for session in self._sessions.values():
                 session.close()
 
     def start_anew_after_fork(self) -> None:
         """Drop the parent's sessions and threads without freeing them: freeing would wait for threads that are not here."""
-        for inherited in (self._sessions, self._executor, self._widening):
+        for inherited in (self._sessions, self._streams, self._widening):
             keep_for_ever(inherited)
         self._sessions, self._widening = {}, None
         self._lock, self._opening = threading.Lock(), threading.Lock()
-        self._executor = self._threads()
+        self._streams = self._opened_streams()
 
     def _plan(self, pairs: EncodedPairs, batch_size: int, *, single: bool) -> BatchPlan:
         longest, streams = self._bundle.manifest.max_positions, self.config.streams
@@ -122,7 +119,21 @@ class CpuScorer(Closable):
             return plan_unpadded(pairs.lengths, batch_size=batch_size, streams=streams)
         return plan_batches(pairs.lengths, batch_size=batch_size, streams=streams, few_shapes_to=longest)
 
-    def _score(
+    def _batches(
+        self, session: Session, pairs: EncodedPairs, plan: BatchPlan, logits: npt.NDArray[np.float32]
+    ) -> list[WaitingBatch]:
+        futures: list[Future[int]] = [Future() for _ in plan.row_groups]
+        return [
+            WaitingBatch(
+                compute=partial(self._compute, session, pairs, rows, width, logits),
+                tokens=int(plan.lengths[rows].sum()),
+                future=future,
+                request=futures,
+            )
+            for rows, width, future in zip(plan.row_groups, plan.widths, futures, strict=True)
+        ]
+
+    def _compute(
         self,
         session: Session,
         pairs: EncodedPairs,
@@ -131,8 +142,7 @@ class CpuScorer(Closable):
         logits: npt.NDArray[np.float32],
     ) -> int:
         """Compute one batch into its rows of the request's `logits`; return how many rows it has."""
-        with CORES.taken(session.threads):
-            scores = session.score(pairs, rows, width)
+        scores = session.score(pairs, rows, width)
         if scores.shape != (len(rows), logits.shape[1]):
             raise BundleError(
                 f"the model of {self._bundle.path} gives logits {list(scores.shape)} for {len(rows)} pairs, and its manifest "
@@ -141,17 +151,23 @@ class CpuScorer(Closable):
         logits[rows] = scores
         return len(rows)
 
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.config.streams, thread_name_prefix="crossrt")
+    @property
+    def _idle(self) -> bool:
+        return CORES.idle and all(streams.empty for streams in self._streams.values())
+
+    def _opened_streams(self) -> dict[bool, Streams]:
+        threads, streams = self.config.threads, self.config.streams
+        return {False: Streams(streams, max(1, threads // streams)), True: Streams(1, threads)}
 
     def _session(self, *, wide: bool) -> Session:
         with self._opening:
             self.check_open()
             if wide not in self._sessions:
-                config = self.config
-                threads, streams = (config.threads, 1) if wide else (config.threads // config.streams, config.streams)
+                threads = self._streams[wide].processors
                 with OPENING:
-                    self._sessions[wide] = config.open(self._bundle, threads=max(1, threads), streams=streams)
+                    self._sessions[wide] = self.config.open(
+                        self._bundle, threads=threads, streams=1 if wide else self.config.streams
+                    )
             return self._sessions[wide]
 
 

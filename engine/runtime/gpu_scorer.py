@@ -80,7 +80,7 @@ class GpuScorer(Closable):
         """Tokens of the longest pair that the engines take."""
         return self._layout.longest
 
-    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
+    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False, priority: int = 0) -> Pending:
         """See `Scorer.submit`. Batches are as large as the layout allows; `batch_size` has no effect."""
         if (
             os.getpid() != self._process
@@ -95,14 +95,15 @@ class GpuScorer(Closable):
                 f"a pair of {longest} tokens, and this engine takes up to {self.longest}: "
                 f"set max_length={self.longest}, or build the engine for longer pairs"
             )
+        tokens = [int(pairs.lengths.sum())]
         logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
         with self._lock:
             self.check_open()
             if not inline:
-                return Pending([submitted(self._worker, self._score, pairs, logits)], logits)
+                return Pending([submitted(self._worker, self._score, pairs, logits)], tokens, logits)
         done: Future[int] = Future()
         done.set_result(self._score(pairs, logits))
-        return Pending([done], logits)
+        return Pending([done], tokens, logits)
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one padded batch; its padding is removed first. See `Session.run`."""

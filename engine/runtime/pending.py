@@ -1,7 +1,11 @@
-"""`Pending`: a request that is being computed; `submitted`: hands a batch to the threads of a scorer."""
+"""`Pending`: a request that is being computed; `submitted`: hands work to the threads of a scorer."""
 
+import threading
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -16,15 +20,23 @@ T = TypeVar("T")
 class Pending:
     """A request that is being computed; `CrossEncoder.submit` returns it.
 
-    Used by one thread at a time, which need not be the one that submitted the request. A request that nobody waits for is
-    computed all the same.
+    `wait` is called by one thread at a time, which need not be the one that submitted the request. Any thread may call the other
+    methods, also while another one waits. A request that nobody waits for is computed all the same.
     """
 
-    def __init__(self, futures: Sequence[Future[int]], logits: npt.NDArray[np.float32]) -> None:
-        """Take a future per batch, whose result is its number of rows, and the array that the batches write into."""
+    def __init__(self, futures: Sequence[Future[int]], tokens: Sequence[int], logits: npt.NDArray[np.float32]) -> None:
+        """Take a future per batch, whose result is its number of rows, in the order in which the batches begin, the tokens of each
+        batch, and the array that the batches write into."""
         self._futures = futures
+        self._tokens = [0, *accumulate(tokens)]
         self._logits = logits
         self._cancelled = False
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of the batches that have not begun; 0 once the request is cancelled. A server can bound its queue by them."""
+        begun = bisect_left(self._futures, True, key=_waits)
+        return self._tokens[-1] - self._tokens[begun]
 
     def wait(self, progress: Callable[[int], object] = lambda rows: None) -> npt.NDArray[np.float32]:
         """Wait for all batches and return the raw logits float32 [n, labels], in the order of the pairs.
@@ -46,17 +58,48 @@ class Pending:
             raise
         return self._logits
 
-    def cancel(self) -> None:
-        """Cancel the batches that have not begun, and wait for those that have. Raises none of their errors.
+    def add_done_callback(self, function: Callable[["Pending"], object]) -> None:
+        """Call `function` with this request once all of its batches are finished, failed or cancelled: `wait` then returns or
+        raises at once.
+
+        It is called in the thread that ended the last batch, or here where the request is done already, and delays what this
+        thread computes next. So it should only pass the message on, as `loop.call_soon_threadsafe(...)` does, and must not close
+        the model. Its errors are logged by `concurrent.futures`.
+        """
+        left = len(self._futures) + 1
+        call: Callable[[], object] | None = partial(function, self)
+        lock = threading.Lock()
+
+        def one_less(_: object) -> None:
+            nonlocal left, call
+            with lock:
+                left -= 1
+                ready, call = (call, None) if left == 0 else (None, call)  # the futures must not keep this request alive
+            if ready is not None:
+                ready()
+
+        registered: Future[int] = Future()
+        for future in (*self._futures, registered):
+            future.add_done_callback(one_less)
+        registered.set_result(0)
+
+    def cancel(self, *, wait: bool = True) -> None:
+        """Cancel the batches that have not begun, and wait for those that have, unless `wait` is False. Raises none of their
+        errors.
 
         The model stays open for other requests.
         """
         self._cancelled = True
         for future in self._futures:
             future.cancel()
-        for future in self._futures:
-            if not future.cancelled():
-                future.exception()
+        if wait:
+            for future in self._futures:
+                if not future.cancelled():
+                    future.exception()
+
+
+def _waits(future: Future[int]) -> bool:
+    return not (future.running() or future.done())
 
 
 def submitted(

@@ -37,10 +37,11 @@ class Scorer(Protocol):
     def check_open(self) -> None:
         """Raise BackendError once the scorer is closed."""
 
-    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False) -> Pending:
+    def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False, priority: int = 0) -> Pending:
         """Start to score a request; `Pending.wait` returns its logits. `batch_size` bounds the rows of a batch on a CPU.
 
         With `inline` the caller has nothing else to do: on a GPU its own thread computes the request before `submit` returns.
+        Requests with a lower `priority` are served first; those of one priority take turns.
         Raises ShapeError for a pair longer than `longest` and BackendError once the scorer is closed.
         """
 

@@ -1,0 +1,73 @@
+"""`Streams`: threads that compute the batches of requests side by side; the requests take turns."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from ..hardware.cpus import CORES
+from .pending import submitted
+from .turns import Turns, WaitingBatch
+
+T = TypeVar("T")
+
+
+class Streams:
+    """`count` threads, each of which computes one batch at a time on `processors` processors. Any number of threads may submit.
+
+    A thread first waits for its processors, and then takes the batch whose turn it is. So the order holds also while other
+    models of the process use the processors.
+    """
+
+    def __init__(self, count: int, processors: int) -> None:
+        self.processors = processors
+        self._turns = Turns()
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix="crossrt")
+        """Its work is a call of `_take_turn` for each batch that waits. The calls of a request may compute batches of others."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether no batch waits."""
+        return self._turns.empty
+
+    def submit(self, batches: Sequence[WaitingBatch], *, priority: int = 0) -> None:
+        """Compute the batches of a request. Raises BackendError, and cancels them, where no thread can be started."""
+        self._turns.add(batches, priority=priority)
+        try:
+            for _ in batches:
+                submitted(self._executor, self._take_turn)
+        except BaseException:
+            _cancel(batch.future for batch in batches)
+            raise
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Call a function in one of the threads, after the batches that wait. Raises as `submit` does."""
+        return submitted(self._executor, function)
+
+    def close(self) -> None:
+        """Cancel the batches that wait, and wait for those that are computed."""
+        self._turns.cancel()
+        self._executor.shutdown(cancel_futures=True)
+
+    def _take_turn(self) -> None:
+        """Compute the next batch; where it fails, cancel those of its request that wait."""
+        batch: WaitingBatch | None = None
+        try:
+            with CORES.taken(self.processors):
+                batch = self._turns.next()
+                rows = 0 if batch is None else batch.compute()
+        except BaseException as error:
+            if batch is None:
+                raise
+            _cancel(batch.request)
+            batch.future.set_exception(error)
+        else:
+            # Only now, when the processors are free: who waited may ask for all of them.
+            if batch is not None:
+                batch.future.set_result(rows)
+        finally:
+            batch = None  # the error refers to this frame, and the batch to the error
+
+
+def _cancel(futures: Iterable[Future[int]]) -> None:
+    for future in futures:
+        future.cancel()
