@@ -74,7 +74,9 @@ class Pending:
             nonlocal left, call
             with lock:
                 left -= 1
-                ready, call = (call, None) if left == 0 else (None, call)  # the futures must not keep this request alive
+                ready, call = (
+                    (call, None) if left == 0 else (None, call)
+                )  # the futures must not keep this request alive
             if ready is not None:
                 ready()
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 TURN_TOKENS = 512
-"""Tokens of one turn, at least one batch. A request that is served in one turn is not interrupted by others as small as it is."""
+"""Tokens of one turn, which has at least one batch. That is about one full batch on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,81 +25,107 @@ class WaitingBatch:
     request: Sequence[Future[int]]
 
 
-@dataclass(order=True, slots=True)
-class _Waiting:
-    """The batches of a request that have not begun. Requests with a lower priority, then with a lower tag are served first."""
-
-    priority: int
-    tag: float
-    """Tokens that the request was served, counted from where `Turns` stood when it came."""
-    number: int
-    """Order of arrival."""
-    batches: deque[WaitingBatch] = field(compare=False)
-    taken: int = field(default=0, compare=False)
-    """Tokens that the current turn has begun."""
-
-
 class Turns:
     """The requests of a scorer that have batches to compute. Any number of threads may call.
 
-    Requests of one priority share the processors equally by tokens: each turn, of about `TURN_TOKENS`, goes to the request with
-    the lowest tag, and adds its tokens to the tag. A new request starts one turn before the point where a request that was
-    always served equally would stand. So a small request is served at once, whatever waits, and a large one is never overtaken
-    for ever, since each turn moves that point on. This is start-time fair queueing (Goyal, Vin and Cheng, 1996) with tokens as
-    the cost, as in "Fairness in Serving Large Language Models" (Sheng et al., OSDI 2024). Among small requests the order is that
-    of arrival.
+    Requests with a lower priority are served first. Those of one priority share the processors equally by tokens: each turn, of
+    about `TURN_TOKENS`, goes to the request that was served the fewest tokens. A new request begins to count at the equal share,
+    which is what a request that was always here would have been served. Its first turn comes one turn earlier than that. So a
+    small request is served before the rest of all large ones, and small ones among themselves in the order of arrival. Each turn
+    raises the equal share, so a large request is not overtaken for ever.
+
+    This is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with tokens as the cost, as in "Fairness in Serving Large
+    Language Models" (Sheng et al., OSDI 2024).
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[_Waiting] = []
-        """A heap; each request in it has at least one batch."""
-        self._equal_share = 0.0
-        """Tokens that a request would have been served if it had been here from the start and had always had an equal share."""
-        self._numbers = itertools.count()
+        self._queues: dict[int, _Queue] = {}
+        """By priority; none is empty."""
 
     @property
     def empty(self) -> bool:
         """Whether no batch waits."""
-        return not self._waiting
+        return not self._queues
 
     def add(self, batches: Sequence[WaitingBatch], *, priority: int = 0) -> None:
-        """Add a request, whose batches begin in this order. Lower priorities are served first, and may delay others for ever."""
+        """Add a request, whose batches begin in this order."""
         if batches:
             with self._lock:
-                tag = self._equal_share - TURN_TOKENS
-                heapq.heappush(self._waiting, _Waiting(priority, tag, next(self._numbers), deque(batches)))
+                self._queues.setdefault(priority, _Queue()).add(batches)
 
     def next(self) -> WaitingBatch | None:
         """Take the batch whose turn it is, and mark its future as running; None where no batch waits."""
         with self._lock:
-            while self._waiting:
-                request = heapq.heappop(self._waiting)
-                batch = _first_not_cancelled(request.batches)
-                if batch is None:
-                    continue
-                self._equal_share += batch.tokens / (1 + len(self._waiting))
-                request.taken += batch.tokens
-                if request.batches:
-                    if request.taken + request.batches[0].tokens > TURN_TOKENS:
-                        request.tag += request.taken
-                        request.taken = 0
-                    heapq.heappush(self._waiting, request)
-                return batch
+            while self._queues:
+                priority = min(self._queues)
+                queue = self._queues[priority]
+                batch = queue.next()
+                if not queue.requests:
+                    del self._queues[priority]
+                if batch is not None:
+                    return batch
         return None
 
     def cancel(self) -> None:
         """Cancel all batches that wait."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-        for request in waiting:  # without the lock, because a future calls its callbacks
-            for batch in request.batches:
-                batch.future.cancel()
+            queues, self._queues = self._queues, {}
+        for queue in queues.values():  # without the lock, because a future calls its callbacks
+            for request in queue.requests:
+                for batch in request.batches:
+                    batch.future.cancel()
 
 
-def _first_not_cancelled(batches: deque[WaitingBatch]) -> WaitingBatch | None:
-    while batches:
-        batch = batches.popleft()
-        if batch.future.set_running_or_notify_cancel():
-            return batch
-    return None
+class _Queue:
+    """The requests of one priority. Used under the lock of `Turns`."""
+
+    def __init__(self) -> None:
+        self.requests: list[_Request] = []
+        """A heap; the first request is served next."""
+        self._equal_share = 0.0
+        """Tokens that a request would have been served which was here from the start."""
+        self._numbers = itertools.count()
+
+    def add(self, batches: Sequence[WaitingBatch]) -> None:
+        start = self._equal_share
+        heapq.heappush(self.requests, _Request(start - TURN_TOKENS, next(self._numbers), start, deque(batches)))
+
+    def next(self) -> WaitingBatch | None:
+        """Take the batch whose turn it is; None where all batches of its request are cancelled."""
+        sharing = len(self.requests)
+        request = heapq.heappop(self.requests)
+        batch = request.begin()
+        if batch is not None:
+            self._equal_share += batch.tokens / sharing
+        if request.batches:
+            heapq.heappush(self.requests, request)
+        return batch
+
+
+@dataclass(order=True, slots=True)
+class _Request:
+    """The batches of a request that have not begun. The one with the lowest tag is served first."""
+
+    tag: float
+    number: int
+    """Order of arrival."""
+    start: float = field(compare=False)
+    """The equal share at arrival."""
+    batches: deque[WaitingBatch] = field(compare=False)
+    begun: int = field(default=0, compare=False)
+    """Tokens of the batches that have begun."""
+    turn_end: int = field(default=TURN_TOKENS, compare=False)
+    """The most that `begun` may be in the current turn."""
+
+    def begin(self) -> WaitingBatch | None:
+        """Take the first batch that is not cancelled. Where the one after it does not fit into the turn, the turn ends."""
+        while self.batches:
+            batch = self.batches.popleft()
+            if batch.future.set_running_or_notify_cancel():
+                self.begun += batch.tokens
+                if self.batches and self.begun + self.batches[0].tokens > self.turn_end:
+                    self.tag = self.start + self.begun
+                    self.turn_end = self.begun + TURN_TOKENS
+                return batch
+        return None

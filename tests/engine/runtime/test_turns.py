@@ -1,0 +1,151 @@
+"""The order of service: requests share the processors by tokens, small ones go first, and none waits for ever."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossrt.engine.runtime.turns import TURN_TOKENS, Turns, WaitingBatch
+
+FULL = 448
+"""Tokens of a usual batch."""
+
+
+def request(name: str, tokens: Sequence[int], served: list[str]) -> list[WaitingBatch]:
+    """Return batches of so many tokens. Each appends `name` to `served` when it is computed."""
+    futures: list[Future[int]] = [Future() for _ in tokens]
+    return [
+        WaitingBatch(compute=lambda: served.append(name) or 1, tokens=size, future=future, request=futures)
+        for size, future in zip(tokens, futures, strict=True)
+    ]
+
+
+def compute(turns: Turns, count: int = 10_000) -> None:
+    """Compute the next `count` batches, or all."""
+    for _ in range(count):
+        batch = turns.next()
+        if batch is None:
+            return
+        batch.future.set_result(batch.compute())
+
+
+def test_a_small_request_is_served_before_the_rest_of_any_number_of_large_ones() -> None:
+    turns, served = Turns(), list[str]()
+    for number in range(5):
+        turns.add(request(f"large {number}", [FULL] * 20, served))
+    compute(turns, 33)
+    turns.add(request("small", [190, 185], served))
+    compute(turns)
+    assert served[33:35] == ["small", "small"]
+    assert len(served) == 102
+    assert turns.empty
+
+
+def test_large_requests_share_by_tokens_however_their_batches_are_cut() -> None:
+    turns, served = Turns(), list[str]()
+    turns.add(request("wide", [400] * 300, served))
+    turns.add(request("narrow", [50] * 300, served))
+    for _ in range(200):
+        compute(turns, 1)
+        tokens = 400 * served.count("wide"), 50 * served.count("narrow")
+        assert abs(tokens[0] - tokens[1]) <= TURN_TOKENS + 400, tokens
+
+
+def test_a_request_that_comes_late_does_not_catch_up_on_what_was_served_before() -> None:
+    turns, served = Turns(), list[str]()
+    turns.add(request("early", [FULL] * 100, served))
+    compute(turns, 40)
+    turns.add(request("late", [FULL] * 100, served))
+    served.clear()
+    compute(turns, 20)
+    assert 9 <= served.count("late") <= 11
+
+
+def test_small_requests_are_served_whole_in_the_order_of_arrival() -> None:
+    turns, served = Turns(), list[str]()
+    for name in "abc":
+        turns.add(request(name, [190, 185], served))
+    compute(turns)
+    assert "".join(served) == "aabbcc"
+
+
+def test_a_large_request_is_served_though_small_ones_never_cease() -> None:
+    turns, served = Turns(), list[str]()
+    turns.add(request("large", [FULL] * 50, served))
+    for _ in range(8):
+        turns.add(request("small", [375], served))
+    for _ in range(300):  # eight small requests always wait: one comes for each that is served
+        before = served.count("small")
+        compute(turns, 1)
+        if served.count("small") > before:
+            turns.add(request("small", [375], served))
+    places = [place for place, name in enumerate(served) if name == "large"]
+    gaps = [after - before for before, after in zip(places, places[1:], strict=False)]
+    assert gaps[0] < 40, "the small ones go first until the equal share is a turn ahead of the large request"
+    assert max(gaps[1:]) < 15, "one of nine requests is served a ninth of the tokens"
+
+
+def test_lower_priorities_are_served_first_and_equal_ones_take_turns() -> None:
+    turns, served = Turns(), list[str]()
+    turns.add(request("batch job", [FULL] * 3, served), priority=5)
+    compute(turns, 1)
+    turns.add(request("b", [FULL] * 2, served))
+    turns.add(request("c", [FULL] * 2, served))
+    turns.add(request("urgent", [FULL] * 2, served), priority=-1)
+    compute(turns)
+    assert served == ["batch job", "urgent", "urgent", "b", "c", "b", "c", "batch job", "batch job"]
+
+
+def test_what_urgent_requests_were_served_does_not_count_among_the_others() -> None:
+    turns, served = Turns(), list[str]()
+    turns.add(request("large", [FULL] * 20, served))
+    compute(turns, 2)
+    turns.add(request("urgent", [FULL] * 100, served), priority=-1)
+    compute(turns, 50)
+    turns.add(request("small", [375], served))
+    compute(turns)
+    assert served[102] == "small", "before the large request, which has no claim to what the urgent one was served"
+
+
+def test_cancelled_batches_are_never_taken() -> None:
+    turns, served = Turns(), list[str]()
+    large = request("large", [FULL] * 10, served)
+    turns.add(large)
+    compute(turns, 2)
+    for batch in large:
+        batch.future.cancel()
+    turns.add(request("other", [FULL] * 2, served))
+    compute(turns)
+    assert served == ["large", "large", "other", "other"]
+    waiting = request("waiting", [FULL] * 3, served)
+    turns.add(waiting)
+    turns.cancel()
+    assert turns.empty
+    assert turns.next() is None
+    assert all(batch.future.cancelled() for batch in waiting)
+
+
+sizes = st.lists(st.integers(1, 600), max_size=8)
+
+
+@given(st.lists(st.tuples(sizes, st.integers(-1, 1), st.integers(0, 4)), max_size=12))
+def test_each_batch_is_taken_once_and_those_of_a_request_in_their_order(
+    requests: list[tuple[list[int], int, int]],
+) -> None:
+    turns, served = Turns(), list[str]()
+    batches: list[list[WaitingBatch]] = []
+    taken: list[WaitingBatch] = []
+
+    def take(count: int) -> None:
+        taken.extend(batch for _ in range(count) if (batch := turns.next()) is not None)
+
+    for tokens, priority, count in requests:
+        batches.append(request("", tokens, served))
+        turns.add(batches[-1], priority=priority)
+        take(count)
+    take(sum(len(tokens) for tokens, _, _ in requests))
+    places = {batch: place for place, batch in enumerate(taken)}
+    assert len(places) == len(taken) == sum(map(len, batches))
+    for each in batches:
+        assert [places[batch] for batch in each] == sorted(places[batch] for batch in each)
