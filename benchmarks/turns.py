@@ -125,7 +125,8 @@ class Child:
 
     def step(self, name: str) -> dict[str, Any]:
         """Do one step and return its figures."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
         figures: dict[str, Any] = json.loads(self._process.stdout.readline())

@@ -30,9 +30,9 @@ class CpuScorer(Closable):
 
     The narrow session computes one batch per stream, as a rule on one processor. That is faster than one batch at a time on all
     processors, because the threads of one batch wait for each other at every operator (docs/decisions/0010). A request of fewer
-    pairs than streams would leave processors idle; the wide session computes it as a single batch on all processors. While other batches
-    are computed the narrow session takes it too, since every processor would have to become idle for the wide one. The wide
-    session is opened in the background, when the first such request comes, for the requests that follow.
+    pairs than streams would leave processors idle; the wide session computes it as a single batch on all processors. While other
+    batches are computed, the narrow session takes such a request too: the wide one would have to wait until all processors are
+    idle. The wide session is opened in the background, when the first such request comes, for the requests that follow.
 
     A forked process inherits no threads, so it opens the model again when it first scores. See docs/processes.md.
     """

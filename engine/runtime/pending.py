@@ -25,8 +25,10 @@ class Pending:
     """
 
     def __init__(self, futures: Sequence[Future[int]], tokens: Sequence[int], logits: npt.NDArray[np.float32]) -> None:
-        """Take a future per batch, whose result is its number of rows, in the order in which the batches begin, the tokens of each
-        batch, and the array that the batches write into."""
+        """Take a future for each batch, in the order in which they begin, and the batches' tokens.
+
+        The result of a future is the number of rows that its batch has written into `logits`.
+        """
         self._futures = futures
         self._tokens = [0, *accumulate(tokens)]
         self._logits = logits

@@ -34,8 +34,8 @@ class Turns:
     small request is served before the rest of all large ones, and small ones among themselves in the order of arrival. Each turn
     raises the equal share, so a large request is not overtaken for ever.
 
-    This is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with tokens as the cost, as in "Fairness in Serving Large
-    Language Models" (Sheng et al., OSDI 2024).
+    This is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with tokens as the cost, as in "Fairness in Serving
+    Large Language Models" (Sheng et al., OSDI 2024).
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,11 @@
 """Batches side by side: never more than there are processors, and the same scores however they are cut."""
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError
 from crossrt.engine.hardware.cpus import Cores
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import chunks, cpu_scorer
+from crossrt.engine.runtime import chunks, cpu_scorer, streams
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.execution_config import CpuConfig
+from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from tests.engine.samples import cpu_config, pairs_of
@@ -67,7 +70,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
         return sessions[-1]
 
     monkeypatch.setattr(CpuConfig, "open", open_counting)
-    monkeypatch.setattr(cpu_scorer, "CORES", Cores(4))
+    cores = Cores(4)
+    monkeypatch.setattr(cpu_scorer, "CORES", cores)
+    monkeypatch.setattr(streams, "CORES", cores)
     Counting.busy = Counting.most = 0
     Counting.fails_at = -1
     return sessions
@@ -207,6 +212,171 @@ def test_a_request_that_waits_when_the_model_is_closed_says_so(
     scorer.close()
     with pytest.raises(BackendError, match="this model was closed while a request waited; open the bundle again"):
         pending.wait()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Sessions compute nothing before this event is set."""
+    go_on = threading.Event()
+    run = Counting.run
+
+    def gated_run(self: Counting, batch: Batch) -> Any:
+        go_on.wait(30)
+        return run(self, batch)
+
+    monkeypatch.setattr(Counting, "run", gated_run)
+    yield go_on
+    go_on.set()
+
+
+def noted(pending: Pending, name: str, done: list[str]) -> Pending:
+    pending.add_done_callback(lambda _: done.append(name))
+    return pending
+
+
+def test_a_small_request_is_done_before_the_large_one_that_came_first(
+    make: Callable[..., CpuScorer], gate: threading.Event
+) -> None:
+    scorer = make(streams=2)
+    done: list[str] = []
+    large = noted(scorer.submit(pairs_of([50] * 200), batch_size=4), "large", done)
+    smalls = [noted(scorer.submit(pairs_of([9] * 4), batch_size=1), f"small {number}", done) for number in range(3)]
+    gate.set()
+    for small in smalls:
+        small.wait()
+    assert large.waiting_tokens > 9000, "of 10,000: the small ones waited for little more than what had begun"
+    large.wait()
+    assert done == ["small 0", "small 1", "small 2", "large"]
+
+
+def test_a_batch_is_chosen_only_when_a_processor_is_free(
+    make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = Cores(4)
+    monkeypatch.setattr(streams, "CORES", cores)
+    scorer = make(streams=4)
+    done: list[str] = []
+    with cores.taken(4):  # by another model
+        low = noted(scorer.submit(pairs_of([9] * 4), batch_size=4, priority=1), "low", done)
+        while len(cores._waiting) < 4:
+            time.sleep(0.001)
+        urgent = noted(scorer.submit(pairs_of([9] * 8), batch_size=1, priority=-1), "urgent", done)
+        assert low.waiting_tokens == 36
+    urgent.wait()
+    low.wait()
+    assert done == ["urgent", "low"]
+
+
+def test_a_small_request_beside_others_is_not_kept_until_all_processors_are_idle(
+    make: Callable[..., CpuScorer], opened: list[Counting], gate: threading.Event
+) -> None:
+    scorer = make()
+    gate.set()
+    scorer.submit(pairs_of([9]), batch_size=32).wait()
+    scorer.wait_until_wide(timeout=10)
+    scorer.submit(pairs_of([8]), batch_size=32).wait()
+    assert opened[1].shapes == {(1, 8)}
+    gate.clear()
+    other = scorer.submit(pairs_of([50] * 9), batch_size=1)
+    small = scorer.submit(pairs_of([16]), batch_size=32)
+    gate.set()
+    assert small.wait().ravel().tolist() == [16]
+    other.wait()
+    assert opened[1].shapes == {(1, 8)}, "computed by a stream"
+    scorer.submit(pairs_of([16]), batch_size=32).wait()
+    assert opened[1].shapes == {(1, 8), (1, 16)}, "the processors are idle again"
+
+
+def test_an_error_that_nobody_waits_for_cancels_the_rest_of_its_request_alone(
+    make: Callable[..., CpuScorer], gate: threading.Event
+) -> None:
+    scorer = make(streams=1)
+    Counting.fails_at = 40
+    told: list[Pending] = []
+    ended = threading.Event()
+    failing = scorer.submit(pairs_of([40] * 2 + [30] * 500), batch_size=2)
+    other = scorer.submit(pairs_of([20] * 10), batch_size=2)
+    failing.add_done_callback(told.append)
+    failing.add_done_callback(lambda _: ended.set())
+    gate.set()
+    assert ended.wait(30)
+    assert told == [failing]
+    assert failing.waiting_tokens == 0
+    with pytest.raises(MemoryError, match="no memory for this batch"):
+        failing.wait()
+    assert other.wait().ravel().tolist() == [20] * 10
+
+
+def test_waiting_tokens_are_those_of_batches_that_have_not_begun(
+    make: Callable[..., CpuScorer], gate: threading.Event
+) -> None:
+    scorer = make(streams=1)
+    pending = scorer.submit(pairs_of([20] * 10), batch_size=1)
+    while pending.waiting_tokens == 200:
+        time.sleep(0.001)
+    assert pending.waiting_tokens == 180
+    pending.cancel(wait=False)  # returns while the first batch is computed
+    assert pending.waiting_tokens == 0
+    gate.set()
+    with pytest.raises(BackendError, match="this request was cancelled; submit it again"):
+        pending.wait()
+    assert scorer.submit(pairs_of([]), batch_size=1).waiting_tokens == 0
+
+
+def test_a_callback_is_called_once_when_a_request_is_done_cancelled_or_closed(
+    make: Callable[..., CpuScorer], gate: threading.Event
+) -> None:
+    scorer = make(streams=1)
+    done: list[str] = []
+    noted(scorer.submit(pairs_of([]), batch_size=1), "empty", done)
+    first = noted(scorer.submit(pairs_of([9] * 5), batch_size=1), "first", done)
+    cancelled = noted(scorer.submit(pairs_of([9] * 5), batch_size=1), "cancelled", done)
+    noted(scorer.submit(pairs_of([9] * 5), batch_size=1), "waiting", done)
+    assert done == ["empty"]
+    cancelled.cancel()
+    assert done == ["empty", "cancelled"]
+    while first.waiting_tokens == 45:
+        time.sleep(0.001)
+    closing = threading.Thread(target=scorer.close)
+    closing.start()
+    while "waiting" not in done:
+        time.sleep(0.001)
+    gate.set()
+    closing.join()
+    assert done[:2] == ["empty", "cancelled"]
+    assert sorted(done[2:]) == ["first", "waiting"]
+    noted(first, "late", done)
+    assert done[-1] == "late"
+
+
+def test_a_callback_that_fails_is_logged_and_harms_no_request(
+    make: Callable[..., CpuScorer], caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = make()
+    pending = scorer.submit(pairs_of([9] * 5), batch_size=1)
+    pending.add_done_callback(lambda _: 1 / 0)
+    assert pending.wait().ravel().tolist() == [9] * 5
+    while "ZeroDivisionError" not in caplog.text:
+        time.sleep(0.001)
+    assert scorer.submit(pairs_of([9] * 5), batch_size=1).wait().ravel().tolist() == [9] * 5
+
+
+def test_a_finished_request_is_freed_without_the_garbage_collector(make: Callable[..., CpuScorer]) -> None:
+    scorer = make()
+    gc.disable()
+    try:
+        pairs = pairs_of([9] * 5)
+        freed = weakref.ref(pairs.ids)
+        pending = scorer.submit(pairs, batch_size=1)
+        pending.add_done_callback(lambda _: None)
+        pending.wait()
+        del pending, pairs
+        end = time.monotonic() + 10
+        while freed() is not None and time.monotonic() < end:
+            time.sleep(0.001)  # a thread lets go of its batch a moment after the batch is done
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_one_that_wants_all_processors_is_not_passed_over() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,7 +82,7 @@ def test_a_large_request_is_served_though_small_ones_never_cease() -> None:
         if served.count("small") > before:
             turns.add(request("small", [375], served))
     places = [place for place, name in enumerate(served) if name == "large"]
-    gaps = [after - before for before, after in zip(places, places[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(places)]
     assert gaps[0] < 40, "the small ones go first until the equal share is a turn ahead of the large request"
     assert max(gaps[1:]) < 15, "one of nine requests is served a ninth of the tokens"
 
