@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-LARGE, SMALL, TOP_K = 1000, 5, 3
+LARGE, SMALL, TOP_K = 1000, 5, 2
 Pairs = list[tuple[str, str]]
 
 

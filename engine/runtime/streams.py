@@ -1,5 +1,6 @@
 """`Streams`: threads that compute the batches of requests side by side; the requests take turns."""
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -20,9 +21,12 @@ class Streams:
 
     def __init__(self, count: int, processors: int) -> None:
         self.processors = processors
+        self._count = count
         self._turns = Turns()
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="crossrt")
-        """Its work is a call of `_take_turn` for each batch that waits. The calls of a request may compute batches of others."""
+        self._lock = threading.Lock()
+        """Guards `_computing`, the calls of `_compute_batches` that have not ended."""
+        self._computing = 0
 
     @property
     def empty(self) -> bool:
@@ -33,14 +37,16 @@ class Streams:
         """Compute the batches of a request. Raises BackendError, and cancels them, where no thread can be started."""
         self._turns.add(batches, priority=priority)
         try:
-            for _ in batches:
-                submitted(self._executor, self._take_turn)
+            with self._lock:
+                for _ in range(min(self._count - self._computing, len(batches))):
+                    submitted(self._executor, self._compute_batches)
+                    self._computing += 1
         except BaseException:
             _cancel(batch.future for batch in batches)
             raise
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Call a function in one of the threads, after the batches that wait. Raises as `submit` does."""
+        """Call a function in one of the threads, as soon as one has no batch to compute. Raises as `submit` does."""
         return submitted(self._executor, function)
 
     def close(self) -> None:
@@ -48,24 +54,34 @@ class Streams:
         self._turns.cancel()
         self._executor.shutdown(cancel_futures=True)
 
-    def _take_turn(self) -> None:
-        """Compute the next batch; where it fails, cancel those of its request that wait."""
+    def _compute_batches(self) -> None:
+        """Compute batches for as long as any waits."""
+        while True:
+            if not self._compute_next():
+                with self._lock:
+                    if self._turns.empty:  # else a request came since, and `submit` counted on this call
+                        self._computing -= 1
+                        return
+
+    def _compute_next(self) -> bool:
+        """Compute the next batch, if one waits; where it fails, cancel those of its request that wait."""
         batch: WaitingBatch | None = None
         try:
             with CORES.taken(self.processors):
                 batch = self._turns.next()
-                rows = 0 if batch is None else batch.compute()
+                if batch is None:
+                    return False
+                rows = batch.compute()
         except BaseException as error:
             if batch is None:
                 raise
             _cancel(batch.request)
             batch.future.set_exception(error)
         else:
-            # Only now, when the processors are free: who waited may ask for all of them.
-            if batch is not None:
-                batch.future.set_result(rows)
+            batch.future.set_result(rows)  # only now that the processors are free: who waited may ask for all of them
         finally:
             batch = None  # the error refers to this frame, and the batch to the error
+        return True
 
 
 def _cancel(futures: Iterable[Future[int]]) -> None:
