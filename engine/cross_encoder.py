@@ -339,14 +339,17 @@ class CrossEncoder(CrossEncoderAttributes):
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
         return tokenizer.encode(list(checked_pairs(pairs)), prompt=prompt)
 
-    def submit(self, pairs: EncodedPairs, *, batch_size: int = 32) -> Pending:
+    def submit(self, pairs: EncodedPairs, *, batch_size: int = 32, priority: int = 0) -> Pending:
         """Start to score the pairs that `encode` returned, and return without waiting. `Pending.wait` returns their raw logits.
 
         The logits are float32 [n, labels], in the order of the pairs. `Pending.cancel` gives up a request. Several threads may
-        submit at once; requests of one model are computed side by side on a CPU and one after the other on a GPU. Raises
+        submit at once. On a CPU the requests of one model take turns, so that a small one is not held up by a large one; requests
+        with a lower `priority` are served first. On a GPU they are computed one after the other, whatever their priority. Raises
         ShapeError for a pair longer than a GPU's engine takes, and BackendError once the model is closed.
         """
-        return self._scorer.submit(pairs, batch_size=whole("batch_size", batch_size, least=1))
+        return self._scorer.submit(
+            pairs, batch_size=whole("batch_size", batch_size, least=1), priority=whole("priority", priority)
+        )
 
     def run(self, batch: Batch) -> Floats:
         """Score one padded batch as it is given, with all threads, and return raw logits, float32 [rows, labels].

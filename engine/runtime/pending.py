@@ -76,9 +76,9 @@ class Pending:
             nonlocal left, call
             with lock:
                 left -= 1
-                ready, call = (
-                    (call, None) if left == 0 else (None, call)
-                )  # the futures must not keep this request alive
+                if left:
+                    return
+                ready, call = call, None  # the futures keep this function alive, which must not keep the request alive
             if ready is not None:
                 ready()
 

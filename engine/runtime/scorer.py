@@ -41,7 +41,7 @@ class Scorer(Protocol):
         """Start to score a request; `Pending.wait` returns its logits. `batch_size` bounds the rows of a batch on a CPU.
 
         With `inline` the caller has nothing else to do: on a GPU its own thread computes the request before `submit` returns.
-        Requests with a lower `priority` are served first; those of one priority take turns.
+        On a CPU requests with a lower `priority` are served first, and those of one priority take turns.
         Raises ShapeError for a pair longer than `longest` and BackendError once the scorer is closed.
         """
 

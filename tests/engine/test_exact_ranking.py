@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from crossrt.engine.activation import apply
 from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError, StoreError
 from crossrt.engine.runtime import exact_ranking
+from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
+from crossrt.engine.text.encoded_pairs import EncodedPairs
 from crossrt.engine.text.tokenizer import read_tokenizer
 from crossrt.engine.text.truncation import Truncation
 from crossrt.engine.text.windows import Windows
@@ -216,6 +219,28 @@ def test_many_threads_rank_exactly_at_once(rounded: Path) -> None:
 
         in_threads(rank, len(documents))
     assert all(map(same, found, expected))
+
+
+def test_both_passes_of_an_exact_ranking_take_turns_with_large_requests(
+    rounded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = CpuScorer._compute
+
+    def slow_if_large(self: CpuScorer, session: Any, pairs: EncodedPairs, *arguments: Any) -> int:
+        time.sleep(0.002 if len(pairs) > 500 else 0)
+        return compute(self, session, pairs, *arguments)
+
+    monkeypatch.setattr(CpuScorer, "_compute", slow_if_large)
+    with opened(rounded) as cheap:
+        alone = cheap.rank(QUERY, passages(9), top_k=2, exact=True)
+        pairs = cheap.encode([(QUERY, passage) for passage in passages(2000)])
+        both = [cheap.submit(pairs, batch_size=4), cheap._exact.scorer().submit(pairs, batch_size=4)]
+        beside = cheap.rank(QUERY, passages(9), top_k=2, exact=True)
+        left = [pending.waiting_tokens / int(pairs.lengths.sum()) for pending in both]
+        assert same(beside, alone)
+        assert min(left) > 0.5, f"the ranking waited for a few batches of the large requests, of which {left} are left"
+        for pending in both:
+            pending.cancel()
 
 
 def test_a_closed_model_ranks_nothing_and_frees_both_precisions(rounded: Path) -> None:

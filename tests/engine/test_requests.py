@@ -36,6 +36,13 @@ def test_requests_may_be_waited_for_in_any_order(model: CrossEncoder, pairs: Pai
         np.testing.assert_allclose(pending[start].wait(), expected[start:], rtol=0, atol=ATOL)
 
 
+def test_a_priority_changes_no_score(model: CrossEncoder, pairs: Pairs) -> None:
+    expected = model.logits(pairs)
+    pending = [model.submit(model.encode(pairs), batch_size=2, priority=priority) for priority in (3, 0, -2)]
+    for each in pending:
+        np.testing.assert_allclose(each.wait(), expected, rtol=0, atol=ATOL)
+
+
 def test_progress_counts_the_pairs_of_each_batch(model: CrossEncoder, pairs: Pairs) -> None:
     finished: list[int] = []
     model.submit(model.encode(pairs), batch_size=3).wait(finished.append)
@@ -98,6 +105,8 @@ def test_what_cannot_be_encoded_submitted_or_run_is_refused_in_words(model: Cros
         model.encode([("a", "b")], max_length=65)
     with pytest.raises(OptionError, match="batch_size=0: give a whole number from 1"):
         model.submit(model.encode([("a", "b")]), batch_size=0)
+    with pytest.raises(OptionError, match=r"priority=0\.5: give a whole number$"):
+        model.submit(model.encode([("a", "b")]), priority=0.5)  # type: ignore[arg-type]
     with pytest.raises(
         ShapeError, match=r"a batch of 1 x 65 tokens does not fit this model(.|\n)*try      max_length=64"
     ):
