@@ -22,8 +22,8 @@ SHORT = 64
 BATCH_TOKENS, LEAST_TOKENS = 448, 64
 """Tokens of a usual and of the smallest batch without padding. The native kernels take at most 512 tokens at a time."""
 MOST_TOKENS = 1024
-"""Most tokens of a scorer's batch of several rows with padding. Other requests wait for a batch that has begun. 512 are up to 9 %
-slower where rows are short, and 2,048 up to 9 % slower where they are long (docs/decisions/0027)."""
+"""Most tokens of a scorer's batch of several rows with padding. Other requests wait for a batch that has begun. With 512, short
+rows take up to 4 % more time, and with 4,096 long rows up to 7 % more (docs/decisions/0027)."""
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
 """(Largest length, step) for batches of several rows and of one row: lengths up to the first number are rounded up to a multiple
