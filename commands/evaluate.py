@@ -11,7 +11,7 @@ from ..engine.errors import OptionError
 from .shared.app import app
 from .shared.arguments import whole_numbers
 from .shared.option_groups import with_option_groups
-from .shared.options import BatchSize, ExactRowOptions, HubOptions, ModelOptions, WindowOptions
+from .shared.options import RUNS, TEXTS, BatchSize, ExactRowOptions, HubOptions, ModelOptions, WindowOptions
 from .shared.output import for_a_person, say
 
 
@@ -32,14 +32,14 @@ def evaluate(
     dataset: Annotated[
         str | None, typer.Option(help="An id of ir_datasets, such as msmarco-passage/dev/small,")
     ] = None,
-    queries: Annotated[Path | None, typer.Option(help="or files: `id <tab> query` lines,")] = None,
-    passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
+    queries: Annotated[list[str] | None, typer.Option(help=f"or files: queries, which are {TEXTS},")] = None,
+    passages: Annotated[list[str] | None, typer.Option(help="passages in the same forms,")] = None,
     store: Annotated[Path | None, typer.Option(help="or a store that `crossrt prepare` made of them,")] = None,
-    qrels: Annotated[Path | None, typer.Option(help="and TREC qrels.")] = None,
+    qrels: Annotated[list[str] | None, typer.Option(help="and qrels of TREC or BEIR.")] = None,
     run: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            help="The TREC run to rerank; by default the data set's own candidates, or else a BM25 run made here."
+            help=f"The run to rerank, {RUNS}; by default the data set's own candidates, or else a BM25 run made here."
         ),
     ] = None,
     bm25: Annotated[
@@ -102,12 +102,18 @@ def evaluate(
         raise OptionError(
             "give --dataset, or --queries, --passages and --qrels, not both; --run and --store go with each"
         )
-    choice: dict[str, Any] = {"folder": out, "run": run, "depth": depth, "limit": limit, "progress": for_a_person()}
+    choice: dict[str, Any] = {
+        "folder": out,
+        "run": run or None,
+        "depth": depth,
+        "limit": limit,
+        "progress": for_a_person(),
+    }
     with opened_folder(out):
         if dataset is not None:
             collection = collection_of_dataset(dataset, store=store, bm25=bm25, **choice)
-        elif queries is not None and qrels is not None:
-            texts = open_passages(passages, store, progress=for_a_person())
+        elif queries and qrels:
+            texts = open_passages(passages or None, store, progress=for_a_person())
             collection = Collection.from_files(queries=queries, qrels=qrels, passages=texts, **choice)
         else:
             raise OptionError("give --dataset ID, or --queries, --qrels and one of --passages and --store")

@@ -7,13 +7,17 @@ from typing import Annotated
 import typer
 
 from .shared.app import app
+from .shared.options import TEXTS
 from .shared.output import for_a_person, size_of
 
 
 @app.command(epilog="Example:  crossrt prepare minilm-l6 collection.tsv collection.store")
 def prepare(
     bundle: Annotated[Path, typer.Argument(help="A bundle; every model with the same tokenizer can use the store.")],
-    passages: Annotated[Path, typer.Argument(help="`id <tab> passage` lines.")],
+    passages: Annotated[
+        list[str],
+        typer.Argument(help=f"Passages: {TEXTS}; several files or a pattern are read one after the other."),
+    ],
     store: Annotated[Path, typer.Argument(help="The store to make.")],
     limit: Annotated[
         int | None,

@@ -1,8 +1,6 @@
-"""`crossrt rank`: the passages of a file, ranked for one query."""
+"""`crossrt rank`: the passages of files, ranked for one query."""
 
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,9 +20,12 @@ from .shared.output import for_a_person, say, say_json
 def rank(
     bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
     query: Annotated[str, typer.Argument(help="The query.")],
-    file: Annotated[
-        str, typer.Argument(help="Passages, one per line, or `id <tab> text` on every line; - is stdin.")
-    ] = "-",
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE]...", help="Passages: one a line, `id <tab> text`, JSON Lines or Parquet; - is stdin."
+        ),
+    ] = None,
     *,
     top_k: Annotated[int | None, typer.Option(help="Show only the best K.")] = None,
     exact: Exact = None,
@@ -35,12 +36,13 @@ def rank(
     opened: ModelOptions,
     hub: HubOptions,
 ) -> None:
-    """Rank the passages of a file for one query."""
+    """Rank the passages of files for one query."""
     from ..engine.cross_encoder import CrossEncoder
+    from ..engine.files.source import STANDARD_INPUT
 
     source = hub.for_bundles([bundle])
     query = as_typed(query, "the query")
-    ids, texts = _passages(file)
+    ids, texts = _passages(files or [STANDARD_INPUT])
     with CrossEncoder(bundle, precision=precision, **asdict(opened), **source) as model:
         results = model.rank(
             query,
@@ -68,30 +70,24 @@ def rank(
         _print_table(rows)
 
 
-def _passages(file: str) -> tuple[list[str], list[str]]:
-    """Return ids and texts of a file, or of standard input. Raises DataFileError for what is neither lines nor TSV."""
-    from ..engine.files.trec import check_columns, is_json, text_lines
+def _passages(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return ids and texts: of TSV or JSON lines, or of lines that are a passage each and are numbered. Raises DataFileError."""
+    from ..engine.files.source import Source
+    from ..engine.files.texts import check_columns, is_json, json_object, text_of
 
-    name = "standard input" if file == "-" else file
-    try:
-        if file == "-":
-            lines = [line for _, line in text_lines(sys.stdin.buffer, name)]
-        else:
-            with Path(file).open("rb") as opened:
-                lines = [line for _, line in text_lines(opened, name)]
-    except OSError as error:
-        raise DataFileError(f"{file} cannot be read ({error.strerror})") from error
-    if not lines:
-        raise DataFileError(f"{name} is empty; expected one passage a line")
-    if is_json(lines):
+    source = Source.of(words)
+    lines = list(source.lines())
+    if json_object(lines[0].text) is not None or all("\t" in line.text for line in lines):
+        found = [text_of(line) for line in lines]
+        check_columns({text.tabs for text in found}, source, "`id <tab> text`")
+        return [text.id for text in found], [text.text for text in found]
+    texts = [line.text for line in lines]
+    if is_json(texts):
         raise DataFileError(
-            f"{name} is JSON, which begins {lines[0][:60]!r}; expected one passage a line, or `id <tab> text` on every line"
+            f"{source} is JSON, which begins {texts[0][:60]!r}; expected one passage a line, `id <tab> text` on every line, or a "
+            "JSON object on every line"
         )
-    check_columns({line.count("\t") for line in lines}, name, "`id <tab> text`")
-    if all("\t" in line for line in lines):
-        split = [line.split("\t", 1) for line in lines]
-        return [name for name, _ in split], [text for _, text in split]
-    return [str(number) for number in range(1, len(lines) + 1)], lines
+    return [str(number) for number in range(1, len(texts) + 1)], texts
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

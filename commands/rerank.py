@@ -1,4 +1,4 @@
-"""`crossrt rerank`: a TREC run, scored again."""
+"""`crossrt rerank`: a run, scored again."""
 
 import sys
 from contextlib import ExitStack
@@ -13,7 +13,7 @@ from ..engine.errors import OptionError
 from .shared.app import app
 from .shared.arguments import as_typed
 from .shared.option_groups import with_option_groups
-from .shared.options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
+from .shared.options import RUNS, TEXTS, BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
 from .shared.output import for_a_person
 
 if TYPE_CHECKING:
@@ -30,10 +30,16 @@ if TYPE_CHECKING:
 def rerank(
     bundle: Annotated[str, typer.Argument(help="A bundle, a checkpoint directory or a hub id.")],
     *,
-    queries: Annotated[Path, typer.Option(help="`id <tab> query` lines.")],
-    run: Annotated[Path, typer.Option(help="The TREC run to rerank.")],
-    out: Annotated[Path, typer.Option(help="The TREC run to write; - is standard output.")],
-    passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None,
+    queries: Annotated[list[str], typer.Option(help=f"Queries: {TEXTS}.")],
+    run: Annotated[list[str], typer.Option(help=f"The run to rerank: {RUNS}.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The run to write: a TREC run, or MS MARCO's columns, JSON Lines or Parquet for a name in .tsv, .jsonl or "
+            ".parquet; - is standard output."
+        ),
+    ],
+    passages: Annotated[list[str] | None, typer.Option(help="Passages, in the forms of queries,")] = None,
     store: Annotated[Path | None, typer.Option(help="or a store that `crossrt prepare` made of them.")] = None,
     depth: Annotated[
         int | None,
@@ -60,18 +66,24 @@ def rerank(
     opened: ModelOptions,
     hub: HubOptions,
 ) -> None:
-    """Rerank a TREC run: score its candidates again, and write the new run completely or not at all."""
+    """Rerank a run: score its candidates again, and write the new run completely or not at all.
+
+    Files may be compressed by gzip, bzip2, xz or zstd. Each option of files may be given several times, as a pattern such as
+    'part-*.jsonl.gz', or as - for standard input.
+    """
     from ..engine.cascade import Cascade
     from ..engine.cross_encoder import CrossEncoder
-    from ..engine.files.publish import published_file
-    from ..engine.files.trec import read_candidates, read_collection, write_run
+    from ..engine.files.run_output import run_output
+    from ..engine.files.trec import read_candidates, read_collection
     from ..engine.store.passage_store import PassageStore
 
     tag = as_typed(tag, "--tag")
     if not tag or len(tag.split()) != 1:
         raise OptionError(f"--tag {tag!r}: give one word")
-    if (passages is None) == (store is None):
+    if bool(passages) == (store is not None):
         raise OptionError("give --passages or --store, one of them")
+    if [*queries, *run, *(passages or ())].count("-") > 1:
+        raise OptionError("only one of --queries, --run and --passages can be - (standard input)")
     if (first is None) != (keep is None):
         raise OptionError("--first BUNDLE and --keep N go together")
     options: dict[str, Any] = {"top_k": top_k, "exact": exact, "windows": windows.windows(), "batch_size": batch_size}
@@ -81,7 +93,7 @@ def rerank(
         texts = PassageStore(store)
         query_texts, candidates = read_candidates(queries, run, depth=depth)
     else:
-        assert passages is not None
+        assert passages
         query_texts, texts, candidates = read_collection(queries, passages, run, depth=depth)
     total = sum(len(scores) for scores in candidates.values())
     written = 0
@@ -94,12 +106,12 @@ def rerank(
             ranker = Cascade(sees_all, model, keep=keep)
             options["first_options"] = {name: options[name] for name in ("windows", "batch_size")}
         with (
-            published_file(out) as file,
+            run_output(out, tag=tag) as add,
             tqdm(total=total, desc="Reranking", unit="pair", disable=not for_a_person()) as bar,
         ):
             for query, scores in candidates.items():
                 ranked = _ranked(ranker, query_texts[query], list(scores), texts, options)
-                write_run(file, query, ranked, tag=tag)
+                add(query, ranked)
                 written += len(ranked)
                 bar.update(len(scores))
         cut = sees_all.truncation

@@ -7,7 +7,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..engine.errors import DataFileError, OptionError
-from ..engine.files.trec import Qrels, line_of, read_qrels, read_texts
+from ..engine.files.source import STANDARD_INPUT_NAME, Given, Source
+from ..engine.files.texts import read_texts
+from ..engine.files.trec import Qrels, line_of, read_qrels
 from ..measurement.provenance import Provenance
 from .candidates import bm25_run
 from .passages import Passages
@@ -46,15 +48,15 @@ class Collection:
         qrels: Qrels,
         passages: Passages,
         run: RunFile,
-        queries_source: Path | str,
-        qrels_source: Path | str,
+        queries_source: Source | str,
+        qrels_source: Source | str,
         depth: int | None = None,
         limit: int | None = None,
         progress: bool = False,
     ) -> "Collection":
         """Check that everything fits together; reads all candidates once, or with `limit` those of the first judged queries.
 
-        The sources are files, or names for messages. Raises DataFileError, naming file and line, for a judged query
+        The sources are those of files, or names for messages. Raises DataFileError, naming file and line, for a judged query
         that is not among the queries, for a query or passage of the run that does not exist, for a passage that occurs twice,
         and when no query of the run is judged.
         """
@@ -66,12 +68,14 @@ class Collection:
                 raise DataFileError(f"{_where(qrels_source, query)}: query {query} is not in {queries_source}")
         for query in run:
             if query not in queries:
-                raise DataFileError(f"{run.path}, line {run.line_of(query)}: query {query} is not in {queries_source}")
+                raise DataFileError(
+                    f"{run.source}, line {run.line_of(query)}: query {query} is not in {queries_source}"
+                )
         judged = [query for query in run if query in qrels]
         if not judged:
             answered, asked = next(iter(run)), next(iter(qrels))
             raise DataFileError(
-                f"no query of {run.path} is judged in {qrels_source}: the one has queries such as {answered} (line "
+                f"no query of {run.source} is judged in {qrels_source}: the one has queries such as {answered} (line "
                 f"{run.line_of(answered)}), the other such as {asked} ({_where(qrels_source, asked)})"
             )
         evaluated: dict[str, int] = {}
@@ -81,14 +85,14 @@ class Collection:
             missing = passages.missing(list(candidates))
             if missing:
                 raise DataFileError(
-                    f"{run.path}, line {run.line_of(query, missing[0])}: passage {missing[0]} of query {query} is not in "
+                    f"{run.source}, line {run.line_of(query, missing[0])}: passage {missing[0]} of query {query} is not in "
                     f"{passages.where}" + (f", and {len(missing) - 1} more of this query" if missing[1:] else "")
                 )
             evaluated[query] = len(candidates)
             ordered = ordered or len(set(candidates.values())) > 1
         if depth is not None and not ordered and any(count == depth for count in evaluated.values()):
             raise OptionError(
-                f"--depth {depth}: the scores in {run.path} are all alike, so there are no best {depth}; leave --depth out"
+                f"--depth {depth}: the scores in {run.source} are all alike, so there are no best {depth}; leave --depth out"
             )
         return cls(
             name=name,
@@ -105,7 +109,7 @@ class Collection:
             sources={
                 "queries": _source(queries_source, queries),
                 "passages": passages.source,
-                "run": Provenance.of_file(run.path),
+                "run": Provenance.of_source(run.source),
                 "qrels": _source(qrels_source, qrels),
                 # The scored queries in their order, without --limit: an interrupted evaluation continues with the same.
                 "judged": Provenance(name="queries that are judged", sha256=Provenance.digest(judged)),
@@ -116,17 +120,19 @@ class Collection:
     def from_files(
         cls,
         *,
-        queries: Path,
-        qrels: Path,
+        queries: Given,
+        qrels: Given,
         passages: Passages,
         folder: Path,
-        run: Path | None = None,
+        run: Given | None = None,
         depth: int | None = None,
         limit: int | None = None,
         progress: bool = False,
     ) -> "Collection":
-        """Read TREC files. Without a run, BM25 makes one in `folder`, of 100 candidates or `depth`. See `of`."""
+        """Read files. Without a run, BM25 makes one in `folder`, of 100 candidates or `depth`. See `of`."""
+        queries, qrels = Source.of(queries), Source.of(qrels)
         query_texts, judged = read_texts(queries), read_qrels(qrels)
+        run = None if run is None else Source.of(run)
         name = _with_folder(run or queries)
         if run is None:
             name += ", candidates of a BM25 run made for it"
@@ -170,18 +176,20 @@ class Collection:
         return said
 
 
-def _source(source: Path | str, content: object) -> Provenance:
+def _source(source: Source | str, content: object) -> Provenance:
     return (
-        Provenance.of_file(source)
-        if isinstance(source, Path)
+        Provenance.of_source(source)
+        if isinstance(source, Source)
         else Provenance(name=source, sha256=Provenance.digest(content))
     )
 
 
-def _where(source: Path | str, query: str) -> str:
-    return f"{source}, line {line_of(source, query)}" if isinstance(source, Path) else str(source)
+def _where(source: Source | str, query: str) -> str:
+    return f"{source}, line {line_of(source, query)}" if isinstance(source, Source) else source
 
 
-def _with_folder(file: Path) -> str:
-    """The file's name with its folder's, which often tells more than `run.trec`."""
-    return "/".join(file.absolute().parts[-2:])
+def _with_folder(source: Source) -> str:
+    """The source's name with its first file's folder, which often tells more than `run.trec`."""
+    if source.name == STANDARD_INPUT_NAME:
+        return source.name
+    return f"{source.files[0].absolute().parent.name}/{source.short_name}"

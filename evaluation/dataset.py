@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..engine.errors import BackendError, DataFileError, OptionError, SourceError
+from ..engine.files.source import Given, Source
 from ..engine.files.trec import Qrels
 from ..measurement.provenance import Provenance
 from .candidates import CANDIDATES, bm25_run, made
@@ -48,7 +49,7 @@ def collection_of_dataset(
     name: str,
     *,
     folder: Path,
-    run: Path | None = None,
+    run: Given | None = None,
     store: Path | None = None,
     bm25: bool = False,
     depth: int | None = None,
@@ -83,7 +84,8 @@ def collection_of_dataset(
     passages: Passages = DatasetPassages(name, dataset) if store is None else PreparedPassages(store)
     described = name
     if run is not None:
-        described += f", {run.name}"
+        run = Source.of(run)
+        described += f", {run.short_name}"
     elif dataset.has_scoreddocs() and not bm25:
         run = _own_candidates(name, dataset, set(qrels), folder)
         described += ", its own candidates"

@@ -1,17 +1,16 @@
-"""`PassageFile`: the passages of a file of `id <tab> text` lines."""
+"""`PassageFile`: the passages of files of texts, looked up by id."""
 
 from array import array
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from ..engine.errors import DataFileError
-from ..engine.files.digests import sha256_of
-from ..engine.files.trec import check_columns, located_lines
-from ..engine.store.passage_store import LONGEST_NAME
+from ..engine.files.source import Given, Line, Source
+from ..engine.files.texts import Text, located_texts, text_of
+from ..engine.store.preparation import checked_name
 from ..measurement.provenance import Provenance
 from .passages import TextPassages
 
@@ -20,37 +19,29 @@ PIECE = 100_000
 
 
 class PassageFile(TextPassages):
-    """A file of `id <tab> text` lines, indexed by id; the texts stay on disk.
+    """Files of texts (`texts.py`), indexed by id; the texts stay on disk.
 
     The index takes the width of the longest id plus 8 bytes for each passage, and three times that while it is built, in one
-    pass. Raises DataFileError, naming the line, for a line that is no passage and for a repeated id.
+    pass. What is not one plain file is unpacked into a temporary one. Raises DataFileError, naming the line, for a line that is
+    no passage and for a repeated id.
     """
 
-    def __init__(self, path: Path, *, progress: bool = False) -> None:
-        self.path, self.where = path, str(path)
+    def __init__(self, given: Given, *, progress: bool = False) -> None:
+        source = Source.of(given)
+        self._lines = source.unpacked()
+        self.where = str(source)
         names: list[bytes] = []
         pieces: list[npt.NDArray[np.bytes_]] = []
         starts = array("q")
-        tabs: set[int] = set()
         with tqdm(desc="Indexing", unit="passage", disable=not progress) as bar:
-            for number, position, line in located_lines(path):
-                name, tab, _ = line.partition("\t")
-                encoded = name.encode()
-                # NumPy pads names with zero bytes, so a name that ends in one could not be told apart.
-                if not tab or not 0 < len(encoded) <= LONGEST_NAME or "\0" in name:
-                    raise DataFileError(
-                        f"{path}, line {number}: expected `id <tab> text`, with an id of 1 to {LONGEST_NAME} bytes, got "
-                        f"{line[:60]!r}"
-                    )
-                names.append(encoded)
-                starts.append(position)
-                tabs.add(line.count("\t"))
+            for line, text in located_texts(self._lines):
+                names.append(checked_name(text, line).encode())
+                starts.append(line.position)
                 if len(names) == PIECE:
                     pieces.append(np.array(names))
                     names.clear()
                     bar.update(PIECE)
             bar.update(len(names))
-        check_columns(tabs, path, "`id <tab> text`")
         unordered = np.concatenate([*pieces, np.array(names, dtype=None if names else "S1")])
         order = np.argsort(unordered)
         self._names: npt.NDArray[np.bytes_] = unordered[order]
@@ -58,17 +49,17 @@ class PassageFile(TextPassages):
         same = np.flatnonzero(self._names[1:] == self._names[:-1])
         if len(same):
             name, number = self._repeated(self._names[same].tolist())
-            raise DataFileError(f"{path}, line {number}: the id {name} comes a second time; ids must be unique")
-        self.source = Provenance(name=path.name, sha256=sha256_of(path))
+            raise DataFileError(f"{source}, line {number}: the id {name} comes a second time; ids must be unique")
+        self.source = Provenance.of_source(source)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Yield every id with its text, in the order of the file."""
-        for _, _, line in located_lines(self.path):
-            name, _, text = line.partition("\t")
-            yield name, text
+        for line in self._lines.lines():
+            text = text_of(line)
+            yield text.id, text.text
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return the ids that are not in the file."""
@@ -77,16 +68,23 @@ class PassageFile(TextPassages):
     def texts(self, ids: Sequence[str]) -> list[str]:
         """Return the texts of these ids, all of which must exist. Raises DataFileError when the file was changed."""
         texts = []
-        with self.path.open("rb") as file:
+        [path] = self._lines.files
+        with path.open("rb") as file:
             for name, row in zip(ids, self._rows(ids).tolist(), strict=True):
                 start = int(self._starts[row])
                 file.seek(start)
-                line = file.readline().decode("utf-8" if start else "utf-8-sig", "replace")
-                found, _, text = line.rstrip("\r\n").partition("\t")
-                if row < 0 or found != name:
-                    raise DataFileError(f"{self.path} was changed while it was read; start again")
-                texts.append(text)
+                raw = file.readline().decode("utf-8" if start else "utf-8-sig", "replace").rstrip("\r\n")
+                text = self._read_again(raw, start)
+                if row < 0 or text is None or text.id != name:
+                    raise DataFileError(f"{self.where} was changed while it was read; start again")
+                texts.append(text.text)
         return texts
+
+    def _read_again(self, raw: str, start: int) -> Text | None:
+        try:
+            return text_of(Line(self.where, 0, start, start, raw))
+        except DataFileError:
+            return None
 
     def _rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the row of each id, -1 for one that is not in the file, int64 [n]."""
@@ -101,10 +99,9 @@ class PassageFile(TextPassages):
         """Return the first of these names that occurs again, and the number of its second line."""
         wanted = {name.decode() for name in names}
         seen: set[str] = set()
-        for number, _, line in located_lines(self.path):
-            name = line.partition("\t")[0]
-            if name in wanted:
-                if name in seen:
-                    return name, number
-                seen.add(name)
-        raise DataFileError(f"{self.path} was changed while it was read; start again")
+        for line, text in located_texts(self._lines):
+            if text.id in wanted:
+                if text.id in seen:
+                    return text.id, line.number
+                seen.add(text.id)
+        raise DataFileError(f"{self.where} was changed while it was read; start again")

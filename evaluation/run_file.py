@@ -1,36 +1,36 @@
-"""`RunFile`: a TREC run on disk, read one query at a time."""
+"""`RunFile`: a run on disk, read one query at a time."""
 
-import io
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 
 from ..engine.errors import DataFileError
-from ..engine.files.trec import line_of, located_lines, ranked, run_fields, text_lines
+from ..engine.files.source import Given, Source
+from ..engine.files.trec import candidate_of, line_of, located_candidates, ranked
 
 
 class RunFile:
-    """A TREC run of any size, indexed by query; every line is checked when it is opened.
+    """A run of any size and form, indexed by query; every line is checked when it is opened.
 
     The index takes 24 bytes for each block of consecutive lines of one query. The lines of a query need not be consecutive,
     but usually are, and then the index is tiny. Raises DataFileError, naming the line, for a line that does not belong into
-    a run and for a score that is not finite. Any number of threads may read.
+    a run and for a score that is not finite. Any number of threads may read. A run that is not one plain file is unpacked into a
+    temporary one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, given: Given) -> None:
+        self.source = Source.of(given)
+        self._lines = self.source.unpacked()
         self._blocks: dict[str, array[int]] = {}
         """For each query, three numbers per block: its first byte, the byte after its end, and the number of its first line."""
         block: array[int] = array("q")
         before: str | None = None
-        for number, position, line in located_lines(path):
-            query, _, _ = run_fields(line, number, path)
-            if query != before:
+        for line, found in located_candidates(self._lines):
+            if found.query != before:
                 if before is not None:
-                    block[-2] = position
-                before, block = query, self._blocks.setdefault(query, array("q"))
-                block.extend((position, -1, number))
-        block[-2] = path.stat().st_size
+                    block[-2] = line.position
+                before, block = found.query, self._blocks.setdefault(found.query, array("q"))
+                block.extend((line.position, -1, line.number))
+        block[-2] = self._lines.size_and_time()[0]
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -49,18 +49,16 @@ class RunFile:
         """
         scores: dict[str, float] = {}
         blocks = self._blocks.get(query, array("q"))
-        with self.path.open("rb") as file:
-            for start, end, first in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
-                file.seek(start)
-                for number, line in text_lines(io.BytesIO(file.read(end - start)), self.path, first=first):
-                    _, passage, score = run_fields(line, number, self.path)
-                    if passage in scores:
-                        raise DataFileError(
-                            f"{self.path}, line {number}: passage {passage} comes a second time for query {query}"
-                        )
-                    scores[passage] = score
+        for start, end, first in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
+            for line in self._lines.lines(after=first - 1, position=start):
+                if line.position >= end:
+                    break
+                found = candidate_of(line)
+                if found.passage in scores:
+                    raise DataFileError(f"{line.where}: passage {found.passage} comes a second time for query {query}")
+                scores[found.passage] = found.score
         return {passage: scores[passage] for passage in ranked(scores)[:depth]}
 
     def line_of(self, query: str, passage: str | None = None) -> int:
         """Return the number of the first line with this query, and this passage. Reads the file again; for messages."""
-        return line_of(self.path, query, passage)
+        return line_of(self._lines, query, passage)

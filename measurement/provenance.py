@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine.errors import DataFileError
 from ..engine.files.digests import sha256_of
+from ..engine.files.source import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,11 @@ class Provenance:
             return cls(name=path.name, sha256=sha256_of(path))
         except OSError as error:
             raise DataFileError(f"{path} cannot be read ({error.strerror})") from error
+
+    @classmethod
+    def of_source(cls, source: Source) -> "Provenance":
+        """Return the name and the sha256 of a source. Raises DataFileError when it cannot be read."""
+        return cls(name=source.short_name, sha256=source.sha256())
 
     @staticmethod
     def digest(content: Any) -> str:

@@ -32,6 +32,10 @@ RelevantLabel = Annotated[
         help="Index or name of the label to rank by, for models with several; by default the checkpoint's own."
     ),
 ]
+TEXTS = "`id <tab> text` lines, JSON Lines or Parquet"
+RUNS = "a TREC run, MS MARCO's three columns, JSON Lines or Parquet"
+"""The forms of files, for the help of options. See `engine/files/texts.py` and `trec.py`."""
+
 BatchSize = Annotated[int, typer.Option(help="Most pairs in one batch.")]
 TrustEngines = Annotated[
     bool,
@@ -152,7 +156,7 @@ class WindowOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrecOptions:
-    """Pairs as TREC files: the candidates of a run, with their texts."""
+    """Pairs as files of retrieval experiments: the candidates of a run, with their texts."""
 
     queries: Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")] = None
     passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None

@@ -25,7 +25,8 @@ from ..errors import DataFileError, StoreError
 from ..files.lock import check_owner, held, own_file
 from ..files.publish import clear_abandoned, naming, put_in_place, replaced_text
 from ..files.record import read_json, record
-from ..files.trec import check_columns, text_lines
+from ..files.source import Given, Line, Source
+from ..files.texts import Text, check_columns, shown, text_of
 from ..text.encoded_pairs import Spans, TruncationSide, ragged
 from ..text.tokenizer import explained, largest_id
 from ..text.wordpiece import WordPiece, tokens_of
@@ -67,11 +68,11 @@ class _Progress:
     def possible(self) -> bool:
         """Tell whether the numbers are plausible; the file that they come from may be damaged."""
         numbers = (self.line, self.passages, self.tokens, self.name_bytes)
-        return 0 <= self.position <= self.source_size and min(numbers) >= 0 and 1 <= self.name_width <= LONGEST_NAME
+        return min(self.position, *numbers) >= 0 and 1 <= self.name_width <= LONGEST_NAME
 
 
 def prepare(
-    passages: Path,
+    passages: Given,
     store: Path,
     tokenizer: tokenizers.Tokenizer,
     *,
@@ -81,7 +82,7 @@ def prepare(
     force: bool = False,
     progress: bool = False,
 ) -> PassageStore:
-    """Tokenize the `id <tab> text` lines of `passages` into `store`, keeping at most `limit` tokens of each.
+    """Tokenize `passages`, files of texts (`files/texts.py`), into `store`, keeping at most `limit` tokens of each.
 
     Of a longer passage it keeps the first tokens, or with `truncation_side="left"` the last ones, for models that truncate on
     that side. Continues an interrupted run with the same input and settings. Memory does not grow with the text; ids that are
@@ -94,16 +95,14 @@ def prepare(
         raise StoreError(f"{store} is already there; give another path, or --force to replace it")
     if store.exists() and not (store / DESCRIPTION).is_file():
         raise StoreError(f"{store} is not a store of prepared passages, so it is not replaced; give another path")
-    try:
-        status = passages.stat()
-    except OSError as error:
-        raise DataFileError(f"{passages} cannot be read ({error.strerror})") from error
+    source = Source.of(passages)
+    size, time = source.size_and_time()
     start = _Progress(
         tokenizer_sha256=tokenizer_sha256,
         limit=limit,
         id_type="uint16" if largest_id(tokenizer) < 1 << 16 else "uint32",
-        source_size=status.st_size,
-        source_time=status.st_mtime_ns,
+        source_size=size,
+        source_time=time,
         truncation_side=truncation_side,
     )
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
@@ -117,18 +116,18 @@ def prepare(
         _create(partial)
         state = _resumed(partial, start)
         with tqdm(
-            total=state.source_size,
+            total=state.source_size if source.plain else None,
             initial=state.position,
             desc="Preparing",
             unit="B",
             unit_scale=True,
             disable=not progress,
         ) as bar:
-            _grow(passages, partial, tokenize, state, bar)
+            _grow(source, partial, tokenize, state, bar)
         if not state.passages:
             shutil.rmtree(partial)
-            raise DataFileError(f"{passages} is empty; expected `id <tab> text` lines")
-        _finish(partial, state, source=passages.name)
+            raise DataFileError(f"{source} is empty")
+        _finish(partial, state, source=source.short_name)
         put_in_place(partial, store)
         shutil.rmtree(partial, ignore_errors=True)  # now holds the old store, if there was one
     return PassageStore(store)
@@ -183,16 +182,23 @@ def _sizes(state: _Progress) -> dict[str, int]:
 
 
 def _grow(
-    passages: Path, partial: Path, tokenize: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
+    source: Source, partial: Path, tokenize: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
 ) -> None:
+    plain = source.plain
+    # A plain file is read on from where the earlier run stopped; of others, what it has read is passed over.
+    lines = (
+        source.lines(after=state.line, position=state.position)
+        if plain
+        else islice(source.lines(), state.passages, None)
+    )
     with ExitStack() as opened:
-        source = opened.enter_context(passages.open("rb"))
         files = {name: opened.enter_context(_own(partial / name, "ab")) for name in GROWING}
-        source.seek(state.position)
-        while lines := list(islice(source, PIECE)):
-            names, texts = _split(lines, passages, state)
+        while piece := list(islice(lines, PIECE)):
+            found = [text_of(line) for line in piece]
+            names = [checked_name(text, line) for text, line in zip(found, piece, strict=True)]
+            texts = [text.text for text in found]
             if not state.passages:  # in the first piece, so that a wrong file is refused early
-                check_columns({1 + text.count("\t") for text in texts}, passages, "`id <tab> text`")
+                check_columns({text.tabs for text in found}, source, "`id <tab> text`")
             with explained("the tokenizer"):
                 ids, begins, lengths = tokenize(texts)
             sizes = np.minimum(lengths, state.limit)
@@ -211,9 +217,8 @@ def _grow(
                 state.ascending = state.ascending and _shortlex(state.last_name) < _shortlex(name)
                 state.last_name = name
                 state.name_width = max(state.name_width, len(name.encode()))
-            read = sum(map(len, lines))
-            state.position += read
-            state.line += len(lines)
+            read = sum(line.end - line.position for line in piece)
+            state.position, state.line = piece[-1].end, piece[-1].number
             state.passages += len(names)
             state.tokens += int(sizes.sum())
             state.name_bytes += len(names_text)
@@ -221,17 +226,12 @@ def _grow(
             bar.update(read)
 
 
-def _split(lines: list[bytes], passages: Path, state: _Progress) -> tuple[list[str], list[str]]:
-    names, texts = [], []
-    for number, line in text_lines(lines, passages, first=state.line + 1):
-        name, tab, text = line.partition("\t")
-        if not tab or not name or "\0" in name or len(name.encode()) > LONGEST_NAME:
-            raise DataFileError(
-                f"{passages}, line {number}: expected `id <tab> text`, with an id of 1 to {LONGEST_NAME} bytes, got {line[:60]!r}"
-            )
-        names.append(name)
-        texts.append(text)
-    return names, texts
+def checked_name(text: Text, line: Line) -> str:
+    """Return a passage's id. Raises DataFileError for one that a store cannot hold."""
+    # NumPy pads names with zero bytes, so a name that ends in one could not be told apart.
+    if "\0" in text.id or len(text.id.encode()) > LONGEST_NAME:
+        raise DataFileError(f"{line.where}: an id has 1 to {LONGEST_NAME} bytes and no zero byte; got {shown(text.id)}")
+    return text.id
 
 
 def _finish(partial: Path, state: _Progress, *, source: str) -> None:

@@ -75,7 +75,7 @@ def test_a_file_is_made_once_of_the_same_and_again_of_another(tmp_path: Path) ->
 
 def test_a_collection_without_a_run_gets_one(collect: Callable[..., Collection], tmp_path: Path) -> None:
     collection = collect(run=None, depth=4)
-    assert collection.run.path == tmp_path / "candidates.run.trec"
+    assert collection.run.source.files[0] == tmp_path / "candidates.run.trec"
     assert set(collection.evaluated.values()) == {4}
     assert collection.name == "collection/queries, candidates of a BM25 run made for it"
     assert collect().name == "collection/run"

@@ -10,7 +10,8 @@ import pytest
 ir_datasets = pytest.importorskip("ir_datasets")
 
 from crossrt.engine.errors import DataFileError, OptionError, SourceError
-from crossrt.engine.files.trec import read_run, read_texts
+from crossrt.engine.files.texts import read_texts
+from crossrt.engine.files.trec import read_run
 from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.dataset import collection_of_dataset
 
@@ -59,7 +60,7 @@ def test_its_own_candidates_are_taken_unless_bm25_is_asked_for(
 ) -> None:
     own = collection_of_dataset(register(candidates=True), folder=tmp_path)
     judged = {query: scores for query, scores in read_run(files["run"]).items() if query != "q7"}
-    assert read_run(own.run.path) == judged
+    assert read_run(own.run.source) == judged
     assert own.name.endswith(", its own candidates")
     made = collection_of_dataset(register(candidates=True), folder=tmp_path, bm25=True, depth=5)
     assert made.name.endswith(", candidates of a BM25 run made for it")

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import DataFileError, StoreError
-from crossrt.engine.files.trec import read_texts
+from crossrt.engine.files.texts import read_texts
 from crossrt.engine.store.preparation import prepare
 from crossrt.evaluation import passage_file as module
 from crossrt.evaluation.passage_file import PassageFile
@@ -53,9 +53,9 @@ def test_texts_and_missing_ids_are_those_of_the_whole_file(
     ("content", "message"),
     [
         ("1\ta\nno tab\n", "line 2: expected `id <tab> text`"),
-        ("1\ta\n\n\ttext\n", "line 3: expected `id <tab> text`, with an id of 1 to 255 bytes"),
-        ("x" * 256 + "\ta\n", "line 1: expected"),
-        ("a\0\ttext\n", "line 1: expected"),
+        ("1\ta\n\n\ttext\n", "line 3: expected `id <tab> text`, or a JSON object"),
+        ("x" * 256 + "\ta\n", "line 1: an id has 1 to 255 bytes and no zero byte"),
+        ("a\0\ttext\n", "line 1: an id has 1 to 255 bytes and no zero byte"),
         ("1\ta\n2\tb\n\n2\tc\n1\td\n", "line 4: the id 2 comes a second time"),
         ("", "is empty"),
     ],

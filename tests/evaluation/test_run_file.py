@@ -48,7 +48,7 @@ def test_lines_of_a_query_need_not_be_neighbours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1 Q0 a 1 2.0\n", "line 1: expected 6 fields"),
+        ("1 Q0 a 1 2.0\n", "line 1: expected `query Q0 passage rank score tag`"),
         ("1 Q0 a 1 2 t\n1 Q0 b 2 high t\n", "line 2: the score 'high' is not a number"),
         ("1 Q0 a 1 nan t\n", "line 1: the score nan orders nothing"),
         ("1 Q0 a 1 2 t\n1 Q0 b 2 -inf t\n", "line 2: the score -inf orders nothing"),

@@ -6,7 +6,9 @@ is a failure and is raised.
 
 import contextlib
 import dataclasses
+import gzip
 import json
+import lzma
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
@@ -24,6 +26,7 @@ from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.bundle.profiles import Profile
 from crossrt.engine.errors import CrossrtError
 from crossrt.engine.files import trec
+from crossrt.engine.files.texts import read_texts
 from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.store.passage_store import PassageStore
@@ -205,7 +208,13 @@ def stores(folder: Path) -> Try:
 def trec_files(folder: Path) -> Try:
     """Files of texts, runs, qrels and pairs."""
     known: list[tuple[Callable[[Path], Any], bytes]] = [
-        (trec.read_texts, b"1\tone text\n2\ttwo \xc3\xa9 texts\r\n\n3\t\n"),
+        (read_texts, b"1\tone text\n2\ttwo \xc3\xa9 texts\r\n\n3\t\n"),
+        (read_texts, b'{"id": "1", "contents": "one"}\n{"_id": 2, "title": "two", "text": "\xc3\xa9"}\n'),
+        (read_texts, gzip.compress(b"1\tone text\n2\ttwo texts\n")),
+        (read_texts, lzma.compress(b"1\tone text\n2\ttwo texts\n")),
+        (trec.read_run, b"q1 p1 1\nq1 p2 2\n"),
+        (trec.read_run, b'{"query_id": "q1", "doc_id": "p1", "score": 1.5}\n{"qid": "q1", "docid": 7, "score": 1}\n'),
+        (trec.read_qrels, b"query-id\tcorpus-id\tscore\nq1\tp1\t1\n"),
         (trec.read_run, b"q1 Q0 p1 1 3.5 tag\nq1 Q0 p2 2 -1e-3 tag\nq2 Q0 p1 1 0 tag\n"),
         (trec.read_qrels, b"q1 0 p1 2\nq1 0 p2 0\nq2 0 p9 -1\n"),
         (trec.read_pairs, b"where is it\tover there\nwhat\tthat\n"),

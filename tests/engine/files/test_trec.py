@@ -1,9 +1,7 @@
 """Retrieval files are read strictly, and written in trec_eval's format and order."""
 
-import bz2
-import gzip
 import io
-import lzma
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -13,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossrt.engine.errors import DataFileError
-from crossrt.engine.files.trec import ranked, read_collection, read_pairs, read_qrels, read_run, read_texts, write_run
+from crossrt.engine.files.texts import read_texts
+from crossrt.engine.files.trec import ranked, read_collection, read_pairs, read_qrels, read_run, write_run
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -30,15 +29,19 @@ def test_texts_may_hold_tabs_and_end_in_any_newline(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reader", "content", "message"),
     [
-        (read_texts, "1\ta\nno tab\n", r"line 2: expected `id <tab> text`, got 'no tab'"),
+        (read_texts, "1\ta\nno tab\n", r"line 2: expected `id <tab> text`, or a JSON object .*, got 'no tab'"),
         (read_texts, "1\ta\n1\tb\n", "line 2: the id 1 comes a second time"),
         (read_texts, b"1\ta\n2\t\xff\n", "line 2: byte 3 is not valid UTF-8"),
         (read_texts, "", "is empty"),
         (read_texts, "\n\n", "is empty"),
-        (read_run, "1 Q0 a 1 2.0\n", "line 1: expected 6 fields"),
+        (
+            read_run,
+            "1 Q0 a 1 2.0\n",
+            r"line 1: expected `query Q0 passage rank score tag`, MS MARCO's .* got '1 Q0 a 1 2\.0'",
+        ),
         (read_run, "1 Q0 a 1 high tag\n", "line 1: the score 'high' is not a number"),
         (read_run, "1 Q0 a 1 2.0 t\n1 Q0 a 2 1.0 t\n", "line 2: passage a comes a second time for query 1"),
-        (read_qrels, "1 0 a\n", "line 1: expected `query 0 passage relevance`"),
+        (read_qrels, "1 0\n", "line 1: expected `query 0 passage relevance`"),
         (read_qrels, "1 0 a yes\n", "line 1: expected `query 0 passage relevance`"),
         (read_pairs, "a query\n", "line 1: expected `query <tab> passage`"),
     ],
@@ -55,23 +58,30 @@ def _zip() -> bytes:
     return archive.getvalue()
 
 
+def _tar() -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as opened:
+        member = tarfile.TarInfo("p.tsv")
+        member.size = len(LINES)
+        opened.addfile(member, io.BytesIO(LINES))
+    return archive.getvalue()
+
+
 LINES = b"1\tthe river\n2\tthe city\n"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(LINES), "is compressed by gzip: decompress it first"),
-        (bz2.compress(LINES), "is compressed by bzip2"),
-        (lzma.compress(LINES), "is compressed by xz"),
         (_zip(), "is a zip archive"),
-        (b"PAR1\x15\x04\x15\x1e\x15\x22L\x15", "is a Parquet file"),
+        (b"PAR1\x15\x04\x15\x1e\x15\x22L\x15", "is no Parquet file that can be read"),
+        (_tar(), "is a tar archive: unpack it first"),
         (LINES.decode().encode("utf-16"), "is text in UTF-16: convert it first"),
     ],
-    ids=["gzip", "bzip2", "xz", "zip", "parquet", "utf-16"],
+    ids=["zip", "parquet", "tar", "utf-16"],
 )
 @pytest.mark.parametrize("reader", [read_texts, read_run, read_qrels, read_pairs])
-def test_what_is_no_plain_text_is_named(tmp_path: Path, reader, content: bytes, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_read_is_named(tmp_path: Path, reader, content: bytes, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DataFileError, match=message):
         reader(written(tmp_path / "file", content))
 

@@ -1,0 +1,276 @@
+"""`Source`: the lines of one or several files that a user gives, whatever they are packed in."""
+
+import bz2
+import codecs
+import glob
+import gzip
+import importlib
+import json
+import lzma
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeAlias
+
+from ..errors import BackendError, DataFileError
+from .digests import sha256_of
+
+STANDARD_INPUT, STANDARD_INPUT_NAME = "-", "standard input"
+
+NO_TEXT = {
+    b"PK\x03\x04": "a zip archive: unpack it first, and give a file of it",
+    b"ARROW1\0\0": "an Arrow file: write it as Parquet first",
+    b"SQLite format 3\0": "a SQLite database: write its columns as lines with tabs first",
+    b"\xff\xfe": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
+}
+"""First bytes of common files that are not read -> what to do."""
+PARQUET = b"PAR1\x15"
+ZSTD = b"\x28\xb5\x2f\xfd"
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
+"""What Python raises for compressed data that is cut short or damaged, besides OSError and ZstdError."""
+
+
+class Line(NamedTuple):
+    """A line that is not empty: the file's name, the line's number from 1, its first byte and the byte after it, and its text
+    without the line end."""
+
+    path: str
+    number: int
+    position: int
+    end: int
+    text: str
+
+    @property
+    def where(self) -> str:
+        """The file and the line's number, for messages."""
+        return f"{self.path}, line {self.number}"
+
+
+class Source:
+    """The lines of files, one file after the other. Any number of threads may read.
+
+    A file is plain UTF-8, or compressed by gzip, bzip2, xz or zstd, or a Parquet table, whose rows are read as JSON objects. The
+    first bytes decide, not the name. Standard input is copied to a temporary file, since some readers read twice.
+    """
+
+    def __init__(self, files: Sequence[Path], name: str | None = None) -> None:
+        self.files = tuple(files)
+        self.name = name or (str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more")
+        self._copies: list[IO[bytes]] = []
+        """Temporary files, which exist as long as the source does."""
+
+    @classmethod
+    def of(cls, given: "Given") -> "Source":
+        """Find the files. Raises DataFileError for a pattern without matches and for a file that cannot be read."""
+        if isinstance(given, Source):
+            return given
+        words = [given] if isinstance(given, (str, Path)) else list(given)
+        if not words:
+            raise DataFileError("no file is given")
+        if [str(word) for word in words] == [STANDARD_INPUT]:
+            return cls._of_standard_input()
+        if STANDARD_INPUT in map(str, words):
+            raise DataFileError("- (standard input) cannot be joined with other files")
+        files = [path for word in words for path in _expanded(str(word))]
+        for path in files:
+            with reading(path), path.open("rb"):
+                pass
+        return cls(files)
+
+    @classmethod
+    def _of_standard_input(cls) -> "Source":
+        copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        source = cls([Path(copy.name)], name=STANDARD_INPUT_NAME)
+        source._copies.append(copy)
+        return source
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def short_name(self) -> str:
+        """The name without folders."""
+        return Path(self.name).name if len(self.files) == 1 else f"{self.files[0].name} and {len(self.files) - 1} more"
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is one file of lines as they are, which can be read from any byte on."""
+        return len(self.files) == 1 and not _packed(self.files[0])
+
+    def lines(self, *, after: int = 0, position: int = 0) -> Iterator[Line]:
+        """Yield the lines that are not empty; of a plain source, those after line `after`, which ends before byte `position`.
+
+        Raises DataFileError, naming file and line, for what is not UTF-8, and for a source that is empty.
+        """
+        empty = not position
+        for name, number, at, raw in self._raw(after, position):
+            text = _decoded(raw, number, name)
+            if text:
+                empty = False
+                yield Line(name, number, at, at + len(raw), text)
+        if empty:
+            raise DataFileError(f"{self} is empty")
+
+    def unpacked(self) -> "Source":
+        """Return this source if it is plain, or else a copy of its lines in a temporary file.
+
+        The copy has the same name in messages, and exists as long as the source that is returned.
+        """
+        if self.plain:
+            return self
+        copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
+        for _, number, _, raw in self._raw():
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            copy.write(line if line.endswith(b"\n") else line + b"\n")
+        copy.flush()
+        source = Source([Path(copy.name)], name=self.name)
+        source._copies += [*self._copies, copy]
+        return source
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file as it is stored, or of the digests of several files, in hexadecimal."""
+        with reading(Path(self.name)):
+            digests = [sha256_of(path) for path in self.files]
+        return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
+
+    def size_and_time(self) -> tuple[int, int]:
+        """Return the bytes of all files, and the latest time of change, in nanoseconds."""
+        with reading(Path(self.name)):
+            found = [path.stat() for path in self.files]
+        return sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
+
+    def _raw(self, after: int = 0, position: int = 0) -> Iterator[tuple[str, int, int, bytes]]:
+        """Yield file, number, first byte and bytes of each line."""
+        for path in self.files:
+            name = self.name if len(self.files) == 1 else str(path)
+            with reading(path, name), _opened(path) as file:
+                if position:
+                    file.seek(position)
+                at = position
+                for number, raw in enumerate(_rows(file, path, name), start=after + 1):
+                    yield name, number, at, raw
+                    at += len(raw)
+
+
+Given: TypeAlias = Source | str | Path | Sequence[str | Path]
+"""How a source is given: a path, a pattern such as `part-*.jsonl.gz`, `-` for standard input, or several of them."""
+
+
+@contextmanager
+def reading(path: Path, name: str | None = None) -> Iterator[None]:
+    """Turn errors of reading a file into DataFileError, which names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:  # from gzip or bz2, about what the file holds
+            raise _damaged(name or path, error) from error
+        raise DataFileError(f"{name or path} cannot be read ({error.strerror})") from error
+    except Exception as error:
+        if not isinstance(error, DAMAGED) and type(error).__name__ != "ZstdError":
+            raise
+        raise _damaged(name or path, error) from error
+
+
+def _damaged(name: str | Path, error: Exception) -> DataFileError:
+    return DataFileError(f"{name} is damaged or cut short ({error}); get it again")
+
+
+def _expanded(word: str) -> list[Path]:
+    """Return the files of a pattern, sorted by name. An existing file's name is no pattern."""
+    if os.path.lexists(word) or not glob.has_magic(word):
+        return [Path(word)]
+    found = sorted(glob.glob(word, recursive=True))  # noqa: PTH207, Path.glob takes no absolute patterns
+    if not found:
+        raise DataFileError(f"no file matches {word}")
+    return [Path(path) for path in found]
+
+
+def _beginning(path: Path) -> bytes:
+    with reading(path), path.open("rb") as file:
+        return file.read(16)
+
+
+def _opener(beginning: bytes) -> Callable[[Path], IO[bytes]] | None:
+    """Return what opens a file that begins with these bytes; None for one that is not compressed."""
+    openers: dict[bytes, Callable[[Path], Any]] = {
+        b"\x1f\x8b": gzip.open,
+        b"BZh91AY": bz2.open,
+        b"\xfd7zXZ\0": lzma.open,
+        ZSTD: _open_zstd,
+    }
+    return next((opener for magic, opener in openers.items() if beginning.startswith(magic)), None)
+
+
+def _packed(path: Path) -> bool:
+    beginning = _beginning(path)
+    return beginning.startswith(PARQUET) or _opener(beginning) is not None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    opener = _opener(_beginning(path))
+    return path.open("rb") if opener is None else opener(path)
+
+
+def _zstd() -> Any:
+    """Return the module for zstd, which is part of Python from 3.14 on; None where it is missing."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with suppress(ImportError):
+            return importlib.import_module(name)
+    return None
+
+
+def _open_zstd(path: Path) -> IO[bytes]:
+    zstd = _zstd()
+    if zstd is None:
+        raise BackendError(f'{path} is compressed by zstd, which needs backports.zstd: pip install "crossrt[zstd]"')
+    opened: IO[bytes] = zstd.open(path)
+    return opened
+
+
+def _rows(file: IO[bytes], path: Path, name: str) -> Iterator[bytes]:
+    """Yield the lines of a file, or the rows of a Parquet table as JSON."""
+    if _beginning(path).startswith(PARQUET):
+        return _parquet_rows(path, name)
+    return iter(file)
+
+
+def _parquet_rows(path: Path, name: str) -> Iterator[bytes]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise BackendError(f'{name} is a Parquet file, which needs pyarrow: pip install "crossrt[parquet]"') from None
+    try:
+        with parquet.ParquetFile(path) as table:
+            simple = [
+                field.name for field in table.schema_arrow if not pyarrow.types.is_nested(field.type)
+            ]  # a nested column is no id, no text and no score
+            for batch in table.iter_batches(columns=simple):
+                for row in batch.to_pylist():
+                    yield json.dumps(row, default=str).encode()
+    except pyarrow.ArrowException as error:
+        raise DataFileError(f"{name} is no Parquet file that can be read: {error}") from error
+
+
+def _decoded(raw: bytes, number: int, name: str) -> str:
+    if number == 1:
+        for beginning, kind in NO_TEXT.items():
+            if raw.startswith(beginning):
+                raise DataFileError(f"{name} is {kind}")
+        if raw[257:262] == b"ustar":
+            raise DataFileError(f"{name} is a tar archive: unpack it first, as with tar -xf")
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataFileError(
+            f"{name}, line {number}: byte {error.start + 1} is not valid UTF-8; convert the file to UTF-8 first"
+        ) from None

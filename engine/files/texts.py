@@ -1,0 +1,145 @@
+"""`read_texts`: queries or passages by their ids, from `id <tab> text` lines or JSON objects."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import DataFileError
+from .source import Given, Line, Source
+
+ID_FIELDS = ("id", "_id", "docid", "doc_id", "pid", "passage_id", "qid", "query_id")
+TEXT_FIELDS = ("contents", "text", "passage", "query")
+"""Fields of JSON objects and Parquet columns, the first that is there: those of Pyserini, BEIR and Hugging Face's copies."""
+TITLE_FIELD = "title"
+"""A title is put before `text`, with a space, as BEIR scores its documents; Pyserini's `contents` has it already."""
+FORMS = "`id <tab> text`, or a JSON object with an id (id, _id, ...) and a text (contents, text, ...)"
+
+
+class Text(NamedTuple):
+    """An id, its text, and the tabs of the line that it comes from; 0 where the line is JSON."""
+
+    id: str
+    text: str
+    tabs: int
+
+
+def read_texts(given: Given, *, only: Collection[str] | None = None) -> dict[str, str]:
+    """Read texts by their ids; with `only`, keep just these. Raises DataFileError for a repeated id."""
+    source = Source.of(given)
+    texts: dict[str, str] = {}
+    seen: set[str] = set()
+    for line, text in located_texts(source):
+        if text.id in seen:
+            raise DataFileError(f"{line.where}: the id {text.id} comes a second time; ids must be unique")
+        seen.add(text.id)
+        if only is None or text.id in only:
+            texts[text.id] = text.text
+    return texts
+
+
+def located_texts(source: Source) -> Iterator[tuple[Line, Text]]:
+    """Yield every line with its text. Raises DataFileError, also for a file that has more than two columns in every line."""
+    tabs: set[int] = set()
+    for line in source.lines():
+        text = text_of(line)
+        tabs.add(text.tabs)
+        yield line, text
+    check_columns(tabs, source, "`id <tab> text`")
+
+
+def text_of(line: Line) -> Text:
+    """Return the id and the text of a line. Raises DataFileError, naming the forms that were tried, for any other line."""
+    fields = json_object(line.text)
+    if fields is not None:
+        name, text = field_as_id(fields, ID_FIELDS), text_in(fields)
+        if name and text is not None:
+            check_unicode(text, line)
+            return Text(checked_id(name, line), text, 0)
+        raise DataFileError(f"{line.where}: expected {FORMS}, got {shown(line.text)} with the fields {_names(fields)}")
+    name, tab, text = line.text.partition("\t")
+    if not tab or not name:
+        raise DataFileError(f"{line.where}: expected {FORMS}, got {shown(line.text)}")
+    return Text(name, text, 1 + text.count("\t"))
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """Return the object that a line of JSON Lines holds; None for any other line."""
+    if not text.startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def text_in(fields: Mapping[str, Any]) -> str | None:
+    """Return the text of a JSON object, with its title; None where it has none."""
+    name = next((name for name in TEXT_FIELDS if isinstance(fields.get(name), str)), None)
+    title = fields.get(TITLE_FIELD)
+    if not isinstance(title, str) or not title or name not in ("text", None):
+        return None if name is None else fields[name]
+    return title if name is None else f"{title} {fields[name]}"
+
+
+def check_columns(tabs: Collection[int], source: object, form: str) -> None:
+    """Raise DataFileError for a source whose lines all have the same number of tabs, above 1: it has more columns than `form`.
+
+    `tabs` are the numbers of tabs that occur. Different numbers mean texts that contain tabs; these are scored as they are.
+    """
+    if len(tabs) == 1 and max(tabs) > 1:
+        raise DataFileError(
+            f"{source}: every line has {max(tabs) + 1} columns, and {form} has 2; leave out the others, with `cut -f 1,3` for "
+            "the first and the third, or join with a space what is to be scored together"
+        )
+
+
+def shown(line: str) -> str:
+    """Return the beginning of a line, for messages."""
+    return repr(line if len(line) <= 60 else line[:57] + "...")
+
+
+def checked_id(name: str, line: Line) -> str:
+    """Return an id from JSON. Raises DataFileError for one with spaces or line ends, which runs could not hold."""
+    if len(name.split()) != 1 or name != name.strip():
+        raise DataFileError(f"{line.where}: the id {name!r} is not one word")
+    check_unicode(name, line)
+    return name
+
+
+def check_unicode(text: str, line: Line) -> None:
+    """Raise DataFileError for half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataFileError(
+                f"{line.where}: character {error.start + 1} of {shown(text)} is half of a surrogate pair, which is no text"
+            ) from None
+
+
+def field_as_id(fields: Mapping[str, Any], names: Collection[str]) -> str:
+    """Return the first of these fields that is a text or a whole number, as an id; an empty text where none is."""
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
+            return str(value)
+    return ""
+
+
+def _names(fields: Mapping[str, Any]) -> str:
+    return ", ".join(list(fields)[:10]) or "none"
+
+
+def is_json(lines: Sequence[str]) -> bool:
+    """Tell whether these lines are a JSON document, or JSONL, whose lines are objects."""
+    if not lines[0].lstrip().startswith(("{", "[")):
+        return False
+
+    def parsed(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+
+    return isinstance(parsed(lines[0]), dict) or parsed("\n".join(lines)) is not None
