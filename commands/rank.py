@@ -71,14 +71,15 @@ def rank(
 
 
 def _passages(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return ids and texts: of TSV or JSON lines, or of lines that are a passage each and are numbered. Raises DataFileError."""
+    """Return ids and texts. Lines without ids, which are a passage each or JSON objects, are numbered. Raises DataFileError."""
     from ..engine.files.source import Source
-    from ..engine.files.texts import check_columns, is_json, json_object, text_of
+    from ..engine.files.texts import check_columns, is_json, json_object, numbered_text, text_of
 
     source = Source.of(words)
     lines = list(source.lines())
-    if json_object(lines[0].text) is not None or all("\t" in line.text for line in lines):
-        found = [text_of(line) for line in lines]
+    objects = json_object(lines[0].text) is not None
+    if objects or all("\t" in line.text for line in lines):
+        found = [(objects and numbered_text(line, place)) or text_of(line) for place, line in enumerate(lines, start=1)]
         check_columns({text.tabs for text in found}, source, "`id <tab> text`")
         return [text.id for text in found], [text.text for text in found]
     texts = [line.text for line in lines]

@@ -1,5 +1,6 @@
 """The command line as a person or a program meets it."""
 
+import gzip
 import json
 import os
 import pty
@@ -250,7 +251,10 @@ def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"id": 1, "text": "a river"}\n{"id": 2, "text": "a city"}\n', 'is JSON, which begins \'{"id": 1, "text"'),
+        (
+            '{"id": 1, "text": "a river"}\n{"id": 2, "body": "a city"}\n',
+            "line 2: expected `id <tab> text`, or a JSON object",
+        ),
         ('[\n {"text": "a river"},\n {"text": "a city"}\n]\n', "is JSON, which begins '['"),
         ('["a river", "a city"]\n', "is JSON"),
         ("1\ttitle\ta river\n2\ttitle\ta city\n", "every line has 3 columns, and `id <tab> text` has 2"),
@@ -262,6 +266,18 @@ def test_passages_in_another_form_are_refused_with_what_was_seen(bundle: Path, c
     assert (ranked.returncode, ranked.stdout) == (1, "")
     assert message in ranked.stderr
     assert "standard input" in ranked.stderr
+
+
+def test_passages_may_be_json_lines(bundle: Path, tmp_path: Path) -> None:
+    texts = ["a river", "a city", "green water"]
+    plain = crossrt("rank", bundle, "river", "-", "--json", stdin="\n".join(texts).encode())
+    objects = "\n".join(json.dumps({"text": text}) for text in texts)
+    assert crossrt("rank", bundle, "river", "-", "--json", stdin=objects.encode()).stdout == plain.stdout
+    with_ids = "\n".join(json.dumps({"_id": f"d{n}", "text": text}) for n, text in enumerate(texts))
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(with_ids.encode()))
+    rows = json.loads(crossrt("rank", bundle, "river", tmp_path / "p.jsonl.gz", "--json").stdout)
+    assert {row["id"]: row["text"] for row in rows} == {f"d{n}": text for n, text in enumerate(texts)}
+    assert [row["score"] for row in rows] == [row["score"] for row in json.loads(plain.stdout)]
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def text_of(line: Line) -> Text:
     return Text(name, text, 1 + text.count("\t"))
 
 
+def numbered_text(line: Line, number: int) -> Text | None:
+    """Return the text of a JSON object without an id, with a number as its id; None for any other line."""
+    fields = json_object(line.text)
+    text = None if fields is None or field_as_id(fields, ID_FIELDS) else text_in(fields)
+    if text is None:
+        return None
+    check_unicode(text, line)
+    return Text(str(number), text, 0)
+
+
 def json_object(text: str) -> dict[str, Any] | None:
     """Return the object that a line of JSON Lines holds; None for any other line."""
     if not text.startswith("{"):

@@ -1,11 +1,13 @@
 """`crossrt rerank` writes what `rank` returns: the best k, windows, a cascade; and says how much was cut."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from backports import zstd
 
 from crossrt import Cascade, CrossEncoder, Windows
 from crossrt.__main__ import main
@@ -109,3 +111,41 @@ def test_options_that_do_not_go_together_are_refused(
     assert run(bundle, files, tmp_path / "out", *options) == (2 if said else 0)
     assert said in capsys.readouterr().err
     assert (tmp_path / "out").exists() == (not said)
+
+
+def in_other_forms(folder: Path) -> list[str]:
+    """Write the same files as Pyserini, BEIR and MS MARCO have them; return the options that give them."""
+    rows = [{"_id": name, "text": text} for name, text in QUERIES.items()]
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\r\n" for row in rows), encoding="utf-8-sig")
+    names = list(PASSAGES)
+    for part, some in enumerate((names[:3], names[3:])):
+        lines = "".join(json.dumps({"id": name, "contents": PASSAGES[name]}) + "\n" for name in some)
+        (folder / f"part-{part}.jsonl.zst").write_bytes(zstd.compress(lines.encode()))
+    (folder / "run.tsv").write_text(
+        "".join(f"{query}\t{name}\t{n + 1}\n" for query in QUERIES for n, name in enumerate(names))
+    )
+    return [
+        "--queries",
+        str(folder / "q.jsonl"),
+        "--passages",
+        str(folder / "part-*.zst"),
+        "--run",
+        str(folder / "run.tsv"),
+    ]
+
+
+def test_other_forms_of_the_files_give_the_same_bytes(bundle: Path, files: list[str], tmp_path: Path) -> None:
+    assert run(bundle, files, tmp_path / "plain") == 0
+    assert run(bundle, in_other_forms(tmp_path), tmp_path / "other") == 0
+    assert (tmp_path / "other").read_bytes() == (tmp_path / "plain").read_bytes()
+    assert run(bundle, files, tmp_path / "out.jsonl") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    expected = [line.split() for line in (tmp_path / "plain").read_text().splitlines()]
+    found = [[row["query_id"], "Q0", row["doc_id"], str(row["rank"]), repr(row["score"]), "crossrt"] for row in rows]
+    assert found == expected
+
+
+def test_only_one_file_is_standard_input(bundle: Path, files: list[str], tmp_path: Path, capsys: Any) -> None:
+    words = [*files[:1], "-", *files[2:5], "-"]
+    assert run(bundle, words, tmp_path / "out") == 2
+    assert "only one of --queries, --run and --passages can be -" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`crossrt evaluate`, from its words to the files it writes."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 import re
@@ -12,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tokenizers import Tokenizer
 
 pytrec_eval = pytest.importorskip("pytrec_eval")
@@ -24,6 +27,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, BundleError, DataFileError, OptionError
 from crossrt.engine.files.digests import sha256_of
+from crossrt.engine.files.texts import read_texts
 from crossrt.engine.files.trec import read_qrels, read_run
 from crossrt.engine.store.preparation import prepare
 from crossrt.engine.text.truncation import Truncation
@@ -78,6 +82,32 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in folder.iterdir()
         if path.is_file() and path.name != ".lock"
     }
+
+
+def test_other_forms_of_the_files_give_the_same_numbers(
+    command: Command, bundle: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    status, printed, _ = command(bundle, "--out", tmp_path / "plain")
+    passages = [{"docid": name, "contents": text} for name, text in read_texts(files["passages"]).items()]
+    parquet.write_table(pyarrow.Table.from_pylist(passages), tmp_path / "p.parquet")
+    ranks = [line.split() for line in files["run"].read_text().splitlines()]
+    lines = "".join(f"{query} {name} {rank}\n" for query, _, name, rank, *_ in ranks)
+    (tmp_path / "run.gz").write_bytes(gzip.compress(lines.encode()))
+    judged = [line.split() for line in files["qrels"].read_text().splitlines()]
+    rows = ["query-id\tcorpus-id\tscore", *(f"{query}\t{name}\t{grade}" for query, _, name, grade in judged)]
+    (tmp_path / "qrels.tsv").write_text("\r\n".join(rows))
+    others = {"passages": tmp_path / "p.parquet", "run": tmp_path / "run.gz", "qrels": tmp_path / "qrels.tsv"}
+    for _ in range(2):  # the second time it finds the finished runs
+        other = command(bundle, "--out", tmp_path / "other", **others)
+        assert (status, other[0]) == (0, 0), other[2]
+        runs = [(tmp_path / folder / "bundle.fp32.run.trec").read_bytes() for folder in ("plain", "other")]
+        assert runs[0] == runs[1]
+        means = [
+            [row.means for row in Evaluation.read(tmp_path / folder / "result.json").rankings]
+            for folder in ("plain", "other")
+        ]
+        assert means[0] == means[1]
+    assert printed.splitlines()[1] == other[1].splitlines()[1]
 
 
 def test_trec_eval_gives_the_numbers_that_are_printed(

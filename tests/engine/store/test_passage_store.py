@@ -1,6 +1,7 @@
 """A prepared store gives exactly the tokens of the texts; damaged and unfinished stores are refused."""
 
 import copy
+import gzip
 import json
 import os
 import pickle
@@ -332,16 +333,19 @@ CHILD = """
         if saves == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
     preparation._save = counted
-    preparation.prepare(Path(passages), Path(store), Tokenizer.from_file(tokenizer), tokenizer_sha256="x", limit=64)
+    preparation.prepare(passages, Path(store), Tokenizer.from_file(tokenizer), tokenizer_sha256="x", limit=64)
 """
 
 
-@pytest.mark.parametrize("before", ["before", "after"])
+@pytest.mark.parametrize(("before", "packed"), [("before", False), ("after", False), ("after", True)])
 def test_a_killed_run_goes_on_where_it_was_and_ends_in_the_same_store(
-    tmp_path: Path, bundle: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, before: str
+    tmp_path: Path, bundle: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, before: str, packed: bool
 ) -> None:
-    passages = tmp_path / "p.tsv"
-    passages.write_text("".join(f"{n * 37 % 101}\t{'city river ' * (n % 9)}{n}\n" for n in range(101)))
+    lines = [f"{n * 37 % 101}\t{'city river ' * (n % 9)}{n}\n\n" for n in range(101)]
+    passages = str(tmp_path / "p*")
+    for name, part in (("p1", lines[:50]), ("p2", lines[50:])) if packed else (("p", lines),):
+        content = "".join(part).encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
     whole = prepare(passages, tmp_path / "whole", tokenizer, tokenizer_sha256="x", limit=64)
     store = tmp_path / "store"
     command = [sys.executable, "-c", textwrap.dedent(CHILD), passages, store, bundle / "tokenizer.json"]
