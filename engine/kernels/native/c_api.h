@@ -61,7 +61,7 @@ int crossrt_score(const Encoder* encoder, Workspace* workspace, int64_t count, c
         if (begin >= end || end - begin > dims.positions) return INVALID_INPUT;
         for (int64_t n = begin; n < end; n++)
             if (uint32_t(ids[n]) >= uint32_t(dims.vocab) || (dims.types && types[n] >= dims.types)) return INVALID_INPUT;
-        pairs.push_back({ids + begin, types + begin, int(end - begin)});
+        pairs.push_back({ids + begin, types + begin, int(end - begin), 0});
     }
     for (int64_t begin = 0, end = 0; begin < count; begin = end) {
         int64_t tokens = pairs[end++].length;

@@ -27,6 +27,7 @@ struct Pair {
     const int32_t* ids;
     const uint8_t* types;
     int length;
+    int row;  // of its first token, [CLS], among the tokens of the batch
 };
 
 class Encoder {
@@ -39,7 +40,7 @@ public:
     virtual std::unique_ptr<Workspace> new_workspace(int threads) const = 0;
     // Writes logits [count, labels]. All pairs together have at most BATCH_TOKENS tokens, or there is only one. Several threads
     // may call it at once, each with a workspace of its own.
-    virtual void score(const Pair* pairs, int count, Workspace& workspace, float* logits) const = 0;
+    virtual void score(Pair* pairs, int count, Workspace& workspace, float* logits) const = 0;
 };
 
 template <class Precision>
@@ -51,6 +52,13 @@ class EncoderOf : public Encoder {
     using Layer = typename Model<Precision>::Layer;
     using LayerNorm = typename Model<Precision>::LayerNorm;
     using PostAttention = typename Model<Precision>::PostAttention;
+
+    // What one thread computes: the tokens `begin` to `end` of the batch, among which the pairs `first_pair` to `last_pair` begin.
+    struct Share {
+        int begin, end, first_pair, last_pair;
+        // The thread's first row of `quantized_hidden`.
+        int first_row() const { return begin + Precision::CLS_RESIDUAL * first_pair; }
+    };
 
     // What one thread needs for itself.
     struct ThreadScratch {
@@ -69,7 +77,8 @@ class EncoderOf : public Encoder {
         // The last layer, for TILE pairs: the queries [TILE, attention_width], and for each head the query times K's weights and
         // the context in terms of hidden states [TILE, heads, width].
         Element *cls_query, *absorbed_query, *pooled_hidden;
-        // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32.
+        // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32. In INT8 the rows of a
+        // thread's tokens in `quantized_hidden` are followed by the residuals of those that are [CLS].
         ActivationRows quantized_hidden, quantized_context;
         std::vector<ThreadScratch> scratch;                  // by rank
         ThreadTeam team;
@@ -81,7 +90,7 @@ class EncoderOf : public Encoder {
               cls_query(allocate<Element>(size_t(TILE) * dims.attention_width())),
               absorbed_query(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
               pooled_hidden(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
-              quantized_hidden(*this, tokens, dims.width()),
+              quantized_hidden(*this, tokens + Precision::CLS_RESIDUAL * BATCH_TOKENS, dims.width()),
               quantized_context(*this, tokens, dims.attention_width()),
               team(threads) {
             for (int rank = 0; rank < threads; rank++) scratch.emplace_back(*this, dims, tokens);
@@ -100,31 +109,37 @@ public:
     // The threads share the tokens out in whole tiles, and attention by heads. Attention reads keys and values of all tokens of a
     // pair, so the threads wait for one another before it and after it. The last layer and the head, a row for each pair, are for
     // one thread alone.
-    void score(const Pair* pairs, int count, Workspace& workspace, float* logits) const override {
+    void score(Pair* pairs, int count, Workspace& workspace, float* logits) const override {
         auto& activations = static_cast<Activations&>(workspace);
         int tokens = 0;
-        for (int pair = 0; pair < count; pair++) tokens += pairs[pair].length;
+        for (int pair = 0; pair < count; tokens += pairs[pair++].length) pairs[pair].row = tokens;
         const int threads = activations.team.size, tiles = (tokens + TILE - 1) / TILE;
         activations.team.run([&](int rank) {
             const auto first_token = [&](int64_t of_rank) {
                 return int(std::min<int64_t>(tokens, tiles * of_rank / threads * TILE));
             };
+            const auto first_pair = [&](int token) {
+                return int(std::partition_point(pairs, pairs + count, [&](const Pair& pair) { return pair.row < token; }) - pairs);
+            };
             const int begin = first_token(rank), end = first_token(rank + 1);
+            const Share share{begin, end, first_pair(begin), first_pair(end)};
             const ThreadScratch& scratch = activations.scratch[rank];
-            embed(pairs, begin, end, activations);
+            embed(pairs, share, activations);
+            const LayerNorm* norm = &model.embedding_norm;
             for (const Layer& layer : model.layers) {
-                if (begin < end) project(layer.query_key_value, begin, end, activations);
+                if (begin < end) project(layer.query_key_value, pairs, share, *norm, activations);
+                norm = &layer.post_attention.output_norm;
                 activations.team.synchronize();
                 attend_heads(pairs, count, rank, activations, scratch);
                 activations.team.synchronize();
                 for (int row = begin; row < end; row++)
                     Precision::quantize_row(activations.context + ptrdiff_t(row) * dims.attention_width(),
                                             dims.attention_width(), activations.quantized_context.from_row(row));
-                post_attention(layer.post_attention, begin, end, activations, scratch);
+                post_attention(layer.post_attention, begin, end, share.first_row(), activations, scratch);
             }
         });
         attend_from_cls(pairs, count, activations);
-        post_attention(model.last.post_attention, 0, count, activations, activations.scratch[0]);
+        post_attention(model.last.post_attention, 0, count, 0, activations, activations.scratch[0]);
         classify(count, activations, logits);
     }
 
@@ -147,13 +162,14 @@ private:
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
 
-    // hidden = LayerNorm(word + position + type embedding), for the tokens `begin` to `end` of the batch.
-    void embed(const Pair* pair, int begin, int end, const Activations& activations) const {
+    // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread.
+    void embed(const Pair* pair, const Share& share, const Activations& activations) const {
         using Embedding = typename Precision::Embedding;
         const ptrdiff_t width = dims.width();
+        const ActivationRows quantized = activations.quantized_hidden.from_row(share.first_row());
         int first = 0;
-        for (; first < end; first += pair++->length) {
-            const int from = std::max(0, begin - first), until = std::min(pair->length, end - first);
+        for (; first < share.end; first += pair++->length) {
+            const int from = std::max(0, share.begin - first), until = std::min(pair->length, share.end - first);
             // RoBERTa-like models number only the tokens that are not padding. `counted` is how many of this pair's tokens
             // before `from`, where this thread begins, have a number.
             int counted = 0;
@@ -174,16 +190,43 @@ private:
                     if (type_row) sum = _mm512_add_ps(sum, load(type_row + n));
                     _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(position_row + n)));
                 }
-                normalize(model.embedding_norm, to, activations.quantized_hidden.from_row(row));
+                normalize(model.embedding_norm, to, quantized.from_row(row - share.begin));
             }
         }
     }
 
-    // Queries, keys and values of the tokens `begin` to `end`.
-    void project(const Linear& layer, int begin, int end, const Activations& activations) const {
+    // Queries, keys and values of a thread's tokens.
+    void project(const Linear& layer, const Pair* pairs, const Share& share, const LayerNorm& norm,
+                 const Activations& activations) const {
         const ptrdiff_t stride = 3 * dims.attention_width();
-        Precision::linear(layer, activations.quantized_hidden.from_row(begin), end - begin, 0, stride,
-                          Store{activations.query_key_value + begin * stride, stride});
+        const int count = share.end - share.begin;
+        const ActivationRows rows = activations.quantized_hidden.from_row(share.first_row());
+        const Pair* pair = pairs + share.first_pair;
+        int residuals = 0;
+        for (; Precision::CLS_RESIDUAL && pair + residuals < pairs + share.last_pair; residuals++) {
+            const int row = pair[residuals].row;
+            Precision::quantize_residual(activations.hidden + ptrdiff_t(row) * dims.width(), dims.width(), norm.smoothing,
+                                         rows.from_row(row - share.begin), rows.from_row(count + residuals));
+        }
+        multiply_with_residuals(layer, rows, count, residuals, [=](int n) { return pair[n].row - share.begin; },
+                                Store{activations.query_key_value + share.begin * stride, stride});
+    }
+
+    // Multiplies `count` rows with a linear layer, and `residuals` rows that follow them, whose products are added to those of the
+    // rows `row_of(0)`, `row_of(1)`, ...
+    template <class RowOf>
+    void multiply_with_residuals(const Linear& layer, const ActivationRows& rows, int count, int residuals, RowOf&& row_of,
+                                 const Store& products) const {
+        Precision::linear(layer, rows, count + residuals, 0, layer.out,
+                          [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                              if (Precision::CLS_RESIDUAL && row >= count) {
+                                  row = row_of(row - count);
+                                  const Element* sum = products.to + row * products.stride + out;
+                                  low = _mm512_add_ps(_mm512_sub_ps(low, load(layer.bias + out)), load(sum));
+                                  high = _mm512_add_ps(_mm512_sub_ps(high, load(layer.bias + out + LANES)), load(sum + LANES));
+                              }
+                              products(row, out, low, high);
+                          });
     }
 
     // Attention: the heads of all pairs in turn, one to each thread.
@@ -213,13 +256,21 @@ private:
             const ptrdiff_t begin = ptrdiff_t(row) * width, end = begin + ptrdiff_t(pairs[pair].length) * width;
             for (ptrdiff_t n = begin; n < end; n += PANEL)
                 store(hidden_states + n, load(activations.hidden + n), load(activations.hidden + n + LANES));
-            activations.quantized_hidden.from_row(pair).copy_row(activations.quantized_hidden.from_row(row));
             std::memmove(activations.hidden + ptrdiff_t(pair) * width, activations.hidden + begin, width * sizeof(float));
         }
+        const LayerNorm& norm = model.layers.empty() ? model.embedding_norm : model.layers.back().post_attention.output_norm;
         for (int begin = 0; begin < count; begin += TILE) {
             const int rows = std::min(TILE, count - begin);
-            Precision::linear(model.last.query, activations.quantized_hidden.from_row(begin), rows, 0, attention_width,
-                              Store{activations.cls_query, attention_width});
+            const ActivationRows quantized = activations.quantized_hidden;
+            for (int n = 0; n < rows; n++) {
+                const float* hidden = activations.hidden + ptrdiff_t(begin + n) * width;
+                Precision::quantize_smoothed(hidden, width, norm.smoothing, quantized.from_row(n));
+                if (Precision::CLS_RESIDUAL)
+                    Precision::quantize_residual(hidden, width, norm.smoothing, quantized.from_row(n),
+                                                 quantized.from_row(rows + n));
+            }
+            multiply_with_residuals(model.last.query, quantized, rows, Precision::CLS_RESIDUAL * rows, [](int n) { return n; },
+                                    Store{activations.cls_query, attention_width});
             for (int head = 0; head < dims.heads; head++)
                 gemm<Dot>(model.last.key + ptrdiff_t(head) * dims.head * width, dims.head, 0, width,
                           activations.cls_query + head * dims.head, attention_width, rows,
@@ -245,9 +296,9 @@ private:
         }
     }
 
-    // A layer after its attention, for the rows `from` to `to`:
+    // A layer after its attention, for the rows `from` to `to`, of which `quantized_hidden` has the first at `quantized_row`:
     //     hidden = LayerNorm(hidden + attention_output(context));  hidden = LayerNorm(hidden + ffn_down(GELU(ffn_up(hidden))))
-    void post_attention(const PostAttention& layer, int from, int to, const Activations& activations,
+    void post_attention(const PostAttention& layer, int from, int to, int quantized_row, const Activations& activations,
                         const ThreadScratch& scratch) const {
         const int width = dims.width();
         auto add_to = [&](float* hidden) {
@@ -262,7 +313,7 @@ private:
         for (int begin = from; begin < to; begin += FFN_ROW_BLOCK) {
             const int rows = std::min(FFN_ROW_BLOCK, to - begin);
             float* hidden = activations.hidden + ptrdiff_t(begin) * width;
-            const ActivationRows quantized = activations.quantized_hidden.from_row(begin);
+            const ActivationRows quantized = activations.quantized_hidden.from_row(quantized_row + begin - from);
             for (int row = 0; row < rows; row++)
                 normalize(layer.attention_norm, hidden + row * width, quantized.from_row(row));
             Precision::linear(layer.ffn_up, quantized, rows, 0, dims.intermediate,

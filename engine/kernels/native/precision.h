@@ -53,6 +53,7 @@ struct RowQuantization {
 struct Int8 {
     using Element = BFloat16;
     using Embedding = uint16_t;  // FP16
+    static constexpr int CLS_RESIDUAL = 1;
 
     // The 8-bit weights W, in [-127, 127], with a scale for each output channel. `sums` is, for each output channel, scale * (the
     // sum of its row of W). It makes up for the zero points of the activations: for a row x = row_scale * q + row_shift
@@ -89,12 +90,6 @@ struct Int8 {
             rest.scale += row;
             rest.shift += row;
             return rest;
-        }
-        // Copies one row.
-        void copy_row(const ActivationRows& from) const {
-            std::memcpy(values, from.values, stride);
-            *scale = *from.scale;
-            *shift = *from.shift;
         }
     };
 
@@ -133,14 +128,31 @@ struct Int8 {
         *to.scale = quantization.scale;
         *to.shift = -quantization.scale * quantization.zero_point;
     }
-    static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
+    template <class Values>
+    static ALWAYS_INLINE void quantize_row(int width, const ActivationRows& to, Values&& values) {
         FloatVec low = broadcast(0), high = broadcast(0);
         for (int n = 0; n < width; n += LANES) {
-            low = _mm512_min_ps(low, load(row + n));
-            high = _mm512_max_ps(high, load(row + n));
+            low = _mm512_min_ps(low, values(n));
+            high = _mm512_max_ps(high, values(n));
         }
-        quantize_row(width, RowQuantization(_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)), to,
-                     [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
+        quantize_row(width, RowQuantization(_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)), to, values);
+    }
+    static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
+        quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
+    }
+    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing& smoothing, const ActivationRows& to) {
+        quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return _mm512_mul_ps(load(row + n), load(smoothing.factor + n)); });
+    }
+    // Quantizes what the quantization of a row has lost.
+    static ALWAYS_INLINE void quantize_residual(const float* row, int width, const Smoothing& smoothing,
+                                                const ActivationRows& quantized, const ActivationRows& to) {
+        quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {
+            const __m512i integers =
+                _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(quantized.values + n)));
+            const FloatVec kept =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), broadcast(*quantized.scale), broadcast(*quantized.shift));
+            return _mm512_fmsub_ps(load(row + n), load(smoothing.factor + n), kept);
+        });
     }
     static ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
                                          const Smoothing& smoothing, const ActivationRows& to) {
@@ -207,6 +219,7 @@ template <class ElementType>
 struct Floating {
     using Element = ElementType;
     using Embedding = ElementType;  // for Bf16 the same 16 bits hold FP16
+    static constexpr int CLS_RESIDUAL = 0;
 
     struct Linear {
         const Element* weight;  // [out / 32][in / 2][32][2] in BF16, [out / 32][in][32] in FP32
@@ -224,7 +237,6 @@ struct Floating {
         ActivationRows(Workspace& workspace, int count, int width)
             : ActivationRows(workspace.allocate<Element>(size_t(count) * width), width) {}
         ActivationRows from_row(int row) const { return {values + row * stride, int(stride)}; }
-        void copy_row(const ActivationRows& from) const { std::memmove(values, from.values, stride * sizeof(Element)); }
     };
     struct Smoothing {
         explicit Smoothing(WeightReader&) {}
@@ -242,6 +254,10 @@ struct Floating {
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         for (int n = 0; n < width; n += 2 * LANES) store(to.values + n, load(row + n), load(row + n + LANES));
     }
+    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing&, const ActivationRows& to) {
+        quantize_row(row, width, to);
+    }
+    static void quantize_residual(const float*, int, const Smoothing&, const ActivationRows&, const ActivationRows&) {}
     static ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
                                          const Smoothing&, const ActivationRows& to) {
         crossrt::layer_norm(row, channels, width, params, epsilon,

@@ -67,7 +67,7 @@ def _position_rows(dims: Any, ids: Floats) -> Floats:
 
 
 def _context(dims: Any, arrays: dict[str, Floats], layer: str, quantized: Any) -> Floats:
-    both = _rounded(dims, _linear(arrays, f"{layer}.query_key_value", quantized))
+    both = _projected(dims, arrays, f"{layer}.query_key_value", quantized)
     heads = range(0, dims.heads * dims.head, dims.head)
     parts = np.split(both, 3, axis=1)
     contexts = [_attend(dims, *(part[:, head : head + dims.head] for part in parts)) for head in heads]
@@ -78,7 +78,7 @@ def _context_of_cls(dims: Any, arrays: dict[str, Floats], layer: str, hidden: Fl
     """The last layer: K's weights are absorbed by the query, attention reads the hidden states, V's weights come last."""
     states = _rounded(dims, hidden)
     quantized = tuple(part[:1] for part in quantized) if dims.is_int8 else quantized[:1]
-    query = _rounded(dims, _linear(arrays, f"{layer}.query", quantized)).reshape(dims.heads, dims.head)
+    query = _projected(dims, arrays, f"{layer}.query", quantized).reshape(dims.heads, dims.head)
     absorbed = np.stack(
         [one @ _matrix(panels).T for one, panels in zip(query, arrays[f"{layer}.key.weight"], strict=True)]
     )
@@ -92,7 +92,20 @@ def _norm(dims: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tup
     normal = (real - real.mean(axis=1, keepdims=True)) / np.sqrt(real.var(axis=1, keepdims=True) + dims.epsilon)
     normal = np.pad(normal, [(0, 0), (0, padded(dims.hidden) - dims.hidden)])
     hidden = normal * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
-    return hidden, _quantized_rows(dims, hidden * arrays[f"{name}.balance"] if dims.is_int8 else hidden)
+    if not dims.is_int8:
+        return hidden, _rounded(dims, hidden)
+    smoothed = hidden * arrays[f"{name}.balance"]
+    integers, scale, shift = _quantize(smoothed)
+    return hidden, (integers, scale, shift, smoothed[:1] - (integers * scale + shift)[:1])
+
+
+def _projected(dims: Any, arrays: dict[str, Floats], name: str, rows: Any) -> Floats:
+    """Queries, keys and values. In INT8 the first row, of [CLS], is quantized twice: itself, and what that has lost."""
+    projected = _rounded(dims, _linear(arrays, name, rows))
+    if dims.is_int8:
+        lost = _linear(arrays, name, _quantize(rows[3])) - arrays[f"{name}.bias"]
+        projected[:1] = _rounded(dims, projected[:1] + lost)
+    return projected
 
 
 def _quantized_rows(dims: Any, values: Floats, low: float | None = None) -> Any:
@@ -112,7 +125,7 @@ def _linear(arrays: dict[str, Floats], name: str, rows: Any) -> Floats:
     weight = _matrix(arrays[f"{name}.weight"])
     if f"{name}.scale" not in arrays:
         return np.asarray(rows @ weight.T + arrays[f"{name}.bias"])
-    integers, scale, shift = rows
+    integers, scale, shift = rows[:3]
     product = (integers @ weight.T) * arrays[f"{name}.scale"]
     return np.asarray(product * scale + shift * arrays[f"{name}.sums"] + arrays[f"{name}.bias"])
 
