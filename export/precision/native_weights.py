@@ -1,12 +1,16 @@
 """`native_from_checkpoint`: a checkpoint's weights for the native kernels, in INT8, BF16 or FP32 for CPUs and FP16 for GPUs.
 
 INT8 weights have one scale for each output channel and are rounded once, from FP32. Activations need no ranges: the kernels
-quantize each token by its own. Calibration decides two things: the factors that smooth LayerNorm's channels before they are
-quantized (SmoothQuant), and which four input channels of the second feed-forward layer have outliers and stay in FP32. The other
-precisions need no calibration.
+quantize each token by its own. Calibration decides four things: the factors that smooth LayerNorm's channels before they are
+quantized (SmoothQuant), the shifts that center these channels (Outlier Suppression+), which four input channels of the second
+feed-forward layer have outliers and stay in FP32, and how weights are rounded (GPTQ). The other precisions need no calibration.
+
+A shift costs the kernels nothing. It is subtracted from LayerNorm's bias and added again by the biases of the layers that follow:
+times their weights by those that read LayerNorm's output, as it is by the one whose output is added to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,8 @@ from ...engine.bundle.native_weights import OUTLIER_CHANNELS, PANEL, ModelDims, 
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
+from .weight_rounding import rounded, token_moments
 
-MAX_WEIGHT = 127
-"""The largest INT8 weight. -128 is not used, so that the range is symmetric."""
 MAX_GPU_HEAD = 128
 """Channels of the widest attention head on a GPU. A tile's keys and values must fit into 48 KiB of shared memory, which every
 block may have, and its queries and sums into registers."""
@@ -91,7 +94,7 @@ class _ArrayBuilder:
         for number in range(dims.layers):
             self._layer(number, previous_norm)
             previous_norm = f"layer.{number}.output_norm"
-        self._norm(previous_norm)
+        self._norm(previous_norm, [])
         for number in range(dims.dense):
             weight, bias = self._tensor(f"head.{number}.weight"), self._tensor(f"head.{number}.bias")
             if dims.for_gpus and number < dims.dense - 1:
@@ -121,31 +124,39 @@ class _ArrayBuilder:
             for part, scale in scales.items()
             for kind in ("weight", "bias")
         }
-        if number < dims.layers - 1:
-            smoothing = self._norm(previous_norm, *(f"{name}.{part}" for part in scales))
-            weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
-            self._linear(f"{name}.query_key_value", weight / smoothing, bias, width, 3 * attention_width)
-        else:
-            smoothing = self._norm(previous_norm, f"{name}.query")
+        last = number == dims.layers - 1
+        norm = self._norm(previous_norm, [f"{name}.{part}" for part in (("query",) if last else scales)])
+        for part in scales:
+            parts[f"{part}.bias"] = parts[f"{part}.bias"] + parts[f"{part}.weight"] @ norm.shift
+        if last:
             self._linear(
-                f"{name}.query", parts["query.weight"] / smoothing, parts["query.bias"], width, attention_width
+                f"{name}.query", parts["query.weight"] / norm.factors, parts["query.bias"], width, attention_width
             )
             self._last_key_value(name, parts)
+        else:
+            weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
+            self._linear(f"{name}.query_key_value", weight / norm.factors, bias, width, 3 * attention_width, norm.rows)
         output = _pad_heads(self._tensor(f"{name}.attention_output.weight").T, dims).T
+        bias = self._tensor(f"{name}.attention_output.bias") + norm.shift
         self._linear(
-            f"{name}.attention_output", output, self._tensor(f"{name}.attention_output.bias"), attention_width, width
+            f"{name}.attention_output", output, bias, attention_width, width, self._context_rows(f"{name}.context")
         )
-        smoothing = self._norm(f"{name}.attention_norm", f"{name}.intermediate")
-        intermediate = self._tensor(f"{name}.intermediate.weight") / smoothing
-        bias = self._tensor(f"{name}.intermediate.bias")
-        self._linear(f"{name}.intermediate", intermediate, bias, width, dims.intermediate)
+        norm = self._norm(f"{name}.attention_norm", [f"{name}.intermediate"])
+        intermediate = self._tensor(f"{name}.intermediate.weight")
+        bias = self._tensor(f"{name}.intermediate.bias") + intermediate @ norm.shift
+        self._linear(f"{name}.intermediate", intermediate / norm.factors, bias, width, dims.intermediate, norm.rows)
         output = self._tensor(f"{name}.output.weight").copy()
+        rows = self._stats[f"{name}.activation"].rows if f"{name}.activation" in self._stats else None
         if dims.is_int8:
             outliers = self._outlier_channels(f"{name}.activation", output)
             self._arrays["kept"][number] = outliers
             self._arrays[f"{name}.output.kept"] = _pad_channels(output[:, outliers].T, width)
             output[:, outliers] = 0
-        self._linear(f"{name}.output", output, self._tensor(f"{name}.output.bias"), dims.intermediate, width)
+            if rows is not None:
+                rows = rows.copy()
+                rows[:, outliers] = 0
+        bias = self._tensor(f"{name}.output.bias") + norm.shift
+        self._linear(f"{name}.output", output, bias, dims.intermediate, width, rows)
 
     def _last_key_value(self, name: str, parts: Mapping[str, Floats]) -> None:
         """The keys have no bias: it would add the same to all scores of a query, which softmax cancels."""
@@ -160,32 +171,38 @@ class _ArrayBuilder:
         self._arrays[f"{name}.value.weight"] = self._to_element_type(_pad_channels(parts["value.weight"], width))
         self._arrays[f"{name}.value.bias"] = parts["value.bias"]
 
-    def _norm(self, name: str, *readers: str) -> Floats:
-        """Build a LayerNorm, and return its smoothing factors [hidden], by which the weights of `readers` must be divided."""
-        width = self._dims.width
-        for part in ("weight", "bias"):
-            self._arrays[f"{name}.{part}"] = _pad_channels(self._tensor(f"{name}.{part}"), width)
-        smoothing = np.ones(self._dims.hidden)
+    def _norm(self, name: str, readers: Sequence[str]) -> "_Norm":
+        """Build a LayerNorm that the linear layers `readers` read, and return what their weights and biases must make up for."""
+        hidden, width = self._dims.hidden, self._dims.width
+        norm = _Norm(np.ones(hidden), np.zeros(hidden), None)
+        if self._dims.is_int8 and readers and name in self._stats:
+            weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
+            norm = _balanced(self._stats[name], weights)
+        self._arrays[f"{name}.weight"] = _pad_channels(self._tensor(f"{name}.weight"), width)
+        self._arrays[f"{name}.bias"] = _pad_channels(self._tensor(f"{name}.bias") - norm.shift, width)
         if self._dims.is_int8:
-            if readers and name in self._stats:
-                weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
-                smoothing = _smoothing_factors(self._stats[name], weights)
-            self._arrays[f"{name}.balance"] = _pad_channels(smoothing, width)
-        return smoothing
+            self._arrays[f"{name}.balance"] = _pad_channels(norm.factors, width)
+        return norm
 
-    def _linear(self, name: str, weight: Floats, bias: Floats, inputs: int, outputs: int) -> None:
+    def _context_rows(self, name: str) -> Floats | None:
+        """Return a sample of what attention gives, its heads padded, or None where calibration has not observed it."""
+        return _pad_heads(self._stats[name].rows.T, self._dims).T if name in self._stats else None
+
+    def _linear(
+        self, name: str, weight: Floats, bias: Floats, inputs: int, outputs: int, rows: Floats | None = None
+    ) -> None:
+        """Build a linear layer. `rows` [tokens, inputs] is a sample of its input, by which INT8 weights are rounded."""
         weight = _pad_channels(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
         bias = _pad_channels(bias, outputs)
         self._arrays[f"{name}.bias"] = _to_fp16(bias) if self._dims.for_gpus and not name.startswith("head.") else bias
         if not self._dims.is_int8:
             self._arrays[f"{name}.weight"] = self._to_element_type(weight)
             return
-        largest = np.abs(weight).max(axis=1)
-        scale = np.where(largest > 0, largest, MAX_WEIGHT).astype(np.float64) / MAX_WEIGHT
-        rounded = np.rint(weight / scale[:, None]).astype(np.int8)
-        self._arrays[f"{name}.weight"] = _pack_panels(rounded, interleaved=4)
+        moments = None if rows is None else token_moments(_pad_channels(rows, inputs), weight)
+        integers, scale = rounded(weight, moments)
+        self._arrays[f"{name}.weight"] = _pack_panels(integers, interleaved=4)
         self._arrays[f"{name}.scale"] = scale
-        self._arrays[f"{name}.sums"] = scale * rounded.sum(axis=1, dtype=np.int64)
+        self._arrays[f"{name}.sums"] = scale * integers.sum(axis=1, dtype=np.int64)
 
     def _to_element_type(self, weight: Floats) -> Floats:
         """Convert a weight [outputs, inputs] that is not INT8: for CPUs it is packed into panels."""
@@ -202,13 +219,30 @@ class _ArrayBuilder:
         return np.sort(np.argsort(-magnitude, kind="stable")[:OUTLIER_CHANNELS])
 
 
-def _smoothing_factors(stats: TensorStats, weights: Floats) -> Floats:
-    """Return what activations are multiplied by, float64 [channels], so that they and the weights that read them are equally hard
-    to quantize: equation 4 of SmoothQuant with a migration strength of 0.5 (Xiao et al. 2023, arXiv:2211.10438). They are the
-    reciprocals of the paper's factors and of `Quantization.smoothing`, which activations are divided by."""
-    ratio = np.abs(weights).max(axis=0).clip(1e-5) / stats.magnitude.clip(1e-5)
-    factors = np.sqrt(np.float64(ratio))
-    return np.asarray(factors / np.median(factors))
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """What the kernels get of a LayerNorm's output x in place of x: (x - shift) * factors. Both are float64 [hidden]; `rows` is a
+    sample of it, [tokens, hidden], or None where calibration has not observed x."""
+
+    factors: Floats
+    shift: Floats
+    rows: Floats | None
+
+
+def _balanced(stats: TensorStats, weights: Floats) -> _Norm:
+    """Choose shift and factors for a LayerNorm's output that `weights` [outputs, hidden] read.
+
+    The shift is the mean of each channel, so that channels that lie on one side of 0 do not widen the range of every token
+    (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145, which takes the middle between least and greatest value; the mean is
+    better here). The factors make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration
+    strength of 0.5 (Xiao et al. 2023, arXiv:2211.10438). They are the reciprocals of the paper's factors and of
+    `Quantization.smoothing`, which activations are divided by.
+    """
+    shift = stats.rows.mean(axis=0, dtype=np.float64)
+    magnitude = np.maximum(shift - stats.low, stats.high - shift)
+    factors = np.sqrt(np.float64(np.abs(weights).max(axis=0).clip(1e-5)) / magnitude.clip(1e-5))
+    factors /= np.median(factors)
+    return _Norm(factors, shift, (stats.rows - shift) * factors)
 
 
 def _pack_panels(weight: Floats, *, interleaved: int) -> Floats:
