@@ -169,6 +169,12 @@ class Checkpoint:
         for name in self._names:
             self.tensor(name)
 
+    def module_of(self, part: str, modules: Mapping[str, Any]) -> Any:
+        """Return the module of `part`, such as `layer.0.query`, among those of the reference's model, by name."""
+        name = self._names[f"{part}.weight"].removesuffix(".weight")
+        candidates = (f"model.{name}", f"trunk.{name.removeprefix(self.layout.prefix)}")
+        return next(modules[candidate] for candidate in candidates if candidate in modules)
+
     def original_tensors(self) -> dict[str, Any]:
         """Return all tensors under the checkpoint's own names, as stored, without the prefixes of PyTorch's wrappers."""
         return dict(self._tensors)

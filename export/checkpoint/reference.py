@@ -79,6 +79,11 @@ class Reference:
         stacked = np.stack(logits) if pairs else np.zeros((0, self.checkpoint.labels), dtype=np.float32)
         return Expected(tuple(each["input_ids"] for each in encoded), stacked)
 
+    def batch_of(self, pair: tuple[str, str], max_length: int) -> dict[str, Any]:
+        """Return one pair as the model takes it."""
+        encoded = self._encoded(pair, max_length)
+        return {name: torch.tensor([ids]) for name, ids in encoded.items() if name in self.model.takes}
+
     def _computed(self, batch: dict[str, Any]) -> npt.NDArray[np.float32]:
         try:
             return np.asarray(self.model(batch).float().numpy())

@@ -10,7 +10,6 @@ times their weights by those that read LayerNorm's output, as it is by the one w
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from ...engine.bundle.native_weights import OUTLIER_CHANNELS, PANEL, ModelDims, 
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
+from .balance import Balance, balanced
+from .score_gradients import GradientSample
 from .weight_rounding import rounded, token_moments
 
 MAX_GPU_HEAD = 128
@@ -43,12 +44,17 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
 
 
 def native_from_checkpoint(
-    checkpoint: Checkpoint, path: Path, precision: Precision, stats: Mapping[str, TensorStats] | None = None
+    checkpoint: Checkpoint,
+    path: Path,
+    precision: Precision,
+    stats: Mapping[str, TensorStats] | None = None,
+    gradients: Mapping[str, GradientSample] | None = None,
 ) -> None:
     """Write the file, in INT8, BF16 or FP32 for CPUs, or in FP16 for GPUs.
 
-    `stats` is, for INT8, what calibration found of activations, by name; activations that it lacks are not smoothed. Raises
-    CheckpointError for weights that are NaN or Inf.
+    `stats` is, for INT8, what calibration found of activations, by name: activations that it lacks are not smoothed, and the
+    weights that read them are rounded to nearest. `gradients` are those at `gradient_sites`. Raises CheckpointError for weights
+    that are NaN or Inf.
     """
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
@@ -69,19 +75,39 @@ def native_from_checkpoint(
         epsilon=dimensions.norm_eps,
         padding=checkpoint.pad_token_id if checkpoint.positions_pass_over_padding else None,
     )
-    arrays = _ArrayBuilder(checkpoint, dims, stats or {}).build()
+    arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
     with path.open("wb") as file:
         write(file, dims, arrays)
+
+
+def gradient_sites(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """Return the linear layers that read each LayerNorm's output in 8 bits, by the LayerNorm's name."""
+    sites: dict[str, tuple[str, ...]] = {}
+    norm = "embedding_norm"
+    for number in range(checkpoint.dimensions.layers):
+        name = f"layer.{number}"
+        parts = ("query", "key", "value") if number < checkpoint.dimensions.layers - 1 else ("query",)
+        sites[norm] = tuple(f"{name}.{part}" for part in parts)
+        sites[f"{name}.attention_norm"] = (f"{name}.intermediate",)
+        norm = f"{name}.output_norm"
+    return sites
 
 
 class _ArrayBuilder:
     """Builds the arrays of `ModelDims.tensors`, by name."""
 
-    def __init__(self, checkpoint: Checkpoint, dims: ModelDims, stats: Mapping[str, TensorStats]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dims: ModelDims,
+        stats: Mapping[str, TensorStats],
+        gradients: Mapping[str, GradientSample],
+    ) -> None:
         self._tensor = checkpoint.tensor
         self._checkpoint = checkpoint
         self._dims = dims
         self._stats = stats
+        self._gradients = gradients
         self._arrays: dict[str, Floats] = {}
 
     def build(self) -> dict[str, Floats]:
@@ -135,7 +161,8 @@ class _ArrayBuilder:
             self._last_key_value(name, parts)
         else:
             weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
-            self._linear(f"{name}.query_key_value", weight / norm.factors, bias, width, 3 * attention_width, norm.rows)
+            rows = self._rows(previous_norm, norm)
+            self._linear(f"{name}.query_key_value", weight / norm.factors, bias, width, 3 * attention_width, rows)
         output = _pad_heads(self._tensor(f"{name}.attention_output.weight").T, dims).T
         bias = self._tensor(f"{name}.attention_output.bias") + norm.shift
         self._linear(
@@ -144,7 +171,8 @@ class _ArrayBuilder:
         norm = self._norm(f"{name}.attention_norm", [f"{name}.intermediate"])
         intermediate = self._tensor(f"{name}.intermediate.weight")
         bias = self._tensor(f"{name}.intermediate.bias") + intermediate @ norm.shift
-        self._linear(f"{name}.intermediate", intermediate / norm.factors, bias, width, dims.intermediate, norm.rows)
+        rows = self._rows(f"{name}.attention_norm", norm)
+        self._linear(f"{name}.intermediate", intermediate / norm.factors, bias, width, dims.intermediate, rows)
         output = self._tensor(f"{name}.output.weight").copy()
         rows = self._stats[f"{name}.activation"].rows if f"{name}.activation" in self._stats else None
         if dims.is_int8:
@@ -171,18 +199,34 @@ class _ArrayBuilder:
         self._arrays[f"{name}.value.weight"] = self._to_element_type(_pad_channels(parts["value.weight"], width))
         self._arrays[f"{name}.value.bias"] = parts["value.bias"]
 
-    def _norm(self, name: str, readers: Sequence[str]) -> "_Norm":
+    def _norm(self, name: str, readers: Sequence[str]) -> Balance:
         """Build a LayerNorm that the linear layers `readers` read, and return what their weights and biases must make up for."""
         hidden, width = self._dims.hidden, self._dims.width
-        norm = _Norm(np.ones(hidden), np.zeros(hidden), None)
-        if self._dims.is_int8 and readers and name in self._stats:
-            weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
-            norm = _balanced(self._stats[name], weights)
+        norm = Balance(np.ones(hidden), np.zeros(hidden))
+        if self._dims.is_int8 and readers:
+            norm = self._balance(name, np.concatenate([self._tensor(f"{reader}.weight") for reader in readers]))
         self._arrays[f"{name}.weight"] = _pad_channels(self._tensor(f"{name}.weight"), width)
         self._arrays[f"{name}.bias"] = _pad_channels(self._tensor(f"{name}.bias") - norm.shift, width)
         if self._dims.is_int8:
             self._arrays[f"{name}.balance"] = _pad_channels(norm.factors, width)
         return norm
+
+    def _balance(self, name: str, weights: Floats) -> Balance:
+        stats, sample = self._stats.get(name), self._gradients.get(name)
+        if stats is not None:
+            first = _first_balance(stats.low, stats.high, stats.rows.mean(axis=0, dtype=np.float64), weights)
+        elif sample is not None:
+            rows = sample.rows.double().numpy()
+            first = _first_balance(rows.min(axis=0), rows.max(axis=0), rows.mean(axis=0), weights)
+        else:
+            return Balance(np.ones(self._dims.hidden), np.zeros(self._dims.hidden))
+        if sample is None:
+            return first
+        return balanced(first, sample, weights, cls_is_exact=not name.endswith("attention_norm"))
+
+    def _rows(self, name: str, norm: Balance) -> Floats | None:
+        """Return a sample of a LayerNorm's output as the kernels quantize it, or None where calibration has not observed it."""
+        return (self._stats[name].rows - norm.shift) * norm.factors if name in self._stats else None
 
     def _context_rows(self, name: str) -> Floats | None:
         """Return a sample of what attention gives, its heads padded, or None where calibration has not observed it."""
@@ -219,30 +263,18 @@ class _ArrayBuilder:
         return np.sort(np.argsort(-magnitude, kind="stable")[:OUTLIER_CHANNELS])
 
 
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    """What the kernels get of a LayerNorm's output x in place of x: (x - shift) * factors. Both are float64 [hidden]; `rows` is a
-    sample of it, [tokens, hidden], or None where calibration has not observed x."""
-
-    factors: Floats
-    shift: Floats
-    rows: Floats | None
-
-
-def _balanced(stats: TensorStats, weights: Floats) -> _Norm:
-    """Choose shift and factors for a LayerNorm's output that `weights` [outputs, hidden] read.
+def _first_balance(low: Floats, high: Floats, mean: Floats, weights: Floats) -> Balance:
+    """Return shift and factors for channels from `low` to `high` that `weights` [outputs, channels] read.
 
     The shift is the mean of each channel, so that channels that lie on one side of 0 do not widen the range of every token
-    (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145, which takes the middle between least and greatest value; the mean is
-    better here). The factors make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration
-    strength of 0.5 (Xiao et al. 2023, arXiv:2211.10438). They are the reciprocals of the paper's factors and of
-    `Quantization.smoothing`, which activations are divided by.
+    (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145, takes the middle between least and greatest value, which was worse
+    here). The factors make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration strength
+    of 0.5 (Xiao et al. 2023, arXiv:2211.10438). They are the reciprocals of the paper's factors and of `Quantization.smoothing`,
+    which activations are divided by.
     """
-    shift = stats.rows.mean(axis=0, dtype=np.float64)
-    magnitude = np.maximum(shift - stats.low, stats.high - shift)
+    magnitude = np.maximum(mean - low, high - mean)
     factors = np.sqrt(np.float64(np.abs(weights).max(axis=0).clip(1e-5)) / magnitude.clip(1e-5))
-    factors /= np.median(factors)
-    return _Norm(factors, shift, (stats.rows - shift) * factors)
+    return Balance(factors / np.median(factors), mean)
 
 
 def _pack_panels(weight: Floats, *, interleaved: int) -> Floats:

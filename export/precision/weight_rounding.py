@@ -18,7 +18,7 @@ Floats = npt.NDArray[Any]
 
 
 def token_moments(rows: Floats, weight: Floats) -> Floats:
-    """Return second moments, float64 [inputs, inputs], of the sample `rows` [tokens, inputs] that `weight` [outputs, inputs] reads.
+    """Return second moments, float64 [inputs, inputs], of `rows` [tokens, inputs], which `weight` [outputs, inputs] reads.
 
     Each token is divided by the norm of its output, as LayerNorm will do: otherwise [CLS], whose outliers are a hundred times as
     large as the other tokens, would decide alone.
@@ -32,9 +32,9 @@ def token_moments(rows: Floats, weight: Floats) -> Floats:
 def rounded(weight: Floats, moments: Floats | None = None) -> tuple[npt.NDArray[np.int8], Floats]:
     """Round `weight` [outputs, inputs] to int8 of the same shape, with a scale for each output channel, float64 [outputs].
 
-    With `moments` (`token_moments`) the rounding is GPTQ's (Frantar et al. 2022, arXiv:2210.17323): input channels are rounded one
-    after the other, the strongest first, and those that are still to be rounded make up for the error of each. Without, every weight
-    goes to the nearest integer.
+    With `moments` (`token_moments`) the rounding is GPTQ's (Frantar et al. 2022, arXiv:2210.17323): input channels are rounded
+    one after the other, the strongest first, and those that are still to be rounded make up for the error of each. Without,
+    every weight goes to the nearest integer.
     """
     largest = np.abs(weight).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest, MAX_WEIGHT) / MAX_WEIGHT

@@ -16,7 +16,9 @@ from ..parity.judge import FIRST
 from ..precision.fp16_emulation import rounded_after_operators
 from ..precision.int8 import quantize_int8
 from ..precision.int8_result import Int8Result
+from ..precision.native_weights import gradient_sites
 from ..precision.picture import can_draw, draw
+from ..precision.score_gradients import score_gradients
 from ..precision.tolerance import TOLERANCE
 from .context import ExportContext
 from .native import runs_natively, write_and_judge
@@ -62,7 +64,16 @@ def int8_native(context: ExportContext) -> StepResult | None:
         return None
     assert context.int8 is not None
     current = context.builder.models["int8"]
-    report, model = write_and_judge(context, Precision.INT8, current, NATIVE_FILE, context.int8.stats)
+    assert context.calibration is not None
+    gradients = score_gradients(
+        context.checkpoint,
+        gradient_sites(context.checkpoint),
+        context.calibration.pairs,
+        max_length=context.tokenizer.max_length,
+        seed=context.calibration.seed,
+        progress=context.progress,
+    )
+    report, model = write_and_judge(context, Precision.INT8, current, NATIVE_FILE, context.int8.stats, gradients)
     model = with_score_error(model, "native", report)
     return StepResult(report=report, model=replace(model, backends={**model.backends, "native": True}))
 

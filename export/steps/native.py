@@ -10,6 +10,7 @@ from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..parity.report import ParityReport
 from ..precision.native_weights import can_be_native, native_from_checkpoint
+from ..precision.score_gradients import GradientSample
 from .context import ExportContext
 
 
@@ -24,12 +25,13 @@ def write_and_judge(
     model: BundleModel,
     file: str,
     stats: Mapping[str, TensorStats] | None = None,
+    gradients: Mapping[str, GradientSample] | None = None,
 ) -> tuple[ParityReport, BundleModel]:
     """Write the native weights of a precision to `file`; return the report, and `model` with that file.
 
-    `stats` are the calibration's statistics of the tensors that are read in 8 bits, by name.
+    `stats` are the calibration's statistics of the tensors that are read in 8 bits, and `gradients` those at `gradient_sites`.
     """
     builder = context.builder
-    builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision, stats))
+    builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision, stats, gradients))
     model = replace(model, native_file=file)
     return context.judge.report(builder.bundle_with(precision, model), precision, backend="native"), model

@@ -37,6 +37,7 @@ from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.parity.parity import judge_of, parity
 from crossrt.export.parity.report import ParityReport
 from crossrt.export.precision import native_weights as native
+from crossrt.export.precision.balance import Balance
 from crossrt.export.precision.int8 import Rank, quantize_int8
 from crossrt.export.precision.int8_result import LEAST_SHARE, Int8Result
 from crossrt.export.precision.quantization_points import quantization_points
@@ -218,10 +219,14 @@ def test_the_native_kernels_have_a_file_and_a_check_of_their_own(exported: Bundl
 def test_native_weights_that_lose_the_order_are_left_out(
     calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse(factors: Any) -> Any:
-        return lambda *arguments: factors(*arguments) * np.random.default_rng(0).uniform(1, 300, 128)
+    def worse(balanced: Any) -> Any:
+        def changed(*arguments: Any, **options: Any) -> Balance:
+            found = balanced(*arguments, **options)
+            return Balance(found.factors * np.random.default_rng(0).uniform(1, 300, 128), found.shift)
 
-    monkeypatch.setattr(native, "_smoothing_factors", worse(native._smoothing_factors))
+        return changed
+
+    monkeypatch.setattr(native, "balanced", worse(native.balanced))
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
     assert not next(report for report in reports if (report.precision, report.backend) == ("int8", "native"))

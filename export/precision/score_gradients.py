@@ -1,0 +1,113 @@
+"""`score_gradients`: how much a model's score moves with what its linear layers read, on calibration pairs."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.reference import Reference
+
+PAIRS = 200
+"""Most pairs that are computed, each forward and backward."""
+TOKENS = 8
+"""Tokens sampled of each pair, beside [CLS]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GradientSample:
+    """Tokens of one input of linear layers.
+
+    `rows` [tokens, channels] is what the layers read, and `gradients` [tokens, channels] the score's derivative by it;
+    `output_gradients` [tokens, outputs] is the derivative by the layers' outputs. A token stands for `weight` [tokens] tokens,
+    [CLS] for itself, and `is_cls` [tokens] tells which they are. All are float32 tensors of PyTorch.
+    """
+
+    rows: torch.Tensor
+    gradients: torch.Tensor
+    output_gradients: torch.Tensor
+    weight: torch.Tensor
+    is_cls: torch.Tensor
+
+
+def score_gradients(
+    checkpoint: Checkpoint,
+    sites: Mapping[str, Sequence[str]],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    max_length: int,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, GradientSample]:
+    """Differentiate the score in PyTorch. `sites` are linear layers that read the same tensor, under a name of the caller's.
+
+    Of several labels the logits are added up.
+    """
+    reference = Reference(checkpoint)
+    model = reference.model.requires_grad_(False)
+    recorder = _Recorder(model, checkpoint, sites)
+    generator = np.random.default_rng(seed)
+    sample = random.Random(seed).sample(list(pairs), min(PAIRS, len(pairs)))
+    for pair in tqdm(sample, desc="Differentiating", unit="pair", disable=not progress):
+        with torch.enable_grad():
+            model(reference.batch_of(pair, max_length)).sum().backward()
+        recorder.take(generator)
+    return recorder.samples()
+
+
+class _Recorder:
+    """Keeps what the linear layers of each site read and the gradients there, of sampled tokens."""
+
+    def __init__(self, model: Any, checkpoint: Checkpoint, sites: Mapping[str, Sequence[str]]) -> None:
+        self._sites = sites
+        self._parts: dict[str, list[GradientSample]] = {site: [] for site in sites}
+        self._rows: dict[str, torch.Tensor] = {}
+        self._gradients: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        modules = dict(model.named_modules())
+        for linear in (linear for linears in sites.values() for linear in linears):
+            module = checkpoint.module_of(linear, modules)
+            module.register_forward_hook(self._forward_hook(linear))
+
+    def _forward_hook(self, linear: str) -> Any:
+        def hook(module: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            self._rows[linear] = inputs[0].detach()[0]
+            # Nothing before the first layer needs a gradient, so that none is computed for the embeddings.
+            output = output if output.requires_grad else output.detach().requires_grad_()
+            watched: Any = output
+            watched.register_hook(lambda gradient: self._keep(linear, gradient[0], module.weight))
+            return output
+
+        return hook
+
+    def _keep(self, linear: str, gradient: torch.Tensor, weight: torch.Tensor) -> None:
+        self._gradients[linear] = (gradient @ weight, gradient)
+
+    def take(self, generator: np.random.Generator) -> None:
+        """Take a sample of the last pair's tokens."""
+        for site, linears in self._sites.items():
+            rows = self._rows[linears[0]]
+            others = len(rows) - 1
+            tokens = np.append(0, 1 + generator.permutation(others)[:TOKENS])
+            weight = np.append(1, np.full(len(tokens) - 1, others / max(len(tokens) - 1, 1)))
+            found = [self._gradients[linear] for linear in linears]
+            self._parts[site].append(
+                GradientSample(
+                    rows[tokens],
+                    torch.stack([by_input for by_input, _ in found]).sum(0)[tokens],
+                    torch.cat([by_output for _, by_output in found], 1)[tokens],
+                    torch.tensor(weight, dtype=torch.float32),
+                    torch.tensor(tokens == 0, dtype=torch.float32),
+                )
+            )
+
+    def samples(self) -> dict[str, GradientSample]:
+        """Return what was taken of all pairs."""
+        names = GradientSample.__slots__
+        return {
+            site: GradientSample(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+            for site, parts in self._parts.items()
+        }
