@@ -9,7 +9,7 @@ import torch
 
 from .score_gradients import GradientSample
 
-STEPS = 60
+STEPS = 150
 RATE = 0.03
 """Steps of Adam, and the first one's size; it falls to 0."""
 

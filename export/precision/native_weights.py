@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...calibration.tensor_stats import TensorStats
-from ...engine.bundle.native_weights import OUTLIER_CHANNELS, PANEL, ModelDims, padded, write
+from ...engine.bundle.native_weights import OUTLIER_CHANNELS, PANEL, ModelDims, NativeModel, padded, write
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
@@ -78,6 +78,15 @@ def native_from_checkpoint(
     arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
     with path.open("wb") as file:
         write(file, dims, arrays)
+
+
+def with_logits_moved(model: NativeModel, amount: Floats, path: Path) -> None:
+    """Write a model's file with `amount` [labels] added to the logits."""
+    names = [name for name, _, _ in model.dims.tensors()]
+    arrays = dict(zip(names, model.arrays, strict=True))
+    bias = f"head.{model.dims.dense - 1}.bias"
+    with path.open("wb") as file:
+        write(file, model.dims, arrays | {bias: arrays[bias] + amount})
 
 
 def gradient_sites(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:

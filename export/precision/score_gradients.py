@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
@@ -34,6 +35,15 @@ class GradientSample:
     is_cls: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreGradients:
+    """The gradients at each site, and the `pairs` that they are of with PyTorch's `logits`, float32 [pairs, labels]."""
+
+    samples: Mapping[str, GradientSample]
+    pairs: Sequence[tuple[str, str]]
+    logits: npt.NDArray[np.float32]
+
+
 def score_gradients(
     checkpoint: Checkpoint,
     sites: Mapping[str, Sequence[str]],
@@ -42,7 +52,7 @@ def score_gradients(
     max_length: int,
     seed: int = 0,
     progress: bool = False,
-) -> dict[str, GradientSample]:
+) -> ScoreGradients:
     """Differentiate the score in PyTorch. `sites` are linear layers that read the same tensor, under a name of the caller's.
 
     Of several labels the logits are added up.
@@ -52,11 +62,14 @@ def score_gradients(
     recorder = _Recorder(model, checkpoint, sites)
     generator = np.random.default_rng(seed)
     sample = random.Random(seed).sample(list(pairs), min(PAIRS, len(pairs)))
+    logits = []
     for pair in tqdm(sample, desc="Differentiating", unit="pair", disable=not progress):
         with torch.enable_grad():
-            model(reference.batch_of(pair, max_length)).sum().backward()
+            computed = model(reference.batch_of(pair, max_length))
+            computed.sum().backward()
+        logits.append(computed.detach().float().numpy())
         recorder.take(generator)
-    return recorder.samples()
+    return ScoreGradients(recorder.samples(), sample, np.concatenate(logits))
 
 
 class _Recorder:

@@ -5,23 +5,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import onnx
 
 from ...calibration.ranking_report import RankingReport
 from ...engine.backends.registry import ONNX_BACKENDS, installed_backends
 from ...engine.bundle.manifest import ONNX_FILES, BundleModel
+from ...engine.bundle.native_weights import NativeModel
+from ...engine.cross_encoder import CrossEncoder
 from ...engine.precision import Precision
 from ..graph.writer import graph_of, onnx_from_checkpoint, save_checked
 from ..parity.judge import FIRST
 from ..precision.fp16_emulation import rounded_after_operators
 from ..precision.int8 import quantize_int8
 from ..precision.int8_result import Int8Result
-from ..precision.native_weights import gradient_sites
+from ..precision.native_weights import gradient_sites, native_from_checkpoint, with_logits_moved
 from ..precision.picture import can_draw, draw
-from ..precision.score_gradients import score_gradients
+from ..precision.score_gradients import ScoreGradients, score_gradients
 from ..precision.tolerance import TOLERANCE
 from .context import ExportContext
-from .native import runs_natively, write_and_judge
+from .native import runs_natively
 from .step import StepResult, with_score_error
 
 GPU_FILE = "model.int8.gpu.onnx"
@@ -63,7 +66,6 @@ def int8_native(context: ExportContext) -> StepResult | None:
     if not runs_natively(context.checkpoint, Precision.INT8):
         return None
     assert context.int8 is not None
-    current = context.builder.models["int8"]
     assert context.calibration is not None
     gradients = score_gradients(
         context.checkpoint,
@@ -73,9 +75,27 @@ def int8_native(context: ExportContext) -> StepResult | None:
         seed=context.calibration.seed,
         progress=context.progress,
     )
-    report, model = write_and_judge(context, Precision.INT8, current, NATIVE_FILE, context.int8.stats, gradients)
+    stats = context.int8.stats
+    context.builder.write(
+        NATIVE_FILE,
+        lambda path: native_from_checkpoint(context.checkpoint, path, Precision.INT8, stats, gradients.samples),
+    )
+    model = replace(context.builder.models["int8"], native_file=NATIVE_FILE)
+    _take_out_mean_error(context, model, gradients)
+    bundle = context.builder.bundle_with(Precision.INT8, model)
+    report = context.judge.report(bundle, Precision.INT8, backend="native")
     model = with_score_error(model, "native", report)
     return StepResult(report=report, model=replace(model, backends={**model.backends, "native": True}))
+
+
+def _take_out_mean_error(context: ExportContext, model: BundleModel, gradients: ScoreGradients) -> None:
+    """Subtract from the logits the mean error of the native kernels on calibration pairs, by the last bias of the head."""
+    bundle = context.builder.bundle_with(Precision.INT8, model)
+    with CrossEncoder(bundle, precision=Precision.INT8, backend="native", device="cpu", allow_failed=True) as scorer:
+        error = (scorer.logits(gradients.pairs) - gradients.logits).mean(axis=0)
+    if np.isfinite(error).all():  # else the parity check will tell
+        weights = NativeModel.open(bundle.native_file(Precision.INT8))
+        context.builder.write(NATIVE_FILE, lambda path: with_logits_moved(weights, -error, path))
 
 
 def int8_gpu(context: ExportContext) -> StepResult:

@@ -1,16 +1,13 @@
 """Weights for the native CPU kernels, judged as those kernels compute them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from ...calibration.tensor_stats import TensorStats
 from ...engine.backends.registry import installed_backends
 from ...engine.bundle.manifest import BundleModel
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..parity.report import ParityReport
 from ..precision.native_weights import can_be_native, native_from_checkpoint
-from ..precision.score_gradients import GradientSample
 from .context import ExportContext
 
 
@@ -24,14 +21,9 @@ def write_and_judge(
     precision: Precision,
     model: BundleModel,
     file: str,
-    stats: Mapping[str, TensorStats] | None = None,
-    gradients: Mapping[str, GradientSample] | None = None,
 ) -> tuple[ParityReport, BundleModel]:
-    """Write the native weights of a precision to `file`; return the report, and `model` with that file.
-
-    `stats` are the calibration's statistics of the tensors that are read in 8 bits, and `gradients` those at `gradient_sites`.
-    """
+    """Write the native weights of a precision to `file`; return the report, and `model` with that file."""
     builder = context.builder
-    builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision, stats, gradients))
+    builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision))
     model = replace(model, native_file=file)
     return context.judge.report(builder.bundle_with(precision, model), precision, backend="native"), model

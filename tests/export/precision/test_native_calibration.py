@@ -71,7 +71,7 @@ def test_gradients_are_the_scores_derivatives() -> None:
     checkpoint, pair = Checkpoint.read(DEMO), ("play chess", "gnuchess")
     sites = gradient_sites(checkpoint)
     assert list(sites) == ["embedding_norm", "layer.0.attention_norm", "layer.0.output_norm", "layer.1.attention_norm"]
-    sample = score_gradients(checkpoint, sites, [pair], max_length=160)["layer.0.attention_norm"]
+    sample = score_gradients(checkpoint, sites, [pair], max_length=160).samples["layer.0.attention_norm"]
     assert len(sample.rows) <= TOKENS + 1
     assert sample.is_cls.tolist() == [1, *[0] * (len(sample.rows) - 1)]
     reference = Reference(checkpoint)
