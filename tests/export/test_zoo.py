@@ -26,7 +26,8 @@ from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
 from crossrt.export.export import export_bundle
-from crossrt.export.precision.native_weights import can_be_native, native_from_checkpoint
+from crossrt.export.precision.native_weights import can_be_native, gradient_sites, native_from_checkpoint
+from crossrt.export.precision.score_gradients import score_gradients
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -54,7 +55,11 @@ def natively(bundle: Bundle, checkpoint: Checkpoint, precision: Precision) -> np
     """Return what the native kernels make of the pairs; None where the processor lacks the precision."""
     if why_not_native(precision):
         return None
-    native_from_checkpoint(checkpoint, bundle.path / "model.native", precision)
+    gradients = None
+    if precision is Precision.INT8:
+        sites = gradient_sites(checkpoint)
+        gradients = score_gradients(checkpoint, sites, PAIRS, max_length=checkpoint.max_length).samples
+    native_from_checkpoint(checkpoint, bundle.path / "model.native", precision, gradients=gradients)
     weights = replace(bundle.manifest.models["fp32"], native_file="model.native")
     manifest = replace(bundle.manifest, models={precision.value: weights})
     session = NativeSession(replace(bundle, manifest=manifest), precision=precision, streams=1)

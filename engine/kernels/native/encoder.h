@@ -53,7 +53,8 @@ class EncoderOf : public Encoder {
     using LayerNorm = typename Model<Precision>::LayerNorm;
     using PostAttention = typename Model<Precision>::PostAttention;
 
-    // What one thread computes: the tokens `begin` to `end` of the batch, among which the pairs `first_pair` to `last_pair` begin.
+    // What one thread computes: the tokens `begin` to `end` of the batch. The pairs from `first_pair` to before `last_pair` begin
+    // there.
     struct Share {
         int begin, end, first_pair, last_pair;
         // The thread's first row of `quantized_hidden`.
@@ -77,8 +78,8 @@ class EncoderOf : public Encoder {
         // The last layer, for TILE pairs: the queries [TILE, attention_width], and for each head the query times K's weights and
         // the context in terms of hidden states [TILE, heads, width].
         Element *cls_query, *absorbed_query, *pooled_hidden;
-        // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32. In INT8 the rows of a
-        // thread's tokens in `quantized_hidden` are followed by the residuals of those that are [CLS].
+        // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32. In INT8 the rows
+        // of a thread's tokens in `quantized_hidden` are followed by the residuals of [CLS], one for each of its pairs.
         ActivationRows quantized_hidden, quantized_context;
         std::vector<ThreadScratch> scratch;                  // by rank
         ThreadTeam team;
@@ -119,7 +120,8 @@ public:
                 return int(std::min<int64_t>(tokens, tiles * of_rank / threads * TILE));
             };
             const auto first_pair = [&](int token) {
-                return int(std::partition_point(pairs, pairs + count, [&](const Pair& pair) { return pair.row < token; }) - pairs);
+                const auto before = [&](const Pair& pair) { return pair.row < token; };
+                return int(std::partition_point(pairs, pairs + count, before) - pairs);
             };
             const int begin = first_token(rank), end = first_token(rank + 1);
             const Share share{begin, end, first_pair(begin), first_pair(end)};
@@ -195,7 +197,7 @@ private:
         }
     }
 
-    // Queries, keys and values of a thread's tokens.
+    // Queries, keys and values of a thread's tokens, whose hidden states `norm` has normalized.
     void project(const Linear& layer, const Pair* pairs, const Share& share, const LayerNorm& norm,
                  const Activations& activations) const {
         const ptrdiff_t stride = 3 * dims.attention_width();
@@ -212,8 +214,8 @@ private:
                                 Store{activations.query_key_value + share.begin * stride, stride});
     }
 
-    // Multiplies `count` rows with a linear layer, and `residuals` rows that follow them, whose products are added to those of the
-    // rows `row_of(0)`, `row_of(1)`, ...
+    // Multiplies `count` rows with a linear layer, and the `residuals` rows after them, whose products, without the bias, are
+    // added to those of the rows `row_of(0)`, `row_of(1)`, ... Within a panel rows come in order, so these are stored already.
     template <class RowOf>
     void multiply_with_residuals(const Linear& layer, const ActivationRows& rows, int count, int residuals, RowOf&& row_of,
                                  const Store& products) const {

@@ -11,6 +11,7 @@
 //     linear             multiplies such rows with a linear layer
 //     ffn_down           the same for the second feed-forward layer, which INT8 computes in its own way
 //     Smoothing, OutlierChannels, FeedForwardScratch   for INT8 only; empty in the others
+//     CLS_RESIDUAL, quantize_residual                  the same: see there
 //
 // INT8 is dynamic quantization with a scale and a zero point for each token, and weights with a scale for each output channel. A
 // token's range is found as its row is made, so a score depends on no calibration text and on no other pair. Two things keep
@@ -53,6 +54,9 @@ struct RowQuantization {
 struct Int8 {
     using Element = BFloat16;
     using Embedding = uint16_t;  // FP16
+    // Rows of [CLS] that are added to those of the tokens where queries, keys and values are computed. The error of [CLS] reaches
+    // the score undiluted, as all tokens attend to it and the head reads it. So what its quantization has lost, the residual, is
+    // quantized too, by a range of its own, and the products of both are added: 16 bits for one more row a pair.
     static constexpr int CLS_RESIDUAL = 1;
 
     // The 8-bit weights W, in [-127, 127], with a scale for each output channel. `sums` is, for each output channel, scale * (the
@@ -140,10 +144,13 @@ struct Int8 {
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
     }
-    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing& smoothing, const ActivationRows& to) {
-        quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return _mm512_mul_ps(load(row + n), load(smoothing.factor + n)); });
+    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing& smoothing,
+                                                const ActivationRows& to) {
+        quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {
+            return _mm512_mul_ps(load(row + n), load(smoothing.factor + n));
+        });
     }
-    // Quantizes what the quantization of a row has lost.
+    // Quantizes the residual of a smoothed row: what `quantized`, its quantization, has lost.
     static ALWAYS_INLINE void quantize_residual(const float* row, int width, const Smoothing& smoothing,
                                                 const ActivationRows& quantized, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {

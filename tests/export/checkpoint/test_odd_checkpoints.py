@@ -29,6 +29,8 @@ from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.writer import graph_of
+from crossrt.export.precision.native_weights import can_be_native, gradient_sites
+from crossrt.export.precision.score_gradients import score_gradients
 from tests.conftest import vocabulary
 
 PAIRS = [
@@ -763,3 +765,21 @@ def test_odd_tensors_are_refused_in_words_or_left_out(
         graph_of(Checkpoint.read(path))
     except CheckpointError as error:
         assert str(path) in str(error), "it names the checkpoint"  # noqa: PT017
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_score_has_a_gradient_at_all_that_is_quantized(kind: str, originals: Callable[[str], Path]) -> None:
+    checkpoint = Checkpoint.read(originals(kind))
+    if not can_be_native(checkpoint):
+        pytest.skip("the native kernels do not know it")
+    pairs = [("a", "b c d")] * 2
+    try:
+        expected = Reference(checkpoint).logits(pairs, max_length=16)
+    except CheckpointError:
+        pytest.skip("nor does transformers compute it")
+    found = score_gradients(checkpoint, gradient_sites(checkpoint), pairs, max_length=16)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
+    assert found.samples
+    for sample in found.samples.values():
+        assert torch.isfinite(sample.gradients).all()
+        assert sample.gradients[sample.is_cls == 1].abs().sum() > 0
