@@ -2,8 +2,9 @@
 
 INT8 weights have one scale for each output channel and are rounded once, from FP32. Activations need no ranges: the kernels
 quantize each token by its own. Calibration decides four things: the factors that smooth LayerNorm's channels before they are
-quantized (SmoothQuant), the shifts that center these channels (Outlier Suppression+), which four input channels of the second
-feed-forward layer have outliers and stay in FP32, and how weights are rounded (GPTQ). The other precisions need no calibration.
+quantized (SmoothQuant) and the shifts that center them (Outlier Suppression+), both improved by the score's gradients; which four
+input channels of the second feed-forward layer have outliers and stay in FP32; and how weights are rounded (GPTQ). The other
+precisions need no calibration.
 
 A shift costs the kernels nothing. It is subtracted from LayerNorm's bias and added again by the biases of the layers that follow:
 times their weights by those that read LayerNorm's output, as it is by the one whose output is added to it.
