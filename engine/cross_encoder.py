@@ -33,6 +33,7 @@ from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, checked_passages, is_single
 from .text.pair_source import PairSource, StoredPassages, TextPairs
 from .text.pair_tokenizer import PairTokenizer
+from .text.text_limits import TextLimits
 from .text.truncation import Truncation, TruncationCounter
 from .text.windows import Windows
 from .token_model import TokenModel
@@ -329,14 +330,22 @@ class CrossEncoder(CrossEncoderAttributes):
             return request.score(pairs, self._scorer, progress=progress).logits
 
     def encode(
-        self, pairs: Iterable[tuple[str, str]], *, prompt: str | None = None, max_length: int | None = None
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        prompt: str | None = None,
+        max_length: int | None = None,
+        limits: TextLimits | None = None,
     ) -> EncodedPairs:
         """Tokenize pairs of texts as `predict` does, all in one go. `max_length` and `prompt` are as in `logits`.
 
+        `limits` keeps fewer tokens of this call's pairs, queries or passages, or truncates on the other side; see `TextLimits`.
         Raises InputError, naming the index, for an item that is not a pair of texts. Several threads may call at once, also
         after `close`.
         """
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
+        if limits:
+            return tokenizer.encode_within(list(checked_pairs(pairs)), limits, prompt=prompt)
         return tokenizer.encode(list(checked_pairs(pairs)), prompt=prompt)
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int = 32, priority: int = 0) -> Pending:

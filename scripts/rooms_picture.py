@@ -50,6 +50,10 @@ HOLDS = {
     "report": "results that are read for a page",
     "report.charts": "SVG charts",
     "report.page": "sections, and HTML",
+    "server.dialects": "what other servers' clients send",
+    "server.http": "sockets, bodies, keys",
+    "server.models": "queues, health, scoring",
+    "server": "crossrt serve",
     "commands.shared": "options, arguments, output",
     "commands": "the command line",
 }

@@ -40,6 +40,10 @@ ROOMS = (
     "report",
     "report.charts",
     "report.page",
+    "server.dialects",
+    "server.http",
+    "server.models",
+    "server",
     "commands.shared",
     "commands",
 )

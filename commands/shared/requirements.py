@@ -18,3 +18,11 @@ def need_report() -> None:
     missing = [package for package in ("jinja2", "matplotlib", "pydantic") if find_spec(package) is None]
     if missing:
         raise BackendError(f'this needs {" and ".join(missing)}: pip install "crossrt[report]"')
+
+
+def need_serve() -> None:
+    """Raise BackendError where the packages of `crossrt[serve]` are missing."""
+    needed = ("msgspec", "uvicorn", "httptools", "starlette", "prometheus_client")
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        raise BackendError(f'this needs {" and ".join(missing)}: pip install "crossrt[serve]"')

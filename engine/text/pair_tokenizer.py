@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..errors import InputError, StoreError
 from ..options import whole
 from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide
 from .pair_template import PairTemplate
+from .text_limits import TextLimits, clipped
 from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
 from .windows import WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
@@ -119,6 +121,31 @@ class PairTokenizer:
             ids[start:stop] = encoding.ids
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets, cut=cut)
+
+    def encode_within(
+        self, pairs: Sequence[tuple[str, str]], limits: TextLimits, *, prompt: str | None = None
+    ) -> EncodedPairs:
+        """Tokenize pairs of texts, and keep fewer tokens than `encode` does. `prompt` is as in `encode`.
+
+        A query and a passage are cut to their own limits first, then the pair to the smaller of its limit and `max_length`.
+        Safe from several threads at once. Raises InputError for text that is no valid Unicode, and for a limit of the pair that
+        leaves no room for text.
+        """
+        prompt = self.prompt if prompt is None else prompt
+        side = limits.side or self.truncation_side
+        longest = self.max_length if limits.pair is None else min(limits.pair, self.max_length)
+        if longest <= self._template.special_tokens:
+            raise InputError(
+                f"a limit of {longest} tokens leaves no room for text: a pair has {self._template.special_tokens} special tokens"
+            )
+        _check_unicode(pairs)
+        with explained(self._name):
+            queries, passages = self._spans(pairs, prompt)
+        before = queries[2] + passages[2]
+        queries, passages = clipped(queries, limits.query, side), clipped(passages, limits.passage, side)
+        encoded = self._template.joined(queries, passages, max_length=longest, truncation_side=side)
+        cut = before - (encoded.lengths - self._template.special_tokens)
+        return replace(encoded, cut=cut)
 
     def encode_windows(
         self, pairs: Sequence[tuple[str, str]], windows: Windows, *, prompt: str | None = None

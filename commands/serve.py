@@ -1,0 +1,206 @@
+"""`crossrt serve`: an HTTP server that reranks."""
+
+import asyncio
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..engine.errors import OptionError
+from .shared.app import app
+from .shared.arguments import as_typed
+from .shared.option_groups import with_option_groups
+from .shared.options import BatchSize, HubOptions, ModelOptions, Precision
+from .shared.options_file import defaults_from_file, model_tables
+from .shared.output import say
+from .shared.requirements import need_serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..server.models.model_settings import ModelSettings
+
+VARIABLES = "CROSSRT"
+"""Prefix of the environment variables that stand for options."""
+OTHER_VARIABLES = {"CROSSRT_CACHE"}
+"""Variables with this prefix that are no options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListeningOptions:
+    """Where the server is found."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 or :: for all.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and logs it.")] = 8080
+    uds: Annotated[Path | None, typer.Option(help="Unix socket to listen on instead.")] = None
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that share the address. One is fastest, unless requests are tiny.")
+    ] = 1
+    tls_certificate: Annotated[Path | None, typer.Option(help="Certificate chain for HTTPS, a PEM file,")] = None
+    tls_key: Annotated[Path | None, typer.Option(help="and its private key.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessOptions:
+    """Who may call."""
+
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(help="File with one key a line; SIGHUP reads it again. Probes and /metrics need none."),
+    ] = None
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin whose pages may call, or *; may be given several times.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitOptions:
+    """What one request to a model may hold."""
+
+    max_documents: Annotated[int, typer.Option(min=1, help="Most texts of a request.")] = 2048
+    max_request_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a request.")] = 1_048_576
+    max_queue_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens that may wait for a model; beyond them requests get 429.")
+    ] = 2_097_152
+    truncate: Annotated[
+        bool, typer.Option("--truncate/--no-truncate", help="Truncate pairs that are too long, or refuse them.")
+    ] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeOptions:
+    """How long things may take, in seconds."""
+
+    request_timeout: Annotated[
+        float, typer.Option(help="A request; clients ask for less with the header x-request-timeout.")
+    ] = 60.0
+    header_timeout: Annotated[float, typer.Option(help="A client's headers.")] = 10.0
+    body_timeout: Annotated[float, typer.Option(help="A client's body.")] = 30.0
+    write_timeout: Annotated[float, typer.Option(help="A client that does not read its answer.")] = 60.0
+    keep_alive: Annotated[float, typer.Option(help="A connection between two requests.")] = 75.0
+    shutdown_delay: Annotated[
+        float, typer.Option(help="Going on after SIGTERM, while readiness fails and balancers turn elsewhere.")
+    ] = 5.0
+    shutdown_timeout: Annotated[float, typer.Option(help="Finishing what was accepted after that.")] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservationOptions:
+    """What the server tells of itself, and how it words validation errors."""
+
+    log_format: Annotated[str, typer.Option(help="text or json.")] = "text"
+    log_requests: Annotated[str, typer.Option(help="Requests that get a line: all, failed or none.")] = "all"
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Log queries and texts too.")] = False
+    gauges: Annotated[
+        list[str] | None, typer.Option(help="Export the gauges of tei or vllm too; may be given several times.")
+    ] = None
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="URL that gets traces by OTLP over HTTP; needs OpenTelemetry's packages.")
+    ] = None
+    tei_validation_status: Annotated[
+        int, typer.Option(help="Status of validation errors for TEI's clients: 422, or 413 as TEI had until 1.8.")
+    ] = 422
+
+
+def refuse_unknown_variables(context: typer.Context, value: bool) -> bool:
+    """Raise OptionError for an environment variable with the prefix that stands for no option."""
+    known = {f"{VARIABLES}_{parameter.name}".upper() for parameter in context.command.params} | OTHER_VARIABLES
+    unknown = sorted(name for name in os.environ if name.startswith(f"{VARIABLES}_") and name not in known)
+    if unknown:
+        raise OptionError(f"the environment has {unknown[0]}, which is no option; crossrt serve --help lists them")
+    return value
+
+
+@app.command(
+    epilog="Examples:  crossrt serve minilm-l6 --precision int8  |  crossrt serve small=tinybert large=minilm-l12 --port 9000",
+    context_settings={"auto_envvar_prefix": VARIABLES},
+)
+@with_option_groups
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=]BUNDLE...",
+            help="Bundles, checkpoint directories or hub ids to serve, the first by default.",
+        ),
+    ] = None,
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=defaults_from_file,
+            help="TOML file with options by their names, and a table [models.NAME] with options for each model.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            callback=refuse_unknown_variables,
+            help="Check the options, open the models, score a token, and end.",
+        ),
+    ] = False,
+    listening: ListeningOptions,
+    access: AccessOptions,
+    max_payload: Annotated[int, typer.Option(min=1, help="Most bytes of a request's body.")] = 16 << 20,
+    limits: LimitOptions,
+    times: TimeOptions,
+    observation: ObservationOptions,
+    precision: Precision = None,
+    batch_size: BatchSize = 32,
+    opened: ModelOptions,
+    hub: HubOptions,
+) -> None:
+    """Serve models over HTTP to clients of TEI, Cohere, Jina, Voyage, vLLM and NIM.
+
+    Every option is also an environment variable, CROSSRT_ and its name: CROSSRT_PORT, CROSSRT_API_KEYS. Options precede
+    variables, and variables the file of --config. SIGHUP opens replaced bundles again, SIGTERM ends in an orderly way.
+    """
+    need_serve()
+    from ..server import serving, workers
+    from ..server.settings import Settings
+
+    common = {**asdict(opened), **asdict(limits), **asdict(hub), "precision": precision, "batch_size": batch_size}
+    settings = Settings(
+        models=tuple(_models(models or [], config, common)),
+        max_payload=max_payload,
+        api_keys=access.api_keys,
+        cors_origins=tuple(access.cors_origin or ()),
+        **asdict(listening),
+        **asdict(times),
+        **{**asdict(observation), "gauges": tuple(observation.gauges or ())},
+    )
+    if check:
+        asyncio.run(serving.check(settings))
+        for model in settings.models:
+            say(f"{model.name}: {model.bundle} opens and scores")
+    elif settings.workers > 1:
+        workers.supervise(settings)
+    else:
+        serving.serve(settings)
+
+
+def _models(words: list[str], config: Path | None, common: dict[str, Any]) -> "Iterator[ModelSettings]":
+    """Yield the models of the command line, as NAME=BUNDLE or BUNDLE, and then those of the configuration file."""
+    for word in words:
+        name, separator, bundle = as_typed(word, "the bundle").partition("=")
+        if not separator or Path(word).exists():
+            name, bundle = Path(word).name or word, word
+        yield _model(name, bundle, common)
+    for name, table in model_tables(config, {"bundle", *common}).items():
+        if not isinstance(table.get("bundle"), str):
+            raise OptionError(f'{config}: models.{name} names no bundle; write bundle = "PATH"')
+        yield _model(name, table.pop("bundle"), {**common, **table})
+
+
+def _model(name: str, bundle: str, options: dict[str, Any]) -> "ModelSettings":
+    from ..server.models.model_settings import ModelLimits, ModelSettings
+
+    limits = {field.name: options[field.name] for field in fields(ModelLimits)}
+    others = {key: value for key, value in options.items() if key not in limits and key != "batch_size"}
+    return ModelSettings(
+        name=name, bundle=bundle, options=others, batch_size=options["batch_size"], limits=ModelLimits(**limits)
+    )

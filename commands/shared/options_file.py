@@ -1,0 +1,64 @@
+"""Options from a TOML file: the option `--config` of a command, and its tables of models."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ...engine.errors import OptionError
+
+MODELS = "models"
+"""Name of the table that holds a table for each model."""
+
+
+def defaults_from_file(context: typer.Context, file: Path | None) -> Path | None:
+    """Take the options of a TOML file as defaults of the command; return the file. For the callback of an eager option.
+
+    Words of the command line and environment variables precede them. Raises OptionError for a file that cannot be read, and for a
+    name that is none of the command's options.
+    """
+    if file is None:
+        return None
+    options = _read(file)
+    known = {parameter.name for parameter in context.command.params}
+    for name in options:
+        if name not in known and name != MODELS:
+            raise OptionError(f"{file}: {name!r} is no option; crossrt {context.info_name} --help lists them")
+    context.default_map = {name: value for name, value in options.items() if name != MODELS}
+    return file
+
+
+def model_tables(file: Path | None, known: set[str]) -> dict[str, dict[str, Any]]:
+    """Return the options of each model in the file, by its name. Raises OptionError for names other than `known`."""
+    tables = {} if file is None else _read(file).get(MODELS, {})
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise OptionError(f"{file}: models.{name} is no table; write [models.{name}] and its options below")
+        unknown = set(table) - known
+        if unknown:
+            raise OptionError(
+                f"{file}: models.{name} has {sorted(unknown)[0]!r}; a model takes {', '.join(sorted(known))}"
+            )
+    return dict(tables)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the file's content, with `_` for `-` in names."""
+    import tomllib  # from Python 3.11 on, which the server needs; the other commands do without
+
+    try:
+        with file.open("rb") as opened:
+            return _with_underscores(tomllib.load(opened))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file} cannot be read as TOML: {error}") from error
+
+
+def _with_underscores(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with `_` for `-` in their names, but for the names of models."""
+    renamed = {name.replace("-", "_"): value for name, value in options.items()}
+    models = renamed.get(MODELS)
+    if isinstance(models, dict):
+        renamed[MODELS] = {
+            name: _with_underscores(table) if isinstance(table, dict) else table for name, table in models.items()
+        }
+    return renamed

@@ -1,0 +1,103 @@
+"""`App`: the ASGI application. `_score` follows one request from its bytes to its answer."""
+
+import logging
+from time import perf_counter
+from typing import Any
+
+from .call import Call, request_id
+from .dialects.request_error import RequestError
+from .http.answer import Answer
+from .http.request_body import ClientGoneError, Receive, Send, read_body
+from .information import Information
+from .metrics import IN_PROGRESS, PathMetrics
+from .request_log import RequestLog
+from .routes import OPEN, PROBES, READING, RELOAD, SCORING
+from .state import State
+from .tracing import open_tracer, trace_id
+
+logger = logging.getLogger("crossrt.server")
+
+CLIENT_GONE = 499
+"""The status that logs and metrics have for a client that left, as in nginx."""
+
+
+class App:
+    """Answers requests. Everything runs in the event loop's thread, but for tokenization and scoring."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.tracer = open_tracer(state.settings.otlp_endpoint)
+        self._log = RequestLog(state.settings)
+        self.information = Information(state)
+        self._scoring = {route.path: route for route in SCORING}
+        paths = (*self._scoring, *PROBES, *READING, RELOAD, "other")
+        self._metrics = {path: PathMetrics(path) for path in paths}
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            return
+        IN_PROGRESS.inc()
+        try:
+            route = self._scoring.get(scope["path"])
+            if route is not None and scope["method"] == "POST":
+                headers = dict(scope["headers"])
+                call = Call(route=route, headers=headers, id=request_id(headers.get(b"x-request-id")))
+                await self._serve(call, receive, send)
+            else:
+                await self._inform(scope, send)
+        finally:
+            IN_PROGRESS.dec()
+
+    async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
+        """Answer a request to score, and account for it."""
+        settings = self.state.settings
+        try:
+            answer = await self._score(call, receive)
+            await answer.send(send, close=self.state.draining)
+        except RequestError as refusal:
+            answer = call.refused(refusal, settings.tei_validation_status)
+            close = self.state.draining or refusal.kind in ("too_large", "slow_body")
+            await answer.send(send, close=close)
+        except ClientGoneError:
+            call.status = CLIENT_GONE
+        except Exception as error:
+            logger.exception("request %s failed by a fault of the server", call.id)
+            fault = RequestError(
+                "internal", f"the server has a fault: {type(error).__name__}; its log has request {call.id}"
+            )
+            await call.refused(fault, settings.tei_validation_status).send(send)
+        self._account(call)
+
+    async def _score(self, call: Call, receive: Receive) -> Answer:
+        """Return the scores that a request asks for. Raises RequestError and ClientGoneError."""
+        state, settings = self.state, self.state.settings
+        state.keys.check(call.headers)
+        body = await read_body(receive, call.headers, most=settings.max_payload, seconds=settings.body_timeout)
+        call.body = call.route.read(body)
+        job = call.body.job()
+        model = call.model = state.model(call.body.model)
+        seconds = call.seconds_left(settings.request_timeout)
+        outcome, run = await model.score(job, receive=receive, seconds=seconds)
+        return call.scored(outcome, run, model)
+
+    def _account(self, call: Call) -> None:
+        self._metrics[call.route.path].count(call.status, perf_counter() - call.started)
+        if call.model is not None and call.run is not None and call.outcome is not None:
+            self.state.model_metrics[call.model.name].count(call.run, call.outcome)
+        if self._log.wants(call.status):
+            trace = trace_id(call.headers.get(b"traceparent"))
+            self._log.write(call.log_fields(texts=self._log.texts, trace=trace))
+        self.tracer.record(call.route.path, call.started, call.status, call.headers, call.run)
+
+    async def _inform(self, scope: dict[str, Any], send: Send) -> None:
+        """Answer a request that scores nothing."""
+        started, path, method = perf_counter(), scope["path"], scope["method"]
+        try:
+            if path not in OPEN:
+                self.state.keys.check(dict(scope["headers"]))
+            answer = await self.information.answer(method, path)
+        except RequestError as refusal:
+            answer = self.information.refused(refusal)
+        await answer.send(send, close=self.state.draining, without_body=method == "HEAD")
+        self._metrics.get(path, self._metrics["other"]).count(answer.status, perf_counter() - started)

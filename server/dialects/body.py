@@ -1,0 +1,104 @@
+"""`Body`: what the requests of all dialects have in common."""
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from ...engine.errors import CrossrtError
+from ...engine.text.text_limits import TextLimits
+from ...engine.text.windows import Windows
+from .job import Job, Outcome
+from .request_error import RequestError
+
+Texts = Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
+"""A list of texts. An empty one is refused in the words of each dialect, not by the decoder."""
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer holds besides scores: an id, the time in seconds since 1970, the model's name and its labels.
+
+    `documents` tells whether results hold their documents where the client does not say; `api_version` is Cohere's.
+    """
+
+    id: str
+    created: int
+    model: str
+    labels: tuple[str, ...]
+    documents: bool
+    api_version: str
+
+
+class Body(msgspec.Struct, kw_only=True):
+    """Fields that every dialect has. Unknown fields are ignored, since clients send many.
+
+    `model` names one of the served models. A lower `priority` is served earlier, as in vLLM and Cohere. `exact` makes the top k
+    FP32's. `window`, `stride` and `aggregate` score long texts in pieces: see `Windows`.
+    """
+
+    tei: ClassVar[bool] = False
+    """Whether the clients of this dialect read TEI's errors and headers."""
+
+    model: str | None = None
+    priority: int | None = None
+    exact: bool | None = None
+    window: Positive | None = None
+    stride: Positive | None = None
+    aggregate: str = "max"
+
+    def job(self) -> Job:
+        """Return what is to be scored. Raises RequestError for a body that asks for what is not possible."""
+        raise NotImplementedError
+
+    def answer(self, outcome: Outcome, context: Context) -> bytes:
+        """Return the answer as JSON."""
+        raise NotImplementedError
+
+    def windows(self) -> Windows | None:
+        """Return how long texts are cut, None where they are truncated. Raises RequestError for values that do not fit."""
+        if self.window is None:
+            if self.stride is not None or self.aggregate != "max":
+                raise RequestError("validation", "`stride` and `aggregate` go with `window`, the tokens of one window")
+            return None
+        stride = max(1, self.window // 2) if self.stride is None else self.stride
+        try:
+            return Windows(length=self.window, stride=stride, aggregate=self.aggregate)
+        except CrossrtError as error:
+            raise RequestError("validation", str(error)) from error
+
+
+class LimitedBody(Body, kw_only=True):
+    """Fields with which clients of vLLM and Cohere limit texts.
+
+    `truncate_prompt_tokens` is the most tokens of a pair, -1 the model's own; `max_tokens_per_query` and `max_tokens_per_doc`
+    are the most of each text, 0 none.
+    """
+
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    max_tokens_per_query: Count | None = None
+    max_tokens_per_doc: Count | None = None
+
+    def limits(self) -> TextLimits:
+        """Return the limits. Raises RequestError for one that leaves no tokens."""
+        most = self.truncate_prompt_tokens
+        if most is not None and (most < -1 or most == 0):
+            raise RequestError(
+                "validation", f"`truncate_prompt_tokens` is {most}; give -1 for the model's own, or at least 1"
+            )
+        return TextLimits(
+            pair=None if most == -1 else most,
+            query=self.max_tokens_per_query or None,
+            passage=self.max_tokens_per_doc or None,
+            side=self.truncation_side,
+        )
+
+
+def need_some(texts: object, field: str) -> None:
+    """Raise RequestError for an empty list."""
+    if not texts:
+        raise RequestError("empty", f"`{field}` is empty; give at least one text")
+
+
+encode = msgspec.json.Encoder().encode

@@ -1,0 +1,86 @@
+"""`RequestError`: why a request is not answered with scores, and the two forms in which clients read that."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of error: its HTTP status, and how TEI (`error_type`) and OpenAI-like servers (`type`) call it."""
+
+    status: int
+    tei: str
+    openai: str
+
+
+KINDS = {
+    "validation": Kind(400, "Validation", "invalid_request_error"),
+    "malformed": Kind(400, "Validation", "invalid_request_error"),
+    "empty": Kind(400, "Empty", "invalid_request_error"),
+    "unauthorized": Kind(401, "Unauthorized", "authentication_error"),
+    "not_found": Kind(404, "NotFound", "not_found_error"),
+    "method": Kind(405, "Validation", "invalid_request_error"),
+    "slow_body": Kind(408, "Timeout", "timeout_error"),
+    "too_large": Kind(413, "Validation", "invalid_request_error"),
+    "encoding": Kind(415, "Validation", "invalid_request_error"),
+    "overloaded": Kind(429, "Overloaded", "rate_limit_error"),
+    "internal": Kind(500, "Backend", "server_error"),
+    "unhealthy": Kind(503, "Unhealthy", "server_error"),
+    "deadline": Kind(504, "Timeout", "timeout_error"),
+}
+"""The kinds of errors by name. `validation` is 422 in TEI's dialect, or 413 as TEI had it until version 1.8."""
+
+
+class RequestError(Exception):
+    """A request that is refused or failed. The message is for the client: what happened, what is allowed, what to do.
+
+    `retry_after` is in seconds, and becomes the header Retry-After.
+    """
+
+    def __init__(self, kind: str, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, in every dialect but TEI's, where `validation` has its own."""
+        return KINDS[self.kind].status
+
+
+class TeiError(msgspec.Struct):
+    """The error of text-embeddings-inference."""
+
+    error: str
+    error_type: str
+
+
+class OpenAIError(msgspec.Struct):
+    """The error of OpenAI, vLLM, Infinity and llama.cpp."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ObjectError(msgspec.Struct):
+    """The error of all other clients in one object: vLLM's read `error`, Cohere's `message`, Jina's and Voyage's `detail`."""
+
+    error: OpenAIError
+    message: str
+    detail: str
+
+
+def tei_error(refusal: RequestError) -> bytes:
+    """Return the body of an error in TEI's dialect."""
+    return msgspec.json.encode(TeiError(refusal.message, KINDS[refusal.kind].tei))
+
+
+def object_error(refusal: RequestError) -> bytes:
+    """Return the body of an error in the dialects that send `documents`."""
+    kind = KINDS[refusal.kind]
+    error = OpenAIError(refusal.message, kind.openai, None, kind.status)
+    return msgspec.json.encode(ObjectError(error, refusal.message, refusal.message))

@@ -1,0 +1,1 @@
+"""Connections, sockets, bodies, keys: HTTP without anything of ranking."""

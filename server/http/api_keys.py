@@ -1,0 +1,59 @@
+"""`ApiKeys`: the keys that clients present, from a file with one a line."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...engine.errors import OptionError
+from ..dialects.request_error import RequestError
+
+
+class ApiKeys:
+    """Checks keys. Without a file every client may call."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Read the file. Raises OptionError for one that cannot be read or holds no key."""
+        self._file = file
+        self._digests: list[bytes] = []
+        self.reload()
+
+    @property
+    def required(self) -> bool:
+        """Whether clients need a key."""
+        return self._file is not None
+
+    def reload(self) -> None:
+        """Read the file again. The keys stay what they were where it raises OptionError."""
+        if self._file is None:
+            return
+        try:
+            lines = self._file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"--api-keys {self._file} cannot be read: {error}") from error
+        keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not keys:
+            raise OptionError(f"--api-keys {self._file} holds no key; write one a line")
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raise RequestError unless the headers hold one of the keys, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+
+        Takes the same time for every wrong key: digests of one length are compared in constant time, each with all keys.
+        """
+        if self._file is None:
+            return
+        given = headers.get(b"x-api-key")
+        if given is None:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not given:
+                raise RequestError("unauthorized", "this server needs a key: send it as `Authorization: Bearer KEY`")
+        digest, known = _digest(given.strip()), False
+        for each in self._digests:
+            known |= hmac.compare_digest(digest, each)
+        if not known:
+            raise RequestError("unauthorized", "this key is not one of the server's")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

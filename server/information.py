@@ -1,0 +1,146 @@
+"""`Information`: answers what is not scoring: probes, metrics, what is served, the description of the API, and the reload."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from .. import __version__
+from ..engine.errors import CrossrtError
+from .api_page import page
+from .dialects.request_error import RequestError, object_error
+from .http.answer import Answer
+from .metrics import CONTENT_TYPE, exposition
+from .models.served_model import ServedModel
+from .openapi import document
+from .routes import LIVENESS, PROBES, RELOAD, SCORING
+from .state import State
+
+logger = logging.getLogger("crossrt.server")
+
+
+class Information:
+    """Answers by path."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._openapi = msgspec.json.encode(document(needs_key=state.keys.required))
+        self._page = page().encode()
+        self._reloading = asyncio.Lock()
+        self._answers: dict[str, Callable[[], Awaitable[Answer]]] = {
+            **dict.fromkeys(PROBES, self._readiness),
+            **dict.fromkeys(LIVENESS, self._liveness),
+            "/info": self._info,
+            "/v1/models": self._models,
+            "/metrics": self._metrics,
+            "/openapi.json": self._description,
+            "/docs": self._docs,
+            "/": self._docs,
+        }
+        self._scoring = {route.path for route in SCORING}
+
+    async def answer(self, method: str, path: str) -> Answer:
+        """Return the answer to a method and a path. Raises RequestError for those that there are not."""
+        if path == RELOAD and method == "POST":
+            return await self._reload()
+        found = self._answers.get(path)
+        if found is not None and method in ("GET", "HEAD"):
+            return await found()
+        if found is None and path not in self._scoring and path != RELOAD:
+            raise RequestError("not_found", f"there is no {path[:80]}; /docs shows what there is")
+        raise RequestError("method", f"{path} does not take {method}; /docs shows what it takes")
+
+    def refused(self, refusal: RequestError) -> Answer:
+        """Return the answer that says why not."""
+        headers = [(b"www-authenticate", b"Bearer")] if refusal.kind == "unauthorized" else []
+        if refusal.kind == "method":
+            headers.append((b"allow", b"GET, HEAD, POST"))
+        return Answer(refusal.status, object_error(refusal), headers=headers)
+
+    async def reload(self, *, force: bool = False) -> dict[str, str]:
+        """Read the keys again, and open each bundle again that was replaced; return what was done, by model.
+
+        What cannot be read or opened stays as it was.
+        """
+        done: dict[str, str] = {}
+        async with self._reloading:
+            try:
+                self._state.keys.reload()
+            except CrossrtError as error:
+                done["keys"] = f"kept: {error}"
+            for name, model in self._state.models.items():
+                done[name] = await self._reloaded(model, force)
+        logger.info("reload: %s", ", ".join(f"{name} {what}" for name, what in done.items()))
+        return done
+
+    async def _reloaded(self, model: ServedModel, force: bool) -> str:
+        metrics = self._state.model_metrics[model.name]
+        try:
+            if not await model.reload(force=force):
+                return "unchanged"
+        except Exception as error:
+            metrics.count_reload("failed")
+            return f"kept: {error}"
+        metrics.count_reload("done")
+        return "opened"
+
+    async def _reload(self) -> Answer:
+        if not self._state.keys.required:
+            raise RequestError("not_found", f"{RELOAD} needs a server with --api-keys; send it SIGHUP instead")
+        done = await self.reload(force=True)
+        failed = any(what.startswith("kept") for what in done.values())
+        return Answer(503 if failed else 200, msgspec.json.encode(done))
+
+    async def _readiness(self) -> Answer:
+        problem = await self._state.problem()
+        if problem is not None:
+            return self.refused(RequestError("unhealthy", problem))
+        return Answer(200, b'{"status":"ready"}')
+
+    async def _liveness(self) -> Answer:
+        return Answer(200, b'{"status":"live"}')
+
+    async def _metrics(self) -> Answer:
+        self._state.refresh_gauges()
+        return Answer(200, exposition(), CONTENT_TYPE)
+
+    async def _description(self) -> Answer:
+        return Answer(200, self._openapi)
+
+    async def _docs(self) -> Answer:
+        return Answer(200, self._page, b"text/html; charset=utf-8")
+
+    async def _models(self) -> Answer:
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "crossrt"} for name in self._state.models]
+        return Answer(200, msgspec.json.encode({"object": "list", "data": models}))
+
+    async def _info(self) -> Answer:
+        return Answer(200, msgspec.json.encode(info(self._state.model(None))))
+
+
+def info(model: ServedModel) -> dict[str, Any]:
+    """Return what TEI's /info tells of a model."""
+    limits, names = model.settings.limits, dict(enumerate(model.labels))
+    return {
+        "model_id": model.name,
+        "model_sha": None,
+        "model_dtype": getattr(getattr(model.model, "precision", None), "value", "float32"),
+        "model_type": {
+            "reranker": {
+                "id2label": {str(number): name for number, name in names.items()},
+                "label2id": {name: number for number, name in names.items()},
+            }
+        },
+        "max_concurrent_requests": limits.max_queue_tokens,
+        "max_input_length": model.model.max_length,
+        "max_batch_tokens": limits.max_request_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": limits.max_documents,
+        "auto_truncate": limits.truncate,
+        "tokenization_workers": 2,
+        "version": __version__,
+        "sha": None,
+        "docker_label": None,
+    }

@@ -1,0 +1,149 @@
+"""The metrics that Prometheus reads: registered when this is imported, with fixed buckets and few labels.
+
+With several workers prometheus_client keeps them in files of the folder PROMETHEUS_MULTIPROC_DIR, and any worker tells all.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from .dialects.job import Outcome
+from .models.scoring import Run
+from .models.served_model import ServedModel
+
+disable_created_metrics()  # a time of creation beside each counter would double the series
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+TEXTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+TOKENS = (64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+
+REQUESTS = Counter(
+    "crossrt_requests", "Requests that ended; status 499 stands for clients that left", ["path", "status"]
+)
+REQUEST_SECONDS = Histogram(
+    "crossrt_request_seconds", "From a request's headers to its answer", ["path"], buckets=SECONDS
+)
+QUEUE_SECONDS = Histogram("crossrt_queue_seconds", "Waiting for tokenization", ["model"], buckets=SECONDS)
+TOKENIZATION_SECONDS = Histogram("crossrt_tokenization_seconds", "Tokenization", ["model"], buckets=SECONDS)
+SCORING_SECONDS = Histogram("crossrt_scoring_seconds", "From tokens to scores", ["model"], buckets=SECONDS)
+REQUEST_TEXTS = Histogram("crossrt_request_texts", "Texts of a request", ["model"], buckets=TEXTS)
+REQUEST_TOKENS = Histogram("crossrt_request_tokens", "Tokens of a request", ["model"], buckets=TOKENS)
+TRUNCATED_TEXTS = Counter("crossrt_truncated_texts", "Texts that were truncated", ["model"])
+TRUNCATED_TOKENS = Counter("crossrt_truncated_tokens", "Tokens that they lost", ["model"])
+RELOADS = Counter("crossrt_reloads", "Bundles that were opened again", ["model", "outcome"])
+IN_PROGRESS = Gauge("crossrt_requests_in_progress", "Requests without an answer yet", multiprocess_mode="livesum")
+QUEUE_REQUESTS = Gauge(
+    "crossrt_queue_requests", "Requests that were accepted and not scored", ["model"], multiprocess_mode="livesum"
+)
+QUEUE_TOKENS = Gauge("crossrt_queue_tokens", "Their tokens", ["model"], multiprocess_mode="livesum")
+QUEUE_LIMIT = Gauge("crossrt_queue_limit_tokens", "The most of them", ["model"], multiprocess_mode="livesum")
+TOKENS_PER_SECOND = Gauge(
+    "crossrt_tokens_per_second", "Tokens scored in a second with work", ["model"], multiprocess_mode="livesum"
+)
+READY = Gauge("crossrt_ready", "1 where the last request or probe was scored", ["model"], multiprocess_mode="livemin")
+
+
+class PathMetrics:
+    """The metrics of one path."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seconds = REQUEST_SECONDS.labels(path)
+        self._by_status = {200: REQUESTS.labels(path, "200")}
+
+    def count(self, status: int, seconds: float) -> None:
+        """Count a request that ended."""
+        counter = self._by_status.get(status)
+        if counter is None:
+            counter = self._by_status[status] = REQUESTS.labels(self._path, str(status))
+        counter.inc()
+        self._seconds.observe(seconds)
+
+
+class ModelMetrics:
+    """The metrics of one model."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model, name = model, model.name
+        self._queue_seconds = QUEUE_SECONDS.labels(name)
+        self._tokenization_seconds = TOKENIZATION_SECONDS.labels(name)
+        self._scoring_seconds = SCORING_SECONDS.labels(name)
+        self._texts, self._tokens = REQUEST_TEXTS.labels(name), REQUEST_TOKENS.labels(name)
+        self._truncated_texts, self._truncated_tokens = TRUNCATED_TEXTS.labels(name), TRUNCATED_TOKENS.labels(name)
+        self._reloads = {outcome: RELOADS.labels(name, outcome) for outcome in ("done", "failed")}
+        self._gauges = [
+            each.labels(name) for each in (QUEUE_REQUESTS, QUEUE_TOKENS, QUEUE_LIMIT, TOKENS_PER_SECOND, READY)
+        ]
+
+    def count(self, run: Run, outcome: Outcome) -> None:
+        """Count a job that was scored."""
+        self._queue_seconds.observe(run.began - run.accepted)
+        self._tokenization_seconds.observe(run.tokenized - run.began)
+        self._scoring_seconds.observe(run.done - run.tokenized)
+        self._texts.observe(len(run.job.pairs))
+        self._tokens.observe(outcome.tokens)
+        if outcome.cut:
+            self._truncated_texts.inc(outcome.cut)
+            self._truncated_tokens.inc(outcome.lost)
+
+    def count_reload(self, outcome: str) -> None:
+        """Count a reload that is `done` or `failed`."""
+        self._reloads[outcome].inc()
+
+    def refresh(self) -> None:
+        """Set the gauges to what they are now."""
+        queue = self._model.queue
+        values = (queue.requests, queue.tokens, queue.limit, queue.tokens_per_second, self._model.failure is None)
+        for gauge, value in zip(self._gauges, values, strict=True):
+            gauge.set(value)
+
+
+class BorrowedGauges:
+    """Gauges under the names of TEI and vLLM, for dashboards and autoscalers that were made for them."""
+
+    def __init__(self, servers: Iterable[str], models: Sequence[ServedModel]) -> None:
+        self._models = models
+        self._tei: list[Gauge] = []
+        self._vllm: list[Gauge] = []
+        if "tei" in servers:
+            self._tei = [_gauge("te_queue_size", []), _gauge("te_batch_next_tokens", [])]
+        if "vllm" in servers:
+            self._vllm = [
+                _gauge(f"vllm:num_requests_{what}", ["model_name", "engine"]) for what in ("running", "waiting")
+            ]
+
+    def refresh(self) -> None:
+        """Set the gauges to what they are now."""
+        if self._tei:
+            self._tei[0].set(sum(model.queue.requests for model in self._models))
+            self._tei[1].set(sum(model.queue.tokens for model in self._models))
+        if self._vllm:
+            for model in self._models:
+                running = min(model.queue.requests, 1)
+                self._vllm[0].labels(model.name, "0").set(running)
+                self._vllm[1].labels(model.name, "0").set(model.queue.requests - running)
+
+
+def _gauge(name: str, labels: list[str]) -> Gauge:
+    known = getattr(REGISTRY, "_names_to_collectors", {}).get(name)
+    return known or Gauge(name, f"{name}, as other servers have it", labels, multiprocess_mode="livesum")
+
+
+def exposition() -> bytes:
+    """Return all metrics in Prometheus' text format, of all workers."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

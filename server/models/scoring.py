@@ -1,0 +1,257 @@
+"""`Scoring`: hands jobs to an opened model and brings their scores back to the event loop.
+
+Tokenization runs in threads of its own, so that it neither holds up the event loop nor waits for the model. The model's scorer
+decides whose batch is next. A job that nobody waits for any more is not tokenized, and its batches that have not begun are
+dropped.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...engine.activation import Floats, sigmoid, softmax
+from ...engine.errors import BundleError, InputError, OptionError, ShapeError
+from ...engine.labels import need_label
+from ...engine.runtime.pending import Pending
+from ...engine.scores import raw_relevance
+from ...engine.text.encoded_pairs import EncodedPairs
+from ...engine.text.text_limits import TextLimits
+from ..dialects.job import Job, Outcome
+from ..dialects.request_error import RequestError
+from .model_settings import ModelSettings
+
+TOKENIZING_THREADS = 2
+RANKING_THREADS = 2
+"""Jobs with `exact` or `windows` that are computed at once: each keeps a thread until it is done."""
+
+
+class Model(Protocol):
+    """The part of `CrossEncoder` that is served."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest pair in tokens."""
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Their names, which may be missing."""
+
+    @property
+    def relevant_label(self) -> int | None:
+        """The label to rank by."""
+
+    def encode(self, pairs: Sequence[tuple[str, str]], *, limits: TextLimits | None = None) -> EncodedPairs:
+        """See `CrossEncoder.encode`."""
+
+    def submit(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
+        """See `CrossEncoder.submit`."""
+
+    def rank(self, query: str, documents: list[str], **options: Any) -> list[dict[str, Any]]:
+        """See `CrossEncoder.rank`."""
+
+    def relevance(self, logits: Floats) -> Floats:
+        """See `CrossEncoder.relevance`."""
+
+    def check_finite(self, logits: Floats) -> None:
+        """See `CrossEncoder.check_finite`."""
+
+    def close(self) -> None:
+        """See `CrossEncoder.close`."""
+
+
+class Run:
+    """A job that is being scored. `future` belongs to the event loop; everything else is written by one thread after another.
+
+    Times are of `perf_counter`: when the job was `accepted`, when its tokenization `began` and ended (`tokenized`), and when it
+    was `done`.
+    """
+
+    def __init__(self, job: Job, on_counted: Callable[[int], None]) -> None:
+        self.job = job
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Outcome] = self.loop.create_future()
+        self.on_counted = on_counted
+        self.encoded: EncodedPairs | None = None
+        self.pending: Pending | None = None
+        self.abandoned = False
+        self.accepted = perf_counter()
+        self.began = self.tokenized = self.done = 0.0
+
+    def settle(self, outcome: Outcome | BaseException) -> None:
+        """Give the outcome, or the error, to whoever waits. Called in the event loop."""
+        if self.future.done():
+            return
+        if isinstance(outcome, Outcome):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+
+class Scoring:
+    """Scores jobs with one opened model. Methods without a leading underscore are called in the event loop."""
+
+    def __init__(self, model: Model, settings: ModelSettings) -> None:
+        self.model = model
+        self._settings = settings
+        self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, thread_name_prefix="crossrt-tokenize")
+        self._ranking = ThreadPoolExecutor(RANKING_THREADS, thread_name_prefix="crossrt-rank")
+        self._waiting = ThreadPoolExecutor(256, thread_name_prefix="crossrt-wait")
+
+    def start(self, job: Job, on_counted: Callable[[int], None] = lambda tokens: None) -> Run:
+        """Start to score a job. `on_counted` is called in the event loop with its tokens, once they are counted."""
+        run = Run(job, on_counted)
+        self._tokenizing.submit(self._prepare, run)
+        return run
+
+    def give_up(self, run: Run, error: BaseException) -> None:
+        """Raise `error` for whoever waits for a job, and drop what is not computed yet."""
+        run.abandoned = True
+        run.settle(error)
+        if run.pending is not None:
+            self._waiting.submit(run.pending.cancel)
+
+    def close(self) -> None:
+        """Wait for what is being computed, then free the model."""
+        for executor in (self._tokenizing, self._ranking, self._waiting):
+            executor.shutdown()
+        self.model.close()
+
+    # -- in threads
+
+    def _prepare(self, run: Run) -> None:
+        """Tokenize, and submit to the model."""
+        if run.abandoned:
+            return
+        try:
+            run.began = perf_counter()
+            encoded = run.encoded = self.model.encode(run.job.pairs, limits=run.job.limits)
+            run.tokenized = perf_counter()
+            tokens = _tokens(run.job, encoded)
+            self._check(run.job, encoded, tokens)
+            self._tell(run, run.on_counted, tokens)
+            if run.job.exact or run.job.windows is not None:
+                self._ranking.submit(self._rank, run)
+                return
+            run.pending = pending = self.model.submit(encoded, batch_size=self._settings.batch_size)
+            self._waiting.submit(self._wait, run, pending)
+        except BaseException as error:
+            self._tell(run, run.settle, _as_refusal(error))
+
+    def _check(self, job: Job, encoded: EncodedPairs, tokens: int) -> None:
+        """Raise RequestError for a job that is too large, or has pairs that are too long and may not be truncated."""
+        limits = self._settings.limits
+        if tokens > limits.max_request_tokens:
+            raise RequestError(
+                "validation",
+                f"the request has {tokens} tokens, and {limits.max_request_tokens} are allowed (--max-request-tokens); send "
+                "fewer texts at a time",
+            )
+        allowed = limits.truncate if job.truncate is None else job.truncate
+        if allowed or job.windows is not None or encoded.cut is None or not encoded.cut.any():
+            return
+        longest = int(np.argmax(encoded.cut))
+        most = self.model.max_length if job.limits.pair is None else min(job.limits.pair, self.model.max_length)
+        raise RequestError(
+            "validation",
+            f"text {longest} has {int(encoded.lengths[longest] + encoded.cut[longest])} tokens with its query, and this model "
+            f"takes {most}; allow truncation, or send `window`, which scores long texts in pieces",
+        )
+
+    def _wait(self, run: Run, pending: Pending) -> None:
+        try:
+            logits = pending.wait()
+            self.model.check_finite(logits)
+            outcome: Outcome | BaseException = self._outcome(run, logits)
+        except BaseException as error:
+            outcome = _as_refusal(error)
+        run.done = perf_counter()
+        self._tell(run, run.settle, outcome)
+
+    def _rank(self, run: Run) -> None:
+        """Score a job with `exact` or `windows`, which takes several requests to the model."""
+        if run.abandoned:
+            return
+        try:
+            outcome: Outcome | BaseException = self._ranked(run)
+        except BundleError as error:  # the bundle has no FP32 model, or does not know its error, and `exact` needs both
+            outcome = RequestError("validation", str(error))
+        except BaseException as error:
+            outcome = _as_refusal(error)
+        run.done = perf_counter()
+        self._tell(run, run.settle, outcome)
+
+    def _ranked(self, run: Run) -> Outcome:
+        job, encoded = run.job, run.encoded
+        assert encoded is not None
+        found = self.model.rank(
+            job.pairs[0][0],
+            [text for _, text in job.pairs],
+            top_k=job.top,
+            exact=bool(job.exact),
+            windows=job.windows,
+            activation_fn="identity",
+            batch_size=self._settings.batch_size,
+            show_progress_bar=False,
+        )
+        relevance = np.array([each["score"] for each in found], dtype=np.float32)
+        cut = encoded.cut if job.windows is None else None
+        return Outcome(
+            rows=np.array([each["corpus_id"] for each in found], dtype=np.int64),
+            relevance=relevance,
+            scores=relevance if job.scores == "raw" else sigmoid(relevance),
+            spans=None if job.windows is None else [each["window"] for each in found],
+            tokens=_tokens(job, encoded),
+            cut=0 if cut is None else int(np.count_nonzero(cut)),
+            lost=0 if cut is None else int(cut.sum()),
+        )
+
+    def _outcome(self, run: Run, logits: Floats) -> Outcome:
+        job, encoded, model = run.job, run.encoded, self.model
+        assert encoded is not None
+        if job.scores in ("labels", "raw_labels"):
+            relevance = np.zeros(len(logits), dtype=np.float32)
+            several = model.num_labels > 1
+            scores = logits if job.scores == "raw_labels" else softmax(logits) if several else sigmoid(logits)
+        else:
+            relevance = raw_relevance(logits, need_label(model.relevant_label, model.label_names, model.num_labels))
+            scores = {"raw": _same, "sigmoid": sigmoid}.get(job.scores, _same)(relevance)
+            if job.scores == "model":
+                scores = model.relevance(logits)
+        cut = encoded.cut
+        lost = 0 if cut is None else int(cut.sum())
+        return Outcome(
+            rows=np.arange(len(logits)),
+            relevance=relevance,
+            scores=scores,
+            tokens=len(encoded.ids),
+            cut=int(np.count_nonzero(cut)) if lost and cut is not None else 0,
+            lost=lost,
+        )
+
+    def _tell(self, run: Run, function: Callable[[Any], None], value: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            run.loop.call_soon_threadsafe(function, value)
+
+
+def _same(values: Floats) -> Floats:
+    return values
+
+
+def _tokens(job: Job, encoded: EncodedPairs) -> int:
+    """Tokens that a job has scored. Windows lose none; the queries that they repeat are not counted."""
+    lost = 0 if job.windows is None or encoded.cut is None else int(encoded.cut.sum())
+    return len(encoded.ids) + lost
+
+
+def _as_refusal(error: BaseException) -> BaseException:
+    """Return what the client did wrong as a RequestError. Other errors are the model's, and stay what they are."""
+    return RequestError("validation", str(error)) if isinstance(error, (InputError, OptionError, ShapeError)) else error

@@ -1,0 +1,249 @@
+"""`ServedModel`: a model under its name, with its queue, its health, and its replacement while requests go on."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from ...engine.errors import CrossrtError
+from ...engine.text.pair_source import TOKEN_CHARACTERS
+from ..dialects.job import Job, Outcome
+from ..dialects.request_error import RequestError
+from ..http.request_body import ClientGoneError, Receive
+from .model_settings import ModelSettings
+from .scoring import Model, Run, Scoring
+from .token_queue import TokenQueue
+
+logger = logging.getLogger("crossrt.server")
+
+PROBE = Job(pairs=[("a", "b")], scores="raw_labels", priority=-(2**31))
+"""What readiness scores: two tokens, before all others."""
+PROBE_SECONDS = 10.0
+PROVED_SECONDS = 5.0
+"""How long a finished request proves that the model works, so that no probe is run."""
+WATCH_AFTER = 0.005
+"""Seconds after which a request's connection is watched. Most requests to a small model are done by then."""
+SPECIAL_TOKENS = 4
+"""About how many special tokens a pair has, for estimates."""
+
+Opener = Callable[[ModelSettings], Model]
+
+
+class Opened:
+    """A model that was opened, and how many requests use it."""
+
+    def __init__(self, model: Model, settings: ModelSettings) -> None:
+        self.model = model
+        self.scoring = Scoring(model, settings)
+        self.users = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
+
+    def __enter__(self) -> Scoring:
+        self.users += 1
+        self.unused.clear()
+        return self.scoring
+
+    def __exit__(self, *error: object) -> None:
+        self.users -= 1
+        if not self.users:
+            self.unused.set()
+
+    async def close(self) -> None:
+        """Free the model once nobody uses it."""
+        await self.unused.wait()
+        await asyncio.to_thread(self.scoring.close)
+
+
+class ServedModel:
+    """Scores jobs with a model, one instance for each name. All methods are called in the event loop."""
+
+    def __init__(self, settings: ModelSettings, opener: Opener) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.queue = TokenQueue(settings.limits.max_queue_tokens)
+        self.failure: str | None = None
+        """Why the model's last request failed; None where it was scored."""
+        self._opener = opener
+        self._opened: Opened | None = None
+        self._version: object = None
+        self._proved = float("-inf")
+        self._probe: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def model(self) -> Model:
+        """The model that is served now."""
+        assert self._opened is not None
+        return self._opened.model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the model's labels, as transformers calls those that have none."""
+        return self.model.label_names or tuple(f"LABEL_{number}" for number in range(self.model.num_labels))
+
+    # -- opening
+
+    async def open(self) -> None:
+        """Open the model and score one token with it. Raises what opening and scoring raise."""
+        version = _version(self.settings.bundle)
+        model = await asyncio.to_thread(self._opener, self.settings)
+        opened = Opened(model, self.settings)
+        try:
+            await asyncio.wait_for(opened.scoring.start(PROBE).future, None)
+        except BaseException:
+            await opened.close()
+            raise
+        before, self._opened, self._version = self._opened, opened, version
+        self._succeeded()
+        if before is not None:
+            self._later(before.close())
+
+    async def reload(self, *, force: bool = False) -> bool:
+        """Open the bundle again if it is another one than before, and serve it from then on. Requests that are being scored end
+        with the old one. Tell whether it was opened. Raises what `open` raises; then the old one goes on."""
+        if not force and self._version is not None and self._version == _version(self.settings.bundle):
+            return False
+        await self.open()
+        return True
+
+    async def close(self) -> None:
+        """Free the model, after the requests that are being scored."""
+        if self._opened is not None:
+            await self._opened.close()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    # -- scoring
+
+    async def score(self, job: Job, *, receive: Receive, seconds: float) -> tuple[Outcome, Run]:
+        """Score a job within so many seconds.
+
+        Raises RequestError for a job that is refused or too late, or at which the model fails, and ClientGoneError when the
+        client closes the connection.
+        """
+        if len(job.pairs) > self.settings.limits.max_documents:
+            raise RequestError(
+                "validation",
+                f"the request has {len(job.pairs)} texts, and {self.settings.limits.max_documents} are allowed "
+                "(--max-documents); send fewer at a time",
+            )
+        if seconds <= 0:
+            raise _too_late()
+        assert self._opened is not None
+        tokens = self._estimate(job)
+        self.queue.admit(tokens)
+        scored = 0
+
+        def count(counted: int) -> None:
+            nonlocal tokens
+            if not released:
+                self.queue.correct(tokens, counted)
+                tokens = counted
+
+        released = False
+        with self._opened as scoring:
+            try:
+                run = scoring.start(job, count)
+                outcome = await _awaited(scoring, run, receive, seconds)
+                scored = outcome.tokens
+                self._succeeded()
+                return outcome, run
+            except (RequestError, ClientGoneError, asyncio.CancelledError):
+                raise
+            except BaseException as error:
+                raise self._failed(error) from error
+            finally:
+                released = True
+                self.queue.release(tokens, scored=scored)
+
+    def _estimate(self, job: Job) -> int:
+        characters = sum(len(query) + len(text) for query, text in job.pairs)
+        return SPECIAL_TOKENS * len(job.pairs) + characters // TOKEN_CHARACTERS
+
+    # -- health
+
+    async def problem(self) -> str | None:
+        """Return why the model cannot score, None where it can: a request was scored a moment ago, or a token is now."""
+        if self.failure is None and monotonic() - self._proved < PROVED_SECONDS:
+            return None
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._run_probe())
+        await asyncio.shield(self._probe)
+        return self.failure
+
+    async def _run_probe(self) -> None:
+        assert self._opened is not None
+        with self._opened as scoring:
+            run = scoring.start(PROBE)
+            try:
+                await asyncio.wait_for(run.future, PROBE_SECONDS)
+                self._succeeded()
+            except TimeoutError:
+                if monotonic() - self._proved >= PROBE_SECONDS:
+                    self.failure = f"the model {self.name} did not score a token within {PROBE_SECONDS:g} seconds"
+            except Exception as error:
+                self._failed(error)
+
+    def _succeeded(self) -> None:
+        self.failure = None
+        self._proved = monotonic()
+
+    def _failed(self, error: BaseException) -> RequestError:
+        """Remember why the model failed, and return it for the client."""
+        words = str(error) if isinstance(error, CrossrtError) else f"{type(error).__name__}: {error}"
+        self.failure = f"the model {self.name} failed: {words}"
+        logger.error(self.failure, exc_info=None if isinstance(error, CrossrtError) else error)
+        return RequestError("unhealthy", self.failure, retry_after=self.queue.wait)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float) -> Outcome:
+    """Wait for a job until its time is over or its client has gone."""
+    watcher: asyncio.Task[None] | None = None
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scoring.give_up(run, ClientGoneError())
+
+    def begin_to_watch() -> None:
+        nonlocal watcher
+        watcher = run.loop.create_task(watch())
+
+    timers = (
+        run.loop.call_later(seconds, lambda: scoring.give_up(run, _too_late())),
+        run.loop.call_later(WATCH_AFTER, begin_to_watch),
+    )
+    try:
+        return await run.future
+    except asyncio.CancelledError:
+        scoring.give_up(run, ClientGoneError())
+        raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+        if watcher is not None:
+            watcher.cancel()
+
+
+def _too_late() -> RequestError:
+    return RequestError(
+        "deadline",
+        "the request was not scored in the time that it had (--request-timeout, or the header x-request-timeout); send fewer "
+        "texts, or try again later",
+    )
+
+
+def _version(bundle: str) -> object:
+    """What changes when a bundle is replaced: its manifest's file. None for a source that is no bundle on disk."""
+    try:
+        stat = (Path(bundle).expanduser() / "manifest.json").stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,151 @@
+"""`serve`: opens the models, listens, and ends in an orderly way."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+
+from ..engine.cross_encoder import CrossEncoder
+from .app import App
+from .http.api_keys import ApiKeys
+from .http.listening import address, bound
+from .http.slow_clients import Connection, close_slow
+from .models.model_settings import ModelSettings
+from .models.served_model import Opener, ServedModel
+from .request_log import configure
+from .settings import Settings
+from .state import State
+
+logger = logging.getLogger("crossrt.server")
+
+
+def opened(settings: ModelSettings) -> CrossEncoder:
+    """Open the model of the settings. Raises what `CrossEncoder` raises."""
+    return CrossEncoder(settings.bundle, **settings.options)
+
+
+def serve(settings: Settings, listening: socket.socket | None = None, *, opener: Opener = opened) -> None:
+    """Serve until SIGTERM or SIGINT. `listening` is a socket to accept from, by default one that the settings name.
+
+    Raises OptionError for an address, keys or certificates that cannot be used, and what opening a model raises.
+    """
+    configure(settings)
+    _raise_descriptor_limit()
+    keys = ApiKeys(settings.api_keys)
+    tls = settings.tls()
+    listening = bound(settings.host, settings.port, settings.uds) if listening is None else listening
+    with asyncio.Runner(loop_factory=uvicorn.Config(_nothing, log_config=None).get_loop_factory()) as runner:
+        runner.run(_serve(settings, listening, keys, opener, tls is not None))
+
+
+async def check(settings: Settings, *, opener: Opener = opened) -> None:
+    """Read the keys and certificates, open every model and score a token with it. Raises what `serve` would."""
+    ApiKeys(settings.api_keys)
+    settings.tls()
+    for each in settings.models:
+        model = ServedModel(each, opener)
+        await model.open()
+        await model.close()
+
+
+async def _serve(settings: Settings, listening: socket.socket, keys: ApiKeys, opener: Opener, tls: bool) -> None:
+    models = [ServedModel(each, opener) for each in settings.models]
+    for model in models:
+        await model.open()
+        logger.info("the model %s is open: %s", model.name, model.model)
+    state = State(settings, models, keys)
+    app = App(state)
+    server = Server(settings, state, app)
+    logger.info("serving on %s", address(listening, tls=tls))
+    await server.serve(sockets=[listening])
+    for model in models:
+        await model.close()
+    app.tracer.close()
+    logger.info("ended")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which ends and reloads as services are expected to."""
+
+    def __init__(self, settings: Settings, state: State, app: App) -> None:
+        self._settings, self._state, self._app = settings, state, app
+        super().__init__(_config(settings, app))
+        self._signals = 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals in the event loop; after the shutdown none is raised again, so that the exit status is 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after connections and gauges once a second. See `uvicorn.Server.on_tick`."""
+        if counter % 10 == 0:
+            connections: Any = self.server_state.connections
+            close_slow(
+                list(connections),
+                asyncio.get_running_loop().time(),
+                header_timeout=self._settings.header_timeout,
+                write_timeout=self._settings.write_timeout,
+            )
+            self._state.refresh_gauges()
+        return await super().on_tick(counter)
+
+    def _end(self, number: int) -> None:
+        """Be not ready, go on for a while, then finish what was accepted. A second signal ends the wait, a third everything."""
+        self._signals += 1
+        delay = self._settings.shutdown_delay if number == signal.SIGTERM and self._signals == 1 else 0.0
+        if self._signals == 1:
+            logger.info("shutting down: not ready any more, and accepting for %g s", delay)
+        self._state.draining = True
+        self.force_exit = self._signals > 2
+        asyncio.get_running_loop().call_later(delay, self._stop_accepting)
+
+    def _stop_accepting(self) -> None:
+        self.should_exit = True
+
+    def _reload(self) -> None:
+        self._reloading = asyncio.create_task(self._app.information.reload())
+
+
+def _config(settings: Settings, app: App) -> uvicorn.Config:
+    served: Any = app
+    if settings.cors_origins:
+        served = CORSMiddleware(
+            served, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    return uvicorn.Config(
+        served,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # call_later takes fractions as well
+        timeout_graceful_shutdown=settings.shutdown_timeout,  # type: ignore[arg-type]
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stand for an application where only uvicorn's choice of event loop is asked for."""
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections as the system lets this process have; the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
