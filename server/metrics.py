@@ -21,7 +21,7 @@ from .dialects.job import Outcome
 from .models.scoring import Run
 from .models.served_model import ServedModel
 
-disable_created_metrics()  # a time of creation beside each counter would double the series
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a time of creation beside each counter would double the series
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""`crossrt serve` with a stub in place of the model, to measure and to test the server alone.
+
+    benchmarks/stub_server.py --port 0 --milliseconds 5     # a text takes 5 ms; other words are options of crossrt serve
+
+The score of a text is its length. A text `FAIL` makes the model fail until a text `REPAIR` comes, a text `NAN` gives NaN. Texts are
+scored one by one, in the order of their requests; a request that is cancelled gives up the texts that have not begun, and the
+number of scored texts is in the file --scored.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from crossrt.commands import serve as command
+from crossrt.engine.errors import BackendError
+from crossrt.engine.text.encoded_pairs import EncodedPairs
+from crossrt.server import serving
+
+
+class StubPending:
+    """A request of the stub; see `Pending`."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = deque(enumerate(texts))
+        self.logits = np.array([[float(len(text))] for text in texts], dtype=np.float32).reshape(len(texts), 1)
+        self.error: BaseException | None = None
+        self._done = threading.Event()
+        self._callbacks: list[Callable[[Any], object]] = []
+        self._lock = threading.Lock()
+
+    def wait(self, progress: Callable[[int], object] = lambda rows: None) -> Any:
+        """Return the logits, or raise the error."""
+        self._done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.logits
+
+    def cancel(self, *, wait: bool = True) -> None:
+        """Give up what has not begun."""
+        self.texts.clear()
+        self.finish(BackendError("this request was cancelled"))
+
+    def add_done_callback(self, function: Callable[[Any], object]) -> None:
+        """Call the function once the request is done."""
+        with self._lock:
+            if not self._done.is_set():
+                self._callbacks.append(function)
+                return
+        function(self)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Mark the request as done."""
+        with self._lock:
+            if self._done.is_set():
+                return
+            self.error = error
+            self._done.set()
+        for function in self._callbacks:
+            function(self)
+
+
+class StubModel:
+    """Answers as `CrossEncoder` does, without computing. Each text takes `seconds`."""
+
+    max_length, num_labels, label_names, relevant_label = 512, 1, ("LABEL_0",), 0
+
+    def __init__(self, seconds: float, scored: Path | None) -> None:
+        self.bundle = SimpleNamespace(path="stub")
+        self._seconds, self._file, self._scored = seconds, scored, 0
+        self._broken = False
+        self._texts: dict[int, Sequence[tuple[str, str]]] = {}
+        self._queue: deque[StubPending] = deque()
+        self._work = threading.Condition()
+        if seconds:
+            threading.Thread(target=self._compute, daemon=True).start()
+
+    def encode(self, pairs: Sequence[tuple[str, str]], *, limits: Any = None) -> EncodedPairs:
+        """Make a token of every character, at most 512 a pair."""
+        lengths = np.fromiter((len(query) + len(text) for query, text in pairs), dtype=np.int64, count=len(pairs))
+        offsets = np.zeros(len(pairs) + 1, dtype=np.int64)
+        np.cumsum(np.minimum(lengths, 512), out=offsets[1:])
+        ids = np.zeros(offsets[-1], dtype=np.int32)
+        encoded = EncodedPairs(ids=ids, type_ids=ids.astype(np.uint8), offsets=offsets, cut=np.maximum(lengths - 512, 0))
+        self._texts[id(encoded)] = pairs
+        return encoded
+
+    def submit(self, pairs: EncodedPairs, *, batch_size: int, priority: int = 0) -> Any:
+        """Start to score; without `seconds` it is done at once."""
+        texts = [text for _, text in self._texts.pop(id(pairs))]
+        pending = StubPending(texts)
+        if self._seconds:
+            with self._work:
+                self._queue.append(pending)
+                self._work.notify()
+        else:
+            pending.finish(self._judge(texts, pending))
+        return pending
+
+    def relevance(self, logits: Any) -> Any:
+        """Return the logits."""
+        return logits[:, 0]
+
+    def rank(self, query: str, documents: list[str], **options: Any) -> Any:
+        """Not there: the server is tested with a real model for that."""
+        raise NotImplementedError
+
+    def check_finite(self, logits: Any) -> None:
+        """Raise BackendError for NaN."""
+        if np.isnan(logits).any():
+            raise BackendError("the stub gives NaN")
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _judge(self, texts: Sequence[str], pending: StubPending) -> BaseException | None:
+        for place, text in enumerate(texts):
+            if text in ("FAIL", "REPAIR"):
+                self._broken = text == "FAIL"
+            if text == "NAN":
+                pending.logits[place] = np.nan
+        return RuntimeError("the stub is broken") if self._broken else None
+
+    def _compute(self) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._queue)
+                pending = self._queue.popleft()
+            error = None
+            while pending.texts and error is None:
+                _, text = pending.texts.popleft()
+                time.sleep(self._seconds)
+                self._scored += 1
+                if self._file is not None:
+                    self._file.write_text(str(self._scored))
+                error = self._judge([text], pending)
+            pending.finish(error)
+
+
+def main() -> None:
+    """Serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--milliseconds", type=float, default=0.0, help="of each text")
+    parser.add_argument("--scored", type=Path, help="file that gets the number of scored texts")
+    own, others = parser.parse_known_args()
+    model = StubModel(own.milliseconds / 1000, own.scored)
+    serving.serve.__kwdefaults__["opener"] = lambda settings: model
+    sys.argv = ["crossrt", "serve", "stub", *others]
+    from crossrt.__main__ import main as crossrt
+
+    assert command
+    crossrt()
+
+
+if __name__ == "__main__":
+    main()
