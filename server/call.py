@@ -100,12 +100,11 @@ class Call:
         return fields
 
     def _tei_headers(self, run: Run, outcome: Outcome) -> Headers:
-        characters = sum(len(query) + len(text) for query, text in run.job.pairs)
         total = perf_counter() - self.started
         return [
             (b"x-compute-type", b"cpu"),
             (b"x-compute-time", _ms(total)),
-            (b"x-compute-characters", b"%d" % characters),
+            (b"x-compute-characters", b"%d" % run.job.characters()),
             (b"x-compute-tokens", b"%d" % outcome.tokens),
             (b"x-total-time", _ms(total)),
             (b"x-tokenization-time", _ms(run.tokenized - run.began)),

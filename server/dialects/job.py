@@ -36,6 +36,10 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     windows: Windows | None = None
     priority: int = 0
 
+    def characters(self) -> int:
+        """Return the characters of all texts; a query counts once for each of its pairs."""
+        return sum([len(query) + len(text) for query, text in self.pairs])
+
 
 class Outcome(msgspec.Struct, kw_only=True):
     """The scores of a job.

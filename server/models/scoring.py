@@ -1,8 +1,8 @@
 """`Scoring`: hands jobs to an opened model and brings their scores back to the event loop.
 
-Tokenization runs in threads of its own, so that it neither holds up the event loop nor waits for the model. The model's scorer
-decides whose batch is next. A job that nobody waits for any more is not tokenized, and its batches that have not begun are
-dropped.
+Large jobs are tokenized in threads, so that they do not hold up the event loop; a small one takes less time than handing it to a
+thread. The model's scorer decides whose batch is next. A job that nobody waits for any more is not tokenized, and its batches that
+have not begun are dropped.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ import numpy as np
 from ...engine.activation import Floats, sigmoid, softmax
 from ...engine.errors import BundleError, InputError, OptionError, ShapeError
 from ...engine.labels import need_label
-from ...engine.runtime.pending import Pending
 from ...engine.scores import raw_relevance
 from ...engine.text.encoded_pairs import EncodedPairs
 from ...engine.text.text_limits import TextLimits
@@ -26,8 +25,20 @@ from ..dialects.request_error import RequestError
 from .model_settings import ModelSettings
 
 TOKENIZING_THREADS = 2
+TOKENIZED_AT_ONCE = 4096
+"""Characters of a job that is tokenized in the event loop: about 0.1 ms."""
 RANKING_THREADS = 2
 """Jobs with `exact` or `windows` that are computed at once: each keeps a thread until it is done."""
+
+
+class Submitted(Protocol):
+    """The part of `Pending` that is used."""
+
+    def wait(self) -> Floats:
+        """See `Pending.wait`."""
+
+    def cancel(self) -> None:
+        """See `Pending.cancel`."""
 
 
 class Model(Protocol):
@@ -52,7 +63,7 @@ class Model(Protocol):
     def encode(self, pairs: Sequence[tuple[str, str]], *, limits: TextLimits | None = None) -> EncodedPairs:
         """See `CrossEncoder.encode`."""
 
-    def submit(self, pairs: EncodedPairs, *, batch_size: int) -> Pending:
+    def submit(self, pairs: EncodedPairs, *, batch_size: int) -> Submitted:
         """See `CrossEncoder.submit`."""
 
     def rank(self, query: str, documents: list[str], **options: Any) -> list[dict[str, Any]]:
@@ -81,7 +92,7 @@ class Run:
         self.future: asyncio.Future[Outcome] = self.loop.create_future()
         self.on_counted = on_counted
         self.encoded: EncodedPairs | None = None
-        self.pending: Pending | None = None
+        self.pending: Submitted | None = None
         self.abandoned = False
         self.accepted = perf_counter()
         self.began = self.tokenized = self.done = 0.0
@@ -109,7 +120,10 @@ class Scoring:
     def start(self, job: Job, on_counted: Callable[[int], None] = lambda tokens: None) -> Run:
         """Start to score a job. `on_counted` is called in the event loop with its tokens, once they are counted."""
         run = Run(job, on_counted)
-        self._tokenizing.submit(self._prepare, run)
+        if job.characters() <= TOKENIZED_AT_ONCE:
+            self._prepare(run)
+        else:
+            self._tokenizing.submit(self._prepare, run)
         return run
 
     def give_up(self, run: Run, error: BaseException) -> None:
@@ -118,6 +132,18 @@ class Scoring:
         run.settle(error)
         if run.pending is not None:
             self._waiting.submit(run.pending.cancel)
+
+    def _finish(self, run: Run) -> None:
+        """Settle a job whose logits are there."""
+        assert run.pending is not None
+        run.done = perf_counter()
+        try:
+            logits = run.pending.wait()
+            self.model.check_finite(logits)
+            outcome: Outcome | BaseException = self._outcome(run, logits)
+        except BaseException as error:
+            outcome = _as_refusal(error)
+        run.settle(outcome)
 
     def close(self) -> None:
         """Wait for what is being computed, then free the model."""
@@ -142,7 +168,7 @@ class Scoring:
                 self._ranking.submit(self._rank, run)
                 return
             run.pending = pending = self.model.submit(encoded, batch_size=self._settings.batch_size)
-            self._waiting.submit(self._wait, run, pending)
+            self._when_done(run, pending)
         except BaseException as error:
             self._tell(run, run.settle, _as_refusal(error))
 
@@ -166,15 +192,17 @@ class Scoring:
             f"takes {most}; allow truncation, or send `window`, which scores long texts in pieces",
         )
 
-    def _wait(self, run: Run, pending: Pending) -> None:
-        try:
-            logits = pending.wait()
-            self.model.check_finite(logits)
-            outcome: Outcome | BaseException = self._outcome(run, logits)
-        except BaseException as error:
-            outcome = _as_refusal(error)
-        run.done = perf_counter()
-        self._tell(run, run.settle, outcome)
+    def _when_done(self, run: Run, pending: Submitted) -> None:
+        """Let `_finish` run in the event loop once the model is done."""
+        if hasattr(pending, "add_done_callback"):
+            pending.add_done_callback(lambda _: self._tell(run, self._finish, run))
+        else:
+            self._waiting.submit(self._wait, run, pending)
+
+    def _wait(self, run: Run, pending: Submitted) -> None:
+        with contextlib.suppress(Exception):  # `_finish` meets the error again
+            pending.wait()
+        self._tell(run, self._finish, run)
 
     def _rank(self, run: Run) -> None:
         """Score a job with `exact` or `windows`, which takes several requests to the model."""

@@ -159,8 +159,7 @@ class ServedModel:
                 self.queue.release(tokens, scored=scored)
 
     def _estimate(self, job: Job) -> int:
-        characters = sum(len(query) + len(text) for query, text in job.pairs)
-        return SPECIAL_TOKENS * len(job.pairs) + characters // TOKEN_CHARACTERS
+        return SPECIAL_TOKENS * len(job.pairs) + job.characters() // TOKEN_CHARACTERS
 
     # -- health
 
