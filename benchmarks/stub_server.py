@@ -3,8 +3,8 @@
 
     benchmarks/stub_server.py --port 0 --milliseconds 5     # a text takes 5 ms; other words are options of crossrt serve
 
-The score of a text is its length. A text `FAIL` makes the model fail until a text `REPAIR` comes, a text `NAN` gives NaN. Texts are
-scored one by one, in the order of their requests; a request that is cancelled gives up the texts that have not begun, and the
+The score of a text is its length. A text `FAIL` makes the model fail until a text `REPAIR` comes, a text `NAN` gives NaN. Texts
+are scored one by one, in the order of their requests; a request that is cancelled gives up the texts that have not begun, and the
 number of scored texts is in the file --scored.
 """
 
@@ -85,11 +85,13 @@ class StubModel:
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, limits: Any = None) -> EncodedPairs:
         """Make a token of every character, at most 512 a pair."""
-        lengths = np.fromiter((len(query) + len(text) for query, text in pairs), dtype=np.int64, count=len(pairs))
+        lengths = np.array([len(query) + len(text) for query, text in pairs], dtype=np.int64)
         offsets = np.zeros(len(pairs) + 1, dtype=np.int64)
         np.cumsum(np.minimum(lengths, 512), out=offsets[1:])
         ids = np.zeros(offsets[-1], dtype=np.int32)
-        encoded = EncodedPairs(ids=ids, type_ids=ids.astype(np.uint8), offsets=offsets, cut=np.maximum(lengths - 512, 0))
+        encoded = EncodedPairs(
+            ids=ids, type_ids=ids.astype(np.uint8), offsets=offsets, cut=np.maximum(lengths - 512, 0)
+        )
         self._texts[id(encoded)] = pairs
         return encoded
 

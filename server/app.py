@@ -9,7 +9,7 @@ from .dialects.request_error import RequestError
 from .http.answer import Answer
 from .http.request_body import ClientGoneError, Receive, Send, read_body
 from .information import Information
-from .metrics import IN_PROGRESS, PathMetrics
+from .metrics import PathMetrics
 from .request_log import RequestLog
 from .routes import OPEN, PROBES, READING, RELOAD, SCORING
 from .state import State
@@ -37,7 +37,7 @@ class App:
         """See the ASGI specification."""
         if scope["type"] != "http":
             return
-        IN_PROGRESS.inc()
+        self.state.in_progress += 1
         try:
             route = self._scoring.get(scope["path"])
             if route is not None and scope["method"] == "POST":
@@ -47,7 +47,7 @@ class App:
             else:
                 await self._inform(scope, send)
         finally:
-            IN_PROGRESS.dec()
+            self.state.in_progress -= 1
 
     async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Answer a request to score, and account for it."""
@@ -57,7 +57,7 @@ class App:
             await answer.send(send, close=self.state.draining)
         except RequestError as refusal:
             answer = call.refused(refusal, settings.tei_validation_status)
-            close = self.state.draining or refusal.kind in ("too_large", "slow_body")
+            close = self.state.draining or refusal.kind == "too_large"
             await answer.send(send, close=close)
         except ClientGoneError:
             call.status = CLIENT_GONE
@@ -73,7 +73,7 @@ class App:
         """Return the scores that a request asks for. Raises RequestError and ClientGoneError."""
         state, settings = self.state, self.state.settings
         state.keys.check(call.headers)
-        body = await read_body(receive, call.headers, most=settings.max_payload, seconds=settings.body_timeout)
+        body = await read_body(receive, call.headers, most=settings.max_payload)
         call.body = call.route.read(body)
         job = call.body.job()
         model = call.model = state.model(call.body.model)

@@ -104,7 +104,7 @@ class Call:
         return [
             (b"x-compute-type", b"cpu"),
             (b"x-compute-time", _ms(total)),
-            (b"x-compute-characters", b"%d" % run.job.characters()),
+            (b"x-compute-characters", b"%d" % run.job.characters),
             (b"x-compute-tokens", b"%d" % outcome.tokens),
             (b"x-total-time", _ms(total)),
             (b"x-tokenization-time", _ms(run.tokenized - run.began)),

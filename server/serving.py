@@ -16,7 +16,7 @@ from ..engine.cross_encoder import CrossEncoder
 from .app import App
 from .http.api_keys import ApiKeys
 from .http.listening import address, bound
-from .http.slow_clients import Connection, close_slow
+from .http.slow_clients import Connection, Patience, close_slow
 from .models.model_settings import ModelSettings
 from .models.served_model import Opener, ServedModel
 from .request_log import configure
@@ -78,6 +78,9 @@ class Server(uvicorn.Server):
         self._settings, self._state, self._app = settings, state, app
         super().__init__(_config(settings, app))
         self._signals = 0
+        self._patience = Patience(
+            headers=settings.header_timeout, body=settings.body_timeout, answer=settings.write_timeout
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -92,12 +95,7 @@ class Server(uvicorn.Server):
         """Look after connections and gauges once a second. See `uvicorn.Server.on_tick`."""
         if counter % 10 == 0:
             connections: Any = self.server_state.connections
-            close_slow(
-                list(connections),
-                asyncio.get_running_loop().time(),
-                header_timeout=self._settings.header_timeout,
-                write_timeout=self._settings.write_timeout,
-            )
+            close_slow(list(connections), self._patience, asyncio.get_running_loop().time())
             self._state.refresh_gauges()
         return await super().on_tick(counter)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from .dialects.request_error import RequestError
 from .http.api_keys import ApiKeys
-from .metrics import BorrowedGauges, ModelMetrics
+from .metrics import IN_PROGRESS, BorrowedGauges, ModelMetrics
 from .models.served_model import ServedModel
 from .settings import Settings
 
@@ -18,6 +18,8 @@ class State:
         self.keys = keys
         self.draining = False
         """Set when the server is told to end: it is not ready, goes on, and asks clients to close their connections."""
+        self.in_progress = 0
+        """Requests without an answer yet."""
         self.model_metrics = {model.name: ModelMetrics(model) for model in models}
         self._borrowed = BorrowedGauges(settings.gauges, models)
         self._first = models[0]
@@ -46,6 +48,7 @@ class State:
 
     def refresh_gauges(self) -> None:
         """Set the gauges to what they are now."""
+        IN_PROGRESS.set(self.in_progress)
         for metrics in self.model_metrics.values():
             metrics.refresh()
         self._borrowed.refresh()

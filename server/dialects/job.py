@@ -36,9 +36,11 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     windows: Windows | None = None
     priority: int = 0
 
-    def characters(self) -> int:
-        """Return the characters of all texts; a query counts once for each of its pairs."""
-        return sum([len(query) + len(text) for query, text in self.pairs])
+    characters: int = 0
+    """Characters of all texts; a query counts once for each of its pairs."""
+
+    def __post_init__(self) -> None:
+        self.characters = sum([len(query) + len(text) for query, text in self.pairs])
 
 
 class Outcome(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""`read_body`: the body of a request, within limits of size and time."""
+"""`read_body`: the body of a request, within a limit of size. `slow_clients` bounds its time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -19,41 +19,29 @@ class ClientGoneError(Exception):
     """The client closed the connection before it had an answer."""
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: int, seconds: float) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: int) -> bytes:
     """Return the whole body.
 
-    Raises RequestError for one that is too large, too slow or compressed, and ClientGoneError where it breaks off.
+    Raises RequestError for one that is too large or compressed, and ClientGoneError where it breaks off.
     """
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise RequestError("encoding", "the body is compressed (content-encoding); send it as it is")
     if int(headers.get(b"content-length", b"0")) > most:
         await _discard(receive)
         raise _too_large(most)
-    try:
-        async with asyncio.timeout(seconds):
-            message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body"):
-                return _within(message["body"], most)
-            return await _rest(receive, message, most)
-    except TimeoutError:
-        raise RequestError(
-            "slow_body", f"the body did not arrive within {seconds:g} seconds (--body-timeout); send it faster"
-        ) from None
-
-
-async def _rest(receive: Receive, message: Message, most: int) -> bytes:
-    parts, size = [], 0
-    while True:
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
         if message["type"] != "http.request":
             raise ClientGoneError
-        size += len(message["body"])
+        part: bytes = message["body"]
+        size += len(part)
         if size > most:
             await _discard(receive)
             raise _too_large(most)
-        parts.append(message["body"])
-        if not message.get("more_body"):
-            return b"".join(parts)
-        message = await receive()
+        parts.append(part)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _discard(receive: Receive) -> None:
@@ -63,12 +51,6 @@ async def _discard(receive: Receive) -> None:
                 pass
     except TimeoutError:
         pass
-
-
-def _within(body: bytes, most: int) -> bytes:
-    if len(body) > most:
-        raise _too_large(most)
-    return body
 
 
 def _too_large(most: int) -> RequestError:

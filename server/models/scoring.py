@@ -1,12 +1,13 @@
 """`Scoring`: hands jobs to an opened model and brings their scores back to the event loop.
 
 Large jobs are tokenized in threads, so that they do not hold up the event loop; a small one takes less time than handing it to a
-thread. The model's scorer decides whose batch is next. A job that nobody waits for any more is not tokenized, and its batches that
-have not begun are dropped.
+thread. The model's scorer decides whose batch is next. A job that nobody waits for any more is not tokenized, and its batches
+that have not begun are dropped.
 """
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -89,6 +90,7 @@ class Run:
     def __init__(self, job: Job, on_counted: Callable[[int], None]) -> None:
         self.job = job
         self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
         self.future: asyncio.Future[Outcome] = self.loop.create_future()
         self.on_counted = on_counted
         self.encoded: EncodedPairs | None = None
@@ -120,7 +122,7 @@ class Scoring:
     def start(self, job: Job, on_counted: Callable[[int], None] = lambda tokens: None) -> Run:
         """Start to score a job. `on_counted` is called in the event loop with its tokens, once they are counted."""
         run = Run(job, on_counted)
-        if job.characters() <= TOKENIZED_AT_ONCE:
+        if job.characters <= TOKENIZED_AT_ONCE:
             self._prepare(run)
         else:
             self._tokenizing.submit(self._prepare, run)
@@ -266,6 +268,10 @@ class Scoring:
         )
 
     def _tell(self, run: Run, function: Callable[[Any], None], value: Any) -> None:
+        """Call a function in the event loop."""
+        if run.thread == threading.get_ident():
+            function(value)
+            return
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             run.loop.call_soon_threadsafe(function, value)
 

@@ -159,7 +159,7 @@ class ServedModel:
                 self.queue.release(tokens, scored=scored)
 
     def _estimate(self, job: Job) -> int:
-        return SPECIAL_TOKENS * len(job.pairs) + job.characters() // TOKEN_CHARACTERS
+        return SPECIAL_TOKENS * len(job.pairs) + job.characters // TOKEN_CHARACTERS
 
     # -- health
 
@@ -212,21 +212,18 @@ async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float)
         scoring.give_up(run, ClientGoneError())
 
     def begin_to_watch() -> None:
-        nonlocal watcher
+        nonlocal watcher, timer
         watcher = run.loop.create_task(watch())
+        timer = run.loop.call_later(max(0.0, seconds - WATCH_AFTER), lambda: scoring.give_up(run, _too_late()))
 
-    timers = (
-        run.loop.call_later(seconds, lambda: scoring.give_up(run, _too_late())),
-        run.loop.call_later(WATCH_AFTER, begin_to_watch),
-    )
+    timer = run.loop.call_later(WATCH_AFTER, begin_to_watch)
     try:
         return await run.future
     except asyncio.CancelledError:
         scoring.give_up(run, ClientGoneError())
         raise
     finally:
-        for timer in timers:
-            timer.cancel()
+        timer.cancel()
         if watcher is not None:
             watcher.cancel()
 
