@@ -9,9 +9,8 @@ from .dialects.request_error import RequestError
 from .http.answer import Answer
 from .http.request_body import ClientGoneError, Receive, Send, read_body
 from .information import Information
-from .metrics import PathMetrics
 from .request_log import RequestLog
-from .routes import OPEN, PROBES, READING, RELOAD, SCORING
+from .routes import OPEN, SCORING
 from .state import State
 from .tracing import open_tracer, trace_id
 
@@ -30,8 +29,7 @@ class App:
         self._log = RequestLog(state.settings)
         self.information = Information(state)
         self._scoring = {route.path: route for route in SCORING}
-        paths = (*self._scoring, *PROBES, *READING, RELOAD, "other")
-        self._metrics = {path: PathMetrics(path) for path in paths}
+        self._metrics = state.path_metrics
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """See the ASGI specification."""

@@ -103,7 +103,7 @@ class Information:
         return Answer(200, b'{"status":"live"}')
 
     async def _metrics(self) -> Answer:
-        self._state.refresh_gauges()
+        self._state.refresh_metrics()
         return Answer(200, exposition(), CONTENT_TYPE)
 
     async def _description(self) -> Answer:

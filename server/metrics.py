@@ -20,6 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from .dialects.job import Outcome
 from .models.scoring import Run
 from .models.served_model import ServedModel
+from .observed import Observed
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time of creation beside each counter would double the series
 
@@ -59,16 +60,23 @@ class PathMetrics:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._seconds = REQUEST_SECONDS.labels(path)
-        self._by_status = {200: REQUESTS.labels(path, "200")}
+        self._seconds = Observed(REQUEST_SECONDS.labels(path), SECONDS)
+        self._counters = {200: REQUESTS.labels(path, "200")}
+        self._counts = {200: 0}
 
     def count(self, status: int, seconds: float) -> None:
         """Count a request that ended."""
-        counter = self._by_status.get(status)
-        if counter is None:
-            counter = self._by_status[status] = REQUESTS.labels(self._path, str(status))
-        counter.inc()
-        self._seconds.observe(seconds)
+        self._counts[status] = self._counts.get(status, 0) + 1
+        self._seconds.add(seconds)
+
+    def flush(self) -> None:
+        """Hand what was counted to Prometheus."""
+        self._seconds.flush()
+        for status, count in self._counts.items():
+            if status not in self._counters:
+                self._counters[status] = REQUESTS.labels(self._path, str(status))
+            self._counters[status].inc(count)
+            self._counts[status] = 0
 
 
 class ModelMetrics:
@@ -76,10 +84,11 @@ class ModelMetrics:
 
     def __init__(self, model: ServedModel) -> None:
         self._model, name = model, model.name
-        self._queue_seconds = QUEUE_SECONDS.labels(name)
-        self._tokenization_seconds = TOKENIZATION_SECONDS.labels(name)
-        self._scoring_seconds = SCORING_SECONDS.labels(name)
-        self._texts, self._tokens = REQUEST_TEXTS.labels(name), REQUEST_TOKENS.labels(name)
+        self._queue_seconds = Observed(QUEUE_SECONDS.labels(name), SECONDS)
+        self._tokenization_seconds = Observed(TOKENIZATION_SECONDS.labels(name), SECONDS)
+        self._scoring_seconds = Observed(SCORING_SECONDS.labels(name), SECONDS)
+        self._texts = Observed(REQUEST_TEXTS.labels(name), TEXTS)
+        self._tokens = Observed(REQUEST_TOKENS.labels(name), TOKENS)
         self._truncated_texts, self._truncated_tokens = TRUNCATED_TEXTS.labels(name), TRUNCATED_TOKENS.labels(name)
         self._reloads = {outcome: RELOADS.labels(name, outcome) for outcome in ("done", "failed")}
         self._gauges = [
@@ -88,11 +97,11 @@ class ModelMetrics:
 
     def count(self, run: Run, outcome: Outcome) -> None:
         """Count a job that was scored."""
-        self._queue_seconds.observe(run.began - run.accepted)
-        self._tokenization_seconds.observe(run.tokenized - run.began)
-        self._scoring_seconds.observe(run.done - run.tokenized)
-        self._texts.observe(len(run.job.pairs))
-        self._tokens.observe(outcome.tokens)
+        self._queue_seconds.add(run.began - run.accepted)
+        self._tokenization_seconds.add(run.tokenized - run.began)
+        self._scoring_seconds.add(run.done - run.tokenized)
+        self._texts.add(len(run.job.pairs))
+        self._tokens.add(outcome.tokens)
         if outcome.cut:
             self._truncated_texts.inc(outcome.cut)
             self._truncated_tokens.inc(outcome.lost)
@@ -102,7 +111,15 @@ class ModelMetrics:
         self._reloads[outcome].inc()
 
     def refresh(self) -> None:
-        """Set the gauges to what they are now."""
+        """Hand what was counted to Prometheus, and set the gauges to what they are now."""
+        for observed in (
+            self._queue_seconds,
+            self._tokenization_seconds,
+            self._scoring_seconds,
+            self._texts,
+            self._tokens,
+        ):
+            observed.flush()
         queue = self._model.queue
         values = (queue.requests, queue.tokens, queue.limit, queue.tokens_per_second, self._model.failure is None)
         for gauge, value in zip(self._gauges, values, strict=True):

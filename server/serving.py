@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
         if counter % 10 == 0:
             connections: Any = self.server_state.connections
             close_slow(list(connections), self._patience, asyncio.get_running_loop().time())
-            self._state.refresh_gauges()
+            self._state.refresh_metrics()
         return await super().on_tick(counter)
 
     def _end(self, number: int) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from .dialects.request_error import RequestError
 from .http.api_keys import ApiKeys
-from .metrics import IN_PROGRESS, BorrowedGauges, ModelMetrics
+from .metrics import IN_PROGRESS, BorrowedGauges, ModelMetrics, PathMetrics
 from .models.served_model import ServedModel
+from .routes import PROBES, READING, RELOAD, SCORING
 from .settings import Settings
 
 
@@ -20,6 +21,8 @@ class State:
         """Set when the server is told to end: it is not ready, goes on, and asks clients to close their connections."""
         self.in_progress = 0
         """Requests without an answer yet."""
+        paths = (*(route.path for route in SCORING), *PROBES, *READING, RELOAD, "other")
+        self.path_metrics = {path: PathMetrics(path) for path in paths}
         self.model_metrics = {model.name: ModelMetrics(model) for model in models}
         self._borrowed = BorrowedGauges(settings.gauges, models)
         self._first = models[0]
@@ -46,9 +49,11 @@ class State:
         problems = [await model.problem() for model in self.models.values()]
         return next((problem for problem in problems if problem is not None), None)
 
-    def refresh_gauges(self) -> None:
-        """Set the gauges to what they are now."""
+    def refresh_metrics(self) -> None:
+        """Hand what was counted to Prometheus, and set the gauges to what they are now."""
         IN_PROGRESS.set(self.in_progress)
-        for metrics in self.model_metrics.values():
-            metrics.refresh()
+        for path in self.path_metrics.values():
+            path.flush()
+        for model in self.model_metrics.values():
+            model.refresh()
         self._borrowed.refresh()

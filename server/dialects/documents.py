@@ -92,7 +92,10 @@ class Rerank(LimitedBody, kw_only=True):
         query = self.query if isinstance(self.query, str) else self.query.text
         raw = self.raw_scores or self.use_activation is False
         return Job(
-            pairs=[(query, self._text(place, document)) for place, document in enumerate(self._list())],
+            pairs=[
+                (query, document if isinstance(document, str) else self._text(place, document))
+                for place, document in enumerate(self._list())
+            ],
             scores="raw" if raw else "sigmoid",
             limits=self.limits(),
             truncate=self.truncation,
@@ -110,7 +113,8 @@ class Rerank(LimitedBody, kw_only=True):
         if context.documents if self.return_documents is None else self.return_documents:
             documents = self._list()
             for result in results:
-                result.document = self._shown(documents[result.index])
+                document = documents[result.index]
+                result.document = {"text": document} if isinstance(document, str) else self._shown(document)
         if outcome.spans is not None:
             for result, at in zip(results, best.tolist(), strict=True):
                 result.window = outcome.spans[at]
@@ -146,9 +150,7 @@ class Rerank(LimitedBody, kw_only=True):
             )
         return "\n".join(texts)
 
-    def _shown(self, document: Document) -> dict[str, Any]:
-        if isinstance(document, str):
-            return {"text": document}
+    def _shown(self, document: dict[str, Any]) -> dict[str, Any]:
         return document if "text" in document else {"text": self._text(0, document), **document}
 
     def _for_voyage(self, results: list[Result]) -> list[VoyageResult]:

@@ -252,8 +252,9 @@ class Scoring:
             several = model.num_labels > 1
             scores = logits if job.scores == "raw_labels" else softmax(logits) if several else sigmoid(logits)
         else:
-            relevance = raw_relevance(logits, need_label(model.relevant_label, model.label_names, model.num_labels))
-            scores = {"raw": _same, "sigmoid": sigmoid}.get(job.scores, _same)(relevance)
+            label = need_label(model.relevant_label, model.label_names, model.num_labels)
+            relevance = logits[:, 0] if model.num_labels == 1 else raw_relevance(logits, label)
+            scores = sigmoid(relevance) if job.scores == "sigmoid" else relevance
             if job.scores == "model":
                 scores = model.relevance(logits)
         cut = encoded.cut
@@ -274,10 +275,6 @@ class Scoring:
             return
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             run.loop.call_soon_threadsafe(function, value)
-
-
-def _same(values: Floats) -> Floats:
-    return values
 
 
 def _tokens(job: Job, encoded: EncodedPairs) -> int:
