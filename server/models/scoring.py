@@ -87,11 +87,9 @@ class Run:
     was `done`.
     """
 
-    def __init__(self, job: Job, on_counted: Callable[[int], None]) -> None:
+    def __init__(self, job: Job, on_counted: Callable[[int], None], loop: asyncio.AbstractEventLoop) -> None:
         self.job = job
-        self.loop = asyncio.get_running_loop()
-        self.thread = threading.get_ident()
-        self.future: asyncio.Future[Outcome] = self.loop.create_future()
+        self.future: asyncio.Future[Outcome] = loop.create_future()
         self.on_counted = on_counted
         self.encoded: EncodedPairs | None = None
         self.pending: Submitted | None = None
@@ -114,6 +112,8 @@ class Scoring:
 
     def __init__(self, model: Model, settings: ModelSettings) -> None:
         self.model = model
+        self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._settings = settings
         self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, thread_name_prefix="crossrt-tokenize")
         self._ranking = ThreadPoolExecutor(RANKING_THREADS, thread_name_prefix="crossrt-rank")
@@ -121,7 +121,7 @@ class Scoring:
 
     def start(self, job: Job, on_counted: Callable[[int], None] = lambda tokens: None) -> Run:
         """Start to score a job. `on_counted` is called in the event loop with its tokens, once they are counted."""
-        run = Run(job, on_counted)
+        run = Run(job, on_counted, self.loop)
         if job.characters <= TOKENIZED_AT_ONCE:
             self._prepare(run)
         else:
@@ -165,14 +165,14 @@ class Scoring:
             run.tokenized = perf_counter()
             tokens = _tokens(run.job, encoded)
             self._check(run.job, encoded, tokens)
-            self._tell(run, run.on_counted, tokens)
+            self._tell(run.on_counted, tokens)
             if run.job.exact or run.job.windows is not None:
                 self._ranking.submit(self._rank, run)
                 return
             run.pending = pending = self.model.submit(encoded, batch_size=self._settings.batch_size)
             self._when_done(run, pending)
         except BaseException as error:
-            self._tell(run, run.settle, _as_refusal(error))
+            self._tell(run.settle, _as_refusal(error))
 
     def _check(self, job: Job, encoded: EncodedPairs, tokens: int) -> None:
         """Raise RequestError for a job that is too large, or has pairs that are too long and may not be truncated."""
@@ -197,14 +197,14 @@ class Scoring:
     def _when_done(self, run: Run, pending: Submitted) -> None:
         """Let `_finish` run in the event loop once the model is done."""
         if hasattr(pending, "add_done_callback"):
-            pending.add_done_callback(lambda _: self._tell(run, self._finish, run))
+            pending.add_done_callback(lambda _: self._tell(self._finish, run))
         else:
             self._waiting.submit(self._wait, run, pending)
 
     def _wait(self, run: Run, pending: Submitted) -> None:
         with contextlib.suppress(Exception):  # `_finish` meets the error again
             pending.wait()
-        self._tell(run, self._finish, run)
+        self._tell(self._finish, run)
 
     def _rank(self, run: Run) -> None:
         """Score a job with `exact` or `windows`, which takes several requests to the model."""
@@ -217,7 +217,7 @@ class Scoring:
         except BaseException as error:
             outcome = _as_refusal(error)
         run.done = perf_counter()
-        self._tell(run, run.settle, outcome)
+        self._tell(run.settle, outcome)
 
     def _ranked(self, run: Run) -> Outcome:
         job, encoded = run.job, run.encoded
@@ -258,7 +258,7 @@ class Scoring:
             if job.scores == "model":
                 scores = model.relevance(logits)
         cut = encoded.cut
-        lost = 0 if cut is None else int(cut.sum())
+        lost = 0 if cut is None else int(np.add.reduce(cut))
         return Outcome(
             rows=np.arange(len(logits)),
             relevance=relevance,
@@ -268,13 +268,13 @@ class Scoring:
             lost=lost,
         )
 
-    def _tell(self, run: Run, function: Callable[[Any], None], value: Any) -> None:
+    def _tell(self, function: Callable[[Any], None], value: Any) -> None:
         """Call a function in the event loop."""
-        if run.thread == threading.get_ident():
+        if self._thread == threading.get_ident():
             function(value)
             return
         with contextlib.suppress(RuntimeError):  # the event loop is closed
-            run.loop.call_soon_threadsafe(function, value)
+            self.loop.call_soon_threadsafe(function, value)
 
 
 def _tokens(job: Job, encoded: EncodedPairs) -> int:

@@ -204,7 +204,9 @@ class ServedModel:
 
 async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float) -> Outcome:
     """Wait for a job until its time is over or its client has gone."""
+    loop = scoring.loop
     watcher: asyncio.Task[None] | None = None
+    timer = loop.call_later(WATCH_AFTER, lambda: begin_to_watch())
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -213,10 +215,9 @@ async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float)
 
     def begin_to_watch() -> None:
         nonlocal watcher, timer
-        watcher = run.loop.create_task(watch())
-        timer = run.loop.call_later(max(0.0, seconds - WATCH_AFTER), lambda: scoring.give_up(run, _too_late()))
+        watcher = loop.create_task(watch())
+        timer = loop.call_later(max(0.0, seconds - WATCH_AFTER), lambda: scoring.give_up(run, _too_late()))
 
-    timer = run.loop.call_later(WATCH_AFTER, begin_to_watch)
     try:
         return await run.future
     except asyncio.CancelledError:

@@ -1,0 +1,207 @@
+"""A served bundle gives the scores of `CrossEncoder`, in the dialect of each client."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossrt import CrossEncoder, Windows
+from crossrt.engine.activation import sigmoid
+
+from .conftest import Served, Start
+
+QUERY = "where is the river"
+TEXTS = ["berlin is a city", "the river is long and green " * 8, "people live in paris", ""]
+
+
+@pytest.fixture(scope="module")
+def server(start: Start, bundle: Path) -> Served:
+    return start("--device", "cpu", bundle=bundle)
+
+
+@pytest.fixture(scope="module")
+def logits(model: CrossEncoder) -> Any:
+    return model.logits([(QUERY, text) for text in TEXTS])[:, 0]
+
+
+def ordered(scores: Any) -> list[tuple[int, float]]:
+    return [(int(place), float(scores[place])) for place in np.argsort(-scores, kind="stable")]
+
+
+def test_texts_get_teis_list_of_sigmoids(server: Served, logits: Any) -> None:
+    answer = server.post("/rerank", {"query": QUERY, "texts": TEXTS})
+    assert [(each["index"], each["score"]) for each in answer.json] == ordered(sigmoid(logits))
+    assert set(answer.json[0]) == {"index", "score"}
+    assert answer.headers["x-compute-tokens"] == str(server_tokens(server))
+
+
+def server_tokens(server: Served) -> int:
+    answer = server.post("/v2/rerank", {"query": QUERY, "documents": TEXTS}).json
+    assert (
+        answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] == answer["meta"]["tokens"]["input_tokens"]
+    )
+    return int(answer["usage"]["total_tokens"])
+
+
+@pytest.mark.parametrize("path", ["/", "/invocations", "/rerank"])
+def test_raw_scores_and_texts_are_returned_where_they_are_asked_for(server: Served, logits: Any, path: str) -> None:
+    body = {"query": QUERY, "texts": TEXTS, "raw_scores": True, "return_text": True, "truncation_direction": "Left"}
+    answer = server.post(path, body).json
+    assert [TEXTS[each["index"]] for each in answer] == [each["text"] for each in answer]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/rerank", True), ("/v1/rerank", True), ("/v2/rerank", False), ("/v3/rerank", False)]
+)
+def test_documents_get_one_object_for_all_clients(server: Served, logits: Any, path: str, shown: bool) -> None:
+    body = {"model": "whatever", "query": QUERY, "documents": TEXTS, "top_n": 2, "unknown": [1]}
+    answer = server.post(path, body).json
+    assert [(each["index"], each["relevance_score"]) for each in answer["results"]] == ordered(sigmoid(logits))[:2]
+    assert ["document" in each for each in answer["results"]] == [shown, shown]
+    other = server.post(path, {**body, "return_documents": not shown}).json["results"]
+    assert ["document" in each for each in other] == [not shown, not shown]
+    assert answer["meta"]["billed_units"] == {"search_units": 1}
+    assert "data" not in answer
+
+
+def test_voyages_top_k_adds_data_also_where_it_is_null(server: Served) -> None:
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS, "top_k": None}).json
+    assert [(each["index"], each["relevance_score"]) for each in answer["data"]] == [
+        (each["index"], each["relevance_score"]) for each in answer["results"]
+    ]
+    assert answer["object"] == "list"
+
+
+def test_documents_may_be_objects_and_one_text(server: Served) -> None:
+    objects = [{"title": "berlin", "text": "a city"}, {"title": "river", "text": "water"}]
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": objects, "rank_fields": ["title", "text"]}).json
+    texts = server.post("/v1/rerank", {"query": QUERY, "documents": ["berlin\na city", "river\nwater"]}).json
+    assert [each["relevance_score"] for each in answer["results"]] == [
+        each["relevance_score"] for each in texts["results"]
+    ]
+    assert answer["results"][0]["document"] == objects[answer["results"][0]["index"]]
+    assert len(server.post("/rerank", {"query": QUERY, "documents": "one text"}).json["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    "names", [("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2")]
+)
+@pytest.mark.parametrize("path", ["/score", "/v1/score"])
+def test_pairs_are_scored_in_their_order(server: Served, logits: Any, names: tuple[str, str], path: str) -> None:
+    answer = server.post(path, {names[0]: QUERY, names[1]: TEXTS}).json
+    assert [each["score"] for each in answer["data"]] == logits.tolist()
+    many = server.post(path, {names[0]: [QUERY] * len(TEXTS), names[1]: TEXTS}).json
+    assert many["data"] == answer["data"]
+
+
+def test_predict_gives_the_labels_of_one_pair_or_of_many(server: Served, logits: Any) -> None:
+    one = server.post("/predict", {"inputs": [QUERY, TEXTS[0]]}).json
+    assert one == [{"score": float(sigmoid(logits[:1])[0]), "label": "LABEL_0"}]
+    raw = server.post("/predict", {"inputs": [[QUERY, text] for text in TEXTS], "raw_scores": True}).json
+    assert [each[0]["score"] for each in raw] == logits.tolist()
+
+
+def test_nims_ranking_has_logits(server: Served, logits: Any) -> None:
+    body = {"model": "m", "query": {"text": QUERY}, "passages": [{"text": text} for text in TEXTS], "truncate": "END"}
+    assert [(each["index"], each["logit"]) for each in server.post("/v1/ranking", body).json["rankings"]] == ordered(
+        logits
+    )
+
+
+def test_two_labels_are_ranked_by_the_sigmoid_of_the_margin(start: Start, two_label_bundle: Path) -> None:
+    server = start("--device", "cpu", bundle=two_label_bundle)
+    with CrossEncoder(two_label_bundle, device="cpu") as model:
+        logits = model.logits([(QUERY, text) for text in TEXTS])
+        margins = model.relevance(logits)
+    answer = server.post("/rerank", {"query": QUERY, "texts": TEXTS}).json
+    assert [(each["index"], each["score"]) for each in answer] == ordered(sigmoid(margins))
+    labels = server.post("/predict", {"inputs": [QUERY, TEXTS[0]]}).json
+    assert sum(each["score"] for each in labels) == pytest.approx(1)
+    assert [each["score"] for each in labels] == sorted((each["score"] for each in labels), reverse=True)
+
+
+def test_truncation_is_counted_and_can_be_refused(start: Start, bundle: Path) -> None:
+    server = start("--device", "cpu", "--max-length", "16", bundle=bundle)
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS}).json
+    assert answer["meta"]["warnings"][0].startswith("1 of 4 documents were truncated and lost ")
+    assert server.metric("crossrt_truncated_texts_total") == 1
+    assert server.metric("crossrt_truncated_tokens_total") > 10
+    for path, field, flag in (("/rerank", "texts", "truncate"), ("/v1/rerank", "documents", "truncation")):
+        refused = server.post(path, {"query": QUERY, field: TEXTS, flag: False})
+        assert refused.status == (422 if field == "texts" else 400)
+        assert "text 1 has" in refused.body.decode()
+
+
+def test_texts_can_be_limited(server: Served, model: CrossEncoder) -> None:
+    limits = {"max_tokens_per_doc": 3, "truncation_side": "left", "use_activation": False}
+    texts = ["paris is a city", "people live in the river"]  # a token a word
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": texts, **limits}).json
+    by_place = {each["index"]: each["relevance_score"] for each in answer["results"]}
+    expected = model.logits([(QUERY, "is a city"), (QUERY, "in the river")])[:, 0]
+    assert [by_place[0], by_place[1]] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_windows_and_their_place_can_be_asked_for(server: Served, model: CrossEncoder) -> None:
+    body = {"query": QUERY, "documents": TEXTS, "window": 20, "stride": 8, "raw_scores": True}
+    answer = server.post("/v1/rerank", body).json["results"]
+    expected = model.rank(QUERY, TEXTS, windows=Windows(length=20, stride=8))
+    assert [(each["index"], tuple(each["window"])) for each in answer] == [
+        (each["corpus_id"], each["window"]) for each in expected
+    ]
+    assert [each["relevance_score"] for each in answer] == pytest.approx([each["score"] for each in expected])
+
+
+def test_exact_needs_a_top_k(server: Served, logits: Any) -> None:
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS, "exact": True, "top_n": 2}).json["results"]
+    assert [each["index"] for each in answer] == [place for place, _ in ordered(logits)[:2]]
+
+
+def test_several_models_are_chosen_by_name(start: Start, bundle: Path, two_label_bundle: Path, tmp_path: Path) -> None:
+    config = tmp_path / "crossrt.toml"
+    config.write_text(
+        f'log-format = "json"\n[models.one]\nbundle = "{bundle}"\ndevice = "cpu"\nmax-documents = 2\n'
+        f'[models.two]\nbundle = "{two_label_bundle}"\ndevice = "cpu"\n'
+    )
+    server = start("--config", str(config), bundle=two_label_bundle)
+    names = [each["id"] for each in server.get("/v1/models").json["data"]]
+    assert names == [two_label_bundle.name, "one", "two"]
+    body = {"query": QUERY, "documents": TEXTS}
+    assert server.post("/v1/rerank", {**body, "model": "two"}).json["model"] == "two"
+    assert server.post("/v1/rerank", {**body, "model": "one"}).status == 400
+    unknown = server.post("/v1/rerank", {**body, "model": "three"})
+    assert unknown.status == 404
+    assert "one, two" in unknown.json["message"]
+
+
+def test_info_tells_what_teis_clients_ask(server: Served, model: CrossEncoder) -> None:
+    info = server.get("/info").json
+    assert info["max_input_length"] == model.max_length
+    assert info["model_type"]["reranker"]["id2label"] == {"0": "LABEL_0"}
+
+
+def test_a_replaced_bundle_is_served_after_sighup(
+    start: Start, make_bundle: Callable[..., Path], bundle: Path, tmp_path: Path
+) -> None:
+    import shutil
+    import signal
+
+    from .conftest import eventually
+
+    place = tmp_path / "served"
+    shutil.copytree(bundle, place)
+    server = start("--device", "cpu", bundle=place)
+    body = {"query": QUERY, "texts": TEXTS}
+    before = server.post("/rerank", body).json
+    other = make_bundle(seed=7)
+    place.rename(tmp_path / "old")
+    shutil.copytree(other, place)
+    assert server.post("/rerank", body).json == before
+    server.signal(signal.SIGHUP)
+    assert eventually(lambda: server.post("/rerank", body).json != before)
+    assert server.metric('crossrt_reloads_total{model="served",outcome="done"') == 1
+    shutil.rmtree(place)
+    server.signal(signal.SIGHUP)
+    assert eventually(lambda: server.metric('crossrt_reloads_total{model="served",outcome="failed"') == 1)
+    assert server.post("/rerank", body).status == 200
