@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Served:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if not self._found.wait(60) or (not self.port and self.path is None):
+            self.end()
             raise RuntimeError(f"the server did not start: {self.log}")
 
     def _read(self) -> None:
@@ -103,6 +105,8 @@ class Served:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self._reader.join(10)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
         return self.process.wait(20)
 
 
@@ -118,9 +122,8 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
     return found
 
 
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    """Return a function that starts a server with the stub model, or with `bundle` a real one."""
+@contextmanager
+def starting() -> Iterator[Start]:
     running: list[Served] = []
 
     def begin(*words: str, bundle: Path | None = None, prefix: tuple[str, ...] = (), **variables: str) -> Served:
@@ -139,12 +142,28 @@ def start() -> Iterator[Start]:
         running.append(served)
         return served
 
-    yield begin
-    for each in running:
-        each.end()
+    try:
+        yield begin
+    finally:
+        for each in running:
+            each.end()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return a function that starts a server with the stub model, or with `bundle` a real one, for one test."""
+    with starting() as begin:
+        yield begin
 
 
 @pytest.fixture(scope="module")
-def stub(start: Start) -> Served:
+def start_for_all() -> Iterator[Start]:
+    """Return the same, for all tests of a file."""
+    with starting() as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def stub(start_for_all: Start) -> Served:
     """Return a server whose model takes no time."""
-    return start()
+    return start_for_all()

@@ -17,8 +17,8 @@ TEXTS = ["berlin is a city", "the river is long and green " * 8, "people live in
 
 
 @pytest.fixture(scope="module")
-def server(start: Start, bundle: Path) -> Served:
-    return start("--device", "cpu", bundle=bundle)
+def server(start_for_all: Start, bundle: Path) -> Served:
+    return start_for_all("--device", "cpu", bundle=bundle)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,102 @@
+"""`crossrt serve` takes options, variables and a file. What it does not know is an error, and --check says so."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossrt.__main__ import main
+
+pytest.importorskip("msgspec", reason="crossrt[serve] is not installed")
+
+
+def run(*words: str, patch: pytest.MonkeyPatch, **variables: str) -> int:
+    patch.setattr(sys, "argv", ["crossrt", "serve", *words])
+    for name, value in variables.items():
+        patch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the list that gets the settings instead of a server."""
+    from crossrt.server import serving
+
+    found: list[Any] = []
+    monkeypatch.setattr(serving, "serve", found.append)
+    return found
+
+
+def test_options_precede_variables_and_these_the_file(
+    settings: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'port = 1\nhost = "::1"\nkeep-alive = 5\ngauges = ["tei"]\ntruncate = false\n'
+        '[models."a.b"]\nbundle = "x"\nmax-documents = 7\n'
+    )
+    words = ("y", "z=w", "--port", "3", "--config", str(file))
+    run(*words, patch=monkeypatch, CROSSRT_PORT="2", CROSSRT_KEEP_ALIVE="6", CROSSRT_CORS_ORIGIN="https://a https://b")
+    (found,) = settings
+    assert (found.port, found.keep_alive, found.host, found.gauges) == (3, 6.0, "::1", ("tei",))
+    assert found.cors_origins == ("https://a", "https://b")
+    assert [(each.name, each.bundle) for each in found.models] == [("y", "y"), ("z", "w"), ("a.b", "x")]
+    assert [each.limits.max_documents for each in found.models] == [2048, 2048, 7]
+    assert not any(each.limits.truncate for each in found.models)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prot = 1", "'prot' is no option"),
+        ("[models.a]\nbundel = 'x'", "models.a has 'bundel'"),
+        ("[models.a]\nthreads = 1", "models.a names no bundle"),
+        ("models.a = 'x'", "models.a is no table"),
+        ("port = ", "cannot be read as TOML"),
+    ],
+)
+def test_a_file_with_what_is_no_option_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any, text: str, says: str
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    assert run("x", "--config", str(file), patch=monkeypatch) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("x", "--prot", "1"), "No such option"),
+        ((), "no model to serve"),
+        (("x", "x"), "two models have one name"),
+        (("x", "--port", "70000"), "--port 70000"),
+        (("x", "--keep-alive", "0"), "--keep-alive 0"),
+        (("x", "--log-format", "xml"), "--log-format xml: give text or json"),
+        (("x", "--tei-validation-status", "400"), "give 413 or 422"),
+        (("x", "--tls-key", "k"), "go together"),
+        (("x", "--api-keys", "/nowhere", "--check"), "--api-keys /nowhere cannot be read"),
+        (("x", "--tls-key", "/nowhere", "--tls-certificate", "/nowhere", "--check"), "no PEM certificate"),
+    ],
+)
+def test_wrong_options_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, words: tuple[str, ...], says: str
+) -> None:
+    assert run(*words, patch=monkeypatch) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_variable_that_is_no_option_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run("x", patch=monkeypatch, CROSSRT_PROT="1") == 2
+    assert "CROSSRT_PROT" in capsys.readouterr().err
+
+
+def test_check_opens_the_models_and_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, bundle: Path, tmp_path: Path
+) -> None:
+    assert run(f"mini={bundle}", "--device", "cpu", "--check", patch=monkeypatch) == 0
+    assert capsys.readouterr().out == f"mini: {bundle} opens and scores\n"
+    assert run(str(tmp_path / "missing"), "--check", "--local-files-only", patch=monkeypatch) == 1

@@ -1,0 +1,484 @@
+"""What clients and machines do wrong: each is answered in words, or costs nobody else anything."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Served, Start, eventually
+
+DOCUMENTS = {"query": "a", "documents": ["b", "cc"]}
+TEXTS = {"query": "a", "texts": ["b", "cc"]}
+RERANK = ("/rerank", "/v1/rerank", "/v2/rerank", "/v3/rerank")
+ALL = {
+    **dict.fromkeys(RERANK, DOCUMENTS),
+    "/": TEXTS,
+    "/invocations": TEXTS,
+    "/score": {"text_1": "a", "text_2": ["b"]},
+    "/v1/score": {"text_1": "a", "text_2": ["b"]},
+    "/predict": {"inputs": [["a", "b"]]},
+    "/v1/ranking": {"query": {"text": "a"}, "passages": [{"text": "b"}]},
+}
+
+
+def in_words(answer: Any) -> str:
+    """The message of an error, which must be where each client looks for it."""
+    body = answer.json
+    if isinstance(body["error"], str):
+        assert set(body) == {"error", "error_type"}
+        return str(body["error"])
+    assert body["error"]["message"] == body["message"] == body["detail"]
+    assert body["error"]["code"] == answer.status
+    return str(body["message"])
+
+
+def emptied(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: [] if isinstance(value, list) else value for name, value in body.items()}
+
+
+# -- bodies
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_an_empty_list_is_an_error_in_every_dialect(stub: Served, path: str) -> None:
+    answer = stub.post(path, emptied(ALL[path]))
+    assert answer.status == 400
+    assert "empty" in in_words(answer)
+
+
+@pytest.mark.parametrize(
+    ("documents", "status"),
+    [(None, 400), ([None], 400), ([1], 400), ([["a"]], 400), ([{}], 400), ([""], 200), (1, 400)],
+)
+def test_documents_are_texts_or_objects(stub: Served, documents: Any, status: int) -> None:
+    answer = stub.post("/v1/rerank", {"query": "a", "documents": documents})
+    assert answer.status == status
+    if status != 200:
+        assert "documents" in in_words(answer)
+
+
+@pytest.mark.parametrize("texts", [None, [None], [1], "a", [{"text": "a"}]])
+def test_texts_of_other_types_are_teis_validation_errors(stub: Served, texts: Any) -> None:
+    answer = stub.post("/rerank", {"query": "a", "texts": texts})
+    assert answer.status in (400, 422)
+    assert "texts" in in_words(answer)
+
+
+def test_teis_validation_errors_may_have_the_status_of_old_versions(start: Start) -> None:
+    server = start("--tei-validation-status", "413")
+    assert server.post("/predict", {"inputs": 1}).status == 413
+    assert server.post("/v1/rerank", {"query": 1}).status == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"query": "\xff", "documents": ["b"]}',
+        b'{"query": "\\ud800", "documents": ["b"]}',
+        b'{"query": ' + b"[" * 100_000,
+        b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "query": "a", "documents": ["b"]}',
+    ],
+    ids=["empty", "half", "latin-1", "surrogate", "deep", "deep and unknown"],
+)
+@pytest.mark.parametrize("path", ["/rerank", "/predict"])
+def test_what_is_no_json_is_refused(stub: Served, body: bytes, path: str) -> None:
+    answer = stub.post(path, body)
+    assert answer.status in (400, 422)
+    assert in_words(answer)
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(start: Start) -> None:
+    server = start("--max-payload", "1000")
+    large = json.dumps({"query": "a", "documents": ["b" * 100_000_000]}).encode()
+    answer = server.post("/v1/rerank", large)
+    assert answer.status == 413
+    assert "1000" in in_words(answer)
+    assert "--max-payload" in in_words(answer)
+    with server.connect() as client:  # without a length
+        client.sendall(b"POST /rerank HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        client.sendall((b"400\r\n" + b"x" * 1024 + b"\r\n") * 2 + b"0\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 413"
+    assert server.post("/rerank", TEXTS).status == 200
+
+
+def test_a_compressed_body_is_refused(stub: Served) -> None:
+    assert stub.post("/rerank", TEXTS, {"content-encoding": "gzip"}).status == 415
+
+
+@pytest.fixture(scope="module")
+def narrow(start_for_all: Start) -> Served:
+    return start_for_all("--max-documents", "1")
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_too_many_documents_name_limit_and_option(narrow: Served, path: str) -> None:
+    body = {name: value * 2 if isinstance(value, list) else value for name, value in ALL[path].items()}
+    answer = narrow.post(path, body)
+    assert answer.status == (422 if "error_type" in answer.json else 400)
+    assert "--max-documents" in in_words(answer)
+
+
+def test_unknown_paths_and_methods_are_named(stub: Served) -> None:
+    assert stub.post("/v9/rerank", DOCUMENTS).status == 404
+    assert stub.get("/v1/rerank").status == 405
+    assert stub.ask("DELETE", "/metrics").status == 405
+    assert stub.ask("HEAD", "/readyz").status == 200
+
+
+# -- slow clients
+
+
+def test_slow_headers_and_slow_bodies_are_ended(start: Start) -> None:
+    server = start("--header-timeout", "0.5", "--body-timeout", "0.5")
+    with server.connect() as silent, server.connect() as half_headers, server.connect() as half_body:
+        half_headers.sendall(b"POST /rerank HTTP/1.1\r\nhost: ")
+        half_body.sendall(b'POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{"query"')
+        assert half_body.recv(4096).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert half_headers.recv(10) == b""
+        assert silent.recv(10) == b""
+    assert server.post("/rerank", TEXTS).status == 200
+
+
+def test_half_a_body_and_a_client_that_leaves_cost_nothing(stub: Served) -> None:
+    for _ in range(20):
+        with stub.connect() as client:
+            client.sendall(b'POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{"query"')
+    assert stub.post("/rerank", TEXTS).status == 200
+    assert eventually(lambda: stub.metric('crossrt_requests_total{path="/rerank",status="499"}') == 20)
+
+
+def test_thousands_of_idle_connections_leave_room_for_a_request(start: Start) -> None:
+    server = start("--header-timeout", "60")
+    limit = min(10_000, (os.sysconf("SC_OPEN_MAX") - 200))
+    idle = [server.connect() for _ in range(limit)]
+    try:
+        began = time.monotonic()
+        assert server.post("/rerank", TEXTS).status == 200
+        assert time.monotonic() - began < 5
+    finally:
+        for each in idle:
+            each.close()
+
+
+def test_exhausted_descriptors_are_survived(start: Start) -> None:
+    server = start(prefix=("prlimit", "--nofile=80:80"))
+    idle = [server.connect() for _ in range(100)]
+    time.sleep(0.5)
+    for each in idle:
+        each.close()
+
+    def answered() -> bool:
+        try:
+            return server.post("/rerank", TEXTS).status == 200
+        except ConnectionError:  # the server has not seen yet that the others are gone
+            return False
+
+    assert eventually(answered)
+    assert server.process.poll() is None
+
+
+# -- keys
+
+
+def test_keys_are_needed_but_for_probes_and_metrics(start: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# of the search team\nfirst\n\nsecond\n")
+    server = start("--api-keys", str(keys))
+    for path, body in ALL.items():
+        assert server.post(path, body).status == 401
+        assert server.post(path, body, {"authorization": "Bearer third"}).status == 401
+        assert server.post(path, body, {"authorization": "Basic first"}).status == 401
+        assert server.post(path, body, {"authorization": "bearer second"}).status == 200
+        assert server.post(path, body, {"x-api-key": "first"}).status == 200
+    answer = server.post("/rerank", TEXTS)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    for path in (
+        "/health",
+        "/ping",
+        "/livez",
+        "/readyz",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/metrics",
+        "/docs",
+        "/",
+    ):
+        assert server.get(path).status == 200
+    assert server.get("/info").status == server.post("/admin/reload", None).status == 401
+    assert server.post("/admin/reload", None, {"x-api-key": "first"}).json == {"stub": "opened"}
+    keys.write_text("third\n")
+    server.signal(signal.SIGHUP)
+    assert eventually(lambda: server.post("/rerank", TEXTS, {"x-api-key": "third"}).status == 200)
+    assert server.post("/rerank", TEXTS, {"x-api-key": "first"}).status == 401
+    keys.write_text("")
+    server.signal(signal.SIGHUP)
+    assert eventually(lambda: "kept" in server.log)
+    assert server.post("/rerank", TEXTS, {"x-api-key": "third"}).status == 200
+
+
+# -- the queue
+
+
+def test_a_full_queue_sheds_in_words_and_says_when_to_come_back(start: Start) -> None:
+    server = start("--milliseconds", "50", "--max-queue-tokens", "2000")
+    assert (
+        server.post("/rerank", {"query": "a", "texts": ["b" * 499] * 2}).status == 200
+    )  # the speed is known: 10,000 a second
+    with ThreadPoolExecutor(8) as clients:
+        body = {"query": "a", "documents": ["b" * 499] * 3}
+        answers = list(clients.map(lambda _: server.post("/v1/rerank", body), range(8)))
+    statuses = sorted(answer.status for answer in answers)
+    assert statuses[0] == 200
+    assert statuses[-1] == 429
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert "--max-queue-tokens" in in_words(refused)
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert server.metric("crossrt_queue_tokens") == server.metric("crossrt_queue_requests") == 0
+
+
+def test_a_request_larger_than_the_queue_is_served_when_it_is_alone(start: Start) -> None:
+    server = start("--max-queue-tokens", "10")
+    assert server.post("/rerank", {"query": "a", "texts": ["b" * 400] * 5}).status == 200
+
+
+def test_a_request_of_too_many_tokens_is_refused(start: Start) -> None:
+    server = start("--milliseconds", "1", "--max-request-tokens", "100")
+    answer = server.post("/rerank", {"query": "a", "texts": ["b" * 101]})
+    assert answer.status == 422
+    assert "--max-request-tokens" in in_words(answer)
+
+
+def test_a_deadline_that_passes_ends_the_computation(start: Start, tmp_path: Path) -> None:
+    scored = tmp_path / "scored"
+    server = start("--milliseconds", "20", "--scored", str(scored))
+    began = time.monotonic()
+    answer = server.post("/v1/rerank", {"query": "a", "documents": ["b"] * 500}, {"x-request-timeout": "0.3"})
+    assert answer.status == 504
+    assert 0.25 < time.monotonic() - began < 2
+    assert server.post("/rerank", TEXTS).status == 200
+    assert int(scored.read_text()) < 60
+    assert server.post("/rerank", TEXTS, {"x-request-timeout": "0"}).status == 504
+    assert server.post("/rerank", TEXTS, {"x-request-timeout": "soon"}).status == 422
+
+
+def test_a_deadline_that_passes_in_the_queue_leaves_nothing_to_compute(start: Start, tmp_path: Path) -> None:
+    scored = tmp_path / "scored"
+    server = start("--milliseconds", "20", "--scored", str(scored))
+    before = int(eventually(lambda: scored.read_text() if scored.exists() else None))
+    with ThreadPoolExecutor(2) as clients:
+        first = clients.submit(server.post, "/rerank", {"query": "a", "texts": ["b"] * 50})
+        time.sleep(0.2)
+        late = clients.submit(server.post, "/rerank", {"query": "a", "texts": ["b"] * 50}, {"x-request-timeout": "0.2"})
+        assert late.result().status == 504
+        assert first.result().status == 200
+    assert server.post("/rerank", {"query": "a", "texts": ["b"]}).status == 200
+    assert int(scored.read_text()) - before == 51
+
+
+def test_what_a_client_that_left_wanted_is_not_computed(start: Start, tmp_path: Path) -> None:
+    scored = tmp_path / "scored"
+    server = start("--milliseconds", "20", "--scored", str(scored))
+    body = json.dumps({"query": "a", "texts": ["b"] * 1000}).encode()
+    with server.connect() as client:
+        client.sendall(b"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(0.3)
+    began = time.monotonic()
+    assert server.post("/rerank", TEXTS).status == 200
+    assert time.monotonic() - began < 2
+    assert int(scored.read_text()) < 60
+    assert server.metric('crossrt_requests_total{path="/rerank",status="499"}') == 1
+
+
+# -- a model that fails
+
+
+def test_a_model_that_fails_makes_readiness_fail_until_it_works_again(start: Start) -> None:
+    server = start("--milliseconds", "1")
+    assert server.get("/readyz").status == 200
+    answer = server.post("/v1/rerank", {"query": "a", "documents": ["FAIL"]})
+    assert answer.status == 503
+    assert "the stub is broken" in in_words(answer)
+    for path in ("/health", "/readyz", "/ping", "/v2/health/ready"):
+        assert server.get(path).status == 503
+    assert "the stub is broken" in server.get("/readyz").json["message"]
+    assert server.get("/livez").status == 200
+    assert server.metric("crossrt_ready") == 0
+    assert server.post("/rerank", {"query": "a", "texts": ["REPAIR"]}).status == 200
+    assert server.get("/readyz").status == 200
+    assert server.post("/rerank", {"query": "a", "texts": ["NAN"]}).status == 503
+    assert server.get("/readyz").status == 200  # a token is scored again
+
+
+# -- the end
+
+
+def test_sigterm_under_load_loses_nothing_that_was_accepted(start: Start) -> None:
+    server = start("--milliseconds", "2", "--shutdown-delay", "1")
+    failures: list[Any] = []
+    answered, stop = [0], threading.Event()
+
+    def load() -> None:
+        connection = server.connection()
+        while not stop.is_set():
+            connection.request("POST", "/rerank", json.dumps(TEXTS))
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                failures.append(answer.status)
+            answered[0] += 1
+            if answer.headers.get("connection") == "close":
+                connection.close()  # a balancer would turn to another server now
+                return
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: answered[0] > 50)
+    slow: Any = None
+    with ThreadPoolExecutor(1) as client:
+        slow = client.submit(server.post, "/rerank", {"query": "a", "texts": ["b"] * 600})
+        time.sleep(0.1)
+        server.signal(signal.SIGTERM)
+        eventually(lambda: server.get("/readyz").status == 503, 5)
+        assert server.get("/livez").status == 200
+        assert slow.result().status == 200  # took longer than the delay
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert server.process.wait(10) == 0
+
+
+def test_the_drain_has_a_limit(start: Start) -> None:
+    server = start("--milliseconds", "100", "--shutdown-timeout", "0.5")
+    with ThreadPoolExecutor(1) as client:
+        client.submit(lambda: server.post("/rerank", {"query": "a", "texts": ["b"] * 1000}))
+        time.sleep(0.3)
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 5
+
+
+# -- addresses
+
+
+def test_a_unix_socket_is_taken_over_from_a_killed_server_but_not_from_a_running_one(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    server = start("--uds", str(path))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+    with pytest.raises(RuntimeError, match="cannot listen on"):
+        start("--uds", str(path))
+    server.process.kill()
+    server.process.wait()
+    assert start("--uds", str(path)).path == str(path)
+
+
+def test_a_taken_port_is_an_error_in_words(start: Start, stub: Served) -> None:
+    with pytest.raises(RuntimeError, match=f"crossrt: cannot listen on 127.0.0.1:{stub.port}: Address already in use"):
+        start("--port", str(stub.port))
+
+
+def test_tls(start: Start, tmp_path: Path) -> None:
+    import ssl
+    import urllib.request
+
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    server = start("--tls-certificate", str(certificate), "--tls-key", str(key))
+    context = ssl.create_default_context(cafile=str(certificate))
+    with urllib.request.urlopen(f"https://127.0.0.1:{server.port}/readyz", context=context) as answer:
+        assert answer.status == 200
+
+
+def test_cors(start: Start) -> None:
+    server = start("--cors-origin", "https://a.example", "--cors-origin", "https://b.example")
+    asked = {"origin": "https://b.example", "access-control-request-method": "POST"}
+    assert server.ask("OPTIONS", "/rerank", None, asked).headers["access-control-allow-origin"] == "https://b.example"
+    other = {**asked, "origin": "https://c.example"}
+    assert "access-control-allow-origin" not in server.ask("OPTIONS", "/rerank", None, other).headers
+    assert server.post("/rerank", TEXTS, {"origin": "https://a.example"}).headers["access-control-allow-origin"]
+
+
+# -- logs and traces
+
+
+def test_logs_hold_ids_and_traces_but_no_texts(start: Start) -> None:
+    server = start("--log-format", "json")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"x-request-id": "mine-1", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    answer = server.post("/v1/rerank", {"query": "SECRET", "documents": ["SECRET too"]}, headers)
+    assert answer.headers["x-request-id"] == answer.json["id"] == "mine-1"
+    line = json.loads(eventually(lambda: next((line for line in server.lines if "mine-1" in line), None)))
+    assert line["trace"] == trace
+    assert (line["status"], line["texts"], line["model"]) == (200, 1, "stub")
+    server.post("/v1/rerank", {"query": 1, "documents": ["SECRET"]})
+    server.post("/v1/rerank", b'{"query": "SECRET')
+    made = server.post("/rerank", TEXTS, {"x-request-id": "b\tad"}).headers["x-request-id"]
+    eventually(lambda: made in server.log)
+    assert "SECRET" not in server.log
+    assert all(json.loads(line) for line in server.lines)
+
+
+def test_texts_are_logged_where_they_are_asked_for(start: Start) -> None:
+    server = start("--log-format", "json", "--log-texts")
+    server.post("/v1/rerank", {"query": "q", "documents": ["SECRET"]})
+    assert eventually(lambda: "SECRET" in server.log)
+
+
+# -- memory
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_requests_leave_no_memory_descriptors_or_threads(start: Start) -> None:
+    import random
+
+    server = start("--log-requests", "none")
+    connection = server.connection()
+    random.seed(5)
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            texts = ["b" * random.randrange(200)] * random.randrange(1, 200)
+            connection.request("POST", "/v1/rerank", json.dumps({"query": "a", "documents": texts}))
+            assert connection.getresponse().read()
+
+    def state() -> tuple[int, int, int]:
+        folder = Path(f"/proc/{server.process.pid}")
+        status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
+        return int(status["VmRSS"].split()[0]), len(list((folder / "fd").iterdir())), int(status["Threads"])
+
+    work(1000)
+    memory, files, threads = state()
+    work(99_000)
+    after = state()
+    assert after[0] < 1.05 * memory
+    assert after[1:] == (files, threads)
+
+
+def test_nothing_of_the_server_is_loaded_by_importing_crossrt() -> None:
+    names = {"uvicorn", "msgspec", "starlette", "prometheus_client", "crossrt.server"}
+    code = f"import sys, crossrt.engine.cross_encoder; print(sorted({names} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,80 @@
+"""Several processes accept from one socket: one that is killed comes back, and metrics are those of all."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Served, Start, eventually
+
+BODY = {"query": "where is the river", "texts": ["berlin is a city", "the river is long"]}
+
+
+def workers(server: Served) -> list[int]:
+    """The processes of the workers, without Python's resource tracker."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return [int(each) for each in children if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+
+
+@pytest.fixture(scope="module")
+def server(start_for_all: Start, bundle: Path) -> Served:
+    server = start_for_all("--device", "cpu", "--workers", "2", bundle=bundle)
+    eventually(lambda: server.log.count("serving on") == 2)
+    return server
+
+
+def test_metrics_count_the_requests_of_all_workers(server: Served) -> None:
+    for _ in range(20):
+        assert server.post("/rerank", BODY).status == 200
+    assert eventually(lambda: server.metric('crossrt_requests_total{path="/rerank",status="200"}') == 20)
+    assert server.metric("crossrt_request_texts_sum") == 40
+
+
+def test_the_others_go_on_when_a_worker_is_killed_and_it_comes_back(server: Served) -> None:
+    before = workers(server)
+    assert len(before) == 2
+    failures: list[Any] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                status = server.post("/rerank", BODY).status
+                if status != 200:
+                    failures.append(status)
+            except OSError:  # the connections that the killed worker had are broken; everyone else is served
+                failures.append("broken")
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    os.kill(before[0], signal.SIGKILL)
+    after = eventually(lambda: (found := workers(server)) and len(found) == 2 and before[0] not in found and found)
+    eventually(lambda: server.log.count("serving on") == 3)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert before[1] in after
+    assert set(failures) <= {"broken"}
+    assert len(failures) <= 4
+    assert server.post("/rerank", BODY).status == 200
+
+
+def test_a_reload_reaches_all_workers_and_sigterm_ends_them_with_status_0(start: Start, bundle: Path) -> None:
+    server = start("--device", "cpu", "--workers", "2", "--log-format", "json", bundle=bundle)
+    eventually(lambda: server.log.count("serving on") == 2)
+    server.signal(signal.SIGHUP)
+    eventually(lambda: server.log.count("reload: ") == 2)
+    running = workers(server)
+    assert server.end() == 0
+    assert not any(Path(f"/proc/{each}").exists() for each in running)
+    assert all(json.loads(line) for line in server.lines)
+
+
+def test_a_worker_that_cannot_start_ends_the_server(start: Start, tmp_path: Path) -> None:
+    server = start("--workers", "2", bundle=tmp_path / "missing")
+    assert server.process.wait(60) == 1
