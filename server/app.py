@@ -96,6 +96,6 @@ class App:
                 self.state.keys.check(dict(scope["headers"]))
             answer = await self.information.answer(method, path)
         except RequestError as refusal:
-            answer = self.information.refused(refusal)
+            answer = self.information.refused(refusal, path)
         await answer.send(send, close=self.state.draining, without_body=method == "HEAD")
         self._metrics.get(path, self._metrics["other"]).count(answer.status, perf_counter() - started)

@@ -41,10 +41,7 @@ class Call:
         """
         asked = self.headers.get(b"x-request-timeout")
         if asked is not None:
-            try:
-                most = min(most, float(asked))
-            except ValueError:
-                raise RequestError("validation", "the header x-request-timeout is no number; give seconds") from None
+            most = min(most, _seconds(asked))
         return most - (perf_counter() - self.started)
 
     def scored(self, outcome: Outcome, run: Run, model: ServedModel) -> Answer:
@@ -118,6 +115,16 @@ def request_id(given: bytes | None) -> str:
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
     return f"{_prefix}-{next(_numbers):x}"
+
+
+def _seconds(text: bytes) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise RequestError("validation", "the header x-request-timeout is no time; give seconds, more than 0")
+    return seconds
 
 
 def _ms(seconds: float) -> bytes:

@@ -50,14 +50,20 @@ class Information:
             return await found()
         if found is None and path not in self._scoring and path != RELOAD:
             raise RequestError("not_found", f"there is no {path[:80]}; /docs shows what there is")
-        raise RequestError("method", f"{path} does not take {method}; /docs shows what it takes")
+        raise RequestError("method", f"{path} takes {self.methods(path)}, and not {method}; /docs shows what it takes")
 
-    def refused(self, refusal: RequestError) -> Answer:
+    def refused(self, refusal: RequestError, path: str) -> Answer:
         """Return the answer that says why not."""
         headers = [(b"www-authenticate", b"Bearer")] if refusal.kind == "unauthorized" else []
         if refusal.kind == "method":
-            headers.append((b"allow", b"GET, HEAD, POST"))
+            headers.append((b"allow", self.methods(path).encode()))
         return Answer(refusal.status, object_error(refusal), headers=headers)
+
+    def methods(self, path: str) -> str:
+        """Return the methods that a path takes."""
+        reading = ["GET", "HEAD"] if path in self._answers else []
+        posting = ["POST"] if path in self._scoring or path == RELOAD else []
+        return ", ".join(reading + posting)
 
     async def reload(self, *, force: bool = False) -> dict[str, str]:
         """Read the keys again, and open each bundle again that was replaced; return what was done, by model.
@@ -96,7 +102,7 @@ class Information:
     async def _readiness(self) -> Answer:
         problem = await self._state.problem()
         if problem is not None:
-            return self.refused(RequestError("unhealthy", problem))
+            return self.refused(RequestError("unhealthy", problem), "")
         return Answer(200, b'{"status":"ready"}')
 
     async def _liveness(self) -> Answer:

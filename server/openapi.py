@@ -67,7 +67,11 @@ def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dic
         "summary": route.says,
         "parameters": [
             _header("x-request-id", "Returned in the answer and written to the log", {"type": "string"}),
-            _header("x-request-timeout", "Seconds within which an answer is wanted", {"type": "number"}),
+            _header(
+                "x-request-timeout",
+                "Seconds within which an answer is wanted",
+                {"type": "number", "exclusiveMinimum": 0},
+            ),
         ],
         "requestBody": {
             "required": True,
@@ -89,7 +93,7 @@ def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dic
 
 def _reading(path: str, says: str, named: dict[str, Any], needs_key: bool) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": _json("As said above", {})}
-    if path in ("/metrics", "/docs"):
+    if path in ("/metrics", "/docs", "/"):
         responses["200"]["content"] = {
             "text/plain" if path == "/metrics" else "text/html": {"schema": {"type": "string"}}
         }
@@ -119,7 +123,7 @@ def _json(says: str, schema: Any) -> dict[str, Any]:
     return {"description": says, "content": {"application/json": {"schema": schema}}}
 
 
-def _header(name: str, says: str, schema: dict[str, str]) -> dict[str, Any]:
+def _header(name: str, says: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": False, "description": says, "schema": schema}
 
 

@@ -97,6 +97,7 @@ READING = {
     "/v1/models": "The served models, as OpenAI lists them",
     "/metrics": "Metrics for Prometheus",
     "/openapi.json": "This description",
+    "/": "The same as /docs",
     "/docs": "A page that shows this description and can try a request",
 }
 OPEN = frozenset({*PROBES, "/", "/metrics", "/openapi.json", "/docs"})

@@ -97,7 +97,7 @@ class LimitedBody(Body, kw_only=True):
 
 def need_some(texts: object, field: str) -> None:
     """Raise RequestError for an empty list."""
-    if not texts:
+    if texts == []:
         raise RequestError("empty", f"`{field}` is empty; give at least one text")
 
 

@@ -129,6 +129,12 @@ def test_too_many_documents_name_limit_and_option(narrow: Served, path: str) -> 
     assert "--max-documents" in in_words(answer)
 
 
+def test_an_empty_text_is_scored_also_where_it_is_alone(stub: Served) -> None:
+    assert stub.post("/score", {"text_1": "", "text_2": ""}).status == 200
+    assert stub.post("/rerank", {"query": "", "documents": ""}).status == 200
+    assert stub.post("/predict", {"inputs": ["", ""]}).status == 200
+
+
 def test_unknown_paths_and_methods_are_named(stub: Served) -> None:
     assert stub.post("/v9/rerank", DOCUMENTS).status == 404
     assert stub.get("/v1/rerank").status == 405
@@ -268,8 +274,9 @@ def test_a_deadline_that_passes_ends_the_computation(start: Start, tmp_path: Pat
     assert 0.25 < time.monotonic() - began < 2
     assert server.post("/rerank", TEXTS).status == 200
     assert int(scored.read_text()) < 60
-    assert server.post("/rerank", TEXTS, {"x-request-timeout": "0"}).status == 504
-    assert server.post("/rerank", TEXTS, {"x-request-timeout": "soon"}).status == 422
+    assert server.post("/rerank", TEXTS, {"x-request-timeout": "1e-9"}).status == 504
+    for wrong in ("soon", "0", "-1", "nan"):
+        assert server.post("/rerank", TEXTS, {"x-request-timeout": wrong}).status == 422
 
 
 def test_a_deadline_that_passes_in_the_queue_leaves_nothing_to_compute(start: Start, tmp_path: Path) -> None:
