@@ -37,6 +37,7 @@ def serve(settings: Settings, listening: socket.socket | None = None, *, opener:
     Raises OptionError for an address, keys or certificates that cannot be used, and what opening a model raises.
     """
     configure(settings)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be handled
     _raise_descriptor_limit()
     keys = ApiKeys(settings.api_keys)
     tls = settings.tls()
@@ -62,8 +63,7 @@ async def _serve(settings: Settings, listening: socket.socket, keys: ApiKeys, op
         logger.info("the model %s is open: %s", model.name, model.model)
     state = State(settings, models, keys)
     app = App(state)
-    server = Server(settings, state, app)
-    logger.info("serving on %s", address(listening, tls=tls))
+    server = Server(settings, state, app, address(listening, tls=tls))
     await server.serve(sockets=[listening])
     for model in models:
         await model.close()
@@ -74,8 +74,8 @@ async def _serve(settings: Settings, listening: socket.socket, keys: ApiKeys, op
 class Server(uvicorn.Server):
     """uvicorn's server, which ends and reloads as services are expected to."""
 
-    def __init__(self, settings: Settings, state: State, app: App) -> None:
-        self._settings, self._state, self._app = settings, state, app
+    def __init__(self, settings: Settings, state: State, app: App, where: str) -> None:
+        self._settings, self._state, self._app, self._where = settings, state, app, where
         super().__init__(_config(settings, app))
         self._signals = 0
         self._patience = Patience(
@@ -90,6 +90,11 @@ class Server(uvicorn.Server):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say where clients find the server, once they do. See `uvicorn.Server.startup`."""
+        await super().startup(sockets)
+        logger.info("serving on %s", self._where)
 
     async def on_tick(self, counter: int) -> bool:
         """Look after connections and gauges once a second. See `uvicorn.Server.on_tick`."""
