@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -65,7 +66,7 @@ class Model(Protocol):
         """See `CrossEncoder.encode`."""
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int) -> Submitted:
-        """See `CrossEncoder.submit`."""
+        """See `CrossEncoder.submit`. Where there is a keyword `priority`, it gets the job's."""
 
     def rank(self, query: str, documents: list[str], **options: Any) -> list[dict[str, Any]]:
         """See `CrossEncoder.rank`."""
@@ -115,6 +116,7 @@ class Scoring:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._settings = settings
+        self._with_priority = "priority" in signature(model.submit).parameters
         self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, thread_name_prefix="crossrt-tokenize")
         self._ranking = ThreadPoolExecutor(RANKING_THREADS, thread_name_prefix="crossrt-rank")
         self._waiting = ThreadPoolExecutor(256, thread_name_prefix="crossrt-wait")
@@ -169,7 +171,8 @@ class Scoring:
             if run.job.exact or run.job.windows is not None:
                 self._ranking.submit(self._rank, run)
                 return
-            run.pending = pending = self.model.submit(encoded, batch_size=self._settings.batch_size)
+            priority = {"priority": run.job.priority} if self._with_priority else {}
+            run.pending = pending = self.model.submit(encoded, batch_size=self._settings.batch_size, **priority)
             self._when_done(run, pending)
         except BaseException as error:
             self._tell(run.settle, _as_refusal(error))
