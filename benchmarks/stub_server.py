@@ -4,7 +4,7 @@
     benchmarks/stub_server.py --port 0 --milliseconds 5     # a text takes 5 ms; other words are options of crossrt serve
 
 The score of a text is its length. A text `FAIL` makes the model fail until a text `REPAIR` comes, a text `NAN` gives NaN. Texts
-are scored one by one, in the order of their requests; a request that is cancelled gives up the texts that have not begun, and the
+are scored one by one, those of a lower priority first; a request that is cancelled gives up the texts that have not begun, and the
 number of scored texts is in the file --scored.
 """
 
