@@ -11,6 +11,14 @@ import msgspec
 from .settings import Settings
 
 
+class TextLines(logging.Formatter):
+    """Formats a record as a line of text, with the same time as the lines of requests."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the time of a record."""
+        return stamp(record.created)
+
+
 class JsonLines(logging.Formatter):
     """Formats a record as a JSON object in one line."""
 
@@ -31,7 +39,7 @@ class JsonLines(logging.Formatter):
 def configure(settings: Settings) -> None:
     """Let crossrt and uvicorn log to standard error in the format that was chosen."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    text = TextLines("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonLines() if settings.log_format == "json" else text)
     for name, level in (("crossrt", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)

@@ -12,8 +12,10 @@ from .request_error import RequestError
 
 Texts = Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
 """A list of texts. An empty one is refused in the words of each dialect, not by the decoder."""
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+MOST = 2**31 - 1
+"""The largest number that a field takes, so that none overflows where it is computed with."""
+Positive = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

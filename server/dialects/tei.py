@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from ...engine.text.encoded_pairs import TruncationSide
 from ...engine.text.text_limits import TextLimits
-from .body import Body, Context, Texts, encode, need_some
+from .body import Body, Context, Count, Texts, encode, need_some
 from .job import Job, Outcome, Pair
 from .request_error import RequestError
 
@@ -53,7 +53,7 @@ class TeiRerank(TeiBody, kw_only=True):
     query: str
     texts: Texts
     return_text: bool = False
-    top_k: int | None = None
+    top_k: Count | None = None
 
     def job(self) -> Job:
         """See `Body.job`."""
