@@ -3,27 +3,30 @@
 
     apt-get install wrk hey
     benchmarks/serving.py BUNDLE --precision int8 --out benchmarks/results/serving.json
-    benchmarks/serving.py BUNDLE --peer infinity=http://127.0.0.1:7997/rerank     # another server, which you have started
+    benchmarks/serving.py BUNDLE --tables peers --peer infinity=http://127.0.0.1:7997/rerank --out ...    # you started it
 
-Load comes from `wrk` (closed loops: as many requests as connections are always under way) and `hey` (a rate), on the same machine
-over the loopback interface, so that their own time counts against the server. The tables:
+Load comes from `hey` and `wrk` on the same machine, over the loopback interface. Their own processor time counts against the
+server. `--tables` measures some of the tables only; `--out` keeps the others that the file has. The tables:
 
-- overhead: a stub in place of the model (`stub_server.py`), with lists of 1, 10 and 100.
-- closed: 64 clients with lists of 10, of 100, and mixed from 5 to 1,000; beside it the same lists through `rank` in one process.
-- waiting: lists of 10 alone, at 70 % of that throughput, and beside a client with lists of 1,000.
+- overhead: requests a second with a stub in place of the model (`stub_server.py`), with lists of 1, 10 and 100 texts (`wrk`).
+- closed: pairs a second for 64 clients, each with one request under way, with lists of 10, of 100, and mixed from 5 to 1,000
+  (`hey`). Beside it the same lists through `rank` in one process. The two take turns, and the medians count. Every run is a fixed
+  amount of work, so that no request is under way when the time is taken.
+- waiting: seconds of a list of 10: one after the other, at 70 % of the throughput above, and beside lists of 1,000 (`wrk`).
+  Requests come at given times whether or not earlier ones are answered: evenly, or as a Poisson process.
+- peers: pairs a second of other servers, measured as `closed`.
 """
 
 import argparse
 import json
 import os
-import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,17 +44,34 @@ from crossrt.engine.text.typical_pairs import typical_pairs
 CLIENTS = 64
 MIXED = (5, 10, 20, 50, 100, 200, 500, 1000)
 LISTS = {"10": (10,), "100": (100,), "mixed": MIXED}
-POOL = 32
-"""Different bodies of each kind."""
+TABLES = ("overhead", "closed", "waiting", "peers")
 THREADS = 4
 """Threads that call `rank` in one process."""
 WRK = """
-local bodies, place = {}, 0
-for line in io.lines("@FILE@") do bodies[#bodies + 1] = line end
-wrk.method = "POST"
+local file = io.open("@BODY@")
+wrk.method, wrk.body = "POST", file:read("*a")
 wrk.headers["content-type"] = "application/json"
-request = function() place = place % #bodies + 1; return wrk.format(nil, nil, nil, bodies[place]) end
+
+function done(summary, latency, requests)
+    local wrong = summary.errors.status + summary.errors.timeout + summary.errors.read + summary.errors.connect
+    io.write(string.format("found %d %d %f %f %f\\n", summary.requests, wrong, summary.duration / 1e6,
+        latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+end
 """
+ARRIVALS = """
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s; long us; } tv; int gettimeofday(tv *, void *);")
+local tv, due = ffi.new("tv"), nil
+math.randomseed(1)
+
+function delay()  -- milliseconds until the next request, which the next free connection sends
+    ffi.C.gettimeofday(tv, nil)
+    local now = tonumber(tv.s) + tonumber(tv.us) / 1e6
+    due = (due or now) + @GAP@ / @RATE@
+    return math.max(0, math.floor(1000 * (due - now) + 0.5))
+end
+"""
+GAPS = {"evenly": "1", "poisson": "-math.log(1 - math.random())"}
 
 
 def main() -> None:
@@ -59,66 +79,149 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--seconds", type=int, default=10, help="of each row")
+    parser.add_argument("--seconds", type=float, default=8, help="about how long each row takes")
+    parser.add_argument("--rounds", type=int, default=3, help="of the table closed")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
+    parser.add_argument(
+        "--lists", nargs="+", choices=LISTS, default=list(LISTS), help="of the table closed and of the peers"
+    )
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL", help="another server's rerank path")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    result: dict[str, Any] = {}
+    if arguments.out and arguments.out.exists():
+        before = json.loads(arguments.out.read_text())
+        result = {table: before[table] for table in TABLES if table in before}
+    result |= {"bundle": arguments.bundle.name, "precision": arguments.precision, "clients": CLIENTS}
     with tempfile.TemporaryDirectory() as folder:
-        result = measured(arguments, Path(folder))
-    if arguments.out:
-        write_result(arguments.out, result)
-
-
-def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return all tables, printed row by row."""
-    seconds, rows = arguments.seconds, Bodies(arguments.bundle, folder)
-    result: dict[str, Any] = {"bundle": arguments.bundle.name, "precision": arguments.precision, "seconds": seconds}
-    result["clients"] = CLIENTS
-    result["overhead"] = []
-    with server(Path(__file__).with_name("stub_server.py")) as stub:
-        for count in (1, 10, 100):
-            result["overhead"].append(said({"texts": count, **overhead(stub, rows.file((count,)), seconds)}))
-    result["closed"] = []
-    with server(None, str(arguments.bundle), "--precision", arguments.precision) as served:
-        for name, sizes in LISTS.items():
-            row = {"lists": name, "pairs_per_second": closed(served, rows.file(sizes), seconds)}
-            row["in_process"] = in_process(arguments, rows.lists(sizes))
-            row["share"] = round(row["pairs_per_second"] / row["in_process"], 3)
-            result["closed"].append(said(row))
-        rate = 0.7 * result["closed"][0]["pairs_per_second"] / 10
-        result["waiting"] = [said(row) for row in waiting(served, rows, rate, seconds)]
-    result["peers"] = []
-    for peer in arguments.peer:
-        name, _, url = peer.partition("=")
-        for lists, sizes in LISTS.items():
-            if len(sizes) == 1:
-                per_second = wrk(url, rows.file(sizes), seconds)["requests_per_second"] * sizes[0]
-                result["peers"].append(said({"peer": name, "lists": lists, "pairs_per_second": round(per_second, 1)}))
-    return result
+        bodies = Bodies(arguments.bundle, Path(folder))
+        for table in arguments.tables:
+            result[table] = {**result.get(table, {}), **MEASURES[table](arguments, bodies, result)}
+            if arguments.out:
+                write_result(arguments.out, result)
 
 
 class Bodies:
-    """Requests of random words with the lengths of MS MARCO's, in files with one a line."""
+    """Requests of random words with the lengths of MS MARCO's, one for each number of texts."""
 
     def __init__(self, bundle: Path, folder: Path) -> None:
         self._tokenizer = read_tokenizer(Bundle.open(bundle).tokenizer_file)
-        self._folder = folder
+        self.folder = folder
 
-    def lists(self, sizes: tuple[int, ...]) -> list[tuple[str, list[str]]]:
-        """Return queries with as many texts as the sizes say, in turn."""
-        found = []
-        for number in range(max(POOL, len(sizes))):
-            pairs = typical_pairs(self._tokenizer, sizes[number % len(sizes)], seed=number)
-            found.append((pairs[0][0], [text for _, text in pairs]))
-        random.Random(0).shuffle(found)
-        return found
+    def list(self, size: int) -> tuple[str, list[str]]:
+        """Return a query and so many texts."""
+        pairs = typical_pairs(self._tokenizer, size, seed=size)
+        return pairs[0][0], [text for _, text in pairs]
 
-    def file(self, sizes: tuple[int, ...]) -> Path:
-        """Return a file of such requests."""
-        path = self._folder / f"{'-'.join(map(str, sizes))}.jsonl"
-        bodies = [json.dumps({"query": query, "documents": texts}) for query, texts in self.lists(sizes)]
-        path.write_text("\n".join(bodies) + "\n")
+    def file(self, size: int) -> Path:
+        """Return a file with such a request."""
+        path = self.folder / f"{size}.json"
+        query, texts = self.list(size)
+        path.write_text(json.dumps({"query": query, "documents": texts, "model": "default"}))
         return path
+
+
+# -- tables
+
+
+def overhead(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
+    """Return requests a second, and the server's processor time of each, by the number of texts."""
+    rows = {}
+    with server(Path(__file__).with_name("stub_server.py")) as stub:
+        for count in (1, 10, 100):
+            before = stub.processor_seconds()
+            found = wrk(f"{stub.url}/v1/rerank", bodies.file(count), arguments.seconds, connections=16)
+            used = stub.processor_seconds() - before
+            rows[str(count)] = said(
+                texts=count,
+                requests_per_second=round(found["requests"] / found["seconds"]),
+                processor_us=round(1e6 * used / found["requests"], 1),
+            )
+    return rows
+
+
+def closed(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
+    """Return pairs a second of the server and of `rank`, by the lists."""
+    rows = {}
+    with (
+        server(None, str(arguments.bundle), "--precision", arguments.precision) as served,
+        CrossEncoder(arguments.bundle, precision=arguments.precision) as model,
+    ):
+        url = f"{served.url}/v1/rerank"
+        speed = in_process(model, bodies, (100,), 5)
+        for name in arguments.lists:
+            sizes = LISTS[name]
+            requests = rounded(speed * arguments.seconds * len(sizes) / sum(sizes), CLIENTS)
+            measured = [
+                (hey(url, bodies, sizes, requests), in_process(model, bodies, sizes, requests))
+                for _ in range(arguments.rounds)
+            ]
+            there, here = (statistics.median(each) for each in zip(*measured, strict=True))
+            rows[name] = said(
+                lists=name,
+                pairs_per_second=round(there, 1),
+                in_process=round(here, 1),
+                share=round(there / here, 3),
+                rounds=[[round(value, 1) for value in each] for each in measured],
+            )
+    return rows
+
+
+def waiting(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the times of a list of 10: alone, at 70 % of the throughput, and beside lists of 1,000."""
+    rate = 0.7 * result["closed"]["10"]["pairs_per_second"] / 10
+    small, large, seconds = bodies.file(10), bodies.file(1000), arguments.seconds
+    rows: dict[str, Any] = {}
+    with server(None, str(arguments.bundle), "--precision", arguments.precision) as served:
+        url = f"{served.url}/v1/rerank"
+        wrk(url, small, 2, connections=4)
+        alone = wrk(url, small, seconds, connections=1)
+
+        def add(name: str, found: dict[str, float]) -> None:
+            figures = {
+                "requests": int(found["requests"]),
+                **{each: round(found[each], 1) for each in ("p50_ms", "p99_ms")},
+            }
+            rows[name] = said(row=name, **figures, p99_by_p50_alone=round(found["p99_ms"] / alone["p50_ms"], 2))
+
+        add("one after the other", alone)
+        for gaps in GAPS:
+            name = f"{rate:.0f} a second, {gaps} (70 %)"
+            add(name, wrk(url, small, 2 * seconds, connections=CLIENTS, rate=rate, gaps=gaps))
+        with ThreadPoolExecutor(1) as pool:
+            others = pool.submit(wrk, url, large, 2 * seconds + 3, connections=8, rate=rate / 200, gaps="evenly")
+            time.sleep(1)
+            found = wrk(url, small, 2 * seconds, connections=CLIENTS, rate=rate / 2, gaps="evenly")
+            add(f"{rate / 2:.0f} a second, evenly, with {rate / 200:.2f} lists of 1,000 a second (35 % each)", found)
+            others.result()
+            others = pool.submit(wrk, url, large, seconds + 3, connections=1)
+            time.sleep(1)
+            add(
+                "one after the other, beside lists of 1,000 one after the other (100 %)",
+                wrk(url, small, seconds, connections=1),
+            )
+            others.result()
+    return rows
+
+
+def peers(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
+    """Return pairs a second of other servers, by name and lists."""
+    rows: dict[str, Any] = result.get("peers", {})
+    for peer in arguments.peer:
+        name, _, url = peer.partition("=")
+        hey(url, bodies, (10,), 2)
+        for lists in arguments.lists:
+            sizes = LISTS[lists]
+            requests = rounded(arguments.seconds * 100 * len(sizes) / sum(sizes), CLIENTS)
+            found = hey(url, bodies, sizes, requests)
+            rows.setdefault(name, {})[lists] = said(peer=name, lists=lists, pairs_per_second=round(found, 1))
+    return rows
+
+
+MEASURES = {"overhead": overhead, "closed": closed, "waiting": waiting, "peers": peers}
+
+
+# -- servers and load
 
 
 class Server:
@@ -126,12 +229,6 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str], url: str) -> None:
         self.process, self.url = process, url
-
-    def metric(self, name: str) -> float:
-        """Return the sum of a metric's series."""
-        with urllib.request.urlopen(f"{self.url}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
 
     def processor_seconds(self) -> float:
         """Return the processor time of the process so far."""
@@ -143,7 +240,7 @@ class Server:
 def server(script: Path | None, *words: str) -> Iterator[Server]:
     """Start `crossrt serve`, or the stub, without a log line a request."""
     own = [sys.executable, str(script)] if script else crossrt_command("serve")
-    options = ["--port", "0", "--log-requests", "none", "--shutdown-delay", "0", "--max-queue-tokens", "100000000"]
+    options = ["--port", "0", "--log-requests", "none", "--shutdown-delay", "0", "--request-timeout", "600"]
     process = subprocess.Popen([*own, *words, *options], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -159,77 +256,56 @@ def server(script: Path | None, *words: str) -> Iterator[Server]:
         process.stderr.close()
 
 
-def wrk(url: str, bodies: Path, seconds: int, clients: int = CLIENTS) -> dict[str, float]:
-    """Return requests a second of closed loops. Exits for answers other than 200."""
-    script = bodies.with_suffix(".lua")
-    script.write_text(WRK.replace("@FILE@", str(bodies)))
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), url]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said:
-        sys.exit(said)
-    return {
-        "requests_per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]),  # type: ignore[index]
-        "requests": float(re.search(r"(\d+) requests in", said)[1]),  # type: ignore[index]
-    }
+def hey(url: str, bodies: Bodies, sizes: tuple[int, ...], requests: int) -> float:
+    """Return the pairs a second of a number of requests from `CLIENTS` clients, who share the sizes equally."""
+    each, clients = requests // len(sizes), min(CLIENTS, requests) // len(sizes)
+    options = ["-n", str(each), "-c", str(clients), "-t", "0", "-m", "POST", "-T", "application/json"]
+    commands = [["hey", *options, "-D", str(bodies.file(size)), url] for size in sizes]
+    began = time.monotonic()
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate()[0] for process in running]
+    took = time.monotonic() - began
+    for output in outputs:
+        if f"[200]\t{each} responses" not in output:
+            sys.exit(output)
+    return each * sum(sizes) / took
 
 
-def hey(url: str, bodies: Path, seconds: int, *, rate: float | None, clients: int) -> dict[str, float]:
-    """Return p50 and p99 in ms of requests that come at a rate, or one after the other of each client."""
-    body = bodies.with_suffix(".json")
-    body.write_text(bodies.read_text().splitlines()[0])
-    command = ["hey", "-z", f"{seconds}s", "-c", str(clients), "-m", "POST", "-T", "application/json", "-D", str(body)]
-    command += [] if rate is None else ["-q", f"{rate / clients:.3f}"]
-    said = subprocess.run([*command, "-o", "csv", url], capture_output=True, text=True, check=True).stdout
-    times = sorted(float(line.split(",")[0]) for line in said.splitlines()[1:])
-    return {
-        "requests": len(times),
-        "p50_ms": round(1000 * times[len(times) // 2], 2),
-        "p99_ms": round(1000 * times[int(0.99 * len(times))], 2),
-    }
-
-
-def overhead(stub: Server, bodies: Path, seconds: int) -> dict[str, float]:
-    """Return requests a second, and the server's processor time of each."""
-    before = stub.processor_seconds()
-    found = wrk(f"{stub.url}/v1/rerank", bodies, seconds, 16)
-    used = stub.processor_seconds() - before
-    return {
-        "requests_per_second": round(found["requests_per_second"]),
-        "processor_us": round(1e6 * used / found["requests"], 1),
-    }
-
-
-def closed(served: Server, bodies: Path, seconds: int) -> float:
-    """Return the pairs that the server scores in a second for `CLIENTS` closed loops."""
-    wrk(f"{served.url}/v1/rerank", bodies, 2)
-    before, began = served.metric("crossrt_request_texts_sum"), time.monotonic()
-    wrk(f"{served.url}/v1/rerank", bodies, seconds)
-    return round((served.metric("crossrt_request_texts_sum") - before) / (time.monotonic() - began), 1)
-
-
-def in_process(arguments: argparse.Namespace, lists: list[tuple[str, list[str]]]) -> float:
-    """Return the pairs that threads score in a second through `rank`."""
-    with CrossEncoder(arguments.bundle, precision=arguments.precision) as model, ThreadPoolExecutor(THREADS) as pool:
+def in_process(model: CrossEncoder, bodies: Bodies, sizes: tuple[int, ...], requests: int) -> float:
+    """Return the pairs a second of the same requests through `rank` in `THREADS` threads."""
+    lists = [bodies.list(size) for size in sizes] * (requests // len(sizes))
+    with ThreadPoolExecutor(THREADS) as pool:
+        began = time.monotonic()
         list(pool.map(lambda each: model.rank(*each), lists))
-        done, began = 0, time.monotonic()
-        while time.monotonic() - began < arguments.seconds:
-            done += sum(len(found) for found in pool.map(lambda each: model.rank(*each), lists))
-        return round(done / (time.monotonic() - began), 1)
+        return sum(len(texts) for _, texts in lists) / (time.monotonic() - began)
 
 
-def waiting(served: Server, bodies: Bodies, rate: float, seconds: int) -> Iterator[dict[str, Any]]:
-    """Yield rows of lists of 10: alone, at a rate, and beside lists of 1,000."""
-    url, small, large = f"{served.url}/v1/rerank", bodies.file((10,)), bodies.file((1000,))
-    yield {"beside": "nothing", **hey(url, small, seconds, rate=None, clients=1)}
-    yield {"beside": f"others, {rate:.1f} requests a second", **hey(url, small, seconds, rate=rate, clients=16)}
-    with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(wrk, url, large, seconds + 2, 1)
-        time.sleep(1)
-        yield {"beside": "lists of 1,000, one after the other", **hey(url, small, seconds, rate=2, clients=1)}
-        others.result()
+def wrk(
+    url: str, body: Path, seconds: float, *, connections: int, rate: float | None = None, gaps: str = "evenly"
+) -> dict[str, float]:
+    """Return how many requests were answered, and p50 and p99 in ms. Without a rate each connection sends at once again."""
+    script = body.with_suffix(f".{connections}.lua")
+    arrivals = "" if rate is None else ARRIVALS.replace("@GAP@", GAPS[gaps]).replace("@RATE@", str(rate))
+    script.write_text(WRK.replace("@BODY@", str(body)) + arrivals)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "600s", "-s", str(script), url]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"found (\d+) (\d+) ([\d.]+) ([\d.]+) ([\d.]+)", output)
+    if not found or int(found[2]):
+        sys.exit(output)
+    return {
+        "requests": float(found[1]),
+        "seconds": float(found[3]),
+        "p50_ms": float(found[4]),
+        "p99_ms": float(found[5]),
+    }
 
 
-def said(row: dict[str, Any]) -> dict[str, Any]:
+def rounded(number: float, to: int) -> int:
+    """Return the multiple of `to` that is nearest, at least `to`."""
+    return max(1, round(number / to)) * to
+
+
+def said(**row: Any) -> dict[str, Any]:
     """Print a row, and return it."""
     print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     return row

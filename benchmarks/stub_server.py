@@ -4,8 +4,8 @@
     benchmarks/stub_server.py --port 0 --milliseconds 5     # a text takes 5 ms; other words are options of crossrt serve
 
 The score of a text is its length. A text `FAIL` makes the model fail until a text `REPAIR` comes, a text `NAN` gives NaN. Texts
-are scored one by one, those of a lower priority first; a request that is cancelled gives up the texts that have not begun, and the
-number of scored texts is in the file --scored.
+are scored one by one, request by request, those of a lower priority first. A request that is cancelled gives up the texts that
+have not begun. The file --scored has the number of scored texts.
 """
 
 import argparse
@@ -30,8 +30,9 @@ from crossrt.server import serving
 class StubPending:
     """A request of the stub; see `Pending`."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.texts = deque(enumerate(texts))
+    def __init__(self, texts: Sequence[str], priority: int) -> None:
+        self.priority = priority
+        self.texts = deque(texts)
         self.logits = np.array([[float(len(text))] for text in texts], dtype=np.float32).reshape(len(texts), 1)
         self.error: BaseException | None = None
         self._done = threading.Event()
@@ -105,7 +106,7 @@ class StubModel:
         self._nothing = functools.cache(nothing)
         self._ones = np.ones((2048, 1), dtype=np.float32)
         self._texts: dict[int, Sequence[tuple[str, str]]] = {}
-        self._queue: deque[StubPending] = deque()
+        self._queue: list[StubPending] = []
         self._work = threading.Condition()
         if seconds:
             threading.Thread(target=self._compute, daemon=True).start()
@@ -129,7 +130,7 @@ class StubModel:
         if not self._seconds:
             return Scored(self._ones[: len(pairs)])
         texts = [text for _, text in self._texts.pop(id(pairs))]
-        pending = StubPending(texts)
+        pending = StubPending(texts, priority)
         with self._work:
             self._queue.append(pending)
             self._work.notify()
@@ -163,10 +164,11 @@ class StubModel:
         while True:
             with self._work:
                 self._work.wait_for(lambda: self._queue)
-                pending = self._queue.popleft()
+                pending = min(self._queue, key=lambda each: each.priority)
+                self._queue.remove(pending)
             error = None
             while pending.texts and error is None:
-                _, text = pending.texts.popleft()
+                text = pending.texts.popleft()
                 time.sleep(self._seconds)
                 self._scored += 1
                 if self._file is not None:

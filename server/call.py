@@ -61,7 +61,7 @@ class Call:
 
     def refused(self, refusal: RequestError, tei_validation_status: int) -> Answer:
         """Return the answer that says why there are no scores."""
-        tei = self.route.tei if self.body is None else self.body.tei
+        tei = self.route.tei or refusal.tei if self.body is None else self.body.tei
         self.status = tei_validation_status if tei and refusal.kind == "validation" else KINDS[refusal.kind].status
         headers = [(b"x-request-id", self.id.encode())]
         if refusal.retry_after is not None:

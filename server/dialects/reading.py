@@ -41,6 +41,10 @@ _peek, _tei, _documents = reader(_Peek), reader(TeiRerank), reader(Rerank)
 
 def read_rerank(body: bytes) -> Body:
     """Read what `/rerank` takes: with `texts` it is TEI's, with `documents` that of all others. Raises RequestError."""
-    if b'"texts"' in body and _peek(body).texts is not msgspec.UNSET:
+    if b'"texts"' not in body or _peek(body).texts is msgspec.UNSET:
+        return _documents(body)
+    try:
         return _tei(body)
-    return _documents(body)
+    except RequestError as error:
+        error.tei = True
+        raise

@@ -35,8 +35,11 @@ KINDS = {
 class RequestError(Exception):
     """A request that is refused or failed. The message is for the client: what happened, what is allowed, what to do.
 
-    `retry_after` is in seconds, and becomes the header Retry-After.
+    `retry_after` is in seconds, and becomes the header Retry-After. `tei` tells that the request was TEI's, where its body could
+    not be read.
     """
+
+    tei = False
 
     def __init__(self, kind: str, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
