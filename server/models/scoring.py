@@ -172,15 +172,17 @@ class Scoring:
             self._tell(run.on_counted, tokens)
             if run.job.exact or run.job.windows is not None:
                 self._ranking.submit(self._rank, run)
-                return
-            run.pending = pending = self.model.submit(
-                encoded, batch_size=self._settings.batch_size, priority=run.job.priority
-            )
-            if run.abandoned:  # while it was submitted, so that `give_up` did not see it
-                pending.cancel(wait=False)
-            pending.add_done_callback(lambda _: self._tell(self._finish, run))
+            else:
+                self._submit(run, encoded)
         except BaseException as error:
             self._tell(run.settle, _as_refusal(error))
+
+    def _submit(self, run: Run, encoded: EncodedPairs) -> None:
+        pending = self.model.submit(encoded, batch_size=self._settings.batch_size, priority=run.job.priority)
+        run.pending = pending
+        if run.abandoned:  # while it was submitted, so that `give_up` did not see it
+            pending.cancel(wait=False)
+        pending.add_done_callback(lambda _: self._tell(self._finish, run))
 
     def _check(self, job: Job, encoded: EncodedPairs, tokens: int) -> None:
         """Raise RequestError for a job that is too large, or has pairs that are too long and may not be truncated."""
