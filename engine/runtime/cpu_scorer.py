@@ -162,6 +162,11 @@ class CpuScorer(Closable):
         return {False: Streams(streams, max(1, threads // streams)), True: Streams(1, threads)}
 
     def _session(self, *, wide: bool) -> Session:
+        self.check_open()
+        if (
+            wide in self._sessions
+        ):  # without the lock, which a thread may hold for seconds while it opens the other session
+            return self._sessions[wide]
         with self._opening:
             self.check_open()
             if wide not in self._sessions:

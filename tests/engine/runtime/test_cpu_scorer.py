@@ -469,6 +469,23 @@ def test_a_wide_session_that_cannot_be_opened_leaves_small_requests_to_the_strea
         assert scorer.submit(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
 
 
+def test_requests_do_not_wait_while_the_wide_session_is_opened(
+    make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer, go_on, in_time, open_session = make(), threading.Event(), [], CpuConfig.open
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        in_time.append(go_on.wait(10))
+        return open_session(*arguments, **options)
+
+    monkeypatch.setattr(CpuConfig, "open", slowly)
+    for _ in range(3):
+        assert scorer.submit(pairs_of([9]), batch_size=32).wait().tolist() == [[9]]
+    go_on.set()
+    scorer.wait_until_wide(timeout=10)
+    assert in_time == [True]
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_thread_that_scores_while_the_interpreter_ends_is_told_so(bundle: Path, backend: str) -> None:
     pytest.importorskip(backend)
