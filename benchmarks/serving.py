@@ -240,7 +240,8 @@ class Server:
 def server(script: Path | None, *words: str) -> Iterator[Server]:
     """Start `crossrt serve`, or the stub, without a log line a request."""
     own = [sys.executable, str(script)] if script else crossrt_command("serve")
-    options = ["--port", "0", "--log-requests", "none", "--shutdown-delay", "0", "--request-timeout", "600"]
+    options = ["--port", "0", "--log-requests", "none", "--shutdown-delay", "0"]
+    options += ["--request-timeout", "600", "--header-timeout", "600", "--max-queue-tokens", "100000000"]
     process = subprocess.Popen([*own, *words, *options], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

@@ -20,7 +20,7 @@ from result_picture import Result, digest, draw, is_exact, ranked, speed
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PICTURE = ROOT / "docs/cpu.svg"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md", ROOT / "docs/serving.md")
 
 GPU_REFERENCE = "sentence-transformers FP16"
 GPU_REQUESTS = ("1 x 1", "1 x 10", "1 x 100", "1 x 100, prepared")
@@ -214,6 +214,41 @@ def gpu_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def serving_table() -> str:
+    """Pairs a second over HTTP, through `rank`, and of other servers."""
+    result = load("serving")
+    lists = list(result["closed"])
+    lines = [f"| pairs a second | {' | '.join(lists)} |", f"|---|{'--:|' * len(lists)}"]
+
+    def add(name: str, values: list[str]) -> None:
+        lines.append(f"| {name} | {' | '.join(values)} |")
+
+    add("**crossrt serve**", [f"{row['pairs_per_second']:,.0f}" for row in result["closed"].values()])
+    add("`rank` in one process", [f"{row['in_process']:,.0f}" for row in result["closed"].values()])
+    add("share", [f"{row['share']:.3f}" for row in result["closed"].values()])
+    for name, rows in result.get("peers", {}).items():
+        add(name, [f"{rows[kind]:,.0f}" if kind in rows else "-" for kind in lists])
+    return "\n".join(lines) + "\n"
+
+
+def waiting_table() -> str:
+    """Times of a list of 10 alone and beside others."""
+    lines = ["| a list of 10 | requests | p50, ms | p99, ms | p99 / p50 alone |", "|---|--:|--:|--:|--:|"]
+    for row in load("serving")["waiting"].values():
+        lines.append(
+            f"| {row['row']} | {row['requests']:,} | {row['p50_ms']} | {row['p99_ms']} | {row['p99_by_p50_alone']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def overhead_table() -> str:
+    """Requests a second without a model."""
+    lines = ["| texts | requests a second | processor time of one, us |", "|--:|--:|--:|"]
+    for row in load("serving")["overhead"].values():
+        lines.append(f"| {row['texts']} | {row['requests_per_second']:,} | {row['processor_us']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
 def named(row: Mapping[str, Any]) -> str:
     """The system's name with its version."""
     name: str = row["system"]
@@ -238,11 +273,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "zoo": zoo_table,
     "quality": quality_table,
     "gpu": gpu_table,
+    "serving": serving_table,
+    "waiting": waiting_table,
+    "overhead": overhead_table,
 }
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "zoo": ("zoo",),
     "quality": ("evaluate_minilm", "evaluate_demo"),
     "gpu": ("gpu", "gpu_onnxruntime", "zoo"),
+    "serving": ("serving",),
+    "waiting": ("serving",),
+    "overhead": ("serving",),
 }
 """Results without which a table is left as it is."""
 
