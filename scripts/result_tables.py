@@ -234,7 +234,7 @@ def serving_table() -> str:
 def waiting_table() -> str:
     """Times of a list of 10 alone and beside others."""
     lines = ["| a list of 10 | requests | p50, ms | p99, ms | p99 / p50 alone |", "|---|--:|--:|--:|--:|"]
-    for row in load("serving")["waiting"].values():
+    for row in load("serving").get("waiting", {}).values():
         lines.append(
             f"| {row['row']} | {row['requests']:,} | {row['p50_ms']} | {row['p99_ms']} | {row['p99_by_p50_alone']:.2f} |"
         )
