@@ -32,6 +32,7 @@ HOLDS = {
     "engine.backends": "one module for each runtime",
     "engine.runtime": "chooses a backend, runs requests",
     "engine, the top": "what users hold",
+    "integrations": "rerankers for frameworks",
     "calibration": "8-bit ranges, ranking measures",
     "export.checkpoint": "checkpoints, PyTorch's scores",
     "export.bundle": "manifest, files for other libraries",

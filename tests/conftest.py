@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--gpu-bundle", type=Path, help="bundle that `-m gpu` runs on the GPU")
     parser.addoption("--gpu-backend", default="auto", help="and by what: tensorrt, native, onnxruntime")
+    parser.addoption("--demo-bundle", type=Path, help="bundle of the demo checkpoint, for tests/integrations")
     parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
     parser.addoption(
         "--processor",

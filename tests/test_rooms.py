@@ -22,6 +22,7 @@ ROOMS = (
     "engine.backends",
     "engine.runtime",
     "engine, the top",  # what users hold
+    "integrations",
     "calibration",
     "export.checkpoint",
     "export.bundle",

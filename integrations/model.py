@@ -1,0 +1,42 @@
+"""What the adapters share: how a model is opened, how it is serialized, and scores of many pairs at once."""
+
+from collections.abc import Iterable, Mapping
+from os import PathLike, fspath
+from typing import Any
+
+from ..engine.activation import Activation
+from ..engine.cross_encoder import CrossEncoder
+
+
+def opened(model: str | PathLike[str] | CrossEncoder, model_kwargs: Mapping[str, Any] | None = None) -> CrossEncoder:
+    """Return `model` if it is a `CrossEncoder`; open a bundle, checkpoint or hub id with `model_kwargs`.
+
+    Raises what `CrossEncoder` raises.
+    """
+    return model if isinstance(model, CrossEncoder) else CrossEncoder(model, **(model_kwargs or {}))
+
+
+def described(
+    model: str | PathLike[str] | CrossEncoder, model_kwargs: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return the path or hub id of a model and the options that open it again with the same scores, as JSON can hold them.
+
+    An opened model becomes the absolute path of its bundle, with the options that change scores. The device and the backend are
+    chosen anew, since the copy may be opened on another machine. An activation function is lost unless it is given by name.
+    """
+    if not isinstance(model, CrossEncoder):
+        return fspath(model), dict(model_kwargs or {})
+    options = {
+        "precision": model.precision.value,
+        "max_length": model.max_length,
+        "relevant_label": model.relevant_label,
+        "activation_fn": model.activation_fn if isinstance(model.activation_fn, str) else None,
+    }
+    return str(model.bundle.path.absolute()), {name: value for name, value in options.items() if value is not None}
+
+
+def relevance(
+    model: CrossEncoder, pairs: Iterable[tuple[str, str]], activation_fn: Activation | None = None
+) -> list[float]:
+    """Return the scores that `CrossEncoder.rank` sorts by, for pairs of any number of queries, which are batched together."""
+    return [float(score) for score in model.relevance(model.logits(pairs), activation_fn)]

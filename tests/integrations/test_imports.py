@@ -1,0 +1,27 @@
+"""The frameworks are imported on use only."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FRAMEWORKS = ("langchain_core", "llama_index", "haystack", "pyterrier", "rerankers", "rank_llm", "txtai")
+ADAPTERS = ("langchain", "llama_index", "haystack", "pyterrier", "rerankers", "rankllm", "txtai")
+
+
+def test_crossrt_and_its_integrations_load_no_framework() -> None:
+    code = f"""
+import sys, crossrt, crossrt.integrations, crossrt.integrations.model, crossrt.compatibility
+crossrt.CrossEncoder
+print([name for name in {(*FRAMEWORKS, "sentence_transformers", "pandas", "torch")} if name in sys.modules])
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout == "[]\n"
+
+
+def test_every_adapter_is_short_and_has_its_test_and_extra() -> None:
+    repository = Path(__file__).resolve().parents[2]
+    extras = (repository / "pyproject.toml").read_text(encoding="utf-8")
+    for name in ADAPTERS:
+        assert len((repository / f"integrations/{name}.py").read_text(encoding="utf-8").splitlines()) <= 90
+        assert (repository / f"tests/integrations/test_{name}.py").is_file()
+        assert f"\n{name.replace('_', '-')} = [" in extras
