@@ -1,0 +1,89 @@
+"""The adapter for LlamaIndex, beside llama-index-core."""
+
+import asyncio
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("llama_index.core", reason="LlamaIndex is not installed: run scripts/integrations llama_index")
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+
+from crossrt import CrossEncoder
+from crossrt.integrations.llama_index import CrossrtRerank
+
+from .conftest import QUERY
+
+
+@pytest.fixture
+def nodes(texts: list[str]) -> list[NodeWithScore]:
+    return [
+        NodeWithScore(node=TextNode(text=text, id_=str(place), metadata={"source": "the demo"}), score=-float(place))
+        for place, text in enumerate(texts)
+    ]
+
+
+def test_the_best_nodes_are_copies_with_their_score(
+    demo_model: CrossEncoder, nodes: list[NodeWithScore], texts: list[str]
+) -> None:
+    before = [node.model_copy(deep=True) for node in nodes]
+    reranker = CrossrtRerank(model=demo_model, top_n=4)
+    assert isinstance(reranker, BaseNodePostprocessor)
+    found = reranker.postprocess_nodes(nodes, query_str=QUERY)
+    ranked = demo_model.rank(QUERY, ["source: the demo\n\n" + text for text in texts], top_k=4)
+    assert [(node.node_id, node.score) for node in found] == [(str(r["corpus_id"]), r["score"]) for r in ranked]
+    found[0].node.metadata["source"] = "changed"
+    assert nodes == before
+    again = asyncio.run(reranker.apostprocess_nodes(nodes, QueryBundle(QUERY)))
+    assert [(node.node_id, node.score) for node in again] == [(node.node_id, node.score) for node in found]
+
+
+def test_no_nodes_give_none_and_no_query_is_an_error(demo_model: CrossEncoder, nodes: list[NodeWithScore]) -> None:
+    reranker = CrossrtRerank(model=demo_model)
+    assert reranker.postprocess_nodes([], query_str=QUERY) == []
+    assert len(reranker.postprocess_nodes(nodes, query_str=QUERY)) == 2
+    with pytest.raises(ValueError, match="the query is missing"):
+        reranker.postprocess_nodes(nodes)
+
+
+def test_what_is_serialized_opens_the_same_model(demo_bundle: Path, nodes: list[NodeWithScore]) -> None:
+    with CrossEncoder(demo_bundle, max_length=20) as model:
+        reranker = CrossrtRerank(model=model, top_n=3)
+        assert reranker.to_dict()["model"] == str(demo_bundle)
+        assert reranker.to_dict()["class_name"] == "CrossrtRerank"
+        expected = reranker.postprocess_nodes(nodes, query_str=QUERY)
+        copies: list[Any] = [
+            CrossrtRerank.from_dict(reranker.to_dict()),
+            CrossrtRerank.from_json(reranker.to_json()),
+            pickle.loads(pickle.dumps(reranker)),
+        ]
+        for other in copies:
+            assert other.postprocess_nodes(nodes, query_str=QUERY) == expected
+
+
+def test_the_events_of_a_reranking_are_sent(demo_model: CrossEncoder, nodes: list[NodeWithScore]) -> None:
+    events = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event: Any, **others: Any) -> None:
+            events.append(event)
+
+    handler = Handler()
+    get_dispatcher().add_event_handler(handler)
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    reranker = CrossrtRerank(model=demo_model, top_n=1, callback_manager=CallbackManager([debug]))
+    found = reranker.postprocess_nodes(nodes, query_str=QUERY)
+    get_dispatcher().event_handlers.remove(handler)
+    assert [event.class_name() for event in events] == ["ReRankStartEvent", "ReRankEndEvent"]
+    assert (events[0].top_n, events[0].model_name, events[1].nodes) == (1, reranker.model, found)
+    assert len(debug.get_event_pairs(CBEventType.RERANKING)) == 1
+
+
+def test_the_example_prints_what_the_page_says(run_example: Callable[[str], None]) -> None:
+    run_example("LlamaIndex")
