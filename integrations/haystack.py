@@ -1,0 +1,86 @@
+"""Haystack: `CrossrtRanker` is a ranker component. Needs haystack-ai."""
+
+import asyncio
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+from haystack import Document, component, default_from_dict, default_to_dict
+
+from ..engine.cross_encoder import CrossEncoder
+from .model import described, opened
+
+
+@component
+class CrossrtRanker:
+    """Returns the `top_k` documents that are most relevant to a query, best first, as copies with the new score.
+
+    Of documents with one id the one with the highest score is kept, as Haystack's other rankers do. The values of
+    `meta_fields_to_embed` are put before the content. `model` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`,
+    and `model_kwargs` are the options to open it with, which `warm_up` or the first `run` does.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | CrossEncoder,
+        top_k: int = 10,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.model_kwargs = described(model, model_kwargs)
+        self.top_k = _checked(top_k)
+        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.embedding_separator = embedding_separator
+        self._encoder = model if isinstance(model, CrossEncoder) else None
+
+    def warm_up(self) -> None:
+        """Open the model, unless it is open."""
+        if self._encoder is None:
+            self._encoder = opened(self.model, self.model_kwargs)
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
+        """Return `{"documents": [...]}`. Raises ValueError for a `top_k` below 1."""
+        top_k = self.top_k if top_k is None else _checked(top_k)
+        unique: dict[str, Document] = {}
+        for document in sorted(documents, key=_score):  # the best of one id comes last, and stays
+            unique[document.id] = document
+        candidates = [unique.pop(document.id) for document in documents if document.id in unique]
+        self.warm_up()
+        assert self._encoder is not None
+        ranked = self._encoder.rank(query, [self._text(document) for document in candidates], top_k=top_k)
+        return {"documents": [replace(candidates[found["corpus_id"]], score=found["score"]) for found in ranked]}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, documents: list[Document], top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """Return what `run` returns, from a thread."""
+        return await asyncio.to_thread(self.run, query, documents, top_k)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` makes the same ranker of; the model goes by its path."""
+        names = ("model", "top_k", "meta_fields_to_embed", "embedding_separator", "model_kwargs")
+        data: dict[str, Any] = default_to_dict(self, **{name: getattr(self, name) for name in names})
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "CrossrtRanker":
+        """Return the ranker of `to_dict`."""
+        ranker: CrossrtRanker = default_from_dict(cls, data)
+        return ranker
+
+    def _text(self, document: Document) -> str:
+        fields = [str(document.meta[name]) for name in self.meta_fields_to_embed if document.meta.get(name) is not None]
+        return self.embedding_separator.join([*fields, document.content or ""])
+
+
+def _score(document: Document) -> float:
+    return float("-inf") if document.score is None else float(document.score)
+
+
+def _checked(top_k: int) -> int:
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k}: give at least 1")
+    return top_k
