@@ -1,0 +1,77 @@
+"""RankLLM: `CrossrtReranker` is a model coordinator for its `Reranker`, and works by itself. Needs rank-llm."""
+
+import copy
+import random
+from os import PathLike
+from typing import Any
+
+from rank_llm.data import Request, Result
+
+from ..engine.cross_encoder import CrossEncoder
+from .model import opened, relevance
+
+TEXT_FIELDS = ("text", "segment", "contents", "content", "body", "passage")
+"""Fields of a candidate that may hold its text, in RankLLM's order."""
+
+
+class CrossrtReranker:
+    """Reranks the candidates of requests; all requests of a call are scored together.
+
+    `model` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`; further keywords are the options to open it with. A
+    pickle holds the bundle's path.
+    """
+
+    def __init__(self, model: str | PathLike[str] | CrossEncoder, **options: Any) -> None:
+        self.model = opened(model, options)
+
+    def rerank_batch(
+        self,
+        requests: list[Request],
+        rank_start: int = 0,
+        rank_end: int = 100,
+        shuffle_candidates: bool = False,
+        logging: bool = False,
+        **kwargs: Any,
+    ) -> list[Result]:
+        """Return results with copies of the candidates. Those from `rank_start` to before `rank_end` are scored and sorted.
+
+        The candidates before and after them keep their places and scores. `top_k_retrieve` lowers `rank_end`. Shuffling only
+        decides the order of equal scores. Raises KeyError for a candidate without text.
+        """
+        end = min(rank_end, kwargs.get("top_k_retrieve") or rank_end)
+        results = [Result(copy.deepcopy(each.query), copy.deepcopy(each.candidates), []) for each in requests]
+        chosen = [result.candidates[rank_start:end] for result in results]
+        pairs = [
+            (result.query.text, text_of(candidate.doc))
+            for result, part in zip(results, chosen, strict=True)
+            for candidate in part
+        ]
+        scores = iter(relevance(self.model, pairs))
+        for result, part in zip(results, chosen, strict=True):
+            for candidate in part:
+                candidate.score = next(scores)
+            if shuffle_candidates:
+                random.shuffle(part)
+            result.candidates[rank_start:end] = sorted(part, key=lambda candidate: -candidate.score)
+        return results
+
+    def get_name(self) -> str:
+        """Return the name for files of results."""
+        return f"crossrt_{self.model.bundle.path.name}_{self.model.precision.value}"
+
+    def get_output_filename(
+        self, top_k_candidates: int, dataset_name: str, shuffle_candidates: bool, **kwargs: Any
+    ) -> str:
+        """Return the beginning of the name of a file with results."""
+        parts = [self.get_name(), str(top_k_candidates), dataset_name, "shuffled" if shuffle_candidates else ""]
+        return "_".join(part for part in parts if part)
+
+
+def text_of(doc: dict[str, Any]) -> str:
+    """Return the text of a candidate, after its title if it has one."""
+    field = next((name for name in TEXT_FIELDS if name in doc), None)
+    if field is None:
+        raise KeyError(
+            f"a candidate has the fields {', '.join(doc)}; its text is expected in one of {', '.join(TEXT_FIELDS)}"
+        )
+    return f"{doc['title']} {doc[field]}" if doc.get("title") else str(doc[field])
