@@ -50,6 +50,8 @@ def prepare(tree: Path, root: Path = ROOT) -> None:
     for name, generate in GENERATED.items():
         (tree / "docs" / name).write_text(generate(), encoding="utf-8")
     # Only what the API reference is made of: the whole checkout holds virtual environments.
+    shutil.copytree(root / "integrations", tree / "crossrt/integrations")
+    shutil.copy(root / "compatibility.py", tree / "crossrt")
     shutil.copytree(
         root / "engine", tree / "crossrt/engine", ignore=lambda _, names: {n for n in names if n.endswith(".so")}
     )

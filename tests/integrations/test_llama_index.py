@@ -2,6 +2,8 @@
 
 import asyncio
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,36 @@ def test_the_events_of_a_reranking_are_sent(demo_model: CrossEncoder, nodes: lis
     assert [event.class_name() for event in events] == ["ReRankStartEvent", "ReRankEndEvent"]
     assert (events[0].top_n, events[0].model_name, events[1].nodes) == (1, reranker.model, found)
     assert len(debug.get_event_pairs(CBEventType.RERANKING)) == 1
+
+
+OWN = """
+import sys
+from crossrt import CrossEncoder, compatibility
+if sys.argv[2] == "patched":
+    compatibility.patch()
+from llama_index.core.postprocessor import SentenceTransformerRerank
+from llama_index.core.schema import NodeWithScore, TextNode
+nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("berlin is a city", "the river is long", "people live in paris")]
+reranker = SentenceTransformerRerank(model=sys.argv[1], device="cpu", top_n=2)
+assert isinstance(reranker._model, CrossEncoder) == (sys.argv[2] == "patched")
+for node in reranker.postprocess_nodes(nodes, query_str="where is the river"):
+    print(f"{node.score:.3f} {node.text}")
+"""
+
+
+def test_llama_indexs_own_reranker_gets_the_same_scores_from_crossrt(
+    make_checkpoint: Callable[..., Path], make_bundle: Callable[..., Path]
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    checkpoint = make_checkpoint(max_position_embeddings=512)  # its max_length is 512
+    printed = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", OWN, str(path), which], capture_output=True, text=True, check=True
+        ).stdout
+        for path, which in ((checkpoint, "plain"), (make_bundle(checkpoint), "patched"))
+    ]
+    assert printed[0].count("\n") == 2
+    assert printed[1] == printed[0]
 
 
 def test_the_example_prints_what_the_page_says(run_example: Callable[[str], None]) -> None:
