@@ -44,8 +44,8 @@ class CrossrtRanker:
         """Return `{"documents": [...]}`. Raises ValueError for a `top_k` below 1."""
         top_k = self.top_k if top_k is None else _checked(top_k)
         unique: dict[str, Document] = {}
-        for document in sorted(documents, key=_score):  # the best of one id comes last, and stays
-            unique[document.id] = document
+        for document in sorted(documents, key=lambda each: float("-inf") if each.score is None else each.score):
+            unique[document.id] = document  # the best of one id comes last, and stays
         candidates = [unique.pop(document.id) for document in documents if document.id in unique]
         self.warm_up()
         assert self._encoder is not None
@@ -62,22 +62,16 @@ class CrossrtRanker:
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` makes the same ranker of; the model goes by its path."""
         names = ("model", "top_k", "meta_fields_to_embed", "embedding_separator", "model_kwargs")
-        data: dict[str, Any] = default_to_dict(self, **{name: getattr(self, name) for name in names})
-        return data
+        return default_to_dict(self, **{name: getattr(self, name) for name in names})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "CrossrtRanker":
         """Return the ranker of `to_dict`."""
-        ranker: CrossrtRanker = default_from_dict(cls, data)
-        return ranker
+        return default_from_dict(cls, data)
 
     def _text(self, document: Document) -> str:
         fields = [str(document.meta[name]) for name in self.meta_fields_to_embed if document.meta.get(name) is not None]
         return self.embedding_separator.join([*fields, document.content or ""])
-
-
-def _score(document: Document) -> float:
-    return float("-inf") if document.score is None else float(document.score)
 
 
 def _checked(top_k: int) -> int:
