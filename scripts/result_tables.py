@@ -227,7 +227,7 @@ def serving_table() -> str:
     add("`rank` in one process", [f"{row['in_process']:,.0f}" for row in result["closed"].values()])
     add("share", [f"{row['share']:.3f}" for row in result["closed"].values()])
     for name, rows in result.get("peers", {}).items():
-        add(name, [f"{rows[kind]:,.0f}" if kind in rows else "-" for kind in lists])
+        add(name, [f"{rows[kind]['pairs_per_second']:,.0f}" if kind in rows else "-" for kind in lists])
     return "\n".join(lines) + "\n"
 
 
