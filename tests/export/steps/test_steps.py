@@ -39,9 +39,11 @@ def test_each_report_lies_in_the_bundle_in_the_order_of_the_steps(watched_export
     assert {"fp32", "fp16", "fp16.fused", "fp16.native", "int8", "int8.openvino", "int8.gpu"} <= {*written}
 
 
-def test_each_file_is_hashed_once(watched_export: Any) -> None:
+def test_each_file_is_hashed_once_when_it_is_written(watched_export: Any) -> None:
     names = [file.name.rpartition("/")[2] for file in watched_export.bundle.manifest.files]
-    assert collections.Counter(watched_export.hashed) == collections.Counter(names)
+    # Written a second time, once its mean error is measured and taken out.
+    twice = [name for name in names if name == "model.int8.native"]
+    assert collections.Counter(watched_export.hashed) == collections.Counter(names + twice)
     Bundle.open(watched_export.bundle.path, verify=True)
 
 
