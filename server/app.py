@@ -37,13 +37,15 @@ class App:
             return
         self.state.in_progress += 1
         try:
-            route = self._scoring.get(scope["path"])
+            # Clients join the path to an address that ends in a slash, as Weaviate does.
+            path = "/" + scope["path"].lstrip("/")
+            route = self._scoring.get(path)
             if route is not None and scope["method"] == "POST":
                 headers = dict(scope["headers"])
                 call = Call(route=route, headers=headers, id=request_id(headers.get(b"x-request-id")))
                 await self._serve(call, receive, send)
             else:
-                await self._inform(scope, send)
+                await self._inform(path, scope, send)
         finally:
             self.state.in_progress -= 1
 
@@ -88,9 +90,9 @@ class App:
             self._log.write(call.log_fields(texts=self._log.texts, trace=trace))
         self.tracer.record(call.route.path, call.started, call.status, call.headers, call.run)
 
-    async def _inform(self, scope: dict[str, Any], send: Send) -> None:
+    async def _inform(self, path: str, scope: dict[str, Any], send: Send) -> None:
         """Answer a request that scores nothing."""
-        started, path, method = perf_counter(), scope["path"], scope["method"]
+        started, method = perf_counter(), scope["method"]
         try:
             if path not in OPEN:
                 self.state.keys.check(dict(scope["headers"]))

@@ -151,6 +151,12 @@ def test_unknown_paths_and_methods_are_named(stub: Served) -> None:
     assert stub.ask("HEAD", "/readyz").status == 200
 
 
+def test_an_address_that_ends_in_a_slash_is_the_same(stub: Served) -> None:
+    assert stub.post("//v2/rerank", DOCUMENTS).status == 200
+    assert stub.get("//readyz").status == 200
+    assert stub.post("//v9/rerank", DOCUMENTS).status == 404
+
+
 # -- slow clients
 
 
