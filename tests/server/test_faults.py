@@ -1,5 +1,6 @@
 """What clients and machines do wrong: each is answered in words, or costs nobody else anything."""
 
+import contextlib
 import json
 import os
 import signal
@@ -507,10 +508,11 @@ def test_a_hundred_thousand_requests_leave_no_memory_descriptors_or_threads(star
         status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
         return int(status["VmRSS"].split()[0]), len(list((folder / "fd").iterdir())), int(status["Threads"])
 
-    work(1000)
-    memory, files, threads = state()
-    work(99_000)
-    after = state()
+    with contextlib.closing(connection):
+        work(1000)
+        memory, files, threads = state()
+        work(99_000)
+        after = state()
     assert after[0] < 1.05 * memory
     assert after[1:] == (files, threads)
 
