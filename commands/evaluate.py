@@ -9,7 +9,7 @@ import typer
 
 from ..engine.errors import OptionError
 from .shared.app import app
-from .shared.arguments import whole_numbers
+from .shared.arguments import check_standard_input, whole_numbers
 from .shared.option_groups import with_option_groups
 from .shared.options import RUNS, TEXTS, BatchSize, ExactRowOptions, HubOptions, ModelOptions, WindowOptions
 from .shared.output import for_a_person, say
@@ -83,6 +83,7 @@ def evaluate(
     from ..evaluation.open_passages import open_passages
     from ..measurement.model_config import CANDIDATES, Options, model_configs
 
+    check_standard_input(queries=queries, run=run, passages=passages, qrels=qrels)
     parsed = Measures.parse(measures)
     options = Options(batch_size=batch_size, windows=windows.windows(), **asdict(opened))
     if (first is None) != (keep is None):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..engine.errors import OptionError
 from .shared.app import app
-from .shared.arguments import as_typed
+from .shared.arguments import as_typed, check_standard_input
 from .shared.option_groups import with_option_groups
 from .shared.options import RUNS, TEXTS, BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
 from .shared.output import for_a_person
@@ -82,8 +82,7 @@ def rerank(
         raise OptionError(f"--tag {tag!r}: give one word")
     if bool(passages) == (store is not None):
         raise OptionError("give --passages or --store, one of them")
-    if [*queries, *run, *(passages or ())].count("-") > 1:
-        raise OptionError("only one of --queries, --run and --passages can be - (standard input)")
+    check_standard_input(queries=queries, run=run, passages=passages)
     if (first is None) != (keep is None):
         raise OptionError("--first BUNDLE and --keep N go together")
     options: dict[str, Any] = {"top_k": top_k, "exact": exact, "windows": windows.windows(), "batch_size": batch_size}

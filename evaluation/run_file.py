@@ -49,14 +49,11 @@ class RunFile:
         """
         scores: dict[str, float] = {}
         blocks = self._blocks.get(query, array("q"))
-        for start, end, first in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
-            for line in self._lines.lines(after=first - 1, position=start):
-                if line.position >= end:
-                    break
-                found = candidate_of(line)
-                if found.passage in scores:
-                    raise DataFileError(f"{line.where}: passage {found.passage} comes a second time for query {query}")
-                scores[found.passage] = found.score
+        for line in self._lines.lines_in(zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True)):
+            found = candidate_of(line)
+            if found.passage in scores:
+                raise DataFileError(f"{line.where}: passage {found.passage} comes a second time for query {query}")
+            scores[found.passage] = found.score
         return {passage: scores[passage] for passage in ranked(scores)[:depth]}
 
     def line_of(self, query: str, passage: str | None = None) -> int:

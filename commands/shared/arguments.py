@@ -1,6 +1,8 @@
 """Arguments of the command line, read into values."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from ...engine.errors import OptionError
 from ...engine.precision import Precision
@@ -35,3 +37,11 @@ def whole_numbers(option: str, text: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise OptionError(f"{option} {text!r}: give whole numbers from 1, as 1,2")
     return list(dict.fromkeys(numbers))
+
+
+def check_standard_input(**files: Path | Sequence[str] | None) -> None:
+    """Raise OptionError where more than one of the options of files, by their names, is `-`."""
+    words = [word for given in files.values() for word in ([given] if isinstance(given, Path) else given or ())]
+    if [str(word) for word in words].count("-") > 1:
+        *others, last = (f"--{name}" for name in files)
+        raise OptionError(f"only one of {', '.join(others)} and {last} can be - (standard input)")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...engine.errors import OptionError
+from .arguments import check_standard_input
 
 if TYPE_CHECKING:
     from ...engine.text.windows import Windows
@@ -173,6 +174,7 @@ class TrecOptions:
             raise OptionError("give --pairs, or --queries, --passages and --run, not both")
         if self.queries is None or self.passages is None or self.run is None:
             raise OptionError("--queries, --passages and --run go together")
+        check_standard_input(queries=self.queries, passages=self.passages, run=self.run)
         return self.queries, self.passages, self.run
 
 

@@ -12,9 +12,10 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
 
@@ -119,6 +120,21 @@ class Source:
                 yield Line(name, number, at, at + len(raw), text)
         if empty:
             raise DataFileError(f"{self} is empty")
+
+    def lines_in(self, pieces: Iterable[tuple[int, int, int]]) -> Iterator[Line]:
+        """Yield the lines of pieces of a plain source that are not empty. The file is opened once for all of them.
+
+        A piece is its first byte, the byte after its end, and the number of its first line.
+        """
+        [path] = self.files
+        with reading(path, self.name), path.open("rb") as file:
+            for at, end, number in pieces:
+                file.seek(at)
+                for raw in BytesIO(file.read(end - at)):
+                    text = _decoded(raw, number, self.name)
+                    if text:
+                        yield Line(self.name, number, at, at + len(raw), text)
+                    at, number = at + len(raw), number + 1
 
     def unpacked(self) -> "Source":
         """Return this source if it is plain, or else a copy of its lines in a temporary file.

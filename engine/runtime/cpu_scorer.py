@@ -37,9 +37,8 @@ class CpuScorer(Closable):
     A forked process inherits no threads, so it opens the model again when it first scores. See docs/processes.md.
     """
 
-    first_chunk = (
-        8192  # the largest chunk: tokenizing takes little time, and sorting more pairs by length leaves less padding
-    )
+    # The largest chunk: tokenizing takes little time, and sorting more pairs by length leaves less padding.
+    first_chunk = 8192
 
     def __init__(self, bundle: Bundle, config: CpuConfig) -> None:
         """Open the model. Raises BundleError or BackendError when the backend cannot."""
@@ -163,9 +162,8 @@ class CpuScorer(Closable):
 
     def _session(self, *, wide: bool) -> Session:
         self.check_open()
-        if (
-            wide in self._sessions
-        ):  # without the lock, which a thread may hold for seconds while it opens the other session
+        # Without the lock, which a thread may hold for seconds while it opens the other session.
+        if wide in self._sessions:
             return self._sessions[wide]
         with self._opening:
             self.check_open()

@@ -148,4 +148,4 @@ def test_other_forms_of_the_files_give_the_same_bytes(bundle: Path, files: list[
 def test_only_one_file_is_standard_input(bundle: Path, files: list[str], tmp_path: Path, capsys: Any) -> None:
     words = [*files[:1], "-", *files[2:5], "-"]
     assert run(bundle, words, tmp_path / "out") == 2
-    assert "only one of --queries, --run and --passages can be -" in capsys.readouterr().err
+    assert "only one of --queries, --run and --passages can be - (standard input)" in capsys.readouterr().err

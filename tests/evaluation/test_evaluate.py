@@ -110,6 +110,12 @@ def test_other_forms_of_the_files_give_the_same_numbers(
     assert printed.splitlines()[1] == other[1].splitlines()[1]
 
 
+def test_only_one_file_is_standard_input(command: Command, bundle: Path, tmp_path: Path) -> None:
+    status, _, said = command(bundle, "--out", tmp_path / "out", queries=Path("-"), qrels=Path("-"))
+    assert status == 2
+    assert "only one of --queries, --run, --passages and --qrels can be - (standard input)" in said
+
+
 def test_trec_eval_gives_the_numbers_that_are_printed(
     command: Command, bundle: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
