@@ -15,7 +15,7 @@ from .engine.errors import CrossrtError, OptionError, ParityError
 # Each registers its command; this is the order of `crossrt --help`.
 from .commands import export, engines, parity  # noqa: F401
 from .commands import rank, rerank, prepare, evaluate  # noqa: F401
-from .commands import serve  # noqa: F401
+from .commands import serve, triton  # noqa: F401
 from .commands import bench, tune, report, info  # noqa: F401
 
 BROKEN_PIPE = 141

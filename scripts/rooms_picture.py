@@ -33,6 +33,7 @@ HOLDS = {
     "engine.runtime": "chooses a backend, runs requests",
     "engine, the top": "what users hold",
     "integrations": "rerankers for frameworks",
+    "integrations.triton": "models for Triton",
     "calibration": "8-bit ranges, ranking measures",
     "export.checkpoint": "checkpoints, PyTorch's scores",
     "export.bundle": "manifest, files for other libraries",

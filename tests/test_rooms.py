@@ -23,6 +23,7 @@ ROOMS = (
     "engine.runtime",
     "engine, the top",  # what users hold
     "integrations",
+    "integrations.triton",
     "calibration",
     "export.checkpoint",
     "export.bundle",

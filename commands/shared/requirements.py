@@ -26,3 +26,9 @@ def need_serve() -> None:
     missing = [package for package in needed if find_spec(package) is None]
     if missing:
         raise BackendError(f'this needs {" and ".join(missing)}: pip install "crossrt[serve]"')
+
+
+def need_onnx() -> None:
+    """Raise BackendError where the package onnx of `crossrt[triton]` is missing."""
+    if find_spec("onnx") is None:
+        raise BackendError('this needs onnx: pip install "crossrt[triton]"')

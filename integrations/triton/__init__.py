@@ -1,0 +1,1 @@
+"""Models for Triton Inference Server: how they are written, and what its backends run."""
