@@ -6,7 +6,7 @@ from typing import Any
 from ...engine.backends.registry import BACKENDS, GPU_BACKENDS
 from ...engine.bundle.bundle import Bundle
 from ...engine.errors import OptionError
-from ...engine.labels import label_number
+from ...engine.labels import label_number, need_label
 from ...engine.options import whole
 from ...engine.runtime.select_precision import choose_precision
 
@@ -50,8 +50,10 @@ def check_options(bundle: Bundle, options: Mapping[str, Any]) -> None:
     bundle.pair_tokenizer(max_length=options.get("max_length"))
     if options.get("threads") is not None:
         whole("threads", options["threads"], least=1)
+    label = manifest.relevant_label
     if options.get("relevant_label") is not None:
-        label_number(options["relevant_label"], manifest.label_names, manifest.labels)
+        label = label_number(options["relevant_label"], manifest.label_names, manifest.labels)
+    need_label(label, manifest.label_names, manifest.labels)
     known = dict.fromkeys(("auto", *BACKENDS, *GPU_BACKENDS))
     if (options.get("backend") or "auto") not in known:
         raise OptionError(f"unknown backend {options['backend']!r}; one of {', '.join(known)}")

@@ -4,13 +4,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-FRAMEWORKS = ("langchain_core", "llama_index", "haystack", "pyterrier", "rerankers", "rank_llm", "txtai")
-ADAPTERS = ("langchain", "llama_index", "haystack", "pyterrier", "rerankers", "rankllm", "txtai")
+FRAMEWORKS = (
+    "langchain_core",
+    "llama_index",
+    "haystack",
+    "pyterrier",
+    "rerankers",
+    "rank_llm",
+    "txtai",
+    "pyspark",
+    "pyarrow",
+    "onnx",
+    "tritonclient",
+    "triton_python_backend_utils",
+)
+ADAPTERS = ("langchain", "llama_index", "haystack", "pyterrier", "rerankers", "rankllm", "txtai", "spark")
 
 
 def test_crossrt_and_its_integrations_load_no_framework() -> None:
     code = f"""
 import sys, crossrt, crossrt.integrations, crossrt.integrations.model, crossrt.compatibility
+import crossrt.__main__, crossrt.integrations.triton.repository
 crossrt.CrossEncoder
 print([name for name in {(*FRAMEWORKS, "sentence_transformers", "pandas", "torch")} if name in sys.modules])
 """
