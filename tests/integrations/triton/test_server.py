@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from crossrt import Bundle, CrossEncoder
 from crossrt.integrations.triton.config import Instances
-from crossrt.integrations.triton.repository import write_python_model
+from crossrt.integrations.triton.repository import write_onnxruntime_model, write_python_model
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PAGE = REPOSITORY / "docs/triton.md"
@@ -40,24 +40,31 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def started(models: Path, log: Path, web: int, calls: int) -> subprocess.Popen[bytes]:
+    """Start Triton on the loopback interface, with ports for HTTP and gRPC."""
+    spec = importlib.util.find_spec("pytriton")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    carried = Path(spec.submodule_search_locations[0]) / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = carried / "backends/python/triton_python_backend_stub"
+    if not stub.exists():
+        shutil.copy(carried / "python_backend_stubs" / version / stub.name, stub)
+    command = [carried / "bin/tritonserver", f"--model-repository={models}"]
+    command += [f"--backend-directory={carried / 'backends'}", "--allow-metrics=false"]
+    command += ["--http-address=127.0.0.1", f"--http-port={web}", "--grpc-address=127.0.0.1", f"--grpc-port={calls}"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of the Python that the backend takes
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "PATH": path})
+
+
 @pytest.fixture(scope="module")
 def addresses(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Start Triton with a model of the demo bundle, and return its addresses for HTTP and gRPC."""
     folder = tmp_path_factory.mktemp("triton")
     write_python_model(Bundle.open(demo_bundle), folder / "models", NAME, Instances(), {})
-    spec = importlib.util.find_spec("pytriton")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    carried = Path(spec.submodule_search_locations[0]) / "tritonserver"
-    stub = f"{sys.version_info.major}.{sys.version_info.minor}/triton_python_backend_stub"
-    shutil.copy(carried / "python_backend_stubs" / stub, carried / "backends/python")
     web, calls = free_ports(2)
-    command = [carried / "bin/tritonserver", f"--model-repository={folder / 'models'}"]
-    command += [f"--backend-directory={carried / 'backends'}", "--allow-metrics=false"]
-    command += ["--http-address=127.0.0.1", f"--http-port={web}", "--grpc-address=127.0.0.1", f"--grpc-port={calls}"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of the Python that the backend takes
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PATH": path})
+    server = started(folder / "models", folder / "log", web, calls)
     try:
         wait_for(f"127.0.0.1:{calls}", server, folder / "log")
         yield f"127.0.0.1:{web}", f"127.0.0.1:{calls}"
@@ -157,6 +164,26 @@ def test_lists_that_wait_are_scored_together_and_a_bad_one_alone_fails(
     assert [each for place, each in enumerate(found) if place != 50] == [
         wanted[: len(each)] for place, each in enumerate(lists) if place != 50
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("", ""), "unable to find backend library for backend 'onnxruntime'"),
+        (('source_input: "token_ids"', 'source_input: "tokens"'), "unknown source input name 'tokens'"),
+    ],
+    ids=["as written", "altered"],
+)
+def test_triton_accepts_the_configuration_for_onnxruntime_and_lacks_the_backend(
+    demo_bundle: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    """An altered configuration is refused earlier, so Triton has checked the one that is written."""
+    folder = write_onnxruntime_model(Bundle.open(demo_bundle), tmp_path / "models", "m", Instances())
+    config = folder / "config.pbtxt"
+    config.write_text(config.read_text().replace(*change))
+    server = started(tmp_path / "models", tmp_path / "log", *free_ports(2))
+    assert server.wait(60) == 1
+    assert message in (tmp_path / "log").read_text()
 
 
 def test_the_example_prints_what_the_page_says(addresses: tuple[str, str], tmp_path: Path) -> None:
