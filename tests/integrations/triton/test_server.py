@@ -51,7 +51,11 @@ def started(models: Path, log: Path, web: int, calls: int) -> subprocess.Popen[b
     if not stub.exists():
         shutil.copy(carried / "python_backend_stubs" / version / stub.name, stub)
     command = [carried / "bin/tritonserver", f"--model-repository={models}"]
-    command += [f"--backend-directory={carried / 'backends'}", "--allow-metrics=false"]
+    command += [
+        f"--backend-directory={carried / 'backends'}",
+        "--allow-metrics=false",
+        "--disable-auto-complete-config",
+    ]
     command += ["--http-address=127.0.0.1", f"--http-port={web}", "--grpc-address=127.0.0.1", f"--grpc-port={calls}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of the Python that the backend takes
     with log.open("w") as file:
