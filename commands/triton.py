@@ -45,6 +45,7 @@ def triton(
     """Write a model for Triton Inference Server into its model repository. Lists of unequal length are scored together."""
     from ..engine.bundle.bundle import Bundle
     from ..integrations.triton.config import Instances
+    from ..integrations.triton.parameters import parameters_of
     from ..integrations.triton.repository import write_onnxruntime_model, write_python_model
 
     opened = Bundle.open(bundle)
@@ -52,7 +53,7 @@ def triton(
     instances = Instances(device=device, max_batch_size=max_batch_size)
     scoring = {"max_length": max_length, "relevant_label": relevant_label, "trust_engines": trust_engines}
     if onnxruntime:
-        if link or backend != "auto" or any(scoring.values()):
+        if link or backend != "auto" or parameters_of(scoring):
             raise OptionError(
                 "--onnxruntime has a copy of the graph, and Triton runs it: leave out --link, --backend, --max-length, "
                 "--relevant-label and --trust-engines"
