@@ -1,4 +1,4 @@
-// `Encoder`: a BERT-like cross-encoder on a CPU with AVX512. Token ids in, logits out.
+// `Encoder`: a BERT-like cross-encoder on a CPU. Token ids in, logits out.
 //
 // The pairs of a batch lie one after the other without padding: activations are [tokens, width], one row a token, and there are
 // no masks. The residual stream (`hidden`) is FP32; every linear layer reads rows in the model's precision, which are made while
@@ -161,7 +161,7 @@ private:
 
     static ALWAYS_INLINE FloatVec load_embedding(const float* from) { return load(from); }
     static ALWAYS_INLINE FloatVec load_embedding(const uint16_t* from) {  // FP16
-        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        return load_fp16(from);
     }
 
     // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread.
@@ -187,10 +187,10 @@ private:
                 const float* position_row = model.position_embedding + position * width;
                 const float* type_row = dims.types ? model.type_embedding + pair->types[token] * width : nullptr;
                 for (int n = 0; n < width; n += LANES) {
-                    if (n * sizeof(Embedding) % 64 == 0) _mm_prefetch(word_ahead + n, _MM_HINT_T0);
+                    if (n * sizeof(Embedding) % 64 == 0) __builtin_prefetch(word_ahead + n, 0, 3);
                     FloatVec sum = load_embedding(word + n);
-                    if (type_row) sum = _mm512_add_ps(sum, load(type_row + n));
-                    _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(position_row + n)));
+                    if (type_row) sum = sum + load(type_row + n);
+                    store(to + n, sum + load(position_row + n));
                 }
                 normalize(model.embedding_norm, to, quantized.from_row(row - share.begin));
             }
@@ -224,8 +224,8 @@ private:
                               if (Precision::CLS_RESIDUAL && row >= count) {
                                   row = row_of(row - count);
                                   const Element* sum = products.to + row * products.stride + out;
-                                  low = _mm512_add_ps(_mm512_sub_ps(low, load(layer.bias + out)), load(sum));
-                                  high = _mm512_add_ps(_mm512_sub_ps(high, load(layer.bias + out + LANES)), load(sum + LANES));
+                                  low = low - load(layer.bias + out) + load(sum);
+                                  high = high - load(layer.bias + out + LANES) + load(sum + LANES);
                               }
                               products(row, out, low, high);
                           });
@@ -289,8 +289,8 @@ private:
                           activations.pooled_hidden + head * width, all_heads, rows,
                           [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                               store(activations.context + row * attention_width + out,
-                                    _mm512_add_ps(low, load(model.last.value_bias + out)),
-                                    _mm512_add_ps(high, load(model.last.value_bias + out + LANES)));
+                                    low + load(model.last.value_bias + out),
+                                    high + load(model.last.value_bias + out + LANES));
                           });
             for (int n = 0; n < rows; n++)
                 Precision::quantize_row(activations.context + n * attention_width, attention_width,
@@ -306,7 +306,7 @@ private:
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                 float* to = hidden + ptrdiff_t(row) * width + out;
-                store(to, _mm512_add_ps(low, load(to)), _mm512_add_ps(high, load(to + LANES)));
+                store(to, low + load(to), high + load(to + LANES));
             };
         };
         if (from < to)
