@@ -28,6 +28,7 @@
 //     DotInt8, DotFp32, DotBf16            what a step of a matrix product adds, with
 //         Sum                                  FloatVec, or IntVec for INT8: 16 sums
 //         ROWS                                 the rows of a tile, at most and at best
+//         MAX_ACTIVATION                       of DotInt8: the greatest activation whose sums cannot saturate
 //     to_floats(sum)                       16 INT32 sums as FP32
 //     microkernel<Dot, R>(rows, stride, panel, steps, epilogue)      multiplies R rows with one panel (gemm.h)
 //

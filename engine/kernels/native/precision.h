@@ -33,14 +33,14 @@ namespace crossrt {
 
 // The asymmetric quantization of one row to UINT8: q = round(x / scale) + zero_point. 0 is represented exactly. The zero point is
 // rounded up, so that q of the row's smallest number is never negative: `apply` reads q as unsigned, and would turn -1 into 255. To
-// leave room for the rounding there are 254 steps in place of 255.
+// leave room for the rounding there is one step less: 254, where q can be up to 255.
 struct RowQuantization {
     float scale, inverse, zero_point;
 
     RowQuantization(float low, float high) {
         low = low < 0 ? low : 0;
         high = high > 0 ? high : 0;
-        scale = (high - low) / 254;
+        scale = (high - low) / (DotInt8::MAX_ACTIVATION - 1);
         // A row of zeros, or of numbers too small to divide by, becomes zeros.
         inverse = scale > 1e-30f ? 1 / scale : 0;
         zero_point = std::ceil(-low * inverse);
@@ -75,7 +75,7 @@ struct Int8 {
               out(out) {}
     };
 
-    // x = scale * q + shift, with q in [0, 255] and one scale and shift for each row. (In calibration/quantization.py a shift is
+    // x = scale * q + shift, with q in [0, DotInt8::MAX_ACTIVATION] and one scale and shift for each row. (In calibration/quantization.py a shift is
     // for each channel.)
     struct ActivationRows {
         uint8_t* values;

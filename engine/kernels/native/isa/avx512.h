@@ -146,7 +146,7 @@ constexpr int TILE = 12;
 // Unsigned INT8 activations times signed INT8 weights, summed in INT32 without saturation: AVX512-VNNI.
 struct DotInt8 {
     using Sum = IntVec;
-    static constexpr int ROWS = TILE;
+    static constexpr int ROWS = TILE, MAX_ACTIVATION = 255;
     static ALWAYS_INLINE Sum zero() { return _mm512_setzero_si512(); }
     // Inline assembly, because GCC 12 copies every sum twice around the intrinsic, which halves the speed.
     static ALWAYS_INLINE void add(Sum& sum, __m512i activation, __m512i weight) {
