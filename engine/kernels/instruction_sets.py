@@ -19,6 +19,7 @@ class Kind:
       assembly.
     - `int8`: the arithmetic of INT8. `exact` sums the products of 8-bit activations and weights without an error, so that all
       such kinds give the same sums. `narrow` has activations of 7 bits, and is judged for itself.
+    - `tried`: whether the library has run on such a processor. One that has only been emulated is not chosen unless it is named.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Kind:
     instructions: tuple[str, ...]
     precisions: Mapping[str, tuple[str, ...]]
     int8: str = "exact"
+    tried: bool = True
 
     @property
     def library(self) -> str:
@@ -44,19 +46,28 @@ class Kind:
     @property
     def compiler_flags(self) -> list[str]:
         """The flags of GCC and Clang, such as `-mavx512vnni` for `avx512_vnni`."""
-        return ["-march=x86-64", *(f"-m{name.replace('_', '')}" for name in self.instructions)]
+        names = (name.replace("_", "-" if name.startswith("amx") else "") for name in self.instructions)
+        return ["-march=x86-64", *(f"-m{name}" for name in names)]
 
 
 X86 = ("x86_64", "AMD64")
 AVX2 = ("fma", "avx2", "f16c")
 AVX512 = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
+AVX512_BF16 = (*AVX512, "avx512_vnni", "avx512_bf16")
 
 KINDS = (
+    Kind(
+        name="amx",
+        machines=X86,
+        instructions=(*AVX512_BF16, "amx_tile", "amx_int8", "amx_bf16"),
+        precisions={"fp32": (), "int8": (), "bf16": ()},
+        tried=False,
+    ),
     # INT8 computes attention in BF16, and gains by its instructions too.
     Kind(
         name="avx512_bf16",
         machines=X86,
-        instructions=(*AVX512, "avx512_vnni", "avx512_bf16"),
+        instructions=AVX512_BF16,
         precisions={"fp32": (), "int8": (), "bf16": ()},
     ),
     Kind(name="avx512", machines=X86, instructions=AVX512, precisions={"fp32": (), "int8": ("avx512_vnni",)}),

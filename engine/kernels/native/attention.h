@@ -57,7 +57,7 @@ ALWAYS_INLINE void pack_values(const float* values, ptrdiff_t stride, int tokens
 
 // Turns R rows of scores, `columns` apart, into softmax weights that are not normalized, 2^(score - maximum), and gives 1 / (the sum
 // of the row's softmax weights) for each row. `attend` multiplies the context by it, after the product with V, which saves
-// normalizing the softmax weights. The sum is taken in FP32, before they are rounded to BF16.
+// normalizing the softmax weights. R is at most LANES. The sum is taken in FP32, before they are rounded to BF16.
 //
 // The last vector of a row may reach beyond the last token. Its lanes there are masked: minus infinity for the maximum, 0 for the
 // softmax weights.
@@ -119,18 +119,20 @@ ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int co
     const int columns = AttentionScratch<Element>::columns(tokens), steps = (tokens + PER_WORD - 1) / PER_WORD;
     pack_keys(keys, key_stride, tokens, width, scratch.keys);
     pack_values(values, key_stride, tokens, width, scratch.values);
-    for_each_tile<Dot::ROWS>(count, [&]<int R>(int first) NOINLINE {
+    for_each_tile<Dot>(count, [&]<int R>(int first, int height) NOINLINE {
         for (int key = 0; key < columns; key += PANEL)
             microkernel<Dot, R>(queries + first * query_stride, sizeof(Element) * query_stride,
-                                scratch.keys + ptrdiff_t(key) * width, width / PER_WORD,
+                                scratch.keys + ptrdiff_t(key) * width, width / PER_WORD, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     store(scratch.scores + r * columns + key, low, high);
                                 });
-        float inverse_sums[LANES];
-        softmax<R>(scratch.scores, columns, tokens, scratch.weights, inverse_sums);
+        float inverse_sums[R + LANES];
+        for (int row = 0; row < height; row += LANES)
+            softmax<std::min(R, LANES)>(scratch.scores + row * columns, columns, tokens, scratch.weights + row * columns,
+                                        inverse_sums + row);
         for (int channel = 0; channel < width; channel += PANEL)
             microkernel<Dot, R>(scratch.weights, sizeof(Element) * columns,
-                                scratch.values + ptrdiff_t(channel) * PER_WORD * steps, steps,
+                                scratch.values + ptrdiff_t(channel) * PER_WORD * steps, steps, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     const FloatVec scale = broadcast(inverse_sums[r]);
                                     store(context + (first + r) * context_stride + channel, low * scale, high * scale);

@@ -87,12 +87,12 @@ class EncoderOf : public Encoder {
         Activations(const ModelDims& dims, int tokens, int threads)
             : hidden(allocate<float>(size_t(tokens) * dims.width())),
               context(allocate<float>(size_t(tokens) * dims.attention_width())),
-              query_key_value(allocate<Element>(size_t(tokens) * std::max(3 * dims.attention_width(), dims.width()))),
+              query_key_value(allocate<Element>(size_t(tokens + ROWS_READ_BEYOND) * std::max(3 * dims.attention_width(), dims.width()))),
               cls_query(allocate<Element>(size_t(TILE) * dims.attention_width())),
-              absorbed_query(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
+              absorbed_query(allocate<Element>((size_t(TILE) * dims.heads + ROWS_READ_BEYOND) * dims.width())),
               pooled_hidden(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
-              quantized_hidden(*this, tokens + Precision::CLS_RESIDUAL * BATCH_TOKENS, dims.width()),
-              quantized_context(*this, tokens, dims.attention_width()),
+              quantized_hidden(*this, tokens + Precision::CLS_RESIDUAL * BATCH_TOKENS + ROWS_READ_BEYOND, dims.width()),
+              quantized_context(*this, tokens + ROWS_READ_BEYOND, dims.attention_width()),
               team(threads) {
             for (int rank = 0; rank < threads; rank++) scratch.emplace_back(*this, dims, tokens);
         }
@@ -116,6 +116,7 @@ public:
         for (int pair = 0; pair < count; tokens += pairs[pair++].length) pairs[pair].row = tokens;
         const int threads = activations.team.size, tiles = (tokens + TILE - 1) / TILE;
         activations.team.run([&](int rank) {
+            const ThreadState state;
             const auto first_token = [&](int64_t of_rank) {
                 return int(std::min<int64_t>(tokens, tiles * of_rank / threads * TILE));
             };
@@ -140,6 +141,7 @@ public:
                 post_attention(layer.post_attention, begin, end, share.first_row(), activations, scratch);
             }
         });
+        const ThreadState state;
         attend_from_cls(pairs, count, activations);
         post_attention(model.last.post_attention, 0, count, 0, activations, activations.scratch[0]);
         classify(count, activations, logits);

@@ -30,18 +30,25 @@ template <int R, class Work>
 ALWAYS_INLINE void with_height(int height, int first, Work&& work) {
     if constexpr (R > 1)
         if (height < R) return with_height<R - 1>(height, first, work);
-    work.template operator()<R>(first);
+    work.template operator()<R>(first, R);
 }
 
-// Cuts `count` rows into tiles of nearly equal height, up to MOST, and calls `work.template operator()<R>(first)` for each: the
-// height is a compile-time constant, so that the sums can be registers.
-template <int MOST, class Work>
+// Cuts `count` rows into tiles for a product and calls `work.template operator()<R>(first, height)` for each. The tiles have nearly
+// equal heights, which are compile-time constants R, so that the sums can be registers. Only where one microkernel is for all
+// heights are they as high as can be, and R is the most that a height can be.
+template <class Dot, class Work>
 ALWAYS_INLINE void for_each_tile(int count, Work&& work) {
-    const int tiles = (count + MOST - 1) / MOST;
-    for (int n = 0, first = 0; n < tiles; n++) {
-        const int height = (count - first + tiles - n - 1) / (tiles - n);
-        with_height<MOST>(height, first, work);
-        first += height;
+    constexpr int MOST = Dot::ROWS;
+    if constexpr (Dot::ANY_HEIGHT) {
+        for (int first = 0; first < count; first += MOST)
+            work.template operator()<MOST>(first, std::min(MOST, count - first));
+    } else {
+        const int tiles = (count + MOST - 1) / MOST;
+        for (int n = 0, first = 0; n < tiles; n++) {
+            const int height = (count - first + tiles - n - 1) / (tiles - n);
+            with_height<MOST>(height, first, work);
+            first += height;
+        }
     }
 }
 
@@ -58,10 +65,10 @@ ALWAYS_INLINE void gemm(const Weight* weight, int in, int begin, int end, const 
         const char* panel = reinterpret_cast<const char*>(weight + size_t(out) * in);
         const char* next = panel + bytes;
         const int prefetched = out + PANEL < end ? slice : 0;
-        for_each_tile<Dot::ROWS>(count, [&]<int R>(int first) NOINLINE {
+        for_each_tile<Dot>(count, [&]<int R>(int first, int height) NOINLINE {
             for (int n = 0; n < prefetched; n += 64) __builtin_prefetch(next + n, 0, 2);
             next += prefetched;
-            microkernel<Dot, R>(rows + first * stride, stride * sizeof(Element), panel, in * int(sizeof(Weight)) / 4,
+            microkernel<Dot, R>(rows + first * stride, stride * sizeof(Element), panel, in * int(sizeof(Weight)) / 4, height,
                                 [&](int r, typename Dot::Sum low, typename Dot::Sum high) ALWAYS_INLINE_LAMBDA {
                                     epilogue(first + r, out, low, high);
                                 });

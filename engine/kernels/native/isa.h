@@ -28,9 +28,14 @@
 //     DotInt8, DotFp32, DotBf16            what a step of a matrix product adds, with
 //         Sum                                  FloatVec, or IntVec for INT8: 16 sums
 //         ROWS                                 the rows of a tile, at most and at best
+//         ANY_HEIGHT                           whether one microkernel is for all heights up to ROWS, or there is one for each
 //         MAX_ACTIVATION                       of DotInt8: the greatest activation whose sums cannot saturate
 //     to_floats(sum)                       16 INT32 sums as FP32
-//     microkernel<Dot, R>(rows, stride, panel, steps, epilogue)      multiplies R rows with one panel (gemm.h)
+//     microkernel<Dot, R>(rows, stride, panel, steps, height, epilogue)
+//                                          multiplies `height` rows with one panel (gemm.h), which are R unless ANY_HEIGHT
+//     TILE                                 the most rows of any tile
+//     ROWS_READ_BEYOND                     rows after those of a product that a microkernel may read, and must be there
+//     ThreadState                          stands in a thread while it computes
 //
 // Loads and stores need no alignment, except those of panels: a panel is aligned to 64 bytes.
 

@@ -196,14 +196,18 @@ ALWAYS_INLINE void interleave(IntVec first, IntVec second, IntVec& low, IntVec& 
 
 ALWAYS_INLINE FloatVec to_floats(IntVec integers) { return {_mm256_cvtepi32_ps(integers.low), _mm256_cvtepi32_ps(integers.high)}; }
 
-// The most rows that are handled together.
+constexpr int ROWS_READ_BEYOND = 0;
 constexpr int TILE = 12;
+struct ThreadState {
+    ThreadState() {}  // not trivial, so that a variable of it counts as used
+};
 
 // `add` adds the products of 8 words of weights and one word of a row in all lanes.
 struct DotFp32 {
     using Sum = FloatVec;
     using Register = __m256;
     static constexpr int ROWS = 6;
+    static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Register zero() { return _mm256_setzero_ps(); }
     static ALWAYS_INLINE void add(Register& sum, __m256i activation, __m256i weight) {
         asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(activation), "x"(weight));
@@ -215,6 +219,7 @@ struct DotBf16 {
     using Sum = FloatVec;
     using Register = __m256;
     static constexpr int ROWS = 4;
+    static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Register zero() { return _mm256_setzero_ps(); }
     static ALWAYS_INLINE void add(Register& sum, __m256i activation, __m256i weight) {
         const __m256i upper = _mm256_set1_epi32(~0xffff);
@@ -230,6 +235,7 @@ struct DotBf16 {
 struct DotInt8 {
     using Sum = IntVec;
     using Register = __m256i;
+    static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Register zero() { return _mm256_setzero_si256(); }
 #ifdef __AVXVNNI__
     static constexpr int ROWS = 6, MAX_ACTIVATION = 255;
@@ -268,7 +274,7 @@ ALWAYS_INLINE void half_of_panel(const char* row, ptrdiff_t stride, const __m256
 }
 
 template <class Dot, int R, class Epilogue>
-ALWAYS_INLINE void microkernel(const void* rows, ptrdiff_t stride, const void* panel, int steps, Epilogue&& epilogue) {
+ALWAYS_INLINE void microkernel(const void* rows, ptrdiff_t stride, const void* panel, int steps, int, Epilogue&& epilogue) {
     const char* row = static_cast<const char*>(rows);
     const __m256i* weights = static_cast<const __m256i*>(panel);
     typename Dot::Sum low[R], high[R];

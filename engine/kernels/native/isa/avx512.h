@@ -140,13 +140,26 @@ ALWAYS_INLINE void interleave(IntVec first, IntVec second, IntVec& low, IntVec& 
     high = _mm512_permutex2var_epi16(first, _mm512_load_si512(order[1]), second);
 }
 
-// The most rows of a tile.
+}  // namespace crossrt
+
+#ifdef __AMX_TILE__
+#include "amx.h"  // TILE, ThreadState, DotInt8 and DotBf16
+#endif
+
+namespace crossrt {
+
+#ifndef __AMX_TILE__
+constexpr int ROWS_READ_BEYOND = 0;
 constexpr int TILE = 12;
+struct ThreadState {
+    ThreadState() {}  // not trivial, so that a variable of it counts as used
+};
 
 // Unsigned INT8 activations times signed INT8 weights, summed in INT32 without saturation: AVX512-VNNI.
 struct DotInt8 {
     using Sum = IntVec;
-    static constexpr int ROWS = TILE, MAX_ACTIVATION = 255;
+    static constexpr int ROWS = 12, MAX_ACTIVATION = 255;
+    static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Sum zero() { return _mm512_setzero_si512(); }
     // Inline assembly, because GCC 12 copies every sum twice around the intrinsic, which halves the speed.
     static ALWAYS_INLINE void add(Sum& sum, __m512i activation, __m512i weight) {
@@ -154,20 +167,25 @@ struct DotInt8 {
     }
 };
 
+#endif
+
 // FP32 times FP32, summed in FP32.
 struct DotFp32 {
     using Sum = FloatVec;
-    static constexpr int ROWS = TILE;
+    static constexpr int ROWS = 12;
+    static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Sum zero() { return _mm512_setzero_ps(); }
     static ALWAYS_INLINE void add(Sum& sum, __m512i activation, __m512i weight) {
         asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(activation), "v"(weight));
     }
 };
 
+#ifndef __AMX_TILE__
 // BF16 times BF16, summed in FP32: AVX512-BF16. Without it, two FP32 products: a BF16 is the upper half of an FP32.
 struct DotBf16 {
     using Sum = FloatVec;
-    static constexpr int ROWS = TILE;
+    static constexpr int ROWS = 12;
+    static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Sum zero() { return _mm512_setzero_ps(); }
     static ALWAYS_INLINE void add(Sum& sum, __m512i activation, __m512i weight) {
 #ifdef __AVX512BF16__
@@ -180,10 +198,13 @@ struct DotBf16 {
     }
 };
 
+#endif
+
 ALWAYS_INLINE FloatVec to_floats(IntVec integers) { return _mm512_cvtepi32_ps(integers); }
 
 template <class Dot, int R, class Epilogue>
-ALWAYS_INLINE void microkernel(const void* rows, ptrdiff_t stride, const void* panel, int steps, Epilogue&& epilogue) {
+    requires(!Dot::ANY_HEIGHT)
+ALWAYS_INLINE void microkernel(const void* rows, ptrdiff_t stride, const void* panel, int steps, int, Epilogue&& epilogue) {
     const char* weights = static_cast<const char*>(panel);
     typename Dot::Sum low[R], high[R];
 #pragma GCC unroll 12
