@@ -217,9 +217,7 @@ def table(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """Return a row for each system: its speed, beside others of the same request, and its error."""
-    own = {
-        (system["backend"], system["precision"], system["kind"]): number for number, system in enumerate(systems)
-    }
+    own = {(system["backend"], system["precision"], system["kind"]): number for number, system in enumerate(systems)}
     exact = scores[own["native", "fp32", next(kind for _, _, kind in own)]]
     pairs = np.array([len(passages) for _, passages in requests])
     rows = []

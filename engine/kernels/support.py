@@ -91,9 +91,7 @@ def _of_machine(precision: Precision) -> list[Kind]:
     return [
         kind
         for kind in KINDS
-        if kind.name in named
-        and precision.value in kind.precisions
-        and platform.machine() in kind.machines
+        if kind.name in named and precision.value in kind.precisions and platform.machine() in kind.machines
     ]
 
 
@@ -113,5 +111,7 @@ def _named() -> tuple[str, ...]:
     names = tuple(filter(None, (name.strip() for name in value.split(","))))
     known = [kind.name for kind in KINDS]
     if not {*names} <= {*known}:
-        raise OptionError(f"{KERNELS_VARIABLE}={value!r} names kinds that there are not; the kinds are {', '.join(known)}")
+        raise OptionError(
+            f"{KERNELS_VARIABLE}={value!r} names kinds that there are not; the kinds are {', '.join(known)}"
+        )
     return names or tuple(kind.name for kind in KINDS if kind.tried)

@@ -26,6 +26,7 @@ from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import DTYPES, OUTLIER_CHANNELS, ModelDims, NativeModel, padded, write
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
+from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.instruction_sets import KINDS, Kind
 from crossrt.engine.kernels.library import native_library
 from crossrt.engine.kernels.support import native_kind, only_kinds, why_not_native
@@ -245,6 +246,44 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(precision: str, kind: Kind, bu
         np.testing.assert_array_equal(session.run(alone)[0], together[row])
     backwards = Batch(**{field.name: getattr(batch, field.name)[::-1] for field in dataclasses.fields(Batch)})
     np.testing.assert_array_equal(session.run(backwards), together[::-1])
+
+
+@pytest.mark.parametrize("precision", [each for each in COMPUTED if each != "fp32"])
+def test_amx_computes_what_avx512_computes(
+    precision: str, tmp_path: Path, bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder with tiles that are emulated. INT8's sums are exact; in BF16 they are added in another order."""
+    kind = next(kind for kind in KINDS if kind.name == "amx")
+    lacking = [name for name in kind.instructions if "amx" not in name and name not in instructions()]
+    if lacking or shutil.which("g++") is None:
+        pytest.skip(f"this machine lacks {', '.join(lacking) or 'g++'}")
+    flags = [flag for flag in kind.compiler_flags if "amx" not in flag]
+    emulated = REPOSITORY / "tests/engine/kernels/emulated_tiles.h"
+    library = tmp_path / "native_amx.so"
+    subprocess.run(
+        [
+            *("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", *flags, "-include", emulated),
+            *(REPOSITORY / kind.source, "-o", library),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,  # false alarms of GCC 12 about its AVX512 headers
+    )
+    dims = dims_of(precision=precision, hidden=96, heads=3, intermediate=160, layers=3)
+    bundle = bundle_of(dims, random_arrays(dims))
+    batches = [a_batch([5, 300, 17, 64, 1, 33]), a_batch([40] * 20, seed=1)]
+    with only_kinds("avx512_bf16"):
+        expected = [session_of(bundle).run(batch) for batch in batches]
+    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: library)
+    for threads in (1, 3):
+        session = session_of(bundle, threads=threads)
+        for batch, logits in zip(batches, expected, strict=True):
+            if precision == "bf16":
+                np.testing.assert_allclose(session.run(batch), logits, atol=0.1)
+                assert np.median(np.abs(session.run(batch) - logits)) < 0.02
+            else:
+                np.testing.assert_allclose(session.run(batch), logits, atol=0.1)
+                assert np.median(np.abs(session.run(batch) - logits)) < 1e-3
+        session.close()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
