@@ -29,12 +29,12 @@ def choose_cpu(
 ) -> CpuConfig:
     """Choose backend and precision of a bundle on this CPU.
 
-    `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Without that it takes
-    the first of these that is installed and passed the parity check for this bundle: for INT8 and BF16 on a processor with AMX,
-    OpenVINO, if the bundle was judged with it; the native kernels; for INT8 on a processor with VNNI, OpenVINO, if the model is
-    at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011. `threads` defaults to the processors that this process may
-    use (affinity and cgroup quota). `allow_failed` also takes a precision or backend that failed its check. Raises OptionError for an
-    unknown value, and BackendError, saying what to install, for a missing backend.
+    `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Without that it
+    takes the first of these that is installed and passed the parity check for this bundle: for INT8 and BF16 on a processor
+    with AMX, OpenVINO, if the bundle was judged with it; the native kernels; for INT8 on a processor with VNNI, OpenVINO, if
+    the model is at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011. `threads` defaults to the processors that
+    this process may use (affinity and cgroup quota). `allow_failed` also takes a precision or backend that failed its check.
+    Raises OptionError for an unknown value, and BackendError, saying what to install, for a missing backend.
     """
     usable = usable_cpus()
     if threads is not None:
