@@ -32,6 +32,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.manifest import ONNX_FILES, TOKENIZER, BundleModel
 from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.files.publish import published_file
+from crossrt.engine.kernels.support import NARROW
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
 from crossrt.engine.text.typical_pairs import typical_pairs
@@ -126,7 +127,8 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     models = {
         "fp32": BundleModel(file=ONNX_FILES["fp32"], native_file="model.fp32.native"),
         "bf16": BundleModel(file=ONNX_FILES["fp32"], native_file="model.bf16.native"),
-        "int8": BundleModel(file=ONNX_FILES["int8"], native_file="model.int8.native"),
+        # Narrow INT8 is computed only where it passed. Nothing is checked here.
+        "int8": BundleModel(file=ONNX_FILES["int8"], native_file="model.int8.native", backends={NARROW: True}),
     }
     write_manifest(bundle, replace(manifest, models=models))
     shutil.rmtree(source)

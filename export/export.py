@@ -89,6 +89,13 @@ STEPS: tuple[Step, ...] = (
         after="int8",
     ),
     Step(
+        name="int8.native.narrow",
+        precision=INT8,
+        run=int8.int8_narrow,
+        failure_stops=NEVER,
+        after="int8.native",
+    ),
+    Step(
         name="int8.gpu",
         precision=INT8,
         run=int8.int8_gpu,

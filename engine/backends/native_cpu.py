@@ -1,4 +1,4 @@
-"""`NativeSession`: crossrt's own kernels in FP32, BF16 and INT8, on processors with AVX512.
+"""`NativeSession`: crossrt's own kernels in FP32, BF16 and INT8, on CPUs.
 
 The kernels (engine/kernels/native/) are C++, compiled when crossrt is installed and called by ctypes. They compute pairs without
 padding, in memory that a session allocates when it opens.
@@ -9,6 +9,7 @@ import queue
 import threading
 import weakref
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +25,12 @@ from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
 
-INTERFACE = 2
+INTERFACE = 3
 """The version of the library's functions. Raised with each change of what they take, here and in native/c_api.h."""
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 """`ModelDims.bits` in C++, by precision."""
-INVALID_INPUT, OUT_OF_MEMORY = 1, 2
-"""What `crossrt_score` returns for an error (`Status` in native/c_api.h)."""
+OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS = range(4)
+"""What `crossrt_open` and `crossrt_score` return (`Status` in native/c_api.h)."""
 
 
 class _ModelDims(ctypes.Structure):
@@ -64,15 +65,15 @@ class _ModelDims(ctypes.Structure):
 
 
 @cache
-def kernel_library() -> ctypes.CDLL:
-    """Return the compiled kernels of this processor, loaded once per process. Raises BackendError for an installation without."""
-    file = native_kernels()
-    library = None if file is None else load_library(file, "crossrt_interface", INTERFACE)
+def kernel_library(file: Path) -> ctypes.CDLL:
+    """Return compiled kernels, loaded once per process. Raises BackendError for those of another version or architecture."""
+    library = load_library(file, "crossrt_interface", INTERFACE)
     if library is None:
         raise BackendError(f"the backend native cannot run here: {file} is not of this crossrt; install crossrt again")
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
-    library.crossrt_open.restype = library.crossrt_new_workspace.restype = pointer
-    library.crossrt_open.argtypes = [ctypes.POINTER(_ModelDims), pointer]
+    library.crossrt_new_workspace.restype = pointer
+    library.crossrt_open.restype = integer
+    library.crossrt_open.argtypes = [ctypes.POINTER(_ModelDims), pointer, ctypes.c_int64, ctypes.POINTER(pointer)]
     library.crossrt_new_workspace.argtypes = [pointer, integer]
     library.crossrt_close.argtypes = library.crossrt_free_workspace.argtypes = [pointer]
     library.crossrt_score.restype = integer
@@ -95,8 +96,9 @@ class NativeSession:
         Raises BackendError where the kernels cannot run or memory is short, and BundleError for a file that is not this bundle's
         native weights.
         """
-        why = why_not_native(precision)
-        if why:
+        kernels = native_kernels(precision)
+        if kernels is None:
+            why = why_not_native(precision)
             raise BackendError(f"the backend native cannot run here in {precision.value}: {why}; use another backend")
         self.precision = precision
         self.threads = threads
@@ -106,9 +108,15 @@ class NativeSession:
         model.check_belongs(file, bundle.manifest, precision)
         self._labels = model.dims.labels
         addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
-        library = kernel_library()
+        self._library = library = kernel_library(kernels)
         self._model = model  # the kernels read its arrays
-        self._encoder = library.crossrt_open(_ModelDims.of(model.dims), addresses)
+        encoder = ctypes.c_void_p()
+        status = library.crossrt_open(_ModelDims.of(model.dims), addresses, len(addresses), ctypes.byref(encoder))
+        if status == WRONG_ARRAYS:
+            raise BackendError(
+                f"the backend native cannot run here: {kernels} is not of this crossrt; install crossrt again"
+            )
+        self._encoder = encoder.value
         workspaces = (
             [library.crossrt_new_workspace(self._encoder, threads) for _ in range(streams)] if self._encoder else []
         )
@@ -140,7 +148,7 @@ class NativeSession:
             if workspace is None:
                 raise BackendError(CLOSED)
             addresses = [*(array.ctypes.data for array in arrays), logits.ctypes.data]
-            status = kernel_library().crossrt_score(self._encoder, workspace, len(rows), *addresses)
+            status = self._library.crossrt_score(self._encoder, workspace, len(rows), *addresses)
         finally:
             self._workspaces.put(workspace)
         if status == OUT_OF_MEMORY:

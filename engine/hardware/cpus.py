@@ -1,5 +1,6 @@
 """The processor of this machine, the number of processors this process may use, and `CORES`, which counts those in use."""
 
+import ctypes
 import math
 import os
 import platform
@@ -12,6 +13,8 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 """Linux's description of the processor. Tests set another file to simulate an older processor."""
+SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
+"""Numbers of Linux's on x86-64, from its headers: a system call, what it is asked, and the state of AMX's tile registers."""
 
 
 def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -54,6 +57,24 @@ def instructions() -> frozenset[str]:
 def has_vnni() -> bool:
     """Tell whether the processor has instructions that sum four 8-bit products into 32 bits (VNNI or AMX)."""
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & instructions())
+
+
+@cache
+def tiles_permitted() -> bool:
+    """Ask Linux for permission to use AMX's tile registers in this process, and tell whether it is given.
+
+    A thread's state grows by 8 KiB with them, so a process must ask (Linux, Documentation/arch/x86/xstate.rst). A kernel before
+    5.16, an emulator, and a process whose signal stacks are too small are refused; the first tile instruction would then end the
+    process.
+    """
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or "amx_tile" not in instructions():
+        return False
+    try:
+        call = ctypes.CDLL(None).syscall
+    except (OSError, AttributeError):
+        return False
+    numbers = (SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+    return int(call(*map(ctypes.c_long, numbers))) == 0
 
 
 def _quota(root: Path) -> float | None:

@@ -1,18 +1,77 @@
-"""Which instructions the native kernels are compiled with, and which a precision needs.
+"""The kinds of processor that the native kernels are compiled for, and which of them computes a precision.
 
-The names are those of /proc/cpuinfo. setup.py runs this file by its path to get the compiler's flags, so it imports nothing.
+This one table decides what the libraries are compiled with and where they are loaded. setup.py runs this file by its path, so it
+imports nothing of crossrt. Instructions have the names of /proc/cpuinfo.
 """
 
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of processor, with a library of its own, `native_NAME`, compiled from native/NAME.cpp.
+
+    - `machines`: what `platform.machine()` calls the architecture.
+    - `instructions`: what the compiler may use anywhere. The library is loaded only on a processor that has all of them.
+    - `precisions`: the precisions that it computes, and what the processor must have besides, which the library uses by inline
+      assembly.
+    - `int8`: the arithmetic of INT8. `exact` sums the products of 8-bit activations and weights without an error, so that all
+      such kinds give the same sums. `narrow` has activations of 7 bits, and is judged for itself.
+    - `tried`: whether the library has run on such a processor. One that has only been emulated is not chosen unless it is named.
+    """
+
+    name: str
+    machines: tuple[str, ...]
+    instructions: tuple[str, ...]
+    precisions: Mapping[str, tuple[str, ...]]
+    int8: str = "exact"
+    tried: bool = True
+
+    @property
+    def library(self) -> str:
+        """The name of the compiled library."""
+        return f"native_{self.name}"
+
+    @property
+    def source(self) -> Path:
+        """The file that is compiled, relative to the root of the sources."""
+        return Path("engine/kernels/native") / f"{self.name}.cpp"
+
+    def lacking(self, precision: str, present: Set[str]) -> tuple[str, ...]:
+        """Return what a processor with the instructions `present` lacks to compute a precision."""
+        return tuple(name for name in (*self.instructions, *self.precisions[precision]) if name not in present)
+
+    @property
+    def compiler_flags(self) -> list[str]:
+        """The flags of GCC and Clang, such as `-mavx512vnni` for `avx512_vnni`."""
+        names = (name.replace("_", "-" if name.startswith("amx") else "") for name in self.instructions)
+        return ["-march=x86-64", *(f"-m{name}" for name in names)]
+
+
+X86 = ("x86_64", "AMD64")
+AVX2 = ("fma", "avx2", "f16c")
 AVX512 = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 AVX512_BF16 = (*AVX512, "avx512_vnni", "avx512_bf16")
 
-LIBRARIES = {"native_avx512": AVX512, "native_avx512_bf16": AVX512_BF16}
-"""By compiled library: what its compiler may use anywhere. It is loaded only on a processor that has all of it."""
-
-PRECISIONS = {"fp32": AVX512, "int8": (*AVX512, "avx512_vnni"), "bf16": AVX512_BF16}
-"""By precision: what a processor must have. `native_avx512` has INT8 too, whose VNNI instructions are inline assembly."""
-
-
-def compiler_flags(instructions: tuple[str, ...]) -> list[str]:
-    """Return the flags of GCC and Clang for instructions, such as `-mavx512vnni` for `avx512_vnni`."""
-    return [f"-m{name.replace('_', '')}" for name in instructions]
+KINDS = (
+    Kind(
+        name="amx",
+        machines=X86,
+        instructions=(*AVX512_BF16, "amx_tile", "amx_int8", "amx_bf16"),
+        precisions={"fp32": (), "int8": (), "bf16": ()},
+        tried=False,
+    ),
+    # INT8 computes attention in BF16, and gains by its instructions too.
+    Kind(
+        name="avx512_bf16",
+        machines=X86,
+        instructions=AVX512_BF16,
+        precisions={"fp32": (), "int8": (), "bf16": ()},
+    ),
+    Kind(name="avx512", machines=X86, instructions=AVX512, precisions={"fp32": (), "int8": ("avx512_vnni",)}),
+    Kind(name="avx2_vnni", machines=X86, instructions=(*AVX2, "avx_vnni"), precisions={"fp32": (), "int8": ()}),
+    Kind(name="avx2", machines=X86, instructions=AVX2, precisions={"fp32": (), "int8": ()}, int8="narrow"),
+)
+"""The fastest first. A precision is computed by the first kind that has it, whose instructions the processor has."""

@@ -1,42 +1,117 @@
 """Whether the native kernels can run in this process: what the processor has, and what this installation has compiled."""
 
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..hardware.cpus import instructions
+from ..errors import OptionError
+from ..hardware.cpus import instructions, tiles_permitted
 from ..precision import Precision
-from .instruction_sets import PRECISIONS
+from .instruction_sets import KINDS, Kind
 from .library import native_library
 
-REQUIRED_INSTRUCTIONS = {Precision(name): frozenset(required) for name, required in PRECISIONS.items()}
-"""What a processor must have for a precision."""
+KERNELS_VARIABLE = "CROSSRT_KERNELS"
+"""An environment variable: the kinds of native kernels to choose among, separated by commas, instead of all that were tried."""
+NARROW = "native_narrow"
+"""What a bundle calls the native kernels with INT8 of 7 bits."""
+_only: tuple[str, ...] | None = None
+"""The kinds that `only_kinds` names."""
 
 
-def native_kernels() -> Path | None:
-    """Return the library of kernels for this processor, or None if this installation has none.
+@contextmanager
+def only_kinds(*names: str) -> Iterator[None]:
+    """Choose among these kinds alone, in the whole process. For judging and measuring kinds that are not this processor's first.
 
-    On a processor with AVX512-BF16 it is the library for that, in all precisions: INT8 computes attention in BF16, and gains too.
+    It concerns sessions that are opened during the block.
     """
-    bf16 = None if _missing(Precision.BF16) else native_library("native_avx512_bf16")
-    return bf16 or native_library("native_avx512")
+    global _only
+    before, _only = _only, names
+    try:
+        yield
+    finally:
+        _only = before
+
+
+def native_kind(precision: Precision = Precision.FP32) -> Kind | None:
+    """Return the kind of kernels that computes a precision here, or None if none can.
+
+    Raises OptionError for an environment variable that names no kind.
+    """
+    return next((kind for kind in _compiled(precision) if not _lacking(kind, precision)), None)
+
+
+def judged_as(backend: str, precision: Precision) -> str:
+    """Return the name under which a bundle says how a CPU backend passed its check: its own, but for narrow INT8.
+
+    The native kernels compute INT8 alike on all processors with 8-bit products. Those with AVX2 alone have activations of 7 bits,
+    which order passages in another way: that is judged for itself, as `native_narrow`.
+    """
+    kind = native_kind(precision) if backend == "native" and precision is Precision.INT8 else None
+    return NARROW if kind is not None and kind.int8 == "narrow" else backend
+
+
+def native_kernels(precision: Precision = Precision.FP32) -> Path | None:
+    """Return the library of kernels that computes a precision on this processor, or None if this installation has none."""
+    kind = native_kind(precision)
+    return None if kind is None else native_library(kind.library)
 
 
 def why_not_native(precision: Precision = Precision.FP32) -> str:
     """Say why the native kernels cannot run on this processor in a precision. Empty when they can."""
-    if precision not in REQUIRED_INSTRUCTIONS:
+    if not any(precision.value in kind.precisions for kind in KINDS):
         return f"they compute in {precision.value} on GPUs alone"
-    if native_kernels() is None:
+    if native_kind(precision) is not None:
+        return ""
+    if not any(native_library(kind.library) for kind in KINDS):
         return (
             "this installation has no compiled kernels: install crossrt again on x86-64, where there is a C++ compiler"
         )
-    missing = _missing(precision)
-    if missing:
-        return f"this processor lacks {', '.join(missing)}"
-    if precision is Precision.BF16 and native_library("native_avx512_bf16") is None:
+    of_machine = _of_machine(precision)
+    if not of_machine:
+        return f"none of the kinds {', '.join(_named())} computes in {precision.value} on {platform.machine()}"
+    # The least demanding kind that this installation has. Without one it is the compiler that was too old.
+    compiled = _compiled(precision)
+    if not compiled:
         return (
-            "this installation's kernels were compiled without AVX512-BF16: install crossrt again, with GCC 11 or later"
+            f"this installation's kernels were compiled without {of_machine[-1].instructions[-1]}: install crossrt again, with "
+            "GCC 11 or later"
         )
-    return ""
+    return f"this processor lacks {', '.join(sorted(_lacking(compiled[-1], precision)))}"
 
 
-def _missing(precision: Precision) -> list[str]:
-    return sorted(REQUIRED_INSTRUCTIONS[precision] - instructions())
+def _compiled(precision: Precision) -> list[Kind]:
+    """The kinds of this architecture that compute a precision and are part of this installation, the fastest first."""
+    return [kind for kind in _of_machine(precision) if native_library(kind.library) is not None]
+
+
+def _of_machine(precision: Precision) -> list[Kind]:
+    named = _named()
+    return [
+        kind
+        for kind in KINDS
+        if kind.name in named and precision.value in kind.precisions and platform.machine() in kind.machines
+    ]
+
+
+def _lacking(kind: Kind, precision: Precision) -> tuple[str, ...]:
+    """What a processor, or its operating system, lacks for a kind of kernels."""
+    lacking = kind.lacking(precision.value, instructions())
+    if not lacking and "amx_tile" in kind.instructions and not tiles_permitted():
+        return ("the operating system's permission to use AMX's tiles",)
+    return lacking
+
+
+def _named() -> tuple[str, ...]:
+    """The names of the kinds to choose among."""
+    value = os.environ.get(KERNELS_VARIABLE, "")
+    if _only is not None:
+        return _only
+    names = tuple(filter(None, (name.strip() for name in value.split(","))))
+    known = [kind.name for kind in KINDS]
+    if not {*names} <= {*known}:
+        raise OptionError(
+            f"{KERNELS_VARIABLE}={value!r} names kinds that there are not; the kinds are {', '.join(known)}"
+        )
+    return names or tuple(kind.name for kind in KINDS if kind.tried)

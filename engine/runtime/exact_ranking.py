@@ -10,6 +10,7 @@ from ..activation import Floats
 from ..bundle.bundle import Bundle
 from ..bundle.score_error import ScoreError
 from ..errors import BackendError, BundleError, OptionError
+from ..kernels.support import judged_as
 from ..precision import Precision
 from ..process.forks import OPENING
 from ..scores import raw_relevance
@@ -29,7 +30,8 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
             f"{bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
         )
     model = models.get(config.precision.value)
-    error = None if model is None else model.score_errors.get(config.backend if config.device == "cpu" else "gpu")
+    place = judged_as(config.backend, config.precision) if config.device == "cpu" else "gpu"
+    error = None if model is None else model.score_errors.get(place)
     if error is None:
         raise BundleError(
             f"{bundle.path} does not say how far the scores of {config.precision.value} on {config.backend} lie from "

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from ..backends.registry import ONNX_BACKENDS, installed_backends
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
-from ..hardware.cpus import has_vnni, usable_cpus
-from ..kernels.support import why_not_native
+from ..hardware.cpus import has_vnni, instructions, usable_cpus
+from ..kernels.support import NARROW, judged_as, native_kind, why_not_native
 from ..options import whole
 from ..precision import Precision
 from .execution_config import CpuConfig
@@ -29,11 +29,12 @@ def choose_cpu(
 ) -> CpuConfig:
     """Choose backend and precision of a bundle on this CPU.
 
-    `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Without that it takes
-    the first of these that is installed and passed the parity check for this bundle: the native kernels; for INT8 on a processor
-    with VNNI, OpenVINO, if the model is at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011. `threads` defaults to
-    the processors that this process may use (affinity and cgroup quota). `allow_failed` also takes a precision or backend that
-    failed its check. Raises OptionError for an unknown value, and BackendError, saying what to install, for a missing backend.
+    `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Without that it
+    takes the first of these that is installed and passed the parity check for this bundle: for INT8 and BF16 on a processor
+    with AMX, OpenVINO, if the bundle was judged with it; the native kernels; for INT8 on a processor with VNNI, OpenVINO, if
+    the model is at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011. `threads` defaults to the processors that
+    this process may use (affinity and cgroup quota). `allow_failed` also takes a precision or backend that failed its check.
+    Raises OptionError for an unknown value, and BackendError, saying what to install, for a missing backend.
     """
     usable = usable_cpus()
     if threads is not None:
@@ -95,29 +96,51 @@ def choose_cpu(
 def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = False) -> tuple[str, ...]:
     """Return the CPU backends that compute a precision, without those where the model failed its parity check."""
     model = bundle.manifest.models.get(precision.value)
-    passed = {} if model is None or allow_failed else model.backends
+    passed = {} if model is None else model.backends
     able: tuple[str, ...] = ("openvino",) if precision is Precision.BF16 else ONNX_BACKENDS
     if model is not None and model.native_file is not None and precision is not Precision.FP16:  # for GPUs
         able = (*able, "native")
-    return tuple(name for name in able if passed.get(name, True))
+    if allow_failed:
+        return able
+    # What was not judged counts as passed, except narrow INT8: it was judged where the export could.
+    judged = ((name, judged_as(name, precision)) for name in able)
+    return tuple(name for name, judgement in judged if passed.get(judgement, judgement != NARROW))
 
 
 def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple[str, str]:
     """Return one of the backends `able` and the reason for it. See `choose_cpu` for the order."""
-    if "native" in able:
-        return "native", "the native kernels"
     manifest = bundle.manifest
     model = manifest.models.get(precision.value)
     judged = model is not None and model.backends.get("openvino", False)
+    if "native" in able:
+        # A cycle of AMX has 8 times the INT8 products of AVX512-VNNI, which the native kernels compute by.
+        amx = {Precision.INT8: "amx_int8", Precision.BF16: "amx_bf16"}.get(precision)
+        if amx in instructions() and judged and "openvino" in able and not _by_amx(precision):
+            return "openvino", "it computes by AMX, for which the native kernels have not been measured"
+        return "native", "the native kernels"
     wide = (manifest.architecture.get("hidden_size") or 0) >= WIDE
     if precision is Precision.INT8 and judged and wide and has_vnni() and "openvino" in able:
         return "openvino", "the faster for INT8 on a processor with VNNI"
     return able[0], "not tuned"
 
 
+def _by_amx(precision: Precision) -> bool:
+    """Tell whether the native kernels compute a precision by AMX, which is so where it was asked for."""
+    kind = native_kind(precision)
+    return kind is not None and "amx_tile" in kind.instructions
+
+
 def _why_not(bundle: Bundle, precision: Precision) -> str:
     if precision is Precision.FP16:
         return "the backend native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"
+    model = bundle.manifest.models.get(precision.value)
+    if model is not None and model.native_file is not None and judged_as("native", precision) == NARROW:
+        failed = NARROW in model.backends
+        return (
+            f"this processor has no 8-bit products (VNNI), so the backend native computes int8 with activations of 7 bits, and "
+            f"{bundle.path} {'failed its check so' if failed else 'was not checked so'}. Take another backend"
+            f"{'' if failed else ', export it again'}, or take this one as it is with allow_failed=True"
+        )
     return (
         f"{bundle.path} has no {precision.value} weights for the backend native: it was exported where they could not be "
         "checked, or they failed their check, or the kernels do not know such a model. Take another backend, or export it again"

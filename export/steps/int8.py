@@ -10,9 +10,12 @@ import onnx
 
 from ...calibration.ranking_report import RankingReport
 from ...engine.backends.registry import ONNX_BACKENDS, installed_backends
+from ...engine.bundle.bundle import Bundle
 from ...engine.bundle.manifest import ONNX_FILES, BundleModel
 from ...engine.bundle.native_weights import NativeModel
 from ...engine.cross_encoder import CrossEncoder
+from ...engine.kernels.instruction_sets import KINDS
+from ...engine.kernels.support import NARROW, judged_as, only_kinds, why_not_native
 from ...engine.precision import Precision
 from ..graph.writer import graph_of, onnx_from_checkpoint, save_checked
 from ..parity.judge import FIRST
@@ -83,9 +86,31 @@ def int8_native(context: ExportContext) -> StepResult | None:
     model = replace(context.builder.models["int8"], native_file=NATIVE_FILE)
     _take_out_mean_error(context, model, gradients)
     bundle = context.builder.bundle_with(Precision.INT8, model)
+    return _judged_native(context, bundle)
+
+
+def int8_narrow(context: ExportContext) -> StepResult | None:
+    """Judge the same weights as processors with AVX2 alone compute them, with activations of 7 bits.
+
+    None where `int8_native` has judged this already, since this processor is such a one, and where it cannot be done here.
+    """
+    model = context.builder.models["int8"]
+    if NARROW in model.backends:
+        return None
+    with only_kinds(*(kind.name for kind in KINDS if kind.int8 == "narrow")):
+        if why_not_native(Precision.INT8):
+            return None
+        result = _judged_native(context, context.builder.bundle_with(Precision.INT8, model))
+    how = f"{result.report.backend}, with activations of 7 bits, for processors without VNNI"
+    return replace(result, report=replace(result.report, backend=how))
+
+
+def _judged_native(context: ExportContext, bundle: Bundle) -> StepResult:
+    """Judge the native weights of a bundle as the kernels compute them here."""
     report = context.judge.report(bundle, Precision.INT8, backend="native")
-    model = with_score_error(model, "native", report)
-    return StepResult(report=report, model=replace(model, backends={**model.backends, "native": True}))
+    place = judged_as("native", Precision.INT8)
+    model = with_score_error(bundle.manifest.models["int8"], place, report)
+    return StepResult(report=report, model=replace(model, backends={**model.backends, place: bool(report)}))
 
 
 def _take_out_mean_error(context: ExportContext, model: BundleModel, gradients: ScoreGradients) -> None:

@@ -2,7 +2,7 @@
 //
 // The weights of Q carry the scale 1 / sqrt(head width) and log2(e), so softmax is 2^x and has no product of its own. K and V are
 // packed into panels as the weights of linear layers are (gemm.h): K with 32 keys as output channels, V with 32 value channels. A
-// tile of up to 12 queries is then two calls of the microkernel a panel, and its scores with all keys stay in the first cache.
+// tile of queries is then two calls of the microkernel a panel, and its scores with all keys stay in the first cache.
 // Pairs lie one after the other without padding, so there is no mask: only the last panel of keys has columns without a key, and
 // softmax leaves those out.
 
@@ -24,12 +24,11 @@ ALWAYS_INLINE void pack_keys(const Element* keys, ptrdiff_t stride, int tokens, 
     for (int first = 0; first < tokens; first += LANES) {
         auto* panel = reinterpret_cast<int32_t*>(to) + (first / PANEL) * words * PANEL + first % PANEL;
         for (int word = 0; word < words; word += LANES) {
-            __m512i rows[LANES];
+            IntVec rows[LANES];
             for (int n = 0; n < LANES; n++)
-                rows[n] = first + n < tokens ? _mm512_loadu_si512(keys + (first + n) * stride + word * PER_WORD)
-                                             : _mm512_setzero_si512();
+                rows[n] = first + n < tokens ? load_words(keys + (first + n) * stride + word * PER_WORD) : zero_words();
             transpose(rows);
-            for (int n = 0; n < LANES; n++) _mm512_store_si512(panel + (word + n) * PANEL, rows[n]);
+            for (int n = 0; n < LANES; n++) store_words(panel + (word + n) * PANEL, rows[n]);
         }
     }
 }
@@ -37,20 +36,13 @@ ALWAYS_INLINE void pack_keys(const Element* keys, ptrdiff_t stride, int tokens, 
 // Packs values [tokens, width], `stride` elements apart, into panels of 32 channels: [width / 32][tokens / 2][32][2]. Two tokens
 // are interleaved to a step; after an odd number of tokens come zeros.
 ALWAYS_INLINE void pack_values(const BFloat16* values, ptrdiff_t stride, int tokens, int width, BFloat16* to) {
-    alignas(64) BFloat16 order[2][2 * LANES];
-    for (int n = 0; n < LANES; n++)
-        for (int half = 0; half < 2; half++) {
-            order[half][2 * n] = n + half * LANES;
-            order[half][2 * n + 1] = n + half * LANES + 32;  // of the second token
-        }
-    const __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
     for (int channel = 0; channel < width; channel += PANEL)
         for (int token = 0; token < tokens; token += 2, to += 2 * PANEL) {
             const BFloat16* row = values + token * stride + channel;
-            const __m512i first = _mm512_loadu_si512(row);
-            const __m512i second = token + 1 < tokens ? _mm512_loadu_si512(row + stride) : _mm512_setzero_si512();
-            _mm512_store_si512(to, _mm512_permutex2var_epi16(first, low, second));
-            _mm512_store_si512(to + PANEL, _mm512_permutex2var_epi16(first, high, second));
+            IntVec low, high;
+            interleave(load_words(row), token + 1 < tokens ? load_words(row + stride) : zero_words(), low, high);
+            store_words(to, low);
+            store_words(to + PANEL, high);
         }
 }
 
@@ -65,41 +57,38 @@ ALWAYS_INLINE void pack_values(const float* values, ptrdiff_t stride, int tokens
 
 // Turns R rows of scores, `columns` apart, into softmax weights that are not normalized, 2^(score - maximum), and gives 1 / (the sum
 // of the row's softmax weights) for each row. `attend` multiplies the context by it, after the product with V, which saves
-// normalizing the softmax weights. The sum is taken in FP32, before they are rounded to BF16.
+// normalizing the softmax weights. R is at most LANES. The sum is taken in FP32, before they are rounded to BF16.
 //
 // The last vector of a row may reach beyond the last token. Its lanes there are masked: minus infinity for the maximum, 0 for the
 // softmax weights.
 template <int R, class Element>
 ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Element* weights, float inverse_sums[LANES]) {
     const int tail = (tokens - 1) / LANES * LANES;  // where the last vector begins
-    const __mmask16 tail_mask = static_cast<__mmask16>((2u << (tokens - 1 - tail)) - 1);
+    const LaneMask tail_mask = first_lanes(tokens - tail), all = first_lanes(LANES);
     FloatVec rows[LANES];
     for (int r = 0; r < LANES; r++) rows[r] = broadcast(1);
     for (int r = 0; r < R; r++) {
         const float* row = scores + r * columns;
-        rows[r] = _mm512_mask_loadu_ps(broadcast(-INFINITY), tail_mask, row + tail);
-        for (int n = 0; n < tail; n += LANES) rows[r] = _mm512_max_ps(rows[r], load(row + n));
+        rows[r] = select(tail_mask, load(row + tail), broadcast(-INFINITY));
+        for (int n = 0; n < tail; n += LANES) rows[r] = maximum(rows[r], load(row + n));
     }
-    alignas(64) float maxima[LANES];
-    _mm512_store_ps(maxima, transpose_reduce(rows, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA {
-                        return _mm512_max_ps(a, b);
-                    }));
+    float maxima[LANES];
+    store(maxima, reduce_rows<R>(rows, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return maximum(a, b); }));
     for (int r = 0; r < LANES; r++) rows[r] = broadcast(1);
     for (int r = 0; r < R; r++) {
         Element* to = weights + r * columns;
-        auto exponentiate = [&](int n, __mmask16 mask) ALWAYS_INLINE_LAMBDA {
-            const FloatVec below = _mm512_sub_ps(load(scores + r * columns + n), broadcast(maxima[r]));
-            const FloatVec weight = _mm512_maskz_mov_ps(mask, ElementTraits<Element>::exp2(below));
+        auto exponentiate = [&](int n, LaneMask mask) ALWAYS_INLINE_LAMBDA {
+            const FloatVec below = load(scores + r * columns + n) - broadcast(maxima[r]);
+            const FloatVec weight = select(mask, ElementTraits<Element>::exp2(below), broadcast(0));
             store(to + n, weight);
             return weight;
         };
         FloatVec sum = exponentiate(tail, tail_mask);
-        for (int n = 0; n < tail; n += LANES) sum = _mm512_add_ps(sum, exponentiate(n, 0xffff));
+        for (int n = 0; n < tail; n += LANES) sum = sum + exponentiate(n, all);
         rows[r] = sum;
     }
-    const FloatVec sums =
-        transpose_reduce(rows, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return _mm512_add_ps(a, b); });
-    _mm512_storeu_ps(inverse_sums, _mm512_div_ps(broadcast(1), sums));
+    const FloatVec sums = reduce_rows<R>(rows, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return a + b; });
+    store(inverse_sums, broadcast(1) / sums);
 }
 
 // Packed keys and values of one head, and the scores and weights of one tile of queries.
@@ -130,22 +119,23 @@ ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int co
     const int columns = AttentionScratch<Element>::columns(tokens), steps = (tokens + PER_WORD - 1) / PER_WORD;
     pack_keys(keys, key_stride, tokens, width, scratch.keys);
     pack_values(values, key_stride, tokens, width, scratch.values);
-    for_each_tile(count, [&]<int R>(int first) NOINLINE {
+    for_each_tile<Dot>(count, [&]<int R>(int first, int height) NOINLINE {
         for (int key = 0; key < columns; key += PANEL)
             microkernel<Dot, R>(queries + first * query_stride, sizeof(Element) * query_stride,
-                                scratch.keys + ptrdiff_t(key) * width, width / PER_WORD,
+                                scratch.keys + ptrdiff_t(key) * width, width / PER_WORD, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     store(scratch.scores + r * columns + key, low, high);
                                 });
-        float inverse_sums[LANES];
-        softmax<R>(scratch.scores, columns, tokens, scratch.weights, inverse_sums);
+        float inverse_sums[R + LANES];
+        for (int row = 0; row < height; row += LANES)
+            softmax<std::min(R, LANES)>(scratch.scores + row * columns, columns, tokens, scratch.weights + row * columns,
+                                        inverse_sums + row);
         for (int channel = 0; channel < width; channel += PANEL)
             microkernel<Dot, R>(scratch.weights, sizeof(Element) * columns,
-                                scratch.values + ptrdiff_t(channel) * PER_WORD * steps, steps,
+                                scratch.values + ptrdiff_t(channel) * PER_WORD * steps, steps, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     const FloatVec scale = broadcast(inverse_sums[r]);
-                                    store(context + (first + r) * context_stride + channel, _mm512_mul_ps(low, scale),
-                                          _mm512_mul_ps(high, scale));
+                                    store(context + (first + r) * context_stride + channel, low * scale, high * scale);
                                 });
     });
 }

@@ -12,9 +12,9 @@ namespace crossrt {
 
 // The version of these functions and of `ModelDims`. Raised with each change of what they take, here and in native_cpu.py, so
 // that Python does not call a library that was compiled for another version.
-constexpr int INTERFACE = 2;
+constexpr int INTERFACE = 3;
 
-enum Status { OK, INVALID_INPUT, OUT_OF_MEMORY };
+enum Status { OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS };
 
 }  // namespace crossrt
 
@@ -22,16 +22,20 @@ extern "C" {
 
 int crossrt_interface() { return INTERFACE; }
 
-// `arrays` are those of the file, in its order (`ModelDims.tensors` in engine/bundle/native_weights.py). They must outlive the
-// encoder. Null where there is too little memory.
-Encoder* crossrt_open(const ModelDims* dims, const void* const* arrays) try {
+// `arrays` [count] are those of the file, in its order (`ModelDims.tensors` in engine/bundle/native_weights.py). They must outlive
+// the encoder. Returns WRONG_ARRAYS unless the model has `count` arrays: then Python is of another version.
+int crossrt_open(const ModelDims* dims, const void* const* arrays, int64_t count, Encoder** encoder) try {
+    const WeightReader weights{arrays, arrays + count};
     switch (dims->bits) {
-        case 8: return new EncoderOf<Int8>(*dims, WeightReader{arrays});
-        case 16: return new EncoderOf<Bf16>(*dims, WeightReader{arrays});
-        default: return new EncoderOf<Fp32>(*dims, WeightReader{arrays});
+        case 8: *encoder = new EncoderOf<Int8>(*dims, weights); break;
+        case 16: *encoder = new EncoderOf<Bf16>(*dims, weights); break;
+        default: *encoder = new EncoderOf<Fp32>(*dims, weights);
     }
+    return OK;
 } catch (const std::bad_alloc&) {
-    return nullptr;
+    return OUT_OF_MEMORY;
+} catch (const WrongArrays&) {
+    return WRONG_ARRAYS;
 }
 
 void crossrt_close(Encoder* encoder) { delete encoder; }

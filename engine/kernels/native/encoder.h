@@ -1,4 +1,4 @@
-// `Encoder`: a BERT-like cross-encoder on a CPU with AVX512. Token ids in, logits out.
+// `Encoder`: a BERT-like cross-encoder on a CPU. Token ids in, logits out.
 //
 // The pairs of a batch lie one after the other without padding: activations are [tokens, width], one row a token, and there are
 // no masks. The residual stream (`hidden`) is FP32; every linear layer reads rows in the model's precision, which are made while
@@ -87,12 +87,12 @@ class EncoderOf : public Encoder {
         Activations(const ModelDims& dims, int tokens, int threads)
             : hidden(allocate<float>(size_t(tokens) * dims.width())),
               context(allocate<float>(size_t(tokens) * dims.attention_width())),
-              query_key_value(allocate<Element>(size_t(tokens) * std::max(3 * dims.attention_width(), dims.width()))),
+              query_key_value(allocate<Element>(size_t(tokens + ROWS_READ_BEYOND) * std::max(3 * dims.attention_width(), dims.width()))),
               cls_query(allocate<Element>(size_t(TILE) * dims.attention_width())),
-              absorbed_query(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
+              absorbed_query(allocate<Element>((size_t(TILE) * dims.heads + ROWS_READ_BEYOND) * dims.width())),
               pooled_hidden(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
-              quantized_hidden(*this, tokens + Precision::CLS_RESIDUAL * BATCH_TOKENS, dims.width()),
-              quantized_context(*this, tokens, dims.attention_width()),
+              quantized_hidden(*this, tokens + Precision::CLS_RESIDUAL * BATCH_TOKENS + ROWS_READ_BEYOND, dims.width()),
+              quantized_context(*this, tokens + ROWS_READ_BEYOND, dims.attention_width()),
               team(threads) {
             for (int rank = 0; rank < threads; rank++) scratch.emplace_back(*this, dims, tokens);
         }
@@ -116,6 +116,7 @@ public:
         for (int pair = 0; pair < count; tokens += pairs[pair++].length) pairs[pair].row = tokens;
         const int threads = activations.team.size, tiles = (tokens + TILE - 1) / TILE;
         activations.team.run([&](int rank) {
+            const ThreadState state;
             const auto first_token = [&](int64_t of_rank) {
                 return int(std::min<int64_t>(tokens, tiles * of_rank / threads * TILE));
             };
@@ -140,6 +141,7 @@ public:
                 post_attention(layer.post_attention, begin, end, share.first_row(), activations, scratch);
             }
         });
+        const ThreadState state;
         attend_from_cls(pairs, count, activations);
         post_attention(model.last.post_attention, 0, count, 0, activations, activations.scratch[0]);
         classify(count, activations, logits);
@@ -161,7 +163,7 @@ private:
 
     static ALWAYS_INLINE FloatVec load_embedding(const float* from) { return load(from); }
     static ALWAYS_INLINE FloatVec load_embedding(const uint16_t* from) {  // FP16
-        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        return load_fp16(from);
     }
 
     // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread.
@@ -187,10 +189,10 @@ private:
                 const float* position_row = model.position_embedding + position * width;
                 const float* type_row = dims.types ? model.type_embedding + pair->types[token] * width : nullptr;
                 for (int n = 0; n < width; n += LANES) {
-                    if (n * sizeof(Embedding) % 64 == 0) _mm_prefetch(word_ahead + n, _MM_HINT_T0);
+                    if (n * sizeof(Embedding) % 64 == 0) __builtin_prefetch(word_ahead + n, 0, 3);
                     FloatVec sum = load_embedding(word + n);
-                    if (type_row) sum = _mm512_add_ps(sum, load(type_row + n));
-                    _mm512_storeu_ps(to + n, _mm512_add_ps(sum, load(position_row + n)));
+                    if (type_row) sum = sum + load(type_row + n);
+                    store(to + n, sum + load(position_row + n));
                 }
                 normalize(model.embedding_norm, to, quantized.from_row(row - share.begin));
             }
@@ -224,8 +226,8 @@ private:
                               if (Precision::CLS_RESIDUAL && row >= count) {
                                   row = row_of(row - count);
                                   const Element* sum = products.to + row * products.stride + out;
-                                  low = _mm512_add_ps(_mm512_sub_ps(low, load(layer.bias + out)), load(sum));
-                                  high = _mm512_add_ps(_mm512_sub_ps(high, load(layer.bias + out + LANES)), load(sum + LANES));
+                                  low = low - load(layer.bias + out) + load(sum);
+                                  high = high - load(layer.bias + out + LANES) + load(sum + LANES);
                               }
                               products(row, out, low, high);
                           });
@@ -289,8 +291,8 @@ private:
                           activations.pooled_hidden + head * width, all_heads, rows,
                           [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                               store(activations.context + row * attention_width + out,
-                                    _mm512_add_ps(low, load(model.last.value_bias + out)),
-                                    _mm512_add_ps(high, load(model.last.value_bias + out + LANES)));
+                                    low + load(model.last.value_bias + out),
+                                    high + load(model.last.value_bias + out + LANES));
                           });
             for (int n = 0; n < rows; n++)
                 Precision::quantize_row(activations.context + n * attention_width, attention_width,
@@ -306,7 +308,7 @@ private:
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                 float* to = hidden + ptrdiff_t(row) * width + out;
-                store(to, _mm512_add_ps(low, load(to)), _mm512_add_ps(high, load(to + LANES)));
+                store(to, low + load(to), high + load(to + LANES));
             };
         };
         if (from < to)

@@ -19,24 +19,24 @@ ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNo
                               Epilogue&& epilogue) {
     FloatVec low_sum = broadcast(0), high_sum = broadcast(0);
     for (int n = 0; n < width; n += 2 * LANES) {
-        low_sum = _mm512_add_ps(low_sum, load(row + n));
-        high_sum = _mm512_add_ps(high_sum, load(row + n + LANES));
+        low_sum = low_sum + load(row + n);
+        high_sum = high_sum + load(row + n + LANES);
     }
-    const float mean = _mm512_reduce_add_ps(_mm512_add_ps(low_sum, high_sum)) / channels;
+    const float mean = sum(low_sum + high_sum) / channels;
     low_sum = high_sum = broadcast(0);
     for (int n = 0; n < width; n += 2 * LANES) {
-        const FloatVec low = _mm512_sub_ps(load(row + n), broadcast(mean));
-        const FloatVec high = _mm512_sub_ps(load(row + n + LANES), broadcast(mean));
-        low_sum = _mm512_fmadd_ps(low, low, low_sum);
-        high_sum = _mm512_fmadd_ps(high, high, high_sum);
+        const FloatVec low = load(row + n) - broadcast(mean);
+        const FloatVec high = load(row + n + LANES) - broadcast(mean);
+        low_sum = fmadd(low, low, low_sum);
+        high_sum = fmadd(high, high, high_sum);
     }
     // Each channel of padding is 0 and has added the square of the mean.
-    const float squares = _mm512_reduce_add_ps(_mm512_add_ps(low_sum, high_sum)) - (width - channels) * mean * mean;
+    const float squares = sum(low_sum + high_sum) - (width - channels) * mean * mean;
     const float inverse = 1 / std::sqrt(squares / channels + epsilon);
     for (int n = 0; n < width; n += LANES) {
-        const FloatVec normalized = _mm512_mul_ps(_mm512_sub_ps(load(row + n), broadcast(mean)), broadcast(inverse));
-        const FloatVec values = _mm512_fmadd_ps(normalized, load(params.weight + n), load(params.bias + n));
-        _mm512_storeu_ps(row + n, values);
+        const FloatVec normalized = (load(row + n) - broadcast(mean)) * broadcast(inverse);
+        const FloatVec values = fmadd(normalized, load(params.weight + n), load(params.bias + n));
+        store(row + n, values);
         epilogue(n, values);
     }
 }

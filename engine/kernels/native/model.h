@@ -92,6 +92,7 @@ struct Model {
             for (Layer& layer : layers) layer.post_attention.outliers.channels = channels, channels += OUTLIERS;
             last.post_attention.outliers.channels = channels;
         }
+        if (weights.next != weights.end) throw WrongArrays();
     }
 
 private:

@@ -33,21 +33,20 @@ namespace crossrt {
 
 // The asymmetric quantization of one row to UINT8: q = round(x / scale) + zero_point. 0 is represented exactly. The zero point is
 // rounded up, so that q of the row's smallest number is never negative: `apply` reads q as unsigned, and would turn -1 into 255. To
-// leave room for the rounding there are 254 steps in place of 255.
+// leave room for the rounding there is one step less: 254, where q can be up to 255.
 struct RowQuantization {
     float scale, inverse, zero_point;
 
     RowQuantization(float low, float high) {
         low = low < 0 ? low : 0;
         high = high > 0 ? high : 0;
-        scale = (high - low) / 254;
+        scale = (high - low) / (DotInt8::MAX_ACTIVATION - 1);
         // A row of zeros, or of numbers too small to divide by, becomes zeros.
         inverse = scale > 1e-30f ? 1 / scale : 0;
         zero_point = std::ceil(-low * inverse);
     }
-    ALWAYS_INLINE __m128i apply(FloatVec values) const {
-        return _mm512_cvtusepi32_epi8(
-            _mm512_cvtps_epi32(_mm512_fmadd_ps(values, broadcast(inverse), broadcast(zero_point))));
+    ALWAYS_INLINE void apply(uint8_t* to, FloatVec values) const {
+        store_uint8(to, fmadd(values, broadcast(inverse), broadcast(zero_point)));
     }
 };
 
@@ -76,7 +75,7 @@ struct Int8 {
               out(out) {}
     };
 
-    // x = scale * q + shift, with q in [0, 255] and one scale and shift for each row. (In calibration/quantization.py a shift is
+    // x = scale * q + shift, with q in [0, DotInt8::MAX_ACTIVATION] and one scale and shift for each row. (In calibration/quantization.py a shift is
     // for each channel.)
     struct ActivationRows {
         uint8_t* values;
@@ -128,7 +127,7 @@ struct Int8 {
     static ALWAYS_INLINE void quantize_row(int width, const RowQuantization& quantization, const ActivationRows& to,
                                            Values&& values) {
         for (int n = 0; n < width; n += LANES)
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + n), quantization.apply(values(n)));
+            quantization.apply(to.values + n, values(n));
         *to.scale = quantization.scale;
         *to.shift = -quantization.scale * quantization.zero_point;
     }
@@ -136,10 +135,10 @@ struct Int8 {
     static ALWAYS_INLINE void quantize_row(int width, const ActivationRows& to, Values&& values) {
         FloatVec low = broadcast(0), high = broadcast(0);
         for (int n = 0; n < width; n += LANES) {
-            low = _mm512_min_ps(low, values(n));
-            high = _mm512_max_ps(high, values(n));
+            low = minimum(low, values(n));
+            high = maximum(high, values(n));
         }
-        quantize_row(width, RowQuantization(_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)), to, values);
+        quantize_row(width, RowQuantization(lowest(low), highest(high)), to, values);
     }
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
@@ -147,42 +146,40 @@ struct Int8 {
     static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing& smoothing,
                                                 const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {
-            return _mm512_mul_ps(load(row + n), load(smoothing.factor + n));
+            return load(row + n) * load(smoothing.factor + n);
         });
     }
     // Quantizes the residual of a smoothed row: what `quantized`, its quantization, has lost.
     static ALWAYS_INLINE void quantize_residual(const float* row, int width, const Smoothing& smoothing,
                                                 const ActivationRows& quantized, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {
-            const __m512i integers =
-                _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(quantized.values + n)));
             const FloatVec kept =
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), broadcast(*quantized.scale), broadcast(*quantized.shift));
-            return _mm512_fmsub_ps(load(row + n), load(smoothing.factor + n), kept);
+                fmadd(load(quantized.values + n), broadcast(*quantized.scale), broadcast(*quantized.shift));
+            return fmsub(load(row + n), load(smoothing.factor + n), kept);
         });
     }
     static ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
                                          const Smoothing& smoothing, const ActivationRows& to) {
         FloatVec low = broadcast(0), high = broadcast(0);
         crossrt::layer_norm(row, channels, width, params, epsilon, [&](int n, FloatVec values) ALWAYS_INLINE_LAMBDA {
-            values = _mm512_mul_ps(values, load(smoothing.factor + n));
-            low = _mm512_min_ps(low, values);
-            high = _mm512_max_ps(high, values);
+            values = values * load(smoothing.factor + n);
+            low = minimum(low, values);
+            high = maximum(high, values);
         });
-        quantize_row(width, RowQuantization(_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)), to,
-                     [&](int n) ALWAYS_INLINE_LAMBDA { return _mm512_mul_ps(load(row + n), load(smoothing.factor + n)); });
+        quantize_row(width, RowQuantization(lowest(low), highest(high)), to,
+                     [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n) * load(smoothing.factor + n); });
     }
 
     template <class Epilogue>
     static ALWAYS_INLINE void linear(const Linear& layer, const ActivationRows& rows, int count, int begin, int end,
                                      Epilogue&& epilogue) {
         gemm<DotInt8>(layer.weight, layer.in, begin, end, rows.values, rows.stride, count,
-                      [&](int row, int out, __m512i low, __m512i high) ALWAYS_INLINE_LAMBDA {
+                      [&](int row, int out, DotInt8::Sum low, DotInt8::Sum high) ALWAYS_INLINE_LAMBDA {
                           const FloatVec scale = broadcast(rows.scale[row]), shift = broadcast(rows.shift[row]);
-                          auto dequantized = [&](__m512i sum, int n) ALWAYS_INLINE_LAMBDA {
-                              const FloatVec scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), load(layer.scale + n));
-                              const FloatVec rest = _mm512_fmadd_ps(shift, load(layer.sums + n), load(layer.bias + n));
-                              return _mm512_fmadd_ps(scaled, scale, rest);
+                          auto dequantized = [&](DotInt8::Sum sum, int n) ALWAYS_INLINE_LAMBDA {
+                              const FloatVec scaled = to_floats(sum) * load(layer.scale + n);
+                              const FloatVec rest = fmadd(shift, load(layer.sums + n), load(layer.bias + n));
+                              return fmadd(scaled, scale, rest);
                           };
                           epilogue(row, out, dequantized(low, out), dequantized(high, out + LANES));
                       });
@@ -200,12 +197,7 @@ struct Int8 {
                 scratch.outliers[row * OutlierChannels::COUNT + n] = to_float(values[outliers.channels[n]]);
                 values[outliers.channels[n]] = 0;
             }
-            // The maximum as integers: positive BF16 numbers are in the order of their bits.
-            __m512i high = _mm512_setzero_si512();
-            for (int n = 0; n < width; n += 2 * LANES) high = _mm512_max_epi16(high, _mm512_loadu_si512(values + n));
-            const __m256i halves = _mm256_max_epi16(_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64(high, 1));
-            const float largest = to_float(static_cast<BFloat16>(_mm512_reduce_max_epi32(_mm512_cvtepi16_epi32(halves))));
-            quantize_row(width, RowQuantization(GELU_MINIMUM, largest), scratch.rows.from_row(row),
+            quantize_row(width, RowQuantization(GELU_MINIMUM, largest(values, width)), scratch.rows.from_row(row),
                          [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); });
         }
         linear(layer, scratch.rows, count, 0, layer.out,
@@ -213,8 +205,8 @@ struct Int8 {
                    for (int n = 0; n < OutlierChannels::COUNT; n++) {
                        const FloatVec value = broadcast(scratch.outliers[row * OutlierChannels::COUNT + n]);
                        const float* weight = outliers.weight + ptrdiff_t(n) * layer.out + out;
-                       low = _mm512_fmadd_ps(value, load(weight), low);
-                       high = _mm512_fmadd_ps(value, load(weight + LANES), high);
+                       low = fmadd(value, load(weight), low);
+                       high = fmadd(value, load(weight + LANES), high);
                    }
                    epilogue(row, out, low, high);
                });
@@ -277,8 +269,7 @@ struct Floating {
         gemm<typename ElementTraits<Element>::Dot>(
             layer.weight, layer.in, begin, end, rows.values, rows.stride, count,
             [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
-                epilogue(row, out, _mm512_add_ps(low, load(layer.bias + out)),
-                         _mm512_add_ps(high, load(layer.bias + out + LANES)));
+                epilogue(row, out, low + load(layer.bias + out), high + load(layer.bias + out + LANES));
             });
     }
 

@@ -15,36 +15,43 @@ GELU = (-7.1176036e-07, 3.50398659e-05, -7.28269981e-04, 8.52908473e-03, -6.4413
 EXP2 = (5.50091019e-02, 2.4221098e-01, 6.93282888e-01, 1.0)
 
 
-def logits_of(model: NativeModel, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> Floats:
+STEPS = 254
+"""Steps from the minimum to the maximum of a row of activations in INT8."""
+
+
+def logits_of(
+    model: NativeModel, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], *, steps: int = STEPS
+) -> Floats:
     """Return the logits float64 [pairs, labels] of pairs of token ids and types."""
     names = [name for name, _, _ in model.dims.tensors()]
     arrays = dict(zip(names, model.arrays, strict=True))
-    return np.stack([_logits(model, arrays, ids, types) for ids, types in pairs])
+    return np.stack([_logits(model, arrays, ids, types, steps) for ids, types in pairs])
 
 
-def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats) -> Floats:
+def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats, steps: int) -> Floats:
     dims = model.dims
     total = arrays["word"][ids].astype(np.float64) + arrays["position"][_position_rows(dims, ids)]
     if dims.types:
         total = total + arrays["type"][types]
-    hidden, quantized = _norm(dims, arrays, "embedding_norm", total)
+    hidden, quantized = _norm(dims, arrays, "embedding_norm", total, steps)
     for number in range(dims.layers):
         layer = f"layer.{number}"
         if number < dims.layers - 1:
-            context = _context(dims, arrays, layer, quantized)
+            context = _context(dims, arrays, layer, quantized, steps)
         else:
-            context = _context_of_cls(dims, arrays, layer, hidden, quantized)
+            context = _context_of_cls(dims, arrays, layer, hidden, quantized, steps)
             hidden = hidden[:1]
-        total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context))
-        hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total)
+        total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context, steps))
+        hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total, steps)
         intermediate = _linear(arrays, f"{layer}.intermediate", quantized)
         intermediate = _rounded(dims, _gelu(dims, intermediate))
         outliers = 0
         if dims.is_int8:
             outliers = intermediate[:, arrays["kept"][number]] @ arrays[f"{layer}.output.kept"]
             intermediate[:, arrays["kept"][number]] = 0
-        total = hidden + _linear(arrays, f"{layer}.output", _quantized_rows(dims, intermediate, low=-0.1703)) + outliers
-        hidden, quantized = _norm(dims, arrays, f"{layer}.output_norm", total)
+        rows = _quantized_rows(dims, intermediate, steps, low=-0.1703)
+        total = hidden + _linear(arrays, f"{layer}.output", rows) + outliers
+        hidden, quantized = _norm(dims, arrays, f"{layer}.output_norm", total, steps)
     value = hidden[0, : dims.hidden]
     functions = {
         "tanh": np.tanh,
@@ -66,19 +73,21 @@ def _position_rows(dims: Any, ids: Floats) -> Floats:
     return np.cumsum(counted) * counted
 
 
-def _context(dims: Any, arrays: dict[str, Floats], layer: str, quantized: Any) -> Floats:
-    both = _projected(dims, arrays, f"{layer}.query_key_value", quantized)
+def _context(dims: Any, arrays: dict[str, Floats], layer: str, quantized: Any, steps: int) -> Floats:
+    both = _projected(dims, arrays, f"{layer}.query_key_value", quantized, steps)
     heads = range(0, dims.heads * dims.head, dims.head)
     parts = np.split(both, 3, axis=1)
     contexts = [_attend(dims, *(part[:, head : head + dims.head] for part in parts)) for head in heads]
     return np.concatenate(contexts, axis=1)
 
 
-def _context_of_cls(dims: Any, arrays: dict[str, Floats], layer: str, hidden: Floats, quantized: Any) -> Floats:
+def _context_of_cls(
+    dims: Any, arrays: dict[str, Floats], layer: str, hidden: Floats, quantized: Any, steps: int
+) -> Floats:
     """The last layer: K's weights are absorbed by the query, attention reads the hidden states, V's weights come last."""
     states = _rounded(dims, hidden)
     quantized = tuple(part[:1] for part in quantized) if dims.is_int8 else quantized[:1]
-    query = _projected(dims, arrays, f"{layer}.query", quantized).reshape(dims.heads, dims.head)
+    query = _projected(dims, arrays, f"{layer}.query", quantized, steps).reshape(dims.heads, dims.head)
     absorbed = np.stack(
         [one @ _matrix(panels).T for one, panels in zip(query, arrays[f"{layer}.key.weight"], strict=True)]
     )
@@ -87,7 +96,7 @@ def _context_of_cls(dims: Any, arrays: dict[str, Floats], layer: str, hidden: Fl
     return np.einsum("hw,hcw->hc", pooled, value).reshape(1, -1) + arrays[f"{layer}.value.bias"]
 
 
-def _norm(dims: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tuple[Floats, Any]:
+def _norm(dims: Any, arrays: dict[str, Floats], name: str, total: Floats, steps: int) -> tuple[Floats, Any]:
     real = total[:, : dims.hidden]
     normal = (real - real.mean(axis=1, keepdims=True)) / np.sqrt(real.var(axis=1, keepdims=True) + dims.epsilon)
     normal = np.pad(normal, [(0, 0), (0, padded(dims.hidden) - dims.hidden)])
@@ -95,27 +104,27 @@ def _norm(dims: Any, arrays: dict[str, Floats], name: str, total: Floats) -> tup
     if not dims.is_int8:
         return hidden, _rounded(dims, hidden)
     smoothed = hidden * arrays[f"{name}.balance"]
-    integers, scale, shift = _quantize(smoothed)
+    integers, scale, shift = _quantize(smoothed, steps)
     return hidden, (integers, scale, shift, smoothed[:1] - (integers * scale + shift)[:1])
 
 
-def _projected(dims: Any, arrays: dict[str, Floats], name: str, rows: Any) -> Floats:
+def _projected(dims: Any, arrays: dict[str, Floats], name: str, rows: Any, steps: int) -> Floats:
     """Queries, keys and values. In INT8 the first row, of [CLS], is quantized twice: itself, and what that has lost."""
     projected = _rounded(dims, _linear(arrays, name, rows))
     if dims.is_int8:
-        lost = _linear(arrays, name, _quantize(rows[3])) - arrays[f"{name}.bias"]
+        lost = _linear(arrays, name, _quantize(rows[3], steps)) - arrays[f"{name}.bias"]
         projected[:1] = _rounded(dims, projected[:1] + lost)
     return projected
 
 
-def _quantized_rows(dims: Any, values: Floats, low: float | None = None) -> Any:
-    return _quantize(values, low) if dims.is_int8 else _rounded(dims, values)
+def _quantized_rows(dims: Any, values: Floats, steps: int, low: float | None = None) -> Any:
+    return _quantize(values, steps, low) if dims.is_int8 else _rounded(dims, values)
 
 
-def _quantize(values: Floats, low: float | None = None) -> tuple[Floats, Floats, Floats]:
-    """Return integers, and each row's scale and shift: 254 steps from its minimum to its maximum, one of which is 0."""
+def _quantize(values: Floats, steps: int, low: float | None = None) -> tuple[Floats, Floats, Floats]:
+    """Return integers, and each row's scale and shift: `steps` from its minimum to its maximum, one of which is 0."""
     least = np.minimum(values.min(axis=1, keepdims=True), 0) if low is None else np.full((len(values), 1), low)
-    scale = (np.maximum(values.max(axis=1, keepdims=True), 0) - least) / 254
+    scale = (np.maximum(values.max(axis=1, keepdims=True), 0) - least) / steps
     inverse = np.divide(1, scale, where=scale > 1e-30, out=np.zeros_like(scale))
     zero = np.ceil(-least * inverse)
     return np.rint(values * inverse + zero), scale, -scale * zero

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from crossrt.engine.backends import native_cpu
@@ -26,8 +26,10 @@ from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import DTYPES, OUTLIER_CHANNELS, ModelDims, NativeModel, padded, write
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
+from crossrt.engine.hardware.cpus import instructions
+from crossrt.engine.kernels.instruction_sets import KINDS, Kind
 from crossrt.engine.kernels.library import native_library
-from crossrt.engine.kernels.support import why_not_native
+from crossrt.engine.kernels.support import native_kind, only_kinds, why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.execution_config import CpuConfig
@@ -124,14 +126,18 @@ def unloaded() -> Iterator[None]:
     native_cpu.kernel_library.cache_clear()
 
 
-@pytest.fixture(params=["native_avx512", "native_avx512_bf16"])
-def library(request: pytest.FixtureRequest, unloaded: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Compute with each library: a processor with AVX512-BF16 has the instructions of the other one too."""
-    why = why_not_native(Precision.BF16 if request.param.endswith("bf16") else Precision.FP32)
-    if why:
-        pytest.skip(why)
-    monkeypatch.setattr(native_cpu, "native_kernels", lambda: native_library(request.param))
-    return str(request.param)
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    """Compute by each kind of kernels that this processor can run: one with AVX512 has the instructions of AVX2 too."""
+    with only_kinds(request.param.name):
+        if why := why_not_native():
+            pytest.skip(f"{request.param.name}: {why}")
+        yield request.param
+
+
+def steps_of(kind: Kind) -> int:
+    """From a row's minimum to its maximum, in INT8."""
+    return 128 if kind.int8 == "narrow" else 254
 
 
 def session_of(bundle: Bundle, streams: int = 1, threads: int = 1) -> Any:
@@ -187,9 +193,10 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     seed=st.integers(0, 1000),
 )
 def test_the_kernels_compute_what_numpy_computes(
-    library: str, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
+    kind: Kind, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
 ) -> None:
     dims = dims_of(**fields)
+    assume(not why_not_native(Precision(dims.precision)))  # AVX2 has no BF16
     bundle = bundle_of(dims, random_arrays(dims, seed))
     batch = a_batch(lengths, types=dims.types, seed=seed)
     session = session_of(bundle)
@@ -197,7 +204,8 @@ def test_the_kernels_compute_what_numpy_computes(
         computed = session.run(batch)
     finally:
         session.close()
-    expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch))
+    steps = steps_of(kind)
+    expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch), steps=steps)
     # A value halfway between two INT8 steps may be rounded the other way, because FP32 sums depend on their order. Then NumPy
     # agrees when its inputs are perturbed by as little as that.
     chance = np.random.default_rng(0)
@@ -205,7 +213,7 @@ def test_the_kernels_compute_what_numpy_computes(
     for _ in range(32 if other else 0):
         arrays = random_arrays(dims, seed)
         arrays["position"] *= 1 + 2e-6 * chance.standard_normal(arrays["position"].shape)
-        moved = logits_of(NativeModel.open(file_of(bundle_of(dims, arrays))), pairs_of(batch))
+        moved = logits_of(NativeModel.open(file_of(bundle_of(dims, arrays))), pairs_of(batch), steps=steps)
         other = [row for row in other if not np.allclose(computed[row], moved[row], rtol=0, atol=0.05)]
     assert not other, (computed[other], expected[other])
 
@@ -213,21 +221,20 @@ def test_the_kernels_compute_what_numpy_computes(
 @pytest.mark.processor
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_most_pairs_agree_with_numpy_in_all_digits(
-    precision: str, library: str, bundle_of: Callable[..., Bundle]
+    precision: str, kind: Kind, bundle_of: Callable[..., Bundle]
 ) -> None:
     dims = dims_of(precision=precision, hidden=96, heads=3, intermediate=128)
     bundle = bundle_of(dims, random_arrays(dims))
     batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
     session = session_of(bundle)
-    differences = np.abs(session.run(batch) - logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch)))
+    model = NativeModel.open(file_of(bundle))
+    differences = np.abs(session.run(batch) - logits_of(model, pairs_of(batch), steps=steps_of(kind)))
     assert np.median(differences) < 1e-4
     assert differences.max() < (1e-5 if precision == "fp32" else 0.1)
 
 
 @pytest.mark.parametrize("precision", COMPUTED)
-def test_a_score_is_its_pairs_own_to_the_last_bit(
-    precision: str, library: str, bundle_of: Callable[..., Bundle]
-) -> None:
+def test_a_score_is_its_pairs_own_to_the_last_bit(precision: str, kind: Kind, bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of(precision=precision)
     session = session_of(bundle_of(dims, random_arrays(dims)))
     batch = a_batch([5, 300, 17, 64, 1, 133, 90, 12, 33, 200], seed=3)
@@ -239,6 +246,44 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(
         np.testing.assert_array_equal(session.run(alone)[0], together[row])
     backwards = Batch(**{field.name: getattr(batch, field.name)[::-1] for field in dataclasses.fields(Batch)})
     np.testing.assert_array_equal(session.run(backwards), together[::-1])
+
+
+@pytest.mark.parametrize("precision", [each for each in COMPUTED if each != "fp32"])
+def test_amx_computes_what_avx512_computes(
+    precision: str, tmp_path: Path, bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder with tiles that are emulated. INT8's sums are exact; in BF16 they are added in another order."""
+    kind = next(kind for kind in KINDS if kind.name == "amx")
+    lacking = [name for name in kind.instructions if "amx" not in name and name not in instructions()]
+    if lacking or shutil.which("g++") is None:
+        pytest.skip(f"this machine lacks {', '.join(lacking) or 'g++'}")
+    flags = [flag for flag in kind.compiler_flags if "amx" not in flag]
+    emulated = REPOSITORY / "tests/engine/kernels/emulated_tiles.h"
+    library = tmp_path / "native_amx.so"
+    subprocess.run(
+        [
+            *("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", *flags, "-include", emulated),
+            *(REPOSITORY / kind.source, "-o", library),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,  # false alarms of GCC 12 about its AVX512 headers
+    )
+    dims = dims_of(precision=precision, hidden=96, heads=3, intermediate=160, layers=3)
+    bundle = bundle_of(dims, random_arrays(dims))
+    batches = [a_batch([5, 300, 17, 64, 1, 33]), a_batch([40] * 20, seed=1)]
+    with only_kinds("avx512_bf16"):
+        expected = [session_of(bundle).run(batch) for batch in batches]
+    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: library)
+    for threads in (1, 3):
+        session = session_of(bundle, threads=threads)
+        for batch, logits in zip(batches, expected, strict=True):
+            if precision == "bf16":
+                np.testing.assert_allclose(session.run(batch), logits, atol=0.1)
+                assert np.median(np.abs(session.run(batch) - logits)) < 0.02
+            else:
+                np.testing.assert_allclose(session.run(batch), logits, atol=0.1)
+                assert np.median(np.abs(session.run(batch) - logits)) < 1e-3
+        session.close()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
@@ -465,6 +510,20 @@ def test_a_header_of_many_layers_is_refused_before_anything_is_made_for_them(bun
     assert most < 1e6
 
 
+def test_arrays_of_another_version_are_refused_before_one_is_read_that_is_not_there(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
+) -> None:
+    """The library counts the arrays itself: a struct of the same size can mean other arrays in another version."""
+    dims = dims_of(precision="fp32")
+    bundle = bundle_of(dims, random_arrays(dims))
+    model = NativeModel.open(file_of(bundle))
+    for arrays in (model.arrays[:-1], (*model.arrays, model.arrays[0]), ()):
+        other = dataclasses.replace(model, arrays=arrays)
+        monkeypatch.setattr(NativeModel, "open", lambda _, other=other: other)
+        with pytest.raises(BackendError, match=r"native_\w+.* is not of this crossrt; install crossrt again"):
+            session_of(bundle)
+
+
 @pytest.mark.parametrize("number", ["return 99;", None])
 def test_a_library_of_another_version_is_refused_in_words(
     number: str | None,
@@ -480,7 +539,7 @@ def test_a_library_of_another_version_is_refused_in_words(
     (tmp_path / "old.cpp").write_text(source)
     old = tmp_path / "old.so"
     subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "old.cpp", "-o", old], check=True)
-    monkeypatch.setattr(native_cpu, "native_kernels", lambda: old)
+    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: old)
     dims = dims_of()
     with pytest.raises(BackendError, match=r"old\.so is not of this crossrt; install crossrt again"):
         session_of(bundle_of(dims, random_arrays(dims)))
@@ -496,7 +555,7 @@ def test_the_struct_that_python_passes_has_the_fields_of_the_one_in_cpp() -> Non
     assert [(name, kinds[kind]) for name, kind in fields] == list(native_cpu._ModelDims._fields_)
 
 
-needs_int8 = pytest.mark.skipif("int8" not in COMPUTED, reason="this processor has no AVX512-VNNI")
+needs_int8 = pytest.mark.skipif("int8" not in COMPUTED, reason=why_not_native(Precision.INT8) or "they run")
 
 
 @needs_int8
@@ -543,14 +602,16 @@ def test_panels_are_where_the_kernels_can_load_them(bundle_of: Callable[..., Bun
 @pytest.mark.processor
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_a_session_computes_by_the_processors_own_library_or_says_what_the_processor_lacks(
-    precision: str, unloaded: None, bundle_of: Callable[..., Bundle]
+    precision: str, bundle_of: Callable[..., Bundle]
 ) -> None:
     dims = dims_of(precision=precision)
     bundle = bundle_of(dims, random_arrays(dims))
     if precision in COMPUTED:
-        NativeSession(bundle, precision=Precision(precision), streams=1).close()
-        library = "native_avx512_bf16" if "bf16" in COMPUTED else "native_avx512"
-        assert native_cpu.kernel_library()._name == str(native_library(library))
+        session = NativeSession(bundle, precision=Precision(precision), streams=1)
+        kind = native_kind(Precision(precision))
+        assert kind is not None
+        assert session._library._name == str(native_library(kind.library))
+        session.close()
     else:
         why = re.escape(why_not_native(Precision(precision)))
         with pytest.raises(BackendError, match=f"cannot run here in {precision}: {why}; use another backend"):

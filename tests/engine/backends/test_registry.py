@@ -6,94 +6,176 @@ from pathlib import Path
 import pytest
 
 from crossrt.engine.backends.registry import installed_backends
+from crossrt.engine.errors import OptionError
 from crossrt.engine.hardware import cpus
 from crossrt.engine.hardware.cpus import has_vnni, instructions
 from crossrt.engine.kernels import support
-from crossrt.engine.kernels.instruction_sets import LIBRARIES, compiler_flags
-from crossrt.engine.kernels.support import native_kernels, why_not_native
+from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.library import native_library
+from crossrt.engine.kernels.support import native_kernels, native_kind, only_kinds, why_not_native
 from crossrt.engine.precision import Precision
+from tests.conftest import REPOSITORY
 
-AVX512 = "fma avx2 avx512f avx512bw avx512dq avx512vl"
+AVX2 = "fma avx2 f16c"
+AVX512 = f"{AVX2} avx512f avx512bw avx512dq avx512vl"
 VNNI = f"{AVX512} avx512_vnni"
 BF16 = f"{VNNI} avx512_bf16"
+OF_AVX2 = {"fp32": "avx2", "int8": "avx2"}
+OF_AVX2_VNNI = {"fp32": "avx2_vnni", "int8": "avx2_vnni"}
+OF_BF16 = {"fp32": "avx512_bf16", "bf16": "avx512_bf16", "int8": "avx512_bf16"}
 PROCESSORS = {
-    "an old one": ("flags\t\t: fpu sse4_2", [], False),
-    "AVX2": ("flags\t\t: fpu fma avx2 f16c", [], False),
-    "AVX2 with VNNI, as Intel's clients": ("flags\t\t: fpu fma avx2 avx_vnni", [], True),
-    "VNNI and BF16 without what they extend": ("flags\t\t: fpu avx512_vnni avx512_bf16", [], True),
-    "Intel Skylake": (f"model name\t: Intel(R) Xeon(R)\nflags\t\t: fpu {AVX512}\n", ["fp32"], False),
-    "Intel Cascade Lake": (f"flags\t\t: fpu {VNNI}\nbugs\t\t: avx512_bf16\n", ["fp32", "int8"], True),
-    "AMD Zen 4": (f"model name\t: AMD EPYC 9R14\nflags\t\t: fpu {BF16}\n", ["fp32", "bf16", "int8"], True),
-    "Intel with AMX": (
-        f"flags\t\t: {BF16} avx_vnni avx512_fp16 amx_bf16 amx_tile amx_int8\n",
-        ["fp32", "bf16", "int8"],
+    "an old one": ("flags\t\t: fpu sse4_2", {}, False),
+    "AVX2 without FMA": ("flags\t\t: fpu avx2 f16c", {}, False),
+    "AVX2": (f"flags\t\t: fpu {AVX2}", OF_AVX2, False),
+    "AVX2 with VNNI, as Intel's clients": (f"flags\t\t: fpu {AVX2} avx_vnni", OF_AVX2_VNNI, True),
+    "VNNI and BF16 without what they extend": ("flags\t\t: fpu avx512_vnni avx512_bf16", {}, True),
+    # Its AVX512 has no 8-bit products, so the library for AVX2 computes INT8.
+    "Intel Skylake": (
+        f"model name\t: Intel(R) Xeon(R)\nflags\t\t: fpu {AVX512}\n",
+        {"fp32": "avx512", "int8": "avx2"},
+        False,
+    ),
+    "Intel Cascade Lake": (
+        f"flags\t\t: fpu {VNNI}\nbugs\t\t: avx512_bf16\n",
+        {"fp32": "avx512", "int8": "avx512"},
         True,
     ),
-    "Graviton": ("Features\t: fp asimd asimddp i8mm bf16\nCPU part\t: 0xd40\n", [], False),
-    "RISC-V": ("isa\t: rv64imafdcv\n", [], False),
-    "no /proc": (None, [], False),
+    "AMD Zen 4": (f"model name\t: AMD EPYC 9R14\nflags\t\t: fpu {BF16}\n", OF_BF16, True),
+    # Its kernels are emulated in tests and not taken by themselves.
+    "Intel with AMX": (f"flags\t\t: {BF16} avx_vnni avx512_fp16 amx_bf16 amx_tile amx_int8\n", OF_BF16, True),
+    "RISC-V": ("isa\t: rv64imafdcv\n", {}, False),
+    "no /proc": (None, {}, False),
 }
+"""What Linux says of a processor, the kind of kernels for each precision, and whether it has VNNI."""
+
+COMPUTED_BY_SOME = [Precision.FP32, Precision.BF16, Precision.INT8]
 
 
 @pytest.fixture(params=PROCESSORS)
-def computed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """See another processor, with all kernels compiled; what they should compute on it."""
-    described, computed, vnni = PROCESSORS[request.param]
+def kinds(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """See another processor, with all kernels compiled; the kind that should compute each precision on it."""
+    described, kinds, vnni = PROCESSORS[request.param]
     file = tmp_path / "cpuinfo"
     if described is not None:
         file.write_text(described)
     monkeypatch.setattr(cpus, "CPUINFO", file)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     cpus.processor.cache_clear()
     monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
     assert has_vnni() is vnni
-    yield computed
+    yield kinds
     cpus.processor.cache_clear()
 
 
-def test_the_kernels_compute_what_the_processor_has_all_instructions_for(computed: list[str]) -> None:
-    assert [each.value for each in Precision if "native" in installed_backends(each)] == computed
-    kernels = native_kernels()
-    assert kernels is not None
-    assert kernels.name == ("native_avx512_bf16" if "bf16" in computed else "native_avx512")
-    for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
+def test_a_precision_is_computed_by_the_best_kind_whose_instructions_the_processor_has(
+    kinds: dict[str, str], tmp_path: Path
+) -> None:
+    assert {each.value for each in Precision if "native" in installed_backends(each)} == set(kinds)
+    for precision in COMPUTED_BY_SOME:
         why = why_not_native(precision)
-        assert why == "" if precision.value in computed else why.startswith("this processor lacks avx512")
+        if precision.value in kinds:
+            assert native_kernels(precision) == tmp_path / f"native_{kinds[precision.value]}"
+            assert why == ""
+        else:
+            assert native_kernels(precision) is None
+            assert why.startswith("this processor lacks ")
 
 
 def test_a_compiler_without_bf16_leaves_the_other_precisions(
-    computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kinds: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(support, "native_library", lambda name: None if "bf16" in name else tmp_path / name)
-    assert native_kernels() == tmp_path / "native_avx512"
-    assert [each.value for each in Precision if "native" in installed_backends(each)] == [
-        each for each in computed if each != "bf16"
-    ]
-    assert ("compiled without AVX512-BF16" in why_not_native(Precision.BF16)) == ("bf16" in computed)
+    assert {each.value for each in Precision if "native" in installed_backends(each)} == set(kinds) - {"bf16"}
+    assert "compiled without avx512_bf16" in why_not_native(Precision.BF16)
+    if "bf16" in kinds:
+        assert native_kernels(Precision.INT8) == tmp_path / "native_avx512"
 
 
 def test_an_installation_without_a_compiler_has_no_kernels(
-    computed: list[str], monkeypatch: pytest.MonkeyPatch
+    kinds: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(support, "native_library", lambda name: None)
-    assert native_kernels() is None
     assert not [each for each in Precision if "native" in installed_backends(each)]
-    for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
+    for precision in COMPUTED_BY_SOME:
+        assert native_kernels(precision) is None
         assert "no compiled kernels" in why_not_native(precision)
+
+
+def test_on_another_architecture_no_library_of_x86_is_loaded(
+    kinds: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its flags are called, as under an emulator that shows those of its host."""
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    for precision in COMPUTED_BY_SOME:
+        assert native_kernels(precision) is None
+        assert f"computes in {precision.value} on riscv64" in why_not_native(precision)
 
 
 @pytest.mark.processor
 def test_this_processors_own_kernels_are_a_backend() -> None:
     """With the processor as this process sees it, and the libraries that are compiled here."""
-    kernels = native_kernels()
-    for precision, needed in support.REQUIRED_INSTRUCTIONS.items():
-        compiled = kernels is not None and (precision is not Precision.BF16 or "bf16" in kernels.name)
-        assert ("native" in installed_backends(precision)) == (compiled and needed <= instructions())
+    for precision in COMPUTED_BY_SOME:
+        able = [
+            kind
+            for kind in KINDS
+            if kind.tried
+            and precision.value in kind.precisions
+            and native_library(kind.library)
+            and {*kind.instructions, *kind.precisions[precision.value]} <= instructions()
+        ]
+        assert ("native" in installed_backends(precision)) == bool(able)
+        assert native_kind(precision) == (able[0] if able else None)
 
 
-def test_a_library_is_loaded_only_where_everything_that_it_was_compiled_with_runs() -> None:
-    required = support.REQUIRED_INSTRUCTIONS
-    # `native_kernels` takes the second where BF16 can run, and the first where FP32 can.
-    assert required[Precision.FP32] == set(LIBRARIES["native_avx512"])
-    assert required[Precision.BF16] == set(LIBRARIES["native_avx512_bf16"])
-    assert required[Precision.FP32] < required[Precision.INT8] < required[Precision.BF16]
-    assert compiler_flags(("avx512f", "avx512_vnni", "fma")) == ["-mavx512f", "-mavx512vnni", "-mfma"]
+def test_each_kind_is_compiled_with_the_instructions_that_it_is_loaded_for() -> None:
+    for kind in KINDS:
+        assert (REPOSITORY / kind.source).is_file()
+        flags = kind.compiler_flags
+        assert flags[0] == "-march=x86-64"
+        assert [flag.replace("-", "").removeprefix("m") for flag in flags[1:]] == [
+            name.replace("_", "") for name in kind.instructions
+        ]
+        assert kind.lacking("fp32", set(kind.instructions)) == ()
+        assert kind.lacking("fp32", set()) == kind.instructions
+
+
+def test_only_some_kinds_can_be_chosen_from(kinds: dict[str, str]) -> None:
+    with only_kinds("avx2"):
+        assert native_kind(Precision.BF16) is None
+        found = native_kind(Precision.FP32)
+        assert (found and found.name) == ("avx2" if kinds else None)
+    with only_kinds():
+        assert native_kind(Precision.FP32) is None
+        assert why_not_native(Precision.FP32) != ""
+    assert (native_kind(Precision.FP32) is not None) == bool(kinds)
+
+
+def test_an_environment_variable_names_the_kinds_to_choose_from(
+    kinds: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRT_KERNELS", "avx2, avx512")
+    found = native_kind(Precision.FP32)
+    assert (found and found.name) == {"avx512_bf16": "avx512", "avx2_vnni": "avx2"}.get(
+        kinds.get("fp32", ""), kinds.get("fp32")
+    )
+    monkeypatch.setenv("CROSSRT_KERNELS", "avx3")
+    with pytest.raises(OptionError, match="CROSSRT_KERNELS='avx3' names kinds that there are not; the kinds are amx, "):
+        native_kind(Precision.FP32)
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_amx_is_taken_where_it_is_named_and_the_system_permits_it(
+    kinds: dict[str, str], permitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support, "tiles_permitted", lambda: permitted)
+    monkeypatch.setenv("CROSSRT_KERNELS", "amx,avx512_bf16,avx2")
+    found = native_kind(Precision.INT8)
+    has_amx = "amx_int8" in instructions()
+    assert (found is not None and found.name == "amx") == (has_amx and permitted)
+    if has_amx and not permitted:
+        assert found is not None
+        assert found.name == "avx512_bf16"
+        monkeypatch.setenv("CROSSRT_KERNELS", "amx")
+        assert why_not_native(Precision.INT8) == (
+            "this processor lacks the operating system's permission to use AMX's tiles"
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossrt.engine.hardware import cpus
-from crossrt.engine.hardware.cpus import usable_cpus
+from crossrt.engine.hardware.cpus import tiles_permitted, usable_cpus
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,15 @@ def test_an_affinity_mask_bounds_the_threads(bundle: Path) -> None:
 def test_vnni_is_read_from_what_the_processor_says(said: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpus, "processor", lambda: said)
     assert cpus.has_vnni() is expected
+
+
+def test_amxs_tiles_are_asked_for_and_a_no_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system of a processor without AMX refuses, as an old kernel does; the call itself is made."""
+    monkeypatch.setattr(cpus, "processor", lambda: "flags : amx_tile amx_int8")
+    tiles_permitted.cache_clear()
+    real = "amx_tile" in cpus.cpuinfo().split()
+    assert tiles_permitted() in ((True, False) if real else (False,))
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    tiles_permitted.cache_clear()
+    assert not tiles_permitted()
+    tiles_permitted.cache_clear()

@@ -25,7 +25,7 @@ from crossrt.calibration.ranking_report import RankingReport
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
-from crossrt.engine.kernels.support import why_not_native
+from crossrt.engine.kernels.support import judged_as, only_kinds, why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
 from crossrt.engine.runtime.select import choose_execution
@@ -61,8 +61,11 @@ def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, ca
     assert model.parity["passed"]
     assert model.parity["ranking"]["top10_overlap"] >= 0.96
     assert model.parity["ranking"]["queries"] >= 20
-    assert model.backends == dict.fromkeys(installed_backends(Precision.INT8), True)
-    for backend in set(model.backends) - {"onnxruntime"}:
+    judged = {judged_as(backend, Precision.INT8) for backend in installed_backends(Precision.INT8)}
+    assert {name: passed for name, passed in model.backends.items() if name != "native_narrow"} == dict.fromkeys(
+        judged - {"native_narrow"}, True
+    )
+    for backend in set(model.backends) - {"onnxruntime", "native_narrow"}:
         assert json.loads((exported.path / f"parity.int8.{backend}.json").read_text())["backend"] == backend
     assert model.numerics["eight_bit_share"] >= LEAST_SHARE
     assert model.numerics["judged_on"]["source"] == "built-in, pooled"
@@ -122,7 +125,7 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
         "crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime", "openvino", "native")
     )
     models = exported.manifest.models
-    passed = {"onnxruntime": True, "openvino": True, "native": True}
+    passed = {"onnxruntime": True, "openvino": True, "native": True, "native_narrow": True}
 
     def judged(**fields: Any) -> Bundle:
         int8 = replace(models["int8"], **{"backends": passed, "native_file": "model.int8.native", **fields})
@@ -138,9 +141,9 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     assert chosen(judged(), backend="openvino") == "openvino"
     assert {
         each.backend for each in candidates(judged(), choose_execution(judged(), precision="int8", device="cpu"))
-    } == set(passed)
+    } == {"onnxruntime", "openvino", "native"}
     assert chosen(judged(native_file=None)) != "native"
-    assert chosen(judged(backends=passed | {"native": False})) != "native"
+    assert chosen(judged(backends=passed | {"native": False, "native_narrow": False})) != "native"
     with pytest.raises(BackendError, match="no int8 weights for the backend native"):
         chosen(judged(native_file=None), backend="native")
     with pytest.raises(BackendError, match="no fp32 weights for the backend native"):
@@ -213,6 +216,42 @@ def test_the_native_kernels_have_a_file_and_a_check_of_their_own(exported: Bundl
         # What all pairs have in common, as the error of [CLS] is, moves no pair past another.
         errors = [np.std(model.logits(pairs) - exact.logits(pairs)) for model in (native, other)]
     assert 0 < errors[0] < 1.2 * errors[1]
+
+
+def test_int8_of_7_bits_is_taken_only_where_it_was_judged(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor with AVX2 alone, which gives other scores than those that `native` speaks of."""
+    select = "crossrt.engine.runtime.select_cpu"
+    monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "native"))
+    monkeypatch.setattr(f"{select}.judged_as", lambda name, _: "native_narrow" if name == "native" else name)
+    models = exported.manifest.models
+
+    def chosen(backends: dict[str, bool], **words: Any) -> str:
+        int8 = replace(models["int8"], native_file="model.int8.native", backends={"onnxruntime": True, **backends})
+        bundle = replace(exported, manifest=replace(exported.manifest, models={**models, "int8": int8}))
+        return choose_execution(bundle, precision="int8", device="cpu", tuned=False, **words).backend
+
+    assert chosen({"native": True, "native_narrow": True}) == "native"
+    assert chosen({"native": True}) == "onnxruntime"
+    assert chosen({"native": True, "native_narrow": False}) == "onnxruntime"
+    assert chosen({"native": True}, backend="native", allow_failed=True) == "native"
+    with pytest.raises(BackendError, match=r"activations of 7 bits, and .* was not checked so.*export it again"):
+        chosen({"native": True}, backend="native")
+    with pytest.raises(BackendError, match=r"activations of 7 bits, and .* failed its check so"):
+        chosen({"native": True, "native_narrow": False}, backend="native")
+
+
+@pytest.mark.processor
+def test_int8_of_7_bits_is_judged_where_it_can_be_computed(exported: Bundle) -> None:
+    model = exported.manifest.models["int8"]
+    with only_kinds("avx2"):
+        able = not why_not_native(Precision.INT8)
+    assert ("native_narrow" in model.backends) == ("native_narrow" in model.score_errors) == able
+    if able and judged_as("native", Precision.INT8) == "native":
+        report = json.loads((exported.path / "parity.int8.native.narrow.json").read_text())
+        assert "activations of 7 bits" in report["backend"]
+        # Half as many steps: about twice the error.
+        errors = [model.score_errors[name].deviation for name in ("native", "native_narrow")]
+        assert errors[0] < errors[1] < 4 * errors[0]
 
 
 @needs_kernels

@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+"""How fast is the native code for each kind of processor, beside the same kind's share of OpenVINO, ONNX Runtime and PyTorch?
+
+    benchmarks/processors.py BUNDLE --checkpoint DIR --queries Q.tsv --passages P.tsv --run R.trec --out RESULT.json
+
+A processor can run the code of lesser kinds than its own. Each system has a process of its own, in which crossrt, OpenVINO or
+PyTorch is limited to a kind; ONNX Runtime has no such setting, and uses what the processor has. A request is one query with its
+candidates; all systems score it before the next, in an order that is turned round each time. What crossrt's own FP32 scores are,
+from the best kind, is what the others' errors are measured by.
+
+The ceiling is what the processor reaches in a loop of multiply-adds on registers alone (FP32, 256 or 512 bits), measured before
+and after. The share of it counts every multiply-add of the model, also those of the last layer that crossrt leaves out.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from result import write_result
+
+from crossrt.calibration.ranking import top_overlap
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.native_weights import NativeModel
+from crossrt.engine.files.trec import read_collection
+from crossrt.engine.hardware.cpus import instructions
+from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.support import only_kinds
+from crossrt.engine.precision import Precision
+
+LIMITS = {
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "OV_CPU_MAX_ISA": "AVX2"},
+    "avx2_vnni": {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "OV_CPU_MAX_ISA": "AVX2_VNNI"},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI", "OV_CPU_MAX_ISA": "AVX512_CORE_VNNI"},
+    "avx512_bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "OV_CPU_MAX_ISA": "AVX512_CORE_BF16"},
+}
+"""By kind of kernels: what limits oneDNN, in OpenVINO and PyTorch, to the same instructions."""
+PYTORCH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
+PEAK = """
+#include <immintrin.h>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+template <class Vec, class Step>
+double rate(Vec, Step step) {  // multiply-adds a second of one thread, in 1e9
+    using clock = std::chrono::steady_clock;
+    Vec sums[12] = {};
+    double best = 0;
+    for (int round = 0; round < 8; round++) {
+        const auto begin = clock::now();
+        for (int n = 0; n < 4000000; n++)
+            for (Vec& sum : sums) step(sum);
+        const std::chrono::duration<double> taken = clock::now() - begin;
+        best = std::max(best, 4e6 * 12 * (sizeof(Vec) / 4) / taken.count() / 1e9);
+    }
+    volatile float sink = sums[0][0] + sums[11][0];
+    (void)sink;
+    return best;
+}
+int main() {
+    std::printf("%f", rate(VECTOR{}, [](VECTOR& sum) { asm volatile("vfmadd231ps %0, %0, %0" : "+v"(sum)); }));
+}
+"""
+
+
+def main() -> None:
+    """Measure in turns, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, help="with fp32 and int8, judged in every backend")
+    parser.add_argument("--checkpoint", type=Path, help="measure sentence-transformers with PyTorch too")
+    for name in ("queries", "passages", "run"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--requests", type=int, default=12)
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--random-weights", action="store_true", help="report no ranking: the weights are not trained")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(json.loads(arguments.worker))
+        return
+    queries, passages, run = read_collection(arguments.queries, arguments.passages, arguments.run)
+    step = max(1, len(run) // arguments.requests)
+    requests = [
+        (queries[query], [passages[one] for one in [*run[query]][: arguments.candidates]])
+        for query in [*run][::step][: arguments.requests]
+    ]
+    ceilings = {bits: [peak(bits)] for bits in (256, 512)}
+    systems = systems_of(arguments)
+    workers = [Worker(system, arguments) for system in systems]
+    times = np.zeros((len(workers), len(requests)))
+    scores: list[list[npt.NDArray[Any]]] = [[] for _ in workers]
+    for number, request in enumerate(requests):
+        order = range(len(workers)) if number % 2 else reversed(range(len(workers)))
+        for each in order:
+            answer, times[each, number] = workers[each].score(request)
+            scores[each].append(answer)
+    for worker in workers:
+        worker.close()
+    for bits, found in ceilings.items():
+        found.append(peak(bits))
+    work_of = multiply_adds(arguments.bundle, requests)
+    result = table(systems, times, scores, requests, work_of, arguments)
+    result["ceiling_gmacs_of_one_thread"] = ceilings
+    for row in result["rows"]:
+        print(json.dumps(row))
+    if arguments.out:
+        write_result(arguments.out, result)
+
+
+def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the systems that can be measured here: what runs, in which precision, and limited to which kind."""
+    present = instructions()
+    bundle = Bundle.open(arguments.bundle)
+    systems: list[dict[str, Any]] = []
+    for kind in KINDS:
+        if kind.name not in LIMITS:
+            continue
+        for precision in ("fp32", "int8", "bf16"):
+            if precision not in bundle.manifest.models or precision not in kind.precisions:
+                continue
+            if not kind.lacking(precision, present):
+                systems.append({"backend": "native", "precision": precision, "kind": kind.name})
+                if precision != "bf16":
+                    systems.append({"backend": "openvino", "precision": precision, "kind": kind.name})
+    systems += [{"backend": "onnxruntime", "precision": precision, "kind": None} for precision in ("fp32", "int8")]
+    if arguments.checkpoint:
+        systems += [{"backend": "pytorch", "precision": "fp32", "kind": kind} for kind in ("avx2", None)]
+    return systems
+
+
+def work(order: Mapping[str, Any]) -> None:
+    """Open one system and score the requests of standard input, a JSON object a line."""
+    threads = order["threads"]
+    if order["backend"] == "pytorch":
+        import torch
+        from sentence_transformers import CrossEncoder as Reference
+
+        torch.set_num_threads(threads)
+        reference = Reference(order["checkpoint"], device="cpu", max_length=512)
+
+        def score(pairs: Sequence[tuple[str, str]]) -> Any:
+            return reference.predict(pairs, activation_fn=torch.nn.Identity(), batch_size=32)
+
+    else:
+        from crossrt import CrossEncoder
+
+        names = [kind.name for kind in KINDS] if order["kind"] is None else [order["kind"]]
+        with only_kinds(*names):
+            model = CrossEncoder(
+                order["bundle"],
+                precision=order["precision"],
+                backend=order["backend"],
+                device="cpu",
+                threads=threads,
+                allow_failed=True,
+            )
+
+        def score(pairs: Sequence[tuple[str, str]]) -> Any:
+            return model.logits(pairs)[:, -1]
+
+    for line in sys.stdin:
+        query, passages = json.loads(line)
+        begin = perf_counter()
+        logits = score([(query, passage) for passage in passages])
+        taken = perf_counter() - begin
+        print(json.dumps([[float(logit) for logit in logits], taken]), flush=True)
+
+
+class Worker:
+    """A system in a process of its own."""
+
+    def __init__(self, system: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+        limits = LIMITS.get(system["kind"] or "", {})
+        if system["backend"] == "pytorch" and system["kind"]:
+            limits = {**limits, **PYTORCH_AVX2}
+        order = {**system, "bundle": str(arguments.bundle), "threads": arguments.threads}
+        order["checkpoint"] = str(arguments.checkpoint)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(arguments.bundle), "--worker", json.dumps(order)],
+            env={**os.environ, **limits, "OMP_NUM_THREADS": str(arguments.threads)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.score(("which is warm?", ["a passage that is scored before any time is taken"] * 8))
+
+    def score(self, request: tuple[str, Sequence[str]]) -> tuple[npt.NDArray[Any], float]:
+        """Return the logits of a request, and the seconds that it took."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        logits, taken = json.loads(self._process.stdout.readline())
+        return np.array(logits), taken
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def table(
+    systems: Sequence[Mapping[str, Any]],
+    times: npt.NDArray[Any],
+    scores: Sequence[Sequence[npt.NDArray[Any]]],
+    requests: Sequence[tuple[str, Sequence[str]]],
+    multiply_adds: npt.NDArray[Any],
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Return a row for each system: its speed, beside others of the same request, and its error."""
+    own = {(system["backend"], system["precision"], system["kind"]): number for number, system in enumerate(systems)}
+    exact = scores[own["native", "fp32", next(kind for _, _, kind in own)]]
+    pairs = np.array([len(passages) for _, passages in requests])
+    rows = []
+    for number, system in enumerate(systems):
+        beside = {
+            "openvino": own.get(("openvino", system["precision"], system["kind"])),
+            "own_fp32": own.get((system["backend"], "fp32", system["kind"])),
+        }
+        ratios = {
+            name: [float(np.quantile(times[other] / times[number], at)) for at in (0.5, 0.1, 0.9)]
+            for name, other in beside.items()
+            if other is not None
+        }
+        errors = np.concatenate(scores[number]) - np.concatenate(exact)
+        row = {
+            **system,
+            "pairs_per_second": float(np.median(pairs / times[number])),
+            "gmacs_per_second": float(np.median(multiply_adds / times[number]) / 1e9),
+            "times_as_fast_as": ratios,
+            "mean_error": float(np.abs(errors).mean()),
+            "largest_error": float(np.abs(errors).max()),
+        }
+        if not arguments.random_weights:
+            lists = zip(exact, scores[number], strict=True)
+            row["top10_overlap"] = float(np.mean([top_overlap(reference, one) for reference, one in lists]))
+        rows.append(row)
+    return {
+        "model": str(Bundle.open(arguments.bundle).manifest.source["id"]),
+        "trained": not arguments.random_weights,
+        "requests": len(requests),
+        "pairs": int(pairs.sum()),
+        "threads": arguments.threads,
+        "rows": rows,
+    }
+
+
+def multiply_adds(path: Path, requests: Sequence[tuple[str, Sequence[str]]]) -> npt.NDArray[np.float64]:
+    """Return the multiply-adds of each request, of all linear layers and of attention, without any padding."""
+    bundle = Bundle.open(path)
+    dims = NativeModel.open(bundle.native_file(Precision.FP32)).dims
+    tokenizer = bundle.pair_tokenizer()
+    counts = []
+    for query, passages in requests:
+        encoded = tokenizer.encode([(query, passage) for passage in passages])
+        lengths = np.diff(encoded.offsets).astype(np.float64)
+        linear = 4 * dims.hidden**2 + 2 * dims.hidden * dims.intermediate
+        counts.append(dims.layers * (lengths * linear + 2 * lengths**2 * dims.hidden).sum())
+    return np.array(counts)
+
+
+def peak(bits: int) -> float | None:
+    """Return the FP32 multiply-adds a second, in 1e9, that one thread reaches on registers; None where it cannot."""
+    if bits == 512 and "avx512f" not in instructions():
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder) / "peak.cpp", Path(folder) / "peak"
+        source.write_text(PEAK.replace("VECTOR", f"__m{bits}"))
+        flag = "-mavx512f" if bits == 512 else "-mavx2"
+        subprocess.run(["g++", "-O2", flag, "-mfma", source, "-o", program], check=True)
+        return float(subprocess.run([program], check=True, capture_output=True, text=True).stdout)
+
+
+if __name__ == "__main__":
+    main()
