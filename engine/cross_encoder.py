@@ -352,9 +352,9 @@ class CrossEncoder(CrossEncoderAttributes):
         """Start to score the pairs that `encode` returned, and return without waiting. `Pending.wait` returns their raw logits.
 
         The logits are float32 [n, labels], in the order of the pairs. `Pending.cancel` gives up a request. Several threads may
-        submit at once. On a CPU the requests of one model take turns, so that a small one is not held up by a large one; requests
-        with a lower `priority` are served first. On a GPU they are computed one after the other, whatever their priority. Raises
-        ShapeError for a pair longer than a GPU's engine takes, and BackendError once the model is closed.
+        submit at once. The requests of one model take turns, so that a small one is not held up by a large one; requests with a
+        lower `priority` are served first. Raises ShapeError for a pair longer than a GPU's engine takes, and BackendError once
+        the model is closed.
         """
         return self._scorer.submit(
             pairs, batch_size=whole("batch_size", batch_size, least=1), priority=whole("priority", priority)

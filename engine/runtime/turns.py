@@ -4,28 +4,43 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Work = TypeVar("Work")
+"""What a scorer needs to compute a batch."""
 
 TURN_TOKENS = 512
 """Tokens of one turn, which has at least one batch. That is about one full batch on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WaitingBatch:
-    """A batch that has not begun. `compute` computes it and returns its number of rows, which becomes the result of `future`.
+class WaitingBatch(Generic[Work]):
+    """A batch that has not begun. `request` holds the futures of all batches of its request.
 
-    `request` holds the futures of all batches of the request.
+    Whoever takes the batch computes `work`, and then sets its number of rows as the result of `future`, or calls `fail`.
     """
 
-    compute: Callable[[], int]
+    work: Work
     tokens: int
     future: Future[int]
     request: Sequence[Future[int]]
 
+    def fail(self, error: BaseException) -> None:
+        """Raise the error for whoever waits, and cancel those batches of the request that have not begun."""
+        cancel(self.request)
+        self.future.set_exception(error)
 
-class Turns:
+
+def cancel(futures: Iterable[Future[int]]) -> None:
+    """Cancel the batches that have not begun."""
+    for future in futures:
+        future.cancel()
+
+
+class Turns(Generic[Work]):
     """The requests of a scorer that have batches to compute. Any number of threads may call.
 
     Requests with a lower priority are served first. Those of one priority share the processors equally by tokens: each turn, of
@@ -40,7 +55,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._queues: dict[int, _Queue] = {}
+        self._queues: dict[int, _Queue[Work]] = {}
         """By priority; none is empty."""
 
     @property
@@ -48,13 +63,13 @@ class Turns:
         """Whether no batch waits."""
         return not self._queues
 
-    def add(self, batches: Sequence[WaitingBatch], *, priority: int = 0) -> None:
+    def add(self, batches: Sequence[WaitingBatch[Work]], *, priority: int = 0) -> None:
         """Add a request, whose batches begin in this order."""
         if batches:
             with self._lock:
                 self._queues.setdefault(priority, _Queue()).add(batches)
 
-    def next(self) -> WaitingBatch | None:
+    def next(self) -> WaitingBatch[Work] | None:
         """Take the batch whose turn it is, and mark its future as running; None where no batch waits."""
         with self._lock:
             while self._queues:
@@ -77,21 +92,21 @@ class Turns:
                     batch.future.cancel()
 
 
-class _Queue:
+class _Queue(Generic[Work]):
     """The requests of one priority. Used under the lock of `Turns`."""
 
     def __init__(self) -> None:
-        self.requests: list[_Request] = []
+        self.requests: list[_Request[Work]] = []
         """A heap; the first request is served next."""
         self._equal_share = 0.0
         """Tokens that a request would have been served which was here from the start."""
         self._numbers = itertools.count()
 
-    def add(self, batches: Sequence[WaitingBatch]) -> None:
+    def add(self, batches: Sequence[WaitingBatch[Work]]) -> None:
         start = self._equal_share
         heapq.heappush(self.requests, _Request(start - TURN_TOKENS, next(self._numbers), start, deque(batches)))
 
-    def next(self) -> WaitingBatch | None:
+    def next(self) -> WaitingBatch[Work] | None:
         """Take the batch whose turn it is; None where all batches of its request are cancelled."""
         sharing = len(self.requests)
         request = heapq.heappop(self.requests)
@@ -104,7 +119,7 @@ class _Queue:
 
 
 @dataclass(order=True, slots=True)
-class _Request:
+class _Request(Generic[Work]):
     """The batches of a request that have not begun. The one with the lowest tag is served first."""
 
     tag: float
@@ -112,13 +127,13 @@ class _Request:
     """Order of arrival."""
     start: float = field(compare=False)
     """The equal share at arrival."""
-    batches: deque[WaitingBatch] = field(compare=False)
+    batches: deque[WaitingBatch[Work]] = field(compare=False)
     begun: int = field(default=0, compare=False)
     """Tokens of the batches that have begun."""
     turn_end: int = field(default=TURN_TOKENS, compare=False)
     """The most that `begun` may be in the current turn."""
 
-    def begin(self) -> WaitingBatch | None:
+    def begin(self) -> WaitingBatch[Work] | None:
         """Take the first batch that is not cancelled. Where the one after it does not fit into the turn, the turn ends."""
         while self.batches:
             batch = self.batches.popleft()

@@ -1,6 +1,6 @@
 """The order of service: requests share the processors by tokens, small ones go first, and none waits for ever."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import pairwise
 
@@ -9,30 +9,31 @@ from hypothesis import strategies as st
 
 from crossrt.engine.runtime.turns import TURN_TOKENS, Turns, WaitingBatch
 
+Work = Callable[[], int]
 FULL = 448
 """Tokens of a usual batch."""
 
 
-def request(name: str, tokens: Sequence[int], served: list[str]) -> list[WaitingBatch]:
+def request(name: str, tokens: Sequence[int], served: list[str]) -> list[WaitingBatch[Work]]:
     """Return batches of so many tokens. Each appends `name` to `served` when it is computed."""
     futures: list[Future[int]] = [Future() for _ in tokens]
     return [
-        WaitingBatch(compute=lambda: served.append(name) or 1, tokens=size, future=future, request=futures)
+        WaitingBatch(work=lambda: served.append(name) or 1, tokens=size, future=future, request=futures)
         for size, future in zip(tokens, futures, strict=True)
     ]
 
 
-def compute(turns: Turns, count: int = 10_000) -> None:
+def compute(turns: Turns[Work], count: int = 10_000) -> None:
     """Compute the next `count` batches, or all."""
     for _ in range(count):
         batch = turns.next()
         if batch is None:
             return
-        batch.future.set_result(batch.compute())
+        batch.future.set_result(batch.work())
 
 
 def test_a_small_request_is_served_before_the_rest_of_any_number_of_large_ones() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     for number in range(5):
         turns.add(request(f"large {number}", [FULL] * 20, served))
     compute(turns, 33)
@@ -44,7 +45,7 @@ def test_a_small_request_is_served_before_the_rest_of_any_number_of_large_ones()
 
 
 def test_large_requests_share_by_tokens_however_their_batches_are_cut() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     turns.add(request("wide", [400] * 300, served))
     turns.add(request("narrow", [50] * 300, served))
     for _ in range(200):
@@ -54,7 +55,7 @@ def test_large_requests_share_by_tokens_however_their_batches_are_cut() -> None:
 
 
 def test_a_request_that_comes_late_does_not_catch_up_on_what_was_served_before() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     turns.add(request("early", [FULL] * 100, served))
     compute(turns, 40)
     turns.add(request("late", [FULL] * 100, served))
@@ -64,7 +65,7 @@ def test_a_request_that_comes_late_does_not_catch_up_on_what_was_served_before()
 
 
 def test_small_requests_are_served_whole_in_the_order_of_arrival() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     for name in "abc":
         turns.add(request(name, [190, 185], served))
     compute(turns)
@@ -72,7 +73,7 @@ def test_small_requests_are_served_whole_in_the_order_of_arrival() -> None:
 
 
 def test_a_large_request_is_served_though_small_ones_never_cease() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     turns.add(request("large", [FULL] * 50, served))
     for _ in range(8):
         turns.add(request("small", [375], served))
@@ -88,7 +89,7 @@ def test_a_large_request_is_served_though_small_ones_never_cease() -> None:
 
 
 def test_lower_priorities_are_served_first_and_equal_ones_take_turns() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     turns.add(request("batch job", [FULL] * 3, served), priority=5)
     compute(turns, 1)
     turns.add(request("b", [FULL] * 2, served))
@@ -99,7 +100,7 @@ def test_lower_priorities_are_served_first_and_equal_ones_take_turns() -> None:
 
 
 def test_what_urgent_requests_were_served_does_not_count_among_the_others() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     turns.add(request("large", [FULL] * 20, served))
     compute(turns, 2)
     turns.add(request("urgent", [FULL] * 100, served), priority=-1)
@@ -110,7 +111,7 @@ def test_what_urgent_requests_were_served_does_not_count_among_the_others() -> N
 
 
 def test_cancelled_batches_are_never_taken() -> None:
-    turns, served = Turns(), list[str]()
+    turns, served = Turns[Work](), list[str]()
     large = request("large", [FULL] * 10, served)
     turns.add(large)
     compute(turns, 2)
@@ -134,9 +135,9 @@ sizes = st.lists(st.integers(1, 600), max_size=8)
 def test_each_batch_is_taken_once_and_those_of_a_request_in_their_order(
     requests: list[tuple[list[int], int, int]],
 ) -> None:
-    turns, served = Turns(), list[str]()
-    batches: list[list[WaitingBatch]] = []
-    taken: list[WaitingBatch] = []
+    turns, served = Turns[Work](), list[str]()
+    batches: list[list[WaitingBatch[Work]]] = []
+    taken: list[WaitingBatch[Work]] = []
 
     def take(count: int) -> None:
         taken.extend(batch for _ in range(count) if (batch := turns.next()) is not None)
