@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from typing import Any
@@ -22,6 +23,7 @@ from .labels import label_number, need_label
 from .log import warn_once
 from .options import whole
 from .precision import Precision
+from .runtime.cancellation import Cancellation
 from .runtime.exact_ranking import ExactRankings, exact_best
 from .runtime.pending import Pending
 from .runtime.request import Request, Scored
@@ -237,6 +239,8 @@ class CrossEncoder(CrossEncoderAttributes):
         apply_softmax: bool | None = False,
         exact: bool | None = None,
         windows: Windows | None = None,
+        priority: int = 0,
+        cancellation: Cancellation | None = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
@@ -256,6 +260,9 @@ class CrossEncoder(CrossEncoderAttributes):
 
         With `windows`, long passages are scored in pieces, see `Windows`, and each result has a `window`: the first and the
         last character + 1 of the best one in the text; of prepared passages, whose texts are not there, the tokens.
+
+        `priority` is as in `submit`. Another thread can give up the call with `cancellation`, an object of
+        `crossrt.engine.runtime.cancellation.Cancellation`: what has not begun is not computed, and the call raises BackendError.
 
         Raises InputError, naming the index, for a passage that is not a text, StoreError for an id that the store lacks and for
         a store of another tokenizer, OptionError for a model with more than two labels of which none was chosen as relevant,
@@ -287,7 +294,11 @@ class CrossEncoder(CrossEncoderAttributes):
             texts = checked_passages(documents)
             items = [(query, document) for document in texts]
             source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt)
-        request = self._request(source, batch_size, windows)
+        request = replace(
+            self._request(source, batch_size, windows),
+            priority=whole("priority", priority),
+            cancellation=cancellation,
+        )
         with _progress(show_progress_bar, len(items)) as progress:
             rows, found = self._best(request, items, top_k, activation_fn, exact, progress)
         scores = self.relevance(found.logits, activation_fn, apply_softmax=bool(apply_softmax))
