@@ -134,7 +134,7 @@ def test_a_large_request_is_served_though_small_ones_never_cease() -> None:
     places = [place for place, name in enumerate(served) if name == "large"]
     gaps = [after - before for before, after in pairwise(places)]
     assert gaps[0] < 80, "the small ones go first until the large request is SMALL_TOKENS behind its equal share"
-    assert max(gaps[1:]) < 15, "one of nine requests is served a ninth of the tokens"
+    assert max(gaps[1:]) < 40, "its share is less than a ninth, as small ones are served before their share comes up"
 
 
 def test_lower_priorities_are_served_first_and_equal_ones_take_turns() -> None:
