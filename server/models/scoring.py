@@ -266,8 +266,7 @@ class Scoring:
             several = model.num_labels > 1
             scores = logits if job.scores == "raw_labels" else softmax(logits) if several else sigmoid(logits)
         else:
-            label = need_label(model.relevant_label, model.label_names, model.num_labels)
-            relevance = logits[:, 0] if model.num_labels == 1 else raw_relevance(logits, label)
+            relevance = logits[:, 0] if model.num_labels == 1 else raw_relevance(logits, self._label())
             scores = sigmoid(relevance) if job.scores == "sigmoid" else relevance
             if job.scores == "model":
                 scores = model.relevance(logits)
@@ -281,6 +280,9 @@ class Scoring:
             cut=int(np.count_nonzero(cut)) if lost and cut is not None else 0,
             lost=lost,
         )
+
+    def _label(self) -> int:
+        return need_label(self.model.relevant_label, self.model.label_names, self.model.num_labels)
 
     def _tell(self, function: Callable[[Any], None], value: Any) -> None:
         """Call a function in the event loop."""
