@@ -31,9 +31,9 @@ logger = logging.getLogger("crossrt")
 class GpuScorer(Closable):
     """Owns the executors and lanes of one or several devices. Any number of threads may submit requests, which take turns.
 
-    `GpuPipeline` computes the batches. One thread at a time drives the pipeline: the scorer's
-    worker, so that the caller can tokenize its next chunk meanwhile, or with `inline` the caller's thread, which saves two thread
-    switches. A scorer that is garbage-collected without `close` frees everything too.
+    `GpuPipeline` computes the batches. One thread at a time drives it: the scorer's worker, so that the caller can tokenize its
+    next chunk meanwhile, or with `inline` the caller's thread, which saves two thread switches. A scorer that is
+    garbage-collected without `close` frees everything too.
 
     CUDA does not survive a fork: a forked process must open the model itself.
     """

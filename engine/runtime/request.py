@@ -90,9 +90,8 @@ class Request:
         if cancellation is None:
             return scorer.submit(pairs, batch_size=self.batch_size, inline=inline, priority=self.priority)
         cancellation.check()
-        pending = scorer.submit(
-            pairs, batch_size=self.batch_size, priority=self.priority
-        )  # inline could not be cancelled
+        # Not inline: `submit` would return, and the request could be cancelled, only when it is computed.
+        pending = scorer.submit(pairs, batch_size=self.batch_size, priority=self.priority)
         cancellation.add(pending)
         return pending
 

@@ -120,7 +120,7 @@ class _Queue(Generic[Work]):
     def next(self) -> WaitingBatch[Work] | None:
         """Take the batch whose turn it is; None where all batches of its request are cancelled."""
         request = heapq.heappop(self.requests)
-        self._drop_cancelled(request)
+        self._start_first(request)
         if not request.batches:
             return None
         batch = request.begin()
@@ -129,8 +129,8 @@ class _Queue(Generic[Work]):
             heapq.heappush(self.requests, request)
         return batch
 
-    def _drop_cancelled(self, request: "_Request[Work]") -> None:
-        """Mark the request's first batch as running, after those that were cancelled are dropped."""
+    def _start_first(self, request: "_Request[Work]") -> None:
+        """Mark the request's first batch as running, and drop those before it that were cancelled."""
         dropped = 0
         while request.batches and not request.batches[0].future.set_running_or_notify_cancel():
             dropped += request.batches.popleft().tokens

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -558,6 +559,25 @@ def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
     assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs)), "the scorer goes on"
     scorer.close()
     assert device.left_behind == []
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_finished_request_is_freed_without_the_garbage_collector(inline: bool) -> None:
+    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    gc.disable()
+    try:
+        pairs = pairs_of([50] * 80)
+        freed = weakref.ref(pairs.ids)
+        pending = scorer.submit(pairs, batch_size=32, inline=inline)
+        pending.wait()
+        del pending, pairs
+        end = time.monotonic() + 10
+        while freed() is not None and time.monotonic() < end:
+            time.sleep(0.001)  # the worker lets go of its batch a moment after the batch is done
+        assert freed() is None
+    finally:
+        gc.enable()
+    scorer.close()
 
 
 def test_a_lost_device_is_told_and_keeps_nobody_from_closing(caplog: pytest.LogCaptureFixture) -> None:
