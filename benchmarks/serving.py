@@ -9,6 +9,7 @@ Load comes from `hey` and `wrk` on the same machine, over the loopback interface
 server. `--tables` measures some of the tables only; `--out` keeps the others that the file has. The tables:
 
 - overhead: requests a second with a stub in place of the model (`stub_server.py`), with lists of 1, 10 and 100 texts (`wrk`).
+  Beside it a handler that does nothing but decode and encode the JSON (`bare_server.py`). The two take turns; medians count.
 - closed: pairs a second for 64 clients, each with one request under way, with lists of 10, of 100, and mixed from 5 to 1,000
   (`hey`). Beside it the same lists through `rank` in one process. The two take turns, and the medians count. Every run is a fixed
   amount of work, so that no request is under way when the time is taken.
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--seconds", type=float, default=8, help="about how long each row takes")
-    parser.add_argument("--rounds", type=int, default=3, help="of the table closed")
+    parser.add_argument("--rounds", type=int, default=3, help="of the tables overhead and closed")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument(
         "--lists", nargs="+", choices=LISTS, default=list(LISTS), help="of the table closed and of the peers"
@@ -127,17 +128,27 @@ class Bodies:
 def overhead(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
     """Return requests a second, and the server's processor time of each, by the number of texts."""
     rows = {}
-    with server(Path(__file__).with_name("stub_server.py")) as stub:
+    here = Path(__file__)
+    with server(here.with_name("stub_server.py")) as stub, server(here.with_name("bare_server.py"), own=()) as bare:
         for count in (1, 10, 100):
-            before = stub.processor_seconds()
-            found = wrk(f"{stub.url}/v1/rerank", bodies.file(count), arguments.seconds, connections=16)
-            used = stub.processor_seconds() - before
+            body, seconds = bodies.file(count), arguments.seconds / arguments.rounds
+            measured = [(*cost(stub, body, seconds), *cost(bare, body, seconds)) for _ in range(arguments.rounds)]
+            rate, used, bare_rate, bare_used = (statistics.median(each) for each in zip(*measured, strict=True))
             rows[str(count)] = said(
                 texts=count,
-                requests_per_second=round(found["requests"] / found["seconds"]),
-                processor_us=round(1e6 * used / found["requests"], 1),
+                requests_per_second=round(rate),
+                processor_us=round(used, 1),
+                bare_requests_per_second=round(bare_rate),
+                bare_processor_us=round(bare_used, 1),
             )
     return rows
+
+
+def cost(served: "Server", body: Path, seconds: float) -> tuple[float, float]:
+    """Return requests a second, and microseconds of the server's processor time for each."""
+    before = served.processor_seconds()
+    found = wrk(f"{served.url}/v1/rerank", body, seconds, connections=16)
+    return found["requests"] / found["seconds"], 1e6 * (served.processor_seconds() - before) / found["requests"]
 
 
 def closed(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
@@ -236,13 +247,16 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+OPTIONS = ("--port", "0", "--log-requests", "none", "--shutdown-delay", "0")
+OPTIONS += ("--request-timeout", "600", "--header-timeout", "600", "--max-queue-tokens", "100000000")
+"""No log line a request, and no limit."""
+
+
 @contextmanager
-def server(script: Path | None, *words: str) -> Iterator[Server]:
-    """Start `crossrt serve`, or the stub, without a log line a request."""
-    own = [sys.executable, str(script)] if script else crossrt_command("serve")
-    options = ["--port", "0", "--log-requests", "none", "--shutdown-delay", "0"]
-    options += ["--request-timeout", "600", "--header-timeout", "600", "--max-queue-tokens", "100000000"]
-    process = subprocess.Popen([*own, *words, *options], stderr=subprocess.PIPE, text=True)
+def server(script: Path | None, *words: str, own: Sequence[str] = OPTIONS) -> Iterator[Server]:
+    """Start `crossrt serve`, or a script that serves, with its `own` options."""
+    command = [sys.executable, str(script)] if script else crossrt_command("serve")
+    process = subprocess.Popen([*command, *words, *own], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:

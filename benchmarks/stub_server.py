@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from crossrt.commands import serve as command
 from crossrt.engine.errors import BackendError
+from crossrt.engine.runtime.cancellation import Cancellation
+from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from crossrt.server import serving
 
@@ -129,20 +131,23 @@ class StubModel:
         """Start to score; without `seconds` it is done at once."""
         if not self._seconds:
             return Scored(self._ones[: len(pairs)])
-        texts = [text for _, text in self._texts.pop(id(pairs))]
-        pending = StubPending(texts, priority)
-        with self._work:
-            self._queue.append(pending)
-            self._work.notify()
-        return pending
+        return self._queued([text for _, text in self._texts.pop(id(pairs))], priority)
 
     def relevance(self, logits: Any) -> Any:
         """Return the logits."""
         return logits[:, 0]
 
-    def rank(self, query: str, documents: list[str], **options: Any) -> Any:
-        """Not there: the server is tested with a real model for that."""
-        raise NotImplementedError
+    def rank(
+        self, query: str, documents: list[str], *, top_k: int, priority: int, cancellation: Cancellation, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Score the texts in two passes: all, and then the `top_k` longest."""
+        best = sorted(range(len(documents)), key=lambda place: -len(documents[place]))[:top_k]
+        for texts in (documents, [documents[place] for place in best]):
+            cancellation.check()
+            pending = self._queued(texts, priority)
+            cancellation.add(cast(Pending, pending))
+            pending.wait()
+        return [{"corpus_id": place, "score": len(documents[place]), "window": (0, 0)} for place in best]
 
     def check_finite(self, logits: Any) -> None:
         """Raise BackendError for NaN."""
@@ -151,6 +156,13 @@ class StubModel:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def _queued(self, texts: Sequence[str], priority: int) -> StubPending:
+        pending = StubPending(texts, priority)
+        with self._work:
+            self._queue.append(pending)
+            self._work.notify()
+        return pending
 
     def _judge(self, texts: Sequence[str], pending: StubPending) -> BaseException | None:
         for place, text in enumerate(texts):

@@ -24,9 +24,8 @@ def identity(logits: Floats) -> Floats:
 
 def sigmoid(logits: Floats) -> Floats:
     """Return 1 / (1 + exp(-x)), without overflow for any x (float32 in, float32 out)."""
-    small = np.exp(-np.abs(logits))
-    scores: Floats = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-    return scores
+    scores: Floats = np.exp(np.minimum(logits, 0)) / (1 + np.exp(-np.abs(logits)))
+    return scores.astype(np.float32, copy=False)
 
 
 def softmax(logits: Floats) -> Floats:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from typing import Any
@@ -22,6 +23,7 @@ from .labels import label_number, need_label
 from .log import warn_once
 from .options import whole
 from .precision import Precision
+from .runtime.cancellation import Cancellation
 from .runtime.exact_ranking import ExactRankings, exact_best
 from .runtime.pending import Pending
 from .runtime.request import Request, Scored
@@ -237,6 +239,8 @@ class CrossEncoder(CrossEncoderAttributes):
         apply_softmax: bool | None = False,
         exact: bool | None = None,
         windows: Windows | None = None,
+        priority: int = 0,
+        cancellation: Cancellation | None = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
@@ -256,6 +260,9 @@ class CrossEncoder(CrossEncoderAttributes):
 
         With `windows`, long passages are scored in pieces, see `Windows`, and each result has a `window`: the first and the
         last character + 1 of the best one in the text; of prepared passages, whose texts are not there, the tokens.
+
+        `priority` is as in `submit`. Another thread can give up the call with `cancellation`, an object of
+        `crossrt.engine.runtime.cancellation.Cancellation`: what has not begun is not computed, and the call raises BackendError.
 
         Raises InputError, naming the index, for a passage that is not a text, StoreError for an id that the store lacks and for
         a store of another tokenizer, OptionError for a model with more than two labels of which none was chosen as relevant,
@@ -287,7 +294,11 @@ class CrossEncoder(CrossEncoderAttributes):
             texts = checked_passages(documents)
             items = [(query, document) for document in texts]
             source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt)
-        request = self._request(source, batch_size, windows)
+        request = replace(
+            self._request(source, batch_size, windows),
+            priority=whole("priority", priority),
+            cancellation=cancellation,
+        )
         with _progress(show_progress_bar, len(items)) as progress:
             rows, found = self._best(request, items, top_k, activation_fn, exact, progress)
         scores = self.relevance(found.logits, activation_fn, apply_softmax=bool(apply_softmax))
@@ -352,9 +363,9 @@ class CrossEncoder(CrossEncoderAttributes):
         """Start to score the pairs that `encode` returned, and return without waiting. `Pending.wait` returns their raw logits.
 
         The logits are float32 [n, labels], in the order of the pairs. `Pending.cancel` gives up a request. Several threads may
-        submit at once. On a CPU the requests of one model take turns, so that a small one is not held up by a large one; requests
-        with a lower `priority` are served first. On a GPU they are computed one after the other, whatever their priority. Raises
-        ShapeError for a pair longer than a GPU's engine takes, and BackendError once the model is closed.
+        submit at once. The requests of one model take turns, so that a small one is not held up by a large one; requests with a
+        lower `priority` are served first. Raises ShapeError for a pair longer than a GPU's engine takes, and BackendError once
+        the model is closed.
         """
         return self._scorer.submit(
             pairs, batch_size=whole("batch_size", batch_size, least=1), priority=whole("priority", priority)

@@ -243,9 +243,14 @@ def waiting_table() -> str:
 
 def overhead_table() -> str:
     """Requests a second without a model."""
-    lines = ["| texts | requests a second | processor time of one, us |", "|--:|--:|--:|"]
+    lines = [
+        "| texts | requests a second | processor time of one, us | the bare handler | its us |",
+        "|--:|--:|--:|--:|--:|",
+    ]
     for row in load("serving")["overhead"].values():
-        lines.append(f"| {row['texts']} | {row['requests_per_second']:,} | {row['processor_us']:.0f} |")
+        ours = f"{row['requests_per_second']:,} | {row['processor_us']:.0f}"
+        bare = f"{row['bare_requests_per_second']:,} | {row['bare_processor_us']:.0f}"
+        lines.append(f"| {row['texts']} | {ours} | {bare} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -57,6 +58,7 @@ async def check(settings: Settings, *, opener: Opener = opened) -> None:
 
 
 async def _serve(settings: Settings, listening: socket.socket, keys: ApiKeys, opener: Opener, tls: bool) -> None:
+    gc.freeze()  # the modules stay, so the garbage collector need not look at their objects again
     models = [ServedModel(each, opener) for each in settings.models]
     for model in models:
         await model.open()

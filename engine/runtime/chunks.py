@@ -6,7 +6,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..text.encoded_pairs import EncodedPairs
 from .pending import Pending
 from .scorer import Scorer
 
@@ -26,24 +25,24 @@ Encoded = TypeVar("Encoded")
 def scored_in_chunks(
     items: Iterable[Item],
     encode: Callable[[list[Item]], Encoded],
-    pairs_of: Callable[[Encoded], EncodedPairs],
+    submit: Callable[[Encoded, bool], Pending],
     scorer: Scorer,
-    batch_size: int,
     size: Callable[[Item], int],
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Iterator[tuple[Encoded, npt.NDArray[np.float32]]]:
     """Yield chunks of items, in their order, as `encode` returns them, with the raw logits of their pairs [pairs, labels].
 
-    A chunk is tokenized while the chunk before it is computed. `size` says about how many characters an item has.
-    `progress` is called with numbers of finished pairs. Raises what `items`, `encode` and the scorer raise, after the chunks
-    that were submitted are cancelled.
+    `submit` starts to score an encoded chunk, and is told whether the caller only waits from then on: see `inline` of
+    `Scorer.submit`. A chunk is tokenized while the chunk before it is computed. `size` says about how many characters an item
+    has. `progress` is called with numbers of finished pairs. Raises what `items`, `encode`, `submit` and the scorer raise, after
+    the chunks that were submitted are cancelled.
     """
     scorer.check_open()
     waiting: tuple[Encoded, Pending] | None = None
     try:
         for chunk, last in chunks(items, scorer.first_chunk, size):
             encoded = encode(chunk)
-            pending = scorer.submit(pairs_of(encoded), batch_size=batch_size, inline=last and waiting is None)
+            pending = submit(encoded, last and waiting is None)
             before, waiting = waiting, (encoded, pending)
             if before is not None:
                 yield before[0], before[1].wait(progress)

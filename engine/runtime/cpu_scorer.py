@@ -21,7 +21,7 @@ from ..process.forks import OPENING, keep_for_ever
 from ..text.encoded_pairs import EncodedPairs
 from .execution_config import CpuConfig
 from .pending import Pending
-from .streams import Streams
+from .streams import CpuBatch, Streams
 from .turns import WaitingBatch
 
 
@@ -122,11 +122,11 @@ class CpuScorer(Closable):
 
     def _batches(
         self, session: Session, pairs: EncodedPairs, plan: BatchPlan, logits: npt.NDArray[np.float32]
-    ) -> list[WaitingBatch]:
+    ) -> list[CpuBatch]:
         futures: list[Future[int]] = [Future() for _ in plan.row_groups]
         return [
             WaitingBatch(
-                compute=partial(self._compute, session, pairs, rows, width, logits),
+                work=partial(self._compute, session, pairs, rows, width, logits),
                 tokens=int(plan.lengths[rows].sum()),
                 future=future,
                 request=futures,

@@ -4,9 +4,8 @@ import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import cycle
 from threading import Lock, RLock, get_ident
 
 import numpy as np
@@ -15,24 +14,25 @@ import numpy.typing as npt
 from ..backends.gpu_executor import GpuExecutor
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
-from ..closable import CLOSED, Closable
+from ..closable import Closable
 from ..errors import BackendError, ShapeError
 from ..hardware.cpus import usable_cpus
 from ..process.forks import keep_for_ever
 from ..text.encoded_pairs import EncodedPairs
 from .execution_config import GpuConfig
 from .gpu_lane import GpuLane
+from .gpu_pipeline import GpuPipeline, Rows
 from .pending import Pending, submitted
+from .turns import Turns, WaitingBatch, cancel
 
 logger = logging.getLogger("crossrt")
 
 
 class GpuScorer(Closable):
-    """Owns the executors and lanes of one or several devices. Any number of threads may submit requests.
+    """Owns the executors and lanes of one or several devices. Any number of threads may submit requests, which take turns.
 
-    Requests are computed one after the other: by the scorer's worker thread, so that the caller can tokenize its next chunk
-    meanwhile, or with `inline` in the caller's thread, which saves two thread switches. The batches of a request go to the
-    lanes in turn. The host waits for a device only before it reuses a lane, and at the end of the request. A scorer that is
+    `GpuPipeline` computes the batches. One thread at a time drives it: the scorer's worker, so that the caller can tokenize its
+    next chunk meanwhile, or with `inline` the caller's thread, which saves two thread switches. A scorer that is
     garbage-collected without `close` frees everything too.
 
     CUDA does not survive a fork: a forked process must open the model itself.
@@ -53,11 +53,13 @@ class GpuScorer(Closable):
         self._batch_cost = max(executor.batch_cost for executor in executors)
         self._devices: list[list[GpuLane]] = [[] for _ in executors]
         self._lock, self._computing = RLock(), Lock()
-        """`_lock` guards submitting and closing. `_computing` is held by the thread that uses the lanes."""
+        """`_lock` guards submitting and closing. `_computing` is held by the thread that drives the pipeline."""
         self._owner: int | None = None
-        """Id of the thread that uses the lanes."""
+        """Id of the thread that drives the pipeline."""
         self._free_when_computed = False
-        """Set when `close` was called from a signal handler of the thread that computes."""
+        """Set when `close` was called from a signal handler of the thread that drives the pipeline."""
+        self._turns: Turns[Rows] = Turns()
+        self._pipeline = GpuPipeline(self._devices, self._turns)
         self._process = os.getpid()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
         self._free = weakref.finalize(self, _free, self._process, self._worker, self._devices, executors)
@@ -95,25 +97,26 @@ class GpuScorer(Closable):
                 f"a pair of {longest} tokens, and this engine takes up to {self.longest}: "
                 f"set max_length={self.longest}, or build the engine for longer pairs"
             )
-        tokens = [int(pairs.lengths.sum())]
         logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
+        batches = self._batches(pairs, logits)
         with self._lock:
             self.check_open()
+            self._turns.add(batches, priority=priority)
             if not inline:
-                return Pending([submitted(self._worker, self._score, pairs, logits)], tokens, logits)
-        done: Future[int] = Future()
-        done.set_result(self._score(pairs, logits))
-        return Pending([done], tokens, logits)
+                self._drive_in_worker(batches)
+        if inline:
+            self._drive_here(batches)
+        return Pending([batch.future for batch in batches], [batch.tokens for batch in batches], logits)
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one padded batch; its padding is removed first. See `Session.run`."""
         return self.submit(batch.pairs(), batch_size=len(batch.rows)).wait()
 
     def close(self) -> None:
-        """Wait for the requests that are being computed, then free everything. May be called again, from any thread.
+        """Wait for the batches that are being computed, then free everything. May be called again, from any thread.
 
-        A signal handler that runs in the thread that computes cannot wait for it; then everything is freed when that request
-        ends.
+        A signal handler that runs in the thread that computes cannot wait for it. Then everything is freed when that thread's
+        request is done, or all requests are where the thread is the worker.
         """
         if os.getpid() != self._process:  # without the locks, which threads of the parent may have held at the fork
             self._free()
@@ -123,45 +126,67 @@ class GpuScorer(Closable):
         if self._owner == get_ident():
             self._free_when_computed = True
             return
+        self._turns.cancel()
         self._worker.shutdown(cancel_futures=True)
-        with self._computing:  # waits for a request that is computed in a caller's thread
-            self._free()
+        with self._computing:  # waits for a thread that drives the pipeline for its own request
+            self._finish_and_free()
 
-    def _score(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
-        with self._computing:
-            if not self._free.alive:  # closed between `submit` and here
-                raise BackendError(CLOSED)
-            self._owner = get_ident()
-            try:
-                return self._scored(pairs, logits)
-            finally:
-                self._owner = None
-                if self._free_when_computed:
-                    self._free()
-
-    def _scored(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> int:
+    def _batches(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> list[WaitingBatch[Rows]]:
         lengths = pairs.lengths
-        loads = [0] * len(self._devices)
-        # Each request begins at the first lane, so that small requests find the CUDA graphs of earlier small requests there.
-        turns = [cycle(device) for device in self._devices]
-        lanes = [lane for device in self._devices for lane in device]
+        parts = self._layout.split(lengths, batch_cost=self._batch_cost, shares=len(self._devices))
+        futures: list[Future[int]] = [Future() for _ in parts]
+        return [
+            WaitingBatch(
+                work=Rows(pairs, rows, logits), tokens=int(lengths[rows].sum()), future=future, request=futures
+            )
+            for rows, future in zip(parts, futures, strict=True)
+        ]
+
+    def _drive_in_worker(self, batches: Sequence[WaitingBatch[Rows]]) -> None:
+        """Let the worker compute what waits. Each request asks for it, so that none is left when the worker stops."""
         try:
-            for rows in self._layout.split(lengths, batch_cost=self._batch_cost, shares=len(self._devices)):
-                device = loads.index(min(loads))
-                loads[device] += int(lengths[rows].sum())
-                lane = next(turns[device])
-                with lane.cuda.current():
-                    lane.finish()
-                    lane.begin(pairs, rows, logits)
-            for lane in lanes:
-                with lane.cuda.current():
-                    lane.finish()
+            submitted(self._worker, self._drive)
         except BaseException:
-            for lane in lanes:
-                with contextlib.suppress(BackendError), lane.cuda.current():
-                    lane.abandon()
+            cancel(batch.future for batch in batches)
             raise
-        return len(pairs)
+
+    def _drive_here(self, batches: Sequence[WaitingBatch[Rows]]) -> None:
+        """Compute until the batches are done. Where another thread drives the pipeline, leave them to the worker."""
+        if not self._computing.acquire(blocking=False):
+            self._drive_in_worker(batches)
+            return
+        try:
+            self._step_until(lambda: all(batch.future.done() for batch in batches))
+        except BaseException:
+            cancel(batch.future for batch in batches)
+            raise
+        finally:
+            self._computing.release()
+
+    def _drive(self) -> None:
+        """Compute what waits."""
+        with self._computing:
+            self._step_until(lambda: False)
+
+    def _step_until(self, done: Callable[[], bool]) -> None:
+        """Compute until `done`, or until nothing waits. Called by the thread that holds `_computing`."""
+        if not self._free.alive:  # closed meanwhile, which has cancelled what waits
+            return
+        self._owner = get_ident()
+        try:
+            while not done() and self._pipeline.step():
+                pass
+        finally:
+            self._owner = None
+            if self._free_when_computed:
+                self._turns.cancel()
+                self._finish_and_free()
+
+    def _finish_and_free(self) -> None:
+        """Wait for the batches that are under way, whose requests may be other threads', and free everything."""
+        while self._free.alive and self._pipeline.step():
+            pass
+        self._free()
 
 
 def _free(

@@ -10,10 +10,13 @@ import numpy.typing as npt
 
 from ..activation import Floats
 from ..scores import raw_relevance
+from ..text.encoded_pairs import EncodedPairs
 from ..text.pair_source import PairSource
 from ..text.truncation import TruncationCounter
 from ..text.windows import WindowedPairs, Windows
+from .cancellation import Cancellation
 from .chunks import scored_in_chunks
+from .pending import Pending
 from .scorer import Scorer
 
 Counts = npt.NDArray[np.int64]
@@ -43,7 +46,7 @@ class Scored:
 class Request:
     """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant one, if the model has one.
 
-    `counter` counts the pairs that are truncated.
+    `counter` counts the pairs that are truncated. `priority` is as in `Scorer.submit`; `cancellation` gives up the whole call.
     """
 
     source: PairSource[Any]
@@ -52,6 +55,8 @@ class Request:
     batch_size: int
     windows: Windows | None = None
     counter: TruncationCounter | None = None
+    priority: int = 0
+    cancellation: Cancellation | None = None
 
     def score(
         self, items: Iterable[Any], scorer: Scorer, *, progress: Callable[[int], object] = lambda rows: None
@@ -60,9 +65,7 @@ class Request:
         found: list[Scored] = []
         size = partial(self.source.size, whole=self.windows is not None)
         if self.windows is None:
-            chunks = scored_in_chunks(
-                items, self.source.encode, lambda pairs: pairs, scorer, self.batch_size, size, progress
-            )
+            chunks = scored_in_chunks(items, self.source.encode, partial(self._submit, scorer), scorer, size, progress)
             for encoded, logits in chunks:
                 if self.counter is not None:
                     self.counter.add(encoded)
@@ -72,9 +75,8 @@ class Request:
             windowed = scored_in_chunks(
                 items,
                 lambda chunk: self.source.encode_windows(chunk, windows),
-                lambda each: each.pairs,
+                lambda each, inline: self._submit(scorer, each.pairs, inline),
                 scorer,
-                self.batch_size,
                 size,
                 progress,
             )
@@ -82,6 +84,16 @@ class Request:
                 best = self._best_windows(pairs, logits)
                 found.append(Scored(logits=windows.aggregated(logits, pairs.offsets), best=best))
         return self._joined(found)
+
+    def _submit(self, scorer: Scorer, pairs: EncodedPairs, inline: bool) -> Pending:
+        cancellation = self.cancellation
+        if cancellation is None:
+            return scorer.submit(pairs, batch_size=self.batch_size, inline=inline, priority=self.priority)
+        cancellation.check()
+        # Not inline: `submit` would return, and the request could be cancelled, only when it is computed.
+        pending = scorer.submit(pairs, batch_size=self.batch_size, priority=self.priority)
+        cancellation.add(pending)
+        return pending
 
     def _best_windows(self, windowed: WindowedPairs, logits: Floats) -> BestWindows:
         counts = np.diff(windowed.offsets)

@@ -40,8 +40,8 @@ class Scorer(Protocol):
     def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False, priority: int = 0) -> Pending:
         """Start to score a request; `Pending.wait` returns its logits. `batch_size` bounds the rows of a batch on a CPU.
 
-        With `inline` the caller has nothing else to do: on a GPU its own thread computes the request before `submit` returns.
-        On a CPU requests with a lower `priority` are served first, and those of one priority take turns.
+        Requests with a lower `priority` are served first, and those of one priority take turns. With `inline` the caller has
+        nothing else to do: on a GPU its own thread computes the request before `submit` returns, unless another thread computes.
         Raises ShapeError for a pair longer than `longest` and BackendError once the scorer is closed.
         """
 

@@ -1,15 +1,17 @@
 """`Streams`: threads that compute the batches of requests side by side; the requests take turns."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from ..hardware.cpus import CORES
 from .pending import submitted
-from .turns import Turns, WaitingBatch
+from .turns import Turns, WaitingBatch, cancel
 
 T = TypeVar("T")
+CpuBatch: TypeAlias = WaitingBatch[Callable[[], int]]
+"""Its work computes the batch, and returns how many rows it has."""
 
 
 class Streams:
@@ -22,7 +24,7 @@ class Streams:
     def __init__(self, count: int, processors: int) -> None:
         self.processors = processors
         self._count = count
-        self._turns = Turns()
+        self._turns: Turns[Callable[[], int]] = Turns()
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="crossrt")
         self._lock = threading.Lock()
         """Guards `_computing`, the calls of `_compute_batches` that have not ended."""
@@ -33,7 +35,7 @@ class Streams:
         """Whether no batch waits."""
         return self._turns.empty
 
-    def submit(self, batches: Sequence[WaitingBatch], *, priority: int = 0) -> None:
+    def submit(self, batches: Sequence[CpuBatch], *, priority: int = 0) -> None:
         """Compute the batches of a request. Raises BackendError, and cancels them, where no thread can be started."""
         self._turns.add(batches, priority=priority)
         try:
@@ -42,7 +44,7 @@ class Streams:
                     submitted(self._executor, self._compute_batches)
                     self._computing += 1
         except BaseException:
-            _cancel(batch.future for batch in batches)
+            cancel(batch.future for batch in batches)
             raise
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -65,25 +67,19 @@ class Streams:
 
     def _compute_next(self) -> bool:
         """Compute the next batch, if one waits; where it fails, cancel those of its request that wait."""
-        batch: WaitingBatch | None = None
+        batch: CpuBatch | None = None
         try:
             with CORES.taken(self.processors):
                 batch = self._turns.next()
                 if batch is None:
                     return False
-                rows = batch.compute()
+                rows = batch.work()
         except BaseException as error:
             if batch is None:
                 raise
-            _cancel(batch.request)
-            batch.future.set_exception(error)
+            batch.fail(error)
         else:
             batch.future.set_result(rows)  # only now that the processors are free: who waited may ask for all of them
         finally:
             batch = None  # the error refers to this frame, and the batch to the error
         return True
-
-
-def _cancel(futures: Iterable[Future[int]]) -> None:
-    for future in futures:
-        future.cancel()

@@ -4,43 +4,61 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Work = TypeVar("Work")
+"""What a scorer needs to compute a batch."""
 
 TURN_TOKENS = 512
 """Tokens of one turn, which has at least one batch. That is about one full batch on a CPU."""
+SMALL_TOKENS = 2048
+"""A request of up to so many tokens, which is a list of about 20 passages, is served in one turn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WaitingBatch:
-    """A batch that has not begun. `compute` computes it and returns its number of rows, which becomes the result of `future`.
+class WaitingBatch(Generic[Work]):
+    """A batch that has not begun. `request` holds the futures of all batches of its request.
 
-    `request` holds the futures of all batches of the request.
+    Whoever takes the batch computes `work`, and then sets its number of rows as the result of `future`, or calls `fail`.
     """
 
-    compute: Callable[[], int]
+    work: Work
     tokens: int
     future: Future[int]
     request: Sequence[Future[int]]
 
+    def fail(self, error: BaseException) -> None:
+        """Raise the error for whoever waits, and cancel those batches of the request that have not begun."""
+        cancel(self.request)
+        self.future.set_exception(error)
 
-class Turns:
+
+def cancel(futures: Iterable[Future[int]]) -> None:
+    """Cancel the batches that have not begun."""
+    for future in futures:
+        future.cancel()
+
+
+class Turns(Generic[Work]):
     """The requests of a scorer that have batches to compute. Any number of threads may call.
 
     Requests with a lower priority are served first. Those of one priority share the processors equally by tokens: each turn, of
     about `TURN_TOKENS`, goes to the request that was served the fewest tokens. A new request begins to count at the equal share,
-    which is what a request that was always here would have been served. Its first turn comes one turn earlier than that. So a
-    small request is served before the rest of all large ones, and small ones among themselves in the order of arrival. Each turn
-    raises the equal share, so a large request is not overtaken for ever.
+    which is what a request that was always here would have been served. Its first turn comes `TURN_TOKENS` earlier than that, and
+    the single turn of a request of up to `SMALL_TOKENS` comes `SMALL_TOKENS` earlier. So a small request is served whole before
+    the rest of all large ones, and small ones among themselves in the order of arrival. A large request falls behind its equal
+    share by about `SMALL_TOKENS` at most, however many small ones come.
 
-    This is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with tokens as the cost, as in "Fairness in Serving
-    Large Language Models" (Sheng et al., OSDI 2024).
+    This is fair queueing with tokens as the cost (Demers, Keshav and Shenker, SIGCOMM 1989), as in "Fairness in Serving Large
+    Language Models" (Sheng et al., OSDI 2024). The equal share is its virtual time.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._queues: dict[int, _Queue] = {}
+        self._queues: dict[int, _Queue[Work]] = {}
         """By priority; none is empty."""
 
     @property
@@ -48,13 +66,13 @@ class Turns:
         """Whether no batch waits."""
         return not self._queues
 
-    def add(self, batches: Sequence[WaitingBatch], *, priority: int = 0) -> None:
+    def add(self, batches: Sequence[WaitingBatch[Work]], *, priority: int = 0) -> None:
         """Add a request, whose batches begin in this order."""
         if batches:
             with self._lock:
                 self._queues.setdefault(priority, _Queue()).add(batches)
 
-    def next(self) -> WaitingBatch | None:
+    def next(self) -> WaitingBatch[Work] | None:
         """Take the batch whose turn it is, and mark its future as running; None where no batch waits."""
         with self._lock:
             while self._queues:
@@ -77,34 +95,64 @@ class Turns:
                     batch.future.cancel()
 
 
-class _Queue:
+class _Queue(Generic[Work]):
     """The requests of one priority. Used under the lock of `Turns`."""
 
     def __init__(self) -> None:
-        self.requests: list[_Request] = []
+        self.requests: list[_Request[Work]] = []
         """A heap; the first request is served next."""
         self._equal_share = 0.0
-        """Tokens that a request would have been served which was here from the start."""
+        """Tokens that a request would have been served which was here from the start, if all were served equally at once."""
+        self._ends: list[float] = []
+        """A heap: the equal shares at which the requests would be done. A small request, which is served at once, is done earlier
+        than that. It counts until then, so that the others catch up on what it was served."""
         self._numbers = itertools.count()
 
-    def add(self, batches: Sequence[WaitingBatch]) -> None:
-        start = self._equal_share
-        heapq.heappush(self.requests, _Request(start - TURN_TOKENS, next(self._numbers), start, deque(batches)))
+    def add(self, batches: Sequence[WaitingBatch[Work]]) -> None:
+        start, tokens = self._equal_share, sum(batch.tokens for batch in batches)
+        first_turn = SMALL_TOKENS if tokens <= SMALL_TOKENS else TURN_TOKENS
+        request = _Request(
+            start - first_turn, next(self._numbers), start, start + tokens, deque(batches), turn_end=first_turn
+        )
+        heapq.heappush(self.requests, request)
+        heapq.heappush(self._ends, request.end)
 
-    def next(self) -> WaitingBatch | None:
+    def next(self) -> WaitingBatch[Work] | None:
         """Take the batch whose turn it is; None where all batches of its request are cancelled."""
-        sharing = len(self.requests)
         request = heapq.heappop(self.requests)
+        self._start_first(request)
+        if not request.batches:
+            return None
         batch = request.begin()
-        if batch is not None:
-            self._equal_share += batch.tokens / sharing
+        self._serve(batch.tokens)
         if request.batches:
             heapq.heappush(self.requests, request)
         return batch
 
+    def _start_first(self, request: "_Request[Work]") -> None:
+        """Mark the request's first batch as running, and drop those before it that were cancelled."""
+        dropped = 0
+        while request.batches and not request.batches[0].future.set_running_or_notify_cancel():
+            dropped += request.batches.popleft().tokens
+        if dropped and request.end in self._ends:
+            self._ends.remove(request.end)
+            request.end = max(request.end - dropped, self._equal_share)
+            self._ends.append(request.end)
+            heapq.heapify(self._ends)
+
+    def _serve(self, tokens: float) -> None:
+        """Raise the equal share by tokens that were served."""
+        while self._ends:
+            until_next_end = (self._ends[0] - self._equal_share) * len(self._ends)
+            if tokens < until_next_end:
+                self._equal_share += tokens / len(self._ends)
+                return
+            tokens -= until_next_end
+            self._equal_share = heapq.heappop(self._ends)
+
 
 @dataclass(order=True, slots=True)
-class _Request:
+class _Request(Generic[Work]):
     """The batches of a request that have not begun. The one with the lowest tag is served first."""
 
     tag: float
@@ -112,20 +160,19 @@ class _Request:
     """Order of arrival."""
     start: float = field(compare=False)
     """The equal share at arrival."""
-    batches: deque[WaitingBatch] = field(compare=False)
+    end: float = field(compare=False)
+    """The equal share at which the request would be done."""
+    batches: deque[WaitingBatch[Work]] = field(compare=False)
+    turn_end: int = field(compare=False)
+    """The most that `begun` may be in the current turn."""
     begun: int = field(default=0, compare=False)
     """Tokens of the batches that have begun."""
-    turn_end: int = field(default=TURN_TOKENS, compare=False)
-    """The most that `begun` may be in the current turn."""
 
-    def begin(self) -> WaitingBatch | None:
-        """Take the first batch that is not cancelled. Where the one after it does not fit into the turn, the turn ends."""
-        while self.batches:
-            batch = self.batches.popleft()
-            if batch.future.set_running_or_notify_cancel():
-                self.begun += batch.tokens
-                if self.batches and self.begun + self.batches[0].tokens > self.turn_end:
-                    self.tag = self.start + self.begun
-                    self.turn_end = self.begun + TURN_TOKENS
-                return batch
-        return None
+    def begin(self) -> WaitingBatch[Work]:
+        """Take the first batch. Where the one after it does not fit into the turn, the turn ends."""
+        batch = self.batches.popleft()
+        self.begun += batch.tokens
+        if self.batches and self.begun + self.batches[0].tokens > self.turn_end:
+            self.tag = self.start + self.begun
+            self.turn_end = self.begun + TURN_TOKENS
+        return batch

@@ -2,14 +2,16 @@
 
 Large jobs are tokenized in threads, so that they do not hold up the event loop. A small job is tokenized in the event loop,
 because that takes less time than handing it to a thread. The model's scorer lets jobs take turns. A job that nobody waits for any
-more is not tokenized, and its batches that have not begun are cancelled.
+more is not tokenized, and its batches that have not begun are cancelled, also those of `exact` and `windows`.
 """
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from queue import PriorityQueue
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ import numpy as np
 from ...engine.activation import Floats, sigmoid, softmax
 from ...engine.errors import BundleError, InputError, OptionError, ShapeError
 from ...engine.labels import need_label
+from ...engine.runtime.cancellation import Cancellation
 from ...engine.scores import raw_relevance
 from ...engine.text.encoded_pairs import EncodedPairs
 from ...engine.text.text_limits import TextLimits
@@ -28,8 +31,9 @@ from .model_settings import ModelSettings
 TOKENIZING_THREADS = 2
 TOKENIZED_AT_ONCE = 4096
 """Characters of a job that is tokenized in the event loop, which takes 0.4 ms at most."""
-RANKING_THREADS = 2
-"""Jobs with `exact` or `windows` that are computed at once: each keeps a thread until it is done."""
+RANKING_THREADS = 64
+"""Jobs with `exact` or `windows` that are scored at once. Each keeps a thread, which mostly waits for the scorer. An urgent job
+waits for a thread where so many others have one."""
 
 
 class Submitted(Protocol):
@@ -96,6 +100,9 @@ class Run:
         self.on_counted = on_counted
         self.encoded: EncodedPairs | None = None
         self.pending: Submitted | None = None
+        several = job.exact or job.windows is not None
+        self.cancellation = Cancellation() if several else None
+        """Gives up a job with `exact` or `windows`, which takes several requests to the model; None for other jobs."""
         self.abandoned = False
         self.accepted = perf_counter()
         self.began = self.tokenized = self.done = 0.0
@@ -120,6 +127,9 @@ class Scoring:
         self._settings = settings
         self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, thread_name_prefix="crossrt-tokenize")
         self._ranking = ThreadPoolExecutor(RANKING_THREADS, thread_name_prefix="crossrt-rank")
+        self._to_rank: PriorityQueue[tuple[int, int, Run]] = PriorityQueue()
+        """Jobs with `exact` or `windows` that wait for a thread, by priority and then by arrival."""
+        self._numbers = itertools.count()
 
     def start(self, job: Job, on_counted: Callable[[int], None] = lambda tokens: None) -> Run:
         """Start to score a job. `on_counted` is called in the event loop with its tokens, once they are counted."""
@@ -134,6 +144,8 @@ class Scoring:
         """Raise `error` for whoever waits for a job, and cancel what is not computed yet."""
         run.abandoned = True
         run.settle(error)
+        if run.cancellation is not None:
+            run.cancellation.cancel()
         if run.pending is not None:
             run.pending.cancel(wait=False)
 
@@ -170,8 +182,9 @@ class Scoring:
             tokens = _tokens(run.job, encoded)
             self._check(run.job, encoded, tokens)
             self._tell(run.on_counted, tokens)
-            if run.job.exact or run.job.windows is not None:
-                self._ranking.submit(self._rank, run)
+            if run.cancellation is not None:
+                self._to_rank.put((run.job.priority, next(self._numbers), run))
+                self._ranking.submit(self._rank_next)
             else:
                 self._submit(run, encoded)
         except BaseException as error:
@@ -204,8 +217,9 @@ class Scoring:
             f"takes {most}; allow truncation, or send `window`, which scores long texts in pieces",
         )
 
-    def _rank(self, run: Run) -> None:
-        """Score a job with `exact` or `windows`, which takes several requests to the model."""
+    def _rank_next(self) -> None:
+        """Score the job with `exact` or `windows` that is first by priority."""
+        _, _, run = self._to_rank.get()
         if run.abandoned:
             return
         try:
@@ -229,6 +243,8 @@ class Scoring:
             activation_fn="identity",
             batch_size=self._settings.batch_size,
             show_progress_bar=False,
+            priority=job.priority,
+            cancellation=run.cancellation,
         )
         relevance = np.array([each["score"] for each in found], dtype=np.float32)
         cut = encoded.cut if job.windows is None else None
@@ -250,8 +266,7 @@ class Scoring:
             several = model.num_labels > 1
             scores = logits if job.scores == "raw_labels" else softmax(logits) if several else sigmoid(logits)
         else:
-            label = need_label(model.relevant_label, model.label_names, model.num_labels)
-            relevance = logits[:, 0] if model.num_labels == 1 else raw_relevance(logits, label)
+            relevance = logits[:, 0] if model.num_labels == 1 else raw_relevance(logits, self._label())
             scores = sigmoid(relevance) if job.scores == "sigmoid" else relevance
             if job.scores == "model":
                 scores = model.relevance(logits)
@@ -265,6 +280,9 @@ class Scoring:
             cut=int(np.count_nonzero(cut)) if lost and cut is not None else 0,
             lost=lost,
         )
+
+    def _label(self) -> int:
+        return need_label(self.model.relevant_label, self.model.label_names, self.model.num_labels)
 
     def _tell(self, function: Callable[[Any], None], value: Any) -> None:
         """Call a function in the event loop."""

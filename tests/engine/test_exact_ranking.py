@@ -17,6 +17,7 @@ from crossrt.engine.activation import apply
 from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError, StoreError
 from crossrt.engine.runtime import exact_ranking
+from crossrt.engine.runtime.cancellation import Cancellation
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.store.passage_store import PassageStore
@@ -241,6 +242,97 @@ def test_both_passes_of_an_exact_ranking_take_turns_with_large_requests(
         assert min(left) > 0.5, f"the ranking waited for a few batches of the large requests, of which {left} are left"
         for pending in both:
             pending.cancel()
+
+
+@pytest.fixture
+def passes(
+    models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the options of each request to the scorers from now on, by precision."""
+    _, cheap = models
+    seen: dict[str, list[dict[str, Any]]] = {"int8": [], "fp32": []}
+
+    def spied(scorer: Any, name: str) -> None:
+        submit = scorer.submit
+        monkeypatch.setattr(
+            scorer, "submit", lambda pairs, **options: (seen[name].append(options), submit(pairs, **options))[1]
+        )
+
+    spied(cheap._scorer, "int8")
+    spied(cheap._exact.scorer(), "fp32")
+    return seen
+
+
+@pytest.mark.parametrize("windows", [None, WINDOWS])
+def test_all_passes_have_the_calls_priority(
+    models: tuple[CrossEncoder, CrossEncoder], passes: dict[str, list[dict[str, Any]]], windows: Windows | None
+) -> None:
+    _, cheap = models
+    cheap.rank(QUERY, passages(60, words=40), top_k=3, exact=True, windows=windows, priority=-7)
+    assert [options["priority"] for options in passes["int8"]] == [-7]
+    assert {options["priority"] for options in passes["fp32"]} == {-7}
+
+
+@pytest.mark.parametrize("windows", [None, WINDOWS])
+def test_a_call_that_is_cancelled_in_its_first_pass_has_no_second(
+    models: tuple[CrossEncoder, CrossEncoder],
+    passes: dict[str, list[dict[str, Any]]],
+    windows: Windows | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, cheap = models
+    cancellation, compute, computed = Cancellation(), CpuScorer._compute, list[int]()
+
+    def cancelling(self: CpuScorer, *arguments: Any) -> int:
+        computed.append(1)
+        cancellation.cancel()
+        return compute(self, *arguments)
+
+    monkeypatch.setattr(CpuScorer, "_compute", cancelling)
+    with pytest.raises(BackendError, match="this request was cancelled"):
+        cheap.rank(
+            QUERY,
+            passages(300, words=40),
+            top_k=3,
+            exact=True,
+            windows=windows,
+            batch_size=4,
+            cancellation=cancellation,
+        )
+    assert len(computed) <= cheap.threads, "batches that had begun"
+    assert (len(passes["int8"]), passes["fp32"]) == (1, [])
+
+
+def test_a_call_that_is_cancelled_in_its_second_pass_ends(
+    models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cheap = models
+    cancellation, precise, computed = Cancellation(), cheap._exact.scorer(), list[int]()
+    compute = CpuScorer._compute
+
+    def cancelling(self: CpuScorer, *arguments: Any) -> int:
+        if self is precise:
+            computed.append(1)
+            cancellation.cancel()
+        return compute(self, *arguments)
+
+    monkeypatch.setattr(CpuScorer, "_compute", cancelling)
+    with pytest.raises(BackendError, match="this request was cancelled"):
+        cheap.rank(QUERY, passages(300), top_k=60, exact=True, batch_size=4, cancellation=cancellation)
+    assert len(computed) <= cheap.threads
+    monkeypatch.undo()
+    assert len(cheap.rank(QUERY, passages(20), top_k=2, exact=True)) == 2, "the model goes on"
+
+
+def test_a_call_that_was_cancelled_before_computes_nothing(
+    models: tuple[CrossEncoder, CrossEncoder], passes: dict[str, list[dict[str, Any]]]
+) -> None:
+    _, cheap = models
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with pytest.raises(BackendError, match="this request was cancelled"):
+        cheap.rank(QUERY, passages(9), cancellation=cancellation)
+    assert passes["int8"] == []
 
 
 def test_a_closed_model_ranks_nothing_and_frees_both_precisions(rounded: Path) -> None:

@@ -339,6 +339,58 @@ def test_a_lower_priority_is_served_earlier(start: Start) -> None:
     assert ended == [0, -1, 1]
 
 
+PASSES = [{"exact": True, "top_n": 100}, {"window": 20, "top_n": 100}]
+"""What makes the model score the texts in more than one request; the stub's has two."""
+
+
+@pytest.mark.parametrize("fields", PASSES)
+@pytest.mark.parametrize("seconds", ["0.3", "1.4"])
+def test_a_deadline_ends_both_passes(start: Start, tmp_path: Path, fields: dict[str, Any], seconds: str) -> None:
+    scored = tmp_path / "scored"
+    server = start("--milliseconds", "10", "--scored", str(scored))
+    body = {"query": "a", "documents": ["b"] * 100, **fields}
+    answer = server.post("/v1/rerank", body, {"x-request-timeout": seconds})
+    assert answer.status == 504
+    assert server.post("/rerank", TEXTS).status == 200
+    time.sleep(0.3)
+    assert server.post("/rerank", TEXTS).status == 200
+    assert int(scored.read_text()) < 100 * float(seconds) + 20
+
+
+@pytest.mark.parametrize("fields", PASSES)
+def test_a_client_that_left_ends_both_passes(start: Start, tmp_path: Path, fields: dict[str, Any]) -> None:
+    scored = tmp_path / "scored"
+    server = start("--milliseconds", "10", "--scored", str(scored))
+    body = json.dumps({"query": "a", "documents": ["b"] * 100, **fields}).encode()
+    with server.connect() as client:
+        client.sendall(b"POST /v1/rerank HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(0.3)
+    time.sleep(0.5)
+    assert server.post("/rerank", TEXTS).status == 200
+    assert int(scored.read_text()) < 60
+
+
+@pytest.mark.parametrize("fields", PASSES)
+def test_both_passes_have_the_priority(start: Start, fields: dict[str, Any]) -> None:
+    server = start("--milliseconds", "10")
+    ended: list[int] = []
+
+    def post(priority: int, texts: int) -> None:
+        body = {"query": "a", "documents": ["b"] * texts, "priority": priority, **fields}
+        assert server.post("/v1/rerank", body).status == 200
+        ended.append(priority)
+
+    with ThreadPoolExecutor(24) as clients:
+        clients.submit(post, 0, 50)
+        time.sleep(0.2)
+        for _ in range(20):  # more than there are threads for them
+            clients.submit(post, 5, 10)
+        time.sleep(0.2)
+        clients.submit(post, -1, 10)
+    assert sorted(ended[:2]) == [-1, 0], "the stub finishes a pass that has begun, whatever comes meanwhile"
+    assert ended[2:] == [5] * 20
+
+
 # -- a model that fails
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,10 +18,12 @@ from hypothesis import strategies as st
 
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.profiles import Shape
 from crossrt.engine.errors import BackendError, CudaError, ShapeError
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.execution_config import GpuConfig
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
+from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 from tests.engine.samples import pairs_of
@@ -80,6 +84,155 @@ def test_any_requests_one_after_the_other(requests: list[list[int]], lanes: int,
         assert np.array_equal(each.wait(), expected(pairs).reshape(-1, 1))
     scorer.close()
     assert device.left_behind == []
+
+
+LARGE = pairs_of([128] * 20)
+"""Ten batches of two rows, on the executor of `large_and_then`."""
+
+
+class Running:
+    """A request of ten batches on two lanes. `then` is called when the device is first waited for: two batches are under way.
+
+    `rows` are those of each batch in the order in which they began.
+    """
+
+    def __init__(self, then: Callable[[GpuScorer, Pending], None]) -> None:
+        self.device = MemoryDevice()
+        self.executor = MemoryExecutor(self.device, limits=((8, 64), (2, 128)), lanes=2, graphs=0)
+        self.scorer = scorer_on(self.executor)
+        self.errors: list[BaseException] = []
+        self._then: Callable[[GpuScorer, Pending], None] | None = then
+        self._submitted = threading.Event()
+        self._synchronize = self.device.synchronize
+        self.device.synchronize = self._interrupted  # type: ignore[method-assign]
+        self.large = self.scorer.submit(LARGE, batch_size=32)
+        self._submitted.set()
+
+    def _interrupted(self, stream: int) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            self._submitted.wait(10)
+            try:
+                then(self.scorer, self.large)
+            except BaseException as error:
+                self.errors.append(error)
+        self._synchronize(stream)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        return self.executor.shapes
+
+    def close(self) -> None:
+        self.scorer.close()
+        assert self.errors == []
+        assert self.device.left_behind == []
+
+
+def test_a_small_request_is_served_before_the_rest_of_a_large_one() -> None:
+    small, found = pairs_of([20] * 3), []
+
+    def then(scorer: GpuScorer, large: Pending) -> None:
+        found.append(scorer.submit(small, batch_size=32))
+        assert found[0].waiting_tokens == 60
+        assert large.waiting_tokens == 8 * 2 * 128
+
+    running = Running(then)
+    assert np.array_equal(running.large.wait(), expected(LARGE))
+    assert np.array_equal(found[0].wait(), expected(small))
+    assert [shape[1] < 128 for shape in running.shapes].index(True) == 2, "after the two batches that were under way"
+    assert len(running.shapes) == 11
+    running.close()
+
+
+def test_a_small_request_is_done_before_a_large_one() -> None:
+    done: list[str] = []
+
+    def then(scorer: GpuScorer, large: Pending) -> None:
+        large.add_done_callback(lambda _: done.append("large"))
+        scorer.submit(pairs_of([20] * 3), batch_size=32).add_done_callback(lambda _: done.append("small"))
+
+    running = Running(then)
+    running.large.wait()
+    running.close()
+    assert done == ["small", "large"]
+
+
+def test_large_requests_share_a_gpu_and_lower_priorities_go_first() -> None:
+    def then(scorer: GpuScorer, large: Pending) -> None:
+        for length, priority in ((90, 0), (70, 5), (110, -1)):
+            scorer.submit(pairs_of([length] * 8, length), batch_size=32, priority=priority)
+
+    running = Running(then)
+    running.scorer.submit(pairs_of([1]), batch_size=32, priority=9).wait()
+    lengths = [shape[1] for shape in running.shapes[:-1]]
+    kinds = list(dict.fromkeys(sorted(lengths)))
+    assert len(kinds) == 4, "each request has lengths of its own, rounded up"
+    latest, equal, urgent, large = kinds
+    assert lengths[:6] == [large] * 2 + [urgent] * 4
+    assert lengths[-4:] == [latest] * 4
+    assert lengths[6:13].count(equal) in (3, 4), "two requests of one priority alternate"
+    running.close()
+
+
+def test_batches_of_a_cancelled_request_that_have_not_begun_are_not_computed() -> None:
+    running = Running(lambda scorer, large: large.cancel(wait=False))
+    with pytest.raises(BackendError, match="cancelled"):
+        running.large.wait()
+    pairs = pairs_of([3, 9])
+    assert np.array_equal(running.scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
+    assert len(running.shapes) == 2 + 1
+    running.close()
+
+
+def test_the_lanes_stay_filled_from_one_request_to_the_next() -> None:
+    next_ones = [pairs_of([128] * 4, seed) for seed in range(3)]
+    found: list[Pending] = []
+    running = Running(lambda scorer, large: found.extend(scorer.submit(each, batch_size=32) for each in next_ones))
+    running.large.wait()
+    for each, pending in zip(next_ones, found, strict=True):
+        assert np.array_equal(pending.wait(), expected(each))
+    running.close()
+    work = "".join({"kernel": "k", "synchronize": "s"}.get(verb, "") for verb in running.device.log)
+    assert work == "kk" + 14 * "sk" + "ss", "one lane computes whenever the other is waited for"
+
+
+def test_the_error_of_one_request_leaves_the_others_as_they_are() -> None:
+    pairs, found = pairs_of([20] * 3), []
+
+    def then(scorer: GpuScorer, large: Pending) -> None:
+        found.append(
+            scorer.submit(
+                EncodedPairs(ids=pairs.ids, type_ids=pairs.type_ids[:1], offsets=pairs.offsets), batch_size=32
+            )
+        )
+        found.append(scorer.submit(pairs, batch_size=32))
+
+    running = Running(then)
+    assert np.array_equal(running.large.wait(), expected(LARGE))
+    with pytest.raises(IndexError):
+        found[0].wait()
+    assert np.array_equal(found[1].wait(), expected(pairs))
+    running.close()
+
+
+def test_a_request_in_the_callers_thread_takes_its_turn_where_another_thread_computes() -> None:
+    pairs, found = pairs_of([20] * 3), []
+
+    def score() -> None:
+        found.append(running.scorer.submit(pairs, batch_size=32, inline=True).wait())
+
+    def then(scorer: GpuScorer, large: Pending) -> None:
+        threads.append(threading.Thread(target=score))
+        threads[0].start()
+        time.sleep(0.2)  # the other thread submits meanwhile
+
+    threads: list[threading.Thread] = []
+    running = Running(then)
+    running.large.wait()
+    threads[0].join(10)
+    assert np.array_equal(found[0], expected(pairs))
+    assert [shape[1] < 128 for shape in running.shapes].index(True) == 2
+    running.close()
 
 
 def test_scoring_allocates_nothing() -> None:
@@ -406,6 +559,25 @@ def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
     assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs)), "the scorer goes on"
     scorer.close()
     assert device.left_behind == []
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_finished_request_is_freed_without_the_garbage_collector(inline: bool) -> None:
+    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    gc.disable()
+    try:
+        pairs = pairs_of([50] * 80)
+        freed = weakref.ref(pairs.ids)
+        pending = scorer.submit(pairs, batch_size=32, inline=inline)
+        pending.wait()
+        del pending, pairs
+        end = time.monotonic() + 10
+        while freed() is not None and time.monotonic() < end:
+            time.sleep(0.001)  # the worker lets go of its batch a moment after the batch is done
+        assert freed() is None
+    finally:
+        gc.enable()
+    scorer.close()
 
 
 def test_a_lost_device_is_told_and_keeps_nobody_from_closing(caplog: pytest.LogCaptureFixture) -> None:

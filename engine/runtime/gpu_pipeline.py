@@ -1,0 +1,107 @@
+"""`GpuPipeline`: keeps the lanes of one or several GPUs filled with the batches whose turn it is."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BackendError
+from ..text.encoded_pairs import EncodedPairs
+from .gpu_lane import GpuLane
+from .turns import Turns, WaitingBatch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The `rows` of a request that make up a batch, int64 [batch], and where their `logits` go, float32 [n, labels]."""
+
+    pairs: EncodedPairs
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+
+class GpuPipeline:
+    """Batches that are under way on the lanes of one or several devices. One thread at a time calls `step`.
+
+    A batch is chosen when the lane that will compute it is free, and not earlier: so a request that has just come waits only for
+    batches that are under way. The host waits for a device only before it uses a lane again, and when no batch waits. So the
+    lanes stay filled from one request to the next.
+    """
+
+    def __init__(self, devices: Sequence[Sequence[GpuLane]], turns: Turns[Rows]) -> None:
+        self._devices = devices
+        self._turns = turns
+        self._under_way: dict[GpuLane, WaitingBatch[Rows]] = {}
+        """By lane, the batch that began first comes first."""
+        self._tokens = [0] * len(devices)
+        """Tokens that each device was given since the pipeline was empty."""
+        self._batches = [0] * len(devices)
+        """The same in batches."""
+
+    def step(self) -> bool:
+        """Begin the next batch or, where none waits, wait for the one that began first. False where there is none of either.
+
+        The error of a batch goes to its request, and leaves the others as they are. Raises what interrupts the thread, such as
+        KeyboardInterrupt; another thread may then go on.
+        """
+        if not self._under_way:
+            self._start_anew()
+        if self._turns.empty:
+            return self._finish_first()
+        device = self._tokens.index(min(self._tokens))
+        lanes = self._devices[device]
+        lane = lanes[self._batches[device] % len(lanes)]
+        if lane in self._under_way:
+            self._finish(lane)
+        batch = self._turns.next()
+        if batch is None:  # those that waited were cancelled meanwhile
+            return self._finish_first()
+        self._tokens[device] += batch.tokens
+        self._batches[device] += 1
+        self._begin(lane, batch)
+        return True
+
+    def _start_anew(self) -> None:
+        """Begin at the first lanes, where small requests find the CUDA graphs of earlier small requests."""
+        self._tokens = [0] * len(self._devices)
+        self._batches = [0] * len(self._devices)
+
+    def _begin(self, lane: GpuLane, batch: WaitingBatch[Rows]) -> None:
+        work = batch.work
+        try:
+            with lane.cuda.current():
+                lane.begin(work.pairs, work.rows, work.logits)
+        except BaseException as error:
+            self._failed(lane, batch, error)
+        else:
+            self._under_way[lane] = batch
+
+    def _finish_first(self) -> bool:
+        if not self._under_way:
+            return False
+        self._finish(next(iter(self._under_way)))
+        return True
+
+    def _finish(self, lane: GpuLane) -> None:
+        """Wait for the batch of a lane. It stays under way where the thread is interrupted."""
+        batch = self._under_way[lane]
+        try:
+            with lane.cuda.current():
+                lane.finish()
+        except Exception as error:
+            del self._under_way[lane]
+            self._failed(lane, batch, error)
+        else:
+            del self._under_way[lane]
+            batch.future.set_result(len(batch.work.rows))
+
+    def _failed(self, lane: GpuLane, batch: WaitingBatch[Rows], error: BaseException) -> None:
+        try:
+            with contextlib.suppress(BackendError), lane.cuda.current():
+                lane.abandon()
+        finally:
+            batch.fail(error)
+        if not isinstance(error, Exception):
+            raise error
