@@ -66,7 +66,8 @@ def why_not_native(precision: Precision = Precision.FP32) -> str:
         return ""
     if not any(native_library(kind.library) for kind in KINDS):
         return (
-            "this installation has no compiled kernels: install crossrt again on x86-64, where there is a C++ compiler"
+            "this installation has no compiled kernels: install crossrt again on x86-64 or aarch64, where there is a C++ "
+            "compiler"
         )
     of_machine = _of_machine(precision)
     if not of_machine:
