@@ -221,7 +221,7 @@ static void store_sums(float* to, FloatVec sums) { store(to, sums); }
 // Compares the product of R rows with one panel. `activation` and `weight` give numbers whose sums are exact.
 template <class Dot, int R, class Activation, class Weight, class Value, class MakeActivation, class MakeWeight>
 static void check_product(const char* name, Value&& value, MakeActivation&& activation, MakeWeight&& weight) {
-    using Sum = std::conditional_t<std::is_same_v<typename Dot::Sum, FloatVec>, float, int32_t>;
+    using Sum = std::conditional_t<std::is_same_v<Dot, DotInt8>, int32_t, float>;
     constexpr int PER_WORD = 4 / sizeof(Weight);
     for (int steps : {1, 2, 3, 8, 17, 32}) {
         const int in = steps * PER_WORD, stride = in + 2 * PER_WORD;
