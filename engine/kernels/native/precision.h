@@ -32,10 +32,10 @@
 namespace crossrt {
 
 // The asymmetric quantization of one row to 8 bits: q = round(x / scale) + zero_point. 0 is represented exactly. The zero point is
-// rounded up, so that q of the row's smallest number is never negative: `apply` reads q as unsigned, and would turn -1 into 255. To
+// rounded up, so that q of the row's smallest number is never negative: AVX512 reads q as unsigned, and would turn -1 into 255. To
 // leave room for the rounding there is one step less: 254, where q can be up to 255.
 //
-// What is stored is q - DotInt8::OFFSET, and `zero_point` is the zero point of that.
+// q - DotInt8::OFFSET is what is stored, and what `zero_point` is the zero point of.
 struct RowQuantization {
     float scale, inverse, zero_point;
 

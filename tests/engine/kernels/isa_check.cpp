@@ -230,7 +230,7 @@ static void check_product(const char* name, Value&& value, MakeActivation&& acti
         Weight* panel = static_cast<Weight*>(std::aligned_alloc(64, size_t(PANEL) * in * sizeof(Weight)));
         for (int n = 0; n < PANEL * in; n++) panel[n] = weight();
         Sum found[R][PANEL], wanted[R][PANEL];
-        microkernel<Dot, R>(rows.data(), stride * ptrdiff_t(sizeof(Activation)), panel, steps,
+        microkernel<Dot, R>(rows.data(), stride * ptrdiff_t(sizeof(Activation)), panel, steps, R,
                             [&](int r, typename Dot::Sum low, typename Dot::Sum high) ALWAYS_INLINE_LAMBDA {
                                 store_sums(found[r], low);
                                 store_sums(found[r] + LANES, high);
@@ -256,7 +256,6 @@ static void for_each_height(Check&& check_height) {
     }(std::make_index_sequence<Dot::ROWS>());
 }
 
-#ifndef WITHOUT_INT8
 static void check_int8() {
     for_each_height<DotInt8>([]<int R>() {
         const auto value = [](auto number) { return int(number); };
@@ -275,7 +274,6 @@ static void check_int8() {
             "DotInt8 at its limits", value, [=] { return quantized(0); }, [] { return -127; });
     });
 }
-#endif
 
 static void check_floats() {
     const auto small = [] { return float(any_integer(-16, 16)); };
@@ -289,6 +287,7 @@ static void check_floats() {
 }
 
 int main() {
+    const ThreadState state;
     check_arithmetic();
     check_memory();
     check_activations();
@@ -296,8 +295,6 @@ int main() {
     check_masks();
     check_words();
     check_floats();
-#ifndef WITHOUT_INT8
     check_int8();
-#endif
     return all_right ? 0 : 1;
 }

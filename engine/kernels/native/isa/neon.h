@@ -225,9 +225,9 @@ struct ThreadState {
 
 // FP32 times FP32, summed in FP32.
 struct DotFp32 {
-    static constexpr bool ANY_HEIGHT = false;
     using Sum = FloatVec;
     using Register = float32x4_t;
+    static constexpr bool ANY_HEIGHT = false;
     static constexpr bool BY_MATRIX = false;
     static constexpr int ROWS = 6;
     static ALWAYS_INLINE Register zero() { return vdupq_n_f32(0); }
@@ -238,9 +238,9 @@ struct DotFp32 {
 
 // BF16 times BF16, summed in FP32: BFMMLA. Without it, two FP32 products: a BF16 is the upper half of an FP32.
 struct DotBf16 {
-    static constexpr bool ANY_HEIGHT = false;
     using Sum = FloatVec;
     using Register = float32x4_t;
+    static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Register zero() { return vdupq_n_f32(0); }
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
     static constexpr bool BY_MATRIX = true;
@@ -260,10 +260,10 @@ struct DotBf16 {
 
 // Signed INT8 activations times signed INT8 weights, summed in INT32 without saturation: SMMLA, SDOT, or products of 16 bits.
 struct DotInt8 {
-    static constexpr bool ANY_HEIGHT = false;
     using Sum = IntVec;
     using Register = int32x4_t;
     using Activation = int8_t;
+    static constexpr bool ANY_HEIGHT = false;
     static constexpr int ROWS = 6, MAX_ACTIVATION = 255, OFFSET = 128;
     static ALWAYS_INLINE Register zero() { return vdupq_n_s32(0); }
 #ifdef __ARM_FEATURE_MATMUL_INT8
