@@ -14,6 +14,7 @@ class Kind:
     """A kind of processor, with a library of its own, `native_NAME`, compiled from native/NAME.cpp.
 
     - `machines`: what `platform.machine()` calls the architecture.
+    - `baseline`: the compiler's name for the least processor of the kind, without `instructions`.
     - `instructions`: what the compiler may use anywhere. The library is loaded only on a processor that has all of them.
     - `precisions`: the precisions that it computes, and what the processor must have besides, which the library uses by inline
       assembly.
@@ -24,6 +25,7 @@ class Kind:
 
     name: str
     machines: tuple[str, ...]
+    baseline: str
     instructions: tuple[str, ...]
     precisions: Mapping[str, tuple[str, ...]]
     int8: str = "exact"
@@ -45,10 +47,18 @@ class Kind:
 
     @property
     def compiler_flags(self) -> list[str]:
-        """The flags of GCC and Clang, such as `-mavx512vnni` for `avx512_vnni`."""
+        """The flags of GCC and Clang, such as `-mavx512vnni` for `avx512_vnni`, or `-march=armv8.2-a+dotprod` for `asimddp`."""
+        if self.machines == AARCH64:
+            return ["-march=" + "+".join([self.baseline, *(AARCH64_EXTENSIONS[name] for name in self.instructions)])]
         names = (name.replace("_", "-" if name.startswith("amx") else "") for name in self.instructions)
-        return ["-march=x86-64", *(f"-m{name}" for name in names)]
+        return [f"-march={self.baseline}", *(f"-m{name}" for name in names)]
 
+
+AARCH64 = ("aarch64",)
+"""Linux's name. macOS says arm64, and has no /proc/cpuinfo to read the instructions from."""
+AARCH64_EXTENSIONS = {"asimd": "simd", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}
+"""The compiler's names of instructions."""
+NEON_DOT = ("asimd", "asimddp")
 
 X86 = ("x86_64", "AMD64")
 AVX2 = ("fma", "avx2", "f16c")
@@ -59,6 +69,7 @@ KINDS = (
     Kind(
         name="amx",
         machines=X86,
+        baseline="x86-64",
         instructions=(*AVX512_BF16, "amx_tile", "amx_int8", "amx_bf16"),
         precisions={"fp32": (), "int8": (), "bf16": ()},
         tried=False,
@@ -67,11 +78,58 @@ KINDS = (
     Kind(
         name="avx512_bf16",
         machines=X86,
+        baseline="x86-64",
         instructions=AVX512_BF16,
         precisions={"fp32": (), "int8": (), "bf16": ()},
     ),
-    Kind(name="avx512", machines=X86, instructions=AVX512, precisions={"fp32": (), "int8": ("avx512_vnni",)}),
-    Kind(name="avx2_vnni", machines=X86, instructions=(*AVX2, "avx_vnni"), precisions={"fp32": (), "int8": ()}),
-    Kind(name="avx2", machines=X86, instructions=AVX2, precisions={"fp32": (), "int8": ()}, int8="narrow"),
+    Kind(
+        name="avx512",
+        machines=X86,
+        baseline="x86-64",
+        instructions=AVX512,
+        precisions={"fp32": (), "int8": ("avx512_vnni",)},
+    ),
+    Kind(
+        name="avx2_vnni",
+        machines=X86,
+        baseline="x86-64",
+        instructions=(*AVX2, "avx_vnni"),
+        precisions={"fp32": (), "int8": ()},
+    ),
+    Kind(
+        name="avx2",
+        machines=X86,
+        baseline="x86-64",
+        instructions=AVX2,
+        precisions={"fp32": (), "int8": ()},
+        int8="narrow",
+    ),
+    # Armv8.2 brings atomics and others besides, which every processor with the dot product has. Those with I8MM have BF16 too:
+    # both are part of Armv8.6.
+    Kind(
+        name="neon_bf16",
+        machines=AARCH64,
+        baseline="armv8.2-a",
+        instructions=(*NEON_DOT, "i8mm", "bf16"),
+        precisions={"fp32": (), "int8": (), "bf16": ()},
+        tried=False,
+    ),
+    Kind(
+        name="neon_dot",
+        machines=AARCH64,
+        baseline="armv8.2-a",
+        instructions=NEON_DOT,
+        precisions={"fp32": (), "int8": ()},
+        tried=False,
+    ),
+    Kind(
+        name="neon",
+        machines=AARCH64,
+        baseline="armv8-a",
+        instructions=("asimd",),
+        precisions={"fp32": (), "int8": ()},
+        tried=False,
+    ),
 )
-"""The fastest first. A precision is computed by the first kind that has it, whose instructions the processor has."""
+"""The fastest of an architecture first. A precision is computed by the first kind that has it, whose instructions the processor
+has."""

@@ -8,11 +8,12 @@
 //     BFloat16             in isa.h: the upper half of an FP32, held as its bits
 //
 //     broadcast(number)                    the number in all lanes
-//     load(from)                           16 numbers in FP32, BF16 or UINT8, as FP32
+//     load(from)                           16 numbers in FP32, BF16 or DotInt8::Activation, as FP32
 //     load_fp16(from)                      16 numbers in FP16, as FP32
 //     store(to, values)                    stores FP32, or rounds it to BF16: to nearest, ties to even
 //     store(to, low, high)                 the same for 32 numbers
-//     store_uint8(to, values)              rounds to integers, ties to even, and clamps them to [0, 255]; no value is below -0.5
+//     store_rounded(to, values)            rounds to integers, ties to even, and clamps them to what DotInt8::Activation holds. No
+//                                          value is so low that it rounds to less.
 //     a + b, a - b, a * b, a / b           of each lane
 //     fmadd(a, b, c), fmsub(a, b, c)       a * b + c and a * b - c, rounded once
 //     minimum(a, b), maximum(a, b)         of each lane
@@ -29,7 +30,10 @@
 //         Sum                                  FloatVec, or IntVec for INT8: 16 sums
 //         ROWS                                 the rows of a tile, at most and at best
 //         ANY_HEIGHT                           whether one microkernel is for all heights up to ROWS, or there is one for each
-//         MAX_ACTIVATION                       of DotInt8: the greatest activation whose sums cannot saturate
+//         Activation, OFFSET                   of DotInt8: a quantized activation q, in [0, MAX_ACTIVATION], is stored as q - OFFSET.
+//                                              UINT8 and 0 where the instruction has unsigned activations, INT8 and 128 where it
+//                                              has signed ones
+//         MAX_ACTIVATION                       of DotInt8: the greatest q whose sums cannot saturate
 //     to_floats(sum)                       16 INT32 sums as FP32
 //     microkernel<Dot, R>(rows, stride, panel, steps, height, epilogue)
 //                                          multiplies `height` rows with one panel (gemm.h), which are R unless ANY_HEIGHT
@@ -72,6 +76,8 @@ ALWAYS_INLINE float to_float(BFloat16 value) {
 #include "isa/avx512.h"
 #elif defined(__AVX2__)
 #include "isa/avx2.h"
+#elif defined(__ARM_NEON)
+#include "isa/neon.h"
 #else
 #error "no file in isa/ is for the instructions that this is compiled with"
 #endif

@@ -31,9 +31,11 @@
 
 namespace crossrt {
 
-// The asymmetric quantization of one row to UINT8: q = round(x / scale) + zero_point. 0 is represented exactly. The zero point is
-// rounded up, so that q of the row's smallest number is never negative: `apply` reads q as unsigned, and would turn -1 into 255. To
+// The asymmetric quantization of one row to 8 bits: q = round(x / scale) + zero_point. 0 is represented exactly. The zero point is
+// rounded up, so that q of the row's smallest number is never negative: AVX512 reads q as unsigned, and would turn -1 into 255. To
 // leave room for the rounding there is one step less: 254, where q can be up to 255.
+//
+// q - DotInt8::OFFSET is what is stored, and what `zero_point` is the zero point of.
 struct RowQuantization {
     float scale, inverse, zero_point;
 
@@ -43,10 +45,10 @@ struct RowQuantization {
         scale = (high - low) / (DotInt8::MAX_ACTIVATION - 1);
         // A row of zeros, or of numbers too small to divide by, becomes zeros.
         inverse = scale > 1e-30f ? 1 / scale : 0;
-        zero_point = std::ceil(-low * inverse);
+        zero_point = std::ceil(-low * inverse) - DotInt8::OFFSET;
     }
-    ALWAYS_INLINE void apply(uint8_t* to, FloatVec values) const {
-        store_uint8(to, fmadd(values, broadcast(inverse), broadcast(zero_point)));
+    ALWAYS_INLINE void apply(DotInt8::Activation* to, FloatVec values) const {
+        store_rounded(to, fmadd(values, broadcast(inverse), broadcast(zero_point)));
     }
 };
 
@@ -75,15 +77,15 @@ struct Int8 {
               out(out) {}
     };
 
-    // x = scale * q + shift, with q in [0, DotInt8::MAX_ACTIVATION] and one scale and shift for each row. (In calibration/quantization.py a shift is
-    // for each channel.)
+    // x = scale * value + shift, where a value is what `RowQuantization` stores, and each row has one scale and shift. (In
+    // calibration/quantization.py a shift is for each channel.)
     struct ActivationRows {
-        uint8_t* values;
+        DotInt8::Activation* values;
         float *scale, *shift;
         ptrdiff_t stride;
 
         ActivationRows(Workspace& workspace, int count, int width)
-            : values(workspace.allocate<uint8_t>(size_t(count) * width)),
+            : values(workspace.allocate<DotInt8::Activation>(size_t(count) * width)),
               scale(workspace.allocate<float>(count)),
               shift(workspace.allocate<float>(count)),
               stride(width) {}

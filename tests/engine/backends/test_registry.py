@@ -10,7 +10,7 @@ from crossrt.engine.errors import OptionError
 from crossrt.engine.hardware import cpus
 from crossrt.engine.hardware.cpus import has_vnni, instructions
 from crossrt.engine.kernels import support
-from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS
 from crossrt.engine.kernels.library import native_library
 from crossrt.engine.kernels.support import native_kernels, native_kind, only_kinds, why_not_native
 from crossrt.engine.precision import Precision
@@ -127,14 +127,50 @@ def test_this_processors_own_kernels_are_a_backend() -> None:
         assert native_kind(precision) == (able[0] if able else None)
 
 
+FEATURES = "fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm"
+ARM_PROCESSORS = {
+    "Raspberry Pi 4": ("fp asimd evtstrm crc32 cpuid", {"fp32": "neon", "int8": "neon"}),
+    "Graviton 2": (f"{FEATURES} asimddp", {"fp32": "neon_dot", "int8": "neon_dot"}),
+    "Graviton 3": (
+        f"{FEATURES} asimddp sve i8mm bf16",
+        {"fp32": "neon_bf16", "int8": "neon_bf16", "bf16": "neon_bf16"},
+    ),
+}
+"""The features that Linux names, and the kind of kernels for each precision."""
+
+
+@pytest.mark.parametrize("name", ARM_PROCESSORS)
+def test_an_arm_processor_computes_by_the_best_kind_that_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, kinds = ARM_PROCESSORS[name]
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(cpus, "processor", lambda: f"Features : {features}; CPU part : 0xd40")
+    monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
+    assert native_kind(Precision.FP32) is None
+    assert "set CROSSRT_KERNELS=neon_bf16,neon_dot,neon" in why_not_native(Precision.FP32)
+    assert "set CROSSRT_KERNELS=neon_bf16 to" in why_not_native(Precision.BF16)
+    monkeypatch.setenv("CROSSRT_KERNELS", "neon_bf16,neon_dot,neon")
+    for precision in COMPUTED_BY_SOME:
+        found = native_kind(precision)
+        assert (found and found.name) == kinds.get(precision.value)
+        if found is None:
+            assert why_not_native(precision).startswith("this processor lacks ")
+
+
 def test_each_kind_is_compiled_with_the_instructions_that_it_is_loaded_for() -> None:
     for kind in KINDS:
         assert (REPOSITORY / kind.source).is_file()
-        flags = kind.compiler_flags
-        assert flags[0] == "-march=x86-64"
-        assert [flag.replace("-", "").removeprefix("m") for flag in flags[1:]] == [
-            name.replace("_", "") for name in kind.instructions
-        ]
+        first, *flags = kind.compiler_flags
+        if kind.machines == AARCH64:
+            baseline, *extensions = first.split("+")
+            assert (baseline, flags) == (f"-march={kind.baseline}", [])
+            names = {"simd": "asimd", "dotprod": "asimddp"}  # Linux's name of a compiler's extension
+            assert [names.get(extension, extension) for extension in extensions] == [*kind.instructions]
+        else:
+            assert first == "-march=x86-64"
+            names_in_flags = [flag.replace("-", "").removeprefix("m") for flag in flags]
+            assert names_in_flags == [name.replace("_", "") for name in kind.instructions]
         assert kind.lacking("fp32", set(kind.instructions)) == ()
         assert kind.lacking("fp32", set()) == kind.instructions
 

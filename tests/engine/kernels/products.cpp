@@ -25,9 +25,11 @@ void product(const Weight* weight, int in, int out, const Row* rows, int64_t str
 extern "C" {
 
 int most_of_an_activation() { return DotInt8::MAX_ACTIVATION; }
+int offset_of_activations() { return DotInt8::OFFSET; }
 int rows_read_beyond() { return ROWS_READ_BEYOND; }
 
-void product_int8(const int8_t* weight, int in, int out, const uint8_t* rows, int64_t stride, int count, int32_t* sums) {
+void product_int8(const int8_t* weight, int in, int out, const DotInt8::Activation* rows, int64_t stride, int count,
+                  int32_t* sums) {
     product<DotInt8>(weight, in, out, rows, stride, count, sums);
 }
 void product_bf16(const BFloat16* weight, int in, int out, const BFloat16* rows, int64_t stride, int count, float* sums) {

@@ -112,8 +112,9 @@ def check_int8(products: Products, shape: tuple[int, int, int]) -> None:
     rows = rng.integers(0, most + 1, (count, inputs), dtype=np.uint8)
     weight = rng.integers(-127, 128, (outputs, inputs), dtype=np.int8)
     rows[0], weight[0], weight[1] = most, 127, -127  # the largest sums of either sign
-    expected = rows.astype(np.int64) @ weight.T.astype(np.int64)
-    np.testing.assert_array_equal(products("int8", rows, weight), expected)
+    stored = rows.astype(np.int64) - products.library.offset_of_activations()
+    expected = stored @ weight.T.astype(np.int64)
+    np.testing.assert_array_equal(products("int8", stored.astype(np.uint8), weight), expected)
 
 
 def check_bf16(products: Products, shape: tuple[int, int, int]) -> None:

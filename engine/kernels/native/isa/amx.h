@@ -67,7 +67,8 @@ public:
 struct DotInt8 {
     using Sum = IntVec;
     using Number = int32_t;
-    static constexpr int ROWS = TILE, MAX_ACTIVATION = 255;
+    using Activation = uint8_t;
+    static constexpr int ROWS = TILE, MAX_ACTIVATION = 255, OFFSET = 0;
     static constexpr bool ANY_HEIGHT = true;
     template <int C, int A, int B>
     static ALWAYS_INLINE void add() {

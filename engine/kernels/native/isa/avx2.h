@@ -71,7 +71,7 @@ ALWAYS_INLINE void store(Number* to, FloatVec low, FloatVec high) {
     store(to, low);
     store(to + LANES, high);
 }
-ALWAYS_INLINE void store_uint8(uint8_t* to, FloatVec values) {
+ALWAYS_INLINE void store_rounded(uint8_t* to, FloatVec values) {
     const __m256i words = pack_16(_mm256_cvtps_epi32(values.low), _mm256_cvtps_epi32(values.high));
     const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
@@ -235,6 +235,8 @@ struct DotBf16 {
 struct DotInt8 {
     using Sum = IntVec;
     using Register = __m256i;
+    using Activation = uint8_t;
+    static constexpr int OFFSET = 0;
     static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Register zero() { return _mm256_setzero_si256(); }
 #ifdef __AVXVNNI__

@@ -51,7 +51,7 @@ ALWAYS_INLINE void store(float* to, FloatVec low, FloatVec high) {
     _mm512_storeu_ps(to + LANES, high);
 }
 ALWAYS_INLINE void store(BFloat16* to, FloatVec low, FloatVec high) { _mm512_storeu_si512(to, to_bf16(low, high)); }
-ALWAYS_INLINE void store_uint8(uint8_t* to, FloatVec values) {
+ALWAYS_INLINE void store_rounded(uint8_t* to, FloatVec values) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(values)));
 }
 
@@ -158,7 +158,8 @@ struct ThreadState {
 // Unsigned INT8 activations times signed INT8 weights, summed in INT32 without saturation: AVX512-VNNI.
 struct DotInt8 {
     using Sum = IntVec;
-    static constexpr int ROWS = 12, MAX_ACTIVATION = 255;
+    using Activation = uint8_t;
+    static constexpr int ROWS = 12, MAX_ACTIVATION = 255, OFFSET = 0;
     static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Sum zero() { return _mm512_setzero_si512(); }
     // Inline assembly, because GCC 12 copies every sum twice around the intrinsic, which halves the speed.

@@ -1,0 +1,200 @@
+"""The functions of isa.h are right for every kind of processor, and the kernels for aarch64 score as NumPy does.
+
+The kinds for aarch64 run in two ways without such a processor: compiled as C++ for this one, with `emulated/arm_neon.h` in place
+of the compiler's own header, and cross-compiled, by QEMU.
+"""
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from crossrt.engine.backends.native_cpu import _ModelDims
+from crossrt.engine.batching.batch import Batch
+from crossrt.engine.bundle.native_weights import NativeModel, write
+from crossrt.engine.hardware.cpus import instructions
+from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS, Kind
+from tests.conftest import REPOSITORY
+from tests.engine.backends.native_arithmetic import logits_of
+from tests.engine.backends.test_native_cpu import a_batch, dims_of, pairs_of, random_arrays
+
+HERE = Path(__file__).parent
+NATIVE = REPOSITORY / "engine/kernels/native"
+NEON = {kind.name: kind for kind in KINDS if kind.machines == AARCH64}
+PRESENT = [
+    kind
+    for kind in KINDS
+    if platform.machine() in kind.machines
+    and not kind.lacking("int8", instructions())
+    and "amx_tile" not in kind.instructions
+]
+"""The kinds whose instructions this processor has."""
+MACROS = {
+    "asimd": ["-D__ARM_NEON"],
+    "asimddp": ["-D__ARM_FEATURE_DOTPROD"],
+    "i8mm": ["-D__ARM_FEATURE_MATMUL_INT8"],
+    "bf16": ["-D__ARM_FEATURE_BF16_VECTOR_ARITHMETIC"],
+}
+"""What a compiler defines where it may use an instruction."""
+CPUS = {"neon": "cortex-a72", "neon_dot": "neoverse-n1", "neon_bf16": "max"}
+"""QEMU's name of a processor without the instructions of the kinds above."""
+COMMON = ["-std=c++20", "-pthread", "-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", f"-I{NATIVE}"]
+CROSS, QEMU = "aarch64-linux-gnu-g++", "qemu-aarch64"
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the programs")
+needs_emulator = pytest.mark.skipif(
+    shutil.which(CROSS) is None or shutil.which(QEMU) is None,
+    reason=f"no {CROSS} or no {QEMU} here: install g++-aarch64-linux-gnu and qemu-user",
+)
+
+
+def compiled(words: Iterable[object], source: Path, program: Path) -> Path:
+    done = subprocess.run([*map(str, words), str(source), "-o", str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return program
+
+
+def emulated(kind: Kind, program: Path, *flags: str, native: Path = NATIVE) -> Path:
+    """Compile isa_check.cpp for this processor, with NEON's instructions as plain C++."""
+    macros = [macro for name in kind.instructions for macro in MACROS[name]]
+    words = ["g++", f"-I{native}", *COMMON, *flags, *macros, f"-I{HERE / 'emulated'}"]
+    return compiled(words, HERE / "isa_check.cpp", program)
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this processor has NEON itself")
+@pytest.mark.parametrize("kind", NEON)
+def test_the_functions_for_aarch64_are_right_and_read_nothing_beyond(kind: str, tmp_path: Path) -> None:
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0", "-march=x86-64")
+    program = emulated(NEON[kind], tmp_path / "check", *sanitizers)
+    done = subprocess.run([program], capture_output=True, text=True, env={"ASAN_OPTIONS": "detect_leaks=0"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_emulator
+@pytest.mark.parametrize("kind", NEON)
+def test_the_functions_for_aarch64_are_right_in_machine_code(kind: str, tmp_path: Path) -> None:
+    words = [CROSS, "-static", *COMMON, "-O2", *NEON[kind].compiler_flags]
+    program = compiled(words, HERE / "isa_check.cpp", tmp_path / "check")
+    done = subprocess.run([QEMU, "-cpu", CPUS[kind], program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", PRESENT, ids=lambda kind: kind.name)
+def test_the_functions_for_this_processor_are_right(kind: Kind, tmp_path: Path) -> None:
+    program = compiled(["g++", *COMMON, "-O1", *kind.compiler_flags], HERE / "isa_check.cpp", tmp_path / "check")
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong", "found"),
+    [
+        (
+            "neon",
+            "part(0), part(1)), combine(part(2), part(3))",
+            "part(0), part(1)), combine(part(2), part(2))",
+            "reduce_rows",
+        ),
+        ("neon", "4 * n < R ?", "4 * n + 4 < R ?", "reduce_rows"),
+        ("neon", "before(count - 8)", "before(count - 9)", "first_lanes, select"),
+        ("neon", "vbslq_f32, mask, values, others", "vbslq_f32, mask, others, values", "first_lanes, select"),
+        ("neon", "fmadd(a, b, of_parts(vnegq_f32, c))", "a * b - c", "fmsub"),
+        ("neon", "vreinterpretq_s32_f32(shifted), 23)", "vreinterpretq_s32_f32(shifted), 22)", "shift_exponent"),
+        ("neon", "vdupq_n_u32(0x7fff)", "vdupq_n_u32(0x8000)", "store BF16"),
+        ("neon", "vld1q_u16(values + n + 8)", "vld1q_u16(values + n)", "largest"),
+        ("neon", "lower_halves(odd, odd2), upper", "lower_halves(even, odd2), upper", "transpose"),
+        ("neon", "{{lower(2), upper(2)", "{{lower(1), upper(2)", "interleave"),
+        ("neon", "b)), vmull_high_s8(a, b)", "b)), vmull_s8(vget_low_s8(a), vget_low_s8(b))", "DotInt8"),
+        ("neon", "OFFSET = 128", "OFFSET = 127", "OFFSET"),
+        ("neon", "vshl_n_s32(activation, 16), vshlq", "activation, vshlq", "DotBf16"),
+        ("neon", "weights + 64, steps, high);\n    }", "weights + 48, steps, high);\n    }", "DotFp32"),
+        ("neon_dot", "vreinterpret_s8_s32(activation), 0);", "vreinterpret_s8_s32(activation), 1);", "DotInt8"),
+        ("neon_bf16", "vcvtq_low_bf16_f32(low), high)", "vcvtq_low_bf16_f32(high), low)", "store BF16"),
+        ("neon_bf16", "low = vzip1q_s32(first, second)", "low = vzip1q_s32(second, first)", "DotBf16"),
+        ("neon_bf16", "    if (steps) add.template operator()<false>();\n", "", "DotBf16"),
+        ("neon_bf16", "steps >= 2;", "steps >= 1;", "DotBf16"),
+        ("neon_bf16", "r % 2 ? upper_halves", "r % 2 == 0 ? upper_halves", "DotBf16"),
+        ("neon_bf16", "2 * pair + 1 < R ? 2 * pair + 1 : 2 * pair", "2 * pair + 1", "heap-buffer-overflow"),
+        ("neon_bf16", "second = TWO_STEPS ?", "second = true ?", "heap-buffer-overflow"),
+        ("neon_bf16", "load_lanes<TWO_STEPS ? 2 : 1>", "load_lanes<2>", "heap-buffer-overflow"),
+    ],
+)
+@needs_compiler
+def test_a_fault_in_the_functions_for_aarch64_is_found(
+    kind: str, right: str, wrong: str, found: str, tmp_path: Path
+) -> None:
+    shutil.copytree(NATIVE, tmp_path / "native")
+    file = tmp_path / "native/isa/neon.h"
+    source = file.read_text()
+    assert source.count(right) == 1
+    file.write_text(source.replace(right, wrong))
+    sanitizers = ("-fsanitize=address",) if "overflow" in found else ()
+    program = emulated(NEON[kind], tmp_path / "check", "-O0", *sanitizers, native=tmp_path / "native")
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert found in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that compiles score.cpp for a kind, with the flags that an installation has, once."""
+    folder = tmp_path_factory.mktemp("scorers")
+
+    def compile_once(kind: str) -> Path:
+        program = folder / kind
+        if not program.exists():
+            source = f'-DSOURCE="{kind}.cpp"'
+            flags = ["-O3", "-fno-math-errno", *NEON[kind].compiler_flags]
+            compiled([CROSS, "-static", *COMMON, *flags, source], HERE / "score.cpp", program)
+        return program
+
+    return compile_once
+
+
+def scored(program: Path, cpu: str, model: NativeModel, batch: Batch, *, threads: int = 1) -> npt.NDArray[np.float32]:
+    pairs = batch.pairs()
+    rows = np.arange(len(pairs))
+    arrays = (np.array([threads], np.int32), rows, pairs.offsets, pairs.ids, pairs.type_ids, *model.arrays)
+    records = [bytes(_ModelDims.of(model.dims)), *(array.tobytes() for array in arrays)]
+    content = b"".join(len(record).to_bytes(8, "little") + record for record in records)
+    done = subprocess.run([QEMU, "-cpu", cpu, program], input=content, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return np.frombuffer(done.stdout, np.float32).reshape(len(rows), -1)
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("kind", "precision"), [(kind.name, precision) for kind in NEON.values() for precision in kind.precisions]
+)
+def test_the_kernels_for_aarch64_score_as_numpy_does(
+    kind: str, precision: str, scorer: Callable[[str], Path], tmp_path: Path
+) -> None:
+    dims = dims_of(precision=precision, hidden=96, heads=3, intermediate=128)
+    with (tmp_path / "weights").open("wb") as file:
+        write(file, dims, random_arrays(dims))
+    model = NativeModel.open(tmp_path / "weights")
+    batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2] * 2)
+    program, cpu = scorer(kind), CPUS[kind]
+    found = scored(program, cpu, model, batch)
+    differences = np.abs(found - logits_of(model, pairs_of(batch)))
+    assert np.median(differences) < 1e-4
+    assert differences.max() < (1e-5 if precision == "fp32" else 0.1)
+
+    np.testing.assert_array_equal(scored(program, cpu, model, batch, threads=3), found)
+    np.testing.assert_array_equal(scored(program, cpu, model, reversed_rows(batch)), found[::-1])
+
+
+def reversed_rows(batch: Batch) -> Batch:
+    fields: dict[str, Any] = {
+        name: getattr(batch, name)[::-1] for name in ("input_ids", "attention_mask", "token_type_ids", "rows")
+    }
+    return Batch(**fields)
