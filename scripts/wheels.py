@@ -115,15 +115,14 @@ def libraries(platform: Platform) -> list[Library]:
 def zig_flags(flags: Sequence[str]) -> Iterator[str]:
     """Translate GCC's flags for a processor: Zig spells its names in another way.
 
-    `-march=armv8.2-a+dotprod` becomes `-mcpu=generic+v8_2a+dotprod`. `-march=x86-64` is Zig's own choice.
+    `-march=armv8.2-a+dotprod` becomes `-mcpu=generic+v8_2a+dotprod`. `-march=x86-64` is what Zig compiles for anyway.
     """
     for flag in flags:
-        name, _, march = flag.partition("-march=arm")
-        if march:
-            version, *extensions = march.replace("-", "").replace(".", "_").split("+")
-            yield "+".join(["-mcpu=generic", *([version] if version != "v8a" else []), *extensions])
+        if flag.startswith("-march=arm"):
+            features = flag.removeprefix("-march=arm").replace("-", "").replace(".", "_").split("+")
+            yield "-mcpu=generic+" + "+".join("neon" if name == "simd" else name for name in features)
         elif flag != "-march=x86-64":
-            yield name
+            yield flag
 
 
 def compile_library(platform: Platform, library: Library, folder: Path) -> Path:
