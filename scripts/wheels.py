@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-import lief
-
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("engine/kernels")
 KINDS = runpy.run_path(str(ROOT / KERNELS / "instruction_sets.py"))["KINDS"]
@@ -195,6 +193,8 @@ def check_library(platform: Platform, library: Library, file: Path) -> None:
 
     It must export the functions that ctypes calls, and load nothing but what every such system has.
     """
+    import lief
+
     binary = lief.parse(str(file))
     exported = {function.name.lstrip("_") for function in binary.exported_functions}
     if library.interface not in exported:
