@@ -38,13 +38,17 @@ kernels = [
     for kind in KINDS
     if platform.machine() in kind.machines
 ]
-# Tokenization depends on no instructions, so every machine gets it.
-wordpiece = Extension(
-    "crossrt.engine.kernels.native_wordpiece",
-    sources=[str(SOURCES / "wordpiece.cpp")],
-    language="c++",
-    extra_compile_args=["-std=c++20", *OPTIMIZATION, "-pthread"],
-    extra_link_args=["-pthread"],
-    optional=True,
-)
-setup(ext_modules=[] if sys.platform == "win32" else [wordpiece, *kernels])
+# These two depend on no instructions, so every machine gets them: tokenization, and what instructions the processor has.
+plain = [
+    Extension(
+        f"crossrt.engine.kernels.native_{name}",
+        sources=[str(SOURCES / f"{name}.cpp")],
+        language="c++",
+        extra_compile_args=["-std=c++20", *OPTIMIZATION, "-pthread"],
+        extra_link_args=["-pthread"],
+        optional=True,
+    )
+    for name in ("wordpiece", "processor")
+]
+# Microsoft's compiler does not know these flags. The wheel for Windows has the libraries (scripts/wheels).
+setup(ext_modules=[] if sys.platform == "win32" else [*plain, *kernels])

@@ -19,8 +19,8 @@ from ..bundle.bundle import Bundle
 from ..bundle.native_weights import ACTIVATIONS, ModelDims, NativeModel
 from ..closable import CLOSED
 from ..errors import BackendError, InputError
-from ..kernels.library import load_library
 from ..kernels.support import native_kernels, why_not_native
+from ..native_library import load_library
 from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length

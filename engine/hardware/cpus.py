@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from ..native_library import load_library, native_library
+
+INTERFACE = 1
+"""The version of the library's functions. Raised with each change of what they take, here and in native/processor.cpp."""
 CPUINFO = Path("/proc/cpuinfo")
 """Linux's description of the processor. Tests set another file to simulate an older processor."""
 SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
@@ -43,15 +47,27 @@ def processor() -> str:
     """Return the processor's name and flags as one text, which identifies it in keys of caches."""
     # The name is not enough: a hypervisor may hide some of a processor's instructions.
     fields = ("model name", "flags", "Features", "CPU part")
-    kept = dict.fromkeys(line for line in cpuinfo().splitlines() if line.startswith(fields))
+    described = cpuinfo()
+    kept = dict.fromkeys(line for line in described.splitlines() if line.startswith(fields))
     if not kept:
-        return f"{platform.machine()} {platform.processor()}"
+        return f"{platform.machine()} {platform.processor()} {'' if described else _asked_instructions()}"
     return "; ".join(" ".join(line.split()) for line in kept)
 
 
 def instructions() -> frozenset[str]:
     """Return the names of the processor's instruction sets, as Linux spells them, such as `avx512_vnni`."""
     return frozenset(processor().replace(";", " ").split())
+
+
+def _asked_instructions() -> str:
+    """Ask the processor itself (engine/kernels/native/processor.cpp), where no file describes it: on macOS and Windows."""
+    file = native_library("native_processor")
+    library = None if file is None else load_library(file, "crossrt_processor_interface", INTERFACE)
+    if library is None:
+        return ""
+    names = ctypes.create_string_buffer(1024)
+    library.crossrt_processor_instructions(names, len(names))
+    return names.value.decode()
 
 
 def has_vnni() -> bool:

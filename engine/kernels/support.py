@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..errors import OptionError
 from ..hardware.cpus import instructions, tiles_permitted
+from ..native_library import native_library
 from ..precision import Precision
 from .instruction_sets import KINDS, Kind
-from .library import native_library
 
 KERNELS_VARIABLE = "CROSSRT_KERNELS"
 """An environment variable: the kinds of native kernels to choose among, separated by commas, instead of all that were tried."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from ..kernels.library import load_library, native_library
+from ..native_library import load_library, native_library
 from .encoded_pairs import Spans
 
 INTERFACE = 1

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine.kernels.library import native_library
 from crossrt.engine.kernels.support import why_not_native
+from crossrt.engine.native_library import native_library
 
 from .kinds import KINDS
 from .run import run

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -15,7 +14,7 @@ public:
     Workspace() = default;
     Workspace(const Workspace&) = delete;
     virtual ~Workspace() {
-        for (void* block : blocks) std::free(block);
+        for (void* block : blocks) ::operator delete(block, ALIGNMENT);
     }
 
     // `count` zeros, aligned to 64 bytes, with 64 bytes of slack: a vector load may begin at the last element. Throws bad_alloc.
@@ -23,14 +22,14 @@ public:
     Number* allocate(size_t count) {
         const size_t bytes = (count * sizeof(Number) + 127) / 64 * 64;
         blocks.reserve(blocks.size() + 1);
-        void* block = std::aligned_alloc(64, bytes);
-        if (!block) throw std::bad_alloc();
+        void* block = ::operator new(bytes, ALIGNMENT);
         blocks.push_back(block);
         std::memset(block, 0, bytes);
         return static_cast<Number*>(block);
     }
 
 private:
+    static constexpr std::align_val_t ALIGNMENT{64};
     std::vector<void*> blocks;
 };
 

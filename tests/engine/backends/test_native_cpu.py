@@ -28,8 +28,8 @@ from crossrt.engine.bundle.native_weights import DTYPES, OUTLIER_CHANNELS, Model
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.instruction_sets import KINDS, Kind
-from crossrt.engine.kernels.library import native_library
 from crossrt.engine.kernels.support import native_kind, only_kinds, why_not_native
+from crossrt.engine.native_library import native_library
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.execution_config import CpuConfig
@@ -623,6 +623,6 @@ def test_without_compiled_kernels_no_session_opens(
 ) -> None:
     dims = dims_of(precision="fp32")
     bundle = bundle_of(dims, random_arrays(dims))
-    monkeypatch.setattr("crossrt.engine.kernels.library.EXTENSION_SUFFIXES", [".nowhere"])
+    monkeypatch.setattr("crossrt.engine.native_library.FOLDER", Path("nowhere"))
     with pytest.raises(BackendError, match="no compiled kernels: install crossrt again"):
         NativeSession(bundle, precision=Precision.FP32, streams=1)

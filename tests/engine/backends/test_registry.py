@@ -11,8 +11,8 @@ from crossrt.engine.hardware import cpus
 from crossrt.engine.hardware.cpus import has_vnni, instructions
 from crossrt.engine.kernels import support
 from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS
-from crossrt.engine.kernels.library import native_library
 from crossrt.engine.kernels.support import native_kernels, native_kind, only_kinds, why_not_native
+from crossrt.engine.native_library import native_library
 from crossrt.engine.precision import Precision
 from tests.conftest import REPOSITORY
 

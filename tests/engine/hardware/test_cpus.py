@@ -1,14 +1,17 @@
-"""The number of usable processors follows the affinity mask and the cgroup quota."""
+"""The number of usable processors follows the affinity mask and the cgroup quota, and instructions what the processor has."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from crossrt.engine.hardware import cpus
-from crossrt.engine.hardware.cpus import tiles_permitted, usable_cpus
+from crossrt.engine.hardware.cpus import instructions, tiles_permitted, usable_cpus
+from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.native_library import native_library
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,40 @@ def test_amxs_tiles_are_asked_for_and_a_no_is_survived(monkeypatch: pytest.Monke
     tiles_permitted.cache_clear()
     assert not tiles_permitted()
     tiles_permitted.cache_clear()
+
+
+@pytest.fixture
+def without_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """See a system without /proc/cpuinfo, as macOS and Windows are."""
+    monkeypatch.setattr(cpus, "CPUINFO", tmp_path / "nowhere")
+    cpus.processor.cache_clear()
+    yield
+    cpus.processor.cache_clear()
+
+
+@pytest.mark.skipif(native_library("native_processor") is None, reason="this installation has no compiled libraries")
+@pytest.mark.skipif("flags" not in Path("/proc/cpuinfo").read_text(), reason="it asks x86 processors, on Linux")
+def test_without_cpuinfo_the_processor_itself_says_the_same(without_cpuinfo: None) -> None:
+    described = Path("/proc/cpuinfo").read_text()  # whatever --processor says: the processor knows nothing of that
+    flags = set(next(line for line in described.splitlines() if line.startswith("flags")).split())
+    kernels = {
+        name for kind in KINDS for needed in ((), *kind.precisions.values()) for name in (*kind.instructions, *needed)
+    }
+    used = {"avx_vnni", "avx512_vnni", *kernels}  # those of `has_vnni` too
+    assert used & instructions() == used & flags
+    assert not {name for name in instructions() - flags if name.startswith(("avx", "amx", "f"))}
+
+
+def test_without_cpuinfo_and_without_the_library_no_instructions_are_known(
+    without_cpuinfo: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpus, "native_library", lambda name: None)
+    assert not {name for name in instructions() if name.startswith(("avx", "asimd"))}
+
+
+def test_a_described_processor_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_cpuinfo: None
+) -> None:
+    (tmp_path / "nowhere").write_text("isa\t: rv64imafdcv\n")
+    monkeypatch.setattr(cpus, "native_library", None)  # a call fails
+    assert "avx2" not in instructions()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from crossrt.engine.errors import InputError
-from crossrt.engine.kernels.library import native_library
+from crossrt.engine.native_library import native_library
 from crossrt.engine.text import wordpiece
 from crossrt.engine.text.encoded_pairs import TruncationSide
 from crossrt.engine.text.pair_tokenizer import PairTokenizer

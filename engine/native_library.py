@@ -1,17 +1,24 @@
-"""Compiled libraries of crossrt's own, which an installation may lack."""
+"""Compiled libraries of crossrt's own, which an installation may lack. All lie in engine/kernels/."""
 
 import ctypes
 import logging
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+FOLDER = Path(__file__).with_name("kernels")
+WHEEL_SUFFIXES = (".so", ".dylib", ".dll")
+"""What scripts/wheels calls the libraries: they need no Python, so one wheel is for all versions of Python."""
+
 logger = logging.getLogger("crossrt")
 
 
 def native_library(name: str) -> Path | None:
-    """Return the file of a compiled library, such as `native_avx512`, or None if this installation does not have it."""
-    files = (Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
+    """Return the file of a compiled library, such as `native_avx512`, or None if this installation does not have it.
+
+    A library that was compiled by an installation from source has the suffix of this Python's extensions, and comes first.
+    """
+    suffixes = dict.fromkeys((*EXTENSION_SUFFIXES, *WHEEL_SUFFIXES))
+    return next((file for suffix in suffixes if (file := FOLDER / f"{name}{suffix}").is_file()), None)
 
 
 def load_library(file: Path, function: str, interface: int) -> ctypes.CDLL | None:

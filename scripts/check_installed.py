@@ -1,0 +1,56 @@
+"""Tries an installation of crossrt with the demo bundle: `python check_installed.py BUNDLE`. Needs nothing but crossrt.
+
+Scores three pairs in each precision of the bundle that can run here, and compares FP32 with what PyTorch computes. The exit
+status is 1 where the native kernels or the compiled tokenization are missing, and where the scores are wrong.
+"""
+
+import platform
+import sys
+
+from crossrt import CrossEncoder
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.hardware.cpus import instructions
+from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.support import native_kind, why_not_native
+from crossrt.engine.native_library import native_library
+from crossrt.engine.precision import Precision
+
+QUERY = "play chess against the computer"
+PASSAGES = (
+    "A calendar server for groups.",
+    "Gnushogi is a computer player for Shogi (Japanese chess).",
+    "Sjeng is a chess program that plays normal chess and many variants.",
+)
+SCORES = (-3.71315, -1.05348, -1.28995)
+"""PyTorch's, in FP32."""
+TOLERANCE = {"fp32": 1e-4}
+"""Other precisions are judged when a bundle is exported; here they must come near."""
+NEAR = 0.2
+
+
+def main(bundle: str) -> int:
+    """Return the exit status."""
+    present = instructions()
+    used = sorted({name for kind in KINDS for name in kind.instructions} & present)
+    print(f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}")
+    print(f"instructions that kernels use: {' '.join(used) or 'none'}")
+    failed = native_library("native_wordpiece") is None
+    print(f"tokenization: {'the package tokenizers' if failed else 'compiled'}")
+    models = Bundle.open(bundle).manifest.models
+    for precision in (Precision(name) for name in models if models[name].native_file):
+        kind = native_kind(precision)
+        if kind is None:
+            print(f"{precision.value}: no native kernels: {why_not_native(precision)}")
+            failed = True
+            continue
+        with CrossEncoder(bundle, precision=precision.value, backend="native") as model:
+            scores = model.predict([(QUERY, passage) for passage in PASSAGES])
+        difference = max(abs(float(score) - expected) for score, expected in zip(scores, SCORES, strict=True))
+        wrong = not difference <= TOLERANCE.get(precision.value, NEAR)
+        print(f"{precision.value}: {kind.library}, {scores}{': WRONG' if wrong else ''}")
+        failed |= wrong
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""A wheel is for all versions of Python and one platform, and holds the libraries of its architecture."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from crossrt.engine.kernels.instruction_sets import KINDS
+
+NEEDED = ("ziglang", "lief", "wheel", "build", "auditwheel")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+needs_zig = pytest.mark.skipif(
+    bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install crossrt[release]"
+)
+
+
+@pytest.fixture(scope="module")
+def wheels(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("wheels")
+
+
+def platform_of(wheels: ModuleType, tag: str) -> object:
+    return next(platform for platform in wheels.PLATFORMS if platform.tag == tag)
+
+
+def test_a_wheel_has_every_kind_of_its_architecture(wheels: ModuleType) -> None:
+    for platform in wheels.PLATFORMS:
+        names = [library.name for library in wheels.libraries(platform)]
+        kinds = [kind.library for kind in KINDS if platform.machine in kind.machines]
+        assert names == ["native_wordpiece", "native_processor", *kinds]
+    assert kinds, "Windows on x86-64 has kernels"
+
+
+def test_flags_of_gcc_are_spelled_as_zig_does(wheels: ModuleType) -> None:
+    assert list(wheels.zig_flags(["-march=x86-64", "-mavx2", "-mamx-tile"])) == ["-mavx2", "-mamx-tile"]
+    assert list(wheels.zig_flags(["-march=armv8-a+simd"])) == ["-mcpu=generic+v8a+neon"]
+    assert list(wheels.zig_flags(["-march=armv8.2-a+dotprod+bf16"])) == ["-mcpu=generic+v8_2a+dotprod+bf16"]
+
+
+def test_a_tag_says_which_glibc_suffices(wheels: ModuleType) -> None:
+    tags = ["manylinux_2_5_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64", "linux_x86_64"]
+    assert [wheels.glibc(tag) for tag in tags] == [(2, 5), (2, 28), (2, 34), (99,)]
+
+
+@needs_zig
+def test_the_wheel_for_linux_on_x86_64_has_its_tag_and_libraries_that_load(
+    wheels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the two libraries that every platform has: the kernels take minutes to compile."""
+    monkeypatch.setattr(wheels, "libraries", lambda platform: list(wheels.PLAIN))
+    platform = platform_of(wheels, "manylinux_2_28_x86_64")
+    source, wheel = wheels.build(tmp_path / "out", [platform])
+    assert re.fullmatch(r"crossrt-[\d.]+\.tar\.gz", source.name)
+    assert re.fullmatch(r"crossrt-[\d.]+-py3-none-manylinux_2_28_x86_64\.whl", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.testzip() is None
+        names = set(archive.namelist())
+        described = next(archive.read(name) for name in names if name.endswith(".dist-info/WHEEL")).decode()
+        archive.extractall(tmp_path / "content")
+    assert "Root-Is-Purelib: false\nTag: py3-none-manylinux_2_28_x86_64\n" in described
+    libraries = {name for name in names if name.endswith(".so")}
+    assert libraries == {f"crossrt/engine/kernels/native_{name}.so" for name in ("wordpiece", "processor")}
+    assert {"crossrt/py.typed", "crossrt/engine/kernels/native/encoder.cu", "crossrt/server/api_page.html"} <= names
+    assert not [name for name in names if "demo/checkpoint" in name]
+    with tarfile.open(source) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.py", "demo/checkpoint/model.safetensors", "engine/kernels/native/isa/avx2.h"} <= packed
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"crossrt"}
+    program = (
+        "import crossrt.engine.text.wordpiece as wordpiece\n"
+        "from crossrt.engine.hardware import cpus\n"
+        "print(wordpiece._library()._name)\n"
+        "print(cpus._asked_instructions())\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path / "content",
+        capture_output=True,
+        text=True,
+    )
+    loaded, asked = child.stdout.splitlines()
+    assert Path(loaded) == tmp_path / "content/crossrt/engine/kernels/native_wordpiece.so", child.stderr
+    assert "fma" in asked.split() or "fma" not in Path("/proc/cpuinfo").read_text()
+
+
+@needs_zig
+def test_a_library_that_lacks_its_functions_or_loads_others_is_refused(wheels: ModuleType, tmp_path: Path) -> None:
+    platform = platform_of(wheels, "manylinux_2_28_x86_64")
+    compiled = wheels.compile_library(platform, wheels.PLAIN[1], tmp_path)
+    wheels.check_library(platform, wheels.PLAIN[1], compiled)
+    with pytest.raises(SystemExit, match="does not export crossrt_wordpiece_interface"):
+        wheels.check_library(platform, wheels.PLAIN[0], compiled)
+    bound = tmp_path / "bound.so"
+    subprocess.run(["patchelf", "--add-needed", "libstdc++.so.6", "--output", bound, compiled], check=True)
+    with pytest.raises(SystemExit, match=r"loads libstdc\+\+\.so\.6, which not every system has"):
+        wheels.check_library(platform, wheels.PLAIN[1], bound)
