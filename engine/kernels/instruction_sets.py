@@ -20,7 +20,9 @@ class Kind:
       assembly.
     - `int8`: the arithmetic of INT8. `exact` sums the products of 8-bit activations and weights without an error, so that all
       such kinds give the same sums. `narrow` has activations of 7 bits, and is judged for itself.
-    - `tried`: whether the library has run on such a processor. One that has only been emulated is not chosen unless it is named.
+    - `tried`: whether the library has run as machine code, on such a processor or in an emulator of it. One that has not is not
+      chosen unless it is named.
+    - `measured`: whether its speed is known. Where it is not, `auto` takes another backend that is installed.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Kind:
     precisions: Mapping[str, tuple[str, ...]]
     int8: str = "exact"
     tried: bool = True
+    measured: bool = True
 
     @property
     def library(self) -> str:
@@ -54,8 +57,8 @@ class Kind:
         return [f"-march={self.baseline}", *(f"-m{name}" for name in names)]
 
 
-AARCH64 = ("aarch64",)
-"""Linux's name. macOS says arm64, and has no /proc/cpuinfo to read the instructions from."""
+AARCH64 = ("aarch64", "arm64")
+"""What Linux and macOS call it."""
 AARCH64_EXTENSIONS = {"asimd": "simd", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}
 """The compiler's names of instructions."""
 NEON_DOT = ("asimd", "asimddp")
@@ -73,6 +76,7 @@ KINDS = (
         instructions=(*AVX512_BF16, "amx_tile", "amx_int8", "amx_bf16"),
         precisions={"fp32": (), "int8": (), "bf16": ()},
         tried=False,
+        measured=False,
     ),
     # INT8 computes attention in BF16, and gains by its instructions too.
     Kind(
@@ -112,7 +116,7 @@ KINDS = (
         baseline="armv8.2-a",
         instructions=(*NEON_DOT, "i8mm", "bf16"),
         precisions={"fp32": (), "int8": (), "bf16": ()},
-        tried=False,
+        measured=False,
     ),
     Kind(
         name="neon_dot",
@@ -120,7 +124,7 @@ KINDS = (
         baseline="armv8.2-a",
         instructions=NEON_DOT,
         precisions={"fp32": (), "int8": ()},
-        tried=False,
+        measured=False,
     ),
     Kind(
         name="neon",
@@ -128,7 +132,7 @@ KINDS = (
         baseline="armv8-a",
         instructions=("asimd",),
         precisions={"fp32": (), "int8": ()},
-        tried=False,
+        measured=False,
     ),
 )
 """The fastest of an architecture first. A precision is computed by the first kind that has it, whose instructions the processor

@@ -70,16 +70,6 @@ def why_not_native(precision: Precision = Precision.FP32) -> str:
             "compiler"
         )
     of_machine = _of_machine(precision)
-    untried = [
-        kind.name
-        for kind in KINDS
-        if not kind.tried and precision.value in kind.precisions and platform.machine() in kind.machines
-    ]
-    if not of_machine and untried and _only is None and not os.environ.get(KERNELS_VARIABLE):
-        return (
-            f"on {platform.machine()} they have only been emulated, and are not chosen unless they are named: set "
-            f"{KERNELS_VARIABLE}={','.join(untried)} to use them"
-        )
     if not of_machine:
         return f"none of the kinds {', '.join(_named())} computes in {precision.value} on {platform.machine()}"
     # The least demanding kind that this installation has. Without one it is the compiler that was too old.

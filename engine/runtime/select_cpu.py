@@ -1,12 +1,13 @@
 """`choose_cpu`: chooses backend and precision of a bundle on a CPU."""
 
+import os
 from collections.abc import Sequence
 
 from ..backends.registry import ONNX_BACKENDS, installed_backends
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..hardware.cpus import has_vnni, instructions, usable_cpus
-from ..kernels.support import NARROW, judged_as, native_kind, why_not_native
+from ..kernels.support import KERNELS_VARIABLE, NARROW, judged_as, native_kind, why_not_native
 from ..options import whole
 from ..precision import Precision
 from .execution_config import CpuConfig
@@ -31,10 +32,11 @@ def choose_cpu(
 
     `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Without that it
     takes the first of these that is installed and passed the parity check for this bundle: for INT8 and BF16 on a processor
-    with AMX, OpenVINO, if the bundle was judged with it; the native kernels; for INT8 on a processor with VNNI, OpenVINO, if
-    the model is at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011. `threads` defaults to the processors that
-    this process may use (affinity and cgroup quota). `allow_failed` also takes a precision or backend that failed its check.
-    Raises OptionError for an unknown value, and BackendError, saying what to install, for a missing backend.
+    with AMX, OpenVINO, if the bundle was judged with it; the native kernels, where they were measured on such a processor; for
+    INT8 on a processor with VNNI, OpenVINO, if the model is at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011.
+    `threads` defaults to the processors that this process may use (affinity and cgroup quota). `allow_failed` also takes a
+    precision or backend that failed its check. Raises OptionError for an unknown value, and BackendError, saying what to
+    install, for a missing backend.
     """
     usable = usable_cpus()
     if threads is not None:
@@ -112,12 +114,16 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
     manifest = bundle.manifest
     model = manifest.models.get(precision.value)
     judged = model is not None and model.backends.get("openvino", False)
+    others = [name for name in able if name != "native"]
     if "native" in able:
         # A cycle of AMX has 8 times the INT8 products of AVX512-VNNI, which the native kernels compute by.
         amx = {Precision.INT8: "amx_int8", Precision.BF16: "amx_bf16"}.get(precision)
         if amx in instructions() and judged and "openvino" in able and not _by_amx(precision):
             return "openvino", "it computes by AMX, for which the native kernels have not been measured"
-        return "native", "the native kernels"
+        kind = native_kind(precision)
+        if not others or kind is None or kind.measured or KERNELS_VARIABLE in os.environ:
+            return "native", "the native kernels"
+        return others[0], f"the native kernels for {kind.name} have not been measured"
     wide = (manifest.architecture.get("hidden_size") or 0) >= WIDE
     if precision is Precision.INT8 and judged and wide and has_vnni() and "openvino" in able:
         return "openvino", "the faster for INT8 on a processor with VNNI"

@@ -25,6 +25,7 @@ from crossrt.calibration.ranking_report import RankingReport
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
+from crossrt.engine.kernels.instruction_sets import KINDS
 from crossrt.engine.kernels.support import judged_as, only_kinds, why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
@@ -238,6 +239,46 @@ def test_int8_of_7_bits_is_taken_only_where_it_was_judged(exported: Bundle, monk
         chosen({"native": True}, backend="native")
     with pytest.raises(BackendError, match=r"activations of 7 bits, and .* failed its check so"):
         chosen({"native": True, "native_narrow": False}, backend="native")
+
+
+@pytest.mark.parametrize("name", ["neon_dot", "amx"])
+def test_kernels_that_were_not_measured_are_taken_where_no_other_backend_is(
+    name: str, exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select = "crossrt.engine.runtime.select_cpu"
+    kind = next(kind for kind in KINDS if kind.name == name)
+    monkeypatch.setattr(f"{select}.native_kind", lambda _: kind)
+    models = exported.manifest.models
+    int8 = replace(models["int8"], native_file="model.int8.native", backends={"onnxruntime": True, "native": True})
+    bundle = replace(exported, manifest=replace(exported.manifest, models={**models, "int8": int8}))
+
+    def chosen(*installed: str, **words: Any) -> str:
+        monkeypatch.setattr(f"{select}.installed_backends", lambda *_: installed)
+        return choose_execution(bundle, precision="int8", device="cpu", tuned=False, **words).backend
+
+    assert chosen("onnxruntime", "native") == "onnxruntime"
+    assert chosen("native") == "native"
+    assert chosen("onnxruntime", "native", backend="native") == "native"
+    monkeypatch.setenv("CROSSRT_KERNELS", name)
+    assert chosen("onnxruntime", "native") == "native"
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_on_amx_openvino_computes_int8_where_it_was_judged(
+    judged: bool, exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The native kernels that have been measured compute by AVX512 there."""
+    select = "crossrt.engine.runtime.select_cpu"
+    monkeypatch.setattr(f"{select}.instructions", lambda: frozenset({"amx_tile", "amx_int8", "amx_bf16"}))
+    monkeypatch.setattr(f"{select}.native_kind", lambda _: next(kind for kind in KINDS if kind.name == "avx512_bf16"))
+    monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "openvino", "native"))
+    models = exported.manifest.models
+    backends = {"onnxruntime": True, "native": True, "native_narrow": True, **({"openvino": True} if judged else {})}
+    int8 = replace(models["int8"], native_file="model.int8.native", backends=backends)
+    bundle = replace(exported, manifest=replace(exported.manifest, models={**models, "int8": int8}))
+    config = choose_execution(bundle, precision="int8", device="cpu", tuned=False)
+    assert config.backend == ("openvino" if judged else "native")
+    assert choose_execution(bundle, precision="fp32", device="cpu", tuned=False).backend != "openvino"
 
 
 @pytest.mark.processor
