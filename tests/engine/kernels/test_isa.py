@@ -116,7 +116,12 @@ def test_the_functions_for_this_processor_are_right(kind: Kind, tmp_path: Path) 
         ("neon", "b)), vmull_high_s8(a, b)", "b)), vmull_s8(vget_low_s8(a), vget_low_s8(b))", "DotInt8"),
         ("neon", "OFFSET = 128", "OFFSET = 127", "OFFSET"),
         ("neon", "vshl_n_s32(activation, 16), vshlq", "activation, vshlq", "DotBf16"),
-        ("neon", "weights + 64, steps, high);\n    }", "weights + 48, steps, high);\n    }", "DotFp32"),
+        (
+            "neon",
+            "half_of_panel<Dot, R>(row, stride, weights + 64",
+            "half_of_panel<Dot, R>(row, stride, weights + 48",
+            "DotFp32",
+        ),
         ("neon_dot", "vreinterpret_s8_s32(activation), 0);", "vreinterpret_s8_s32(activation), 1);", "DotInt8"),
         ("neon_bf16", "vcvtq_low_bf16_f32(low), high)", "vcvtq_low_bf16_f32(high), low)", "store BF16"),
         ("neon_bf16", "low = vzip1q_s32(first, second)", "low = vzip1q_s32(second, first)", "DotBf16"),
@@ -173,7 +178,12 @@ def scored(program: Path, cpu: str, model: NativeModel, batch: Batch, *, threads
 
 @needs_emulator
 @pytest.mark.parametrize(
-    ("kind", "precision"), [(kind.name, precision) for kind in NEON.values() for precision in kind.precisions]
+    ("kind", "precision"),
+    [
+        pytest.param(kind.name, precision, marks=[pytest.mark.slow] if kind.name != "neon_bf16" else [])
+        for kind in NEON.values()
+        for precision in kind.precisions
+    ],
 )
 def test_the_kernels_for_aarch64_score_as_numpy_does(
     kind: str, precision: str, scorer: Callable[[str], Path], tmp_path: Path
