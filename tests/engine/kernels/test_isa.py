@@ -95,43 +95,49 @@ def test_the_functions_for_this_processor_are_right(kind: Kind, tmp_path: Path) 
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+FAULTS = [
+    (
+        "neon",
+        "part(0), part(1)), combine(part(2), part(3))",
+        "part(0), part(1)), combine(part(2), part(2))",
+        "reduce_rows",
+    ),
+    ("neon", "4 * n < R ?", "4 * n + 4 < R ?", "reduce_rows"),
+    ("neon", "before(count - 8)", "before(count - 9)", "first_lanes, select"),
+    ("neon", "vbslq_f32, mask, values, others", "vbslq_f32, mask, others, values", "first_lanes, select"),
+    ("neon", "fmadd(a, b, of_parts(vnegq_f32, c))", "a * b - c", "fmsub"),
+    ("neon", "vreinterpretq_s32_f32(shifted), 23)", "vreinterpretq_s32_f32(shifted), 22)", "shift_exponent"),
+    ("neon", "vdupq_n_u32(0x7fff)", "vdupq_n_u32(0x8000)", "store BF16"),
+    ("neon", "vld1q_u16(values + n + 8)", "vld1q_u16(values + n)", "largest"),
+    ("neon", "lower_halves(odd, odd2), upper", "lower_halves(even, odd2), upper", "transpose"),
+    ("neon", "{{lower(2), upper(2)", "{{lower(1), upper(2)", "interleave"),
+    ("neon", "b)), vmull_high_s8(a, b)", "b)), vmull_s8(vget_low_s8(a), vget_low_s8(b))", "DotInt8"),
+    ("neon", "OFFSET = 128", "OFFSET = 127", "OFFSET"),
+    ("neon", "vshl_n_s32(activation, 16), vshlq", "activation, vshlq", "DotBf16"),
+    (
+        "neon",
+        "half_of_panel<Dot, R>(row, stride, weights + 64",
+        "half_of_panel<Dot, R>(row, stride, weights + 48",
+        "DotFp32",
+    ),
+    ("neon_dot", "vreinterpret_s8_s32(activation), 0);", "vreinterpret_s8_s32(activation), 1);", "DotInt8"),
+    ("neon_bf16", "vcvtq_low_bf16_f32(low), high)", "vcvtq_low_bf16_f32(high), low)", "store BF16"),
+    ("neon_bf16", "low = vzip1q_s32(first, second)", "low = vzip1q_s32(second, first)", "DotBf16"),
+    ("neon_bf16", "    if (steps) add.template operator()<false>();\n", "", "DotBf16"),
+    ("neon_bf16", "steps >= 2;", "steps >= 1;", "DotBf16"),
+    ("neon_bf16", "r % 2 ? upper_halves", "r % 2 == 0 ? upper_halves", "DotBf16"),
+    ("neon_bf16", "2 * pair + 1 < R ? 2 * pair + 1 : 2 * pair", "2 * pair + 1", "heap-buffer-overflow"),
+    ("neon_bf16", "second = TWO_STEPS ?", "second = true ?", "heap-buffer-overflow"),
+    ("neon_bf16", "load_lanes<TWO_STEPS ? 2 : 1>", "load_lanes<2>", "heap-buffer-overflow"),
+]
+"""A kind, what is made wrong in isa/neon.h, as a text and what stands in its place, and what the failed check names."""
+EVERY = 4
+"""The share of the faults that every run tries; `-m slow` tries the others."""
+
+
 @pytest.mark.parametrize(
     ("kind", "right", "wrong", "found"),
-    [
-        (
-            "neon",
-            "part(0), part(1)), combine(part(2), part(3))",
-            "part(0), part(1)), combine(part(2), part(2))",
-            "reduce_rows",
-        ),
-        ("neon", "4 * n < R ?", "4 * n + 4 < R ?", "reduce_rows"),
-        ("neon", "before(count - 8)", "before(count - 9)", "first_lanes, select"),
-        ("neon", "vbslq_f32, mask, values, others", "vbslq_f32, mask, others, values", "first_lanes, select"),
-        ("neon", "fmadd(a, b, of_parts(vnegq_f32, c))", "a * b - c", "fmsub"),
-        ("neon", "vreinterpretq_s32_f32(shifted), 23)", "vreinterpretq_s32_f32(shifted), 22)", "shift_exponent"),
-        ("neon", "vdupq_n_u32(0x7fff)", "vdupq_n_u32(0x8000)", "store BF16"),
-        ("neon", "vld1q_u16(values + n + 8)", "vld1q_u16(values + n)", "largest"),
-        ("neon", "lower_halves(odd, odd2), upper", "lower_halves(even, odd2), upper", "transpose"),
-        ("neon", "{{lower(2), upper(2)", "{{lower(1), upper(2)", "interleave"),
-        ("neon", "b)), vmull_high_s8(a, b)", "b)), vmull_s8(vget_low_s8(a), vget_low_s8(b))", "DotInt8"),
-        ("neon", "OFFSET = 128", "OFFSET = 127", "OFFSET"),
-        ("neon", "vshl_n_s32(activation, 16), vshlq", "activation, vshlq", "DotBf16"),
-        (
-            "neon",
-            "half_of_panel<Dot, R>(row, stride, weights + 64",
-            "half_of_panel<Dot, R>(row, stride, weights + 48",
-            "DotFp32",
-        ),
-        ("neon_dot", "vreinterpret_s8_s32(activation), 0);", "vreinterpret_s8_s32(activation), 1);", "DotInt8"),
-        ("neon_bf16", "vcvtq_low_bf16_f32(low), high)", "vcvtq_low_bf16_f32(high), low)", "store BF16"),
-        ("neon_bf16", "low = vzip1q_s32(first, second)", "low = vzip1q_s32(second, first)", "DotBf16"),
-        ("neon_bf16", "    if (steps) add.template operator()<false>();\n", "", "DotBf16"),
-        ("neon_bf16", "steps >= 2;", "steps >= 1;", "DotBf16"),
-        ("neon_bf16", "r % 2 ? upper_halves", "r % 2 == 0 ? upper_halves", "DotBf16"),
-        ("neon_bf16", "2 * pair + 1 < R ? 2 * pair + 1 : 2 * pair", "2 * pair + 1", "heap-buffer-overflow"),
-        ("neon_bf16", "second = TWO_STEPS ?", "second = true ?", "heap-buffer-overflow"),
-        ("neon_bf16", "load_lanes<TWO_STEPS ? 2 : 1>", "load_lanes<2>", "heap-buffer-overflow"),
-    ],
+    [pytest.param(*fault, marks=[pytest.mark.slow] if number % EVERY else []) for number, fault in enumerate(FAULTS)],
 )
 @needs_compiler
 def test_a_fault_in_the_functions_for_aarch64_is_found(

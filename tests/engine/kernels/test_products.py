@@ -171,9 +171,18 @@ MUTANTS = {
     },
 }
 """By kind: what is made wrong in its file, as a text and what stands in its place."""
+EVERY = 3
+"""The share of the mutants that every run tries; `-m slow` tries the others."""
 
 
-@pytest.mark.parametrize(("name", "mutant"), [(name, mutant) for name in MUTANTS for mutant in MUTANTS[name]])
+@pytest.mark.parametrize(
+    ("name", "mutant"),
+    [
+        pytest.param(name, mutant, marks=[pytest.mark.slow] if number % EVERY else [])
+        for name in MUTANTS
+        for number, mutant in enumerate(MUTANTS[name])
+    ],
+)
 def test_a_wrong_product_is_noticed(name: str, mutant: str, tmp_path: Path) -> None:
     kind = next(kind for kind in KINDS if kind.name == name)
     if why := why_not(kind):
