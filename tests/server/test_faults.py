@@ -380,13 +380,15 @@ def test_both_passes_have_the_priority(start: Start, fields: dict[str, Any]) -> 
         assert server.post("/v1/rerank", body).status == 200
         ended.append(priority)
 
+    def post_all(priority: int, texts: int, times: int, waiting: int) -> None:
+        for _ in range(times):
+            clients.submit(post, priority, texts)
+        eventually(lambda: server.metric("crossrt_queue_requests{") == waiting)
+
     with ThreadPoolExecutor(24) as clients:
-        clients.submit(post, 0, 50)
-        time.sleep(0.2)
-        for _ in range(20):  # more than there are threads for them
-            clients.submit(post, 5, 10)
-        time.sleep(0.2)
-        clients.submit(post, -1, 10)
+        post_all(0, 200, times=1, waiting=1)
+        post_all(5, 10, times=20, waiting=21)
+        post_all(-1, 10, times=1, waiting=22)
     assert sorted(ended[:2]) == [-1, 0], "the stub finishes a pass that has begun, whatever comes meanwhile"
     assert ended[2:] == [5] * 20
 
