@@ -45,6 +45,7 @@ ROOMS = (
     "server.http",
     "server.models",
     "server",
+    "distributed",
     "commands.shared",
     "commands",
 )
