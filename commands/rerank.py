@@ -45,7 +45,7 @@ def rerank(
     ],
     passages: Annotated[list[str] | None, typer.Option(help="Passages, in the forms of queries,")] = None,
     store: Annotated[
-        str | None, typer.Option(help="or a store that `crossrt prepare` made of them; with --ray also a URL.")
+        str | None, typer.Option(help="or a store that `crossrt prepare` made of them; with --ray also its URL.")
     ] = None,
     depth: Annotated[
         int | None,

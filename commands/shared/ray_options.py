@@ -16,8 +16,8 @@ class RayOptions:
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Rerank on a Ray cluster: local (starts Ray on this machine), auto, or host:port of the head. --threads are then "
-            "the processors of each actor.",
+            help="Rerank on a Ray cluster: local (starts Ray here), auto, or host:port of the head. --threads are then the "
+            "processors of each actor.",
         ),
     ] = None
     ray_actors: Annotated[
