@@ -141,7 +141,7 @@ def _on_ray(run: list[str], queries: list[str], store: str, bundle: str, out: Pa
     kept, cut = _kept(done.written + done.failures, done.pairs), _cut(done.truncation, done.max_length)
     print(f"{out}: {done.queries} queries, {done.pairs} passages{kept}{cut}", file=sys.stderr)
     if done.failures:
-        print(f"{done.failures} passages were set aside: {errors_file(out)} names them", file=sys.stderr)
+        print(f"{done.failures} passage(s) were set aside: {errors_file(out)} names them", file=sys.stderr)
         raise typer.Exit(SET_ASIDE)
 
 

@@ -41,12 +41,11 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
         options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     else:
         _reach(address)
-        options["address"] = address
     try:
         ray.init(**options)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has no base of its own for these

@@ -7,6 +7,9 @@ from typing import Any
 from ..engine.errors import BackendError
 from ..engine.files.publish import replaced
 
+ROWS, PARTS, BEGUN = "rows", "parts", "begun"
+"""Folders of a job: the rows of each block that has no part; the parts; an empty file for each time that a block was begun."""
+
 
 def is_url(place: str) -> bool:
     """Tell whether a place is a URL, such as `s3://bucket/folder` or `file:///mnt/folder`, and not a path."""

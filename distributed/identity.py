@@ -12,7 +12,7 @@ from ..engine.bundle.manifest import MANIFEST
 from ..engine.errors import DataFileError
 from ..engine.files.digests import content_sha256
 from ..engine.files.record import parsed, record
-from .folder import Folder
+from .folder import PARTS, Folder
 
 FILE = "job.json"
 
@@ -34,12 +34,19 @@ class Identity:
     cut: int
 
     def claim(self, folder: Folder) -> None:
-        """Write this identity into a folder, or compare it with the one that is there. Raises DataFileError where they differ."""
+        """Write this identity into a folder without parts, or compare it with that of the parts that are there.
+
+        Raises DataFileError, which names the differences.
+        """
+        if not folder.names(PARTS):
+            folder.write(FILE, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+            return
         try:
             before = record(Identity, parsed(folder.read(FILE).decode()))
         except FileNotFoundError:
-            folder.write(FILE, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
-            return
+            raise DataFileError(
+                f"{folder.place} has parts and no {FILE}, so nobody knows whose; give another folder of parts"
+            ) from None
         except ValueError as error:
             raise DataFileError(
                 f"{folder.place}/{FILE} cannot be used ({error}); give another folder of parts"

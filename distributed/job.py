@@ -20,13 +20,13 @@ from ..engine.text.windows import Windows
 from .actors import scored
 from .cluster import LOCAL, connected, pool_in
 from .fetched import described, fetched
-from .folder import Folder, is_url
+from .folder import BEGUN, ROWS, Folder, is_url
 from .identity import Identity, bundle_digest, store_digest
 from .merge import merged
 from .plan import planned
 from .progress import Progress
 from .rows import Candidates, blocks
-from .scorer import BEGUN, ROWS, Work
+from .scorer import Work
 from .summary import Summary
 
 STOP, SKIP = "stop", "skip"

@@ -10,9 +10,8 @@ from ..engine.errors import DataFileError
 from ..engine.files.publish import STANDARD_OUTPUT, replaced_text
 from ..engine.files.run_output import run_output
 from ..engine.text.truncation import Truncation
-from .folder import Folder
+from .folder import PARTS, Folder
 from .part import Part
-from .scorer import PARTS
 from .summary import Failure
 
 
@@ -45,7 +44,7 @@ def merged(folder: Folder, names: Iterable[str], out: Path, *, tag: str, top_k: 
         if failures and not skip:
             first = failures[0]
             raise DataFileError(
-                f"{folder.place} has {len(failures)} passages that were set aside, such as {first.doc_id} of query "
+                f"{folder.place} has {len(failures)} passage(s) that were set aside, such as {first.doc_id} of query "
                 f"{first.query_id} ({first.error}); give --on-error skip, or another folder of parts"
             )
     found.failures = len(failures)

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .folder import Folder
+from .folder import BEGUN, PARTS, ROWS, Folder
 from .rows import Block
-from .scorer import BEGUN, PARTS, ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

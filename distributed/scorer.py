@@ -14,14 +14,12 @@ from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, BundleError, CrossrtError, CudaError, DataFileError, InputError, StoreError
 from ..engine.store.passage_store import DESCRIPTION, PassageStore
 from .fetched import described, fetched
-from .folder import Folder
+from .folder import BEGUN, PARTS, ROWS, Folder
 from .identity import bundle_digest, store_digest
 from .part import Part, all_failed
 from .rows import Block, Row
 from .summary import Failure
 
-ROWS, PARTS, BEGUN = "rows", "parts", "begun"
-"""Folders of a job: the rows of each block, its part, and an empty file for each time that an actor began it."""
 ATTEMPTS = 5
 """How often a block is begun in one run of a job. A block that ends its process each time would otherwise be tried for ever."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

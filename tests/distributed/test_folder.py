@@ -53,7 +53,9 @@ IDENTITY = Identity(bundle="tiny@1", store="2", options={"precision": None, "exa
 
 def test_a_folder_takes_parts_of_one_job_only(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
+    dataclasses.replace(IDENTITY, block=99).claim(folder)  # there are no parts yet
     IDENTITY.claim(folder)
+    folder.write("parts/one", b"")
     IDENTITY.claim(folder)
     other = dataclasses.replace(IDENTITY, bundle="tiny@2", options={"precision": "int8", "exact": None})
     with pytest.raises(DataFileError) as refused:
@@ -63,6 +65,9 @@ def test_a_folder_takes_parts_of_one_job_only(tmp_path: Path) -> None:
     )
     (tmp_path / "job.json").write_text("{")
     with pytest.raises(DataFileError, match=r"job\.json cannot be used"):
+        IDENTITY.claim(folder)
+    (tmp_path / "job.json").unlink()
+    with pytest.raises(DataFileError, match=r"has parts and no job\.json"):
         IDENTITY.claim(folder)
 
 

@@ -70,7 +70,7 @@ def test_failures_go_into_a_file_or_end_the_merge(folder: Folder, tmp_path: Path
     assert (found.failures, len(errors.read_text().splitlines())) == (3, 3)
     assert "q4" not in out.read_text()
     before = out.read_bytes()
-    with pytest.raises(DataFileError, match="3 passages that were set aside, such as x of query q1 "):
+    with pytest.raises(DataFileError, match=r"3 passage\(s\) that were set aside, such as x of query q1 "):
         merged(folder, names, out, tag="other", top_k=None, skip=False)
     assert out.read_bytes() == before
     merged(folder, ["one"], out, tag="t", top_k=None, skip=True)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from crossrt import CrossEncoder, PassageStore
-from crossrt.distributed.folder import Folder
+from crossrt.distributed.folder import BEGUN, PARTS, ROWS, Folder
 from crossrt.distributed.identity import bundle_digest, store_digest
 from crossrt.distributed.part import Part
 from crossrt.distributed.rows import Block, Row
-from crossrt.distributed.scorer import ATTEMPTS, BEGUN, PARTS, ROWS, THREADS, BlockScorer, Work
+from crossrt.distributed.scorer import ATTEMPTS, THREADS, BlockScorer, Work
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.store.passage_store import DESCRIPTION
 
