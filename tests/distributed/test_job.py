@@ -111,25 +111,29 @@ def test_other_forms_and_the_best_k(
     assert out.read_bytes() == expected("--top-k", 7, "--depth", 20, name=f"expected{out.suffix}")
 
 
-def victims(title: str) -> list[int]:
-    """Return the processes whose title begins so: actors have those of their classes."""
+def actors(cluster: Any) -> list[int]:
+    """Return the processes of the actors on the cluster: children of its raylets, with the title of their class."""
+    raylets = {str(node.all_processes["raylet"][0].process.pid) for node in cluster.list_all_nodes()}
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "cmdline").read_bytes().startswith(title.encode()):
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                if parent in raylets and (entry / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
                     found.append(int(entry.name))
             except OSError:
                 continue
     return found
 
 
-def test_a_killed_actor_is_replaced(files: Files, job: Callable[..., Summary], expected: Callable[..., bytes]) -> None:
+def test_a_killed_actor_is_replaced(
+    cluster: Any, files: Files, job: Callable[..., Summary], expected: Callable[..., bytes]
+) -> None:
     killed: list[int] = []
 
     def kill(out: Path) -> None:
         while not out.exists() and len(killed) < 3:
-            alive = [pid for pid in victims("ray::MapWorker") if pid not in killed]
+            alive = [pid for pid in actors(cluster) if pid not in killed]
             if alive:
                 os.kill(pid := random.choice(alive), signal.SIGKILL)
                 killed.append(pid)
