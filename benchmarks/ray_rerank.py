@@ -190,17 +190,17 @@ def kills(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
             log = job.folder / "log"
             stamps: dict[str, tuple[int, int]] = {}
             attempts: set[str] = set()
-            driver = subprocess.Popen(words, stderr=log.open("w"))
+            driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log.open("w"))
             end = time.monotonic() + wait_of(chance)
             while driver.poll() is None:
-                attempts |= {path.name for path in out.parent.glob(f"{out.name}.parts/begun/*")}
+                attempts |= {path.name for path in out.parent.glob(f"{out.name}.parts/begun/[0-9a-f]*")}
                 if time.monotonic() > end and sum(counts.values()) < arguments.kills:
                     stamps = {**committed(out), **stamps}
                     kind = chance.choice(KINDS)
                     if kind == "driver":
                         driver.kill()
                         driver.wait()
-                        driver = subprocess.Popen(words, stderr=log.open("w"))
+                        driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log.open("w"))
                     elif kind == "raylet":
                         number = chance.randrange(len(nodes))
                         os.kill(raylet(nodes[number]), signal.SIGKILL)

@@ -2,8 +2,9 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +47,16 @@ def connected(address: str) -> Iterator[Any]:
         options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     else:
         _reach(address)
-    try:
-        ray.init(**options)
-    except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has no base of its own for these
-        raise BackendError(f"Ray at {address} does not accept this process: {first_line(error)}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    # Ray prints to standard output when a node is lost, where the run may be written to.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(**options)
+        except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has no base of its own for these
+            raise BackendError(f"Ray at {address} does not accept this process: {first_line(error)}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _reach(address: str) -> None:

@@ -92,7 +92,9 @@ class BlockScorer:
             self._folder.write(part, all_failed(block, bundle=self._bundle_name, error=what).to_parquet())
             return
         self._folder.write(f"{BEGUN}/{name}.{uuid.uuid4().hex[:8]}", b"")
-        self._folder.write(part, self._scored(block).to_parquet())
+        content = self._scored(block).to_parquet()
+        if not self._folder.exists(part):  # an actor that was thought dead may have written the same since
+            self._folder.write(part, content)
 
     def _block(self, name: str) -> Block:
         try:
