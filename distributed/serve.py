@@ -93,4 +93,5 @@ def application(
             if problem := await self._served.state.problem():
                 raise RuntimeError(problem)
 
-    return Reranker.bind()
+    deployed: Any = Reranker
+    return deployed.bind()
