@@ -8,9 +8,9 @@
 Each adds to the file. The candidates of a query are a seeded sample of the passages; queries are repeated under other ids until
 there are enough pairs. `speed` runs the commands `crossrt rerank` and `crossrt rerank --ray local` in turns, from their start to
 their end, and needs a quiet machine. `memory` follows the driver's and the actors' own memory, and
-starts the finished job once more. `kills` has a head without
-processors and two nodes with one each, of which it kills actors, raylets and drivers at random moments; the run must in the end
-have the bytes of one process, and no part that was committed may have been written again.
+starts the finished job once more. `kills` has a head without processors and two nodes with one each, of which it kills actors,
+raylets and drivers at random moments, in turns of the three. The run must in the end have the bytes of one process, and no part
+that was committed may have been written again.
 """
 
 import argparse
@@ -203,7 +203,7 @@ def kills(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
                 attempts |= {path.name for path in out.parent.glob(f"{out.name}.parts/begun/[0-9a-f]*")}
                 if time.monotonic() > end and sum(counts.values()) < arguments.kills:
                     stamps = {**committed(out), **stamps}
-                    kind = chance.choice(KINDS)
+                    kind = min(chance.sample(KINDS, k=len(KINDS)), key=counts.__getitem__)
                     if kind == "driver":
                         driver.kill()
                         driver.wait()

@@ -21,7 +21,8 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
 
-        system, path = fsspec.core.url_to_fs(url)
+        # Other nodes write too, and a remembered listing would not have their files.
+        system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise BackendError(f"{url} needs a package that is missing ({error}); install it on every node") from error
     except ValueError as error:
@@ -78,7 +79,6 @@ class Folder:
         """Tell whether a file is there now."""
         if self._system is None:
             return (self._root / name).exists()
-        self._system.invalidate_cache()
         return bool(self._system.exists(self._path(name)))
 
     def names(self, under: str) -> set[str]:
@@ -87,7 +87,6 @@ class Folder:
             folder = self._root / under
             found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         else:
-            self._system.invalidate_cache()
             try:
                 found = [posixpath.basename(path) for path in self._system.ls(self._path(under), detail=False)]
             except FileNotFoundError:

@@ -20,7 +20,7 @@ from result_picture import Result, digest, draw, is_exact, ranked, speed
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PICTURE = ROOT / "docs/cpu.svg"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md", ROOT / "docs/serving.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md", ROOT / "docs/serving.md", ROOT / "docs/distributed.md")
 
 GPU_REFERENCE = "sentence-transformers FP16"
 GPU_REQUESTS = ("1 x 1", "1 x 10", "1 x 100", "1 x 100, prepared")
@@ -267,6 +267,50 @@ def reason(row: Mapping[str, Any]) -> str:
     return f"failed: {said}"
 
 
+RAY_BUNDLES = {"minilm-l6 int8": "MiniLM-L-6, INT8", "tinybert-l2 fp32": "TinyBERT-L-2, FP32"}
+RAY_PLAN = ((1, 2), (10, 2), (10, 16), (100, 16))
+"""Nodes, and processors of each."""
+RAY_PAIRS = 7_000_000
+
+
+def ray_table() -> str:
+    """A job on Ray beside one process, both from start to end."""
+    lines = ["| | pairs | one process, pairs/s | on Ray, pairs/s | share |", "|---|--:|--:|--:|--:|"]
+    for bundle, row in load("ray")["speed"].items():
+        one, ray = row["pairs_per_s"]["one process"], row["pairs_per_s"]["ray"]
+        lines.append(f"| {RAY_BUNDLES[bundle]} | {row['pairs']:,} | {one:,.0f} | {ray:,.0f} | {row['share']:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def ray_memory_table() -> str:
+    """What a job keeps in memory, by its size."""
+    lines = ["| pairs | driver, MB | an actor, MB | the finished job once more, s |", "|--:|--:|--:|--:|"]
+    for rows in load("ray")["memory"].values():
+        for pairs, row in rows.items():
+            lines.append(f"| {int(pairs):,} | {row['driver_mb']:.0f} | {row['actor_mb']:.0f} | {row['rerun_s']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def ray_kills_table() -> str:
+    """What was killed, and what it cost."""
+    found = load("ray")["kills"]
+    killed = found["kills"]
+    lines = ["| killed | times |", "|---|--:|", *(f"| {kind} | {count} |" for kind, count in killed.items())]
+    return "\n".join(lines) + "\n"
+
+
+def ray_plan_table() -> str:
+    """How long a large job would take, computed from the rate that was measured on two processors."""
+    rate = load("ray")["speed"]["minilm-l6 int8"]["pairs_per_s"]["ray"]
+    lines = ["| nodes | processors of each | pairs/s | 7,000,000 pairs |", "|--:|--:|--:|--:|"]
+    for nodes, processors in RAY_PLAN:
+        speed_of_all = rate * nodes * processors / 2
+        minutes = RAY_PAIRS / speed_of_all / 60
+        time = f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes:.1f} min"
+        lines.append(f"| {nodes} | {processors} | {speed_of_all:,.0f} | {time} |")
+    return "\n".join(lines) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "peers": peers_table,
     "shapes": shapes_table,
@@ -276,6 +320,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving_table,
     "waiting": waiting_table,
     "overhead": overhead_table,
+    "ray": ray_table,
+    "ray-memory": ray_memory_table,
+    "ray-kills": ray_kills_table,
+    "ray-plan": ray_plan_table,
 }
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "zoo": ("zoo",),
@@ -284,6 +332,10 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "serving": ("serving",),
     "waiting": ("serving",),
     "overhead": ("serving",),
+    "ray": ("ray",),
+    "ray-memory": ("ray",),
+    "ray-kills": ("ray",),
+    "ray-plan": ("ray",),
 }
 """Results without which a table is left as it is."""
 
