@@ -93,8 +93,7 @@ def rerank(
     begin = time.monotonic()
     out = Path(out)
     _check(on_error, device, gpus, parts, out)
-    whole_lists = top_k is not None and bool(exact or (exact is None and precision == "auto"))
-    options = {
+    model = {
         "device": "cuda" if gpus else "cpu",
         "precision": precision,
         "backend": backend,
@@ -102,40 +101,22 @@ def rerank(
         "relevant_label": relevant_label,
         "trust_engines": trust_engines,
     }
+    whole_lists = top_k is not None and bool(exact or (exact is None and precision == "auto"))
     # Without exact rankings the best K are chosen when the parts are merged, so that one job serves every K.
-    rank = (
+    best = (
         {"top_k": top_k, "exact": exact} if whole_lists else {"top_k": None, "exact": exact if top_k is None else False}
     )
+    rank = {**best, "windows": windows, "batch_size": whole("batch_size", batch_size, least=1)}
     folder = Folder(_absolute(out.with_name(f"{out.name}.parts") if parts is None else parts))
     place, opened = _bundle(bundle, source or {})
-    work = Work(
-        bundle=place,
-        bundle_name=place.rstrip("/").rpartition("/")[2],
-        bundle_digest=bundle_digest(opened),
-        store=_absolute(store),
-        store_digest=store_digest(described(_absolute(store), DESCRIPTION)),
-        folder=folder.place,
-        model=options,
-        rank={**rank, "windows": windows, "batch_size": whole("batch_size", batch_size, least=1)},
-        threads=0,
-        skip=on_error == SKIP,
-    )
-    identity = Identity(
-        bundle=f"{work.bundle_name}@{work.bundle_digest}",
-        store=work.store_digest,
-        options={**options, **rank, "windows": None if windows is None else repr(windows)},
-        block=whole("block", block, least=1),
-        cut=whole("cut", cut, least=1),
-    )
+    work = _work(place, opened, _absolute(store), folder, model=model, rank=rank, skip=on_error == SKIP)
+    identity = _identity(work, block=whole("block", block, least=1), cut=whole("cut", cut, least=1))
     candidates = Candidates(run, queries, depth=depth)
     with _own(folder):
         identity.claim(folder)
         plan = planned(folder, blocks(candidates.rows(None if whole_lists else cut), block))
         if plan.missing:
-            with (
-                connected(ray) as module,
-                Progress(plan.pairs, plan.earlier, bar=progress, lines=log) as done,
-            ):
+            with connected(ray) as module, Progress(plan.pairs, plan.earlier, bar=progress, lines=log) as done:
                 pool = pool_in(module, actors=actors, threads=threads, gpus=gpus)
                 for name in scored(module, work, list(plan.missing), pool):
                     done.add(plan.missing[name])
@@ -163,6 +144,48 @@ def _check(on_error: str, device: str | None, gpus: float, parts: str | PathLike
         raise OptionError(f"device={device!r} and {gpus:g} GPUs for an actor: give GPUs for cuda, and none for cpu")
     if parts is None and out == STANDARD_OUTPUT:
         raise OptionError("standard output has no folder of parts beside it; name one with --ray-parts (parts=)")
+
+
+def _work(
+    bundle: str,
+    opened: Bundle,
+    store: str,
+    folder: Folder,
+    *,
+    model: Mapping[str, Any],
+    rank: Mapping[str, Any],
+    skip: bool,
+) -> Work:
+    """Return what the actors need to know, but for their threads, which the cluster decides."""
+    return Work(
+        bundle=bundle,
+        bundle_name=bundle.rstrip("/").rpartition("/")[2],
+        bundle_digest=bundle_digest(opened),
+        store=store,
+        store_digest=store_digest(described(store, DESCRIPTION)),
+        folder=folder.place,
+        model=model,
+        rank=rank,
+        threads=0,
+        skip=skip,
+    )
+
+
+def _identity(work: Work, *, block: int, cut: int) -> Identity:
+    """Return what the scores depend on. `batch_size` and whether failing passages are set aside change none."""
+    windows = work.rank["windows"]
+    rank = {
+        "top_k": work.rank["top_k"],
+        "exact": work.rank["exact"],
+        "windows": None if windows is None else repr(windows),
+    }
+    return Identity(
+        bundle=f"{work.bundle_name}@{work.bundle_digest}",
+        store=work.store_digest,
+        options={**work.model, **rank},
+        block=block,
+        cut=cut,
+    )
 
 
 def _bundle(bundle: str | PathLike[str], source: Mapping[str, Any]) -> tuple[str, Bundle]:
