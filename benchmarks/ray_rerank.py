@@ -61,11 +61,14 @@ def main() -> None:
     if arguments.out:
         before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
         kept = {what: before[what] for what in ("speed", "memory", "kills") if what in before}
-        key = f"{arguments.bundle.name} {arguments.precision}"
-        merged = added(kept.get(arguments.what, {}), found) if arguments.what == "kills" else {}
-        if arguments.what != "kills":
-            merged = {**kept.get(arguments.what, {}), key: found}
-        write_result(arguments.out, {**kept, arguments.what: merged})
+        before = kept.get(arguments.what, {})
+        if arguments.what == "kills":
+            kept["kills"] = added(before, found)
+        else:
+            key = f"{arguments.bundle.name} {arguments.precision}"
+            found = found if arguments.what == "memory" else shares(with_rounds(before.get(key, {}), found))
+            kept[arguments.what] = {**before, key: found}
+        write_result(arguments.out, kept)
     sys.exit(bool(found.get("failures")))
 
 
@@ -125,15 +128,23 @@ def speed(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
             words = job.command(files, out, *(["--ray", "local", *threads] if name == "ray" else []))
             seconds[name].append(timed(shlex.split(arguments.under), words))
         shared.append(outs["ray"].read_bytes() == outs["one process"].read_bytes())
-    rates = {name: round(pairs / median(each), 1) for name, each in seconds.items()}
-    return {
-        "pairs": pairs,
-        "threads_of_an_actor": arguments.threads,
-        "seconds": {name: [round(value, 2) for value in each] for name, each in seconds.items()},
-        "pairs_per_s": rates,
-        "share": round(rates["ray"] / rates["one process"], 3),
-        "same_bytes": all(shared),
-    }
+    rounded = {name: [round(value, 2) for value in each] for name, each in seconds.items()}
+    found = {"pairs": pairs, "threads_of_an_actor": arguments.threads, "seconds": rounded, "same_bytes": all(shared)}
+    return shares(found)
+
+
+def with_rounds(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the rounds of two measurements of the same job."""
+    if before.get("pairs") != found["pairs"] or before["threads_of_an_actor"] != found["threads_of_an_actor"]:
+        return found
+    seconds = {name: before["seconds"][name] + values for name, values in found["seconds"].items()}
+    return {**found, "seconds": seconds, "same_bytes": before["same_bytes"] and found["same_bytes"]}
+
+
+def shares(found: dict[str, Any]) -> dict[str, Any]:
+    """Add the rates, by the medians of the rounds, and Ray's share of one process's."""
+    rates = {name: round(found["pairs"] / median(values), 1) for name, values in found["seconds"].items()}
+    return {**found, "pairs_per_s": rates, "share": round(rates["ray"] / rates["one process"], 3)}
 
 
 def timed(before: list[str], words: list[str]) -> float:
