@@ -13,6 +13,7 @@ from ..engine.bundle.manifest import MANIFEST
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, BundleError, CrossrtError, CudaError, DataFileError, InputError, StoreError
 from ..engine.store.passage_store import DESCRIPTION, PassageStore
+from ..engine.text.truncation import Truncation
 from .fetched import described, fetched
 from .folder import BEGUN, PARTS, ROWS, Folder
 from .identity import bundle_digest, store_digest
@@ -111,33 +112,38 @@ class BlockScorer:
 
     def _scored(self, block: Block) -> Part:
         model, store = self._models()
-        before = model.truncation
-        scores, failures = [], []
+        scores: list[tuple[str, dict[str, float]]] = []
+        failures: list[Failure] = []
+        truncation = Truncation()
         for row in block.rows:
-            found, failed = self._scores(model, store, row)
+            found, cut, failed = self._scores(model, store, row)
             scores.append((row.qid, found))
+            truncation += cut
             failures += failed
         return Part(
             scores=tuple(scores),
             bundle=self._bundle_name,
             backend=model.backend,
-            truncation=model.truncation.since(before),
+            truncation=truncation,
             failures=tuple(failures),
         )
 
-    def _scores(self, model: CrossEncoder, store: PassageStore, row: Row) -> tuple[dict[str, float], list[Failure]]:
-        """Return the scores of a row's passages, in its order, and those that fail, if failing passages are set aside.
+    def _scores(
+        self, model: CrossEncoder, store: PassageStore, row: Row
+    ) -> tuple[dict[str, float], Truncation, list[Failure]]:
+        """Return the scores of a row's passages, in its order, what was cut, and those that fail, if they are set aside.
 
         Raises DataFileError, naming query and passage, for a failing passage otherwise, and what every passage raises.
         """
 
-        def ranked(docnos: Sequence[str]) -> dict[str, float]:
+        def ranked(docnos: Sequence[str]) -> tuple[dict[str, float], Truncation]:
+            before = model.truncation
             found = model.rank(row.query, passage_ids=docnos, passages=store, **self._work.rank)
             scores = {each["corpus_id"]: each["score"] for each in found}
-            return {docnos[place]: scores[place] for place in sorted(scores)}
+            return {docnos[place]: scores[place] for place in sorted(scores)}, model.truncation.since(before)
 
         try:
-            return ranked(row.docnos), []
+            return *ranked(row.docnos), []
         except (InputError, StoreError, BackendError) as error:
             if isinstance(error, CudaError):
                 raise
@@ -150,8 +156,8 @@ class BlockScorer:
                     f"query {row.qid}, passage {docno}: {cause} (--on-error skip sets such passages aside)"
                 ) from error
         kept = [docno for docno in row.docnos if docno not in causes]
-        failures = [Failure(query_id=row.qid, doc_id=docno, error=cause) for docno, cause in causes.items()]
-        return ranked(kept) if kept else {}, failures
+        scores, cut = ranked(kept) if kept else ({}, Truncation())
+        return scores, cut, [Failure(query_id=row.qid, doc_id=docno, error=cause) for docno, cause in causes.items()]
 
     def _causes(
         self, model: CrossEncoder, store: PassageStore, query: str, docnos: Sequence[str]

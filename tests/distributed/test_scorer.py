@@ -98,6 +98,7 @@ def test_a_failing_passage_is_set_aside_and_the_others_keep_their_scores(work: W
     assert "holds no passage 'absent'" in failure.error
     scored(work, BLOCK)
     assert found.scores[0] == part(work, BLOCK).scores[0]
+    assert found.truncation.pairs == BROKEN.pairs - 1  # what was tried to find the passage does not count
 
 
 @pytest.mark.parametrize("skip", [False, True])
