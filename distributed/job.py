@@ -93,6 +93,8 @@ def rerank(
     begin = time.monotonic()
     out = Path(out)
     _check(on_error, device, gpus, parts, out)
+    if exact and top_k is None:
+        raise OptionError("exact rankings find the best passages: give --top-k (top_k=), how many")
     model = {
         "device": "cuda" if gpus else "cpu",
         "precision": precision,
@@ -103,10 +105,12 @@ def rerank(
     }
     whole_lists = top_k is not None and bool(exact or (exact is None and precision == "auto"))
     # Without exact rankings the best K are chosen when the parts are merged, so that one job serves every K.
-    best = (
-        {"top_k": top_k, "exact": exact} if whole_lists else {"top_k": None, "exact": exact if top_k is None else False}
-    )
-    rank = {**best, "windows": windows, "batch_size": whole("batch_size", batch_size, least=1)}
+    rank = {
+        "top_k": top_k if whole_lists else None,
+        "exact": exact if whole_lists else None,
+        "windows": windows,
+        "batch_size": whole("batch_size", batch_size, least=1),
+    }
     folder = Folder(_absolute(out.with_name(f"{out.name}.parts") if parts is None else parts))
     place, opened = _bundle(bundle, source or {})
     work = _work(place, opened, _absolute(store), folder, model=model, rank=rank, skip=on_error == SKIP)

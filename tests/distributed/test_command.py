@@ -18,6 +18,7 @@ from .conftest import Files
         (["--ray", "head:port"], "give local, auto, or host:port"),
         (["--ray", "local", "--on-error", "never"], "give stop or skip"),
         (["--ray", "local", "--first", "x", "--keep", "3"], "--ray takes passages by --store, and no --first"),
+        (["--ray", "local", "--exact"], "give --top-k"),
         (["--ray", "local", "--ray-gpus", "1"], "give GPUs for cuda, and none for cpu"),
     ],
 )

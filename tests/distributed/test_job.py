@@ -93,6 +93,9 @@ def test_a_job_writes_the_bytes_of_one_process_and_is_not_done_twice(
         name: stamp for name, stamp in before.items() if name != first
     }
     assert out.read_bytes() == expected()
+    best = job(files, out, top_k=3, exact=False, tag="best")
+    assert (best.earlier, best.written) == (1200, 72)
+    assert out.read_bytes() == expected("--top-k", 3, "--tag", "best")
 
 
 @pytest.mark.parametrize("form", ["out.tsv", "out.jsonl", "out.parquet"])
