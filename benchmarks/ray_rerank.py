@@ -211,7 +211,7 @@ def kills(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
             driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log.open("w"))
             end = time.monotonic() + wait_of(chance)
             while driver.poll() is None:
-                attempts |= {path.name for path in out.parent.glob(f"{out.name}.parts/begun/[0-9a-f]*")}
+                attempts |= {path.name for path in out.parent.glob(f"{out.name}.parts/begun/*/[0-9a-f]*")}
                 if time.monotonic() > end and sum(counts.values()) < arguments.kills:
                     stamps = {**committed(out), **stamps}
                     kind = min(chance.sample(KINDS, k=len(KINDS)), key=counts.__getitem__)

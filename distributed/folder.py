@@ -8,7 +8,7 @@ from ..engine.errors import BackendError
 from ..engine.files.publish import replaced
 
 ROWS, PARTS, BEGUN = "rows", "parts", "begun"
-"""Folders of a job: the rows of each block that has no part; the parts; an empty file for each time that a block was begun."""
+"""Folders of a job: the rows of blocks without a part; the parts; for each block an empty file for each time it was begun."""
 
 
 def is_url(place: str) -> bool:

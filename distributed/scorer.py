@@ -84,7 +84,7 @@ class BlockScorer:
         if self._folder.exists(part):
             return
         block = self._block(name)
-        times = sum(each.startswith(name) for each in self._folder.names(BEGUN))
+        times = len(self._folder.names(f"{BEGUN}/{name}"))
         if times >= ATTEMPTS:
             what = f"the process ended {times} times while it scored this passage or one of {block.pairs - 1} others"
             if not self._work.skip:
@@ -92,7 +92,7 @@ class BlockScorer:
                 raise BackendError(f"queries {first} to {last}: {what}")
             self._folder.write(part, all_failed(block, bundle=self._bundle_name, error=what).to_parquet())
             return
-        self._folder.write(f"{BEGUN}/{name}.{uuid.uuid4().hex[:8]}", b"")
+        self._folder.write(f"{BEGUN}/{name}/{uuid.uuid4().hex[:8]}", b"")
         content = self._scored(block).to_parquet()
         if not self._folder.exists(part):  # an actor that was thought dead may have written the same since
             self._folder.write(part, content)

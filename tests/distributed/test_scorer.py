@@ -104,7 +104,7 @@ def test_a_failing_passage_is_set_aside_and_the_others_keep_their_scores(work: W
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_block_that_ends_its_process_each_time_is_given_up(work: Work, skip: bool) -> None:
     for number in range(ATTEMPTS):
-        Folder(work.folder).write(f"{BEGUN}/{BLOCK.name}.{number}", b"")
+        Folder(work.folder).write(f"{BEGUN}/{BLOCK.name}/{number}", b"")
     [error] = scored(dataclasses.replace(work, skip=skip), BLOCK)
     if skip:
         assert error == ""
