@@ -276,7 +276,7 @@ RAY_PAIRS = 7_000_000
 def ray_table() -> str:
     """A job on Ray beside one process, both from start to end."""
     lines = ["| | pairs | one process, pairs/s | on Ray, pairs/s | share |", "|---|--:|--:|--:|--:|"]
-    for bundle, row in load("ray")["speed"].items():
+    for bundle, row in load("ray").get("speed", {}).items():
         one, ray = row["pairs_per_s"]["one process"], row["pairs_per_s"]["ray"]
         lines.append(f"| {RAY_BUNDLES[bundle]} | {row['pairs']:,} | {one:,.0f} | {ray:,.0f} | {row['share']:.3f} |")
     return "\n".join(lines) + "\n"
@@ -294,9 +294,12 @@ def ray_memory_table() -> str:
 def ray_kills_table() -> str:
     """What was killed, and what it cost."""
     found = load("ray")["kills"]
-    killed = found["kills"]
-    lines = ["| killed | times |", "|---|--:|", *(f"| {kind} | {count} |" for kind, count in killed.items())]
-    return "\n".join(lines) + "\n"
+    kills = [str(found["kills"][kind]) for kind in ("actor", "raylet", "driver")]
+    row = [*kills, str(found["runs"]), str(found["blocks"]), str(found["begun"] - found["blocks"])]
+    return (
+        "| actors killed | raylets killed | drivers killed | jobs | their blocks | begun and lost |\n"
+        f"|--:|--:|--:|--:|--:|--:|\n| {' | '.join(row)} |\n"
+    )
 
 
 def ray_plan_table() -> str:
