@@ -2,15 +2,16 @@
 """What does reranking on Ray cost beside one process, and what does it survive?
 
     benchmarks/ray_rerank.py speed BUNDLE --queries Q.tsv --passages P.tsv --pairs 100000 --out FILE.json
+    benchmarks/ray_rerank.py start BUNDLE --queries Q.tsv --passages P.tsv --pairs 1000 --out FILE.json
     benchmarks/ray_rerank.py memory BUNDLE --queries Q.tsv --passages P.tsv --pairs 50000 500000 --out FILE.json
     benchmarks/ray_rerank.py kills BUNDLE --queries Q.tsv --passages P.tsv --pairs 60000 --kills 12 --seed 1 --out FILE.json
 
-Each adds to the file. The candidates of a query are a seeded sample of the passages; queries are repeated under other ids until
-there are enough pairs. `speed` runs the commands `crossrt rerank` and `crossrt rerank --ray local` in turns, from their start to
-their end, and needs a quiet machine. `memory` follows the driver's and the actors' own memory, and
-starts the finished job once more. `kills` has a head without processors and two nodes with one each, of which it kills actors,
-raylets and drivers at random moments, in turns of the three. The run must in the end have the bytes of one process, and no part
-that was committed may have been written again.
+Each adds to the file. The candidates of a query are a seeded sample of the passages; queries are repeated under other ids
+until there are enough pairs. `speed` runs the commands `crossrt rerank` and `crossrt rerank --ray local` in turns, from their
+start to their end, and needs a quiet machine. `start` does so with a job of one block, which tells what starting and stopping
+takes. `memory` follows the driver's and the actors' own memory, and starts the finished job once more. `kills` has a head
+without processors and two nodes with one each, of which it kills actors, raylets and drivers at random moments, in turns of
+the three. The run must in the end have the bytes of one process, and no part that was committed may have been written again.
 """
 
 import argparse
@@ -39,7 +40,7 @@ NODE_STORE = 100 << 20
 def main() -> None:
     """Measure, print, and add to a JSON file when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory", "kills"))
+    parser.add_argument("what", choices=("speed", "start", "memory", "kills"))
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--queries", type=Path, required=True)
     parser.add_argument("--passages", type=Path, required=True)
@@ -56,11 +57,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         job = Job(Path(name), arguments)
-        found = {"speed": speed, "memory": memory, "kills": kills}[arguments.what](job, arguments)
+        found = {"speed": speed, "start": speed, "memory": memory, "kills": kills}[arguments.what](job, arguments)
     print(json.dumps(found, indent=1))
     if arguments.out:
         before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-        kept = {what: before[what] for what in ("speed", "memory", "kills") if what in before}
+        kept = {what: before[what] for what in ("speed", "start", "memory", "kills") if what in before}
         before = kept.get(arguments.what, {})
         if arguments.what == "kills":
             kept["kills"] = added(before, found)
