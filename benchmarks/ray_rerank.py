@@ -32,6 +32,8 @@ from typing import Any
 from result import write_result
 
 KINDS = ("actor", "raylet", "driver")
+SYSTEMS = ("one process", "ray")
+MEASURED = ("seconds", "processor_seconds")
 BLOCK = 500
 """Pairs of a block in `kills`: small, so that many are under way, committed and waiting when something dies."""
 NODE_STORE = 100 << 20
@@ -121,16 +123,15 @@ def speed(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     [pairs] = arguments.pairs
     files = job.files(pairs)
     threads = ["--threads", arguments.threads] if arguments.threads else []
-    seconds: dict[str, list[float]] = {"one process": [], "ray": []}
-    shared = []
+    found: dict[str, Any] = {"pairs": pairs, "threads_of_an_actor": arguments.threads, "same_bytes": True}
+    found |= {measured: {name: [] for name in SYSTEMS} for measured in MEASURED}
     for number in range(arguments.rounds):
-        outs = {name: job.folder / f"{name}-{number}.trec" for name in seconds}
+        outs = {name: job.folder / f"{name}-{number}.trec" for name in SYSTEMS}
         for name, out in outs.items():
             words = job.command(files, out, *(["--ray", "local", *threads] if name == "ray" else []))
-            seconds[name].append(timed(shlex.split(arguments.under), words))
-        shared.append(outs["ray"].read_bytes() == outs["one process"].read_bytes())
-    rounded = {name: [round(value, 2) for value in each] for name, each in seconds.items()}
-    found = {"pairs": pairs, "threads_of_an_actor": arguments.threads, "seconds": rounded, "same_bytes": all(shared)}
+            for measured, value in timed(shlex.split(arguments.under), words).items():
+                found[measured][name].append(value)
+        found["same_bytes"] &= outs["ray"].read_bytes() == outs["one process"].read_bytes()
     return shares(found)
 
 
@@ -138,8 +139,11 @@ def with_rounds(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]
     """Return the rounds of two measurements of the same job."""
     if before.get("pairs") != found["pairs"] or before["threads_of_an_actor"] != found["threads_of_an_actor"]:
         return found
-    seconds = {name: before["seconds"][name] + values for name, values in found["seconds"].items()}
-    return {**found, "seconds": seconds, "same_bytes": before["same_bytes"] and found["same_bytes"]}
+    rounds = {
+        measured: {name: before[measured][name] + values for name, values in found[measured].items()}
+        for measured in MEASURED
+    }
+    return {**found, **rounds, "same_bytes": before["same_bytes"] and found["same_bytes"]}
 
 
 def shares(found: dict[str, Any]) -> dict[str, Any]:
@@ -148,15 +152,38 @@ def shares(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "pairs_per_s": rates, "share": round(rates["ray"] / rates["one process"], 3)}
 
 
-def timed(before: list[str], words: list[str]) -> float:
-    """Run a command and return its seconds, without those in which `before` waits."""
-    code = (
-        "import subprocess, sys, time; begin = time.perf_counter(); "
-        "status = subprocess.run(sys.argv[1:], stderr=subprocess.PIPE, text=True); "
-        "print(time.perf_counter() - begin); sys.exit(status.stderr if status.returncode else 0)"
-    )
+def timed(before: list[str], words: list[str]) -> dict[str, float]:
+    """Run a command, and return its seconds and those of processors, without the time in which `before` waits."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import ray_rerank; ray_rerank.run_timed(sys.argv[1:])"
     done = subprocess.run([*before, sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run_timed(words: list[str]) -> None:
+    """Run a command, and print its seconds, and the processor seconds of all processes that it starts.
+
+    Nobody waits for the workers of Ray, so what they used is read while they run.
+    """
+    begin = time.perf_counter()
+    used: dict[int, float] = {}
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as command:
+        while command.poll() is None:
+            for pid in [command.pid, *descendants(command.pid)]:
+                used[pid] = max(used.get(pid, 0.0), processor_seconds(pid))
+            time.sleep(0.2)
+    seconds = time.perf_counter() - begin
+    print(json.dumps({"seconds": round(seconds, 2), "processor_seconds": round(sum(used.values()), 2)}))
+    sys.exit(command.returncode)
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor seconds that a process has used itself; 0 where it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -275,26 +275,38 @@ RAY_PAIRS = 7_000_000
 
 
 def ray_table() -> str:
-    """A job on Ray beside one process, both from start to end; and without what a job of one block takes."""
+    """A job on Ray beside one process, both from start to end; a job of one block tells what the start takes."""
     result = load("ray")
     lines = [
-        "| | pairs | one process, s | on Ray, s | share of the pairs/s | a job of one block: s | on Ray, s | share without it |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| | pairs | one process, s | on Ray, s | processor time of one, s | on Ray, s |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for bundle, row in result["speed"].items():
-        one, ray = (median(row["seconds"][name]) for name in ("one process", "ray"))
-        first, started = (median(result["start"][bundle]["seconds"][name]) for name in ("one process", "ray"))
-        cells = [
-            f"{row['pairs']:,}",
-            f"{one:.1f}",
-            f"{ray:.1f}",
-            f"{row['share']:.3f}",
-            f"{first:.1f}",
-            f"{started:.1f}",
-        ]
-        share = (one - first) / (ray - started)
-        lines.append(f"| {RAY_BUNDLES[bundle]} | {' | '.join(cells)} | {share:.3f} |")
+        for each in (result["start"][bundle], row):
+            cells = [
+                median(each[of][name]) for of in ("seconds", "processor_seconds") for name in ("one process", "ray")
+            ]
+            numbers = " | ".join(f"{value:.1f}" for value in cells)
+            lines.append(f"| {RAY_BUNDLES[bundle]} | {each['pairs']:,} | {numbers} |")
     return "\n".join(lines) + "\n"
+
+
+def ray_share_table() -> str:
+    """The share of one process's pairs a second that a job reaches on Ray, by both measures."""
+    result = load("ray")
+    lines = ["| | with the start | without it | by processor time, without the start |", "|---|--:|--:|--:|"]
+    for bundle, row in result["speed"].items():
+        start = result["start"][bundle]
+        shares = [row["share"], *(without(start, row, measured) for measured in ("seconds", "processor_seconds"))]
+        lines.append(f"| {RAY_BUNDLES[bundle]} | {' | '.join(f'{share:.3f}' for share in shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def without(start: Mapping[str, Any], row: Mapping[str, Any], measured: str) -> float:
+    """Return Ray's share of one process's speed in what lies between a small job and a large one."""
+    small, large = start[measured], row[measured]
+    one, ray = (median(large[name]) - median(small[name]) for name in ("one process", "ray"))
+    return one / ray
 
 
 def ray_memory_table() -> str:
@@ -339,6 +351,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "waiting": waiting_table,
     "overhead": overhead_table,
     "ray": ray_table,
+    "ray-share": ray_share_table,
     "ray-memory": ray_memory_table,
     "ray-kills": ray_kills_table,
     "ray-plan": ray_plan_table,
@@ -351,6 +364,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "waiting": ("serving",),
     "overhead": ("serving",),
     "ray": ("ray",),
+    "ray-share": ("ray",),
     "ray-memory": ("ray",),
     "ray-kills": ("ray",),
     "ray-plan": ("ray",),
