@@ -15,12 +15,16 @@ from .shared.arguments import as_typed, check_standard_input
 from .shared.option_groups import with_option_groups
 from .shared.options import RUNS, TEXTS, BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
 from .shared.output import for_a_person
+from .shared.ray_options import RayOptions
 
 if TYPE_CHECKING:
     from ..engine.cascade import Cascade
     from ..engine.cross_encoder import CrossEncoder
     from ..engine.store.passage_store import PassageStore
     from ..engine.text.truncation import Truncation
+
+SET_ASIDE = 3
+"""Exit status of a job on Ray that is done, but for passages that were set aside."""
 
 
 @app.command(
@@ -40,7 +44,9 @@ def rerank(
         ),
     ],
     passages: Annotated[list[str] | None, typer.Option(help="Passages, in the forms of queries,")] = None,
-    store: Annotated[Path | None, typer.Option(help="or a store that `crossrt prepare` made of them.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="or a store that `crossrt prepare` made of them; with --ray also its URL.")
+    ] = None,
     depth: Annotated[
         int | None,
         typer.Option(
@@ -65,6 +71,7 @@ def rerank(
     precision: Precision = None,
     opened: ModelOptions,
     hub: HubOptions,
+    on_ray: RayOptions,
 ) -> None:
     """Rerank a run: score its candidates again, and write the new run completely or not at all.
 
@@ -85,7 +92,15 @@ def rerank(
     check_standard_input(queries=queries, run=run, passages=passages)
     if (first is None) != (keep is None):
         raise OptionError("--first BUNDLE and --keep N go together")
+    on_ray.refuse_without_ray()
     options: dict[str, Any] = {"top_k": top_k, "exact": exact, "windows": windows.windows(), "batch_size": batch_size}
+    if on_ray.ray is not None:
+        if store is None or first is not None:
+            raise OptionError("--ray takes passages by --store, and no --first")
+        source = hub.for_bundles([bundle])
+        shared = {**asdict(opened), **options, "depth": depth, "tag": tag, "precision": precision}
+        _on_ray(run, queries, store, bundle, out, **shared, **on_ray.arguments(), source=source)
+        return
     source = hub.for_bundles([bundle, *([] if first is None else [first])])
     texts: PassageStore | dict[str, str]
     if store is not None:
@@ -113,11 +128,23 @@ def rerank(
                 add(query, ranked)
                 written += len(ranked)
                 bar.update(len(scores))
-        cut = sees_all.truncation
-    print(
-        f"{out}: {len(candidates)} queries, {total} passages{_kept(written, total)}{_cut(cut, sees_all)}",
-        file=sys.stderr,
-    )
+        cut = _cut(sees_all.truncation, sees_all.max_length)
+    print(f"{out}: {len(candidates)} queries, {total} passages{_kept(written, total)}{cut}", file=sys.stderr)
+
+
+def _on_ray(run: list[str], queries: list[str], store: str, bundle: str, out: Path, **options: Any) -> None:
+    """Rerank on Ray, and exit with `SET_ASIDE` when passages could not be scored."""
+    from ..distributed import rerank as rerank_on_ray
+    from ..distributed.merge import errors_file
+
+    done = rerank_on_ray(run, queries, store, bundle, out, **options, progress=for_a_person(), log=True)
+    kept, cut = _kept(done.written + done.failures, done.pairs), _cut(done.truncation, done.max_length)
+    print(f"{out}: {done.queries} queries, {done.pairs} passages{kept}{cut}", file=sys.stderr)
+    if len(done.backends) > 1:
+        print(f"nodes scored with {' and '.join(done.backends)}, which differ in the last digits", file=sys.stderr)
+    if done.failures:
+        print(f"{done.failures} passage(s) were set aside: {errors_file(out)} names them", file=sys.stderr)
+        raise typer.Exit(SET_ASIDE)
 
 
 def _ranked(
@@ -139,7 +166,7 @@ def _kept(written: int, total: int) -> str:
     return "" if written == total else f", the best {written} written"
 
 
-def _cut(truncation: "Truncation", model: "CrossEncoder") -> str:
+def _cut(truncation: "Truncation", max_length: int) -> str:
     if not truncation.cut:
         return ""
-    return f"; {truncation.cut} were cut to {model.max_length} tokens and lost {truncation.tokens:,} (--window scores them whole)"
+    return f"; {truncation.cut} were cut to {max_length} tokens and lost {truncation.tokens:,} (--window scores them whole)"

@@ -47,6 +47,11 @@ class RunFile:
 
         A query that the run lacks has none. Raises DataFileError, naming the line, for a passage that occurs twice.
         """
+        scores = self.scores(query)
+        return {passage: scores[passage] for passage in ranked(scores)[:depth]}
+
+    def scores(self, query: str) -> dict[str, float]:
+        """Return all passages of a query with their scores, in the order of the file. Raises what `candidates` raises."""
         scores: dict[str, float] = {}
         blocks = self._blocks.get(query, array("q"))
         for line in self._lines.lines_in(zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True)):
@@ -54,7 +59,7 @@ class RunFile:
             if found.passage in scores:
                 raise DataFileError(f"{line.where}: passage {found.passage} comes a second time for query {query}")
             scores[found.passage] = found.score
-        return {passage: scores[passage] for passage in ranked(scores)[:depth]}
+        return scores
 
     def line_of(self, query: str, passage: str | None = None) -> int:
         """Return the number of the first line with this query, and this passage. Reads the file again; for messages."""

@@ -51,6 +51,7 @@ def prepare(tree: Path, root: Path = ROOT) -> None:
         (tree / "docs" / name).write_text(generate(), encoding="utf-8")
     # Only what the API reference is made of: the whole checkout holds virtual environments.
     shutil.copytree(root / "integrations", tree / "crossrt/integrations")
+    shutil.copytree(root / "distributed", tree / "crossrt/distributed")
     shutil.copy(root / "compatibility.py", tree / "crossrt")
     shutil.copytree(
         root / "engine", tree / "crossrt/engine", ignore=lambda _, names: {n for n in names if n.endswith(".so")}
@@ -78,6 +79,7 @@ This page is generated from the commands themselves; `crossrt COMMAND --help` pr
 | 0 | done |
 | 1 | failed |
 | 2 | wrong usage |
+| 3 | `rerank --ray --on-error skip` set passages aside |
 | 130 | interrupted |
 | 141 | the reader of the output has gone |
 | 143 | ended by SIGTERM |

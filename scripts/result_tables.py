@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from result_picture import Result, digest, draw, is_exact, ranked, speed
@@ -20,7 +21,7 @@ from result_picture import Result, digest, draw, is_exact, ranked, speed
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PICTURE = ROOT / "docs/cpu.svg"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md", ROOT / "docs/serving.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md", ROOT / "docs/serving.md", ROOT / "docs/distributed.md")
 
 GPU_REFERENCE = "sentence-transformers FP16"
 GPU_REQUESTS = ("1 x 1", "1 x 10", "1 x 100", "1 x 100, prepared")
@@ -273,6 +274,79 @@ def reason(row: Mapping[str, Any]) -> str:
     return f"failed: {said}"
 
 
+RAY_BUNDLES = {"minilm-l6 int8": "MiniLM-L-6, INT8", "tinybert-l2 fp32": "TinyBERT-L-2, FP32"}
+RAY_PLAN = ((1, 2), (10, 2), (10, 16), (100, 16))
+"""Nodes, and processors of each."""
+RAY_PAIRS = 7_000_000
+
+
+def ray_table() -> str:
+    """A job on Ray beside one process, both from start to end; a job of one block tells what the start takes."""
+    result = load("ray")
+    lines = [
+        "| | pairs | one process, s | on Ray, s | processor time of one, s | on Ray, s |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for bundle, row in result["speed"].items():
+        for each in (result["start"][bundle], row):
+            cells = [
+                median(each[of][name]) for of in ("seconds", "processor_seconds") for name in ("one process", "ray")
+            ]
+            numbers = " | ".join(f"{value:.1f}" for value in cells)
+            lines.append(f"| {RAY_BUNDLES[bundle]} | {each['pairs']:,} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def ray_share_table() -> str:
+    """The share of one process's pairs a second that a job reaches on Ray, by both measures."""
+    result = load("ray")
+    lines = ["| | with the start | without it | by processor time, without the start |", "|---|--:|--:|--:|"]
+    for bundle, row in result["speed"].items():
+        start = result["start"][bundle]
+        shares = [row["share"], *(without(start, row, measured) for measured in ("seconds", "processor_seconds"))]
+        lines.append(f"| {RAY_BUNDLES[bundle]} | {' | '.join(f'{share:.3f}' for share in shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def without(start: Mapping[str, Any], row: Mapping[str, Any], measured: str) -> float:
+    """Return Ray's share of one process's speed in what lies between a small job and a large one."""
+    small, large = start[measured], row[measured]
+    one, ray = (median(large[name]) - median(small[name]) for name in ("one process", "ray"))
+    return one / ray
+
+
+def ray_memory_table() -> str:
+    """What a job keeps in memory, by its size."""
+    lines = ["| pairs | driver, MB | an actor, MB | the finished job once more, s |", "|--:|--:|--:|--:|"]
+    for rows in load("ray")["memory"].values():
+        for pairs, row in rows.items():
+            lines.append(f"| {int(pairs):,} | {row['driver_mb']:.0f} | {row['actor_mb']:.0f} | {row['rerun_s']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def ray_kills_table() -> str:
+    """What was killed, and what it cost."""
+    found = load("ray")["kills"]
+    kills = [str(found["kills"][kind]) for kind in ("actor", "raylet", "driver")]
+    row = [*kills, str(found["runs"]), str(found["blocks"]), str(found["begun"] - found["blocks"])]
+    return (
+        "| actors killed | raylets killed | drivers killed | jobs | their blocks | begun and lost |\n"
+        f"|--:|--:|--:|--:|--:|--:|\n| {' | '.join(row)} |\n"
+    )
+
+
+def ray_plan_table() -> str:
+    """How long a large job would take, computed from the rate that was measured on two processors."""
+    rate = load("ray")["speed"]["minilm-l6 int8"]["pairs_per_s"]["ray"]
+    lines = ["| nodes | processors of each | pairs/s | 7,000,000 pairs |", "|--:|--:|--:|--:|"]
+    for nodes, processors in RAY_PLAN:
+        speed_of_all = rate * nodes * processors / 2
+        minutes = RAY_PAIRS / speed_of_all / 60
+        time = f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes:.1f} min"
+        lines.append(f"| {nodes} | {processors} | {speed_of_all:,.0f} | {time} |")
+    return "\n".join(lines) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "peers": peers_table,
     "shapes": shapes_table,
@@ -282,6 +356,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving_table,
     "waiting": waiting_table,
     "overhead": overhead_table,
+    "ray": ray_table,
+    "ray-share": ray_share_table,
+    "ray-memory": ray_memory_table,
+    "ray-kills": ray_kills_table,
+    "ray-plan": ray_plan_table,
 }
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "zoo": ("zoo",),
@@ -290,6 +369,11 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "serving": ("serving",),
     "waiting": ("serving",),
     "overhead": ("serving",),
+    "ray": ("ray",),
+    "ray-share": ("ray",),
+    "ray-memory": ("ray",),
+    "ray-kills": ("ray",),
+    "ray-plan": ("ray",),
 }
 """Results without which a table is left as it is."""
 

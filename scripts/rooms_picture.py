@@ -56,6 +56,7 @@ HOLDS = {
     "server.http": "sockets, bodies, keys",
     "server.models": "queues, health, scoring",
     "server": "crossrt serve",
+    "distributed": "reranking and serving on Ray",
     "commands.shared": "options, arguments, output",
     "commands": "the command line",
 }

@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--gpu-bundle", type=Path, help="bundle that `-m gpu` runs on the GPU")
     parser.addoption("--gpu-backend", default="auto", help="and by what: tensorrt, native, onnxruntime")
-    parser.addoption("--demo-bundle", type=Path, help="bundle of the demo checkpoint, for tests/integrations")
+    parser.addoption("--demo-bundle", type=Path, help="bundle of the demo checkpoint, for integrations and distributed")
     parser.addoption("--checkpoints", type=Path, help="directory with the published checkpoints, for `-m network`")
     parser.addoption(
         "--processor",
@@ -225,6 +225,21 @@ def checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
 def bundle(make_bundle: Callable[..., Path], checkpoint: Path) -> Path:
     """Return the bundle of `checkpoint`. Not to be changed: copy it first."""
     return make_bundle(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bundle of the demo checkpoint: the one that is named on the command line, or else a new one."""
+    given: Path | None = request.config.option.demo_bundle
+    if given is not None:
+        return given.resolve()
+    pytest.importorskip("torch", reason="without torch the demo bundle has to be given, with --demo-bundle")
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
+    from crossrt.export.export import export_bundle
+
+    out = tmp_path_factory.mktemp("demo") / "demo-bundle"
+    export_bundle(Checkpoint.read(REPOSITORY / "demo/checkpoint"), out)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ ROOMS = (
     "server.http",
     "server.models",
     "server",
+    "distributed",
     "commands.shared",
     "commands",
 )

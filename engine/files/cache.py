@@ -7,6 +7,7 @@ engines/     TensorRT engines built on this machine
 timings/     TensorRT's timing caches
 tunings/     results of `crossrt tune`
 digests/     sha256 of files
+fetched/     stores and bundles copied from URLs
 
 The environment variable CROSSRT_CACHE names the folder. Its default is the platform's cache folder, `~/.cache/crossrt` on Linux.
 A user without a home directory, as in a container with an arbitrary user id, has no cache. Then nothing is stored, and only

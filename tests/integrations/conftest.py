@@ -16,21 +16,6 @@ QUERY = "play chess against the computer"
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the bundle of the demo checkpoint: the one that is named on the command line, or else a new one."""
-    given: Path | None = request.config.option.demo_bundle
-    if given is not None:
-        return given.resolve()
-    pytest.importorskip("torch", reason="without torch the demo bundle has to be given, with --demo-bundle")
-    from crossrt.export.checkpoint.checkpoint import Checkpoint
-    from crossrt.export.export import export_bundle
-
-    out = tmp_path_factory.mktemp("demo") / "demo-bundle"
-    export_bundle(Checkpoint.read(REPOSITORY / "demo/checkpoint"), out)
-    return out
-
-
-@pytest.fixture(scope="session")
 def demo_model(demo_bundle: Path) -> CrossEncoder:
     return CrossEncoder(demo_bundle)
 

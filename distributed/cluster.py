@@ -1,0 +1,122 @@
+"""`connected`: a connection to Ray, and what its nodes have to give to actors."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.errors import BackendError, OptionError
+from ..engine.hardware.cpus import usable_cpus
+
+LOCAL = "local"
+OBJECT_STORE = 256 << 20
+"""Bytes of the object store of a local Ray. Only names of blocks pass through it."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # reports to Ray's makers
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about GPUs that actors of the CPU do not see
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the actors' arguments are in the driver's object store, which ends with the job
+}
+"""What Ray reads when it is imported, unless the user has set it."""
+TIMEOUT = 10.0
+"""Seconds to wait for the head of a cluster. Ray itself tries for more than two minutes."""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Yield the module `ray`, connected to a cluster for the time of the block.
+
+    `local` starts Ray on this machine, `auto` finds the cluster that this machine belongs to, and `host:port` is that of a
+    cluster's head. A connection that this process has already is used, and stays open. Raises BackendError where Ray is not
+    installed and where nobody answers, OptionError for an address that is none.
+    """
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise BackendError('this needs Ray: pip install "crossrt[ray]"') from None
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == LOCAL:
+        options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    else:
+        _reach(address)
+    # Ray prints to standard output when a node is lost, where the run may be written to.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(**options)
+        except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has no base of its own for these
+            raise BackendError(f"Ray at {address} does not accept this process: {first_line(error)}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise BackendError unless something listens at `host:port`."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise OptionError(
+            f"--ray {address!r}: give local, auto, or host:port of the cluster's head. The job is started on a node of the "
+            "cluster, for example by `ray job submit`"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
+    except OSError as error:
+        raise BackendError(
+            f"no Ray answers at {address} ({error.strerror or error}); `ray status` on the head shows whether it runs"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """How many actors there are, and what each of them gets."""
+
+    actors: int
+    threads: int
+    gpus: float
+
+
+def pool_in(ray: Any, *, actors: int | None, threads: int | None, gpus: float) -> Pool:
+    """Return the actors that a cluster has room for: at most `actors`, each with `threads` processors and `gpus`.
+
+    By default an actor gets all processors of the smallest node or, with GPUs, its share of them, and there are as many actors as
+    fit. Raises OptionError where not even one fits.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= gpus]
+    if not with_gpus:
+        most = max((node.get("GPU", 0) for node in nodes), default=0)
+        raise OptionError(f"an actor was to get {gpus:g} GPUs, and the nodes of this cluster have {most:g} at most")
+    if threads is None:
+        threads = max(1, min(_share(node, gpus) for node in with_gpus if node.get("CPU", 0) >= 1))
+    room = sum(_room(node, threads, gpus) for node in with_gpus)
+    if not room:
+        most = max(node.get("CPU", 0) for node in with_gpus)
+        raise OptionError(
+            f"an actor was to get {threads} processors, and the nodes of this cluster have {most:g} at most"
+        )
+    return Pool(actors=room if actors is None else min(actors, room), threads=threads, gpus=gpus)
+
+
+def _share(node: dict[str, float], gpus: float) -> int:
+    """Return the processors of one actor, if the node is divided among as many as it has GPUs for."""
+    return int(node["CPU"] // max(1, node["GPU"] // gpus)) if gpus else int(node["CPU"])
+
+
+def _room(node: dict[str, float], threads: int, gpus: float) -> int:
+    return int(min(node.get("CPU", 0) // threads, node["GPU"] // gpus if gpus else float("inf")))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,219 @@
+"""`rerank`: reranks a run with a pool of actors on Ray, and goes on where an earlier start of the same job was."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from ..engine.bundle.bundle import Bundle
+from ..engine.bundle.manifest import MANIFEST
+from ..engine.bundle.resolve import bundle_from_source
+from ..engine.errors import DataFileError, OptionError
+from ..engine.files.lock import held
+from ..engine.files.publish import STANDARD_OUTPUT
+from ..engine.files.source import Given
+from ..engine.options import whole
+from ..engine.store.passage_store import DESCRIPTION
+from ..engine.text.windows import Windows
+from .actors import scored
+from .cluster import LOCAL, connected, pool_in
+from .fetched import described, fetched
+from .folder import BEGUN, ROWS, Folder, is_url
+from .identity import Identity, bundle_digest, store_digest
+from .merge import merged
+from .plan import planned
+from .progress import Progress
+from .rows import Candidates, blocks
+from .scorer import Work
+from .summary import Summary
+
+STOP, SKIP = "stop", "skip"
+BLOCK = 2000
+"""Pairs of a block: seconds of work, which is what a killed actor loses."""
+CUT = 1000
+"""Candidates of a query above which its list is cut: as many as most runs have."""
+
+
+def rerank(
+    run: Given,
+    queries: Given,
+    store: str | PathLike[str],
+    bundle: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    ray: str = LOCAL,
+    actors: int | None = None,
+    threads: int | None = None,
+    gpus: float = 0,
+    parts: str | PathLike[str] | None = None,
+    block: int = BLOCK,
+    cut: int = CUT,
+    on_error: str = STOP,
+    depth: int | None = None,
+    top_k: int | None = None,
+    exact: bool | None = None,
+    windows: Windows | None = None,
+    tag: str = "crossrt",
+    batch_size: int = 32,
+    precision: str | None = None,
+    device: str | None = None,
+    backend: str = "auto",
+    max_length: int | None = None,
+    relevant_label: int | str | None = None,
+    trust_engines: bool = False,
+    source: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    log: bool = False,
+) -> Summary:
+    """Score the candidates of a run again on a Ray cluster, and write the new run to `out` as `crossrt rerank` does.
+
+    Files: `run` and `queries` are in the forms of docs/files.md; only this process reads them. `store`, a store of prepared
+    passages, and `bundle` are paths that every node has, or URLs of fsspec, which every node copies into its cache once. `bundle`
+    may also be a checkpoint or a hub id, opened here with the options of `bundle_from_source` in `source`; the nodes then need
+    the bundle's path in the cache.
+
+    Cluster: `ray` is `local`, `auto` or `host:port`. A connection that is open already is used instead. An actor gets `threads`
+    processors, as many as it has threads, and `gpus` GPUs. By default there are as many actors as fit; see `pool_in`.
+
+    Resuming: `parts` is a folder that all nodes share, as a path or a URL, by default `OUT.parts`. Blocks of at most `block`
+    pairs are committed there as files, atomically. A later call with the same arguments scores only the blocks that have none.
+    Lists of more than `cut` candidates are scored in pieces.
+
+    Errors: with `on_error="stop"` a passage that cannot be scored ends the job. With `skip` it is left out and listed in
+    `OUT.errors.jsonl`.
+
+    The other options are those of `crossrt rerank`. `progress` draws a bar, `log` prints a line a minute.
+
+    Raises OptionError for options that are not allowed and for more processors or GPUs than any node has, DataFileError for
+    files that cannot be used, for parts of another job and for a passage that cannot be scored, StoreError and BundleError for a
+    store and a bundle that cannot be used, and BackendError where Ray is missing, cannot be reached or gives up.
+    """
+    begin = time.monotonic()
+    out = Path(out)
+    _check(on_error, device, gpus, parts, out)
+    if exact and top_k is None:
+        raise OptionError("exact rankings find the best passages: give --top-k (top_k=), how many")
+    model = {
+        "device": "cuda" if gpus else "cpu",
+        "precision": precision,
+        "backend": backend,
+        "max_length": max_length,
+        "relevant_label": relevant_label,
+        "trust_engines": trust_engines,
+    }
+    whole_lists = top_k is not None and bool(exact or (exact is None and precision == "auto"))
+    # Without exact rankings the best K are chosen when the parts are merged, so that one job serves every K.
+    rank = {
+        "top_k": top_k if whole_lists else None,
+        "exact": exact if whole_lists else None,
+        "windows": windows,
+        "batch_size": whole("batch_size", batch_size, least=1),
+    }
+    folder = Folder(_absolute(out.with_name(f"{out.name}.parts") if parts is None else parts))
+    place, opened = _bundle(bundle, source or {})
+    work = _work(place, opened, _absolute(store), folder, model=model, rank=rank, skip=on_error == SKIP)
+    identity = _identity(work, block=whole("block", block, least=1), cut=whole("cut", cut, least=1))
+    candidates = Candidates(run, queries, depth=depth)
+    with _own(folder):
+        identity.claim(folder)
+        plan = planned(folder, blocks(candidates.rows(None if whole_lists else cut), block))
+        if plan.missing:
+            with connected(ray) as module, Progress(plan.pairs, plan.earlier, bar=progress, lines=log) as done:
+                pool = pool_in(module, actors=actors, threads=threads, gpus=gpus)
+                for name in scored(module, work, list(plan.missing), pool):
+                    done.add(plan.missing[name])
+        found = merged(folder, plan.names, out, tag=tag, top_k=top_k, skip=work.skip)
+        folder.remove(ROWS)
+        folder.remove(BEGUN)
+    return Summary(
+        queries=len(candidates),
+        pairs=plan.pairs,
+        earlier=plan.earlier,
+        written=found.written,
+        failures=found.failures,
+        seconds=time.monotonic() - begin,
+        max_length=opened.manifest.max_length if max_length is None else max_length,
+        truncation=found.truncation,
+        backends=tuple(sorted(found.backends)),
+    )
+
+
+def _check(on_error: str, device: str | None, gpus: float, parts: str | PathLike[str] | None, out: Path) -> None:
+    """Raise OptionError for options that are not allowed together."""
+    if on_error not in (STOP, SKIP):
+        raise OptionError(f"on_error={on_error!r}: give stop or skip")
+    if device not in (None, "cuda" if gpus else "cpu"):
+        raise OptionError(f"device={device!r} and {gpus:g} GPUs for an actor: give GPUs for cuda, and none for cpu")
+    if parts is None and out == STANDARD_OUTPUT:
+        raise OptionError("standard output has no folder of parts beside it; name one with --ray-parts (parts=)")
+
+
+def _work(
+    bundle: str,
+    opened: Bundle,
+    store: str,
+    folder: Folder,
+    *,
+    model: Mapping[str, Any],
+    rank: Mapping[str, Any],
+    skip: bool,
+) -> Work:
+    """Return what the actors need to know, but for their threads, which the cluster decides."""
+    return Work(
+        bundle=bundle,
+        bundle_name=bundle.rstrip("/").rpartition("/")[2],
+        bundle_digest=bundle_digest(opened),
+        store=store,
+        store_digest=store_digest(described(store, DESCRIPTION)),
+        folder=folder.place,
+        model=model,
+        rank=rank,
+        threads=0,
+        skip=skip,
+    )
+
+
+def _identity(work: Work, *, block: int, cut: int) -> Identity:
+    """Return what the scores depend on. `batch_size` and whether failing passages are set aside change none."""
+    windows = work.rank["windows"]
+    rank = {
+        "top_k": work.rank["top_k"],
+        "exact": work.rank["exact"],
+        "windows": None if windows is None else repr(windows),
+    }
+    return Identity(
+        bundle=f"{work.bundle_name}@{work.bundle_digest}",
+        store=work.store_digest,
+        options={**work.model, **rank},
+        block=block,
+        cut=cut,
+    )
+
+
+def _bundle(bundle: str | PathLike[str], source: Mapping[str, Any]) -> tuple[str, Bundle]:
+    """Return where the nodes find the bundle, and the bundle as it is here."""
+    given = fspath(bundle)
+    if is_url(given):
+        return given, Bundle.open(fetched(given, MANIFEST))
+    opened = bundle_from_source(given, **source)
+    return _absolute(opened.path), opened
+
+
+def _absolute(place: str | PathLike[str]) -> str:
+    text = fspath(place)
+    return text if is_url(text) else str(Path(text).expanduser().absolute())
+
+
+@contextmanager
+def _own(folder: Folder) -> Iterator[None]:
+    """Create the folder, and keep other drivers out of it where it is a directory. Raises DataFileError where one works in it."""
+    folder.make()
+    try:
+        with nullcontext() if folder.local is None else held(folder.local / ".driver.lock"):
+            yield
+    except BlockingIOError:
+        raise DataFileError(
+            f"another job writes to {folder.place} now; wait for its end, or give another folder"
+        ) from None

@@ -1,0 +1,157 @@
+"""`Multiplexed`: the server's app over many bundles, of which a few are open: those that requests asked for last."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+
+from ..engine.errors import CrossrtError
+from ..server.app import App
+from ..server.dialects.request_error import RequestError
+from ..server.http.api_keys import ApiKeys
+from ..server.http.request_body import Message, Receive, Send
+from ..server.models.served_model import Opener, ServedModel
+from ..server.serving import opened
+from ..server.settings import Settings
+from ..server.state import State
+
+logger = logging.getLogger("crossrt.server")
+
+HEADER = b"serve_multiplexed_model_id"
+"""Ray Serve's header. It sends a request to a replica that has the bundle open, if there is one."""
+NAMED: ContextVar[str | None] = ContextVar("named", default=None)
+"""The bundle that the header of the current request names."""
+
+
+class _Named(msgspec.Struct):
+    """The field of a body that names a model, in every dialect."""
+
+    model: str | None = None
+
+
+class OpenState(State):
+    """The state of a server whose models are opened when they are asked for. `models` are those that are open."""
+
+    def __init__(self, settings: Settings, opener: Opener) -> None:
+        every = [ServedModel(each, opener) for each in settings.models]
+        super().__init__(settings, every, ApiKeys(settings.api_keys))
+        self.every = self.models
+        self.models = {}
+        self.closing: set[asyncio.Task[None]] = set()
+        self.failures: dict[str, str] = {}
+        """Why models could not be opened, by name."""
+
+    def name(self, asked: str | None) -> str:
+        """Return the name of the model that a request asks for: by the header, by its body's `model`, or the first.
+
+        As in `State.model`, one model answers whatever the name. Raises RequestError for a name that is unknown.
+        """
+        names = list(self.every)
+        wanted = NAMED.get() or asked
+        if wanted is None or len(names) == 1:
+            return names[0]
+        if wanted not in self.every:
+            raise RequestError("not_found", f"there is no model {wanted[:80]!r}; this server has {', '.join(names)}")
+        return wanted
+
+    def model(self, name: str | None) -> ServedModel:
+        """Return the model, which was opened for this request. Raises RequestError where it was closed for others since."""
+        name = self.name(name)
+        found = self.models.get(name)
+        if found is None and name in self.failures:
+            raise RequestError("unhealthy", self.failures[name], retry_after=1)
+        if found is None:
+            raise RequestError("overloaded", "the model was closed to make room for others; try again", retry_after=1)
+        return found
+
+
+class OpenedModel:
+    """A model that is open. Ray Serve calls `__del__` when it closes the one that was asked for the longest ago."""
+
+    def __init__(self, state: OpenState, model: ServedModel) -> None:
+        self._state, self._model = state, model
+        self._loop = asyncio.get_running_loop()
+        state.models[model.name] = model
+
+    def __del__(self) -> None:
+        """Close the model once the requests that use it are done. Any thread may call."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._close)
+
+    def _close(self) -> None:
+        if self._state.models.get(self._model.name) is self._model:
+            del self._state.models[self._model.name]
+            task = self._loop.create_task(self._model.close())
+            self._state.closing.add(task)
+            task.add_done_callback(self._state.closing.discard)
+
+
+class Multiplexed:
+    """An ASGI application: opens the model that a request names, and passes the request on to the server's app.
+
+    `load` opens a model by its name, or does nothing where it is open: `open`, or what Ray Serve makes of it.
+    """
+
+    def __init__(self, settings: Settings, *, opener: Opener = opened) -> None:
+        self.state = OpenState(settings, opener)
+        self._app = App(self.state)
+        self.load: Callable[[str], Awaitable[Any]] = self.open
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of all requests that were accepted and are not scored."""
+        return sum(model.queue.tokens for model in self.state.every.values())
+
+    async def open(self, name: str) -> OpenedModel:
+        """Open a model. Raises what `CrossEncoder` raises."""
+        model = self.state.every[name]
+        await model.open()
+        return OpenedModel(self.state, model)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            return
+        header = dict(scope["headers"]).get(HEADER)
+        NAMED.set(None if header is None else header.decode("latin-1"))
+        receive, asked = await self._peeked(scope, receive)
+        await self._load(asked)
+        await self._app(scope, receive, send)
+
+    async def _load(self, asked: str | None) -> None:
+        """Open the model that a request asks for. The app says what is wrong where there is none, in the client's dialect."""
+        try:
+            name = self.state.name(asked)
+        except RequestError:
+            return
+        try:
+            await self.load(name)
+            self.state.failures.pop(name, None)
+        except (CrossrtError, OSError) as error:
+            self.state.failures[name] = f"the model {name} cannot be opened: {error}"
+            logger.error(self.state.failures[name])
+
+    async def _peeked(self, scope: dict[str, Any], receive: Receive) -> tuple[Receive, str | None]:
+        """Read the body of a request, and return a function that gives it once more, with the model that it names."""
+        if scope["method"] != "POST" or NAMED.get() is not None or len(self.state.every) == 1:
+            return receive, None
+        messages: list[Message] = []
+        size, more = 0, True
+        while more and size <= self.state.settings.max_payload:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+        try:
+            asked = msgspec.json.decode(b"".join(message.get("body", b"") for message in messages), type=_Named).model
+        except msgspec.DecodeError:  # the app says what is wrong
+            asked = None
+        messages.reverse()
+
+        async def again() -> Message:
+            return messages.pop() if messages else await receive()
+
+        return again, asked

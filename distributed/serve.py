@@ -1,0 +1,97 @@
+"""`application`: the HTTP server as an application of Ray Serve, with as many replicas as the tokens that wait need."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..engine.errors import BackendError, OptionError
+from ..server.settings import Settings
+
+ONGOING = 1000
+"""Requests that Serve passes to a replica at a time. They wait in its queue, where they take turns and can be refused."""
+QUEUED = "queued_tokens"
+
+
+class QueuedTokens:
+    """The autoscaling policy: a replica for so many tokens of requests that were accepted and are not scored."""
+
+    def __init__(self, tokens_per_replica: int) -> None:
+        self._tokens = tokens_per_replica
+
+    def __call__(self, context: Any) -> tuple[int, Mapping[str, Any]]:
+        """Return the replicas wanted, before Serve's limits and delays. `context` is Serve's AutoscalingContext."""
+        queued = sum((context.aggregated_metrics or {}).get(QUEUED, {}).values())
+        return max(1, math.ceil(queued / self._tokens)), {}
+
+
+def application(
+    settings: Settings,
+    *,
+    threads: int = 1,
+    gpus: float = 0,
+    bundles_per_replica: int = 3,
+    min_replicas: int = 1,
+    max_replicas: int = 1,
+    tokens_per_replica: int = 100_000,
+    autoscaling: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return a `ray.serve.Application` that answers as `crossrt serve` does; run it with `ray.serve.run`.
+
+    Every path, dialect, limit and key of `settings` is that of `crossrt serve`; sockets, TLS, workers and signals are Serve's. A
+    replica gets `threads` processors, as many as its models have threads, and `gpus` GPUs. It opens a bundle when a request
+    names it, by Serve's header `serve_multiplexed_model_id` or the field `model` of its body, and keeps up to
+    `bundles_per_replica` open. Serve starts replicas, up to `max_replicas`, until each has fewer than `tokens_per_replica` tokens
+    waiting. `autoscaling` has further fields of Serve's AutoscalingConfig, such as delays.
+
+    Raises BackendError where Ray Serve is not installed, OptionError for numbers below 1.
+    """
+    counts = {"threads": threads, "bundles_per_replica": bundles_per_replica, "tokens_per_replica": tokens_per_replica}
+    if wrong := [name for name, value in counts.items() if value < 1]:
+        raise OptionError(f"{wrong[0]}={counts[wrong[0]]}: give 1 or more")
+    try:
+        from ray import serve
+        from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+    except ImportError:
+        raise BackendError('this needs Ray Serve: pip install "crossrt[ray]"') from None
+    device = {"device": "cuda" if gpus else "cpu", "threads": threads}
+    models = tuple(replace(model, options={**model.options, **device}) for model in settings.models)
+    settings = replace(settings, models=models)
+
+    @serve.deployment(
+        name="crossrt",
+        max_ongoing_requests=ONGOING,
+        ray_actor_options={"num_cpus": threads, "num_gpus": gpus},
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            policy=AutoscalingPolicy(
+                policy_function=QueuedTokens, policy_kwargs={"tokens_per_replica": tokens_per_replica}
+            ),
+            **(autoscaling or {}),
+        ),
+    )
+    @serve.ingress()
+    class Reranker:
+        def __init__(self) -> None:
+            from .multiplexed import Multiplexed
+
+            self._served = Multiplexed(settings)
+            self._served.load = self.load
+
+        def __serve_build_asgi_app__(self) -> Any:
+            return self._served
+
+        @serve.multiplexed(max_num_models_per_replica=bundles_per_replica)
+        async def load(self, name: str) -> Any:
+            return await self._served.open(name)
+
+        async def record_autoscaling_stats(self) -> dict[str, int]:
+            return {QUEUED: self._served.queued_tokens}
+
+        async def check_health(self) -> None:
+            if problem := await self._served.state.problem():
+                raise RuntimeError(problem)
+
+    deployed: Any = Reranker
+    return deployed.bind()

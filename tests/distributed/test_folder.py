@@ -1,0 +1,104 @@
+"""Files of a job in a directory and behind a URL, a store that is fetched once, and whose parts a folder holds."""
+
+import dataclasses
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from crossrt.distributed import fetched as module
+from crossrt.distributed.fetched import fetched
+from crossrt.distributed.folder import Folder
+from crossrt.distributed.identity import Identity, bundle_digest
+from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.errors import BackendError, DataFileError, StoreError
+from crossrt.engine.files.cache import VARIABLE
+from crossrt.engine.store.passage_store import DESCRIPTION, PassageStore
+
+
+@pytest.fixture(params=["path", "url"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "path":
+        return Folder(str(tmp_path / "folder"))
+    pytest.importorskip("fsspec")
+    return Folder(f"file://{tmp_path}/folder")
+
+
+def test_files_are_written_read_listed_and_removed(folder: Folder) -> None:
+    folder.make()
+    assert folder.names("parts") == set()
+    with pytest.raises(FileNotFoundError):
+        folder.read("parts/a")
+    folder.write("parts/a", b"one")
+    folder.write("parts/a", b"two")
+    folder.write("parts/b", b"")
+    assert folder.read("parts/a") == b"two"
+    assert folder.names("parts") == {"a", "b"}
+    assert folder.exists("parts/b")
+    assert not folder.exists("parts/c")
+    folder.remove("parts")
+    folder.remove("parts")
+    assert folder.names("parts") == set()
+
+
+def test_an_address_of_an_unknown_kind_is_refused() -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(BackendError, match="nowhere://x"):
+        Folder("nowhere://x")
+
+
+IDENTITY = Identity(bundle="tiny@1", store="2", options={"precision": None, "exact": None}, block=10, cut=5)
+
+
+def test_a_folder_takes_parts_of_one_job_only(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    dataclasses.replace(IDENTITY, block=99).claim(folder)  # there are no parts yet
+    IDENTITY.claim(folder)
+    folder.write("parts/one", b"")
+    IDENTITY.claim(folder)
+    other = dataclasses.replace(IDENTITY, bundle="tiny@2", options={"precision": "int8", "exact": None})
+    with pytest.raises(DataFileError) as refused:
+        other.claim(folder)
+    assert "holds parts of another job: precision was None and is int8; bundle was tiny@1 and is tiny@2" in str(
+        refused.value
+    )
+    (tmp_path / "job.json").write_text("{")
+    with pytest.raises(DataFileError, match=r"job\.json cannot be used"):
+        IDENTITY.claim(folder)
+    (tmp_path / "job.json").unlink()
+    with pytest.raises(DataFileError, match=r"has parts and no job\.json"):
+        IDENTITY.claim(folder)
+
+
+def test_the_digest_of_a_bundle_is_that_of_its_files(demo_bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(demo_bundle, tmp_path / "copy")
+    assert bundle_digest(Bundle.open(copy)) == bundle_digest(Bundle.open(demo_bundle))
+    file = copy / "tokenizer.json"
+    file.write_bytes(file.read_bytes().replace(b"the", b"teh", 1))
+    assert bundle_digest(Bundle.open(copy)) != bundle_digest(Bundle.open(demo_bundle))
+
+
+def test_a_store_behind_a_url_is_copied_once(demo_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    copies: list[Path] = []
+    copy = module._copy
+
+    def counted(system: object, path: str, target: Path, place: str) -> None:
+        copies.append(target)
+        copy(system, path, target, place)
+
+    monkeypatch.setattr(module, "_copy", counted)
+    found: list[Path] = []
+    url = f"file://{demo_store}"
+    threads = [threading.Thread(target=lambda: found.append(fetched(url, DESCRIPTION))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(found), len(set(found)), len(copies)) == (4, 1, 1)
+    assert len(PassageStore(found[0])) == len(PassageStore(demo_store))
+    assert fetched(str(demo_store), DESCRIPTION) == demo_store
+    with pytest.raises(StoreError, match=r"file:///nowhere/store\.json cannot be read"):
+        fetched("file:///nowhere", DESCRIPTION)

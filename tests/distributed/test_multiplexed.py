@@ -1,0 +1,172 @@
+"""The server's app over several bundles: each is opened when a request names it, and closed for others. Without Ray."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for package in ("msgspec", "uvicorn", "starlette", "prometheus_client"):
+    pytest.importorskip(package, reason="crossrt[serve] is not installed")
+
+from crossrt import CrossEncoder
+from crossrt.distributed.multiplexed import HEADER, Multiplexed, OpenedModel
+from crossrt.distributed.serve import QueuedTokens
+from crossrt.server.models.model_settings import ModelSettings
+from crossrt.server.settings import Settings
+
+TEXTS = ["K2 is high", "Berlin is a city"]
+
+
+class Opener:
+    """Opens the demo model under any name, and remembers which names were opened."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.bundle, self.names = bundle, list[str]()
+
+    def __call__(self, settings: ModelSettings) -> CrossEncoder:
+        self.names.append(settings.name)
+        return CrossEncoder(self.bundle, device="cpu", threads=1)
+
+
+class Asked:
+    """An app with two models, and what it answers."""
+
+    def __init__(self, app: Multiplexed, opener: Opener) -> None:
+        self.app, self.opener = app, opener
+        self.kept: list[Any] = []
+
+    async def load(self, name: str) -> None:
+        """Open one model at a time, as Ray Serve does with one bundle for each replica."""
+        if name not in self.app.state.models:
+            self.kept.clear()
+            await asyncio.sleep(0.05)
+            self.kept.append(await self.app.open(name))
+
+    async def post(self, body: bytes, *headers: tuple[bytes, bytes]) -> tuple[int, Any]:
+        messages = [{"type": "http.request", "body": body[:9], "more_body": True}]
+        messages.append({"type": "http.request", "body": body[9:], "more_body": False})
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            if messages:
+                return messages.pop(0)
+            await asyncio.sleep(60)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/rerank", "headers": list(headers)}
+        await self.app(scope, receive, send)
+        return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
+
+
+@pytest.fixture
+def conversation(demo_bundle: Path) -> Callable[..., Any]:
+    def run(talk: Callable[[Asked], Coroutine[Any, Any, Any]], *names: str) -> Any:
+        async def main() -> Any:
+            models = tuple(ModelSettings(name=name, bundle=str(demo_bundle)) for name in names or ("small", "large"))
+            opener = Opener(demo_bundle)
+            asked = Asked(Multiplexed(Settings(models=models, log_requests="none"), opener=opener), opener)
+            asked.app.load = asked.load
+            return await talk(asked)
+
+        return asyncio.run(main())
+
+    return run
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"query": "how tall is k2", "documents": TEXTS, **fields}).encode()
+
+
+def test_a_request_is_answered_by_the_model_that_it_names(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        for request, headers, name in [
+            (body(), (), "small"),
+            (body(model="large"), (), "large"),
+            (body(model="small"), ((HEADER, b"large"),), "large"),
+            (b'{"query": "q", "texts": ["a"]}', ((HEADER, b"large"),), "large"),
+            (body(model="small"), (), "small"),
+        ]:
+            status, answer = await asked.post(request, *headers)
+            assert status == 200
+            assert isinstance(answer, list) or answer["model"] == name
+            assert list(asked.app.state.models) == [name]
+            assert asked.app.queued_tokens == 0
+        assert asked.opener.names == ["small", "large", "small"]
+
+    conversation(talk)
+
+
+def test_an_unknown_name_and_a_body_that_is_none_are_refused_by_the_app(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        assert (await asked.post(body(model="none")))[0] == 404
+        status, answer = await asked.post(body(), (HEADER, b"none"))
+        assert status == 404
+        assert "there is no model 'none'; this server has small, large" in answer["message"]
+        assert (await asked.post(b"{"))[0] == 400
+        assert (await asked.post(b'{"query": "q", "documents": [], "model": 7}'))[0] == 400
+
+    conversation(talk)
+
+
+def test_one_model_answers_whatever_the_name(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        assert (await asked.post(body(model="rerank-v3.5")))[1]["model"] == "only"
+
+    conversation(talk, "only")
+
+
+def test_a_model_that_was_closed_for_others_asks_to_try_again(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        async def nothing(name: str) -> None:
+            return
+
+        asked.app.load = nothing
+        assert (await asked.post(body()))[0] == 429
+
+    conversation(talk)
+
+
+def test_a_model_that_cannot_be_opened_says_why(conversation: Callable[..., Any], tmp_path: Path) -> None:
+    async def talk(asked: Asked) -> None:
+        bundle, asked.opener.bundle = asked.opener.bundle, tmp_path
+        status, answer = await asked.post(body())
+        assert status == 503
+        assert "the model small cannot be opened: " in answer["message"]
+        asked.opener.bundle = bundle
+        assert (await asked.post(body()))[0] == 200
+
+    conversation(talk)
+
+
+def test_requests_that_are_being_scored_end_with_their_model(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        many = json.dumps({"query": "how tall is k2", "documents": TEXTS * 200, "model": "large"}).encode()
+        scoring = asyncio.create_task(asked.post(many))
+        while not asked.app.queued_tokens:
+            await asyncio.sleep(0.001)
+        assert (await asked.post(body(model="small")))[0] == 200
+        assert "large" not in asked.app.state.models
+        assert (await scoring)[0] == 200
+
+    conversation(talk)
+
+
+def test_an_opened_model_may_be_dropped_after_the_loop(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> OpenedModel:
+        return await asked.app.open("small")
+
+    conversation(talk).__del__()
+
+
+@pytest.mark.parametrize(("queued", "replicas"), [({}, 1), ({"a": 100, "b": 0}, 1), ({"a": 100, "b": 101}, 3)])
+def test_a_replica_for_so_many_tokens_that_wait(queued: dict[str, int], replicas: int) -> None:
+    class Context:
+        aggregated_metrics = {"queued_tokens": queued}  # noqa: RUF012
+
+    assert QueuedTokens(100)(Context())[0] == replicas
