@@ -15,8 +15,8 @@ from crossrt.engine.backends.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.backends.tensorrt import TensorRtExecutor
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_gpu
-from crossrt.engine.runtime.execution_config import GpuConfig
-from crossrt.engine.runtime.select import choose_execution
+from crossrt.engine.selection.execution_config import GpuConfig
+from crossrt.engine.selection.select import choose_execution
 
 Pairs = Sequence[tuple[str, str]]
 PEER = "sentence-transformers FP16"

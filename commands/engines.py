@@ -48,7 +48,7 @@ def engines(
 ) -> None:
     """Build TensorRT engines of a bundle for this machine's GPU, check them on it, and put them into the bundle."""
     from ..engine.bundle.bundle import Bundle
-    from ..engine.runtime.select_gpu import ordinals_of
+    from ..engine.selection.select_gpu import ordinals_of
     from ..export.tensorrt.engines import here
 
     options = building.build_options()

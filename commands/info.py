@@ -28,7 +28,7 @@ def info(
 ) -> None:
     """Show what a bundle holds, and what would run here and why."""
     from ..engine.bundle.bundle import Bundle
-    from ..engine.runtime.select import choose_execution
+    from ..engine.selection.select import choose_execution
 
     opened = Bundle.open(bundle, verify=verify)
     if as_json:

@@ -33,8 +33,8 @@ def tune(
     from ..calibration.calibration_set import CalibrationSet
     from ..engine.bundle.bundle import Bundle
     from ..engine.runtime.autotune import ROUNDS, candidates, fastest, tune
-    from ..engine.runtime.select_cpu import choose_cpu
-    from ..engine.runtime.tuning import Tuning
+    from ..engine.selection.select_cpu import choose_cpu
+    from ..engine.selection.tuning import Tuning
     from ..engine.text.tokenizer import read_tokenizer
     from ..engine.text.typical_pairs import typical_pairs
 

@@ -28,8 +28,8 @@ from .runtime.exact_ranking import ExactRankings, exact_best
 from .runtime.pending import Pending
 from .runtime.request import Request, Scored
 from .runtime.scorer import Scorer, open_scorer
-from .runtime.select import choose_execution
 from .scores import best_first, label_scores, relevance_scores
+from .selection.select import choose_execution
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, checked_passages, is_single

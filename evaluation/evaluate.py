@@ -17,7 +17,7 @@ from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, DataFileError, OptionError
 from ..engine.files.lock import held
 from ..engine.files.publish import clear_abandoned, replaced_text
-from ..engine.runtime.execution_config import CpuConfig
+from ..engine.selection.execution_config import CpuConfig
 from ..measurement.environment import commit, machine, versions
 from ..measurement.model_config import CANDIDATES
 from ..measurement.provenance import Provenance

@@ -16,8 +16,8 @@ from ..engine.files.digests import content_sha256, sha256_of
 from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
 from ..engine.runtime.exact_ranking import score_error
-from ..engine.runtime.execution_config import CpuConfig, ExecutionConfig
-from ..engine.runtime.select import choose_execution
+from ..engine.selection.execution_config import CpuConfig, ExecutionConfig
+from ..engine.selection.select import choose_execution
 from ..engine.text.windows import Windows
 
 CANDIDATES = "candidates"

@@ -9,8 +9,8 @@ from ..calibration.judging_set import QUERIES
 from ..calibration.ranking import top_overlap
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError
-from ..engine.runtime.execution_config import CpuConfig
 from ..engine.scores import best_first
+from ..engine.selection.execution_config import CpuConfig
 from ..measurement.model_config import ModelConfig
 from .measure import Floats, Row
 from .operations import flops_of, padding_of

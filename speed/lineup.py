@@ -11,7 +11,7 @@ from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import BackendError, OptionError
 from ..engine.hardware.cpus import usable_cpus
 from ..engine.precision import Precision
-from ..engine.runtime.select import choose_execution
+from ..engine.selection.select import choose_execution
 from ..measurement.model_config import FP32_ALONE, ModelConfig, Options, names_of
 
 RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))

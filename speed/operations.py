@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from ..engine.batching.plan import MOST_TOKENS, plan_batches
 from ..engine.bundle.bundle import Bundle
-from ..engine.runtime.execution_config import CpuConfig
+from ..engine.selection.execution_config import CpuConfig
 
 Lengths = npt.NDArray[np.int64]
 

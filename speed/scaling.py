@@ -11,7 +11,7 @@ from ..engine.batching.batch import Batch
 from ..engine.bundle.bundle import Bundle
 from ..engine.errors import BackendError
 from ..engine.hardware.cpus import usable_cpus
-from ..engine.runtime.execution_config import CpuConfig
+from ..engine.selection.execution_config import CpuConfig
 from ..measurement.model_config import ModelConfig
 from .fits import Floats, amdahl, polynomial, saturating
 from .measure import Plan, opened

@@ -20,6 +20,7 @@ ROOMS = (
     "engine.batching",
     "engine.cuda",
     "engine.backends",
+    "engine.selection",
     "engine.runtime",
     "engine, the top",  # what users hold
     "integrations",

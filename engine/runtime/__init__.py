@@ -1,1 +1,1 @@
-"""Chooses the backend, precision and device of a bundle, and runs requests on them."""
+"""Runs requests on the backends that were chosen: batches, turns, results."""

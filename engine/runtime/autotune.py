@@ -11,10 +11,10 @@ import numpy.typing as npt
 from ..backends.registry import installed_backends
 from ..bundle.bundle import Bundle
 from ..precision import Precision
+from ..selection.execution_config import CpuConfig
+from ..selection.select_cpu import able_backends
 from ..text.encoded_pairs import EncodedPairs
 from .cpu_scorer import CpuScorer
-from .execution_config import CpuConfig
-from .select_cpu import able_backends
 
 ROUNDS = 5
 """Measured rounds, after one that warms up."""

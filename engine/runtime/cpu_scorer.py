@@ -18,8 +18,8 @@ from ..closable import Closable
 from ..errors import BackendError, BundleError
 from ..hardware.cpus import CORES
 from ..process.forks import OPENING, keep_for_ever
+from ..selection.execution_config import CpuConfig
 from ..text.encoded_pairs import EncodedPairs
-from .execution_config import CpuConfig
 from .pending import Pending
 from .streams import CpuBatch, Streams
 from .turns import WaitingBatch

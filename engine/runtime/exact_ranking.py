@@ -14,10 +14,10 @@ from ..kernels.support import judged_as
 from ..precision import Precision
 from ..process.forks import OPENING
 from ..scores import raw_relevance
-from .execution_config import ExecutionConfig
+from ..selection.execution_config import ExecutionConfig
+from ..selection.select import choose_execution
 from .request import BestWindows, Request, Scored
 from .scorer import Scorer, open_scorer
-from .select import choose_execution
 from .top_k import Rows, exact_top_k
 
 

@@ -18,8 +18,8 @@ from ..closable import Closable
 from ..errors import BackendError, ShapeError
 from ..hardware.cpus import usable_cpus
 from ..process.forks import keep_for_ever
+from ..selection.execution_config import GpuConfig
 from ..text.encoded_pairs import EncodedPairs
-from .execution_config import GpuConfig
 from .gpu_lane import GpuLane
 from .gpu_pipeline import GpuPipeline, Rows
 from .pending import Pending, submitted

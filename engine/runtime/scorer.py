@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
+from ..selection.execution_config import CpuConfig, ExecutionConfig
 from ..text.encoded_pairs import EncodedPairs
 from .cpu_scorer import CpuScorer
-from .execution_config import CpuConfig, ExecutionConfig
 from .pending import Pending
 
 
@@ -56,7 +56,7 @@ def open_scorer(bundle: Bundle, config: ExecutionConfig) -> Scorer:
     """Open a model on the CPU or GPUs of `config`. Raises BundleError, BackendError or CudaError when it cannot run."""
     if isinstance(config, CpuConfig):
         return CpuScorer(bundle, config)
+    from ..selection.select_gpu import open_executors
     from .gpu_scorer import GpuScorer
-    from .select_gpu import open_executors
 
     return GpuScorer(bundle, config, open_executors(bundle, config))

@@ -8,7 +8,7 @@ from ...engine.bundle.bundle import Bundle
 from ...engine.errors import OptionError
 from ...engine.labels import label_number, need_label
 from ...engine.options import whole
-from ...engine.runtime.select_precision import choose_precision
+from ...engine.selection.select_precision import choose_precision
 
 READERS: dict[str, Callable[[str], Any]] = {
     "precision": str,

@@ -13,7 +13,7 @@ from ...engine.errors import BundleError, OptionError
 from ...engine.files.publish import published_directory
 from ...engine.options import whole
 from ...engine.precision import Precision
-from ...engine.runtime.select_precision import choose_precision
+from ...engine.selection.select_precision import choose_precision
 from .config import BUNDLE, Instances, check_name, onnxruntime_config, python_config
 from .parameters import check_options, parameters_of
 

@@ -12,7 +12,7 @@ from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.engine_file import EngineFile
 from crossrt.engine.bundle.profiles import profiles_for
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime.execution_config import CpuConfig
+from crossrt.engine.selection.execution_config import CpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 
 QUERY = "where is the river"

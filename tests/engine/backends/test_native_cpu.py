@@ -32,7 +32,7 @@ from crossrt.engine.kernels.support import native_kind, only_kinds, why_not_nati
 from crossrt.engine.native_library import native_library
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
-from crossrt.engine.runtime.execution_config import CpuConfig
+from crossrt.engine.selection.execution_config import CpuConfig
 from tests.conftest import REPOSITORY
 from tests.engine.backends.native_arithmetic import logits_of
 

@@ -20,8 +20,8 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import DTYPES, PANEL, ModelDims, NativeModel
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime.execution_config import GpuConfig
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
+from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.backends import emulated_gpu
 from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation

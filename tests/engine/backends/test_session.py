@@ -20,8 +20,8 @@ from crossrt.engine.errors import BackendError, BundleError, OptionError, ShapeE
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_cpu, tuning
 from crossrt.engine.runtime.autotune import Candidate, candidates, fastest
-from crossrt.engine.runtime.select import choose_execution
-from crossrt.engine.runtime.tuning import Tuning
+from crossrt.engine.selection.select import choose_execution
+from crossrt.engine.selection.tuning import Tuning
 from tests.engine.samples import batch_of, cpu_config
 from tests.processors import openvino_has_bf16
 

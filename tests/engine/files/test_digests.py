@@ -13,7 +13,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.files import digests
 from crossrt.engine.files.digests import content_sha256
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime.tuning import Tuning
+from crossrt.engine.selection.tuning import Tuning
 
 
 @pytest.fixture

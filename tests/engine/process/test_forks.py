@@ -136,7 +136,7 @@ def test_a_fork_waits_until_no_session_is_being_opened_or_closed(bundle: Path) -
     program = """
 import os, sys, threading, time
 from crossrt import CrossEncoder
-from crossrt.engine.runtime.execution_config import CpuConfig
+from crossrt.engine.selection.execution_config import CpuConfig
 opening, done = threading.Event(), []
 open_session = CpuConfig.open
 class Slow:

@@ -21,8 +21,8 @@ from crossrt.engine.hardware.cpus import Cores
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import chunks, cpu_scorer, streams
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
-from crossrt.engine.runtime.execution_config import CpuConfig
 from crossrt.engine.runtime.pending import Pending
+from crossrt.engine.selection.execution_config import CpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from tests.engine.samples import cpu_config, pairs_of

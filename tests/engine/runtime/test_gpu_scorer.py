@@ -21,9 +21,9 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.profiles import Shape
 from crossrt.engine.errors import BackendError, CudaError, ShapeError
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime.execution_config import GpuConfig
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
 from crossrt.engine.runtime.pending import Pending
+from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 from tests.engine.samples import pairs_of

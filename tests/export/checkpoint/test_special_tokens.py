@@ -19,8 +19,8 @@ from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime.execution_config import GpuConfig
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
+from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle

@@ -29,7 +29,7 @@ from crossrt.engine.kernels.instruction_sets import KINDS
 from crossrt.engine.kernels.support import judged_as, only_kinds, why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
-from crossrt.engine.runtime.select import choose_execution
+from crossrt.engine.selection.select import choose_execution
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
@@ -91,10 +91,12 @@ def test_auto_takes_int8_and_none_does_not(exported: Bundle) -> None:
 
 
 def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime", "openvino"))
+    monkeypatch.setattr(
+        "crossrt.engine.selection.select_cpu.installed_backends", lambda *_: ("onnxruntime", "openvino")
+    )
 
     def chosen(bundle: Bundle, precision: str, *, vnni: bool) -> str:
-        monkeypatch.setattr("crossrt.engine.runtime.select_cpu.has_vnni", lambda: vnni)
+        monkeypatch.setattr("crossrt.engine.selection.select_cpu.has_vnni", lambda: vnni)
         return choose_execution(bundle, precision=precision, device="cpu", tuned=False).backend
 
     models = exported.manifest.models
@@ -115,7 +117,7 @@ def test_untuned_int8_goes_where_it_is_fast_and_was_judged(exported: Bundle, mon
     assert chosen(judged(128, onnxruntime=True, openvino=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True), "int8", vnni=True) == "onnxruntime"
     assert chosen(judged(onnxruntime=True, openvino=False), "int8", vnni=True) == "onnxruntime"
-    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.selection.select_cpu.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(everywhere, "int8", vnni=True) == "onnxruntime"
 
 
@@ -123,7 +125,7 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime", "openvino", "native")
+        "crossrt.engine.selection.select_cpu.installed_backends", lambda *_: ("onnxruntime", "openvino", "native")
     )
     models = exported.manifest.models
     passed = {"onnxruntime": True, "openvino": True, "native": True, "native_narrow": True}
@@ -151,10 +153,10 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
         chosen(judged(), precision="fp32", backend="native")
     with pytest.raises(BackendError, match="native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"):
         chosen(judged(), precision="fp16", backend="native")
-    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("onnxruntime",))
+    monkeypatch.setattr("crossrt.engine.selection.select_cpu.installed_backends", lambda *_: ("onnxruntime",))
     assert chosen(judged()) == "onnxruntime"
     monkeypatch.setattr(
-        "crossrt.engine.runtime.select_cpu.why_not_native", lambda *_: "this processor lacks avx512_vnni"
+        "crossrt.engine.selection.select_cpu.why_not_native", lambda *_: "this processor lacks avx512_vnni"
     )
     with pytest.raises(BackendError, match="native cannot run here in int8: this processor lacks avx512_vnni"):
         chosen(judged(), backend="native")
@@ -191,7 +193,7 @@ def test_auto_takes_fp32_where_the_backend_cannot_compute_int8(
 
     def chosen(*others: str, backend: str = "auto") -> tuple[str, Precision]:
         monkeypatch.setattr(
-            "crossrt.engine.runtime.select_cpu.installed_backends",
+            "crossrt.engine.selection.select_cpu.installed_backends",
             lambda precision: (*others, "native") if precision is Precision.FP32 else others,
         )
         config = choose_execution(bundle, precision="auto", backend=backend, device="cpu", tuned=False)
@@ -221,7 +223,7 @@ def test_the_native_kernels_have_a_file_and_a_check_of_their_own(exported: Bundl
 
 def test_int8_of_7_bits_is_taken_only_where_it_was_judged(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor with AVX2 alone, which gives other scores than those that `native` speaks of."""
-    select = "crossrt.engine.runtime.select_cpu"
+    select = "crossrt.engine.selection.select_cpu"
     monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "native"))
     monkeypatch.setattr(f"{select}.judged_as", lambda name, _: "native_narrow" if name == "native" else name)
     models = exported.manifest.models
@@ -245,7 +247,7 @@ def test_int8_of_7_bits_is_taken_only_where_it_was_judged(exported: Bundle, monk
 def test_kernels_that_were_not_measured_are_taken_where_no_other_backend_is(
     name: str, exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select = "crossrt.engine.runtime.select_cpu"
+    select = "crossrt.engine.selection.select_cpu"
     kind = next(kind for kind in KINDS if kind.name == name)
     monkeypatch.setattr(f"{select}.native_kind", lambda _: kind)
     models = exported.manifest.models
@@ -268,7 +270,7 @@ def test_on_amx_openvino_computes_int8_where_it_was_judged(
     judged: bool, exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The native kernels that have been measured compute by AVX512 there."""
-    select = "crossrt.engine.runtime.select_cpu"
+    select = "crossrt.engine.selection.select_cpu"
     monkeypatch.setattr(f"{select}.instructions", lambda: frozenset({"amx_tile", "amx_int8", "amx_bf16"}))
     monkeypatch.setattr(f"{select}.native_kind", lambda _: next(kind for kind in KINDS if kind.name == "avx512_bf16"))
     monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "openvino", "native"))
@@ -517,7 +519,7 @@ def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
     with pytest.raises(SystemExit):
         main()
     assert "passed as onnxruntime computes it, FAILED as openvino computes it" in capsys.readouterr().out
-    monkeypatch.setattr("crossrt.engine.runtime.select_cpu.installed_backends", lambda *_: ("openvino",))
+    monkeypatch.setattr("crossrt.engine.selection.select_cpu.installed_backends", lambda *_: ("openvino",))
     config = choose_execution(made, precision="auto", device="cpu")
     assert (config.precision, config.backend) == (Precision.FP32, "openvino"), (
         "INT8 would run in a backend it failed in"

@@ -19,9 +19,9 @@ from crossrt.engine.errors import BackendError, OptionError
 from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
-from crossrt.engine.runtime.execution_config import GpuConfig
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
-from crossrt.engine.runtime.select import choose_execution
+from crossrt.engine.selection.execution_config import GpuConfig
+from crossrt.engine.selection.select import choose_execution
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference

@@ -19,7 +19,7 @@ from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.hardware.gpus import Gpu
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_gpu as gpu_module
-from crossrt.engine.runtime.execution_config import GpuConfig
+from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.export.tensorrt import engine_builder, engines
 from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
 
@@ -98,7 +98,7 @@ def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str,
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: True if name == "tensorrt" else find_spec(name, *rest)
     )
-    monkeypatch.setattr("crossrt.engine.runtime.select_gpu.open_executors", opened)
+    monkeypatch.setattr("crossrt.engine.selection.select_gpu.open_executors", opened)
     return found
 
 

@@ -31,9 +31,9 @@ from crossrt.engine.hardware.gpus import Gpu, gpus
 from crossrt.engine.log import warn_once
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import select_gpu
-from crossrt.engine.runtime.execution_config import ExecutionConfig, GpuConfig
-from crossrt.engine.runtime.select import choose_execution
-from crossrt.engine.runtime.select_gpu import choose_gpu, open_executors
+from crossrt.engine.selection.execution_config import ExecutionConfig, GpuConfig
+from crossrt.engine.selection.select import choose_execution
+from crossrt.engine.selection.select_gpu import choose_gpu, open_executors
 from tests.engine.cuda.memory_device import MemoryDevice, MemoryExecutor
 from tests.engine.samples import engine_file
 

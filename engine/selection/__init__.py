@@ -1,0 +1,1 @@
+"""Which backend, precision and shapes a model is opened with."""
