@@ -14,7 +14,7 @@ from crossrt.engine.backends.gpu_executor import GpuExecutor
 from crossrt.engine.backends.onnxruntime_cuda import OnnxRuntimeExecutor
 from crossrt.engine.backends.tensorrt import TensorRtExecutor
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import select_gpu
+from crossrt.engine.selection import select_gpu
 from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.selection.select import choose_execution
 

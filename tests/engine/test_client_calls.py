@@ -21,7 +21,7 @@ import crossrt
 from crossrt.engine import cross_encoder
 from crossrt.engine.errors import BackendError, OptionError, UnsupportedOptionError
 from crossrt.engine.log import warn_once
-from crossrt.engine.runtime import select_cpu
+from crossrt.engine.selection import select_cpu
 
 ATOL = 1e-4
 QUERY = "where is the river"

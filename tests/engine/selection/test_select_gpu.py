@@ -30,7 +30,7 @@ from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.hardware.gpus import Gpu, gpus
 from crossrt.engine.log import warn_once
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import select_gpu
+from crossrt.engine.selection import select_gpu
 from crossrt.engine.selection.execution_config import ExecutionConfig, GpuConfig
 from crossrt.engine.selection.select import choose_execution
 from crossrt.engine.selection.select_gpu import choose_gpu, open_executors

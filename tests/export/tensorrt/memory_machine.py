@@ -18,7 +18,7 @@ from crossrt.engine.bundle.profiles import Shape
 from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.hardware.gpus import Gpu
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import select_gpu as gpu_module
+from crossrt.engine.selection import select_gpu as gpu_module
 from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.export.tensorrt import engine_builder, engines
 from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
