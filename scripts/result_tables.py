@@ -281,30 +281,17 @@ RAY_PAIRS = 7_000_000
 
 
 def ray_table() -> str:
-    """A job on Ray beside one process, both from start to end; a job of one block tells what the start takes."""
+    """The processor time of jobs on Ray beside one process; a job of one block tells what the start takes."""
     result = load("ray")
     lines = [
-        "| | pairs | one process, s | on Ray, s | processor time of one, s | on Ray, s |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| | pairs | one process, s | on Ray, s | speed for the same time, without the start |",
+        "|---|--:|--:|--:|--:|",
     ]
     for bundle, row in result["speed"].items():
-        for each in (result["start"][bundle], row):
-            cells = [
-                median(each[of][name]) for of in ("seconds", "processor_seconds") for name in ("one process", "ray")
-            ]
-            numbers = " | ".join(f"{value:.1f}" for value in cells)
-            lines.append(f"| {RAY_BUNDLES[bundle]} | {each['pairs']:,} | {numbers} |")
-    return "\n".join(lines) + "\n"
-
-
-def ray_share_table() -> str:
-    """The share of one process's pairs a second that a job reaches on Ray, by both measures."""
-    result = load("ray")
-    lines = ["| | with the start | without it | by processor time, without the start |", "|---|--:|--:|--:|"]
-    for bundle, row in result["speed"].items():
         start = result["start"][bundle]
-        shares = [row["share"], *(without(start, row, measured) for measured in ("seconds", "processor_seconds"))]
-        lines.append(f"| {RAY_BUNDLES[bundle]} | {' | '.join(f'{share:.3f}' for share in shares)} |")
+        for each, share in ((start, "-"), (row, f"{without(start, row, 'processor_seconds'):.3f}")):
+            one, ray = (median(each["processor_seconds"][name]) for name in ("one process", "ray"))
+            lines.append(f"| {RAY_BUNDLES[bundle]} | {each['pairs']:,} | {one:.1f} | {ray:.1f} | {share} |")
     return "\n".join(lines) + "\n"
 
 
@@ -336,8 +323,10 @@ def ray_kills_table() -> str:
 
 
 def ray_plan_table() -> str:
-    """How long a large job would take, computed from the rate that was measured on two processors."""
-    rate = load("ray")["speed"]["minilm-l6 int8"]["pairs_per_s"]["ray"]
+    """How long a large job would take, computed from a rate on two processors and from Ray's share of the processor time."""
+    result, bundle = load("ray"), "tinybert-l2 fp32"
+    share = without(result["start"][bundle], result["speed"][bundle], "processor_seconds")
+    rate = load("serving")["closed"]["100"]["in_process"] * share
     lines = ["| nodes | processors of each | pairs/s | 7,000,000 pairs |", "|--:|--:|--:|--:|"]
     for nodes, processors in RAY_PLAN:
         speed_of_all = rate * nodes * processors / 2
@@ -357,7 +346,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "waiting": waiting_table,
     "overhead": overhead_table,
     "ray": ray_table,
-    "ray-share": ray_share_table,
     "ray-memory": ray_memory_table,
     "ray-kills": ray_kills_table,
     "ray-plan": ray_plan_table,
@@ -370,10 +358,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "waiting": ("serving",),
     "overhead": ("serving",),
     "ray": ("ray",),
-    "ray-share": ("ray",),
     "ray-memory": ("ray",),
     "ray-kills": ("ray",),
-    "ray-plan": ("ray",),
+    "ray-plan": ("ray", "serving"),
 }
 """Results without which a table is left as it is."""
 
