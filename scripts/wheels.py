@@ -195,6 +195,7 @@ def check_library(platform: Platform, library: Library, file: Path) -> None:
     """
     import lief
 
+    lief.logging.disable()  # it remarks on what Zig leaves out of a Mach-O file
     binary = lief.parse(str(file))
     exported = {function.name.lstrip("_") for function in binary.exported_functions}
     if library.interface not in exported:
