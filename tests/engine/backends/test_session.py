@@ -18,8 +18,8 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError, BundleError, OptionError, ShapeError
 from crossrt.engine.precision import Precision
-from crossrt.engine.selection import select_cpu, tuning
 from crossrt.engine.runtime.autotune import Candidate, candidates, fastest
+from crossrt.engine.selection import select_cpu, tuning
 from crossrt.engine.selection.select import choose_execution
 from crossrt.engine.selection.tuning import Tuning
 from tests.engine.samples import batch_of, cpu_config
