@@ -60,9 +60,7 @@ def kinds(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if described is not None:
         file.write_text(described)
     monkeypatch.setattr(cpus, "CPUINFO", file)
-    monkeypatch.setattr(
-        cpus, "native_library", lambda _: None
-    )  # which would ask this processor where there is no /proc
+    monkeypatch.setattr(cpus, "native_library", lambda name: None)  # it would ask this machine's processor
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     cpus.processor.cache_clear()
     monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
