@@ -32,6 +32,7 @@ def connected(address: str) -> Iterator[Any]:
     cluster's head. A connection that this process has already is used, and stays open. Raises BackendError where Ray is not
     installed and where nobody answers, OptionError for an address that is none.
     """
+    place = _host_and_port(address)
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
@@ -45,8 +46,8 @@ def connected(address: str) -> Iterator[Any]:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
         options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
-    else:
-        _reach(address)
+    elif place is not None:
+        _reach(*place)
     # Ray prints to standard output when a node is lost, where the run may be written to.
     with redirect_stdout(sys.stderr):
         try:
@@ -59,21 +60,26 @@ def connected(address: str) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Raise BackendError unless something listens at `host:port`."""
-    if address == "auto":
-        return
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """Return host and port of an address, None for `local` and `auto`. Raises OptionError for anything else."""
+    if address in (LOCAL, "auto"):
+        return None
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "/" in host:
         raise OptionError(
             f"--ray {address!r}: give local, auto, or host:port of the cluster's head. The job is started on a node of the "
             "cluster, for example by `ray job submit`"
         )
+    return host.strip("[]"), int(port)
+
+
+def _reach(host: str, port: int) -> None:
+    """Raise BackendError unless something listens at an address."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
+        socket.create_connection((host, port), timeout=TIMEOUT).close()
     except OSError as error:
         raise BackendError(
-            f"no Ray answers at {address} ({error.strerror or error}); `ray status` on the head shows whether it runs"
+            f"no Ray answers at {host}:{port} ({error.strerror or error}); `ray status` on the head shows whether it runs"
         ) from error
 
 

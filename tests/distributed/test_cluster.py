@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crossrt.distributed.cluster import Pool, _reach, pool_in
+from crossrt.distributed.cluster import Pool, _host_and_port, _reach, pool_in
 from crossrt.distributed.progress import Progress
 from crossrt.engine.errors import BackendError, OptionError
 
@@ -49,15 +49,22 @@ def test_more_than_any_node_has_is_refused(wanted: Any, message: str) -> None:
 def test_an_address_where_nobody_listens_is_named_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        _reach(f"127.0.0.1:{port}")
+        _reach("127.0.0.1", port)
     with pytest.raises(BackendError, match=f"no Ray answers at 127.0.0.1:{port}"):
-        _reach(f"127.0.0.1:{port}")
+        _reach("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:port"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(OptionError, match="give local, auto, or host:port"):
-        _reach(address)
+        _host_and_port(address)
+
+
+def test_an_address_is_a_host_and_a_port_or_none() -> None:
+    assert _host_and_port("local") is None
+    assert _host_and_port("auto") is None
+    assert _host_and_port("head:6379") == ("head", 6379)
+    assert _host_and_port("[::1]:6379") == ("::1", 6379)
 
 
 def test_progress_tells_speed_and_time_left(

@@ -283,7 +283,6 @@ def test_on_amx_openvino_computes_int8_where_it_was_judged(
     assert choose_execution(bundle, precision="fp32", device="cpu", tuned=False).backend != "openvino"
 
 
-@pytest.mark.processor
 def test_int8_of_7_bits_is_judged_where_it_can_be_computed(exported: Bundle) -> None:
     model = exported.manifest.models["int8"]
     with only_kinds("avx2"):
