@@ -51,4 +51,7 @@ plain = [
     for name in ("wordpiece", "processor")
 ]
 # Microsoft's compiler does not know these flags. The wheel for Windows has the libraries (scripts/wheels).
-setup(ext_modules=[] if sys.platform == "win32" else [*plain, *kernels])
+setup(
+    ext_modules=[] if sys.platform == "win32" else [*plain, *kernels],
+    options={"build_ext": {"parallel": True}},  # one compiler for each processor
+)

@@ -166,7 +166,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         program = folder / kind
         if not program.exists():
             source = f'-DSOURCE="{kind}.cpp"'
-            flags = ["-O3", "-fno-math-errno", *NEON[kind].compiler_flags]
+            flags = ["-O1", "-fno-math-errno", *NEON[kind].compiler_flags]
             compiled([CROSS, "-static", *COMMON, *flags, source], HERE / "score.cpp", program)
         return program
 
