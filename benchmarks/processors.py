@@ -8,8 +8,7 @@ PyTorch is limited to a kind; ONNX Runtime has no such setting, and uses what th
 candidates; all systems score it before the next, in an order that is turned round each time. What crossrt's own FP32 scores are,
 from the best kind, is what the others' errors are measured by.
 
-The ceiling is what the processor reaches in a loop of multiply-adds on registers alone (FP32, 256 or 512 bits), measured before
-and after. The share of it counts every multiply-add of the model, also those of the last layer that crossrt leaves out.
+`gmacs_per_second` counts every multiply-add of the model, also those of the last layer that crossrt leaves out.
 """
 
 import argparse
@@ -17,7 +16,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -44,31 +42,6 @@ LIMITS = {
 }
 """By kind of kernels: what limits oneDNN, in OpenVINO and PyTorch, to the same instructions."""
 PYTORCH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
-PEAK = """
-#include <immintrin.h>
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
-template <class Vec, class Step>
-double rate(Vec, Step step) {  // multiply-adds a second of one thread, in 1e9
-    using clock = std::chrono::steady_clock;
-    Vec sums[12] = {};
-    double best = 0;
-    for (int round = 0; round < 8; round++) {
-        const auto begin = clock::now();
-        for (int n = 0; n < 4000000; n++)
-            for (Vec& sum : sums) step(sum);
-        const std::chrono::duration<double> taken = clock::now() - begin;
-        best = std::max(best, 4e6 * 12 * (sizeof(Vec) / 4) / taken.count() / 1e9);
-    }
-    volatile float sink = sums[0][0] + sums[11][0];
-    (void)sink;
-    return best;
-}
-int main() {
-    std::printf("%f", rate(VECTOR{}, [](VECTOR& sum) { asm volatile("vfmadd231ps %0, %0, %0" : "+v"(sum)); }));
-}
-"""
 
 
 def main() -> None:
@@ -94,7 +67,6 @@ def main() -> None:
         (queries[query], [passages[one] for one in [*run[query]][: arguments.candidates]])
         for query in [*run][::step][: arguments.requests]
     ]
-    ceilings = {bits: [peak(bits)] for bits in (256, 512)}
     systems = systems_of(arguments)
     workers = [Worker(system, arguments) for system in systems]
     times = np.zeros((len(workers), len(requests)))
@@ -106,11 +78,8 @@ def main() -> None:
             scores[each].append(answer)
     for worker in workers:
         worker.close()
-    for bits, found in ceilings.items():
-        found.append(peak(bits))
     work_of = multiply_adds(arguments.bundle, requests)
     result = table(systems, times, scores, requests, work_of, arguments)
-    result["ceiling_gmacs_of_one_thread"] = ceilings
     for row in result["rows"]:
         print(json.dumps(row))
     if arguments.out:
@@ -266,18 +235,6 @@ def multiply_adds(path: Path, requests: Sequence[tuple[str, Sequence[str]]]) -> 
         linear = 4 * dims.hidden**2 + 2 * dims.hidden * dims.intermediate
         counts.append(dims.layers * (lengths * linear + 2 * lengths**2 * dims.hidden).sum())
     return np.array(counts)
-
-
-def peak(bits: int) -> float | None:
-    """Return the FP32 multiply-adds a second, in 1e9, that one thread reaches on registers; None where it cannot."""
-    if bits == 512 and "avx512f" not in instructions():
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder) / "peak.cpp", Path(folder) / "peak"
-        source.write_text(PEAK.replace("VECTOR", f"__m{bits}"))
-        flag = "-mavx512f" if bits == 512 else "-mavx2"
-        subprocess.run(["g++", "-O2", flag, "-mfma", source, "-o", program], check=True)
-        return float(subprocess.run([program], check=True, capture_output=True, text=True).stdout)
 
 
 if __name__ == "__main__":

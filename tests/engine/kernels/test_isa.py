@@ -159,7 +159,7 @@ def test_a_fault_in_the_functions_for_aarch64_is_found(
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that compiles score.cpp for a kind, with the flags that an installation has, once."""
+    """Return a function that compiles score.cpp for a kind, for its instructions, once."""
     folder = tmp_path_factory.mktemp("scorers")
 
     def compile_once(kind: str) -> Path:
