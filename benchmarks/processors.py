@@ -29,7 +29,7 @@ from crossrt.calibration.ranking import top_overlap
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.files.trec import read_collection
-from crossrt.engine.hardware.cpus import instructions
+from crossrt.engine.hardware.cpus import instructions, tiles_permitted
 from crossrt.engine.kernels.instruction_sets import KINDS
 from crossrt.engine.kernels.support import only_kinds
 from crossrt.engine.precision import Precision
@@ -39,6 +39,7 @@ LIMITS = {
     "avx2_vnni": {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "OV_CPU_MAX_ISA": "AVX2_VNNI"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI", "OV_CPU_MAX_ISA": "AVX512_CORE_VNNI"},
     "avx512_bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "OV_CPU_MAX_ISA": "AVX512_CORE_BF16"},
+    "amx": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX", "OV_CPU_MAX_ISA": "AVX512_CORE_AMX"},
 }
 """By kind of kernels: what limits oneDNN, in OpenVINO and PyTorch, to the same instructions."""
 PYTORCH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
@@ -97,10 +98,9 @@ def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for precision in ("fp32", "int8", "bf16"):
             if precision not in bundle.manifest.models or precision not in kind.precisions:
                 continue
-            if not kind.lacking(precision, present):
+            if not kind.lacking(precision, present) and ("amx_tile" not in kind.instructions or tiles_permitted()):
                 systems.append({"backend": "native", "precision": precision, "kind": kind.name})
-                if precision != "bf16":
-                    systems.append({"backend": "openvino", "precision": precision, "kind": kind.name})
+                systems.append({"backend": "openvino", "precision": precision, "kind": kind.name})
     systems += [{"backend": "onnxruntime", "precision": precision, "kind": None} for precision in ("fp32", "int8")]
     if arguments.checkpoint:
         systems += [{"backend": "pytorch", "precision": "fp32", "kind": kind} for kind in ("avx2", None)]

@@ -15,7 +15,7 @@ from ..engine.files.lock import held
 from ..engine.files.publish import STANDARD_OUTPUT
 from ..engine.files.source import Given
 from ..engine.options import whole
-from ..engine.store.passage_store import DESCRIPTION
+from ..engine.store.passage_store import DESCRIPTION, StoreDescription
 from ..engine.text.windows import Windows
 from .actors import scored
 from .cluster import LOCAL, connected, pool_in
@@ -161,6 +161,9 @@ def _work(
     skip: bool,
 ) -> Work:
     """Return what the actors need to know, but for their threads, which the cluster decides."""
+    if not is_url(store):
+        # Raises StoreError, which says what is wrong with the store and what to do.
+        StoreDescription.read(Path(store) / DESCRIPTION)
     return Work(
         bundle=bundle,
         bundle_name=bundle.rstrip("/").rpartition("/")[2],

@@ -1,6 +1,7 @@
 """Exact rankings: the items of a request that FP32 ranks highest, found with the help of a cheaper precision."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,10 @@ class ExactRankings:
         self._options = options
         self._cheap = cheap
         self._precise: Scorer | None = None
+        self._error: ScoreError | None = None
+        """Of the kernels that the model was opened with. None where the bundle does not say it."""
+        with suppress(BundleError):
+            self._error = score_error(bundle, cheap.config)
 
     def error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreError | None:
         """Return the error of the model's scores where the ranking of `count` items is to be exact; None where it is to be plain.
@@ -63,12 +68,9 @@ class ExactRankings:
             return None
         if top_k is None:
             raise OptionError("exact=True finds the best passages: give top_k, how many")
-        try:
-            return score_error(self._bundle, config)
-        except BundleError:
-            if exact is None:
-                return None
-            raise
+        if self._error is None and exact:
+            return score_error(self._bundle, config)  # raises BundleError, which says why
+        return self._error
 
     def scorer(self) -> Scorer:
         """Return the FP32 scorer, which is opened by the first call. Raises BackendError once the model is closed."""

@@ -121,7 +121,7 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
         if amx in instructions() and judged and "openvino" in able and not _by_amx(precision):
             return "openvino", "it computes by AMX, for which the native kernels have not been measured"
         kind = native_kind(precision)
-        if not others or kind is None or kind.measured or KERNELS_VARIABLE in os.environ:
+        if not others or kind is None or kind.measured or os.environ.get(KERNELS_VARIABLE):
             return "native", "the native kernels"
         return others[0], f"the native kernels for {kind.name} have not been measured"
     wide = (manifest.architecture.get("hidden_size") or 0) >= WIDE

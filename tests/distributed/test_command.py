@@ -38,3 +38,16 @@ def test_standard_output_needs_a_folder_of_parts(files: Files, monkeypatch: pyte
     with pytest.raises(SystemExit):
         main()
     assert "name one with --ray-parts" in capsys.readouterr().err
+
+
+def test_a_store_that_is_not_there_is_named_with_what_makes_one(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = [word if word != str(files.store) else str(files.folder / "none.store") for word in files.words]
+    monkeypatch.setattr(
+        sys, "argv", ["crossrt", "rerank", *words, "--out", str(files.folder / "out"), "--ray", "local"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "none.store is not a store of prepared passages; make one with: crossrt prepare" in capsys.readouterr().err

@@ -78,6 +78,18 @@ def test_few_pairs_are_scored_in_fp32(
     assert 3 <= sum(counted) < 60
 
 
+def test_the_error_is_that_of_the_kernels_that_the_model_was_opened_with(
+    models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request looks for kernels again, which takes time and can find others, as while an export judges some."""
+
+    def looked(*_: Any) -> str:
+        raise AssertionError("the kernels were looked for")
+
+    monkeypatch.setattr(exact_ranking, "judged_as", looked)
+    assert len(models[1].rank(QUERY, passages(30, seed=0), top_k=3, exact=True)) == 3
+
+
 def test_auto_with_a_top_k_is_exact_and_without_is_as_before(rounded: Path) -> None:
     documents = passages(60, seed=3)
     with opened(rounded, "fp32") as precise, opened(rounded) as cheap, opened(rounded, "auto") as auto:
