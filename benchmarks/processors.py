@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How fast is the native code for each kind of processor, beside the same kind's share of OpenVINO, ONNX Runtime and PyTorch?
+"""How fast is the native code for each kind of processor, beside OpenVINO, ONNX Runtime and PyTorch with the same instructions?
 
     benchmarks/processors.py BUNDLE --checkpoint DIR --queries Q.tsv --passages P.tsv --run R.trec --out RESULT.json
 
-A processor can run the code of lesser kinds than its own. Each system has a process of its own, in which crossrt, OpenVINO or
-PyTorch is limited to a kind; ONNX Runtime has no such setting, and uses what the processor has. A request is one query with its
-candidates; all systems score it before the next, in an order that is turned round each time. What crossrt's own FP32 scores are,
-from the best kind, is what the others' errors are measured by.
+A processor can run the code of lesser kinds than its own. Each system has a process of its own, which is limited to a kind:
+crossrt by loading the kernels for it, all others by hiding the further instructions from them (`instruction_limits.py`). A
+request is one query with its candidates; all systems score it before the next, in an order that is turned round each time.
+Errors are measured from crossrt's own FP32 scores with the best kind.
 
 `gmacs_per_second` counts every multiply-add of the model, also those of the last layer that crossrt leaves out.
 """
@@ -18,11 +18,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from instruction_limits import SEEN, hides, limits
 from result import write_result
 
 from crossrt.calibration.ranking import top_overlap
@@ -33,16 +35,6 @@ from crossrt.engine.hardware.cpus import instructions, tiles_permitted
 from crossrt.engine.kernels.instruction_sets import KINDS
 from crossrt.engine.kernels.support import only_kinds
 from crossrt.engine.precision import Precision
-
-LIMITS = {
-    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "OV_CPU_MAX_ISA": "AVX2"},
-    "avx2_vnni": {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "OV_CPU_MAX_ISA": "AVX2_VNNI"},
-    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI", "OV_CPU_MAX_ISA": "AVX512_CORE_VNNI"},
-    "avx512_bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "OV_CPU_MAX_ISA": "AVX512_CORE_BF16"},
-    "amx": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX", "OV_CPU_MAX_ISA": "AVX512_CORE_AMX"},
-}
-"""By kind of kernels: what limits oneDNN, in OpenVINO and PyTorch, to the same instructions."""
-PYTORCH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
 
 
 def main() -> None:
@@ -69,16 +61,17 @@ def main() -> None:
         for query in [*run][::step][: arguments.requests]
     ]
     systems = systems_of(arguments)
-    workers = [Worker(system, arguments) for system in systems]
-    times = np.zeros((len(workers), len(requests)))
-    scores: list[list[npt.NDArray[Any]]] = [[] for _ in workers]
-    for number, request in enumerate(requests):
-        order = range(len(workers)) if number % 2 else reversed(range(len(workers)))
-        for each in order:
-            answer, times[each, number] = workers[each].score(request)
-            scores[each].append(answer)
-    for worker in workers:
-        worker.close()
+    times = np.zeros((len(systems), len(requests)))
+    scores: list[list[npt.NDArray[Any]]] = [[] for _ in systems]
+    with TemporaryDirectory() as folder:
+        workers = [Worker(system, arguments, Path(folder)) for system in systems]
+        for number, request in enumerate(requests):
+            order = range(len(workers)) if number % 2 else reversed(range(len(workers)))
+            for each in order:
+                answer, times[each, number] = workers[each].score(request)
+                scores[each].append(answer)
+        for worker in workers:
+            worker.close()
     work_of = multiply_adds(arguments.bundle, requests)
     result = table(systems, times, scores, requests, work_of, arguments)
     for row in result["rows"]:
@@ -93,17 +86,20 @@ def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     bundle = Bundle.open(arguments.bundle)
     systems: list[dict[str, Any]] = []
     for kind in KINDS:
-        if kind.name not in LIMITS:
+        if kind.name not in SEEN:
             continue
         for precision in ("fp32", "int8", "bf16"):
             if precision not in bundle.manifest.models or precision not in kind.precisions:
                 continue
-            if not kind.lacking(precision, present) and ("amx_tile" not in kind.instructions or tiles_permitted()):
-                systems.append({"backend": "native", "precision": precision, "kind": kind.name})
-                systems.append({"backend": "openvino", "precision": precision, "kind": kind.name})
-    systems += [{"backend": "onnxruntime", "precision": precision, "kind": None} for precision in ("fp32", "int8")]
-    if arguments.checkpoint:
-        systems += [{"backend": "pytorch", "precision": "fp32", "kind": kind} for kind in ("avx2", None)]
+            if kind.lacking(precision, present) or ("amx_tile" in kind.instructions and not tiles_permitted()):
+                continue
+            backends = ["native", "openvino"]
+            # Without CPUID to hide instructions from it, ONNX Runtime uses all that the processor has: the same for each kind.
+            if precision != "bf16" and (hides() or not any(each["backend"] == "onnxruntime" for each in systems)):
+                backends.append("onnxruntime")
+            if arguments.checkpoint and precision == "fp32":
+                backends.append("pytorch")
+            systems += [{"backend": backend, "precision": precision, "kind": kind.name} for backend in backends]
     return systems
 
 
@@ -123,8 +119,7 @@ def work(order: Mapping[str, Any]) -> None:
     else:
         from crossrt import CrossEncoder
 
-        names = [kind.name for kind in KINDS] if order["kind"] is None else [order["kind"]]
-        with only_kinds(*names):
+        with only_kinds(order["kind"]):
             model = CrossEncoder(
                 order["bundle"],
                 precision=order["precision"],
@@ -148,15 +143,16 @@ def work(order: Mapping[str, Any]) -> None:
 class Worker:
     """A system in a process of its own."""
 
-    def __init__(self, system: Mapping[str, Any], arguments: argparse.Namespace) -> None:
-        limits = LIMITS.get(system["kind"] or "", {})
-        if system["backend"] == "pytorch" and system["kind"]:
-            limits = {**limits, **PYTORCH_AVX2}
+    def __init__(self, system: Mapping[str, Any], arguments: argparse.Namespace, folder: Path) -> None:
+        seen: Mapping[str, str] = {}
+        if system["backend"] != "native":
+            cache = folder / system["kind"]  # OpenVINO's compiled models are for what it sees of a processor
+            seen = {**limits(system["kind"], folder), "XDG_CACHE_HOME": str(cache)}
         order = {**system, "bundle": str(arguments.bundle), "threads": arguments.threads}
         order["checkpoint"] = str(arguments.checkpoint)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(arguments.bundle), "--worker", json.dumps(order)],
-            env={**os.environ, **limits, "OMP_NUM_THREADS": str(arguments.threads)},
+            env={**os.environ, **seen, "OMP_NUM_THREADS": str(arguments.threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -191,10 +187,9 @@ def table(
     pairs = np.array([len(passages) for _, passages in requests])
     rows = []
     for number, system in enumerate(systems):
-        beside = {
-            "openvino": own.get(("openvino", system["precision"], system["kind"])),
-            "own_fp32": own.get((system["backend"], "fp32", system["kind"])),
-        }
+        peers = ("openvino", "onnxruntime", "pytorch")
+        beside = {peer: own.get((peer, system["precision"], system["kind"])) for peer in peers}
+        beside["own_fp32"] = own.get((system["backend"], "fp32", system["kind"]))
         ratios = {
             name: [float(np.quantile(times[other] / times[number], at)) for at in (0.5, 0.1, 0.9)]
             for name, other in beside.items()
@@ -219,6 +214,7 @@ def table(
         "requests": len(requests),
         "pairs": int(pairs.sum()),
         "threads": arguments.threads,
+        "limited_by": "CPUID" if hides() else "settings",
         "rows": rows,
     }
 

@@ -17,11 +17,22 @@ from statistics import median
 from typing import Any
 
 from result_picture import Result, digest, draw, is_exact, ranked, speed
+from support_matrix import cpu_matrix
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PICTURE = ROOT / "docs/cpu.svg"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/measurements.md", ROOT / "docs/serving.md", ROOT / "docs/distributed.md")
+DOCUMENTS = tuple(
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/measurements.md",
+        "docs/precisions.md",
+        "docs/serving.md",
+        "docs/distributed.md",
+        "docs/decisions/0029-kinds-of-processors.md",
+    )
+)
 
 GPU_REFERENCE = "sentence-transformers FP16"
 GPU_REQUESTS = ("1 x 1", "1 x 10", "1 x 100", "1 x 100, prepared")
@@ -336,7 +347,53 @@ def ray_plan_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def kinds_table() -> str:
+    """The native kernels for each kind of processor, beside other runtimes with the same instructions, on real weights."""
+    lines = [
+        "| kernels | precision | pairs/s | beside OpenVINO | ONNX Runtime | PyTorch | own FP32 | mean error, overlap |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in load("processors_minilm")["rows"]:
+        if row["backend"] == "native":
+            beside = [with_spread(row, peer) for peer in ("openvino", "onnxruntime", "pytorch", "own_fp32")]
+            exact = row["precision"] == "fp32"
+            error = "-" if exact else f"{row['mean_error']:.3f}, {row['top10_overlap']:.3f}"
+            beside[3] = "1" if exact else beside[3]
+            rate = f"{row['pairs_per_second']:.0f}"
+            lines.append(f"| `{row['kind']}` | {row['precision'].upper()} | {rate} | {' | '.join(beside)} | {error} |")
+    return "\n".join(lines) + "\n"
+
+
+def kinds_of_models_table() -> str:
+    """The same for a smaller and a larger model, whose weights are random."""
+    results = [load(name)["rows"] for name in ("processors_tinybert", "processors_base")]
+    lines = [
+        "| kernels | precision | TinyBERT-L-2: pairs/s | beside OpenVINO | ONNX Runtime | BERT-base: pairs/s | beside OpenVINO "
+        "| ONNX Runtime |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for rows in zip(*results, strict=True):
+        if rows[0]["backend"] == "native":
+            cells = [
+                f"{row['pairs_per_second']:,.0f} | {with_spread(row, 'openvino')} | {with_spread(row, 'onnxruntime')}"
+                for row in rows
+            ]
+            lines.append(f"| `{rows[0]['kind']}` | {rows[0]['precision'].upper()} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_spread(row: dict[str, Any], peer: str) -> str:
+    """How many times as fast as a peer: the median, and the 10th and 90th percentile."""
+    if peer not in row["times_as_fast_as"]:
+        return "-"
+    middle, low, high = row["times_as_fast_as"][peer]
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "cpu-matrix": cpu_matrix,
+    "kinds": kinds_table,
+    "kinds-of-models": kinds_of_models_table,
     "peers": peers_table,
     "shapes": shapes_table,
     "zoo": zoo_table,
@@ -351,6 +408,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ray-plan": ray_plan_table,
 }
 NEEDED: Mapping[str, tuple[str, ...]] = {
+    "kinds": ("processors_minilm",),
+    "kinds-of-models": ("processors_tinybert", "processors_base"),
     "zoo": ("zoo",),
     "quality": ("evaluate_minilm", "evaluate_demo"),
     "gpu": ("gpu", "gpu_onnxruntime", "zoo"),
