@@ -1,4 +1,7 @@
-// Attention of one head over one pair, softmax(Q K^T) V, in BF16 or FP32 with sums in FP32.
+// Attention of one head over one pair, softmax(Q K^T) V, of elements in BF16 or FP32 with sums in FP32.
+//
+// The factors of both products are in BF16 where the processor multiplies that faster than FP32. Elsewhere elements in BF16 are
+// converted to FP32 as they are packed. To convert them as they are multiplied would cost half as much as the products.
 //
 // The weights of Q carry the scale 1 / sqrt(head width) and log2(e), so softmax is 2^x and has no product of its own. K and V are
 // packed into panels as the weights of linear layers are (gemm.h): K with 32 keys as output channels, V with 32 value channels. A
@@ -9,6 +12,7 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "element_traits.h"
 #include "workspace.h"
@@ -17,16 +21,22 @@ namespace crossrt {
 
 // Packs keys [tokens, width], `stride` elements apart, into panels of 32 keys: [tokens / 32][width / PER_WORD][32][PER_WORD].
 // Columns without a key are zeros.
-template <class Element>
-ALWAYS_INLINE void pack_keys(const Element* keys, ptrdiff_t stride, int tokens, int width, Element* to) {
-    constexpr int PER_WORD = ElementTraits<Element>::PER_WORD;
+template <class Element, class Factor>
+ALWAYS_INLINE void pack_keys(const Element* keys, ptrdiff_t stride, int tokens, int width, Factor* to) {
+    constexpr int PER_WORD = ElementTraits<Factor>::PER_WORD;
+    const auto words_of = [](const Element* from) ALWAYS_INLINE_LAMBDA {
+        if constexpr (std::is_same_v<Element, Factor>)
+            return load_words(from);
+        else
+            return bits(load(from));
+    };
     const ptrdiff_t words = width / PER_WORD;
     for (int first = 0; first < tokens; first += LANES) {
         auto* panel = reinterpret_cast<int32_t*>(to) + (first / PANEL) * words * PANEL + first % PANEL;
         for (int word = 0; word < words; word += LANES) {
             IntVec rows[LANES];
             for (int n = 0; n < LANES; n++)
-                rows[n] = first + n < tokens ? load_words(keys + (first + n) * stride + word * PER_WORD) : zero_words();
+                rows[n] = first + n < tokens ? words_of(keys + (first + n) * stride + word * PER_WORD) : zero_words();
             transpose(rows);
             for (int n = 0; n < LANES; n++) store_words(panel + (word + n) * PANEL, rows[n]);
         }
@@ -47,22 +57,24 @@ ALWAYS_INLINE void pack_values(const BFloat16* values, ptrdiff_t stride, int tok
 }
 
 // The same in FP32: [width / 32][tokens][32].
-ALWAYS_INLINE void pack_values(const float* values, ptrdiff_t stride, int tokens, int width, float* to) {
+template <class Element>
+ALWAYS_INLINE void pack_values(const Element* values, ptrdiff_t stride, int tokens, int width, float* to) {
     for (int channel = 0; channel < width; channel += PANEL)
         for (int token = 0; token < tokens; token++, to += PANEL) {
-            const float* row = values + token * stride + channel;
+            const Element* row = values + token * stride + channel;
             store(to, load(row), load(row + LANES));
         }
 }
 
 // Turns R rows of scores, `columns` apart, into softmax weights that are not normalized, 2^(score - maximum), and gives 1 / (the sum
 // of the row's softmax weights) for each row. `attend` multiplies the context by it, after the product with V, which saves
-// normalizing the softmax weights. R is at most LANES. The sum is taken in FP32, before they are rounded to BF16.
+// normalizing the softmax weights. R is at most LANES. The sum is taken in FP32, before they are rounded to BF16. Powers of 2 are as
+// precise as an Element.
 //
 // The last vector of a row may reach beyond the last token. Its lanes there are masked: minus infinity for the maximum, 0 for the
 // softmax weights.
-template <int R, class Element>
-ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Element* weights, float inverse_sums[LANES]) {
+template <class Element, int R, class Factor>
+ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Factor* weights, float inverse_sums[LANES]) {
     const int tail = (tokens - 1) / LANES * LANES;  // where the last vector begins
     const LaneMask tail_mask = first_lanes(tokens - tail), all = first_lanes(LANES);
     FloatVec rows[LANES];
@@ -76,7 +88,7 @@ ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Element
     store(maxima, reduce_rows<R>(rows, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return maximum(a, b); }));
     for (int r = 0; r < LANES; r++) rows[r] = broadcast(1);
     for (int r = 0; r < R; r++) {
-        Element* to = weights + r * columns;
+        Factor* to = weights + r * columns;
         auto exponentiate = [&](int n, LaneMask mask) ALWAYS_INLINE_LAMBDA {
             const FloatVec below = load(scores + r * columns + n) - broadcast(maxima[r]);
             const FloatVec weight = select(mask, ElementTraits<Element>::exp2(below), broadcast(0));
@@ -91,17 +103,19 @@ ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Element
     store(inverse_sums, broadcast(1) / sums);
 }
 
-// Packed keys and values of one head, and the scores and weights of one tile of queries.
-template <class Element>
+// Packed keys and values of one head, and the scores, the softmax weights and, where they are converted, the queries of one tile.
+template <class Element, class Factor>
 struct AttentionScratch {
-    Element *keys, *values, *weights;
+    static constexpr bool CONVERTS = !std::is_same_v<Element, Factor>;
+    Factor *keys, *values, *weights, *queries;
     float* scores;
 
     // For up to `tokens` tokens of `width` channels.
     AttentionScratch(Workspace& workspace, int tokens, int width)
-        : keys(workspace.allocate<Element>(columns(tokens) * width)),
-          values(workspace.allocate<Element>((columns(tokens) + 2) * width)),
-          weights(workspace.allocate<Element>(TILE * columns(tokens))),
+        : keys(workspace.allocate<Factor>(columns(tokens) * width)),
+          values(workspace.allocate<Factor>((columns(tokens) + 2) * width)),
+          weights(workspace.allocate<Factor>(TILE * columns(tokens))),
+          queries(CONVERTS ? workspace.allocate<Factor>(size_t(TILE) * width) : nullptr),
           scores(workspace.allocate<float>(TILE * columns(tokens))) {}
 
     // Tokens rounded up to whole panels.
@@ -110,28 +124,37 @@ struct AttentionScratch {
 
 // Attention of `count` queries [count, width] to `tokens` keys and values [tokens, width]; each is a matrix whose rows lie a
 // stride apart. The context of each query goes to `context` [count, width], in FP32 or BF16.
-template <class Element, class Context>
+template <class Element, class Factor, class Context>
 ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int count, const Element* keys, const Element* values,
                           ptrdiff_t key_stride, int tokens, int width, Context* context, ptrdiff_t context_stride,
-                          const AttentionScratch<Element>& scratch) {
-    using Dot = typename ElementTraits<Element>::Dot;
-    constexpr int PER_WORD = ElementTraits<Element>::PER_WORD;
-    const int columns = AttentionScratch<Element>::columns(tokens), steps = (tokens + PER_WORD - 1) / PER_WORD;
+                          const AttentionScratch<Element, Factor>& scratch) {
+    using Scratch = AttentionScratch<Element, Factor>;
+    using Dot = typename ElementTraits<Factor>::Dot;
+    constexpr int PER_WORD = ElementTraits<Factor>::PER_WORD;
+    const int columns = Scratch::columns(tokens), steps = (tokens + PER_WORD - 1) / PER_WORD;
     pack_keys(keys, key_stride, tokens, width, scratch.keys);
     pack_values(values, key_stride, tokens, width, scratch.values);
     for_each_tile<Dot>(count, [&]<int R>(int first, int height) NOINLINE {
+        const void* tile = queries + first * query_stride;
+        ptrdiff_t stride = sizeof(Element) * query_stride;
+        if constexpr (Scratch::CONVERTS) {
+            for (int row = 0; row < height; row++)
+                for (int n = 0; n < width; n += LANES)
+                    store(scratch.queries + row * width + n, load(queries + (first + row) * query_stride + n));
+            tile = scratch.queries;
+            stride = sizeof(Factor) * width;
+        }
         for (int key = 0; key < columns; key += PANEL)
-            microkernel<Dot, R>(queries + first * query_stride, sizeof(Element) * query_stride,
-                                scratch.keys + ptrdiff_t(key) * width, width / PER_WORD, height,
+            microkernel<Dot, R>(tile, stride, scratch.keys + ptrdiff_t(key) * width, width / PER_WORD, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     store(scratch.scores + r * columns + key, low, high);
                                 });
         float inverse_sums[R + LANES];
         for (int row = 0; row < height; row += LANES)
-            softmax<std::min(R, LANES)>(scratch.scores + row * columns, columns, tokens, scratch.weights + row * columns,
-                                        inverse_sums + row);
+            softmax<Element, std::min(R, LANES)>(scratch.scores + row * columns, columns, tokens,
+                                                 scratch.weights + row * columns, inverse_sums + row);
         for (int channel = 0; channel < width; channel += PANEL)
-            microkernel<Dot, R>(scratch.weights, sizeof(Element) * columns,
+            microkernel<Dot, R>(scratch.weights, sizeof(Factor) * columns,
                                 scratch.values + ptrdiff_t(channel) * PER_WORD * steps, steps, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     const FloatVec scale = broadcast(inverse_sums[r]);

@@ -16,6 +16,13 @@ constexpr int INTERFACE = 3;
 
 enum Status { OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS };
 
+// With attention's factors in the faster of BF16 and FP32.
+inline Encoder* new_int8_encoder(const ModelDims& dims, const WeightReader& weights) {
+    if constexpr (BF16_INSTRUCTION)
+        if (bf16_is_faster()) return new EncoderOf<Int8>(dims, weights);
+    return new EncoderOf<Int8, float>(dims, weights);
+}
+
 }  // namespace crossrt
 
 extern "C" {
@@ -27,7 +34,7 @@ int crossrt_interface() { return INTERFACE; }
 int crossrt_open(const ModelDims* dims, const void* const* arrays, int64_t count, Encoder** encoder) try {
     const WeightReader weights{arrays, arrays + count};
     switch (dims->bits) {
-        case 8: *encoder = new EncoderOf<Int8>(*dims, weights); break;
+        case 8: *encoder = new_int8_encoder(*dims, weights); break;
         case 16: *encoder = new EncoderOf<Bf16>(*dims, weights); break;
         default: *encoder = new EncoderOf<Fp32>(*dims, weights);
     }

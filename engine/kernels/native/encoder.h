@@ -43,7 +43,8 @@ public:
     virtual void score(Pair* pairs, int count, Workspace& workspace, float* logits) const = 0;
 };
 
-template <class Precision>
+// `Factor` is what attention multiplies in: Precision's Element, or FP32.
+template <class Precision, class Factor = typename Precision::Element>
 class EncoderOf : public Encoder {
     using Element = typename Precision::Element;
     using Dot = typename ElementTraits<Element>::Dot;
@@ -65,7 +66,7 @@ class EncoderOf : public Encoder {
     struct ThreadScratch {
         Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], the output of GELU
         typename Precision::FeedForwardScratch feed_forward;
-        AttentionScratch<Element> attention;
+        AttentionScratch<Element, Factor> attention;
 
         ThreadScratch(Workspace& workspace, const ModelDims& dims, int tokens)
             : intermediate(workspace.allocate<Element>(size_t(FFN_ROW_BLOCK) * dims.intermediate)),

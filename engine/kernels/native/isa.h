@@ -24,6 +24,7 @@
 //                                          All 16 rows must be initialized; they are overwritten.
 //     largest(values, count)               the largest of BF16 numbers that are not all negative
 //     load_words(from), store_words(to, words), zero_words(), transpose(rows)    16 words, and 16 x 16 of them
+//     bits(values)                         16 FP32 numbers as 16 words
 //     interleave(first, second, low, high) BF16: first[0], second[0], first[1], ... in two vectors
 //
 //     DotInt8, DotFp32, DotBf16            what a step of a matrix product adds, with
@@ -34,6 +35,8 @@
 //                                              UINT8 and 0 where the instruction has unsigned activations, INT8 and 128 where it
 //                                              has signed ones
 //         MAX_ACTIVATION                       of DotInt8: the greatest q whose sums cannot saturate
+//     BF16_INSTRUCTION                     whether DotBf16 is an instruction, and not two FP32 products of converted factors
+//     bf16_is_faster()                     whether it is one and this processor multiplies by it faster than in FP32
 //     to_floats(sum)                       16 INT32 sums as FP32
 //     microkernel<Dot, R>(rows, stride, panel, steps, height, epilogue)
 //                                          multiplies `height` rows with one panel (gemm.h), which are R unless ANY_HEIGHT

@@ -20,15 +20,24 @@ STEPS = 254
 
 
 def logits_of(
-    model: NativeModel, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], *, steps: int = STEPS
+    model: NativeModel,
+    pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
+    *,
+    steps: int = STEPS,
+    rounds_softmax: bool = True,
 ) -> Floats:
-    """Return the logits float64 [pairs, labels] of pairs of token ids and types."""
+    """Return the logits float64 [pairs, labels] of pairs of token ids and types.
+
+    With `rounds_softmax`, softmax weights are rounded to BF16, unless the precision is FP32.
+    """
     names = [name for name, _, _ in model.dims.tensors()]
     arrays = dict(zip(names, model.arrays, strict=True))
-    return np.stack([_logits(model, arrays, ids, types, steps) for ids, types in pairs])
+    return np.stack([_logits(model, arrays, ids, types, steps, rounds_softmax) for ids, types in pairs])
 
 
-def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats, steps: int) -> Floats:
+def _logits(
+    model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats, steps: int, rounds_softmax: bool
+) -> Floats:
     dims = model.dims
     total = arrays["word"][ids].astype(np.float64) + arrays["position"][_position_rows(dims, ids)]
     if dims.types:
@@ -37,9 +46,9 @@ def _logits(model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: F
     for number in range(dims.layers):
         layer = f"layer.{number}"
         if number < dims.layers - 1:
-            context = _context(dims, arrays, layer, quantized, steps)
+            context = _context(dims, arrays, layer, quantized, steps, rounds_softmax)
         else:
-            context = _context_of_cls(dims, arrays, layer, hidden, quantized, steps)
+            context = _context_of_cls(dims, arrays, layer, hidden, quantized, steps, rounds_softmax)
             hidden = hidden[:1]
         total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context, steps))
         hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total, steps)
@@ -73,16 +82,18 @@ def _position_rows(dims: Any, ids: Floats) -> Floats:
     return np.cumsum(counted) * counted
 
 
-def _context(dims: Any, arrays: dict[str, Floats], layer: str, quantized: Any, steps: int) -> Floats:
+def _context(
+    dims: Any, arrays: dict[str, Floats], layer: str, quantized: Any, steps: int, rounds_softmax: bool
+) -> Floats:
     both = _projected(dims, arrays, f"{layer}.query_key_value", quantized, steps)
     heads = range(0, dims.heads * dims.head, dims.head)
     parts = np.split(both, 3, axis=1)
-    contexts = [_attend(dims, *(part[:, head : head + dims.head] for part in parts)) for head in heads]
+    contexts = [_attend(dims, rounds_softmax, *(part[:, head : head + dims.head] for part in parts)) for head in heads]
     return np.concatenate(contexts, axis=1)
 
 
 def _context_of_cls(
-    dims: Any, arrays: dict[str, Floats], layer: str, hidden: Floats, quantized: Any, steps: int
+    dims: Any, arrays: dict[str, Floats], layer: str, hidden: Floats, quantized: Any, steps: int, rounds_softmax: bool
 ) -> Floats:
     """The last layer: K's weights are absorbed by the query, attention reads the hidden states, V's weights come last."""
     states = _rounded(dims, hidden)
@@ -91,7 +102,7 @@ def _context_of_cls(
     absorbed = np.stack(
         [one @ _matrix(panels).T for one, panels in zip(query, arrays[f"{layer}.key.weight"], strict=True)]
     )
-    pooled = _rounded(dims, _attend(dims, _rounded(dims, absorbed), states, states))
+    pooled = _rounded(dims, _attend(dims, rounds_softmax, _rounded(dims, absorbed), states, states))
     value = _matrix(arrays[f"{layer}.value.weight"]).reshape(dims.heads, dims.head, -1)
     return np.einsum("hw,hcw->hc", pooled, value).reshape(1, -1) + arrays[f"{layer}.value.bias"]
 
@@ -148,10 +159,11 @@ def _matrix(panels: npt.NDArray[Any]) -> Floats:
     return weight.astype(np.float64)
 
 
-def _attend(dims: Any, query: Floats, key: Floats, value: Floats) -> Floats:
+def _attend(dims: Any, rounds_softmax: bool, query: Floats, key: Floats, value: Floats) -> Floats:
     scores = query @ key.T
     weights = _exp2(dims, scores - scores.max(axis=1, keepdims=True))
-    return np.asarray((_rounded(dims, weights) @ value) / weights.sum(axis=1, keepdims=True))
+    rounded = _rounded(dims, weights) if rounds_softmax else weights
+    return np.asarray((rounded @ value) / weights.sum(axis=1, keepdims=True))
 
 
 def _gelu(dims: Any, x: Floats) -> Floats:

@@ -200,6 +200,9 @@ static void check_words() {
     for (int n = 0; n < LANES * LANES; n++) check("transpose", found[n] == words[n % LANES * LANES + n / LANES]);
     store_words(found.data(), zero_words());
     check("zero_words", std::count(found.begin(), found.begin() + LANES, 0) == LANES);
+    const auto values = any_numbers(LANES);
+    store_words(found.data(), bits(load(values.data())));
+    check("bits", std::memcmp(found.data(), values.data(), 4 * LANES) == 0);
 
     IntVec low, high;
     interleave(load_words(words.data()), load_words(words.data() + LANES), low, high);

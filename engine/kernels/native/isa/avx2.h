@@ -141,6 +141,7 @@ ALWAYS_INLINE float largest(const BFloat16* values, int count) {
     return to_float(static_cast<BFloat16>(~_mm_extract_epi16(least, 0)));
 }
 
+ALWAYS_INLINE IntVec bits(FloatVec values) { return {_mm256_castps_si256(values.low), _mm256_castps_si256(values.high)}; }
 ALWAYS_INLINE IntVec zero_words() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 ALWAYS_INLINE IntVec load_words(const void* from) {
     const __m256i* words = static_cast<const __m256i*>(from);
@@ -194,6 +195,8 @@ ALWAYS_INLINE void interleave(IntVec first, IntVec second, IntVec& low, IntVec& 
     high = of_half(first.high, second.high);
 }
 
+constexpr bool BF16_INSTRUCTION = false;
+constexpr bool bf16_is_faster() { return false; }
 ALWAYS_INLINE FloatVec to_floats(IntVec integers) { return {_mm256_cvtepi32_ps(integers.low), _mm256_cvtepi32_ps(integers.high)}; }
 
 constexpr int ROWS_READ_BEYOND = 0;

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 namespace crossrt {
@@ -98,6 +99,7 @@ ALWAYS_INLINE float largest(const BFloat16* values, int count) {
     return to_float(static_cast<BFloat16>(_mm512_reduce_max_epi32(_mm512_cvtepi16_epi32(halves))));
 }
 
+ALWAYS_INLINE IntVec bits(FloatVec values) { return _mm512_castps_si512(values); }
 ALWAYS_INLINE IntVec zero_words() { return _mm512_setzero_si512(); }
 ALWAYS_INLINE IntVec load_words(const void* from) { return _mm512_loadu_si512(from); }
 ALWAYS_INLINE void store_words(void* to, IntVec words) { _mm512_storeu_si512(to, words); }
@@ -199,6 +201,23 @@ struct DotBf16 {
     }
 };
 
+#endif
+
+#ifdef __AVX512BF16__
+constexpr bool BF16_INSTRUCTION = true;
+// vdpbf16ps does 46 billion multiply-adds a second on an Intel Xeon (Emerald Rapids, 3.0 GHz), where vfmadd231ps does 89. On AMD from
+// Zen 4 on it does twice as many as vfmadd231ps. AMX's tiles are faster than both.
+inline bool bf16_is_faster() {
+#ifdef __AMX_TILE__
+    return true;
+#else
+    unsigned leaf, ebx, ecx, edx;
+    return !(__get_cpuid(0, &leaf, &ebx, &ecx, &edx) && ebx == signature_INTEL_ebx);
+#endif
+}
+#else
+constexpr bool BF16_INSTRUCTION = false;
+constexpr bool bf16_is_faster() { return false; }
 #endif
 
 ALWAYS_INLINE FloatVec to_floats(IntVec integers) { return _mm512_cvtepi32_ps(integers); }
