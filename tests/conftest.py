@@ -304,6 +304,22 @@ def two_label_bundle(make_bundle: Callable[..., Path], two_label_checkpoint: Pat
     return make_bundle(two_label_checkpoint)
 
 
+@pytest.fixture
+def see_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Return a function that makes crossrt see a lesser kind of processor in this process."""
+    from crossrt.engine.hardware import cpus
+
+    def see(kind: str) -> None:
+        file = tmp_path / f"cpuinfo-{kind}"
+        file.write_text(processors.restricted(processors.DESCRIBED.read_text(), kind))
+        monkeypatch.setattr(cpus, "CPUINFO", file)
+        cpus.processor.cache_clear()
+
+    yield see
+    monkeypatch.undo()
+    cpus.processor.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def model(bundle: Path) -> CrossEncoder:
     """Return an opened model of `bundle`, shared by all tests."""

@@ -43,6 +43,7 @@ from crossrt.export.precision.int8 import Rank, quantize_int8
 from crossrt.export.precision.int8_result import LEAST_SHARE, Int8Result
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
+from tests import processors
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
 NATIVE = () if why_not_native(Precision.INT8) else ("model.int8.native",)
@@ -294,6 +295,22 @@ def test_int8_of_7_bits_is_judged_where_it_can_be_computed(exported: Bundle) -> 
         # Half as many steps: about twice the error.
         errors = [model.score_errors[name].deviation for name in ("native", "native_narrow")]
         assert errors[0] < errors[1] < 4 * errors[0]
+
+
+@pytest.mark.skipif(not processors.DESCRIBED.exists(), reason="only Linux describes its processors in a file")
+def test_a_lesser_processor_computes_int8_as_it_was_judged(
+    exported: Bundle, calibration: CalibrationSet, see_processor: Callable[[str], None]
+) -> None:
+    """As when a container moves to another host. The errors are at most those that were measured for what computes there."""
+    judged = exported.manifest.models["int8"].score_errors
+    pairs = calibration.pairs[:40]
+    with CrossEncoder(exported.path, device="cpu") as model:
+        exact = model.logits(pairs)
+    for kind in (kind for kind in processors.KINDS if not processors.lacking(kind)):
+        see_processor(kind)
+        with CrossEncoder(exported.path, precision="int8", device="cpu") as model:
+            error = judged[judged_as(model.backend, Precision.INT8)]
+            assert np.abs(model.logits(pairs) - exact).max() < 6 * error.deviation, kind
 
 
 @needs_kernels
