@@ -156,9 +156,14 @@ def can_export() -> bool:
 
 
 def last_of_training(directory: Path) -> Path | None:
-    """Return the last `checkpoint-N` in the output directory of a training run; None where there is none."""
-    checkpoints = [path for path in directory.glob("checkpoint-*") if (path / "config.json").is_file()]
-    return max(checkpoints, key=lambda path: (len(path.name), path.name), default=None)
+    """Return the newest `checkpoint-N` in the output directory of a training run; None where there is none."""
+    checkpoints = [
+        path
+        for path in directory.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdecimal()
+        and any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+    ]
+    return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
 def _content_key(checkpoint: Path) -> str:
@@ -168,9 +173,7 @@ def _content_key(checkpoint: Path) -> str:
     files = sorted({file for pattern in patterns for file in checkpoint.glob(pattern) if file.is_file()})
     if not files:
         last = last_of_training(checkpoint)
-        where = (
-            "" if last is None else f"; it is the output of a training run: give one of its checkpoints, such as {last}"
-        )
+        where = "" if last is None else f"; it is the output of a training run: give its newest checkpoint, {last}"
         raise SourceError(
             f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it{where}"
         )

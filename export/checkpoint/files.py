@@ -60,7 +60,7 @@ def _without_config(path: Path) -> str:
         )
     last = last_of_training(directory)
     if last is not None:
-        return f"{directory} is the output of a training run; give one of its checkpoints, such as {last}"
+        return f"{directory} is the output of a training run; give its newest checkpoint, {last}"
     return f"{directory} has no {path.name}; {EXPECTED}"
 
 

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...engine.bundle.resolve import last_of_training
 from ...engine.errors import CheckpointError
 from .files import check_no_pointer, first_line, shown, some
+from .shards import SHARDS, read_shards
 
 SAFE_TORCH = "2.10"
 """The first PyTorch whose `torch.load(weights_only=True)` runs no code of a pickle, as far as is known: 2.6 fixed
@@ -15,47 +17,60 @@ BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 """Ends of the names of buffers that old versions of transformers saved. They hold 0, 1, 2, ... and no weights."""
 
 
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where the weights may be. The first one that is there is read, as in transformers."""
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and classes that keep the model in an attribute `model` put before every name."""
+
+
 def read_tensors(path: Path) -> dict[str, Any]:
     """Return the tensors of a checkpoint directory by their stored names, as stored.
 
-    Raises CheckpointError for weights that are missing, sharded, damaged, unsafe to read or no dictionary of tensors.
+    Raises CheckpointError for weights that are missing, damaged, unsafe to read or no dictionary of tensors.
     """
-    safetensors_file, torch_file = path / "model.safetensors", path / "pytorch_model.bin"
-    for index in (path / f"{one.name}.index.json" for one in (safetensors_file, torch_file)):
-        if index.is_file() and not safetensors_file.is_file() and not torch_file.is_file():
-            raise CheckpointError(
-                f"{path} holds sharded weights ({index.name}); save them as one model.safetensors first, with "
-                "save_pretrained(DIRECTORY, max_shard_size='100GB')"
-            )
-    file = safetensors_file if safetensors_file.is_file() else torch_file
-    if not file.is_file():
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
-        raise CheckpointError(f"{path} has neither model.safetensors nor pytorch_model.bin; it holds {held}")
+    file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(without_weights(path))
+    tensors = read_shards(file, read_file) if file.name in SHARDS else read_file(file)
+    # TensorFlow's names of LayerNorm's parameters, in checkpoints from 2019.
+    renames = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    for old, new in renames.items():
+        tensors = {name.replace(old, new): value for name, value in tensors.items()}
+    return tensors
+
+
+def without_weights(path: Path) -> str:
+    """Say what a directory without weights holds instead."""
+    held = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
+    last = last_of_training(path)
+    instead = "" if last is None else f"; it is the output of a training run: give its newest checkpoint, {last}"
+    return f"{path} has neither model.safetensors nor pytorch_model.bin, whole or in shards; it holds {held}{instead}"
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """Return the tensors of one file, .safetensors or a pickle, by name. Raises CheckpointError as `read_tensors` does."""
     try:
         with file.open("rb") as opened:
             beginning = opened.read(24)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
     check_no_pointer(file, beginning)
-    if file is torch_file:
+    pickled = file.suffix != ".safetensors"
+    if pickled:
         _check_torch_is_safe(file)
     try:
-        if file is safetensors_file:
-            from safetensors.torch import load_file
-
-            tensors: Any = load_file(file)
-        else:
+        if pickled:
             import torch
 
-            # weights_only: no code in the pickle is run. mmap: pages are read when a tensor is.
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            # weights_only: no code in the pickle is run.
+            tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
+        else:
+            from safetensors.torch import load_file
+
+            tensors = load_file(file)
     except Exception as error:  # safetensors and torch raise their own kinds, down to UnpicklingError and EOFError
         raise CheckpointError(_unreadable(file, error)) from error
     _check_state_dict(file, tensors)
-    # TensorFlow's names of LayerNorm's parameters, in checkpoints from 2019.
-    renames = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-    for old, new in renames.items():
-        tensors = {name.replace(old, new): value for name, value in tensors.items()}
     return dict(tensors)
 
 
@@ -102,10 +117,9 @@ def _check_state_dict(file: Path, tensors: Any) -> None:
 
 
 def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors without the prefixes that DataParallel and torch.compile put before every name."""
-    for wrapper in ("module.", "_orig_mod.") * 2:
-        if tensors and all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    """Return the tensors without the prefixes in `WRAPPERS`, in any order, where every name has them."""
+    while prefix := next((one for one in WRAPPERS if tensors and all(name.startswith(one) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return dict(tensors)
 
 

@@ -384,7 +384,7 @@ def test_a_name_that_is_nothing_is_explained(tmp_path: Path) -> None:
     for step in ("500", "1000", "oops"):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}") if step.isdigit() else None
-    with pytest.raises(SourceError, match=r"training run: give one of its checkpoints, such as .*checkpoint-1000$"):
+    with pytest.raises(SourceError, match=r"training run: give its newest checkpoint, .*checkpoint-1000$"):
         CrossEncoder(tmp_path)
     with pytest.raises(OptionError, match="model_name_or_path is missing"):
         CrossEncoder()

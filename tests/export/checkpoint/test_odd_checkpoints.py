@@ -218,6 +218,64 @@ def _training_output(path: Path) -> None:
         shutil.move(path.parent / f"checkpoint-{step}", path)
 
 
+def sharded(kind: str, then: Edit = lambda path: None, *, count: int = 2) -> Edit:
+    """Store the weights in files of `kind`, safetensors or bin, with an index, and then change those."""
+    stem = "model" if kind == "safetensors" else "pytorch_model"
+
+    def edit(path: Path) -> None:
+        held = load_file(path / "model.safetensors")
+        (path / "model.safetensors").unlink()
+        places = {}
+        for number in range(count):
+            file = f"{stem}-{number + 1:05}-of-{count:05}.{kind}"
+            part = {name: value for place, (name, value) in enumerate(held.items()) if place % count == number}
+            (save_file if kind == "safetensors" else torch.save)(part, path / file)
+            places |= dict.fromkeys(part, file)
+        index = {"metadata": {"total_size": 1}, "weight_map": places}
+        (path / f"{stem}.{kind}.index.json").write_text(json.dumps(index))
+        then(path)
+
+    return edit
+
+
+FIRST, SECOND, INDEX = (
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+)
+
+
+def indexed(change: Callable[[dict[str, Any]], object]) -> Edit:
+    """Change the index's file names by tensor."""
+
+    def edit(path: Path) -> None:
+        index = json.loads((path / INDEX).read_text())
+        change(index["weight_map"])
+        (path / INDEX).write_text(json.dumps(index))
+
+    return edit
+
+
+_unlisted = indexed(lambda places: places.pop("classifier.bias"))
+
+
+def _stored_twice(path: Path) -> None:
+    both_of = load_file(path / FIRST) | {"classifier.bias": torch.ones(1), "classifier.weight": torch.ones(1, 16)}
+    save_file(both_of, path / FIRST)
+
+
+def _whole_and_shards(path: Path) -> None:
+    whole = (path / "model.safetensors").read_bytes()
+    sharded("safetensors", _stored_twice)(path)
+    (path / "model.safetensors").write_bytes(whole)
+
+
+def _adapters_in_checkpoints(path: Path) -> None:
+    for checkpoint in path.iterdir():
+        (checkpoint / "config.json").unlink()
+        (checkpoint / "adapter_config.json").write_text("{}")
+
+
 def _emptied(path: Path) -> None:
     shutil.rmtree(path)
     path.mkdir()
@@ -357,8 +415,12 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 def _unprefixed(path: Path) -> dict[str, Any]:
-    held = load_file(path / "model.safetensors")
-    return {name.removeprefix("module."): value for name, value in held.items()}
+    held = {}
+    for part in path.glob("*.safetensors"):
+        held |= load_file(part)
+    for part in path.glob("*.bin"):
+        held |= torch.load(part, weights_only=True)
+    return {name.replace("module.", "").replace("_orig_mod.", "").removeprefix("model."): held[name] for name in held}
 
 
 def same(path: Path) -> None:
@@ -405,6 +467,18 @@ TABLE = [
         tensors(lambda held: held.update({"bert.embeddings.position_ids": torch.arange(64)[None]})),
     ),
     Row("the names of DataParallel", "bert", tensors(_prefixed("module.")), state=_unprefixed),
+    Row("the names of a class with a model in it", "bert", tensors(_prefixed("model.")), state=_unprefixed),
+    *(
+        Row(f"names that begin with {prefix}", "bert", tensors(_prefixed(prefix)), state=_unprefixed)
+        for prefix in ("module.model.", "model.module.", "_orig_mod.module.model.")
+    ),
+    Row("in shards", "bert", sharded("safetensors")),
+    Row("in one shard", "bert", sharded("safetensors", count=1)),
+    Row("RoBERTa in shards", "roberta", sharded("safetensors")),
+    Row("in shards that are pickles", "bert", sharded("bin")),
+    Row("in shards, with a tensor that the index does not list", "bert", sharded("safetensors", _unlisted)),
+    Row("in shards of wrapped names", "bert", both(tensors(_prefixed("module.")), sharded("bin")), state=_unprefixed),
+    Row("in shards beside a whole file", "bert", _whole_and_shards),
     Row(
         "the names of DataParallel, and one that is not",
         "bert",
@@ -491,22 +565,87 @@ TABLE = [
         both(file("config.json", None), file("adapter_config.json", "{}")),
         "holds a LoRA adapter.*merge it into its base model first",
     ),
-    Row("a training run", "bert", _training_output, "give one of its checkpoints, such as .*checkpoint-1000$"),
+    Row("a training run", "bert", _training_output, "give its newest checkpoint, .*checkpoint-1000$"),
     Row("an empty directory", "bert", _emptied, r"has no config\.json"),
     Row("nothing", "bert", shutil.rmtree, "there is no directory"),
     Row("a file", "bert", _file_instead, "is a file; give the directory"),
     Row("no weights", "bert", file("model.safetensors", None), "has neither model.safetensors nor pytorch_model.bin"),
     Row(
-        "sharded weights",
+        "a training run that left its config",
         "bert",
-        both(file("model.safetensors", None), file("model.safetensors.index.json", "{}")),
-        r"sharded weights \(model\.safetensors\.index\.json\); save them as one",
+        both(_training_output, file("config.json", "{}"), file("checkpoint-best", "")),
+        "has neither model.safetensors.* training run: give its newest checkpoint, .*checkpoint-1000$",
     ),
     Row(
-        "sharded pickles",
+        "a training run of an adapter",
         "bert",
-        both(file("model.safetensors", None), file("pytorch_model.bin.index.json", "{}")),
-        r"sharded weights \(pytorch_model\.bin\.index\.json\)",
+        both(_training_output, _adapters_in_checkpoints),
+        "training run; give its newest checkpoint, .*checkpoint-1000$",
+    ),
+    # Weights in shards.
+    *(
+        Row(f"an index that holds {text}", "bert", sharded("safetensors", file(INDEX, text)), f"index.json.*{said}")
+        for text, said in (
+            ("[]", "holds a list, not an object"),
+            ("{", "is not JSON"),
+            ("{}", "weight_map is None; an object of file names"),
+            ('{"weight_map": []}', r"weight_map is \[\]"),
+            ('{"weight_map": {}}', r"weight_map is \{\}"),
+        )
+    ),
+    *(
+        Row(
+            f"an index that names {place!r}",
+            "bert",
+            sharded("safetensors", indexed(lambda places, place=place: places.update({"classifier.bias": place}))),
+            r"says that 'classifier\.bias' is in .*; the name of a file in the same directory",
+        )
+        for place in (
+            *("../model-1.safetensors", "/etc/model.safetensors", "model/../../x.safetensors", "model\\x.safetensors"),
+            *("model-\0.safetensors", "other.safetensors", "pytorch_model.bin", "..", "", 3, None, [FIRST], {}),
+        )
+    ),
+    Row(
+        "a shard that is not there",
+        "bert",
+        sharded("safetensors", file(SECOND, None)),
+        f"lacks 1 of the 2 files that {INDEX} names: {SECOND}; fetch",
+    ),
+    Row(
+        "a shard left in Git LFS",
+        "bert",
+        sharded("safetensors", file(SECOND, POINTER)),
+        f"{SECOND} is a Git LFS pointer",
+    ),
+    Row(
+        "a shard cut short",
+        "bert",
+        sharded("safetensors", file(SECOND, b"\x08")),
+        f"{SECOND} .*cannot be read as weights",
+    ),
+    Row(
+        "a tensor that its shard lacks",
+        "bert",
+        sharded("safetensors", indexed(lambda places: places.update({"more": FIRST}))),
+        f"{FIRST} lacks 1 tensor.* that {INDEX} lists: more",
+    ),
+    Row(
+        "a tensor that is listed in the other shard",
+        "bert",
+        sharded("safetensors", indexed(lambda places: places.update({list(places)[-1]: FIRST}))),
+        f"{FIRST} lacks 1 tensor",
+    ),
+    Row(
+        "a tensor in two shards",
+        "bert",
+        sharded("safetensors", _stored_twice),
+        "1 tensor.* are stored twice: classifier",
+    ),
+    Row(
+        "a shard that is a pickle of a whole model",
+        "bert",
+        sharded("bin", file("pytorch_model-00002-of-00002.bin", pickle.dumps(random.Random(0)))),
+        "00002-of-00002.bin",
     ),
     # Files that are broken, or something else.
     Row(
