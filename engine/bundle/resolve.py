@@ -32,6 +32,8 @@ CHECKPOINT_FILES = (
     "*.codes",  # bpe.codes
     "model*.safetensors",
     "pytorch_model*.bin",
+    "[0-9]*_Pooling/config.json",  # modules of sentence-transformers
+    *(f"[0-9]*_Dense/{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin")),
 )
 """Files that an export reads: they are downloaded, and they are part of the cache's key."""
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")

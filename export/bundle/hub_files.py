@@ -10,11 +10,19 @@ from typing import Any
 
 from ...engine.bundle.manifest import TOKENIZER, Manifest
 from ..checkpoint.files import read_json
+from ..checkpoint.modules import modules_of
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 MODULES = ("modules.json", "sentence_bert_config.json")
+ONE_MODULE = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+WITH_HEAD = {
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
+"""What stands in the place of several modules, and the settings of their one model."""
 ACTIVATIONS = {
     "identity": "torch.nn.modules.linear.Identity",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
@@ -64,6 +72,9 @@ def write_hub_files(
         for name in MODULES:
             if (source / name).is_file():
                 (directory / name).write_bytes((source / name).read_bytes())
+        if len(modules_of(source) or ()) > 1:  # all of which are in the ONNX model
+            _write(directory / "modules.json", ONE_MODULE)
+            _write(directory / "sentence_bert_config.json", WITH_HEAD)
 
 
 def _tokenizer_config(
@@ -97,5 +108,5 @@ def _tokenizer_config(
     return fields
 
 
-def _write(path: Path, fields: Mapping[str, Any]) -> None:
+def _write(path: Path, fields: Any) -> None:
     path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,11 +13,15 @@ from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
 from .files import default_activation, label_names, longest, read_json, truncation_side
-from .heads import Head, Layout, head_of
+from .heads import DENSE_HEADS, Head, Layout, head_of
+from .modules import dense_head_of
 from .settings import Settings
 from .strangers import not_a_cross_encoder
 from .tensor_names import check_tensors, tensor_names
 from .weights import BUFFERS, check_not_quantised, read_tensors, unwrapped
+
+LABELS = ("num_labels", "id2label", "label2id")
+"""Fields of config.json on the labels of the model's own head, which a head of Dense modules replaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +72,15 @@ class Checkpoint:
         stored = read_tensors(path)
         tensors = unwrapped(stored)
         check_not_quantised(path, config, tensors)
-        layout_and_head = head_of(tensors)
-        if layout_and_head is None:
+        wrapped = tensors.keys() != stored.keys()
+        dense = dense_head_of(path, config, tensors)
+        if dense is not None:
+            layout, head, tensors = dense.layout, dense.head, dict(dense.tensors)
+            config = {name: value for name, value in config.items() if name not in LABELS}
+        elif (layout_and_head := head_of(tensors)) is not None:
+            layout, head = layout_and_head
+        else:
             raise CheckpointError(not_a_cross_encoder(path, config, tensors))
-        layout, head = layout_and_head
         pad_token_id = pad_token_id_of(path, config, layout)
         dimensions = dimensions_of(path, config, layout, head, tensors, pad_token_id)
         names = tensor_names(layout, head, dimensions, tensors)
@@ -100,7 +109,7 @@ class Checkpoint:
             truncation_side=truncation_side(path, tokenizer_config),
             pad_token_id=pad_token_id,
             leftover=leftover,
-            wrapped=tensors.keys() != stored.keys(),
+            wrapped=wrapped,
             settings=settings,
             token_types="type.weight" in names and len(tensors[names["type.weight"]]) > 1,
             _names=names,
@@ -148,6 +157,11 @@ class Checkpoint:
         """Whether positions count only tokens that are not padding, from the padding id + 1, as RoBERTa's do; padding itself has
         the position of its id."""
         return self.layout.prefix == "roberta."
+
+    @property
+    def dense_modules(self) -> bool:
+        """Whether the head lies in Dense modules of sentence-transformers, beside the transformers model."""
+        return self.head in DENSE_HEADS
 
     def has(self, name: str) -> bool:
         """Tell whether the optional part `name` is there."""

@@ -166,27 +166,17 @@ def saved_by_sentence_transformers(path: Path) -> tuple[dict[str, Any], list[str
     """Return the fields of config_sentence_transformers.json, where sentence-transformers reads it, and warnings.
 
     It reads that file only beside a modules.json, and only where the file says that the model is a CrossEncoder; any other
-    directory it opens as plain transformers does. Raises CheckpointError for modules other than one Transformer.
+    directory it opens as plain transformers does.
     """
     fields = read_json(path / SENTENCE_TRANSFORMERS, missing={})
     modules = path / "modules.json"
-    if not modules.is_file() or fields.get("model_type") != "CrossEncoder":
-        left = [name for name in ("activation_fn", "prompts", "default_prompt_name") if fields.get(name)]
-        if not left:
-            return {}, []
-        why = "its model_type is not CrossEncoder" if modules.is_file() else "there is no modules.json beside it"
-        return {}, [f"{SENTENCE_TRANSFORMERS}: {', '.join(left)} not applied, as sentence-transformers: {why}"]
-    try:
-        listed = json.loads(modules.read_text(encoding="utf-8"))
-        kinds = [(str(module["type"]).rpartition(".")[2], module.get("path") or "") for module in listed]
-    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{modules} is not a list of modules ({type(error).__name__}: {error})") from error
-    if kinds != [("Transformer", "")]:
-        raise CheckpointError(
-            f"{modules} has the modules {', '.join(f'{kind} in {place!r}' for kind, place in kinds) or '(none)'}; crossrt "
-            "knows cross-encoders of one Transformer, whose files lie in the directory itself"
-        )
-    return fields, []
+    if modules.is_file() and fields.get("model_type") == "CrossEncoder":
+        return fields, []
+    left = [name for name in ("activation_fn", "prompts", "default_prompt_name") if fields.get(name)]
+    if not left:
+        return {}, []
+    why = "its model_type is not CrossEncoder" if modules.is_file() else "there is no modules.json beside it"
+    return {}, [f"{SENTENCE_TRANSFORMERS}: {', '.join(left)} not applied, as sentence-transformers: {why}"]
 
 
 def some(names: list[str]) -> str:

@@ -19,6 +19,11 @@ class Head(str, Enum):
     ROBERTA = "roberta"  # dense, tanh, out_proj
     DISTILBERT = "distilbert"  # pre_classifier, ReLU, classifier
     BERT_CAT = "bert-cat"  # one linear layer on a DistilBERT trunk, own class (Hofstätter et al. 2020)
+    # Dense modules of sentence-transformers on a bare trunk: a linear layer alone, or after another one and its activation.
+    DENSE = "dense"
+    DENSE_TANH = "dense-tanh"
+    DENSE_GELU = "dense-gelu"
+    DENSE_RELU = "dense-relu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +42,13 @@ HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
         Head.ROBERTA: HeadLayers(linears=("classifier.dense", "classifier.out_proj"), activation="tanh"),
         Head.DISTILBERT: HeadLayers(linears=("pre_classifier", "classifier"), activation="relu"),
         Head.BERT_CAT: HeadLayers(linears=("_classification_layer",), activation=None),
+        Head.DENSE: HeadLayers(linears=("dense.0",), activation=None),
+        Head.DENSE_TANH: HeadLayers(linears=("dense.0", "dense.1"), activation="tanh"),
+        Head.DENSE_GELU: HeadLayers(linears=("dense.0", "dense.1"), activation="gelu"),
+        Head.DENSE_RELU: HeadLayers(linears=("dense.0", "dense.1"), activation="relu"),
     }
 )
+DENSE_HEADS = (Head.DENSE, Head.DENSE_TANH, Head.DENSE_GELU, Head.DENSE_RELU)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +116,15 @@ def _distilbert(prefix: str) -> Layout:
         dimensions=_DISTILBERT_DIMENSIONS,
         token_types=False,
     )
+
+
+def layout_of(model_type: object) -> Layout | None:
+    """Return where an encoder of this model type keeps its tensors; None for one that is not known."""
+    if model_type in ("bert", "electra"):
+        return _bert_like(str(model_type))
+    if model_type in ("roberta", "xlm-roberta", "camembert"):
+        return _bert_like("roberta")
+    return _distilbert("distilbert") if model_type == "distilbert" else None
 
 
 def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:

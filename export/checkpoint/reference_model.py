@@ -5,8 +5,10 @@ with the checkpoint's linear layer.
 """
 
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from ...engine.errors import CheckpointError
 from ...engine.process.telemetry import telemetry_off
 from .checkpoint import Checkpoint
 from .heads import Head
+from .weights import read_tensors
 
 with telemetry_off():
     import transformers
@@ -48,7 +51,30 @@ class TrunkAndLinear(torch.nn.Module):
         return torch.nn.functional.linear(cls, self.weight, self.bias)
 
 
-def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAndLinear:
+class TrunkAndDense(torch.nn.Module):
+    """A bare trunk whose `[CLS]` goes through the Dense modules of sentence-transformers, read from their folders."""
+
+    def __init__(self, trunk: Any, path: Path) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.takes = frozenset(inspect.signature(trunk.forward).parameters)
+        modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
+        self.layers = torch.nn.Sequential(*(_dense(path / module["path"]) for module in modules[2:]))
+
+    def forward(self, encoded: dict[str, Any]) -> Any:
+        """Return the logits of a batch, [rows, labels]."""
+        return self.layers(self.trunk(**encoded).last_hidden_state[:, 0])
+
+
+def _dense(place: Path) -> Any:
+    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    linear = torch.nn.Linear(fields["in_features"], fields["out_features"], bias=fields.get("bias", True))
+    linear.load_state_dict({name.removeprefix("linear."): value for name, value in read_tensors(place).items()})
+    activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
+    return torch.nn.Sequential(linear, getattr(torch.nn, activation)())
+
+
+def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAndLinear | TrunkAndDense:
     """Load a checkpoint in FP32 and evaluation mode. Raises CheckpointError for weights that the files lack."""
     if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
         linear = "classifier.out_proj" if checkpoint.head is Head.ELECTRA_PLAIN else "_classification_layer"
@@ -65,15 +91,22 @@ def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAn
         ]
         if missing:
             raise CheckpointError(f"{checkpoint.path}: the reference lacks the tensors {', '.join(missing[:5])}")
-        model = TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
-        model.eval()
-        return model
+        trunk_model = TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
+        trunk_model.eval()
+        return trunk_model
     stock: Any = transformers.AutoModelForSequenceClassification
+    if checkpoint.dense_modules:
+        stock = transformers.AutoModel
     # transformers does not know the names that DataParallel gives, and AutoModel takes no weights without a path.
     source: Any = checkpoint.path
     weights: dict[str, Any] = {}
     if checkpoint.wrapped:
-        stock = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        classes = (
+            transformers.MODEL_MAPPING
+            if checkpoint.dense_modules
+            else transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        )
+        stock = classes[type(config)]
         source, weights = None, {"state_dict": checkpoint.original_tensors()}
     with _without_loading_bar():
         loaded, loading = stock.from_pretrained(
@@ -84,12 +117,13 @@ def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAn
             output_loading_info=True,
             **weights,
         )
-    if loading["missing_keys"]:
-        raise CheckpointError(
-            f"{checkpoint.path}: transformers gave random weights to {', '.join(sorted(loading['missing_keys'])[:5])}"
-        )
-    loaded.eval()
-    return StockModel(loaded)
+    # A bare trunk's pooler is not used by Dense modules.
+    missing = [name for name in sorted(loading["missing_keys"]) if not checkpoint.dense_modules or "pooler" not in name]
+    if missing:
+        raise CheckpointError(f"{checkpoint.path}: transformers gave random weights to {', '.join(missing[:5])}")
+    model = TrunkAndDense(loaded, checkpoint.path).float() if checkpoint.dense_modules else StockModel(loaded)
+    model.eval()
+    return model
 
 
 @contextmanager

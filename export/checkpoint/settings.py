@@ -12,6 +12,7 @@ from typing import Any
 
 from ...engine.errors import CheckpointError
 from .files import SENTENCE_TRANSFORMERS, read_json, saved_by_sentence_transformers
+from .modules import check_modules, modules_of
 
 TRANSFORMER = (
     "sentence_bert_config.json",
@@ -120,7 +121,13 @@ KNOWN: Mapping[str, Keys] = {
                 "config_args": ({},),
                 "tokenizer_name_or_path": (),
                 # Texts given as chat messages go through a chat template.
-                "modality_config": ({}, {"text": {"method": "forward", "method_output_name": "logits"}}),
+                "modality_config": (
+                    {},
+                    *(
+                        {"text": {"method": "forward", "method_output_name": name}}
+                        for name in ("logits", "last_hidden_state")
+                    ),
+                ),
             },
         ),
     ),
@@ -148,6 +155,8 @@ class Settings:
         applied, and for a file that is not of the form it should have.
         """
         read = {name: read_json(path / name, missing={}) for name in KNOWN if (path / name).is_file()}
+        if (modules := modules_of(path)) is not None:
+            check_modules(path, modules)
         saved, unread = saved_by_sentence_transformers(path)
         warnings = list(unread)
         transformer = next((read[name] for name in TRANSFORMER if name in read), {})

@@ -19,6 +19,7 @@ from ...engine.text.pair_tokenizer import PairTokenizer
 from ..bundle.hub_files import write_hub_files
 from ..bundle.manifest import tool_versions, write_manifest
 from ..checkpoint.files import default_activation, label_names, read_json, truncation_side
+from ..checkpoint.modules import modules_of
 from ..checkpoint.settings import Settings
 from .onnx_file import OnnxFile
 from .onnx_run import inputs_of, labels_of, session_of
@@ -96,6 +97,11 @@ def bundle_from_onnx(
     tokenizer = TokenizerFiles.read(directory, config)
     positions = _positions(directory, config)
     settings = Settings.read(directory)
+    if len(modules_of(directory) or ()) > 1:
+        raise CheckpointError(
+            f"{directory / 'modules.json'} has a head of Dense modules, which is not in the ONNX file; export "
+            "it from PyTorch instead"
+        )
     with published_directory(out, force=force) as partial:
         file = partial / ONNX_FILES[precision]
         file.parent.mkdir()

@@ -17,6 +17,8 @@ def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
     Raises BackendError when optimum-onnx is not installed, and CheckpointError for heads that Optimum would load as
     another model and export with plausible, wrong scores.
     """
+    if checkpoint.dense_modules:
+        raise CheckpointError("Optimum would leave out the head, which lies in Dense modules; leave out --exporter")
     if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
         raise CheckpointError(
             f"Optimum has no class for the {checkpoint.head.value} head and would export another model; leave out --exporter"

@@ -1,0 +1,186 @@
+"""Cross-encoders that sentence-transformers saved as several modules: a bare encoder, Pooling, and a head of Dense modules.
+
+sentence-transformers 5.4 and later build and load them: the encoder's tokens, the pooled `[CLS]`, then linear layers, of which
+the last writes `scores`.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine.errors import CheckpointError
+from .files import SENTENCE_TRANSFORMERS, read_json, shown
+from .heads import HEAD_LAYERS, Head, Layout, layout_of
+from .weights import read_tensors
+
+PLACE = re.compile(r"[0-9]{1,3}_(Pooling|Dense)")
+"""The folder of a module. A folder elsewhere would neither be downloaded nor be part of the cache's key."""
+HEADS: Mapping[tuple[str, ...], Head] = {
+    ("Identity",): Head.DENSE,
+    ("Tanh", "Identity"): Head.DENSE_TANH,
+    ("GELU", "Identity"): Head.DENSE_GELU,
+    ("ReLU", "Identity"): Head.DENSE_RELU,
+}
+"""The head, by the activations of the Dense modules."""
+KNOWN = (
+    "crossrt knows one Transformer whose head is part of it, and a Transformer, Pooling of [CLS] and one or two Dense modules, "
+    "the first of the model's width and followed by Tanh, GELU or ReLU, the last by Identity"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DenseHead:
+    """A checkpoint whose head lies in modules. `tensors` has those of the trunk, with its prefix, and those of the head."""
+
+    layout: Layout
+    head: Head
+    tensors: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One entry of modules.json: the class's name, without its package, and the folder."""
+
+    kind: str
+    place: str
+
+
+def modules_of(path: Path) -> list[Module] | None:
+    """Return the modules of a checkpoint that sentence-transformers saved as a CrossEncoder; None for any other.
+
+    Raises CheckpointError for a list that is malformed, and for classes that are not of sentence-transformers.
+    """
+    file = path / "modules.json"
+    if not file.is_file() or read_json(path / SENTENCE_TRANSFORMERS, missing={}).get("model_type") != "CrossEncoder":
+        return None
+    try:
+        listed = [
+            (str(module["type"]), module.get("path") or "") for module in json.loads(file.read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not a list of modules ({type(error).__name__}: {error})") from error
+    foreign = [kind for kind, _ in listed if not kind.startswith("sentence_transformers.")]
+    if foreign:
+        raise CheckpointError(f"{file} names the class {foreign[0]}, which is code that crossrt does not run; {KNOWN}")
+    return [Module(kind.rpartition(".")[2], place) for kind, place in listed]
+
+
+def check_modules(path: Path, modules: Sequence[Module]) -> None:
+    """Raise CheckpointError for modules that make up no cross-encoder that crossrt knows."""
+    kinds, first = [module.kind for module in modules], [module.place for module in modules[:1]]
+    places = [module.place for module in modules[1:]]
+    known = kinds == ["Transformer"] or (kinds[:2] == ["Transformer", "Pooling"] and {*kinds[2:]} == {"Dense"})
+    if known and first == [""] and all(isinstance(place, str) and PLACE.fullmatch(place) for place in places):
+        return
+    words = ", ".join(f"{module.kind} in {module.place!r}" for module in modules)
+    if "LogitScore" in kinds:
+        words += " (LogitScore reads one token's logit of a generative model)"
+    raise CheckpointError(f"{path / 'modules.json'} has the modules {words or '(none)'}; {KNOWN}")
+
+
+def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> DenseHead | None:
+    """Read the head of a checkpoint of several modules; None where the head is part of the model.
+
+    Raises CheckpointError for settings of the modules that crossrt does not compute.
+    """
+    modules = modules_of(path)
+    if modules is None:
+        return None
+    check_modules(path, modules)
+    if len(modules) == 1:
+        return None
+    layout = layout_of(config.get("model_type"))
+    if layout is None:
+        raise CheckpointError(
+            f"{path / 'config.json'}: model_type is {shown(config.get('model_type'))}; under a head of Dense modules, bert, "
+            "electra, roberta, xlm-roberta, camembert and distilbert are known"
+        )
+    _check_transformer(path)
+    _check_pooling(path / modules[1].place / "config.json")
+    layers = [path / module.place for module in modules[2:]]
+    head = _head_of(layers)
+    renamed = {
+        name if name.startswith(layout.prefix) else f"{layout.prefix}{name}": value for name, value in tensors.items()
+    }
+    width = None
+    for place, name in zip(layers, HEAD_LAYERS[head].linears, strict=True):
+        weight, bias = _linear(place)
+        if width is not None and weight.shape[1] != width:
+            raise CheckpointError(
+                f"{place}: the layer reads {weight.shape[1]} values, and the one before writes {width}"
+            )
+        width = weight.shape[0]
+        if place != layers[-1] and weight.shape[0] != weight.shape[1]:
+            raise CheckpointError(f"{place}: the layer is {list(weight.shape)}, not square; {KNOWN}")
+        renamed |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    return DenseHead(layout, head, renamed)
+
+
+def _check_transformer(path: Path) -> None:
+    file = path / "sentence_bert_config.json"
+    fields = read_json(file, missing={})
+    expected = {
+        "transformer_task": "feature-extraction",
+        "module_output_name": "token_embeddings",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    }
+    for name, value in expected.items():
+        if fields.get(name, value) != value:
+            raise CheckpointError(f"{file}: {name} is {shown(fields[name])}; {shown(value)} is supported")
+
+
+def _check_pooling(file: Path) -> None:
+    fields = read_json(file)
+    old = [name for name in fields if name.startswith("pooling_mode_") and fields[name]]
+    mode = fields.get("pooling_mode") or ("cls" if old == ["pooling_mode_cls_token"] else " and ".join(old) or "mean")
+    if mode not in ("cls", ["cls"]):
+        raise CheckpointError(
+            f"{file}: pooling_mode is {shown(mode)}; under a head of Dense modules, 'cls' is supported"
+        )
+    if fields.get("include_prompt", True) is not True:
+        raise CheckpointError(f"{file}: include_prompt is {shown(fields['include_prompt'])}; true is supported")
+
+
+def _head_of(layers: Sequence[Path]) -> Head:
+    """Return the head that the Dense modules in these folders make up."""
+    read, activations = "sentence_embedding", []
+    for place in layers:
+        file = place / "config.json"
+        fields = read_json(file)
+        if (name := fields.get("module_input_name", "sentence_embedding")) != read:
+            raise CheckpointError(f"{file}: module_input_name is {shown(name)}, and the module before writes {read!r}")
+        read = fields.get("module_output_name") or read
+        if fields.get("use_residual"):
+            raise CheckpointError(f"{file}: use_residual is {shown(fields['use_residual'])}; {KNOWN}")
+        activations.append(_activation(fields))
+    if read != "scores":
+        raise CheckpointError(
+            f"{layers[-1] / 'config.json'}: module_output_name is {shown(read)}; 'scores' is expected"
+        )
+    head = HEADS.get(tuple(activations))
+    if head is None:
+        raise CheckpointError(
+            f"{layers[0].parent}: the Dense modules' activations are {', '.join(activations)}; {KNOWN}"
+        )
+    return head
+
+
+def _activation(fields: Mapping[str, Any]) -> str:
+    """Return the name of a Dense module's activation in torch. sentence-transformers takes tanh where none is given."""
+    named = fields.get("activation_function", "torch.nn.modules.activation.Tanh")
+    known = isinstance(named, str) and named.startswith("torch.nn.")
+    return named.rpartition(".")[2] if known else shown(named)
+
+
+def _linear(place: Path) -> tuple[Any, Any]:
+    """Return a Dense module's weight [outputs, inputs] and its bias [outputs], of zeros where it has none."""
+    tensors = read_tensors(place)
+    weight = tensors.get("linear.weight")
+    if weight is None or weight.ndim != 2:
+        raise CheckpointError(
+            f"{place}: the weights hold {', '.join(tensors) or 'nothing'}; a table linear.weight is expected"
+        )
+    return weight, tensors.get("linear.bias", weight.new_zeros(len(weight)))

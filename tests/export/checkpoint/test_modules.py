@@ -1,0 +1,194 @@
+"""Cross-encoders of several modules score as in sentence-transformers, or are refused in words."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sentence_transformers", minversion="5.4")
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder as TheirCrossEncoder
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from crossrt import CrossEncoder
+from crossrt.engine.bundle.resolve import CHECKPOINT_FILES
+from crossrt.engine.errors import CheckpointError
+from crossrt.export import export
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.heads import Head
+from crossrt.export.existing.existing import bundle_from_onnx
+from crossrt.export.export import export_bundle
+from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _write
+
+TANH, GELU, RELU, IDENTITY = torch.nn.Tanh, torch.nn.GELU, torch.nn.ReLU, torch.nn.Identity
+
+
+def saved(path: Path, kind: str, layers: list[Dense], pooling: str = "cls", **fields: Any) -> Path:
+    """Save a CrossEncoder of an encoder, pooling and these layers; return its directory."""
+    _write(path / "encoder", **KINDS[kind])
+    transformer = Transformer(str(path / "encoder"), transformer_task="feature-extraction")
+    transformer.max_seq_length = 48
+    model = TheirCrossEncoder(modules=[transformer, Pooling(16, pooling_mode=pooling), *layers], device="cpu", **fields)
+    model.save_pretrained(str(path / "saved"))
+    return path / "saved"
+
+
+def dense(inputs: int, outputs: int, activation: Any, *, last: bool = False, **fields: Any) -> Dense:
+    torch.manual_seed(inputs + outputs)
+    layer = Dense(
+        inputs, outputs, activation_function=activation(), module_output_name="scores" if last else None, **fields
+    )
+    with torch.no_grad():
+        layer.linear.weight.mul_(2)
+    return layer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pairs() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "builtin_pairs", lambda max_length: PAIRS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("modules")
+    return saved(path, "bert", [dense(16, 16, GELU), dense(16, 1, IDENTITY, last=True)])
+
+
+@pytest.fixture
+def copied(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "activations", "labels", "head"),
+    [
+        ("bert", [], 1, Head.DENSE),
+        ("bert", [TANH], 1, Head.DENSE_TANH),
+        ("bert", [GELU], 2, Head.DENSE_GELU),
+        ("electra", [RELU], 1, Head.DENSE_RELU),
+        ("roberta", [GELU], 1, Head.DENSE_GELU),
+        ("xlm-roberta", [TANH], 3, Head.DENSE_TANH),
+        ("distilbert", [], 1, Head.DENSE),
+    ],
+)
+def test_a_head_of_dense_modules_scores_as_in_sentence_transformers(
+    kind: str, activations: list[Any], labels: int, head: Head, tmp_path: Path
+) -> None:
+    layers = [*(dense(16, 16, one) for one in activations), dense(16, labels, IDENTITY, last=True)]
+    path = saved(tmp_path, kind, layers, prompts={"q": "the river "}, default_prompt_name="q")
+    expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
+    checkpoint = Checkpoint.read(path)
+    assert (checkpoint.head, checkpoint.labels) == (head, labels)
+    bundle, _ = export_bundle(checkpoint, tmp_path / "bundle")
+    for backend in ("auto", "onnxruntime", "openvino"):
+        with CrossEncoder(bundle.path, backend=backend, device="cpu") as model:
+            np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+    assert len({*np.ravel(expected).tolist()}) == expected.size, "the pairs differ"
+    assert [one["path"] for one in json.loads((bundle.path / "modules.json").read_text())] == [""]
+
+
+def test_a_dense_module_without_a_bias_has_one_of_zeros(tmp_path: Path) -> None:
+    path = saved(tmp_path, "bert", [dense(16, 16, TANH, bias=False), dense(16, 1, IDENTITY, last=True)])
+    bundle, _ = export_bundle(Checkpoint.read(path), tmp_path / "bundle")
+    with CrossEncoder(bundle.path, device="cpu") as model:
+        expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
+        np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+
+
+def test_labels_of_the_encoders_own_config_do_not_matter(copied: Path) -> None:
+    edited(copied / "config.json", id2label={"0": "a", "1": "b", "2": "c"})
+    assert Checkpoint.read(copied).labels == 1
+
+
+def test_weights_of_wrapped_names_are_understood(copied: Path, tmp_path: Path) -> None:
+    held = load_file(copied / "model.safetensors")
+    expected = TheirCrossEncoder(str(copied), device="cpu").predict(PAIRS)
+    save_file({f"module.{name}": value for name, value in held.items()}, copied / "model.safetensors")
+    bundle, _ = export_bundle(Checkpoint.read(copied), tmp_path / "bundle")
+    with CrossEncoder(bundle.path, device="cpu") as model:
+        np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+
+
+def test_the_files_of_modules_are_downloaded_and_are_part_of_the_caches_key(original: Path) -> None:
+    held = {file for pattern in CHECKPOINT_FILES for file in original.glob(pattern)}
+    assert {file for file in original.rglob("*") if file.is_file() and file.name != "README.md"} == held
+
+
+def edited(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def edit(name: str, **fields: Any) -> Callable[[Path], None]:
+    return lambda path: edited(path / name, **fields)
+
+
+def listed(*modules: tuple[str, str]) -> Callable[[Path], object]:
+    entries = [{"idx": n, "name": str(n), "type": kind, "path": place} for n, (kind, place) in enumerate(modules)]
+    return lambda path: (path / "modules.json").write_text(json.dumps(entries))
+
+
+def layer(place: str, weight: tuple[int, ...], name: str = "linear.weight") -> Callable[[Path], None]:
+    return lambda path: save_file({name: torch.ones(weight)}, path / place / "model.safetensors")
+
+
+TRANSFORMER = ("sentence_transformers.base.modules.transformer.Transformer", "")
+POOLING = ("sentence_transformers.sentence_transformer.modules.pooling.Pooling", "1_Pooling")
+FIRST = ("sentence_transformers.base.modules.dense.Dense", "2_Dense")
+LAST = ("sentence_transformers.base.modules.dense.Dense", "3_Dense")
+LOGIT_SCORE = ("sentence_transformers.cross_encoder.modules.logit_score.LogitScore", "1_LogitScore")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (edit("1_Pooling/config.json", pooling_mode="mean"), "pooling_mode is 'mean'; .*'cls' is supported"),
+        (edit("1_Pooling/config.json", pooling_mode=["cls", "max"]), "pooling_mode is"),
+        (edit("1_Pooling/config.json", include_prompt=False), "include_prompt is False; true is supported"),
+        (edit("2_Dense/config.json", activation_function="torch.nn.modules.activation.SiLU"), "are SiLU, Identity; "),
+        (edit("2_Dense/config.json", activation_function="my_code.Gelu"), "are 'my_code.Gelu', Identity"),
+        (edit("3_Dense/config.json", activation_function="torch.nn.modules.activation.Tanh"), "are GELU, Tanh"),
+        (edit("2_Dense/config.json", use_residual=True), "use_residual is True"),
+        (edit("2_Dense/config.json", module_input_name="token_embeddings"), "module_input_name is 'token_embeddings'"),
+        (edit("3_Dense/config.json", module_output_name="sentence_embedding"), "'scores' is expected"),
+        (edit("sentence_bert_config.json", transformer_task="fill-mask"), "transformer_task is 'fill-mask'"),
+        (edit("sentence_bert_config.json", module_output_name="sentence_embedding"), "module_output_name"),
+        (edit("config.json", model_type="t5"), "model_type is 't5'; under a head of Dense modules, bert, electra"),
+        (layer("2_Dense", (8, 16)), r"2_Dense: the layer is \[8, 16\], not square"),
+        (layer("3_Dense", (1, 8)), "3_Dense: the layer reads 8 values, and the one before writes 16"),
+        (layer("2_Dense", (8, 8)), "3_Dense: the layer reads 16 values, and the one before writes 8"),
+        (layer("2_Dense", (16,)), "a table linear.weight is expected"),
+        (layer("2_Dense", (16, 16), "weight"), "hold weight; a table linear.weight is expected"),
+        (lambda path: (path / "2_Dense/model.safetensors").unlink(), "2_Dense has neither"),
+        (lambda path: (path / "2_Dense/config.json").unlink(), "2_Dense has no config.json"),
+        (listed(TRANSFORMER, POOLING), "Dense modules, the first of the model's width"),
+        (listed(TRANSFORMER, FIRST, LAST), "has the modules Transformer in '', Dense in '2_Dense', Dense"),
+        (listed(TRANSFORMER, LOGIT_SCORE), "LogitScore reads one token's logit of a generative model"),
+        (listed(TRANSFORMER, POOLING, FIRST, FIRST, LAST), "activations are GELU, GELU, Identity"),
+        (listed(TRANSFORMER, POOLING, (FIRST[0], "../2_Dense"), LAST), r"Dense in '\.\./2_Dense'"),
+        (listed(TRANSFORMER, POOLING, ("my_code.Dense", "2_Dense"), LAST), "my_code.Dense, which is code"),
+        (listed((TRANSFORMER[0], "0_Transformer"), POOLING, FIRST, LAST), "Transformer in '0_Transformer'"),
+        (lambda path: (path / "modules.json").write_text("{}"), r"has the modules \(none\)"),
+        (lambda path: (path / "modules.json").write_text("[3]"), "is not a list of modules"),
+    ],
+)
+def test_modules_that_crossrt_does_not_compute_are_refused(
+    change: Callable[[Path], object], said: str, copied: Path
+) -> None:
+    change(copied)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        Checkpoint.read(copied)
+    assert str(copied) in str(caught.value)
+
+
+def test_an_onnx_file_beside_dense_modules_lacks_the_head(copied: Path, bundle: Path, tmp_path: Path) -> None:
+    shutil.copyfile(bundle / "onnx/model.onnx", copied / "model.onnx")
+    with pytest.raises(CheckpointError, match="a head of Dense modules, which is not in the ONNX file"):
+        bundle_from_onnx(copied, tmp_path / "bundle")
