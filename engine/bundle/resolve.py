@@ -7,9 +7,12 @@ changes is exported again, and crossrt's version, so that a fixed export replace
 
 import errno
 import hashlib
+import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -25,6 +28,8 @@ from .bundle import Bundle
 from .manifest import MANIFEST, SCHEMA, Manifest
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 CHECKPOINT_FILES = (
     "*.json",  # config, tokenizer, vocabulary, the index of sharded weights, settings of sentence-transformers
     "*.txt",  # vocab.txt, merges.txt
@@ -32,6 +37,7 @@ CHECKPOINT_FILES = (
     "*.codes",  # bpe.codes
     "model*.safetensors",
     "pytorch_model*.bin",
+    *ADAPTER_WEIGHTS,
     "[0-9]*_Pooling/config.json",  # modules of sentence-transformers
     *(f"[0-9]*_Dense/{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin")),
 )
@@ -71,7 +77,8 @@ def bundle_from_source(
     if cache is None:
         raise SourceError(_nowhere(source, "this user has no home directory"))
     target = cache / _content_key(checkpoint)
-    return _cached(target) or _exported(checkpoint, target, source, revision)
+    environment = _hub_environment(token, cache_folder, local_files_only=local_files_only)
+    return _cached(target) or _exported(checkpoint, target, source, revision, environment)
 
 
 def fetched_checkpoint(
@@ -83,18 +90,20 @@ def fetched_checkpoint(
     local_files_only: bool = False,
     onnx: bool = False,
     onnx_file: str | None = None,
+    owner: str | None = "cross-encoder",
 ) -> tuple[Path, str]:
     """Download a hub repository's checkpoint files and return their directory and the commit.
 
     With `onnx` also download the repository's own `model.onnx`, or the file that `onnx_file` names, as a path in the repository
-    or in its folder `onnx`. If the repository is a bundle, download all files that its manifest lists. Raises SourceError for a
+    or in its folder `onnx`. A name without an owner is one of `owner`'s. If the repository is a bundle, download all files that
+    its manifest lists. Raises SourceError for a
     name that is neither a directory nor a hub id, for an ONNX file that is not there, and for a download that fails.
     """
     if not HUB_ID.fullmatch(source) or Path(source).suffix in (".onnx", ".json", ".bin", ".safetensors"):
         raise SourceError(
             f"{source} is not a directory that exists, nor a hub id like cross-encoder/ms-marco-MiniLM-L6-v2"
         )
-    repository = source if "/" in source else f"cross-encoder/{source}"
+    repository = source if "/" in source or owner is None else f"{owner}/{source}"
     try:
         with telemetry_off():
             import huggingface_hub
@@ -163,9 +172,18 @@ def last_of_training(directory: Path) -> Path | None:
         path
         for path in directory.glob("checkpoint-*")
         if path.name.removeprefix("checkpoint-").isdecimal()
-        and any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+        and any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
     ]
     return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def adapter_base(directory: Path) -> Path | None:
+    """Return the directory of the model that a LoRA adapter was trained on; None where it is on the hub, or for no adapter."""
+    try:
+        name = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return next((path for path in (Path(name), directory / name) if name and path.is_dir()), None)
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return None
 
 
 def _content_key(checkpoint: Path) -> str:
@@ -179,8 +197,12 @@ def _content_key(checkpoint: Path) -> str:
         raise SourceError(
             f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it{where}"
         )
+    base = adapter_base(checkpoint)
+    if base is not None:
+        files += sorted({file for pattern in patterns for file in base.glob(pattern) if file.is_file()})
     for file in files:
-        digest.update(f"{file.relative_to(checkpoint)} {content_sha256(file)}\n".encode())
+        name = file.name if base is not None and file.is_relative_to(base) else file.relative_to(checkpoint)
+        digest.update(f"{name} {content_sha256(file)}\n".encode())
     return digest.hexdigest()[:32]
 
 
@@ -193,7 +215,21 @@ def _cached(target: Path) -> Bundle | None:
         return None  # a damaged entry is exported again
 
 
-def _exported(checkpoint: Path, target: Path, source: str, revision: str | None) -> Bundle:
+def _hub_environment(
+    token: bool | str | None, cache_folder: str | PathLike[str] | None, *, local_files_only: bool
+) -> dict[str, str]:
+    """Return the variables by which an export fetches the base model of an adapter with the same options as the adapter."""
+    folder = hub_folder(cache_folder)
+    return {
+        **({"HF_TOKEN": token} if isinstance(token, str) else {}),
+        **({"HF_HUB_CACHE": str(folder)} if folder is not None else {}),
+        **({"HF_HUB_OFFLINE": "1"} if local_files_only else {}),
+    }
+
+
+def _exported(
+    checkpoint: Path, target: Path, source: str, revision: str | None, environment: Mapping[str, str]
+) -> Bundle:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         clear_abandoned(target.parent)
@@ -204,7 +240,7 @@ def _exported(checkpoint: Path, target: Path, source: str, revision: str | None)
         with exporting as lock:
             bundle = _cached(target)  # another process may have exported it while this one waited
             if bundle is None:
-                _export(checkpoint, target, source, revision, lock)
+                _export(checkpoint, target, source, revision, lock, environment)
                 bundle = Bundle.open(target)
             return bundle
     except OSError as error:
@@ -218,7 +254,9 @@ def _nowhere(source: str, why: str) -> str:
     )
 
 
-def _export(checkpoint: Path, target: Path, source: str, revision: str | None, lock: int) -> None:
+def _export(
+    checkpoint: Path, target: Path, source: str, revision: str | None, lock: int, environment: Mapping[str, str]
+) -> None:
     print(f"crossrt: exporting {source} once, to {target}", file=sys.stderr)
     words = ["export", str(checkpoint.absolute()), str(target), "--force", "--source-id", source]
     if revision is not None:
@@ -232,6 +270,7 @@ def _export(checkpoint: Path, target: Path, source: str, revision: str | None, l
         check=False,
         pass_fds=inherited,
         stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
     )
     if child.returncode:
         lines = (child.stderr.strip() or child.stdout.strip() or f"exit status {child.returncode}").splitlines()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ...engine.errors import CheckpointError, OptionError
 from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
+from .adapter import is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
 from .files import default_activation, label_names, longest, read_json, truncation_side
 from .heads import DENSE_HEADS, Head, Layout, head_of
@@ -55,11 +56,13 @@ class Checkpoint:
     token_types: bool
     _names: Mapping[str, str]
     _tensors: Mapping[str, Any]
+    _temporary: Any
 
     @classmethod
     def read(cls, path: Path, *, activation: str | None = None) -> "Checkpoint":
         """Read a directory in the hub's layout. `activation` overrides what the checkpoint asks for.
 
+        A LoRA adapter is merged first, and `path` is then a temporary directory that lives as long as the checkpoint.
         Raises CheckpointError, saying what was found and what was expected, for anything but a whole cross-encoder.
         """
         if not path.exists():
@@ -68,6 +71,9 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} is a file; give the directory that holds the weights, config.json and the tokenizer"
             )
+        temporary = None
+        if is_adapter(path):
+            path, temporary = merged(path)
         config = read_json(path / "config.json")
         stored = read_tensors(path)
         tensors = unwrapped(stored)
@@ -114,6 +120,7 @@ class Checkpoint:
             token_types="type.weight" in names and len(tensors[names["type.weight"]]) > 1,
             _names=names,
             _tensors=tensors,
+            _temporary=temporary,
         )
 
     @property

@@ -53,11 +53,6 @@ def check_no_pointer(file: Path, beginning: bytes) -> None:
 def _without_config(path: Path) -> str:
     """Say what a directory without config.json is instead."""
     directory = path.parent
-    if (directory / "adapter_config.json").is_file():
-        return (
-            f"{directory} holds a LoRA adapter (adapter_config.json), not a whole model: merge it into its base model first, "
-            "with peft's merge_and_unload() and save_pretrained(), and give the directory of the result"
-        )
     last = last_of_training(directory)
     if last is not None:
         return f"{directory} is the output of a training run; give its newest checkpoint, {last}"

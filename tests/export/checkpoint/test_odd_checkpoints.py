@@ -559,12 +559,6 @@ TABLE = [
     Row("relative positions", "bert", config(position_embedding_type="relative_key"), "relative_key"),
     Row("silu", "bert", config(hidden_act="silu"), "'silu' is not supported; gelu, gelu_new and relu are"),
     # Not a model's directory.
-    Row(
-        "a LoRA adapter",
-        "bert",
-        both(file("config.json", None), file("adapter_config.json", "{}")),
-        "holds a LoRA adapter.*merge it into its base model first",
-    ),
     Row("a training run", "bert", _training_output, "give its newest checkpoint, .*checkpoint-1000$"),
     Row("an empty directory", "bert", _emptied, r"has no config\.json"),
     Row("nothing", "bert", shutil.rmtree, "there is no directory"),

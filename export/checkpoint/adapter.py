@@ -1,0 +1,169 @@
+"""LoRA adapters (`adapter_config.json`), which peft merges into the model that they were trained on."""
+
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...engine.bundle.resolve import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, fetched_checkpoint
+from ...engine.errors import CheckpointError, CrossrtError, SourceError
+from ...engine.process.telemetry import telemetry_off
+from .files import first_line, read_json, shown, some
+from .heads import head_of
+from .strangers import not_a_cross_encoder
+from .weights import WEIGHTS, read_file
+
+BY_HAND = (
+    "merge it where it was trained, with peft's merge_and_unload() and save_pretrained(), and give the directory of the "
+    "result"
+)
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+OTHER_SETTINGS = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json")
+
+HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
+"""Ends of the names of the layer with a row for each label."""
+
+
+def is_adapter(path: Path) -> bool:
+    """Tell whether a directory holds an adapter. Raises CheckpointError where it holds a whole model too."""
+    if not (path / ADAPTER_CONFIG).is_file():
+        return False
+    whole = next((name for name in WEIGHTS if (path / name).is_file()), None)
+    if whole is not None:
+        raise CheckpointError(
+            f"{path} holds an adapter ({ADAPTER_CONFIG}) and whole weights ({whole}), and which of them is meant is unknown: "
+            f"delete {ADAPTER_CONFIG} if the adapter is merged already, or else {whole}"
+        )
+    return True
+
+
+class TemporaryFolder:
+    """A folder that is deleted when this object is freed, or at the end of the process."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="crossrt-merged-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def merged(path: Path) -> tuple[Path, TemporaryFolder]:
+    """Merge the adapter in a directory and return the directory of the whole checkpoint, and the folder that it lies in.
+
+    The base model is the one that adapter_config.json names: a directory, or a hub id, which is fetched. The tokenizer is the
+    adapter's, or else the base model's. Raises CheckpointError without peft, for adapters other than LoRA, for a base model that
+    is not found, and where a tensor would be left at random values.
+    """
+    config, adapter = read_json(path / ADAPTER_CONFIG), _weights(path)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(
+            f"{path / ADAPTER_CONFIG}: peft_type is {shown(kind)}; LORA is merged by crossrt. Or {BY_HAND}"
+        )
+    try:
+        with telemetry_off():
+            import peft
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} holds a LoRA adapter ({ADAPTER_CONFIG}), not a whole model, and merging it needs peft ({error}): "
+            f"pip install peft; or {BY_HAND}"
+        ) from None
+    base = _base(path, config)
+    temporary = TemporaryFolder()
+    directory = temporary.path / (path.resolve().name or "adapter")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deprecations in transformers, which peft calls
+            _merge(path, base, adapter, directory, peft)
+    except CrossrtError:
+        raise
+    except Exception as error:  # peft and transformers raise many kinds
+        raise CheckpointError(
+            f"{path}: peft {peft.__version__} cannot merge the adapter into {base} ({first_line(error)}); {BY_HAND}"
+        ) from error
+    _copy_files(path, base, directory)
+    return directory, temporary
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """Return an adapter's tensors by the names of the model's parts: without peft's prefixes."""
+    file = next((path / name for name in ADAPTER_WEIGHTS if (path / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{path} has {ADAPTER_CONFIG}, but neither {' nor '.join(ADAPTER_WEIGHTS)}")
+    return {_plain(name): value for name, value in read_file(file).items()}
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", "")
+
+
+def _base(path: Path, config: Mapping[str, Any]) -> Path:
+    """Return the directory of the base model. A relative path is one in the working directory, or in the adapter's."""
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(
+            f"{path / ADAPTER_CONFIG}: base_model_name_or_path is {shown(name)}; the base model is expected"
+        )
+    base = adapter_base(path)
+    if base is None:
+        revision = config.get("revision")
+        try:
+            base, _ = fetched_checkpoint(name, revision=revision if isinstance(revision, str) else None, owner=None)
+        except SourceError as error:
+            raise CheckpointError(
+                f"{path} is an adapter of {name}, which is needed to merge it and was not found ({error}). Change "
+                f"base_model_name_or_path in {ADAPTER_CONFIG} to the directory of that model, or {BY_HAND}"
+            ) from error
+    if (base / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"{path} is an adapter of {base}, which holds an adapter itself; {BY_HAND}")
+    return base
+
+
+def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, peft: Any) -> None:
+    import torch
+    import transformers
+
+    labels = [value.shape[0] for name, value in adapter.items() if name.endswith(HEADS) and value.ndim == 2]
+    choice = {"num_labels": labels[0]} if labels else {}
+    fields = read_json(base / "config.json")
+    config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True, **choice)
+    with torch.device("meta"):
+        empty = transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    names = dict(empty.state_dict())
+    if head_of(names) is None:
+        raise CheckpointError(not_a_cross_encoder(path, fields | {"architectures": [type(empty).__name__]}, names))
+    model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+        base,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    mismatched = [name if isinstance(name, str) else name[0] for name in loading["mismatched_keys"]]
+    random = sorted({*loading["missing_keys"], *mismatched} - {*adapter})
+    if random:
+        raise CheckpointError(
+            f"{path}: neither the adapter nor {base} holds {some(random)}, which would be left at random values; save the "
+            "adapter with these modules in modules_to_save"
+        )
+    whole = peft.PeftModel.from_pretrained(model, str(path))
+    expected = {_plain(name) for name in peft.get_peft_model_state_dict(whole)}
+    if expected != set(adapter):
+        raise CheckpointError(
+            f"{path}: the adapter's tensors are not those that {ADAPTER_CONFIG} describes: "
+            + some([f"{name} is missing" for name in sorted(expected - set(adapter))])
+            + some([f"{name} is not used" for name in sorted(set(adapter) - expected)])
+        )
+    whole.merge_and_unload().save_pretrained(directory)
+
+
+def _copy_files(path: Path, base: Path, directory: Path) -> None:
+    source = path if any((path / name).is_file() for name in TOKENIZER_FILES) else base
+    for place, names in ((source, (*TOKENIZER_FILES, *TOKENIZER_SETTINGS)), (path, OTHER_SETTINGS)):
+        for name in names:
+            if (place / name).is_file():
+                shutil.copyfile(place / name, directory / name)

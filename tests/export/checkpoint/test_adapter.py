@@ -1,0 +1,308 @@
+"""LoRA adapters are merged by peft, as an independent product of their tensors has it, or refused in words.
+
+peft is not part of the test environment: `scripts/integrations peft` runs what needs it.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+from safetensors.torch import load_file, save_file
+
+from crossrt import CrossEncoder
+from crossrt.engine.bundle import resolve
+from crossrt.engine.bundle.resolve import bundle_from_source
+from crossrt.engine.errors import CheckpointError
+from crossrt.export import export
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.export import export_bundle
+from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _write
+
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
+RANK, ALPHA = 2, 6
+CONFIG = {
+    "peft_type": "LORA",
+    "task_type": "SEQ_CLS",
+    "base_model_name_or_path": "BASE",
+    "r": RANK,
+    "lora_alpha": ALPHA,
+    "target_modules": ["query", "value"],
+    "modules_to_save": ["classifier", "score"],
+    "bias": "none",
+    "inference_mode": True,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pairs() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "builtin_pairs", lambda max_length: PAIRS)
+        yield
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    _write(tmp_path / "base", **KINDS["bert"])
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def adapter(base: Path) -> Path:
+    """An adapter with a head of its own, in files as peft writes them."""
+    return adapter_of(base, labels=1)
+
+
+def adapter_of(base: Path, *, labels: int, **fields: Any) -> Path:
+    path = base.parent / "adapter"
+    path.mkdir()
+    (path / "adapter_config.json").write_text(json.dumps(CONFIG | {"base_model_name_or_path": str(base)} | fields))
+    generator = torch.Generator().manual_seed(3)
+    names = [name for name in load_file(base / "model.safetensors") if name.endswith(("query.weight", "value.weight"))]
+    held = {}
+    for name in names:
+        stem = "base_model.model." + name.removesuffix(".weight")
+        held[f"{stem}.lora_A.weight"] = torch.randn((RANK, 16), generator=generator) * 0.5
+        held[f"{stem}.lora_B.weight"] = torch.randn((16, RANK), generator=generator) * 0.5
+    held["base_model.model.classifier.weight"] = torch.randn((labels, 16), generator=generator)
+    held["base_model.model.classifier.bias"] = torch.randn((labels,), generator=generator)
+    save_file(held, path / "adapter_model.safetensors")
+    return path
+
+
+def merged_by_hand(base: Path, adapter: Path, scale: float = ALPHA / RANK) -> dict[str, Any]:
+    """Return the base model's weights plus scale x B A, with the adapter's head."""
+    held = load_file(base / "model.safetensors")
+    added = {
+        name.removeprefix("base_model.model."): one
+        for name, one in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    for name, low in added.items():
+        if name.endswith(".lora_A.weight"):
+            stem = name.removesuffix(".lora_A.weight")
+            held[f"{stem}.weight"] = held[f"{stem}.weight"] + scale * added[f"{stem}.lora_B.weight"] @ low
+        elif "lora" not in name:
+            held[name] = low
+    return held
+
+
+def assert_merged(path: Path, expected: dict[str, Any]) -> None:
+    found = Checkpoint.read(path).original_tensors()
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6)
+
+
+@needs_peft
+def test_an_adapter_is_merged_and_scores_as_the_merged_weights(base: Path, adapter: Path, tmp_path: Path) -> None:
+    expected = merged_by_hand(base, adapter)
+    assert_merged(adapter, expected)
+    bundle, _ = export_bundle(Checkpoint.read(adapter), tmp_path / "bundle")
+    model = transformers.BertForSequenceClassification.from_pretrained(base, state_dict=None).eval()
+    model.load_state_dict(expected, strict=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    with torch.inference_mode():
+        logits = [
+            model(**tokenizer([query], [text], truncation="longest_first", max_length=64, return_tensors="pt")).logits[
+                0
+            ]
+            for query, text in PAIRS
+        ]
+    with CrossEncoder(bundle.path, device="cpu") as ours:
+        np.testing.assert_allclose(ours.logits(PAIRS), torch.stack(logits), rtol=0, atol=1e-4)
+    assert bundle.manifest.source["id"] == "adapter"
+
+
+@needs_peft
+def test_a_head_of_other_labels_than_the_base_models_is_taken_from_the_adapter(base: Path) -> None:
+    checkpoint = Checkpoint.read(adapter_of(base, labels=3))
+    assert checkpoint.labels == 3
+
+
+@needs_peft
+def test_a_base_model_without_a_head_gets_the_adapters(base: Path, adapter: Path) -> None:
+    expected = merged_by_hand(base, adapter)
+    transformers.BertModel.from_pretrained(base).save_pretrained(base)
+    assert_merged(adapter, expected)
+
+
+@needs_peft
+def test_rank_stabilized_scales_and_pickles_are_understood(base: Path) -> None:
+    path = adapter_of(base, labels=1, use_rslora=True)
+    expected = merged_by_hand(base, path, ALPHA / RANK**0.5)
+    torch.save(load_file(path / "adapter_model.safetensors"), path / "adapter_model.bin")
+    (path / "adapter_model.safetensors").unlink()
+    assert_merged(path, expected)
+
+
+@needs_peft
+@pytest.mark.parametrize("place", ["../base", "base"])
+def test_a_relative_base_model_is_found(place: str, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(base.parent if place == "base" else "/")
+    change(adapter, base_model_name_or_path=place)
+    assert_merged(adapter, merged_by_hand(base, adapter))
+
+
+@needs_peft
+def test_a_base_model_of_the_hub_is_fetched_with_its_revision(
+    base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossrt.export.checkpoint import adapter as module
+
+    asked = []
+
+    def fetched(name: str, **options: Any) -> tuple[Path, str]:
+        asked.append((name, options))
+        return base, "main"
+
+    monkeypatch.setattr(module, "fetched_checkpoint", fetched)
+    change(adapter, base_model_name_or_path="bert-base-uncased", revision="abc")
+    Checkpoint.read(adapter)
+    assert asked == [("bert-base-uncased", {"revision": "abc", "owner": None})]
+
+
+@needs_peft
+def test_the_tokenizer_and_the_activation_of_the_adapter_come_first(base: Path, adapter: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        if (base / name).is_file():
+            shutil.copyfile(base / name, adapter / name)
+    fields = json.loads((adapter / "tokenizer_config.json").read_text())
+    (adapter / "tokenizer_config.json").write_text(json.dumps(fields | {"model_max_length": 24}))
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ]
+    (adapter / "modules.json").write_text(json.dumps(modules))
+    (adapter / "config_sentence_transformers.json").write_text(
+        json.dumps({"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Tanh"})
+    )
+    checkpoint = Checkpoint.read(adapter)
+    assert (checkpoint.max_length, checkpoint.activation) == (24, "tanh")
+
+
+@needs_peft
+def test_the_merged_files_are_deleted_with_the_checkpoint(adapter: Path) -> None:
+    checkpoint = Checkpoint.read(adapter)
+    path = checkpoint.path
+    assert path.is_dir()
+    del checkpoint
+    assert not path.exists()
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda held: held.pop("base_model.model.classifier.bias"), r"classifier\.bias, which would be left at random"),
+        (lambda held: held.pop(next(iter(held))), r"lora_[AB]\.weight is missing"),
+        (lambda held: held.update({"base_model.model.more.lora_A.weight": torch.ones(2, 2)}), "more.lora_A.weight is not used"),
+        (lambda held: held.update({next(iter(held)): torch.ones(9, 9)}), "cannot merge the adapter into"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_refused(
+    edit: Callable[[dict[str, Any]], Any], said: str, base: Path, adapter: Path
+) -> None:
+    transformers.BertModel.from_pretrained(base).save_pretrained(base)
+    held = load_file(adapter / "adapter_model.safetensors")
+    edit(held)
+    save_file(held, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        Checkpoint.read(adapter)
+
+
+@needs_peft
+def test_an_adapter_of_a_decoder_is_refused_before_the_base_model_is_loaded(base: Path, adapter: Path) -> None:
+    shutil.rmtree(base)
+    transformers.LlamaConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    ).save_pretrained(base)
+    with pytest.raises(CheckpointError, match=r"head named score[\s\S]*LlamaForSequenceClassification"):
+        Checkpoint.read(adapter)
+
+
+def change(adapter: Path, **fields: Any) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_without_peft_the_message_says_what_to_do(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(
+        CheckpointError, match=r"holds a LoRA adapter.*pip install peft; or merge it where it was trained"
+    ):
+        Checkpoint.read(adapter)
+
+
+def test_an_adapter_beside_whole_weights_is_refused(base: Path) -> None:
+    (base / "adapter_config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(
+        CheckpointError, match=r"an adapter .* and whole weights \(model\.safetensors\).*delete adapter_config"
+    ):
+        Checkpoint.read(base)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; LORA is merged"),
+        ({"peft_type": None}, "peft_type is None"),
+        ({"peft_type": []}, r"peft_type is \[\]"),
+        ({"base_model_name_or_path": None}, "base_model_name_or_path is None; the base model is expected"),
+        ({"base_model_name_or_path": 3}, "base_model_name_or_path is 3"),
+        ({"base_model_name_or_path": "/not/there"}, "an adapter of /not/there, which is needed to merge it and was not found"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_cannot_be_merged_is_refused(
+    fields: dict[str, Any], said: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec("peft") is None:
+        monkeypatch.setitem(sys.modules, "peft", object())  # type: ignore[arg-type]
+    change(adapter, **fields)
+    with pytest.raises(CheckpointError, match=said):
+        Checkpoint.read(adapter)
+
+
+def test_an_adapter_without_weights_is_refused(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="neither adapter_model"):
+        Checkpoint.read(adapter)
+
+
+def test_a_bundle_in_the_cache_is_of_one_adapter_and_of_one_base_model(
+    base: Path, adapter: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports = []
+
+    def exported(checkpoint: Path, target: Path, *_: Any) -> None:
+        exports.append(checkpoint)
+        shutil.copytree(bundle, target)
+
+    monkeypatch.setattr(resolve, "_export", exported)
+    for edited in (None, base / "config.json", None, adapter / "adapter_model.safetensors", None):
+        if edited is not None:
+            edited.write_bytes(edited.read_bytes() + b" ")
+        bundle_from_source(str(adapter), cache_folder=tmp_path / "cache")
+    assert len(exports) == 3
+
+
+def test_the_export_fetches_a_base_model_with_the_callers_options(
+    adapter: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, str]] = []
+
+    def exported(
+        checkpoint: Path, target: Path, source: str, revision: str | None, lock: int, environment: Any
+    ) -> None:
+        found.append(environment)
+        shutil.copytree(bundle, target)
+
+    monkeypatch.setattr(resolve, "_export", exported)
+    bundle_from_source(str(adapter), cache_folder=tmp_path / "cache", token="secret", local_files_only=True)
+    assert found == [{"HF_TOKEN": "secret", "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}]
