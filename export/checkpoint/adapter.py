@@ -128,13 +128,14 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     labels = [value.shape[0] for name, value in adapter.items() if name.endswith(HEADS) and value.ndim == 2]
     choice = {"num_labels": labels[0]} if labels else {}
     fields = read_json(base / "config.json")
+    classes: Any = transformers.AutoModelForSequenceClassification
     config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True, **choice)
     with torch.device("meta"):
-        empty = transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        empty = classes.from_config(config, trust_remote_code=False)
     names = dict(empty.state_dict())
     if head_of(names) is None:
         raise CheckpointError(not_a_cross_encoder(path, fields | {"architectures": [type(empty).__name__]}, names))
-    model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+    model, loading = classes.from_pretrained(
         base,
         config=config,
         dtype=torch.float32,

@@ -17,12 +17,17 @@ from .files import default_activation, label_names, longest, read_json, truncati
 from .heads import DENSE_HEADS, Head, Layout, head_of
 from .modules import dense_head_of
 from .settings import Settings
-from .strangers import not_a_cross_encoder
+from .strangers import looks_known_and_is_not, not_a_cross_encoder
 from .tensor_names import check_tensors, tensor_names
 from .weights import BUFFERS, check_not_quantised, read_tensors, unwrapped
 
 LABELS = ("num_labels", "id2label", "label2id")
 """Fields of config.json on the labels of the model's own head, which a head of Dense modules replaces."""
+
+CUSTOM_CODE = (
+    "config.json names code of the publisher (auto_map), which crossrt never runs: the model is computed as transformers "
+    "computes the architecture that the tensors are named like. Compare some scores with the publisher's"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +88,8 @@ class Checkpoint:
         if dense is not None:
             layout, head, tensors = dense.layout, dense.head, dict(dense.tensors)
             config = {name: value for name, value in config.items() if name not in LABELS}
-        elif (layout_and_head := head_of(tensors)) is not None:
-            layout, head = layout_and_head
+        elif (found := head_of(tensors)) is not None and not looks_known_and_is_not(path, config, tensors):
+            layout, head = found
         else:
             raise CheckpointError(not_a_cross_encoder(path, config, tensors))
         pad_token_id = pad_token_id_of(path, config, layout)
@@ -141,7 +146,8 @@ class Checkpoint:
     def warnings(self) -> tuple[str, ...]:
         """Tensors and settings in the files that may matter and are not used, in words."""
         unused = (f"tensors that the model does not use: {', '.join(self.leftover)}",) if self.leftover else ()
-        return (*unused, *self.settings.warnings)
+        code = (CUSTOM_CODE,) if self.config.get("auto_map") else ()
+        return (*unused, *code, *self.settings.warnings)
 
     def with_relevant_label(self, choice: int | str | None) -> "Checkpoint":
         """Return the checkpoint with that label, by its index or name, as the relevant one; itself for None.

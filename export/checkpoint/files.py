@@ -53,6 +53,8 @@ def check_no_pointer(file: Path, beginning: bytes) -> None:
 def _without_config(path: Path) -> str:
     """Say what a directory without config.json is instead."""
     directory = path.parent
+    if any(directory.glob("*.gguf")):
+        return f"{directory} holds GGUF files, which llama.cpp runs (llama-server --reranking); give the PyTorch checkpoint"
     last = last_of_training(directory)
     if last is not None:
         return f"{directory} is the output of a training run; give its newest checkpoint, {last}"

@@ -1,6 +1,6 @@
 """Cross-encoders that sentence-transformers saved as several modules: a bare encoder, Pooling, and a head of Dense modules.
 
-sentence-transformers 5.4 and later build and load them: the encoder's tokens, the pooled `[CLS]`, then linear layers, of which
+sentence-transformers 6 builds and loads them: the encoder's tokens, the pooled `[CLS]`, then linear layers, of which
 the last writes `scores`.
 """
 

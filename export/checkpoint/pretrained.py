@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from ...engine.bundle.manifest import TOKENIZER
@@ -22,7 +23,16 @@ def config_of(checkpoint: Checkpoint) -> Any:
     """
     # The reference computes in FP32 whatever dtype was saved. An attention kernel named in the config is not used either:
     # transformers before 5.3 may fetch it from the hub and run it (CVE-2026-4372). `return_dict` is set by the caller.
-    left = ("model_type", "dtype", "torch_dtype", "return_dict", "attn_implementation", "experts_implementation")
+    # Nor is code of the checkpoint run (auto_map).
+    left = (
+        "model_type",
+        "auto_map",
+        "dtype",
+        "torch_dtype",
+        "return_dict",
+        "attn_implementation",
+        "experts_implementation",
+    )
     fields = {name: value for name, value in checkpoint.config.items() if name not in left and not name.startswith("_")}
     kind = checkpoint.config.get("model_type")
     with errors_in_words(checkpoint, "config.json is refused by transformers"):
@@ -43,8 +53,11 @@ def config_of(checkpoint: Checkpoint) -> Any:
 def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
     """Return the checkpoint's tokenizer by transformers. Raises CheckpointError when its files are missing or broken."""
     read_json(checkpoint.path / TOKENIZER, missing={})  # for its error messages
+    _check_sentencepiece(checkpoint)
     config = config if config is not None else config_of(checkpoint)
-    with errors_in_words(checkpoint, "the tokenizer cannot be loaded; it needs tokenizer.json or vocab.txt"):
+    with errors_in_words(
+        checkpoint, "the tokenizer cannot be loaded; it needs tokenizer.json, vocab.txt, or vocab.json and merges.txt"
+    ):
         # Without trust_remote_code=False transformers asks for it on the terminal.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.path, config=config, local_files_only=True, trust_remote_code=False
@@ -72,6 +85,17 @@ def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
             "they do not belong together"
         )
     return tokenizer
+
+
+def _check_sentencepiece(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where the tokenizer is a SentencePiece model alone and the package that reads it is missing."""
+    pieces = sorted(file.name for file in checkpoint.path.glob("*.model"))
+    if not pieces or (checkpoint.path / TOKENIZER).is_file() or find_spec("sentencepiece") is not None:
+        return
+    raise CheckpointError(
+        f"{checkpoint.path}: the tokenizer is {pieces[0]} alone, without {TOKENIZER}, and transformers reads it with the "
+        f"packages sentencepiece and protobuf: pip install sentencepiece protobuf; or give a checkpoint with {TOKENIZER}"
+    )
 
 
 def completed_config(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -49,7 +49,7 @@ KNOWN: Mapping[str, Keys] = {
             "architectures model_type num_labels id2label label2id vocab_size type_vocab_size max_position_embeddings "
             "hidden_size num_hidden_layers num_attention_heads intermediate_size embedding_size layer_norm_eps hidden_act "
             "dim n_layers n_heads hidden_dim activation pad_token_id sentence_transformers "
-            "sbert_ce_default_activation_function bert_model quantization_config"
+            "sbert_ce_default_activation_function bert_model quantization_config auto_map"
         ),
         harmless=_words(
             # Training and initialisation.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("sentence_transformers", minversion="5.4")
+pytest.importorskip("sentence_transformers", minversion="6")
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers.base.modules import Dense, Transformer

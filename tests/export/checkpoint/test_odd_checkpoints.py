@@ -330,6 +330,19 @@ def _without_merges(path: Path) -> None:
     _edit_json(path / "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"})
 
 
+def _bpe(path: Path) -> None:
+    """RoBERTa's tokenizer as two files: words are cut into letters, of which a few are merged."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz.,", "\u0120"]
+    pairs = [("t", "h"), ("th", "e"), ("\u0120", "r"), ("\u0120", "i"), ("\u0120i", "s"), ("i", "n")]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *letters, *("".join(pair) for pair in pairs)]
+    (path / "tokenizer.json").unlink()
+    (path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{one} {other}\n" for one, other in pairs))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "RobertaTokenizer", "mask_token": "<unk>"})
+    )
+
+
 def _truncating(fields: dict[str, Any]) -> None:
     fields["truncation"] = {"direction": "Right", "max_length": 12, "strategy": "LongestFirst", "stride": 0}
     fields["padding"] = {
@@ -410,6 +423,8 @@ class Row:
     state: Callable[[Path], dict[str, Any]] | None = None
 
 
+CODE = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+RUN = "raise SystemExit('code of a checkpoint was run')"
 NO_TYPES = tokenizer_config(model_input_names=["input_ids", "attention_mask"])
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
@@ -530,6 +545,12 @@ TABLE = [
         both(_slow_only, file("vocab.txt", None)),
         "no tokenizer: .*BertTokenizer lacks vocab.txt",
     ),
+    Row("vocab.json and merges.txt alone", "roberta", _bpe),
+    Row(
+        "vocab.json and merges.txt, and no tokenizer_config.json",
+        "roberta",
+        both(_bpe, file("tokenizer_config.json", None)),
+    ),
     Row("no merges", "roberta", _without_merges, "the tokenizer cannot be loaded"),
     Row("a broken tokenizer", "bert", file("tokenizer.json", "{}"), "the tokenizer cannot be loaded"),
     Row(
@@ -539,6 +560,24 @@ TABLE = [
         r"tokenizer\.json is a Git LFS pointer",
     ),
     Row("vocab.txt left in Git LFS", "bert", both(_slow_only, file("vocab.txt", POINTER)), r"vocab\.txt is a Git LFS"),
+    # Custom code, which is not run.
+    Row("custom code of a known architecture", "bert", both(config(auto_map=CODE), file("code.py", RUN))),
+    Row(
+        "custom code of a known architecture, and no model_type",
+        "bert",
+        both(config(auto_map=CODE, model_type=...), file("code.py", RUN)),
+        load={"config": "Bert"},
+    ),
+    Row(
+        "custom code for the tokenizer too",
+        "bert",
+        both(
+            config(auto_map=CODE),
+            tokenizer_config(auto_map={"AutoTokenizer": ["code.A", "code.B"]}),
+            file("code.py", RUN),
+        ),
+        load={"trust_remote_code": False},
+    ),
     # No cross-encoder of ours.
     Row("a head named score", "bert", tensors(_score_head), r"has a head named score \(score\.weight\), as decoders"),
     Row("no head", "bert", tensors(_without_head), "no classification head"),
@@ -560,6 +599,7 @@ TABLE = [
     Row("silu", "bert", config(hidden_act="silu"), "'silu' is not supported; gelu, gelu_new and relu are"),
     # Not a model's directory.
     Row("a training run", "bert", _training_output, "give its newest checkpoint, .*checkpoint-1000$"),
+    Row("GGUF files", "bert", both(_emptied, file("model-Q8_0.gguf", "GGUF")), "GGUF files, which llama.cpp runs"),
     Row("an empty directory", "bert", _emptied, r"has no config\.json"),
     Row("nothing", "bert", shutil.rmtree, "there is no directory"),
     Row("a file", "bert", _file_instead, "is a file; give the directory"),
