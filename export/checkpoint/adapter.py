@@ -14,7 +14,7 @@ from ...engine.process.telemetry import telemetry_off
 from .files import first_line, read_json, shown, some
 from .heads import head_of
 from .strangers import not_a_cross_encoder
-from .weights import WEIGHTS, read_file
+from .weights import WEIGHTS, read_file, read_tensors, unwrapped
 
 BY_HAND = (
     "merge it where it was trained, with peft's merge_and_unload() and save_pretrained(), and give the directory of the "
@@ -135,12 +135,11 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     names = dict(empty.state_dict())
     if head_of(names) is None:
         raise CheckpointError(not_a_cross_encoder(path, fields | {"architectures": [type(empty).__name__]}, names))
-    model, loading = classes.from_pretrained(
-        base,
+    model, loading = type(empty).from_pretrained(
+        None,
         config=config,
+        state_dict=unwrapped(read_tensors(base)),
         dtype=torch.float32,
-        trust_remote_code=False,
-        local_files_only=True,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )

@@ -135,6 +135,15 @@ def test_a_base_model_without_a_head_gets_the_adapters(base: Path, adapter: Path
 
 
 @needs_peft
+def test_a_base_model_of_wrapped_names_is_understood(base: Path, adapter: Path) -> None:
+    expected = merged_by_hand(base, adapter)
+    held = load_file(base / "model.safetensors")
+    torch.save({f"module.{name}": value for name, value in held.items()}, base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    assert_merged(adapter, expected)
+
+
+@needs_peft
 def test_rank_stabilized_scales_and_pickles_are_understood(base: Path) -> None:
     path = adapter_of(base, labels=1, use_rslora=True)
     expected = merged_by_hand(base, path, ALPHA / RANK**0.5)
