@@ -22,19 +22,24 @@ from crossrt.engine.errors import CheckpointError
 from crossrt.export import export
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
+from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.existing.existing import bundle_from_onnx
 from crossrt.export.export import export_bundle
+from crossrt.export.graph.optimum import onnx_by_optimum
+from crossrt.export.precision.native_weights import gradient_sites
+from crossrt.export.precision.score_gradients import score_gradients
 from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _write
 
 TANH, GELU, RELU, IDENTITY = torch.nn.Tanh, torch.nn.GELU, torch.nn.ReLU, torch.nn.Identity
 
 
-def saved(path: Path, kind: str, layers: list[Dense], pooling: str = "cls", **fields: Any) -> Path:
+def saved(path: Path, kind: str | dict[str, Any], layers: list[Dense], longest: int = 48, **fields: Any) -> Path:
     """Save a CrossEncoder of an encoder, pooling and these layers; return its directory."""
-    _write(path / "encoder", **KINDS[kind])
+    _write(path / "encoder", **(KINDS[kind] if isinstance(kind, str) else kind))
     transformer = Transformer(str(path / "encoder"), transformer_task="feature-extraction")
-    transformer.max_seq_length = 48
-    model = TheirCrossEncoder(modules=[transformer, Pooling(16, pooling_mode=pooling), *layers], device="cpu", **fields)
+    transformer.max_seq_length = longest
+    pooling = Pooling(layers[0].in_features, pooling_mode="cls")
+    model = TheirCrossEncoder(modules=[transformer, pooling, *layers], device="cpu", **fields)
     model.save_pretrained(str(path / "saved"))
     return path / "saved"
 
@@ -101,6 +106,36 @@ def test_a_dense_module_without_a_bias_has_one_of_zeros(tmp_path: Path) -> None:
     with CrossEncoder(bundle.path, device="cpu") as model:
         expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
         np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_of_the_size_of_minilm_scores_as_in_sentence_transformers_at_every_length(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    layers = [dense(384, 384, GELU), dense(384, 1, IDENTITY, last=True)]
+    path = saved(tmp_path, {"kind": "Bert", "max_position_embeddings": 512} | sizes, layers, longest=512)
+    pairs = [("the river " * n, "Berlin is a long city " * m) for n in (0, 1, 9, 40) for m in (0, 1, 5, 30, 110)]
+    expected = TheirCrossEncoder(str(path), device="cpu").predict(pairs)
+    bundle, _ = export_bundle(Checkpoint.read(path), tmp_path / "bundle")
+    for backend in ("auto", "onnxruntime", "openvino"):
+        with CrossEncoder(bundle.path, backend=backend, device="cpu") as model:
+            alone = [model.predict([pair])[0] for pair in pairs]
+            np.testing.assert_allclose(model.predict(pairs), expected, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-4)
+
+
+def test_the_score_has_a_gradient_at_all_that_is_quantized(original: Path) -> None:
+    checkpoint = Checkpoint.read(original)
+    pairs = [PAIRS[1]] * 2
+    expected = Reference(checkpoint).logits(pairs, max_length=24)
+    found = score_gradients(checkpoint, gradient_sites(checkpoint), pairs, max_length=24)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.isfinite(sample.gradients).all() for sample in found.samples.values())
+    assert len(found.samples) == len(gradient_sites(checkpoint))
+
+
+def test_optimum_would_leave_out_the_head(original: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="would leave out the head, which lies in Dense modules"):
+        onnx_by_optimum(Checkpoint.read(original), tmp_path / "model.onnx")
 
 
 def test_labels_of_the_encoders_own_config_do_not_matter(copied: Path) -> None:

@@ -425,6 +425,7 @@ class Row:
 
 CODE = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
 RUN = "raise SystemExit('code of a checkpoint was run')"
+NO_LABELS = config(id2label=..., label2id=..., num_labels=...)
 NO_TYPES = tokenizer_config(model_input_names=["input_ids", "attention_mask"])
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
@@ -501,7 +502,13 @@ TABLE = [
         r"some names that begin with the module\. of DataParallel",
     ),
     # What config.json leaves out, or says otherwise.
-    Row("no number of labels", "bert", config(id2label=..., label2id=..., num_labels=...), load={"num_labels": 1}),
+    Row("no number of labels", "bert", NO_LABELS, load={"num_labels": 1}),
+    *(
+        Row(f"{kind} with no number of labels", kind, NO_LABELS, load={"num_labels": 1})
+        for kind in ("roberta", "xlm-roberta", "distilbert", "electra")
+    ),
+    Row("two labels, and no number of them", "bert of two labels", NO_LABELS),
+    Row("names of labels by name alone", "bert", config(id2label=..., num_labels=...), load={"num_labels": 1}),
     Row("null for the labels", "bert", config(id2label=None, label2id=None), load={"num_labels": 1}),
     Row("RoBERTa without a padding token", "roberta", config(pad_token_id=...)),
     Row("RoBERTa with null for it", "roberta", config(pad_token_id=None), load={"pad_token_id": 1}),
