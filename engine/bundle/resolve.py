@@ -96,8 +96,8 @@ def fetched_checkpoint(
 
     With `onnx` also download the repository's own `model.onnx`, or the file that `onnx_file` names, as a path in the repository
     or in its folder `onnx`. A name without an owner is one of `owner`'s. If the repository is a bundle, download all files that
-    its manifest lists. Raises SourceError for a
-    name that is neither a directory nor a hub id, for an ONNX file that is not there, and for a download that fails.
+    its manifest lists. Raises SourceError for a name that is neither a directory nor a hub id, for an ONNX file that is not
+    there, and for a download that fails.
     """
     if not HUB_ID.fullmatch(source) or Path(source).suffix in (".onnx", ".json", ".bin", ".safetensors"):
         raise SourceError(
@@ -201,7 +201,7 @@ def _content_key(checkpoint: Path) -> str:
     if base is not None:
         files += sorted({file for pattern in patterns for file in base.glob(pattern) if file.is_file()})
     for file in files:
-        name = file.name if base is not None and file.is_relative_to(base) else file.relative_to(checkpoint)
+        name = file.relative_to(checkpoint if base is None or not file.is_relative_to(base) else base)
         digest.update(f"{name} {content_sha256(file)}\n".encode())
     return digest.hexdigest()[:32]
 

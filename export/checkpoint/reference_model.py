@@ -1,7 +1,7 @@
 """The reference's model in PyTorch.
 
 Stock heads are loaded by transformers itself, from the files. The two heads that transformers has no class for are its trunk
-with the checkpoint's linear layer.
+with the checkpoint's linear layer, and a head of Dense modules is its trunk with their linear layers.
 """
 
 import inspect
@@ -66,7 +66,7 @@ class TrunkAndDense(torch.nn.Module):
         return self.layers(self.trunk(**encoded).last_hidden_state[:, 0])
 
 
-def _dense(place: Path) -> Any:
+def _dense(place: Path) -> torch.nn.Sequential:
     fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
     linear = torch.nn.Linear(fields["in_features"], fields["out_features"], bias=fields.get("bias", True))
     linear.load_state_dict({name.removeprefix("linear."): value for name, value in read_tensors(place).items()})
@@ -74,8 +74,25 @@ def _dense(place: Path) -> Any:
     return torch.nn.Sequential(linear, getattr(torch.nn, activation)())
 
 
+def _trunk_and_dense(checkpoint: Checkpoint, config: Any) -> TrunkAndDense:
+    auto: Any = transformers.AutoModel
+    trunk = auto.from_config(config)
+    prefix = checkpoint.layout.prefix
+    tensors = checkpoint.original_tensors()
+    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    missing = trunk.load_state_dict(state, strict=False).missing_keys
+    needed = [name for name in missing if "position_ids" not in name and not name.startswith("pooler.")]
+    if needed:
+        raise CheckpointError(f"{checkpoint.path}: the reference lacks the tensors {', '.join(needed[:5])}")
+    model = TrunkAndDense(trunk, checkpoint.path).float()
+    model.eval()
+    return model
+
+
 def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAndLinear | TrunkAndDense:
     """Load a checkpoint in FP32 and evaluation mode. Raises CheckpointError for weights that the files lack."""
+    if checkpoint.dense_modules:
+        return _trunk_and_dense(checkpoint, config)
     if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
         linear = "classifier.out_proj" if checkpoint.head is Head.ELECTRA_PLAIN else "_classification_layer"
         trunk = (
@@ -91,22 +108,15 @@ def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAn
         ]
         if missing:
             raise CheckpointError(f"{checkpoint.path}: the reference lacks the tensors {', '.join(missing[:5])}")
-        trunk_model = TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
-        trunk_model.eval()
-        return trunk_model
+        model = TrunkAndLinear(trunk, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
+        model.eval()
+        return model
     stock: Any = transformers.AutoModelForSequenceClassification
-    if checkpoint.dense_modules:
-        stock = transformers.AutoModel
     # transformers does not know the names that DataParallel gives, and AutoModel takes no weights without a path.
     source: Any = checkpoint.path
     weights: dict[str, Any] = {}
     if checkpoint.wrapped:
-        classes = (
-            transformers.MODEL_MAPPING
-            if checkpoint.dense_modules
-            else transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-        )
-        stock = classes[type(config)]
+        stock = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
         source, weights = None, {"state_dict": checkpoint.original_tensors()}
     with _without_loading_bar():
         loaded, loading = stock.from_pretrained(
@@ -117,13 +127,12 @@ def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAn
             output_loading_info=True,
             **weights,
         )
-    # A bare trunk's pooler is not used by Dense modules.
-    missing = [name for name in sorted(loading["missing_keys"]) if not checkpoint.dense_modules or "pooler" not in name]
-    if missing:
-        raise CheckpointError(f"{checkpoint.path}: transformers gave random weights to {', '.join(missing[:5])}")
-    model = TrunkAndDense(loaded, checkpoint.path).float() if checkpoint.dense_modules else StockModel(loaded)
-    model.eval()
-    return model
+    if loading["missing_keys"]:
+        raise CheckpointError(
+            f"{checkpoint.path}: transformers gave random weights to {', '.join(sorted(loading['missing_keys'])[:5])}"
+        )
+    loaded.eval()
+    return StockModel(loaded)
 
 
 @contextmanager

@@ -121,13 +121,7 @@ KNOWN: Mapping[str, Keys] = {
                 "config_args": ({},),
                 "tokenizer_name_or_path": (),
                 # Texts given as chat messages go through a chat template.
-                "modality_config": (
-                    {},
-                    *(
-                        {"text": {"method": "forward", "method_output_name": name}}
-                        for name in ("logits", "last_hidden_state")
-                    ),
-                ),
+                "modality_config": ({}, {"text": {"method": "forward", "method_output_name": "logits"}}),
             },
         ),
     ),
@@ -157,6 +151,9 @@ class Settings:
         read = {name: read_json(path / name, missing={}) for name in KNOWN if (path / name).is_file()}
         if (modules := modules_of(path)) is not None:
             check_modules(path, modules)
+            if len(modules) > 1:  # whose modality_config is another one, which `dense_head_of` checks
+                for name in TRANSFORMER:
+                    read.get(name, {}).pop("modality_config", None)
         saved, unread = saved_by_sentence_transformers(path)
         warnings = list(unread)
         transformer = next((read[name] for name in TRANSFORMER if name in read), {})
