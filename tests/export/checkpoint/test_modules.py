@@ -1,6 +1,7 @@
 """Cross-encoders of several modules score as in sentence-transformers, or are refused in words."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.resolve import CHECKPOINT_FILES
-from crossrt.engine.errors import CheckpointError
+from crossrt.engine.errors import CheckpointError, CrossrtError
 from crossrt.export import export
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
@@ -28,7 +29,7 @@ from crossrt.export.export import export_bundle
 from crossrt.export.graph.optimum import onnx_by_optimum
 from crossrt.export.precision.native_weights import gradient_sites
 from crossrt.export.precision.score_gradients import score_gradients
-from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _write
+from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _odd_place, _write
 
 TANH, GELU, RELU, IDENTITY = torch.nn.Tanh, torch.nn.GELU, torch.nn.ReLU, torch.nn.Identity
 
@@ -221,6 +222,22 @@ def test_modules_that_crossrt_does_not_compute_are_refused(
     with pytest.raises(CheckpointError, match=said) as caught:
         Checkpoint.read(copied)
     assert str(copied) in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_odd_fields_of_modules_are_refused_in_words_or_do_no_harm(seed: int, copied: Path) -> None:
+    chance = random.Random(seed)
+    places = ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "3_Dense/config.json")
+    file = copied / chance.choice([*places, "sentence_bert_config.json", "config_sentence_transformers.json"])
+    fields = json.loads(file.read_text())
+    _odd_place(fields, chance)
+    file.write_text(json.dumps(fields))
+    try:
+        expected = Reference(Checkpoint.read(copied)).logits(PAIRS[:2], max_length=24)
+    except CrossrtError as error:
+        assert str(copied) in str(error), "it names the checkpoint"  # noqa: PT017
+    else:
+        assert np.isfinite(expected).all()
 
 
 def test_an_onnx_file_beside_dense_modules_lacks_the_head(copied: Path, bundle: Path, tmp_path: Path) -> None:

@@ -925,6 +925,23 @@ def test_odd_fields_are_refused_in_words_or_do_no_harm(
         assert np.isfinite(expected).all()
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_odd_indexes_are_refused_in_words_or_do_no_harm(
+    seed: int, originals: Callable[[str], Path], tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    path = tmp_path / "checkpoint"
+    shutil.copytree(originals("bert"), path)
+    sharded("safetensors")(path)
+    fields = json.loads((path / INDEX).read_text())
+    _odd_place(fields, chance)
+    (path / INDEX).write_text(json.dumps(fields))
+    try:
+        graph_of(Checkpoint.read(path))
+    except CheckpointError as error:
+        assert str(path) in str(error), "it names the checkpoint"  # noqa: PT017
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_odd_tensors_are_refused_in_words_or_left_out(
     seed: int, originals: Callable[[str], Path], tmp_path: Path
