@@ -62,6 +62,11 @@ def merged(path: Path) -> tuple[Path, TemporaryFolder]:
         raise CheckpointError(
             f"{path / ADAPTER_CONFIG}: peft_type is {shown(kind)}; LORA is merged by crossrt. Or {BY_HAND}"
         )
+    if config.get("megatron_config"):
+        # peft would import the module that megatron_core names.
+        raise CheckpointError(
+            f"{path / ADAPTER_CONFIG}: megatron_config is set, which crossrt does not support; {BY_HAND}"
+        )
     try:
         with telemetry_off():
             import peft

@@ -262,6 +262,7 @@ def test_an_adapter_beside_whole_weights_is_refused(base: Path) -> None:
     [
         ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; LORA is merged"),
         ({"peft_type": None}, "peft_type is None"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_config is set"),
         ({"peft_type": []}, r"peft_type is \[\]"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path is None; the base model is expected"),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path is 3"),
