@@ -387,6 +387,7 @@ def test_all_that_transformers_writes_of_a_configuration_is_known(family: str) -
 def test_the_command_line_says_what_is_odd_and_takes_a_label(make: Callable[[Case], Path], tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
+    from crossrt import __main__  # noqa: F401, registers the commands
     from crossrt.commands.shared import app
     from crossrt.measurement.model_config import Options, model_configs
 
