@@ -35,10 +35,10 @@ class Checkpoint:
     """A cross-encoder on disk whose every needed tensor is there, of the right shape and finite.
 
     Weights are read on demand by `tensor`, under crossrt's names: `word`, `position`, `type`, `embedding_norm`, `project`,
-    `layer.3.query`, ... and `head.0`, `head.1`. `leftover` names tensors that no part of the model uses. `wrapped` says that
-    all names in the file had a prefix of a PyTorch wrapper, which was removed. `relevant_label` is None for more than two
-    labels of which none was chosen, `chosen_activation` is None unless the caller chose `activation`. `token_types` says
-    whether the model has several token types and its tokenizer returns them (`export_bundle` asks the tokenizer); without,
+    `relative`, `layer.3.query`, ... and `head.0`, `head.1`. `leftover` names tensors that no part of the model uses. `wrapped`
+    says that all names in the file had a prefix of a PyTorch wrapper, which was removed. `relevant_label` is None for more
+    than two labels of which none was chosen, `chosen_activation` is None unless the caller chose `activation`. `token_types`
+    says whether the model has several token types and its tokenizer returns them (`export_bundle` asks the tokenizer); without,
     every token is of type 0.
     """
 
@@ -169,7 +169,7 @@ class Checkpoint:
     def positions_pass_over_padding(self) -> bool:
         """Whether positions count only tokens that are not padding, from the padding id + 1, as RoBERTa's do; padding itself has
         the position of its id."""
-        return self.layout.prefix == "roberta."
+        return self.layout.positions_pass_over_padding
 
     @property
     def dense_modules(self) -> bool:

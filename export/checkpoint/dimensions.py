@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.errors import CheckpointError
+from .disentangled import Disentangled
 from .files import shown, whole_number
 from .heads import Head, Layout
+
+MPNET_BUCKETS = 32
+"""The buckets of distances that transformers' MPNet uses, whatever config.json says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
-    """The trunk's sizes. `positions` is the longest sequence in tokens; `norm_eps` is LayerNorm's epsilon."""
+    """The trunk's sizes. `positions` is the longest sequence in tokens; `norm_eps` is LayerNorm's epsilon. `disentangled` is
+    there for DeBERTa alone."""
 
     layers: int
     hidden: int
@@ -24,6 +29,7 @@ class Dimensions:
     embedding: int
     norm_eps: float
     hidden_act: str
+    disentangled: Disentangled | None = None
 
 
 def dimensions_of(
@@ -37,7 +43,11 @@ def dimensions_of(
     """Read the sizes from config.json and the weights. Raises CheckpointError where they are missing or contradict."""
     file, embeddings = path / "config.json", f"{layout.prefix}embeddings."
     vocab, embedding = table_shape(path, tensors, f"{embeddings}word_embeddings.weight")
-    positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")
+    disentangled = Disentangled.read(path, config) if layout.encoder == "deberta" else None
+    if disentangled is None or disentangled.absolute:
+        positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")
+    else:  # as sentence-transformers; relative positions have no end
+        positions = disentangled.positions
     numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
     layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
     if head is Head.BERT_CAT and "dim" not in config:
@@ -54,20 +64,29 @@ def dimensions_of(
         if missing:
             raise CheckpointError(f"{file} does not give {', '.join(missing)}; it cannot be guessed from weights")
         sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
+    if layout.encoder == "mpnet" and config.get("relative_attention_num_buckets") not in (None, MPNET_BUCKETS):
+        raise CheckpointError(
+            f"{file}: relative_attention_num_buckets is {shown(config['relative_attention_num_buckets'])}; only "
+            f"{MPNET_BUCKETS} is supported, which transformers computes with whatever is said there"
+        )
+    if layout.shared_layers:
+        _check_one_group(file, config)
+        layers = sizes["layers"]
     if not 1 <= sizes["layers"] <= layers:
         raise CheckpointError(f"{path}: config.json says {sizes['layers']} layers, and the weights have {layers}")
     if sizes["hidden"] % sizes["heads"]:
         raise CheckpointError(f"{path}: hidden size {sizes['hidden']} is not a multiple of {sizes['heads']} heads")
-    activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", "gelu")
+    default = "gelu_new" if layout.model_type == "albert" else "gelu"  # transformers', as is that of epsilon
+    activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", default)
     if activation not in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"):
         raise CheckpointError(
             f"{path}: hidden activation {shown(activation)} is not supported; gelu, gelu_new and relu are"
         )
-    if layout.prefix == "roberta.":  # see positions_pass_over_padding
+    if layout.positions_pass_over_padding:
         positions -= pad_token_id + 1
     if positions < 1:
         raise CheckpointError(f"{path}: no position embeddings are left after those up to pad_token_id {pad_token_id}")
-    epsilon = config.get("layer_norm_eps", 1e-12)
+    epsilon = config.get("layer_norm_eps", 1e-7 if layout.encoder == "deberta" else 1e-12)
     if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
         raise CheckpointError(
             f"{file}: layer_norm_eps is {shown(epsilon)}; a number from 0 to 1, such as 1e-12, is expected"
@@ -79,12 +98,23 @@ def dimensions_of(
         embedding=embedding,
         norm_eps=1e-12 if layout.model_type == "distilbert" else float(epsilon),  # DistilBERT has no setting for it
         hidden_act=activation,
+        disentangled=disentangled,
     )
 
 
+def _check_one_group(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for an ALBERT whose layers are not all the same one, as they are in all of Google's."""
+    for key in ("num_hidden_groups", "inner_group_num"):
+        if whole_number(file, config, key, least=0, default=1) != 1:
+            raise CheckpointError(f"{file}: {key} is {config[key]}; crossrt knows ALBERT with one layer for all, so 1")
+
+
 def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> int:
-    """Return the id of the padding token. RoBERTa counts positions from it; others take any id, since padding is masked."""
-    if layout.prefix == "roberta.":
+    """Return the id of the padding token. RoBERTa counts positions from it, and MPNet from 1 whatever config.json says; others
+    take any id, since padding is masked."""
+    if layout.encoder == "mpnet":
+        return 1
+    if layout.positions_pass_over_padding:
         return whole_number(path / "config.json", config, "pad_token_id", least=0, default=1)
     return max(0, whole_number(path / "config.json", config, "pad_token_id", least=-(2**31), default=0))
 

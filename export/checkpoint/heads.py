@@ -1,13 +1,15 @@
 """Heads and trunks: what a checkpoint is, read from its tensors, never from its name.
 
-A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. All supported trunks are the same
-post-LayerNorm encoder under different tensor names, so a `Layout` is a table of names.
+A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. All supported trunks are post-LayerNorm
+encoders under different tensor names, so a `Layout` is a table of names. What differs beside the names, such as relative
+positions, is a field of it.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+from typing import Literal
 
 
 class Head(str, Enum):
@@ -19,6 +21,8 @@ class Head(str, Enum):
     ROBERTA = "roberta"  # dense, tanh, out_proj
     DISTILBERT = "distilbert"  # pre_classifier, ReLU, classifier
     BERT_CAT = "bert-cat"  # one linear layer on a DistilBERT trunk, own class (Hofstätter et al. 2020)
+    DEBERTA = "deberta"  # pooler: dense, GELU; classifier
+    ALBERT = "albert"  # pooler: one linear layer, tanh; classifier
     # Dense modules of sentence-transformers on a bare trunk: a linear layer alone, or after another one and its activation.
     DENSE = "dense"
     DENSE_TANH = "dense-tanh"
@@ -42,6 +46,8 @@ HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
         Head.ROBERTA: HeadLayers(linears=("classifier.dense", "classifier.out_proj"), activation="tanh"),
         Head.DISTILBERT: HeadLayers(linears=("pre_classifier", "classifier"), activation="relu"),
         Head.BERT_CAT: HeadLayers(linears=("_classification_layer",), activation=None),
+        Head.DEBERTA: HeadLayers(linears=("pooler.dense", "classifier"), activation="gelu"),
+        Head.ALBERT: HeadLayers(linears=("albert.pooler", "classifier"), activation="tanh"),
         Head.DENSE: HeadLayers(linears=("dense.0",), activation=None),
         Head.DENSE_TANH: HeadLayers(linears=("dense.0", "dense.1"), activation="tanh"),
         Head.DENSE_GELU: HeadLayers(linears=("dense.0", "dense.1"), activation="gelu"),
@@ -56,7 +62,9 @@ class Layout:
     """Where a family of checkpoints keeps the tensors of its trunk.
 
     `layer` maps our name of a part to the checkpoint's, below `layers` + number; `dimensions` maps our name of a
-    dimension to the config's.
+    dimension to the config's. `projection` is the layer that brings narrower embeddings to the hidden size, for trunks that
+    may have one. `encoder` is how attention is computed: as BERT's, with DeBERTa's disentangled attention, or with MPNet's
+    bias by distance. `shared_layers`: all layers have the weights of layer 0. `positions_pass_over_padding`: see `Checkpoint`.
     """
 
     prefix: str
@@ -65,6 +73,10 @@ class Layout:
     layer: Mapping[str, str]
     dimensions: Mapping[str, str]
     token_types: bool
+    projection: str | None = None
+    encoder: Literal["bert", "deberta", "mpnet"] = "bert"
+    shared_layers: bool = False
+    positions_pass_over_padding: bool = False
 
 
 _BERT_LAYER = {
@@ -87,6 +99,28 @@ _DISTILBERT_LAYER = {
     "output": "ffn.lin2",
     "output_norm": "output_layer_norm",
 }
+_DEBERTA_LAYER = _BERT_LAYER | {
+    "query": "attention.self.query_proj",
+    "key": "attention.self.key_proj",
+    "value": "attention.self.value_proj",
+}
+_MPNET_LAYER = _BERT_LAYER | {
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "attention_output": "attention.attn.o",
+    "attention_norm": "attention.LayerNorm",
+}
+_ALBERT_LAYER = {
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "attention_output": "attention.dense",
+    "attention_norm": "attention.LayerNorm",
+    "intermediate": "ffn",
+    "output": "ffn_output",
+    "output_norm": "full_layer_layer_norm",
+}
 _BERT_DIMENSIONS = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -104,7 +138,41 @@ def _bert_like(prefix: str) -> Layout:
         layer=_BERT_LAYER,
         dimensions=_BERT_DIMENSIONS,
         token_types=True,
+        projection="embeddings_project" if prefix == "electra" else None,
+        positions_pass_over_padding=prefix == "roberta",
     )
+
+
+_DEBERTA = Layout(
+    prefix="deberta.",
+    model_type="deberta-v2",
+    layers="encoder.layer.",
+    layer=_DEBERTA_LAYER,
+    dimensions=_BERT_DIMENSIONS,
+    token_types=True,
+    projection="embeddings.embed_proj",
+    encoder="deberta",
+)
+_MPNET = Layout(
+    prefix="mpnet.",
+    model_type="mpnet",
+    layers="encoder.layer.",
+    layer=_MPNET_LAYER,
+    dimensions=_BERT_DIMENSIONS,
+    token_types=False,
+    encoder="mpnet",
+    positions_pass_over_padding=True,
+)
+_ALBERT = Layout(
+    prefix="albert.",
+    model_type="albert",
+    layers="encoder.albert_layer_groups.0.albert_layers.",
+    layer=_ALBERT_LAYER,
+    dimensions=_BERT_DIMENSIONS,
+    token_types=True,
+    projection="encoder.embedding_hidden_mapping_in",
+    shared_layers=True,
+)
 
 
 def _distilbert(prefix: str) -> Layout:
@@ -144,4 +212,10 @@ def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
         return _distilbert("distilbert"), Head.DISTILBERT
     if "bert_model.embeddings.word_embeddings.weight" in tensors and "_classification_layer.weight" in tensors:
         return _distilbert("bert_model"), Head.BERT_CAT
+    if "deberta.encoder.layer.0.attention.self.query_proj.weight" in tensors and "classifier.weight" in tensors:
+        return _DEBERTA, Head.DEBERTA
+    if "mpnet.embeddings.word_embeddings.weight" in tensors and "classifier.out_proj.weight" in tensors:
+        return _MPNET, Head.ROBERTA
+    if "albert.embeddings.word_embeddings.weight" in tensors and "classifier.weight" in tensors:
+        return _ALBERT, Head.ALBERT
     return None

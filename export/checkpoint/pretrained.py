@@ -16,6 +16,12 @@ with telemetry_off():
     import transformers
 
 
+SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
+"""Files of SentencePiece models: DeBERTa's, ALBERT's, XLM-R's."""
+CONVERTERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+"""What transformers converts them by: the module of each package."""
+
+
 def config_of(checkpoint: Checkpoint) -> Any:
     """Return the transformers configuration, also for configs that lack a model_type, dimensions or the number of labels.
 

@@ -49,16 +49,23 @@ KNOWN: Mapping[str, Keys] = {
             "architectures model_type num_labels id2label label2id vocab_size type_vocab_size max_position_embeddings "
             "hidden_size num_hidden_layers num_attention_heads intermediate_size embedding_size layer_norm_eps hidden_act "
             "dim n_layers n_heads hidden_dim activation pad_token_id sentence_transformers "
-            "sbert_ce_default_activation_function bert_model quantization_config auto_map"
+            "sbert_ce_default_activation_function bert_model quantization_config auto_map "
+            # DeBERTa, MPNet, ALBERT.
+            "relative_attention position_buckets max_relative_positions pos_att_type share_att_key norm_rel_ebd "
+            "position_biased_input pooler_hidden_act pooler_hidden_size attention_head_size conv_kernel_size "
+            "relative_attention_num_buckets num_hidden_groups inner_group_num"
         ),
         harmless=_words(
             # Training and initialisation.
             "attention_probs_dropout_prob hidden_dropout_prob classifier_dropout dropout attention_dropout qa_dropout "
             "seq_classif_dropout initializer_range gradient_checkpointing problem_type finetuning_task training "
-            "task_specific_params sinusoidal_pos_embds pre_trained return_dict_in_generate "
+            "task_specific_params sinusoidal_pos_embds pre_trained return_dict_in_generate pooler_dropout cls_dropout "
+            "classifier_dropout_prob "
             # Other heads than those that are exported.
             "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout directionality "
-            "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
+            "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type legacy "
+            # Of ALBERT in TensorFlow, and of a convolution that is not there: conv_kernel_size says whether it is.
+            "net_structure_type gap_size num_memory_blocks down_scale_factor conv_act conv_groups "
             # How the model is stored and computed.
             "dtype torch_dtype use_bfloat16 transformers_version torchscript use_cache chunk_size_feed_forward "
             "attn_implementation _attn_implementation _attn_implementation_autoset return_dict output_attentions "
@@ -85,7 +92,8 @@ KNOWN: Mapping[str, Keys] = {
         | _words(
             "tokenizer_class added_tokens_decoder do_lower_case strip_accents tokenize_chinese_chars add_prefix_space "
             "trim_offsets lowercase wordpieces_prefix sp_model_kwargs add_bos_token add_eos_token do_basic_tokenize "
-            "never_split model_max_length max_len model_input_names truncation_side"
+            "never_split model_max_length max_len model_input_names truncation_side split_by_punct vocab_type keep_accents "
+            "remove_space unk_id"
         ),
         harmless=_words(
             # Defaults of calls, which give their own values.

@@ -57,6 +57,12 @@ STRANGERS = (
         served=f"{OWN_CODE}; {ONNX}",
         like_known=True,
     ),
+    Stranger(
+        sign=lambda found: found.holds(".attention.self.in_proj.") and found.config.get("model_type") == "deberta",
+        kind="is a DeBERTa of the first version, whose attention is computed otherwise than that of DeBERTa-v2 and v3, which "
+        "crossrt knows",
+        served=CROSS_ENCODER,
+    ),
     # gte-multilingual-reranker-base.
     Stranger(
         sign=lambda found: found.holds("new.encoder.layer.") or found.architecture.startswith(("New", "Gte")),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.errors import CheckpointError
-from .dimensions import Dimensions, table_shape
+from .dimensions import MPNET_BUCKETS, Dimensions, table_shape
 from .files import shown, some, whole_number
 from .heads import HEAD_LAYERS, Head, Layout
 
@@ -13,18 +13,34 @@ from .heads import HEAD_LAYERS, Head, Layout
 def tensor_names(layout: Layout, head: Head, dimensions: Dimensions, tensors: Mapping[str, Any]) -> dict[str, str]:
     """Return the checkpoint's tensor names by crossrt's names."""
     embeddings = f"{layout.prefix}embeddings."
-    names = {
-        "word.weight": f"{embeddings}word_embeddings.weight",
-        "position.weight": f"{embeddings}position_embeddings.weight",
-    }
-    if layout.token_types:
+    names = {"word.weight": f"{embeddings}word_embeddings.weight"}
+    disentangled = dimensions.disentangled
+    if disentangled is None or disentangled.absolute:
+        names["position.weight"] = f"{embeddings}position_embeddings.weight"
+    if layout.token_types and (disentangled is None or disentangled.token_types):
         names["type.weight"] = f"{embeddings}token_type_embeddings.weight"
+    if layout.encoder == "mpnet":
+        names["relative.weight"] = f"{layout.prefix}encoder.relative_attention_bias.weight"
     parts = {"embedding_norm": f"{embeddings}LayerNorm"}
-    if dimensions.embedding != dimensions.hidden and layout.prefix == "electra.":
-        parts["project"] = f"{layout.prefix}embeddings_project"
+    projection = f"{layout.prefix}{layout.projection}"
+    if layout.projection and (dimensions.embedding != dimensions.hidden or layout.model_type == "albert"):
+        if disentangled is None:
+            parts["project"] = projection
+        else:  # it comes before LayerNorm and has no bias
+            names["embeddings.project.weight"] = f"{projection}.weight"
+    layer = dict(layout.layer)
+    if disentangled is not None and disentangled.relative:
+        names["relative.weight"] = f"{layout.prefix}encoder.rel_embeddings.weight"
+        if disentangled.normed:
+            parts["relative_norm"] = f"{layout.prefix}encoder.LayerNorm"
+        if disentangled.c2p and not disentangled.shared:
+            layer["position_key"] = "attention.self.pos_key_proj"
+        if disentangled.p2c and not disentangled.shared:
+            layer["position_query"] = "attention.self.pos_query_proj"
     for number in range(dimensions.layers):
-        for ours, theirs in layout.layer.items():
-            parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{number}.{theirs}"
+        place = 0 if layout.shared_layers else number
+        for ours, theirs in layer.items():
+            parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{place}.{theirs}"
     for number, linear in enumerate(HEAD_LAYERS[head].linears):
         parts[f"head.{number}"] = linear
     for ours, theirs in parts.items():
@@ -62,9 +78,13 @@ def check_tensors(
         role = part.rsplit(".", 1)[-1]
         if part in ("word", "position", "type"):
             shapes[name] = (table_shape(path, tensors, names[name])[0], dimensions.embedding)
+        elif part == "relative" and dimensions.disentangled is not None:
+            shapes[name] = (2 * dimensions.disentangled.span, hidden)
+        elif part == "relative":
+            shapes[name] = (MPNET_BUCKETS, dimensions.heads)
         elif part == "embedding_norm":
-            shapes[name] = (dimensions.embedding,)
-        elif part == "project":
+            shapes[name] = (dimensions.embedding if dimensions.disentangled is None else hidden,)
+        elif role == "project":
             shapes[name] = (hidden, dimensions.embedding) if kind == "weight" else (hidden,)
         elif role.endswith("norm"):
             shapes[name] = (hidden,)

@@ -1,7 +1,8 @@
 """`onnx_from_checkpoint`: the checkpoint's encoder and head, written as an ONNX graph.
 
 All supported trunks are one post-LayerNorm encoder (Devlin et al. 2019, arXiv:1810.04805, and Vaswani et al. 2017,
-arXiv:1706.03762), so the graph is written directly from the weights instead of being traced. That gives plain
+arXiv:1706.03762), so the graph is written directly from the weights instead of being traced. What DeBERTa and MPNet add to its
+attention is in modules of their own. That gives plain
 operators, names that a person can read, the attention mask made once, and no dependence on the version of
 transformers. docs/decisions/0004 has the comparison with PyTorch's exporters; the parity check compares every export with
 transformers' own model.
@@ -11,6 +12,7 @@ the first token alone. The logits are the same; of a 6-layer model it saves a se
 two fifths.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -23,6 +25,8 @@ from onnx import TensorProto, helper
 from ...engine.errors import CheckpointError
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
+from .disentangled import DisentangledAttention
+from .mpnet import add_relative_bias
 from .numerics import FP32, HALF_SMALLEST, Numerics
 from .typed_graph import TypedGraph
 
@@ -70,7 +74,9 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
     graph = _Graph(checkpoint, numerics)
     hidden = graph.embeddings()
     mask = graph.additive_mask()
-    bounds = graph.bounds() if numerics.fused else None
+    graph.relative_positions()
+    fused_attention = numerics.fused and checkpoint.layout.encoder == "bert"
+    bounds = graph.bounds() if fused_attention else None
     for number in range(dimensions.layers):
         hidden = graph.layer(number, hidden, mask, bounds, cls_alone=number == dimensions.layers - 1)
     graph.head(hidden)
@@ -105,36 +111,67 @@ class _Graph(TypedGraph):
         self._padded_head = -(-self._head // numerics.head_multiple) * numerics.head_multiple
         self._all_heads = dimensions.heads * self._padded_head
         self._scale = 1 / np.sqrt(self._head)
+        self._disentangled: DisentangledAttention | None = None
+        if dimensions.disentangled is not None:
+            self._scale /= dimensions.disentangled.scale
+            self._disentangled = DisentangledAttention(self, checkpoint, dimensions.disentangled, self._padded_head)
+
+    def constant(self, name: str, values: npt.ArrayLike) -> str:
+        """Register a constant. Where layers share their weights, equal ones of two layers are one constant.
+
+        Not in 8 bits: each layer has its own scales, and ONNX Runtime cannot open a file in which two layers share some.
+        """
+        if self.checkpoint.layout.shared_layers and not self.numerics.quantized:
+            first = re.sub(r"^layer\.\d+\.", "layer.shared.", name)
+            if first not in self._constants or np.array_equal(self._constants[first], np.asarray(values)):
+                name = first
+        return super().constant(name, values)
 
     # -- the model
 
     def embeddings(self) -> str:
         """Sum of word, position and token type embeddings, normalised: [batch, sequence, hidden]."""
-        word = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
+        total = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
         if self.checkpoint.positions_pass_over_padding:
-            position = self._roberta_positions()
-        else:
+            total = self.add("Add", [total, self._roberta_positions()], "embeddings.word_position")
+        elif self.checkpoint.has("position"):
             first = self.integers("axis_0", [0])
-            # TensorRT 8.6 ignores Shape's attributes `start` and `end` (opset 15).
-            shape = self.add("Shape", ["input_ids"], "positions.shape")
-            bounds = [self.integers("one_int", [1]), self.integers("two_int", [2]), first]
-            length = self.add("Slice", [shape, *bounds], "positions.length")
             position = self.add(
                 "Slice",
-                [self.stored("position.weight"), self.integers("zero", [0]), length, first],
+                [self.stored("position.weight"), self.integers("zero", [0]), self.length(), first],
                 "embeddings.position",
             )
-        total = self.add("Add", [word, position], "embeddings.word_position")
+            total = self.add("Add", [total, position], "embeddings.word_position")
         if self.checkpoint.token_types:
             kind = self.add("Gather", [self.stored("type.weight"), "token_type_ids"], "embeddings.type")
             total = self.add("Add", [total, kind], "embeddings.sum")
-        elif self.checkpoint.layout.token_types:
+        elif self.checkpoint.has("type"):
             row = self.constant("type.weight.0", self.checkpoint.tensor("type.weight")[0])
             total = self.add("Add", [total, row], "embeddings.sum")
+        if self.checkpoint.has("embeddings.project"):  # DeBERTa's, which comes before LayerNorm and has no bias
+            weight = self.constant("embeddings.project.weight", self.checkpoint.tensor("embeddings.project.weight").T)
+            total = self.add("MatMul", [total, weight], "embeddings.project")
         normed = self.norm("embedding_norm", total)
-        if self.checkpoint.has("project"):
+        return self._projected(normed) if self.checkpoint.has("project") else normed
+
+    def _projected(self, normed: str) -> str:
+        """Embeddings that are narrower than the encoder, projected to its width."""
+        if not self.numerics.quantized or self.numerics.half:
             return self.linear("project", normed)
-        return normed
+        # OpenVINO 2026.4 computes a linear layer wrongly that is scaled and shifted before QuantizeLinear: in an ALBERT of three
+        # layers the logits were off by 0.28 in the mean, instead of 0.003. An operator in between keeps it from fusing them.
+        linear = self.linear("project", normed, output="project.linear")
+        lowest = self.constant("lowest", np.float32(np.finfo(np.float32).min))
+        return self.add("Max", [linear, lowest], "project")
+
+    def length(self) -> str:
+        """The number of tokens, padding included, int64 [1]; made once."""
+        if not any(node.name == "positions.length" for node in self.nodes):
+            # TensorRT 8.6 ignores Shape's attributes `start` and `end` (opset 15).
+            shape = self.add("Shape", ["input_ids"], "positions.shape")
+            bounds = [self.integers("one_int", [1]), self.integers("two_int", [2]), self.integers("axis_0", [0])]
+            self.add("Slice", [shape, *bounds], "positions.length")
+        return "positions.length"
 
     def _roberta_positions(self) -> str:
         """RoBERTa counts positions over the tokens that are not padding, from the padding id + 1."""
@@ -148,13 +185,25 @@ class _Graph(TypedGraph):
         return self.add("Gather", [self.stored("position.weight"), ids], "embeddings.position")
 
     def additive_mask(self) -> str:
-        """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence]; made once."""
+        """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence]; made once.
+
+        With MPNet's bias by distance it is [batch, heads, sequence, sequence].
+        """
         mask = self.add("Unsqueeze", ["attention_mask", self.integers("axes_1_2", [1, 2])], "mask.unsqueezed")
         mask = self.add("Cast", [mask], "mask.float", to=self.numerics.type_of("mask.float"))
         inverted = self.add("Sub", [self.constant("one", np.float32(1)), mask], "mask.inverted")
         # The lowest number of the narrower type, since a row of -inf would become NaN.
         lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
-        return self.add("Mul", [inverted, self.constant("lowest", lowest)], "mask.additive")
+        if self.checkpoint.layout.encoder != "mpnet":
+            return self.add("Mul", [inverted, self.constant("lowest", lowest)], "mask.additive")
+        # Half of it, which is low enough, leaves room for the bias.
+        mask = self.add("Mul", [inverted, self.constant("half_lowest", lowest / 2)], "mask.additive")
+        return self.add("Add", [mask, add_relative_bias(self, self.checkpoint, self.length())], "mask.biased")
+
+    def relative_positions(self) -> None:
+        """What the terms of positions in DeBERTa's attention have in common; nothing for other models."""
+        if self._disentangled is not None:
+            self._disentangled.add_positions(self.length())
 
     def bounds(self) -> str:
         """The padding as ONNX Runtime's fused attention reads it, int32 [batch + 2 (batch + 1)].
@@ -188,6 +237,9 @@ class _Graph(TypedGraph):
                 [hidden, self.integers("zero", [0]), self.integers("one_int", [1]), self.integers("axis_1d", [1])],
                 f"{name}.cls",
             )
+            if self.checkpoint.layout.encoder == "mpnet":
+                row = [self.integers(key, [value]) for key, value in (("zero", 0), ("one_int", 1), ("axis_2d", 2))]
+                mask = self.add("Slice", [mask, *row], "mask.cls")
         if bounds is not None and not cls_alone and self._fuses(hidden, *(f"{name}.{part}" for part in ATTENTION)):
             context = self._fused_attention(name, hidden, bounds)
         else:
@@ -231,7 +283,7 @@ class _Graph(TypedGraph):
         query = self._heads(query, perm=[0, 2, 1, 3])
         key = self._heads(key, perm=[0, 2, 3, 1])
         value = self._heads(value, perm=[0, 2, 1, 3])
-        scores = self.add("MatMul", [query, key], f"{name}.attention_scores")
+        scores = self._scores(name, query, key, cls_alone=query_input != hidden)
         scores = self.add("Add", [scores, mask], f"{name}.attention_masked")
         weights = self.add("Softmax", [scores], f"{name}.attention_weights", axis=-1)
         weights = self.rounded(f"{name}.attention_weights", weights)
@@ -239,6 +291,15 @@ class _Graph(TypedGraph):
         context = self.add("Transpose", [context], f"{name}.context_transposed", perm=[0, 2, 1, 3])
         merged = self.integers("merge_heads", [0, 0, self._all_heads])
         return self.add("Reshape", [context, merged], f"{name}.context")
+
+    def _scores(self, name: str, query: str, key: str, *, cls_alone: bool) -> str:
+        """The attention scores before the mask, [batch, heads, queries, keys]."""
+        output = f"{name}.attention_scores"
+        if self._disentangled is None or not self._disentangled.has_terms:
+            return self.add("MatMul", [query, key], output)
+        content = self.add("MatMul", [query, key], f"{name}.attention_content")
+        rows = self.add("Transpose", [f"{name}.key.split"], f"{name}.key.rows", perm=[0, 2, 1, 3])
+        return self._disentangled.add_terms(name, content, query, rows, output, cls_alone=cls_alone)
 
     def _fused_attention(self, name: str, hidden: str, bounds: str) -> str:
         weight, bias = self._weights([f"{name}.{part}" for part in ("query", "key", "value")], (self._scale,))

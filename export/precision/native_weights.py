@@ -36,12 +36,14 @@ Floats = npt.NDArray[Any]
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
-    They require GELU between the feed-forward layers, embeddings that are not projected, and on GPUs attention heads of at most
-    128 channels.
+    They require attention as BERT computes it, GELU between the feed-forward layers, embeddings that are not projected, and on
+    GPUs attention heads of at most 128 channels. A projection cannot be folded into the tables of embeddings: LayerNorm lies
+    between them.
     """
     dimensions = checkpoint.dimensions
     fits = not for_gpus or padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD
-    return fits and dimensions.hidden_act == "gelu" and not checkpoint.has("project")
+    known = checkpoint.layout.encoder == "bert" and dimensions.hidden_act == "gelu"
+    return fits and known and not checkpoint.has("project")
 
 
 def native_from_checkpoint(
