@@ -10,6 +10,9 @@ from ...engine.errors import CheckpointError
 from .files import shown, whole_number
 from .heads import Head, Layout
 
+ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
+"""Activations of the feed-forward layers, by transformers' names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
@@ -25,6 +28,11 @@ class Dimensions:
     norm_eps: float
     hidden_act: str
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the manifest's `architecture` says beside the sizes."""
+        return {}
+
 
 def dimensions_of(
     path: Path,
@@ -35,6 +43,10 @@ def dimensions_of(
     pad_token_id: int,
 ) -> Dimensions:
     """Read the sizes from config.json and the weights. Raises CheckpointError where they are missing or contradict."""
+    if head is Head.MODERNBERT:
+        from .modernbert import modernbert_dimensions
+
+        return modernbert_dimensions(path, config, layout, tensors)
     file, embeddings = path / "config.json", f"{layout.prefix}embeddings."
     vocab, embedding = table_shape(path, tensors, f"{embeddings}word_embeddings.weight")
     positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")
@@ -59,7 +71,7 @@ def dimensions_of(
     if sizes["hidden"] % sizes["heads"]:
         raise CheckpointError(f"{path}: hidden size {sizes['hidden']} is not a multiple of {sizes['heads']} heads")
     activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", "gelu")
-    if activation not in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"):
+    if activation not in ACTIVATIONS:
         raise CheckpointError(
             f"{path}: hidden activation {shown(activation)} is not supported; gelu, gelu_new and relu are"
         )
@@ -67,19 +79,25 @@ def dimensions_of(
         positions -= pad_token_id + 1
     if positions < 1:
         raise CheckpointError(f"{path}: no position embeddings are left after those up to pad_token_id {pad_token_id}")
-    epsilon = config.get("layer_norm_eps", 1e-12)
-    if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
-        raise CheckpointError(
-            f"{file}: layer_norm_eps is {shown(epsilon)}; a number from 0 to 1, such as 1e-12, is expected"
-        )
+    epsilon = epsilon_of(file, config, "layer_norm_eps", default=1e-12)
     return Dimensions(
         **sizes,
         vocab=vocab,
         positions=positions,
         embedding=embedding,
-        norm_eps=1e-12 if layout.model_type == "distilbert" else float(epsilon),  # DistilBERT has no setting for it
+        norm_eps=1e-12 if layout.model_type == "distilbert" else epsilon,  # DistilBERT has no setting for it
         hidden_act=activation,
     )
+
+
+def epsilon_of(file: Path, config: Mapping[str, Any], key: str, *, default: float) -> float:
+    """Return LayerNorm's epsilon. Raises CheckpointError where it is no number from 0 to 1."""
+    epsilon = config.get(key, default)
+    if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
+        raise CheckpointError(
+            f"{file}: {key} is {shown(epsilon)}; a number from 0 to 1, such as {default:g}, is expected"
+        )
+    return float(epsilon)
 
 
 def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> int:

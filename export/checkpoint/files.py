@@ -15,7 +15,7 @@ LARGEST_JSON = 256 << 20
 
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 EXPECTED = (
-    "expected a cross-encoder with a classification head: BERT, ELECTRA, RoBERTa/XLM-R or DistilBERT "
+    "expected a cross-encoder with a classification head: BERT, ELECTRA, RoBERTa/XLM-R, DistilBERT or ModernBERT "
     "(...ForSequenceClassification), Capreolus' ELECTRA, or BERT_Cat"
 )
 

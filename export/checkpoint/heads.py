@@ -1,11 +1,11 @@
 """Heads and trunks: what a checkpoint is, read from its tensors, never from its name.
 
-A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. All supported trunks are the same
-post-LayerNorm encoder under different tensor names, so a `Layout` is a table of names.
+A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. Most supported trunks are the same
+post-LayerNorm encoder under different tensor names, so a `Layout` is a table of names. ModernBERT has a graph of its own.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
@@ -24,6 +24,7 @@ class Head(str, Enum):
     DENSE_TANH = "dense-tanh"
     DENSE_GELU = "dense-gelu"
     DENSE_RELU = "dense-relu"
+    MODERNBERT = "modernbert"  # dense, activation, LayerNorm, classifier, on [CLS] or on the mean of all tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
         Head.DENSE_TANH: HeadLayers(linears=("dense.0", "dense.1"), activation="tanh"),
         Head.DENSE_GELU: HeadLayers(linears=("dense.0", "dense.1"), activation="gelu"),
         Head.DENSE_RELU: HeadLayers(linears=("dense.0", "dense.1"), activation="relu"),
+        Head.MODERNBERT: HeadLayers(linears=("head.dense", "classifier"), activation="gelu"),
     }
 )
 DENSE_HEADS = (Head.DENSE, Head.DENSE_TANH, Head.DENSE_GELU, Head.DENSE_RELU)
@@ -56,7 +58,8 @@ class Layout:
     """Where a family of checkpoints keeps the tensors of its trunk.
 
     `layer` maps our name of a part to the checkpoint's, below `layers` + number; `dimensions` maps our name of a
-    dimension to the config's.
+    dimension to the config's. Parts that are stored as one tensor, one below the other, have in `shares` their place and the
+    number of parts. In a `gated` trunk the wide linear layer has twice its outputs: the activation's input, then its gate.
     """
 
     prefix: str
@@ -65,6 +68,8 @@ class Layout:
     layer: Mapping[str, str]
     dimensions: Mapping[str, str]
     token_types: bool
+    shares: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    gated: bool = False
 
 
 _BERT_LAYER = {
@@ -86,6 +91,16 @@ _DISTILBERT_LAYER = {
     "intermediate": "ffn.lin1",
     "output": "ffn.lin2",
     "output_norm": "output_layer_norm",
+}
+_MODERNBERT_LAYER = {
+    "attention_norm": "attn_norm",
+    "query": "attn.Wqkv",
+    "key": "attn.Wqkv",
+    "value": "attn.Wqkv",
+    "attention_output": "attn.Wo",
+    "feed_forward_norm": "mlp_norm",
+    "intermediate": "mlp.Wi",
+    "output": "mlp.Wo",
 }
 _BERT_DIMENSIONS = {
     "hidden": "hidden_size",
@@ -127,6 +142,19 @@ def layout_of(model_type: object) -> Layout | None:
     return _distilbert("distilbert") if model_type == "distilbert" else None
 
 
+def _modernbert() -> Layout:
+    return Layout(
+        prefix="model.",
+        model_type="modernbert",
+        layers="layers.",
+        layer=_MODERNBERT_LAYER,
+        dimensions=_BERT_DIMENSIONS,
+        token_types=False,
+        shares={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
+        gated=True,
+    )
+
+
 def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
     """Tell trunk and head by the names of a checkpoint's tensors; None when they are no cross-encoder we know."""
     for prefix in ("bert", "electra", "roberta"):
@@ -144,4 +172,6 @@ def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
         return _distilbert("distilbert"), Head.DISTILBERT
     if "bert_model.embeddings.word_embeddings.weight" in tensors and "_classification_layer.weight" in tensors:
         return _distilbert("bert_model"), Head.BERT_CAT
+    if "model.embeddings.tok_embeddings.weight" in tensors and "classifier.weight" in tensors:
+        return _modernbert(), Head.MODERNBERT
     return None

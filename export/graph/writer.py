@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from ...engine.errors import CheckpointError
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.heads import HEAD_LAYERS
+from ..checkpoint.heads import HEAD_LAYERS, Head
 from .numerics import FP32, HALF_SMALLEST, Numerics
 from .typed_graph import TypedGraph
 
@@ -66,14 +66,11 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelProto:
     """Return the model as a protobuf in memory."""
-    dimensions = checkpoint.dimensions
-    graph = _Graph(checkpoint, numerics)
-    hidden = graph.embeddings()
-    mask = graph.additive_mask()
-    bounds = graph.bounds() if numerics.fused else None
-    for number in range(dimensions.layers):
-        hidden = graph.layer(number, hidden, mask, bounds, cls_alone=number == dimensions.layers - 1)
-    graph.head(hidden)
+    from .modernbert import ModernBertGraph  # which is an EncoderGraph
+
+    kind = ModernBertGraph if checkpoint.head is Head.MODERNBERT else EncoderGraph
+    graph = kind(checkpoint, numerics)
+    graph.build()
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if checkpoint.token_types else [])]
     proto = helper.make_graph(
         graph.nodes,
@@ -94,7 +91,7 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
     )
 
 
-class _Graph(TypedGraph):
+class EncoderGraph(TypedGraph):
     """The encoder and its head, part by part."""
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
@@ -108,22 +105,23 @@ class _Graph(TypedGraph):
 
     # -- the model
 
+    def build(self) -> None:
+        """Write the whole model."""
+        layers = self.checkpoint.dimensions.layers
+        hidden = self.embeddings()
+        mask = self.additive_mask()
+        bounds = self.bounds() if self.numerics.fused else None
+        for number in range(layers):
+            hidden = self.layer(number, hidden, mask, bounds, cls_alone=number == layers - 1)
+        self.head(hidden)
+
     def embeddings(self) -> str:
         """Sum of word, position and token type embeddings, normalised: [batch, sequence, hidden]."""
         word = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
         if self.checkpoint.positions_pass_over_padding:
             position = self._roberta_positions()
         else:
-            first = self.integers("axis_0", [0])
-            # TensorRT 8.6 ignores Shape's attributes `start` and `end` (opset 15).
-            shape = self.add("Shape", ["input_ids"], "positions.shape")
-            bounds = [self.integers("one_int", [1]), self.integers("two_int", [2]), first]
-            length = self.add("Slice", [shape, *bounds], "positions.length")
-            position = self.add(
-                "Slice",
-                [self.stored("position.weight"), self.integers("zero", [0]), length, first],
-                "embeddings.position",
-            )
+            position = self.first_rows(self.stored("position.weight"), self.length(), "embeddings.position")
         total = self.add("Add", [word, position], "embeddings.word_position")
         if self.checkpoint.token_types:
             kind = self.add("Gather", [self.stored("type.weight"), "token_type_ids"], "embeddings.type")
@@ -136,6 +134,17 @@ class _Graph(TypedGraph):
             return self.linear("project", normed)
         return normed
 
+    def length(self) -> str:
+        """Tokens of the longest row, int64 [1]."""
+        # TensorRT 8.6 ignores Shape's attributes `start` and `end` (opset 15).
+        shape = self.add("Shape", ["input_ids"], "positions.shape")
+        bounds = [self.integers("one_int", [1]), self.integers("two_int", [2]), self.integers("axis_0", [0])]
+        return self.add("Slice", [shape, *bounds], "positions.length")
+
+    def first_rows(self, table: str, rows: str, output: str) -> str:
+        """The first rows of a constant; `rows` is int64 [1]."""
+        return self.add("Slice", [table, self.integers("zero", [0]), rows, self.integers("axis_0", [0])], output)
+
     def _roberta_positions(self) -> str:
         """RoBERTa counts positions over the tokens that are not padding, from the padding id + 1."""
         pad = self.integers("pad_id", np.array(self.checkpoint.pad_token_id))
@@ -147,14 +156,16 @@ class _Graph(TypedGraph):
         ids = self.add("Add", [count, pad], "positions.ids")
         return self.add("Gather", [self.stored("position.weight"), ids], "embeddings.position")
 
+    def lowest(self) -> str:
+        """What masks a score: the lowest number of the narrower type, since a row of -inf would become NaN."""
+        return self.constant("lowest", np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min))
+
     def additive_mask(self) -> str:
         """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence]; made once."""
         mask = self.add("Unsqueeze", ["attention_mask", self.integers("axes_1_2", [1, 2])], "mask.unsqueezed")
         mask = self.add("Cast", [mask], "mask.float", to=self.numerics.type_of("mask.float"))
         inverted = self.add("Sub", [self.constant("one", np.float32(1)), mask], "mask.inverted")
-        # The lowest number of the narrower type, since a row of -inf would become NaN.
-        lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
-        return self.add("Mul", [inverted, self.constant("lowest", lowest)], "mask.additive")
+        return self.add("Mul", [inverted, self.lowest()], "mask.additive")
 
     def bounds(self) -> str:
         """The padding as ONNX Runtime's fused attention reads it, int32 [batch + 2 (batch + 1)].
@@ -231,6 +242,10 @@ class _Graph(TypedGraph):
         query = self._heads(query, perm=[0, 2, 1, 3])
         key = self._heads(key, perm=[0, 2, 3, 1])
         value = self._heads(value, perm=[0, 2, 1, 3])
+        return self.attended(name, query, key, value, mask)
+
+    def attended(self, name: str, query: str, key: str, value: str, mask: str) -> str:
+        """Attention of heads [batch, heads, sequence, channels], the keys transposed, to [batch, sequence, all heads]."""
         scores = self.add("MatMul", [query, key], f"{name}.attention_scores")
         scores = self.add("Add", [scores, mask], f"{name}.attention_masked")
         weights = self.add("Softmax", [scores], f"{name}.attention_weights", axis=-1)
@@ -310,6 +325,8 @@ class _Graph(TypedGraph):
         if quantization is not None:
             bias = bias + quantization.bias(weight, least)
         constant = self.constant(f"{name}.bias", bias)
+        if quantization is None and not any(map(self.checkpoint.has_bias, layers or (name,))):
+            return self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], output or name)
         if quantization is None:
             product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
             return self.add("Add", [product, constant], output or name)
@@ -350,17 +367,17 @@ class _Graph(TypedGraph):
     def _weights(
         self, layers: Sequence[str], scales: Sequence[float] = ()
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Weight [out, in] and bias [out] of several layers, one below the other, each times its scale; see `linear`."""
-        weight, bias = (
-            np.concatenate(
-                [
-                    (self.checkpoint.tensor(f"{layer}.{part}") * np.float64(scale)).astype(np.float32)
-                    for layer, scale in zip_longest(layers, scales, fillvalue=1.0)
-                ]
-            )
-            for part in ("weight", "bias")
-        )
-        return weight, bias
+        """Weight [out, in] and bias [out] of several layers, one below the other, each times its scale; see `linear`.
+
+        The bias of a layer without one is 0.
+        """
+        weights, biases = [], []
+        for layer, scale in zip_longest(layers, scales, fillvalue=1.0):
+            weight = self.checkpoint.tensor(f"{layer}.weight")
+            bias = self.checkpoint.tensor(f"{layer}.bias") if self.checkpoint.has_bias(layer) else np.zeros(len(weight))
+            weights.append((weight * np.float64(scale)).astype(np.float32))
+            biases.append((bias * np.float64(scale)).astype(np.float32))
+        return np.concatenate(weights), np.concatenate(biases)
 
     def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
         """Return the place of each of the checkpoint's channels among those of padded heads."""
@@ -410,7 +427,10 @@ class _Graph(TypedGraph):
         return self.add("LayerNormalization", [value, *self._norm_weights(name)], name, axis=-1, epsilon=epsilon)
 
     def _norm_weights(self, name: str) -> list[str]:
-        return [self.stored(f"{name}.{part}") for part in ("weight", "bias")]
+        weight = self.stored(f"{name}.weight")
+        if self.checkpoint.has_bias(name):
+            return [weight, self.stored(f"{name}.bias")]
+        return [weight, self.constant("no_bias", np.zeros(self.checkpoint.dimensions.hidden, dtype=np.float32))]
 
     def activation(self, kind: str, value: str, name: str) -> str:
         """GELU (exact, by erf: Hendrycks and Gimpel 2016, arXiv:1606.08415), its tanh form, ReLU or tanh."""
