@@ -59,8 +59,14 @@ _EDGES = (
 )
 
 
+LONGEST = 1024
+"""Words of the longest pairs. Attention's memory grows with the square of the tokens: sixteen pairs of 8,192 tokens in one batch
+would take 52 GB for the scores of one layer of a base model."""
+
+
 def builtin_pairs(max_length: int) -> list[tuple[str, str]]:
-    """Return the built-in pairs, with lengths from one word to beyond `max_length` tokens on either side."""
+    """Return the built-in pairs, with lengths from one word to beyond `max_length` tokens, or `LONGEST` words, on either side."""
+    max_length = min(max_length, LONGEST)
     pairs = [(query, passage) for query in _QUERIES for passage in _PASSAGES]
     pairs += _EDGES
     for words in sorted({1, 7, 8, 9, 63, 64, 65, max_length // 2, max_length - 4, max_length, max_length + 40}):
