@@ -15,6 +15,7 @@ from .adapter import is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
 from .files import default_activation, label_names, longest, read_json, truncation_side
 from .heads import DENSE_HEADS, Head, Layout, head_of
+from .modernbert import modernbert_dimensions
 from .modules import dense_head_of
 from .settings import Settings
 from .strangers import looks_known_and_is_not, not_a_cross_encoder
@@ -93,7 +94,10 @@ class Checkpoint:
         else:
             raise CheckpointError(not_a_cross_encoder(path, config, tensors))
         pad_token_id = pad_token_id_of(path, config, layout)
-        dimensions = dimensions_of(path, config, layout, head, tensors, pad_token_id)
+        if head is Head.MODERNBERT:
+            dimensions: Dimensions = modernbert_dimensions(path, config, layout, tensors)
+        else:
+            dimensions = dimensions_of(path, config, layout, head, tensors, pad_token_id)
         names = tensor_names(layout, head, dimensions, tensors)
         labels = check_tensors(path, config, layout, head, dimensions, names, tensors)
         if activation == "softmax" and labels == 1:

@@ -43,10 +43,6 @@ def dimensions_of(
     pad_token_id: int,
 ) -> Dimensions:
     """Read the sizes from config.json and the weights. Raises CheckpointError where they are missing or contradict."""
-    if head is Head.MODERNBERT:
-        from .modernbert import modernbert_dimensions
-
-        return modernbert_dimensions(path, config, layout, tensors)
     file, embeddings = path / "config.json", f"{layout.prefix}embeddings."
     vocab, embedding = table_shape(path, tensors, f"{embeddings}word_embeddings.weight")
     positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
+from typing import Literal
 
 
 class Head(str, Enum):
@@ -59,7 +60,8 @@ class Layout:
 
     `layer` maps our name of a part to the checkpoint's, below `layers` + number; `dimensions` maps our name of a
     dimension to the config's. Parts that are stored as one tensor, one below the other, have in `shares` their place and the
-    number of parts. In a `gated` trunk the wide linear layer has twice its outputs: the activation's input, then its gate.
+    number of parts. `encoder` is how the trunk computes: as BERT, or as ModernBERT, in which the wide linear layer has twice the
+    outputs (the activation's input, then its gate).
     """
 
     prefix: str
@@ -69,7 +71,7 @@ class Layout:
     dimensions: Mapping[str, str]
     token_types: bool
     shares: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    gated: bool = False
+    encoder: Literal["bert", "modernbert"] = "bert"
 
 
 _BERT_LAYER = {
@@ -151,7 +153,7 @@ def _modernbert() -> Layout:
         dimensions=_BERT_DIMENSIONS,
         token_types=False,
         shares={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
-        gated=True,
+        encoder="modernbert",
     )
 
 

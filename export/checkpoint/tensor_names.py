@@ -61,7 +61,7 @@ def check_tensors(
     labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
     hidden = dimensions.hidden
     wide = dimensions.intermediate
-    between = 2 * wide if layout.gated else wide
+    between = 2 * wide if layout.encoder == "modernbert" else wide
     shapes: dict[str, tuple[int, ...]] = {}
     for name in names:
         part, kind = name.rsplit(".", 1)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from ...engine.errors import CheckpointError
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.modernbert import SLIDING, ModernBertDimensions
+from .encoder import EncoderGraph
 from .numerics import Numerics
-from .writer import EncoderGraph
 
 Floats = npt.NDArray[np.float32]
 

@@ -21,7 +21,7 @@ from ...calibration.tensor_stats import TensorStats
 from ...engine.bundle.native_weights import OUTLIER_CHANNELS, PANEL, ModelDims, NativeModel, padded, write
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.heads import HEAD_LAYERS, Head
+from ..checkpoint.heads import HEAD_LAYERS
 from .balance import Balance, balanced
 from .score_gradients import GradientSample
 from .weight_rounding import rounded, token_moments
@@ -39,11 +39,10 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     They require a BERT's encoder with GELU between the feed-forward layers, embeddings that are not projected, and on GPUs
     attention heads of at most 128 channels.
     """
-    if checkpoint.head is Head.MODERNBERT:
-        return False
     dimensions = checkpoint.dimensions
     fits = not for_gpus or padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD
-    return fits and dimensions.hidden_act == "gelu" and not checkpoint.has("project")
+    known = checkpoint.layout.encoder == "bert" and dimensions.hidden_act == "gelu"
+    return fits and known and not checkpoint.has("project")
 
 
 def native_from_checkpoint(
