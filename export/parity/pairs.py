@@ -59,9 +59,9 @@ _EDGES = (
 )
 
 
-LONGEST = 1024
-"""Words of the longest pairs. Attention's memory grows with the square of the tokens: sixteen pairs of 8,192 tokens in one batch
-would take 52 GB for the scores of one layer of a base model."""
+LONGEST = 512
+"""Words of the longest texts. Attention's memory grows with the square of the tokens: the scores of one layer of a base model take
+52 GB for sixteen pairs of 8,192 tokens in one batch, and 1.3 GB for sixteen of 1,300, which two texts of 512 words have."""
 
 
 def builtin_pairs(max_length: int) -> list[tuple[str, str]]:
