@@ -20,6 +20,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 THETAS = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
 """Where transformers 4 keeps the base of each kind's rotary frequencies, and its default."""
 POOLINGS = ("cls", "mean")
+HIDDEN_ACTIVATIONS = (*ACTIVATIONS, "silu")
+HEAD_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, "tanh")
 BIASES = {"norm_bias": False, "attention_bias": False, "mlp_bias": False, "classifier_bias": False}
 """Settings that say which parts have a bias, with their defaults. The last linear layer always has one."""
 MOST_POSITIONS = 1 << 16
@@ -80,8 +82,8 @@ def modernbert_dimensions(
         embedding=sizes["hidden"],
         positions=positions,
         norm_eps=epsilon_of(file, config, "norm_eps", default=1e-5),
-        hidden_act=_choice(file, config, "hidden_activation", ACTIVATIONS, default="gelu"),
-        head_act=_choice(file, config, "classifier_activation", (*ACTIVATIONS, "tanh"), default="gelu"),
+        hidden_act=_choice(file, config, "hidden_activation", HIDDEN_ACTIVATIONS, default="gelu"),
+        head_act=_choice(file, config, "classifier_activation", HEAD_ACTIVATIONS, default="gelu"),
         pooling=_choice(file, config, "classifier_pooling", POOLINGS, default="cls"),
         layer_types=_layer_types(file, config, sizes["layers"]),
         window=whole_number(file, config, "local_attention", least=1, default=128) // 2,

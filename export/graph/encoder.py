@@ -368,11 +368,13 @@ class EncoderGraph(TypedGraph):
         return [weight, self.constant("no_bias", np.zeros(self.checkpoint.dimensions.hidden, dtype=np.float32))]
 
     def activation(self, kind: str, value: str, name: str) -> str:
-        """GELU (exact, by erf: Hendrycks and Gimpel 2016, arXiv:1606.08415), its tanh form, ReLU or tanh."""
+        """GELU (exact, by erf: Hendrycks and Gimpel 2016, arXiv:1606.08415), its tanh form, SiLU, ReLU or tanh."""
         if kind == "tanh":
             return self.add("Tanh", [value], name)
         if kind == "relu":
             return self.add("Relu", [value], name)
+        if kind == "silu":
+            return self.add("Mul", [value, self.add("Sigmoid", [value], f"{name}.sigmoid")], name)
         one, half = self.constant("one", np.float32(1)), self.constant("half", np.float32(0.5))
         if kind == "gelu":
             scaled = self.add("Div", [value, self.constant("sqrt_2", np.float32(np.sqrt(2)))], f"{name}.scaled")

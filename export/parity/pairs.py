@@ -60,8 +60,8 @@ _EDGES = (
 
 
 LONGEST = 512
-"""Words of the longest texts. Attention's memory grows with the square of the tokens: the scores of one layer of a base model take
-52 GB for sixteen pairs of 8,192 tokens in one batch, and 1.3 GB for sixteen of 1,300, which two texts of 512 words have."""
+"""Words of the longest texts. Attention's memory grows with the square of the tokens. The scores of one layer of a base model
+take 52 GB for sixteen pairs of 8,192 tokens in one batch, and 1.3 GB for sixteen of 1,300, which two such texts have."""
 
 
 def builtin_pairs(max_length: int) -> list[tuple[str, str]]:

@@ -156,6 +156,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "other bases": {"global_rope_theta": 500.0, "local_rope_theta": 40.0},
     "relu and tanh": {"hidden_activation": "relu", "classifier_activation": "tanh"},
     "gelu_new": {"hidden_activation": "gelu_new", "classifier_activation": "gelu_pytorch_tanh"},
+    "silu": {"hidden_activation": "silu", "classifier_activation": "silu"},
     "heads of 10 channels": {"hidden_size": 30, "num_attention_heads": 3},
     "another epsilon": {"norm_eps": 0.1},
     "no spare words": {"spare_words": 0},
@@ -433,8 +434,8 @@ ROPE = {"rope_type": "default", "rope_theta": 100.0}
 REFUSED = [
     Refused("another pooling", "classifier_pooling is 'max'; cls, mean are supported", {"classifier_pooling": "max"}),
     Refused("null for the pooling", "classifier_pooling is None; cls, mean", {"classifier_pooling": None}),
-    Refused("silu", "hidden_activation is 'silu'; gelu, relu, gelu_new", {"hidden_activation": "silu"}),
-    Refused("silu in the head", "classifier_activation is 'silu'; gelu", {"classifier_activation": "silu"}),
+    Refused("tanh", "hidden_activation is 'tanh'; gelu, relu, gelu_new", {"hidden_activation": "tanh"}),
+    Refused("mish in the head", "classifier_activation is 'mish'; gelu", {"classifier_activation": "mish"}),
     Refused("a window of nothing", "local_attention is 0; a whole number from 1", {"local_attention": 0}),
     Refused("a window in letters", "local_attention is '128'; a whole number", {"local_attention": "128"}),
     Refused(
