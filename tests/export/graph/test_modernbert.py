@@ -25,6 +25,7 @@ from crossrt.calibration.recipe import Recipe
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.errors import CheckpointError, CrossrtError, OptionError
 from crossrt.engine.precision import Precision
+from crossrt.export import export
 from crossrt.export.bundle.manifest import manifest_of
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
@@ -243,6 +244,31 @@ def test_a_pair_of_thousands_of_tokens_scores_as_in_transformers(tmp_path: Path)
         with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
             assert model.encode(pairs).lengths.tolist() == [2105, 4005, 8192]
             np.testing.assert_allclose(model.logits(pairs), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_published_size_scores_as_in_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes of ModernBERT-base, of which gte-reranker-modernbert-base was made."""
+    sizes = {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12}
+    path = write_modernbert(
+        tmp_path / "checkpoint",
+        **sizes,
+        spare_words=50368 - len(SPECIAL) - len(WORDS),
+        max_position_embeddings=8192,
+        local_attention=128,
+        classifier_pooling="mean",
+    )
+    pairs = [*pairs_to(160), ("how long", texts(2100, 7))]
+    monkeypatch.setattr(export, "builtin_pairs", lambda max_length: pairs_to(160))
+    checkpoint = Checkpoint.read(path)
+    assert checkpoint.dimensions.vocab == 50368
+    bundle, reports = export_bundle(checkpoint, tmp_path / "bundle")
+    assert all(reports), "\n".join(map(str, reports))
+    expected = by_transformers(path, pairs)
+    for backend in ("onnxruntime", "openvino"):
+        with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
+            np.testing.assert_allclose(model.logits(pairs), expected, rtol=0, atol=1e-4)
+    shutil.rmtree(tmp_path)
 
 
 def test_the_check_of_an_export_has_no_batch_of_the_longest_pairs() -> None:
