@@ -15,6 +15,7 @@ from .adapter import is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
 from .files import default_activation, label_names, longest, read_json, truncation_side
 from .heads import DENSE_HEADS, Head, Layout, head_of
+from .modernbert import modernbert_dimensions
 from .modules import dense_head_of
 from .settings import Settings
 from .strangers import looks_known_and_is_not, not_a_cross_encoder
@@ -93,9 +94,12 @@ class Checkpoint:
         else:
             raise CheckpointError(not_a_cross_encoder(path, config, tensors))
         pad_token_id = pad_token_id_of(path, config, layout)
-        dimensions = dimensions_of(path, config, layout, head, tensors, pad_token_id)
+        if head is Head.MODERNBERT:
+            dimensions: Dimensions = modernbert_dimensions(path, config, layout, tensors)
+        else:
+            dimensions = dimensions_of(path, config, layout, head, tensors, pad_token_id)
         names = tensor_names(layout, head, dimensions, tensors)
-        labels = check_tensors(path, config, head, dimensions, names, tensors)
+        labels = check_tensors(path, config, layout, head, dimensions, names, tensors)
         if activation == "softmax" and labels == 1:
             raise OptionError("softmax over one label is 1 for every pair: choose identity, sigmoid or tanh")
         used = set(names.values())
@@ -140,6 +144,7 @@ class Checkpoint:
             "intermediate_size": self.dimensions.intermediate,
             "vocab_size": self.dimensions.vocab,
             "token_types": int(self._tensors[self._names["type.weight"]].shape[0]) if self.token_types else 0,
+            **self.dimensions.described,
         }
 
     @property
@@ -180,6 +185,10 @@ class Checkpoint:
         """Tell whether the optional part `name` is there."""
         return f"{name}.weight" in self._names
 
+    def has_bias(self, name: str) -> bool:
+        """Tell whether the part `name`, which is there, has a bias."""
+        return f"{name}.bias" in self._names
+
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return one tensor, such as `layer.0.query.weight`, as float32, whatever dtype it was stored in.
 
@@ -189,7 +198,9 @@ class Checkpoint:
         values: npt.NDArray[np.float32] = self._tensors[original].float().numpy()
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.path}: the tensor {original} holds NaN or Inf; the training went wrong")
-        return values
+        place, parts = self.layout.shares.get(name.split(".")[-2], (0, 1))
+        shared: npt.NDArray[np.float32] = np.split(values, parts)[place]
+        return shared
 
     def check_finite(self) -> None:
         """Read every tensor that the model uses. Raises CheckpointError, naming the first that holds NaN or Inf."""

@@ -13,6 +13,8 @@ from .heads import Head, Layout
 
 MPNET_BUCKETS = 32
 """The buckets of distances that transformers' MPNet uses, whatever config.json says."""
+ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
+"""Activations of the feed-forward layers, by transformers' names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,11 @@ class Dimensions:
     norm_eps: float
     hidden_act: str
     disentangled: Disentangled | None = None
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the manifest's `architecture` says beside the sizes."""
+        return {}
 
 
 def dimensions_of(
@@ -78,7 +85,7 @@ def dimensions_of(
         raise CheckpointError(f"{path}: hidden size {sizes['hidden']} is not a multiple of {sizes['heads']} heads")
     default = "gelu_new" if layout.model_type == "albert" else "gelu"  # transformers', as is that of epsilon
     activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", default)
-    if activation not in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"):
+    if activation not in ACTIVATIONS:
         raise CheckpointError(
             f"{path}: hidden activation {shown(activation)} is not supported; gelu, gelu_new and relu are"
         )
@@ -86,17 +93,13 @@ def dimensions_of(
         positions -= pad_token_id + 1
     if positions < 1:
         raise CheckpointError(f"{path}: no position embeddings are left after those up to pad_token_id {pad_token_id}")
-    epsilon = config.get("layer_norm_eps", 1e-7 if layout.encoder == "deberta" else 1e-12)
-    if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
-        raise CheckpointError(
-            f"{file}: layer_norm_eps is {shown(epsilon)}; a number from 0 to 1, such as 1e-12, is expected"
-        )
+    epsilon = epsilon_of(file, config, "layer_norm_eps", default=1e-7 if layout.encoder == "deberta" else 1e-12)
     return Dimensions(
         **sizes,
         vocab=vocab,
         positions=positions,
         embedding=embedding,
-        norm_eps=1e-12 if layout.model_type == "distilbert" else float(epsilon),  # DistilBERT has no setting for it
+        norm_eps=1e-12 if layout.model_type == "distilbert" else epsilon,  # DistilBERT has no setting for it
         hidden_act=activation,
         disentangled=disentangled,
     )
@@ -107,6 +110,16 @@ def _check_one_group(file: Path, config: Mapping[str, Any]) -> None:
     for key in ("num_hidden_groups", "inner_group_num"):
         if whole_number(file, config, key, least=0, default=1) != 1:
             raise CheckpointError(f"{file}: {key} is {config[key]}; crossrt knows ALBERT with one layer for all, so 1")
+
+
+def epsilon_of(file: Path, config: Mapping[str, Any], key: str, *, default: float) -> float:
+    """Return LayerNorm's epsilon. Raises CheckpointError where it is no number from 0 to 1."""
+    epsilon = config.get(key, default)
+    if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
+        raise CheckpointError(
+            f"{file}: {key} is {shown(epsilon)}; a number from 0 to 1, such as {default:g}, is expected"
+        )
+    return float(epsilon)
 
 
 def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> int:

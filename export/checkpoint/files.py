@@ -15,8 +15,8 @@ LARGEST_JSON = 256 << 20
 
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 EXPECTED = (
-    "expected a cross-encoder with a classification head: BERT, ELECTRA, RoBERTa/XLM-R, DistilBERT, DeBERTa-v2/v3, MPNet "
-    "or ALBERT (...ForSequenceClassification), Capreolus' ELECTRA, or BERT_Cat"
+    "expected a cross-encoder with a classification head: BERT, ELECTRA, RoBERTa/XLM-R, DistilBERT, DeBERTa-v2/v3, MPNet, "
+    "ALBERT or ModernBERT (...ForSequenceClassification), Capreolus' ELECTRA, or BERT_Cat"
 )
 
 

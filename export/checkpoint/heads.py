@@ -1,12 +1,12 @@
 """Heads and trunks: what a checkpoint is, read from its tensors, never from its name.
 
-A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. All supported trunks are post-LayerNorm
+A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. Most supported trunks are post-LayerNorm
 encoders under different tensor names, so a `Layout` is a table of names. What differs beside the names, such as relative
-positions, is a field of it.
+positions, is a field of it. ModernBERT has a graph of its own.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Literal
@@ -28,6 +28,7 @@ class Head(str, Enum):
     DENSE_TANH = "dense-tanh"
     DENSE_GELU = "dense-gelu"
     DENSE_RELU = "dense-relu"
+    MODERNBERT = "modernbert"  # dense, activation, LayerNorm, classifier, on [CLS] or on the mean of all tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
         Head.DENSE_TANH: HeadLayers(linears=("dense.0", "dense.1"), activation="tanh"),
         Head.DENSE_GELU: HeadLayers(linears=("dense.0", "dense.1"), activation="gelu"),
         Head.DENSE_RELU: HeadLayers(linears=("dense.0", "dense.1"), activation="relu"),
+        Head.MODERNBERT: HeadLayers(linears=("head.dense", "classifier"), activation="gelu"),
     }
 )
 DENSE_HEADS = (Head.DENSE, Head.DENSE_TANH, Head.DENSE_GELU, Head.DENSE_RELU)
@@ -62,9 +64,11 @@ class Layout:
     """Where a family of checkpoints keeps the tensors of its trunk.
 
     `layer` maps our name of a part to the checkpoint's, below `layers` + number; `dimensions` maps our name of a
-    dimension to the config's. `projection` is the layer that brings narrower embeddings to the hidden size, for trunks that
-    may have one. `encoder` is how attention is computed: as BERT's, with DeBERTa's disentangled attention, or with MPNet's
-    bias by distance. `shared_layers`: all layers have the weights of layer 0. `positions_pass_over_padding`: see `Checkpoint`.
+    dimension to the config's. Parts that are stored as one tensor, one below the other, have in `shares` their place and the
+    number of parts. `projection` is the layer that brings narrower embeddings to the hidden size, for trunks that may have one.
+    `encoder` is how the trunk computes: as BERT, with DeBERTa's disentangled attention, with MPNet's bias by distance, or as
+    ModernBERT, in which the wide linear layer has twice the outputs (the activation's input, then its gate). `shared_layers`:
+    all layers have the weights of layer 0. `positions_pass_over_padding`: see `Checkpoint`.
     """
 
     prefix: str
@@ -73,8 +77,9 @@ class Layout:
     layer: Mapping[str, str]
     dimensions: Mapping[str, str]
     token_types: bool
+    shares: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     projection: str | None = None
-    encoder: Literal["bert", "deberta", "mpnet"] = "bert"
+    encoder: Literal["bert", "deberta", "mpnet", "modernbert"] = "bert"
     shared_layers: bool = False
     positions_pass_over_padding: bool = False
 
@@ -120,6 +125,16 @@ _ALBERT_LAYER = {
     "intermediate": "ffn",
     "output": "ffn_output",
     "output_norm": "full_layer_layer_norm",
+}
+_MODERNBERT_LAYER = {
+    "attention_norm": "attn_norm",
+    "query": "attn.Wqkv",
+    "key": "attn.Wqkv",
+    "value": "attn.Wqkv",
+    "attention_output": "attn.Wo",
+    "feed_forward_norm": "mlp_norm",
+    "intermediate": "mlp.Wi",
+    "output": "mlp.Wo",
 }
 _BERT_DIMENSIONS = {
     "hidden": "hidden_size",
@@ -195,6 +210,19 @@ def layout_of(model_type: object) -> Layout | None:
     return _distilbert("distilbert") if model_type == "distilbert" else None
 
 
+def _modernbert() -> Layout:
+    return Layout(
+        prefix="model.",
+        model_type="modernbert",
+        layers="layers.",
+        layer=_MODERNBERT_LAYER,
+        dimensions=_BERT_DIMENSIONS,
+        token_types=False,
+        shares={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
+        encoder="modernbert",
+    )
+
+
 def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
     """Tell trunk and head by the names of a checkpoint's tensors; None when they are no cross-encoder we know."""
     for prefix in ("bert", "electra", "roberta"):
@@ -218,4 +246,6 @@ def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
         return _MPNET, Head.ROBERTA
     if "albert.embeddings.word_embeddings.weight" in tensors and "classifier.weight" in tensors:
         return _ALBERT, Head.ALBERT
+    if "model.embeddings.tok_embeddings.weight" in tensors and "classifier.weight" in tensors:
+        return _modernbert(), Head.MODERNBERT
     return None

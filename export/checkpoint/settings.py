@@ -53,22 +53,28 @@ KNOWN: Mapping[str, Keys] = {
             # DeBERTa, MPNet, ALBERT.
             "relative_attention position_buckets max_relative_positions pos_att_type share_att_key norm_rel_ebd "
             "position_biased_input pooler_hidden_act pooler_hidden_size attention_head_size conv_kernel_size "
-            "relative_attention_num_buckets num_hidden_groups inner_group_num"
+            "relative_attention_num_buckets num_hidden_groups inner_group_num "
+            # ModernBERT.
+            "hidden_activation norm_eps norm_bias attention_bias mlp_bias classifier_bias classifier_pooling "
+            "classifier_activation layer_types global_attn_every_n_layers local_attention rope_parameters "
+            "global_rope_theta local_rope_theta"
         ),
         harmless=_words(
             # Training and initialisation.
             "attention_probs_dropout_prob hidden_dropout_prob classifier_dropout dropout attention_dropout qa_dropout "
             "seq_classif_dropout initializer_range gradient_checkpointing problem_type finetuning_task training "
             "task_specific_params sinusoidal_pos_embds pre_trained return_dict_in_generate pooler_dropout cls_dropout "
-            "classifier_dropout_prob "
+            "classifier_dropout_prob embedding_dropout mlp_dropout initializer_cutoff_factor "
             # Other heads than those that are exported.
             "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout directionality "
+            "decoder_bias sparse_prediction sparse_pred_ignore_index "
             "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type legacy "
             # Of ALBERT in TensorFlow, and of a convolution that is not there: conv_kernel_size says whether it is.
             "net_structure_type gap_size num_memory_blocks down_scale_factor conv_act conv_groups "
             # How the model is stored and computed.
             "dtype torch_dtype use_bfloat16 transformers_version torchscript use_cache chunk_size_feed_forward "
             "attn_implementation _attn_implementation _attn_implementation_autoset return_dict output_attentions "
+            "deterministic_flash_attn reference_compile repad_logits_with_grad "
             "output_hidden_states output_past tie_word_embeddings tie_weights_ tie_encoder_decoder _name_or_path "
             "name_or_path _commit_hash tokenizer_class "
             # Generation.

@@ -8,10 +8,13 @@ from ...engine.errors import CheckpointError
 from .dimensions import MPNET_BUCKETS, Dimensions, table_shape
 from .files import shown, some, whole_number
 from .heads import HEAD_LAYERS, Head, Layout
+from .modernbert import ModernBertDimensions, modernbert_tensor_names
 
 
 def tensor_names(layout: Layout, head: Head, dimensions: Dimensions, tensors: Mapping[str, Any]) -> dict[str, str]:
     """Return the checkpoint's tensor names by crossrt's names."""
+    if isinstance(dimensions, ModernBertDimensions):
+        return modernbert_tensor_names(layout, dimensions)
     embeddings = f"{layout.prefix}embeddings."
     names = {"word.weight": f"{embeddings}word_embeddings.weight"}
     disentangled = dimensions.disentangled
@@ -51,6 +54,7 @@ def tensor_names(layout: Layout, head: Head, dimensions: Dimensions, tensors: Ma
 def check_tensors(
     path: Path,
     config: Mapping[str, Any],
+    layout: Layout,
     head: Head,
     dimensions: Dimensions,
     names: Mapping[str, str],
@@ -71,7 +75,9 @@ def check_tensors(
         )
     last = len(HEAD_LAYERS[head].linears) - 1
     labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
-    hidden, wide = dimensions.hidden, dimensions.intermediate
+    hidden = dimensions.hidden
+    wide = dimensions.intermediate
+    between = 2 * wide if layout.encoder == "modernbert" else wide
     shapes: dict[str, tuple[int, ...]] = {}
     for name in names:
         part, kind = name.rsplit(".", 1)
@@ -91,11 +97,12 @@ def check_tensors(
         elif part == f"head.{last}":
             shapes[name] = (labels, hidden) if kind == "weight" else (labels,)
         elif role == "intermediate":
-            shapes[name] = (wide, hidden) if kind == "weight" else (wide,)
+            shapes[name] = (between, hidden) if kind == "weight" else (between,)
         elif role == "output":
             shapes[name] = (hidden, wide) if kind == "weight" else (hidden,)
         else:
-            shapes[name] = (hidden, hidden) if kind == "weight" else (hidden,)
+            rows = hidden * layout.shares[role][1] if role in layout.shares else hidden
+            shapes[name] = (rows, hidden) if kind == "weight" else (rows,)
     misshapen = [
         f"{names[name]} is {list(tensors[names[name]].shape)}, expected {list(shape)}"
         for name, shape in shapes.items()

@@ -36,9 +36,9 @@ Floats = npt.NDArray[Any]
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
-    They require attention as BERT computes it, GELU between the feed-forward layers, embeddings that are not projected, and on
-    GPUs attention heads of at most 128 channels. A projection cannot be folded into the tables of embeddings: LayerNorm lies
-    between them.
+    They require an encoder that computes as BERT's, GELU between the feed-forward layers, embeddings that are not projected,
+    and on GPUs attention heads of at most 128 channels. A projection cannot be folded into the tables of embeddings: LayerNorm
+    lies between them.
     """
     dimensions = checkpoint.dimensions
     fits = not for_gpus or padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD

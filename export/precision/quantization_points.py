@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from ...calibration.recipe import Recipe
+from ...engine.errors import OptionError
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.modernbert import ModernBertDimensions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +25,11 @@ class QuantizationPoint:
 def quantization_points(checkpoint: Checkpoint, recipe: Recipe) -> tuple[QuantizationPoint, ...]:
     """Return the points that a recipe quantises, in the order of the graph.
 
-    What the last layer computes for `[CLS]` alone stays in floating point; it is less than a hundredth of the work.
+    What the last layer computes for `[CLS]` alone stays in floating point; it is less than a hundredth of the work. Raises
+    OptionError for a recipe that the model's architecture does not have.
     """
+    if isinstance(checkpoint.dimensions, ModernBertDimensions):
+        return _modernbert_points(checkpoint.dimensions, recipe)
     points: list[QuantizationPoint] = []
     hidden = "project" if checkpoint.has("project") else "embedding_norm"
     layers = checkpoint.dimensions.layers
@@ -49,6 +54,29 @@ def quantization_points(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Quantiz
             if recipe.parts == "full":
                 points += _residual(f"{name}.output_residual", f"{name}.output", f"{name}.attention_norm")
         hidden = f"{name}.output_norm"
+    return tuple(points)
+
+
+def _modernbert_points(dimensions: ModernBertDimensions, recipe: Recipe) -> tuple[QuantizationPoint, ...]:
+    if recipe.parts == "full":
+        raise OptionError(
+            "the recipe full is not known for ModernBERT: the sums between its layers are never normalised and grow beyond what "
+            "8 bits hold. Give projections, its linear layers, or ffn, its feed-forward layers"
+        )
+    points: list[QuantizationPoint] = []
+    for number in range(dimensions.layers):
+        name = f"layer.{number}"
+        cls_alone = number == dimensions.layers - 1 and dimensions.pooling == "cls"
+        if recipe.parts == "projections":
+            readers = ("key", "value") if cls_alone else ("query", "key", "value")
+            normed = f"{name}.attention_norm" if number else "embedding_norm"
+            points.append(_linear(f"{name}.{'_'.join(readers)}", normed, *(f"{name}.{reader}" for reader in readers)))
+        if cls_alone:
+            break
+        if recipe.parts == "projections":
+            points.append(_linear(f"{name}.attention_output", f"{name}.context", f"{name}.attention_output"))
+        points.append(_linear(f"{name}.intermediate", f"{name}.feed_forward_norm", f"{name}.intermediate"))
+        points.append(_linear(f"{name}.output", f"{name}.activation", f"{name}.output"))
     return tuple(points)
 
 

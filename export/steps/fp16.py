@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 
 from ...engine.bundle.manifest import ONNX_FILES, BundleModel
 from ...engine.precision import Precision
+from ..graph.encoder import ONNX_RUNTIME
 from ..graph.numerics import Numerics
 from ..graph.session import batches_of
-from ..graph.writer import ONNX_RUNTIME, graph_of, onnx_from_checkpoint
+from ..graph.writer import graph_of, onnx_from_checkpoint
 from ..parity.pairs import builtin_pairs
 from ..parity.report import ParityReport
 from ..precision.fp16 import Fp16Choice, choose_fp16

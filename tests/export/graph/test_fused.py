@@ -207,7 +207,7 @@ def test_where_nothing_fuses_there_is_no_second_file(
 ) -> None:
     """As where every part of a model has to stay in FP32."""
     monkeypatch.setattr(Numerics, "type_of", lambda *_: onnx.TensorProto.FLOAT)
-    monkeypatch.setattr("crossrt.export.graph.writer._Graph._fuses", lambda *_: False)
+    monkeypatch.setattr("crossrt.export.graph.encoder.EncoderGraph._fuses", lambda *_: False)
     bundle, reports = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", precisions=PRECISIONS)
     assert not any("fused" in report.backend for report in reports)
     assert not list(bundle.path.glob("*fused*"))

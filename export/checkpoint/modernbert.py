@@ -1,0 +1,188 @@
+"""What a ModernBERT cross-encoder has beside a BERT's parts (Warner et al. 2024, arXiv:2412.13663).
+
+Sizes and settings come from config.json, in the form of transformers 4.48 to 4.57 (`global_attn_every_n_layers`,
+`global_rope_theta`, `local_rope_theta`) or of transformers 5 (`layer_types`, `rope_parameters`). Where both are there, the new
+form counts, as in transformers 5.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine.errors import CheckpointError
+from .dimensions import ACTIVATIONS, Dimensions, epsilon_of, table_shape
+from .files import shown, some, whole_number
+from .heads import Layout
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+THETAS = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
+"""Where transformers 4 keeps the base of each kind's rotary frequencies, and its default."""
+POOLINGS = ("cls", "mean")
+HIDDEN_ACTIVATIONS = (*ACTIVATIONS, "silu")
+HEAD_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, "tanh")
+BIASES = {"norm_bias": False, "attention_bias": False, "mlp_bias": False, "classifier_bias": False}
+"""Settings that say which parts have a bias, with their defaults. The last linear layer always has one."""
+MOST_POSITIONS = 1 << 16
+"""The graph holds a table of sines and cosines for every position; 65,536 take 32 MB for heads of 64 channels."""
+OTHER_CLASSES = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+"""Ends of the names of classes whose tensors have the same names, and which do not score a text with one row of logits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModernBertDimensions(Dimensions):
+    """Sizes and settings of a ModernBERT.
+
+    `layer_types` says of each layer whether it attends to all tokens (`full_attention`) or to those that are at most `window`
+    positions away (`sliding_attention`). `thetas` has the base of the rotary frequencies of both kinds. The head reads `[CLS]`
+    or the `mean` of all tokens (`pooling`); `head_act` is its activation. `biased` has the settings of `BIASES` that are true.
+    """
+
+    layer_types: tuple[str, ...]
+    window: int
+    thetas: Mapping[str, float]
+    pooling: str
+    head_act: str
+    biased: frozenset[str]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the manifest's `architecture` says beside the sizes."""
+        return {
+            "pooling": self.pooling,
+            "full_attention_layers": [number for number, kind in enumerate(self.layer_types) if kind == FULL],
+            "sliding_window": self.window,
+        }
+
+
+def modernbert_dimensions(
+    path: Path, config: Mapping[str, Any], layout: Layout, tensors: Mapping[str, Any]
+) -> ModernBertDimensions:
+    """Read sizes and settings. Raises CheckpointError, with the setting and what is allowed, for any that is not supported."""
+    file = path / "config.json"
+    _check_class(path, config)
+    vocab, _ = table_shape(path, tensors, f"{layout.prefix}embeddings.tok_embeddings.weight")
+    sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
+    numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
+    layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
+    if sizes["layers"] > layers:
+        raise CheckpointError(f"{path}: config.json says {sizes['layers']} layers, and the weights have {layers}")
+    if sizes["hidden"] % (2 * sizes["heads"]):
+        raise CheckpointError(
+            f"{path}: hidden size {sizes['hidden']} gives {sizes['heads']} heads no even number of channels, and rotary "
+            "positions turn channels in pairs"
+        )
+    positions = whole_number(file, config, "max_position_embeddings", least=1)
+    if positions > MOST_POSITIONS:
+        raise CheckpointError(f"{file}: max_position_embeddings is {positions}; at most {MOST_POSITIONS} are supported")
+    return ModernBertDimensions(
+        **sizes,
+        disentangled=None,
+        vocab=vocab,
+        embedding=sizes["hidden"],
+        positions=positions,
+        norm_eps=epsilon_of(file, config, "norm_eps", default=1e-5),
+        hidden_act=_choice(file, config, "hidden_activation", HIDDEN_ACTIVATIONS, default="gelu"),
+        head_act=_choice(file, config, "classifier_activation", HEAD_ACTIVATIONS, default="gelu"),
+        pooling=_choice(file, config, "classifier_pooling", POOLINGS, default="cls"),
+        layer_types=_layer_types(file, config, sizes["layers"]),
+        window=whole_number(file, config, "local_attention", least=1, default=128) // 2,
+        thetas=_thetas(file, config),
+        biased=frozenset(name for name, default in BIASES.items() if _flag(file, config, name, default=default)),
+    )
+
+
+def modernbert_tensor_names(layout: Layout, dimensions: ModernBertDimensions) -> dict[str, str]:
+    """Return the checkpoint's tensor names by crossrt's names. A bias that the model does not have has no entry."""
+    parts = {"embedding_norm": f"{layout.prefix}embeddings.norm", "final_norm": f"{layout.prefix}final_norm"}
+    for number in range(dimensions.layers):
+        for ours, theirs in layout.layer.items():
+            if (number, ours) != (0, "attention_norm"):  # the embeddings are normalised already
+                parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{number}.{theirs}"
+    parts |= {"head.0": "head.dense", "head.norm": "head.norm", "head.1": "classifier"}
+    names = {"word.weight": f"{layout.prefix}embeddings.tok_embeddings.weight"}
+    for ours, theirs in parts.items():
+        names[f"{ours}.weight"] = f"{theirs}.weight"
+        setting = _bias_setting(ours)
+        if setting is None or setting in dimensions.biased:
+            names[f"{ours}.bias"] = f"{theirs}.bias"
+    return names
+
+
+def _bias_setting(part: str) -> str | None:
+    """Return the setting that says whether a part has a bias; None for the one that always has."""
+    role = part.rpartition(".")[2]
+    if part == "head.1":
+        return None
+    if role.endswith("norm"):
+        return "norm_bias"
+    if part == "head.0":
+        return "classifier_bias"
+    return "mlp_bias" if role in ("intermediate", "output") else "attention_bias"
+
+
+def _check_class(path: Path, config: Mapping[str, Any]) -> None:
+    named = config.get("architectures")
+    other = [str(name) for name in named if str(name).endswith(OTHER_CLASSES)] if isinstance(named, list) else []
+    if other:
+        raise CheckpointError(
+            f"{path}: config.json says {some(other)}, whose tensors have the names of ModernBertForSequenceClassification's, "
+            "and which is no cross-encoder"
+        )
+
+
+def _layer_types(file: Path, config: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    listed = config.get("layer_types")
+    if listed is None:
+        every = whole_number(file, config, "global_attn_every_n_layers", least=1, default=3)
+        return tuple(SLIDING if number % every else FULL for number in range(layers))
+    if not isinstance(listed, list) or len(listed) != layers or any(kind not in (FULL, SLIDING) for kind in listed):
+        raise CheckpointError(
+            f"{file}: layer_types is {shown(listed)}; {FULL} or {SLIDING} is expected for each of {layers} layers"
+        )
+    return tuple(listed)
+
+
+def _thetas(file: Path, config: Mapping[str, Any]) -> dict[str, float]:
+    """Return the base of the rotary frequencies by the kind of attention. Scaled frequencies are refused."""
+    if config.get("rope_scaling") is not None:
+        raise CheckpointError(f"{file}: rope_scaling is {shown(config['rope_scaling'])}; it is not supported")
+    parameters = config.get("rope_parameters")
+    parameters = {} if parameters is None else parameters
+    if not isinstance(parameters, dict) or not parameters.keys() <= THETAS.keys():
+        raise CheckpointError(
+            f"{file}: rope_parameters is {shown(parameters)}; {' and '.join(THETAS)} are expected in it"
+        )
+    thetas = {}
+    for kind, (name, default) in THETAS.items():
+        given = parameters.get(kind)
+        given = {} if given is None else given
+        known = {"rope_type": "default", "type": "default"}
+        if not isinstance(given, dict) or any(
+            value != known.get(key) for key, value in given.items() if key != "rope_theta"
+        ):
+            raise CheckpointError(
+                f"{file}: rope_parameters has {kind} = {shown(given)}; rope_type default and rope_theta are supported"
+            )
+        theta = given.get("rope_theta", config.get(name, default))
+        if not isinstance(theta, (int, float)) or isinstance(theta, bool) or not 0 < theta < float("inf"):
+            raise CheckpointError(
+                f"{file}: {name} is {shown(theta)}; a number above 0, such as {default:g}, is expected"
+            )
+        thetas[kind] = float(theta)
+    return thetas
+
+
+def _choice(file: Path, config: Mapping[str, Any], key: str, allowed: tuple[str, ...], *, default: str) -> str:
+    value = config.get(key, default)
+    if value not in allowed:
+        raise CheckpointError(f"{file}: {key} is {shown(value)}; {', '.join(allowed)} are supported")
+    return str(value)
+
+
+def _flag(file: Path, config: Mapping[str, Any], key: str, *, default: bool) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{file}: {key} is {shown(value)}; true or false is expected")
+    return value
