@@ -128,7 +128,9 @@ def _base(path: Path, config: Mapping[str, Any]) -> Path:
 
 def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, peft: Any) -> None:
     import torch
-    import transformers
+
+    with telemetry_off():
+        import transformers
 
     labels = [value.shape[0] for name, value in adapter.items() if name.endswith(HEADS) and value.ndim == 2]
     choice = {"num_labels": labels[0]} if labels else {}
