@@ -25,7 +25,7 @@ from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.pretrained import completed_config, special_tokens_of, tokenizer_of
 from .graph.writer import OPSET
 from .parity.judge import ParityJudge
-from .parity.pairs import builtin_pairs
+from .parity.pairs import builtin_pairs, overlong_pairs
 from .parity.report import ParityReport
 from .steps import bf16, fp16, fp32, int8
 from .steps.context import ExportContext
@@ -184,10 +184,27 @@ def export_bundle(
             recipe=recipe or Recipe(),
             progress=progress,
         )
+        _check_truncation(context, tokenizer, out)
         reports = _run(STEPS, context, out, keep_going=keep_going)
         _write_hub_files(builder, checkpoint, tokenizer)
         builder.finish()
     return Bundle.open(out), reports
+
+
+def _check_truncation(context: ExportContext, tokenizer: Any, out: Path) -> None:
+    """Raise ParityError unless pairs of too many tokens are cut as transformers cuts them.
+
+    Token ids suffice: the longest pairs of a model with many positions need too much memory to be scored (`LONGEST`).
+    """
+    length = context.checkpoint.max_length
+    pairs = overlong_pairs(length)
+    ours = context.tokenizer.encode(pairs, prompt="")
+    theirs = tokenizer(*map(list, zip(*pairs, strict=True)), truncation="longest_first", max_length=length)["input_ids"]
+    for number, ids in enumerate(theirs):
+        if list(ours.ids[ours.offsets[number] : ours.offsets[number + 1]]) != list(ids):
+            raise ParityError(
+                f"{out} was not published: pairs of more than {length} tokens are not cut as transformers cuts them"
+            )
 
 
 def _run(steps: Sequence[Step], context: ExportContext, out: Path, *, keep_going: bool) -> tuple[ParityReport, ...]:

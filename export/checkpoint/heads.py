@@ -188,6 +188,16 @@ _ALBERT = Layout(
     projection="encoder.embedding_hidden_mapping_in",
     shared_layers=True,
 )
+_MODERNBERT = Layout(
+    prefix="model.",
+    model_type="modernbert",
+    layers="layers.",
+    layer=_MODERNBERT_LAYER,
+    dimensions=_BERT_DIMENSIONS,
+    token_types=False,
+    shares={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
+    encoder="modernbert",
+)
 
 
 def _distilbert(prefix: str) -> Layout:
@@ -208,19 +218,6 @@ def layout_of(model_type: object) -> Layout | None:
     if model_type in ("roberta", "xlm-roberta", "camembert"):
         return _bert_like("roberta")
     return _distilbert("distilbert") if model_type == "distilbert" else None
-
-
-def _modernbert() -> Layout:
-    return Layout(
-        prefix="model.",
-        model_type="modernbert",
-        layers="layers.",
-        layer=_MODERNBERT_LAYER,
-        dimensions=_BERT_DIMENSIONS,
-        token_types=False,
-        shares={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
-        encoder="modernbert",
-    )
 
 
 def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
@@ -247,5 +244,5 @@ def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
     if "albert.embeddings.word_embeddings.weight" in tensors and "classifier.weight" in tensors:
         return _ALBERT, Head.ALBERT
     if "model.embeddings.tok_embeddings.weight" in tensors and "classifier.weight" in tensors:
-        return _modernbert(), Head.MODERNBERT
+        return _MODERNBERT, Head.MODERNBERT
     return None

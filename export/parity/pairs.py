@@ -71,9 +71,16 @@ def builtin_pairs(max_length: int) -> list[tuple[str, str]]:
     pairs += _EDGES
     for words in sorted({1, 7, 8, 9, 63, 64, 65, max_length // 2, max_length - 4, max_length, max_length + 40}):
         pairs.append(("long passages", _words(words)))
-    pairs.append((_words(max_length + 20), "a short passage"))
-    pairs.append((_words(max_length), _words(max_length)))
-    return pairs
+    return [*pairs, *overlong_pairs(max_length)[1:]]
+
+
+def overlong_pairs(max_length: int) -> list[tuple[str, str]]:
+    """Return pairs of more than `max_length` tokens: with a long passage, with a long query, and with both."""
+    return [
+        ("long passages", _words(max_length + 40)),
+        (_words(max_length + 20), "a short passage"),
+        (_words(max_length), _words(max_length)),
+    ]
 
 
 def groups_of(pairs: Sequence[tuple[str, str]]) -> list[list[int]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from crossrt import CrossEncoder
+from crossrt.engine.hardware.cpus import instructions
 from tests import processors
 
 
@@ -18,5 +19,7 @@ def test_fp32_has_the_same_scores_there(
         before = model.predict(pairs)
     for kind in (kind for kind in processors.KINDS if not processors.lacking(kind)):
         see_processor(kind)
+        optional = {name for name in instructions() if processors.OPTIONAL.fullmatch(name)}
+        assert optional == processors.KINDS[kind].flags, "no other processor is seen"
         with CrossEncoder(bundle, device="cpu") as model:
             np.testing.assert_allclose(model.predict(pairs), before, atol=1e-4, err_msg=kind)

@@ -176,6 +176,18 @@ def test_a_failed_parity_publishes_nothing(checkpoint: Path, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pairs_that_are_cut_elsewhere_publish_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a model has so many positions that no such pair is scored."""
+    read = Checkpoint.read(checkpoint)
+    right = Bundle.pair_tokenizer
+    monkeypatch.setattr(Bundle, "pair_tokenizer", lambda self: right(self, max_length=read.max_length - 1))
+    with pytest.raises(ParityError, match="are not cut as transformers cuts them"):
+        export_bundle(read, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_built_in_pairs_cover_one_token_to_beyond_the_limit_and_every_kind_of_text(bundle: Path) -> None:
     pairs = builtin_pairs(64)
     with CrossEncoder(bundle, max_length=64) as model:
