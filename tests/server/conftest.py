@@ -79,6 +79,8 @@ class Served:
             sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
             connection.request(method, path, sent, headers or {})
             return Answer(connection.getresponse())
+        except http.client.HTTPException as error:  # an answer that ends early is a broken connection like any other
+            raise ConnectionAbortedError(f"{type(error).__name__}: {error}") from error
         finally:
             connection.close()
 
