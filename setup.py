@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("engine/kernels/native")
 # From the table that decides at run time where each library is loaded.
@@ -15,6 +16,24 @@ KINDS = runpy.run_path("engine/kernels/instruction_sets.py")["KINDS"]
 # -g0, because Python's own flags ask for debugging symbols, which make a library ten times as large. Sanitizers name lines by
 # these symbols, and take very long to compile with all optimizations (scripts/sanitize).
 OPTIMIZATION = ["-O1"] if "-fsanitize" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
+
+
+class BuildLibraries(build_ext):
+    """Compiles libraries in parallel, as many as there are processors. One that does not compile leaves no older one behind."""
+
+    def finalize_options(self) -> None:
+        """Set the number of compilers that run at once."""
+        super().finalize_options()
+        self.parallel = True
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile one library. An editable install finds libraries beside their sources, the last one that compiled too."""
+        try:
+            super().build_extension(ext)
+        except Exception:
+            (SOURCES.parent / Path(self.get_ext_filename(ext.name)).name).unlink(missing_ok=True)
+            raise
+
 
 kernels = [
     Extension(
@@ -53,5 +72,5 @@ plain = [
 # Microsoft's compiler does not know these flags. The wheel for Windows has the libraries (scripts/wheels).
 setup(
     ext_modules=[] if sys.platform == "win32" else [*plain, *kernels],
-    options={"build_ext": {"parallel": True}},  # one compiler for each processor
+    cmdclass={"build_ext": BuildLibraries},
 )

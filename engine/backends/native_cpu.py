@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
-from ..bundle.native_weights import ACTIVATIONS, ModelDims, NativeModel
+from ..bundle.native_weights import ACTIVATIONS, ARCHITECTURES, POOLINGS, ModelDims, NativeModel
 from ..closable import CLOSED
 from ..errors import BackendError, InputError
 from ..kernels.support import native_kernels, why_not_native
@@ -25,7 +25,7 @@ from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
 
-INTERFACE = 3
+INTERFACE = 4
 """The version of the library's functions. Raised with each change of what they take, here and in native/c_api.h."""
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 """`ModelDims.bits` in C++, by precision."""
@@ -50,6 +50,10 @@ class _ModelDims(ctypes.Structure):
         ("activation", ctypes.c_int32),
         ("bits", ctypes.c_int32),
         ("padding", ctypes.c_int32),
+        ("architecture", ctypes.c_int32),
+        ("pooling", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+        ("head_norm", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
     )
 
@@ -59,6 +63,8 @@ class _ModelDims(ctypes.Structure):
             "activation": ACTIVATIONS.index(dims.activation),
             "bits": BITS[dims.precision],
             "padding": -1 if dims.padding is None else dims.padding,
+            "architecture": ARCHITECTURES.index(dims.architecture),
+            "pooling": POOLINGS.index(dims.pooling),
         }
         plain = {name: getattr(dims, name) for name, _ in cls._fields_ if name not in encoded}
         return cls(**plain, **encoded)

@@ -25,9 +25,11 @@ from ..precision import Precision
 from ..text.tokenizer import MOST_TOKENS
 from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
 
-FORMAT = "crossrt native 3"
-PLAIN_FORMAT = "crossrt native 2"
-"""The format before it, without `padding`. Files of models that have no such padding are still read."""
+FORMAT = "crossrt native 4"
+OLDER_FORMATS = {"crossrt native 3": (), "crossrt native 2": ("padding",)}
+"""Formats that are still read, with the fields that they lack beside those of `MODERN_FIELDS`."""
+MODERN_FIELDS = ("architecture", "pooling", "window", "head_norm")
+"""Fields of `ModelDims` that came with ModernBERT."""
 MAX_HEADER_BYTES = 1 << 24
 """A model of 48 layers has a header of 0.1 MB."""
 MAX_DIMS = {
@@ -45,6 +47,7 @@ MAX_DIMS = {
         "labels": MOST_LABELS,
         "dense": 1 << 4,
         "padding": MOST_TOKENS,
+        "window": MOST_POSITIONS,
     },
 }
 """Bounds within which the kernels' integers cannot overflow: the largest INT8 sum is 255 x 127 x 65,536, which is below 2^31."""
@@ -59,7 +62,11 @@ WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
 """By precision on a CPU: the dtype of linear layers' weights, and how many of their input channels are interleaved."""
 ACTIVATIONS = ("none", "tanh", "relu", "gelu")
 """Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h."""
-TEXT_FIELDS = ("precision", "activation")
+ARCHITECTURES = ("bert", "modernbert")
+"""Encoders that the kernels compute, in the order of `Architecture` in native/model_dims.h."""
+POOLINGS = ("cls", "mean")
+"""What the head reads, in the order of `Pooling` in native/model_dims.h."""
+TEXT_FIELDS = ("precision", "activation", "architecture", "pooling")
 """Fields of `ModelDims` that are text; the others are numbers."""
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: its bits
@@ -89,6 +96,10 @@ class ModelDims:
     - `epsilon`: of LayerNorm.
     - `padding`: the id of padding in a model that, as RoBERTa, counts positions without padding; None in one that counts every
       token. In the former row 0 of the position table is that of padding, which a text can contain too.
+    - `architecture`: `bert`, or `modernbert`, which has neither token types nor a table of positions.
+    - `pooling`: what the head reads, `[CLS]` or, of a ModernBERT, the mean of all tokens.
+    - `window`: how many positions away tokens are, at most, that a token attends to in a ModernBERT's layers with a window.
+    - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
     """
 
     precision: str
@@ -105,6 +116,15 @@ class ModelDims:
     activation: str
     epsilon: float
     padding: int | None = None
+    architecture: str = "bert"
+    pooling: str = "cls"
+    window: int = 0
+    head_norm: bool = False
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether the model is a ModernBERT."""
+        return self.architecture == "modernbert"
 
     @property
     def width(self) -> int:
@@ -135,34 +155,58 @@ class ModelDims:
         """Yield name, dtype and shape of every tensor, in the order of the file and of the C++ constructors that read it.
 
         In INT8 `balance` is SmoothQuant's factors, `kept` the numbers of the outlier channels, `output.kept` their weights.
+
+        A ModernBERT's `rotary` has cosines and then sines of the angles of each position, for layers without a window and with
+        one; `has_window` is 1 for the latter. Its queries and keys have the two channels of an angle 16 apart, and its
+        `intermediate` has the gates of 16 channels after them, so that the kernels find both in one panel. LayerNorm comes
+        before each part, so the one at the end of a layer is the next layer's.
         """
         width, attention_width = self.width, self.attention_width
         yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, width)
-        yield "position", "F32", (self.position_rows, width)
-        yield "type", "F32", (self.types, width)
+        if self.is_modern:
+            yield "rotary.full_attention", "F32", (self.positions, self.head)
+            yield "rotary.sliding_attention", "F32", (self.positions, self.head)
+        else:
+            yield "position", "F32", (self.position_rows, width)
+            yield "type", "F32", (self.types, width)
         yield from self._norm("embedding_norm")
         for number in range(self.layers):
             layer = f"layer.{number}"
-            if number < self.layers - 1:
+            if self.is_modern or number < self.layers - 1:
                 yield from self._linear(f"{layer}.query_key_value", width, 3 * attention_width)
             else:
                 yield from self._linear(f"{layer}.query", width, attention_width)
                 yield from self._last_keys_and_values(layer)
             yield from self._linear(f"{layer}.attention_output", attention_width, width)
-            yield from self._linear(f"{layer}.intermediate", width, self.intermediate)
+            wide = 2 * self.intermediate if self.is_modern else self.intermediate
+            yield from self._linear(f"{layer}.intermediate", width, wide)
             yield from self._linear(f"{layer}.output", self.intermediate, width)
             if self.is_int8:
                 yield f"{layer}.output.kept", "F32", (OUTLIER_CHANNELS, width)
-            yield from self._norm(f"{layer}.attention_norm")
-            yield from self._norm(f"{layer}.output_norm")
+            for norm in self.norms_of(number):
+                yield from self._norm(norm)
         for number in range(self.dense):
             out = self.labels if number == self.dense - 1 else self.hidden
             # On GPUs cuBLAS computes the layers of the head, except the last, which has a kernel.
             by_cublas = self.for_gpus and number < self.dense - 1
             yield f"head.{number}.weight", *(("F16", (width, width)) if by_cublas else ("F32", (self.hidden, out)))
             yield f"head.{number}.bias", "F32", (width if by_cublas else out,)
+        if self.head_norm:
+            yield "head.norm.weight", "F32", (self.hidden,)
+            yield "head.norm.bias", "F32", (self.hidden,)
+        # After all panels, which it would move from where they are aligned.
+        if self.is_modern:
+            yield "has_window", "I32", (self.layers,)
         if self.is_int8:
             yield "kept", "I32", (self.layers, OUTLIER_CHANNELS)
+
+    def norms_of(self, number: int) -> tuple[str, str]:
+        """Return the names of the LayerNorms that follow a layer's attention and its feed-forward part."""
+        layer = f"layer.{number}"
+        if not self.is_modern:
+            return f"{layer}.attention_norm", f"{layer}.output_norm"
+        after = "final_norm" if number == self.layers - 1 else f"layer.{number + 1}.attention_norm"
+        return f"{layer}.feed_forward_norm", after
 
     def _last_keys_and_values(self, layer: str) -> Tensors:
         width, attention_width = self.width, self.attention_width
@@ -193,7 +237,7 @@ class ModelDims:
     def check(self) -> None:
         """Raise ValueError unless the kernels can compute a model of these dimensions."""
         for name, high in MAX_DIMS.items():
-            number, low = getattr(self, name), 0 if name in ("types", "padding") else 1
+            number, low = getattr(self, name), 0 if name in ("types", "padding", "window") else 1
             if number is not None and not low <= number <= high:
                 raise ValueError(f"{name} is {number}, expected {low} to {high}")
         if self.attention_width > MAX_DIMS["hidden"] or (self.padding is not None and self.padding >= self.vocab):
@@ -202,6 +246,12 @@ class ModelDims:
             raise ValueError(f"{self.positions} positions are too many for a GPU's kernels")
         if self.head % PANEL or self.intermediate % PANEL:
             raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
+        if self.is_modern and (self.types or self.padding is not None or self.for_gpus):
+            raise ValueError("a ModernBERT has no token types, counts every token, and is computed on CPUs")
+        if self.architecture not in ARCHITECTURES or self.pooling not in (POOLINGS if self.is_modern else ("cls",)):
+            raise ValueError(f"architecture {self.architecture!r} or pooling {self.pooling!r} is none")
+        if self.head_norm and (self.dense == 1 or self.for_gpus):
+            raise ValueError("LayerNorm in the head comes between two linear layers, and is computed on CPUs")
         if (
             self.precision not in (*WEIGHT_LAYOUTS, "fp16")
             or self.activation not in ACTIVATIONS
@@ -245,6 +295,8 @@ class NativeModel:
                 raise ValueError("its tensors are not those of its sizes")
             if dims.is_int8 and not 0 <= arrays[-1].min() <= arrays[-1].max() < dims.intermediate:
                 raise ValueError("it names kept channels that are not there")
+            if dims.is_modern and not np.isin(arrays[-1 - dims.is_int8], (0, 1)).all():
+                raise ValueError("it does not say which layers have a window")
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} cannot be used ({error}); export the bundle again") from error
         return cls(dims, tuple(arrays))
@@ -288,9 +340,10 @@ def _dims_of(metadata: Any) -> ModelDims:
     ):
         raise ValueError("its header has no sizes")
     version = metadata.pop("format", None)
-    if version not in (FORMAT, PLAIN_FORMAT):
+    if version != FORMAT and version not in OLDER_FORMATS:
         raise ValueError(f"it is not of the format {FORMAT!r}")
-    if ("padding" in metadata) != (version == FORMAT):
+    absent = () if version == FORMAT else (*OLDER_FORMATS[version], *MODERN_FIELDS)
+    if any((name in metadata) == (name in absent) for name in ("padding", *MODERN_FIELDS)):
         raise ValueError(f"its header has not the sizes of the format {version!r}")
     return record(
         ModelDims, {name: value if name in TEXT_FIELDS else parsed(value) for name, value in metadata.items()}

@@ -7,7 +7,8 @@ input channels of the second feed-forward layer have outliers and stay in FP32; 
 precisions need no calibration.
 
 A shift costs the kernels nothing. It is subtracted from LayerNorm's bias and added again by the biases of the layers that follow:
-times their weights by those that read LayerNorm's output, as it is by the one whose output is added to it.
+times their weights by those that read LayerNorm's output, as it is by the one whose output is added to it. In a ModernBERT only
+the output of the first LayerNorm, that of the embeddings, is added to.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +19,26 @@ import numpy as np
 import numpy.typing as npt
 
 from ...calibration.tensor_stats import TensorStats
-from ...engine.bundle.native_weights import OUTLIER_CHANNELS, PANEL, ModelDims, NativeModel, padded, write
+from ...engine.bundle.native_weights import (
+    ACTIVATIONS,
+    OUTLIER_CHANNELS,
+    PANEL,
+    ModelDims,
+    NativeModel,
+    padded,
+    write,
+)
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
+from ..checkpoint.modernbert import FULL, SLIDING, ModernBertDimensions
+from ..graph.modernbert import rotary_tables
 from .balance import Balance, balanced
 from .score_gradients import GradientSample
 from .weight_rounding import rounded, token_moments
 
+LANES = PANEL // 2
+"""Channels of a vector: the kernels get two of them of a panel at a time."""
 MAX_GPU_HEAD = 128
 """Channels of the widest attention head on a GPU. A tile's keys and values must fit into 48 KiB of shared memory, which every
 block may have, and its queries and sums into registers."""
@@ -36,14 +49,16 @@ Floats = npt.NDArray[Any]
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
-    They require an encoder that computes as BERT's, GELU between the feed-forward layers, embeddings that are not projected,
-    and on GPUs attention heads of at most 128 channels. A projection cannot be folded into the tables of embeddings: LayerNorm
-    lies between them.
+    They require an encoder that computes as BERT's or, on CPUs, as ModernBERT's, GELU in the feed-forward part, embeddings that
+    are not projected, and on GPUs attention heads of at most 128 channels. A projection cannot be folded into the tables of
+    embeddings: LayerNorm lies between them.
     """
     dimensions = checkpoint.dimensions
     fits = not for_gpus or padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD
-    known = checkpoint.layout.encoder == "bert" and dimensions.hidden_act == "gelu"
-    return fits and known and not checkpoint.has("project")
+    known = checkpoint.layout.encoder == "bert"
+    if isinstance(dimensions, ModernBertDimensions):
+        known = not for_gpus and dimensions.head_act in ACTIVATIONS
+    return fits and known and dimensions.hidden_act == "gelu" and not checkpoint.has("project")
 
 
 def native_from_checkpoint(
@@ -62,6 +77,11 @@ def native_from_checkpoint(
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
     layers = HEAD_LAYERS[checkpoint.head]
+    activation = layers.activation
+    modern: dict[str, Any] = {}
+    if isinstance(dimensions, ModernBertDimensions):
+        activation = dimensions.head_act
+        modern = {"architecture": "modernbert", "pooling": dimensions.pooling, "window": dimensions.window}
     dims = ModelDims(
         precision=precision.value,
         hidden=dimensions.hidden,
@@ -74,9 +94,11 @@ def native_from_checkpoint(
         positions=dimensions.positions,
         labels=checkpoint.labels,
         dense=len(layers.linears),
-        activation=layers.activation or "none",
+        activation=activation or "none",
         epsilon=dimensions.norm_eps,
         padding=checkpoint.pad_token_id if checkpoint.positions_pass_over_padding else None,
+        head_norm=checkpoint.has("head.norm"),
+        **modern,
     )
     arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
     with path.open("wb") as file:
@@ -93,9 +115,18 @@ def with_logits_moved(model: NativeModel, amount: Floats, path: Path) -> None:
 
 
 def gradient_sites(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    """Return the linear layers that read each LayerNorm's output in 8 bits, by the LayerNorm's name."""
+    """Return the linear layers that read each LayerNorm's output in 8 bits, by the LayerNorm's name.
+
+    Of parts that are one module in PyTorch, the first stands for all.
+    """
     sites: dict[str, tuple[str, ...]] = {}
     norm = "embedding_norm"
+    if isinstance(checkpoint.dimensions, ModernBertDimensions):
+        for number in range(checkpoint.dimensions.layers):
+            name = f"layer.{number}"
+            sites[f"{name}.attention_norm" if number else norm] = (f"{name}.query",)
+            sites[f"{name}.feed_forward_norm"] = (f"{name}.intermediate",)
+        return sites
     for number in range(checkpoint.dimensions.layers):
         name = f"layer.{number}"
         parts = ("query", "key", "value") if number < checkpoint.dimensions.layers - 1 else ("query",)
@@ -131,20 +162,32 @@ class _ArrayBuilder:
         previous_norm = "embedding_norm"
         for number in range(dims.layers):
             self._layer(number, previous_norm)
-            previous_norm = f"layer.{number}.output_norm"
+            previous_norm = dims.norms_of(number)[1]
         self._norm(previous_norm, [])
         for number in range(dims.dense):
-            weight, bias = self._tensor(f"head.{number}.weight"), self._tensor(f"head.{number}.bias")
+            weight, bias = self._tensor(f"head.{number}.weight"), self._bias(f"head.{number}")
             if dims.for_gpus and number < dims.dense - 1:
                 self._linear(f"head.{number}", weight, bias, dims.width, dims.width)
             else:
                 self._arrays |= {f"head.{number}.weight": weight.T, f"head.{number}.bias": bias}
+        if dims.head_norm:
+            self._arrays["head.norm.weight"] = self._tensor("head.norm.weight")
+            self._arrays["head.norm.bias"] = self._bias("head.norm")
         return self._arrays
+
+    def _bias(self, name: str) -> Floats:
+        """Return the bias of a part; zeros where it has none."""
+        if self._checkpoint.has_bias(name):
+            return self._tensor(f"{name}.bias")
+        return np.zeros(len(self._tensor(f"{name}.weight")), dtype=np.float32)
 
     def _embeddings(self) -> None:
         dims, width = self._dims, self._dims.width
         word = self._tensor("word.weight")
         self._arrays["word"] = _pad_channels(word if dims.precision == "fp32" else _to_fp16(word), width)
+        if dims.is_modern:
+            self._rotary()
+            return
         positions = self._tensor("position.weight")[-dims.position_rows :]  # RoBERTa's begin at the padding id
         types = np.zeros((1, positions.shape[1]), dtype=np.float32)
         if self._checkpoint.layout.token_types:
@@ -152,17 +195,26 @@ class _ArrayBuilder:
         self._arrays["type"] = _pad_channels(types[: dims.types], width)
         self._arrays["position"] = _pad_channels(positions if dims.types else positions + types[0], width)
 
+    def _rotary(self) -> None:
+        """The tables of angles, and which layers have a window."""
+        dims, dimensions = self._dims, self._checkpoint.dimensions
+        assert isinstance(dimensions, ModernBertDimensions)
+        for kind in (FULL, SLIDING):
+            tables = rotary_tables(dimensions.thetas[kind], dims.hidden // dims.heads, dims.positions)
+            self._arrays[f"rotary.{kind}"] = np.concatenate([_pad_channels(each, dims.head // 2) for each in tables], 1)
+        self._arrays["has_window"] = np.array([kind == SLIDING for kind in dimensions.layer_types], dtype=np.int32)
+
     def _layer(self, number: int, previous_norm: str) -> None:
         dims, name = self._dims, f"layer.{number}"
         width, attention_width = dims.width, dims.attention_width
         # The queries carry the scale of attention, and log2(e), because the kernels' softmax is of base 2.
         scales = {"query": np.log2(np.e) / np.sqrt(dims.hidden // dims.heads), "key": 1.0, "value": 1.0}
-        parts = {
-            f"{part}.{kind}": _pad_heads(self._tensor(f"{name}.{part}.{kind}") * scale, dims)
-            for part, scale in scales.items()
-            for kind in ("weight", "bias")
-        }
-        last = number == dims.layers - 1
+        parts = {}
+        for part, scale in scales.items():
+            pad = _pad_turned_heads if dims.is_modern and part != "value" else _pad_heads
+            parts[f"{part}.weight"] = pad(self._tensor(f"{name}.{part}.weight") * scale, dims)
+            parts[f"{part}.bias"] = pad(self._bias(f"{name}.{part}") * scale, dims)
+        last = number == dims.layers - 1 and not dims.is_modern
         norm = self._norm(previous_norm, [f"{name}.{part}" for part in (("query",) if last else scales)])
         for part in scales:
             parts[f"{part}.bias"] = parts[f"{part}.bias"] + parts[f"{part}.weight"] @ norm.shift
@@ -176,15 +228,21 @@ class _ArrayBuilder:
             rows = self._rows(previous_norm, norm)
             self._linear(f"{name}.query_key_value", weight / norm.factors, bias, width, 3 * attention_width, rows)
         output = _pad_heads(self._tensor(f"{name}.attention_output.weight").T, dims).T
-        bias = self._tensor(f"{name}.attention_output.bias") + norm.shift
+        bias = self._bias(f"{name}.attention_output")
+        if number == 0 or not dims.is_modern:
+            bias = bias + norm.shift
         self._linear(
             f"{name}.attention_output", output, bias, attention_width, width, self._context_rows(f"{name}.context")
         )
-        norm = self._norm(f"{name}.attention_norm", [f"{name}.intermediate"])
-        intermediate = self._tensor(f"{name}.intermediate.weight")
-        bias = self._tensor(f"{name}.intermediate.bias") + intermediate @ norm.shift
-        rows = self._rows(f"{name}.attention_norm", norm)
-        self._linear(f"{name}.intermediate", intermediate / norm.factors, bias, width, dims.intermediate, rows)
+        norm_name = dims.norms_of(number)[0]
+        norm = self._norm(norm_name, [f"{name}.intermediate"])
+        intermediate: Floats = self._tensor(f"{name}.intermediate.weight")
+        bias = self._bias(f"{name}.intermediate") + intermediate @ norm.shift
+        intermediate = intermediate / norm.factors
+        outputs = dims.intermediate
+        if dims.is_modern:
+            intermediate, bias, outputs = _gates_beside(intermediate, dims), _gates_beside(bias, dims), 2 * outputs
+        self._linear(f"{name}.intermediate", intermediate, bias, width, outputs, self._rows(norm_name, norm))
         output = self._tensor(f"{name}.output.weight").copy()
         rows = self._stats[f"{name}.activation"].rows if f"{name}.activation" in self._stats else None
         if dims.is_int8:
@@ -195,7 +253,9 @@ class _ArrayBuilder:
             if rows is not None:
                 rows = rows.copy()
                 rows[:, outliers] = 0
-        bias = self._tensor(f"{name}.output.bias") + norm.shift
+        bias = self._bias(f"{name}.output")
+        if not dims.is_modern:
+            bias = bias + norm.shift
         self._linear(f"{name}.output", output, bias, dims.intermediate, width, rows)
 
     def _last_key_value(self, name: str, parts: Mapping[str, Floats]) -> None:
@@ -216,14 +276,16 @@ class _ArrayBuilder:
         hidden, width = self._dims.hidden, self._dims.width
         norm = Balance(np.ones(hidden), np.zeros(hidden))
         if self._dims.is_int8 and readers:
-            norm = self._balance(name, np.concatenate([self._tensor(f"{reader}.weight") for reader in readers]))
+            weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
+            # [CLS] is quantized twice where queries are made.
+            norm = self._balance(name, weights, cls_is_exact=readers[0].endswith("query"))
         self._arrays[f"{name}.weight"] = _pad_channels(self._tensor(f"{name}.weight"), width)
-        self._arrays[f"{name}.bias"] = _pad_channels(self._tensor(f"{name}.bias") - norm.shift, width)
+        self._arrays[f"{name}.bias"] = _pad_channels(self._bias(name) - norm.shift, width)
         if self._dims.is_int8:
             self._arrays[f"{name}.balance"] = _pad_channels(norm.factors, width)
         return norm
 
-    def _balance(self, name: str, weights: Floats) -> Balance:
+    def _balance(self, name: str, weights: Floats, *, cls_is_exact: bool) -> Balance:
         stats, sample = self._stats.get(name), self._gradients.get(name)
         if stats is not None:
             first = _first_balance(stats.low, stats.high, stats.rows.mean(axis=0, dtype=np.float64), weights)
@@ -234,7 +296,7 @@ class _ArrayBuilder:
             return Balance(np.ones(self._dims.hidden), np.zeros(self._dims.hidden))
         if sample is None:
             return first
-        return balanced(first, sample, weights, cls_is_exact=not name.endswith("attention_norm"))
+        return balanced(first, sample, weights, cls_is_exact=cls_is_exact)
 
     def _rows(self, name: str, norm: Balance) -> Floats | None:
         """Return a sample of a LayerNorm's output as the kernels quantize it, or None where calibration has not observed it."""
@@ -317,3 +379,24 @@ def _pad_heads(values: Floats, dims: ModelDims) -> Floats:
     head = dims.hidden // dims.heads
     split = values.reshape(dims.heads, head, -1)
     return np.pad(split, [(0, 0), (0, dims.head - head), (0, 0)]).reshape(dims.heads * dims.head, *values.shape[1:])
+
+
+def _pad_turned_heads(values: Floats, dims: ModelDims) -> Floats:
+    """Pad both halves of each head, whose channels c and c + half are turned together, and put them 16 channels apart."""
+    half = dims.hidden // dims.heads // 2
+    split = values.reshape(dims.heads, 2, half, -1)
+    split = np.pad(split, [(0, 0), (0, 0), (0, dims.head // 2 - half), (0, 0)])
+    return _halves_beside(split).reshape(dims.heads * dims.head, *values.shape[1:])
+
+
+def _gates_beside(values: Floats, dims: ModelDims) -> Floats:
+    """Pad the values and the gates of a feed-forward part, the two halves of the first axis, and put them 16 apart."""
+    half = len(values) // 2
+    split = np.pad(values.reshape(1, 2, half, -1), [(0, 0), (0, 0), (0, dims.intermediate - half), (0, 0)])
+    return _halves_beside(split).reshape(2 * dims.intermediate, *values.shape[1:])
+
+
+def _halves_beside(values: Floats) -> Floats:
+    """Put 16 channels of the second half after each 16 of the first: [n, 2, half, m] as [n, half / 16, 2, 16, m]."""
+    count, halves, half, rest = values.shape
+    return values.reshape(count, halves, half // LANES, LANES, rest).swapaxes(1, 2)

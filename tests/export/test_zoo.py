@@ -23,9 +23,11 @@ from crossrt.engine.batching.plan import plan_single_batch
 from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
+from crossrt.export import export as steps_of_export
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
 from crossrt.export.export import export_bundle
+from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.precision.native_weights import can_be_native, gradient_sites, native_from_checkpoint
 from crossrt.export.precision.score_gradients import score_gradients
 
@@ -43,6 +45,14 @@ PAIRS = [
     ("how many people live in berlin", "berlin is known for museums"),
     ("what is the capital of france", "paris is the capital of france, on the river seine"),
 ]
+
+
+PAIRS_OF_AN_EXPORT = slice(None, None, 8)
+"""Which of the built-in pairs are compared here. Every export of a user, and the slow tests below, compare all."""
+
+
+MOST_ROUNDED = 400
+"""The widest hidden states of a model whose INT8 weights are made here: that takes half a minute for 768."""
 
 
 @pytest.fixture(params=zoo.ZOO, ids=lambda model: model.folder)
@@ -72,9 +82,12 @@ def natively(bundle: Bundle, checkpoint: Checkpoint, precision: Precision) -> np
 
 
 def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
-    written: tuple[Any, Path], tmp_path: Path
+    written: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, folder = written
+    monkeypatch.setattr(
+        steps_of_export, "builtin_pairs", lambda max_length: builtin_pairs(max_length)[PAIRS_OF_AN_EXPORT]
+    )
     checkpoint = Checkpoint.read(folder)
     assert checkpoint.head is HEADS[model.kind]
     assert checkpoint.labels == model.labels
@@ -92,9 +105,10 @@ def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
         logits = scorer.logits(PAIRS)
     assert logits.shape == (3, model.labels)
     assert np.ptp(logits, axis=0).min() > 0.05
-    for precision, allowed in ((Precision.INT8, 0.3), (Precision.BF16, 0.1)):
+    allowed = {Precision.BF16: 0.1} | ({} if model.hidden > MOST_ROUNDED else {Precision.INT8: 0.3})
+    for precision, most in allowed.items():
         computed = natively(bundle, checkpoint, precision)
-        assert computed is None or 0 < np.abs(computed - logits).max() < allowed
+        assert computed is None or 0 < np.abs(computed - logits).max() < most
 
 
 def test_the_zoo_has_the_files_that_the_hub_has(tmp_path: Path) -> None:

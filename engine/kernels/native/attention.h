@@ -7,10 +7,12 @@
 // packed into panels as the weights of linear layers are (gemm.h): K with 32 keys as output channels, V with 32 value channels. A
 // tile of queries is then two calls of the microkernel a panel, and its scores with all keys stay in the first cache.
 // Pairs lie one after the other without padding, so there is no mask: only the last panel of keys has columns without a key, and
-// softmax leaves those out.
+// softmax leaves those out. With a window (Beltagy et al. 2020, arXiv:2004.05150) a tile of queries meets only the panels of keys
+// that one of them sees, and the scores of keys that a query does not see become minus infinity.
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -122,19 +124,38 @@ struct AttentionScratch {
     static size_t columns(int tokens) { return (tokens + PANEL - 1) / PANEL * PANEL; }
 };
 
+// No window: every query sees all keys.
+constexpr int ALL_TOKENS = -1;
+
+// Makes minus infinity of the scores of keys that a query does not see. Row r is that of query `first` + r, column c is key
+// `begin` + c, and a query sees the keys up to `window` positions away.
+inline void mask_beyond_window(float* scores, int columns, int rows, int first, int begin, int seen, int window) {
+    for (int r = 0; r < rows; r++) {
+        float* row = scores + r * columns;
+        const int query = first + r - begin;
+        std::fill(row, row + std::max(query - window, 0), -INFINITY);
+        std::fill(row + std::min(query + window + 1, seen), row + seen, -INFINITY);
+    }
+}
+
 // Attention of `count` queries [count, width] to `tokens` keys and values [tokens, width]; each is a matrix whose rows lie a
-// stride apart. The context of each query goes to `context` [count, width], in FP32 or BF16.
+// stride apart. With a `window` query n is at the position of key n. The context of each query goes to `context` [count, width],
+// in FP32 or BF16.
 template <class Element, class Factor, class Context>
 ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int count, const Element* keys, const Element* values,
                           ptrdiff_t key_stride, int tokens, int width, Context* context, ptrdiff_t context_stride,
-                          const AttentionScratch<Element, Factor>& scratch) {
+                          const AttentionScratch<Element, Factor>& scratch, int window = ALL_TOKENS) {
     using Scratch = AttentionScratch<Element, Factor>;
     using Dot = typename ElementTraits<Factor>::Dot;
     constexpr int PER_WORD = ElementTraits<Factor>::PER_WORD;
-    const int columns = Scratch::columns(tokens), steps = (tokens + PER_WORD - 1) / PER_WORD;
+    const int all_steps = (tokens + PER_WORD - 1) / PER_WORD;
     pack_keys(keys, key_stride, tokens, width, scratch.keys);
     pack_values(values, key_stride, tokens, width, scratch.values);
     for_each_tile<Dot>(count, [&]<int R>(int first, int height) NOINLINE {
+        // The keys that the tile sees, in whole panels.
+        const int begin = window < 0 ? 0 : std::max(first - window, 0) / PANEL * PANEL;
+        const int seen = (window < 0 ? tokens : std::min(first + height + window, tokens)) - begin;
+        const int columns = Scratch::columns(seen), steps = (seen + PER_WORD - 1) / PER_WORD;
         const void* tile = queries + first * query_stride;
         ptrdiff_t stride = sizeof(Element) * query_stride;
         if constexpr (Scratch::CONVERTS) {
@@ -145,17 +166,18 @@ ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int co
             stride = sizeof(Factor) * width;
         }
         for (int key = 0; key < columns; key += PANEL)
-            microkernel<Dot, R>(tile, stride, scratch.keys + ptrdiff_t(key) * width, width / PER_WORD, height,
+            microkernel<Dot, R>(tile, stride, scratch.keys + ptrdiff_t(begin + key) * width, width / PER_WORD, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     store(scratch.scores + r * columns + key, low, high);
                                 });
+        if (window >= 0) mask_beyond_window(scratch.scores, columns, height, first, begin, seen, window);
         float inverse_sums[R + LANES];
         for (int row = 0; row < height; row += LANES)
-            softmax<Element, std::min(R, LANES)>(scratch.scores + row * columns, columns, tokens,
+            softmax<Element, std::min(R, LANES)>(scratch.scores + row * columns, columns, seen,
                                                  scratch.weights + row * columns, inverse_sums + row);
         for (int channel = 0; channel < width; channel += PANEL)
             microkernel<Dot, R>(scratch.weights, sizeof(Factor) * columns,
-                                scratch.values + ptrdiff_t(channel) * PER_WORD * steps, steps, height,
+                                scratch.values + ptrdiff_t(channel) * PER_WORD * all_steps + begin * PANEL, steps, height,
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     const FloatVec scale = broadcast(inverse_sums[r]);
                                     store(context + (first + r) * context_stride + channel, low * scale, high * scale);

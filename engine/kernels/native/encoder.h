@@ -1,9 +1,10 @@
-// `Encoder`: a BERT-like cross-encoder on a CPU. Token ids in, logits out.
+// `Encoder`: a BERT-like cross-encoder or a ModernBERT on a CPU. Token ids in, logits out.
 //
 // The pairs of a batch lie one after the other without padding: activations are [tokens, width], one row a token, and there are
 // no masks. The residual stream (`hidden`) is FP32; every linear layer reads rows in the model's precision, which are made while
 // a row is still in the first cache, right after LayerNorm or attention. Biases, dequantization, GELU and residuals are epilogues
-// of the matrix products. docs/decisions/0012 has the design and its measurements.
+// of the matrix products. docs/decisions/0012 has the design and its measurements, 0031 what a ModernBERT has beside it: rotary
+// positions and the gate are epilogues too.
 
 #pragma once
 
@@ -67,11 +68,13 @@ class EncoderOf : public Encoder {
         Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], the output of GELU
         typename Precision::FeedForwardScratch feed_forward;
         AttentionScratch<Element, Factor> attention;
+        float* row;  // [width]
 
         ThreadScratch(Workspace& workspace, const ModelDims& dims, int tokens)
             : intermediate(workspace.allocate<Element>(size_t(FFN_ROW_BLOCK) * dims.intermediate)),
               feed_forward(workspace, FFN_ROW_BLOCK, dims.intermediate),
-              attention(workspace, tokens, std::max(dims.head, dims.width())) {}
+              attention(workspace, tokens, dims.is_modern() ? dims.head : std::max(dims.head, dims.width())),
+              row(workspace.allocate<float>(dims.width())) {}
     };
     struct Activations : Workspace {
         float *hidden, *context;   // [tokens, width], [tokens, attention_width]
@@ -82,7 +85,8 @@ class EncoderOf : public Encoder {
         // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32. In INT8 the rows
         // of a thread's tokens in `quantized_hidden` are followed by the residuals of [CLS], one for each of its pairs.
         ActivationRows quantized_hidden, quantized_context;
-        std::vector<ThreadScratch> scratch;                  // by rank
+        int* positions;                      // ModernBERT: of each token in its pair
+        std::vector<ThreadScratch> scratch;  // by rank
         ThreadTeam team;
 
         Activations(const ModelDims& dims, int tokens, int threads)
@@ -94,6 +98,7 @@ class EncoderOf : public Encoder {
               pooled_hidden(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
               quantized_hidden(*this, tokens + Precision::CLS_RESIDUAL * BATCH_TOKENS + ROWS_READ_BEYOND, dims.width()),
               quantized_context(*this, tokens + ROWS_READ_BEYOND, dims.attention_width()),
+              positions(allocate<int>(tokens)),
               team(threads) {
             for (int rank = 0; rank < threads; rank++) scratch.emplace_back(*this, dims, tokens);
         }
@@ -129,22 +134,32 @@ public:
             const Share share{begin, end, first_pair(begin), first_pair(end)};
             const ThreadScratch& scratch = activations.scratch[rank];
             embed(pairs, share, activations);
-            const LayerNorm* norm = &model.embedding_norm;
-            for (const Layer& layer : model.layers) {
-                if (begin < end) project(layer.query_key_value, pairs, share, *norm, activations);
-                norm = &layer.post_attention.output_norm;
+            for (int number = 0; number < int(model.layers.size()); number++) {
+                const Layer& layer = model.layers[number];
+                if (begin < end) project(number, pairs, share, activations, scratch);
                 activations.team.synchronize();
-                attend_heads(pairs, count, rank, activations, scratch);
+                attend_heads(number, pairs, count, rank, activations, scratch);
                 activations.team.synchronize();
-                for (int row = begin; row < end; row++)
-                    Precision::quantize_row(activations.context + ptrdiff_t(row) * dims.attention_width(),
-                                            dims.attention_width(), activations.quantized_context.from_row(row));
+                if (is_for_cls(number)) break;
+                quantize_contexts(begin, end, activations);
                 post_attention(layer.post_attention, begin, end, share.first_row(), activations, scratch);
             }
         });
         const ThreadState state;
-        attend_from_cls(pairs, count, activations);
-        post_attention(model.last.post_attention, 0, count, 0, activations, activations.scratch[0]);
+        if (model.last) {
+            attend_from_cls(pairs, count, activations);
+            post_attention(model.last->post_attention, 0, count, 0, activations, activations.scratch[0]);
+        } else if (dims.reads_cls()) {
+            for (int pair = 0; pair < count; pair++) {
+                move_row(activations.hidden, dims.width(), pairs[pair].row, pair);
+                move_row(activations.context, dims.attention_width(), pairs[pair].row, pair);
+            }
+            quantize_contexts(0, count, activations);
+            post_attention(model.layers.back().post_attention, 0, count, 0, activations, activations.scratch[0]);
+            for (int pair = 0; pair < count; pair++) normalize_last(activations.hidden + ptrdiff_t(pair) * dims.width());
+        } else {
+            for (int pair = 0; pair < count; pair++) take_mean(pairs[pair], activations.hidden + ptrdiff_t(pair) * dims.width(), activations);
+        }
         classify(count, activations, logits);
     }
 
@@ -158,8 +173,74 @@ private:
         }
     };
 
+    // An epilogue that turns queries and keys by the positions of their tokens and stores them and the values (RoFormer, Su et al.
+    // 2021, arXiv:2104.09864). The two channels of a plane of rotation lie in the same lane of `low` and `high`.
+    struct TurnAndStore {
+        Store products;
+        const float* table;
+        const int* positions;
+        int head, turned;  // channels of a head; of queries and keys
+        ALWAYS_INLINE void operator()(int row, int out, FloatVec low, FloatVec high) const {
+            if (out < turned) {
+                const float* angles = table + ptrdiff_t(positions[row]) * head + out % head / 2;
+                const FloatVec cosine = load(angles), sine = load(angles + head / 2), first = low;
+                low = fmsub(first, cosine, high * sine);
+                high = fmadd(high, cosine, first * sine);
+            }
+            products(row, out, low, high);
+        }
+    };
+
+    // Whether a layer is a ModernBERT's last and only its [CLS] reaches the head.
+    bool is_for_cls(int layer) const { return dims.is_modern() && dims.reads_cls() && layer == dims.layers - 1; }
+
+    // The LayerNorm whose output a layer's queries, keys and values are made of.
+    const LayerNorm& norm_before(int layer) const {
+        return layer == 0 ? model.embedding_norm : model.layers[layer - 1].post_attention.output_norm;
+    }
+
+    static void move_row(float* rows, ptrdiff_t width, ptrdiff_t from, ptrdiff_t to) {
+        std::memmove(rows + to * width, rows + from * width, width * sizeof(float));
+    }
+
+    // Normalizes a row in place.
     void normalize(const LayerNorm& norm, float* row, const ActivationRows& to) const {
         Precision::layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, norm.smoothing, to);
+    }
+
+    // Normalizes the sum of a layer's part and its input: a BERT's in place. A ModernBERT adds to sums as they are, and normalizes
+    // a copy, which is returned.
+    const float* normalize_sum(const LayerNorm& norm, float* sum, const ActivationRows& to, const ThreadScratch& scratch) const {
+        float* row = sum;
+        if (dims.is_modern()) {
+            row = scratch.row;
+            std::copy_n(sum, dims.width(), row);
+        }
+        normalize(norm, row, to);
+        return row;
+    }
+
+    // ModernBERT's last LayerNorm, in FP32 and in place.
+    void normalize_last(float* row) const {
+        const LayerNorm& norm = model.layers.back().post_attention.output_norm;
+        layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, [](int, FloatVec) ALWAYS_INLINE_LAMBDA {});
+    }
+
+    // The mean of a pair's last hidden states. `to` may be one of the rows of hidden states up to the pair's first.
+    void take_mean(const Pair& pair, float* to, const Activations& activations) const {
+        float* hidden = activations.hidden + ptrdiff_t(pair.row) * dims.width();
+        for (int token = 0; token < pair.length; token++) {
+            float* row = hidden + ptrdiff_t(token) * dims.width();
+            normalize_last(row);
+            for (int n = 0; token > 0 && n < dims.width(); n += LANES) store(hidden + n, load(hidden + n) + load(row + n));
+        }
+        for (int n = 0; n < dims.width(); n += LANES) store(to + n, load(hidden + n) / broadcast(pair.length));
+    }
+
+    void quantize_contexts(int begin, int end, const Activations& activations) const {
+        for (int row = begin; row < end; row++)
+            Precision::quantize_row(activations.context + ptrdiff_t(row) * dims.attention_width(), dims.attention_width(),
+                                    activations.quantized_context.from_row(row));
     }
 
     static ALWAYS_INLINE FloatVec load_embedding(const float* from) { return load(from); }
@@ -167,7 +248,7 @@ private:
         return load_fp16(from);
     }
 
-    // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread.
+    // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread. A ModernBERT has word embeddings alone.
     void embed(const Pair* pair, const Share& share, const Activations& activations) const {
         using Embedding = typename Precision::Embedding;
         const ptrdiff_t width = dims.width();
@@ -187,22 +268,26 @@ private:
                 const int ahead = token + PREFETCH_DISTANCE < pair->length ? token + PREFETCH_DISTANCE : 0;
                 const Embedding* word_ahead = model.word_embedding + ptrdiff_t(pair->ids[ahead]) * width;
                 const int position = dims.padding < 0 ? token : pair->ids[token] == dims.padding ? 0 : ++counted;
-                const float* position_row = model.position_embedding + position * width;
+                const float* position_row = dims.is_modern() ? nullptr : model.position_embedding + position * width;
+                activations.positions[row] = position;
                 const float* type_row = dims.types ? model.type_embedding + pair->types[token] * width : nullptr;
                 for (int n = 0; n < width; n += LANES) {
                     if (n * sizeof(Embedding) % 64 == 0) __builtin_prefetch(word_ahead + n, 0, 3);
                     FloatVec sum = load_embedding(word + n);
                     if (type_row) sum = sum + load(type_row + n);
-                    store(to + n, sum + load(position_row + n));
+                    if (position_row) sum = sum + load(position_row + n);
+                    store(to + n, sum);
                 }
                 normalize(model.embedding_norm, to, quantized.from_row(row - share.begin));
             }
         }
     }
 
-    // Queries, keys and values of a thread's tokens, whose hidden states `norm` has normalized.
-    void project(const Linear& layer, const Pair* pairs, const Share& share, const LayerNorm& norm,
-                 const Activations& activations) const {
+    // A layer's queries, keys and values of a thread's tokens.
+    void project(int number, const Pair* pairs, const Share& share, const Activations& activations,
+                 const ThreadScratch& scratch) const {
+        const Linear& layer = model.layers[number].query_key_value;
+        const LayerNorm& norm = norm_before(number);
         const ptrdiff_t stride = 3 * dims.attention_width();
         const int count = share.end - share.begin;
         const ActivationRows rows = activations.quantized_hidden.from_row(share.first_row());
@@ -210,18 +295,29 @@ private:
         int residuals = 0;
         for (; Precision::CLS_RESIDUAL && pair + residuals < pairs + share.last_pair; residuals++) {
             const int row = pair[residuals].row;
-            Precision::quantize_residual(activations.hidden + ptrdiff_t(row) * dims.width(), dims.width(), norm.smoothing,
-                                         rows.from_row(row - share.begin), rows.from_row(count + residuals));
+            const ActivationRows quantized = rows.from_row(row - share.begin);
+            float* hidden = activations.hidden + ptrdiff_t(row) * dims.width();
+            const bool is_sum = dims.is_modern() && number > 0;
+            const float* normalized = is_sum ? normalize_sum(norm, hidden, quantized, scratch) : hidden;
+            Precision::quantize_residual(normalized, dims.width(), norm.smoothing, quantized, rows.from_row(count + residuals));
         }
-        multiply_with_residuals(layer, rows, count, residuals, [=](int n) { return pair[n].row - share.begin; },
-                                Store{activations.query_key_value + share.begin * stride, stride});
+        const auto row_of = [=](int n) { return pair[n].row - share.begin; };
+        const Store products{activations.query_key_value + share.begin * stride, stride};
+        if (dims.is_modern()) {
+            const float* table = model.rotary[model.has_window[number]];
+            const TurnAndStore turned{products, table, activations.positions + share.begin, dims.head, 2 * dims.attention_width()};
+            multiply_with_residuals(layer, rows, count, residuals, row_of, products, turned);
+        } else {
+            multiply_with_residuals(layer, rows, count, residuals, row_of, products, products);
+        }
     }
 
     // Multiplies `count` rows with a linear layer, and the `residuals` rows after them, whose products, without the bias, are
     // added to those of the rows `row_of(0)`, `row_of(1)`, ... Within a panel rows come in order, so these are stored already.
-    template <class RowOf>
+    // They are rows of [CLS], which is at position 0 and not turned.
+    template <class RowOf, class Epilogue>
     void multiply_with_residuals(const Linear& layer, const ActivationRows& rows, int count, int residuals, RowOf&& row_of,
-                                 const Store& products) const {
+                                 const Store& products, const Epilogue& store_products) const {
         Precision::linear(layer, rows, count + residuals, 0, layer.out,
                           [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                               if (Precision::CLS_RESIDUAL && row >= count) {
@@ -230,13 +326,14 @@ private:
                                   low = low - load(layer.bias + out) + load(sum);
                                   high = high - load(layer.bias + out + LANES) + load(sum + LANES);
                               }
-                              products(row, out, low, high);
+                              store_products(row, out, low, high);
                           });
     }
 
-    // Attention: the heads of all pairs in turn, one to each thread.
-    void attend_heads(const Pair* pairs, int count, int rank, const Activations& activations,
+    // Attention of a layer: the heads of all pairs in turn, one to each thread.
+    void attend_heads(int layer, const Pair* pairs, int count, int rank, const Activations& activations,
                       const ThreadScratch& scratch) const {
+        const int window = dims.is_modern() && model.has_window[layer] ? dims.window : ALL_TOKENS;
         const int attention_width = dims.attention_width();
         const ptrdiff_t stride = 3 * attention_width;
         int turn = 0;
@@ -245,9 +342,10 @@ private:
                 if (turn % activations.team.size != rank) continue;
                 const int length = pairs[pair].length;
                 const Element* queries = activations.query_key_value + row * stride + channel;
-                attend(queries, stride, length, queries + attention_width, queries + 2 * attention_width, stride, length,
-                       dims.head, activations.context + ptrdiff_t(row) * attention_width + channel, attention_width,
-                       scratch.attention);
+                attend(queries, stride, is_for_cls(layer) ? 1 : length, queries + attention_width,
+                       queries + 2 * attention_width, stride, length, dims.head,
+                       activations.context + ptrdiff_t(row) * attention_width + channel, attention_width, scratch.attention,
+                       window);
             }
     }
 
@@ -261,9 +359,10 @@ private:
             const ptrdiff_t begin = ptrdiff_t(row) * width, end = begin + ptrdiff_t(pairs[pair].length) * width;
             for (ptrdiff_t n = begin; n < end; n += PANEL)
                 store(hidden_states + n, load(activations.hidden + n), load(activations.hidden + n + LANES));
-            std::memmove(activations.hidden + ptrdiff_t(pair) * width, activations.hidden + begin, width * sizeof(float));
+            move_row(activations.hidden, width, row, pair);
         }
-        const LayerNorm& norm = model.layers.empty() ? model.embedding_norm : model.layers.back().post_attention.output_norm;
+        const auto& last = *model.last;
+        const LayerNorm& norm = norm_before(dims.layers - 1);
         for (int begin = 0; begin < count; begin += TILE) {
             const int rows = std::min(TILE, count - begin);
             const ActivationRows quantized = activations.quantized_hidden;
@@ -274,10 +373,11 @@ private:
                     Precision::quantize_residual(hidden, width, norm.smoothing, quantized.from_row(n),
                                                  quantized.from_row(rows + n));
             }
-            multiply_with_residuals(model.last.query, quantized, rows, Precision::CLS_RESIDUAL * rows, [](int n) { return n; },
-                                    Store{activations.cls_query, attention_width});
+            const Store queries{activations.cls_query, attention_width};
+            multiply_with_residuals(last.query, quantized, rows, Precision::CLS_RESIDUAL * rows, [](int n) { return n; }, queries,
+                                    queries);
             for (int head = 0; head < dims.heads; head++)
-                gemm<Dot>(model.last.key + ptrdiff_t(head) * dims.head * width, dims.head, 0, width,
+                gemm<Dot>(last.key + ptrdiff_t(head) * dims.head * width, dims.head, 0, width,
                           activations.cls_query + head * dims.head, attention_width, rows,
                           [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                               store(activations.absorbed_query + row * all_heads + head * width + out, low, high);
@@ -288,12 +388,11 @@ private:
                        pairs[pair].length, width, activations.pooled_hidden + at, width, activations.scratch[0].attention);
             }
             for (int head = 0; head < dims.heads; head++)
-                gemm<Dot>(model.last.value, width, head * dims.head, (head + 1) * dims.head,
+                gemm<Dot>(last.value, width, head * dims.head, (head + 1) * dims.head,
                           activations.pooled_hidden + head * width, all_heads, rows,
                           [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                               store(activations.context + row * attention_width + out,
-                                    low + load(model.last.value_bias + out),
-                                    high + load(model.last.value_bias + out + LANES));
+                                    low + load(last.value_bias + out), high + load(last.value_bias + out + LANES));
                           });
             for (int n = 0; n < rows; n++)
                 Precision::quantize_row(activations.context + n * attention_width, attention_width,
@@ -303,6 +402,8 @@ private:
 
     // A layer after its attention, for the rows `from` to `to`, of which `quantized_hidden` has the first at `quantized_row`:
     //     hidden = LayerNorm(hidden + attention_output(context));  hidden = LayerNorm(hidden + ffn_down(GELU(ffn_up(hidden))))
+    // or, in a ModernBERT, where (values, gates) = ffn_up(LayerNorm(hidden)),
+    //     hidden = hidden + attention_output(context);  hidden = hidden + ffn_down(GELU(values) gates)
     void post_attention(const PostAttention& layer, int from, int to, int quantized_row, const Activations& activations,
                         const ThreadScratch& scratch) const {
         const int width = dims.width();
@@ -320,15 +421,23 @@ private:
             float* hidden = activations.hidden + ptrdiff_t(begin) * width;
             const ActivationRows quantized = activations.quantized_hidden.from_row(quantized_row + begin - from);
             for (int row = 0; row < rows; row++)
-                normalize(layer.attention_norm, hidden + row * width, quantized.from_row(row));
-            Precision::linear(layer.ffn_up, quantized, rows, 0, dims.intermediate,
-                              [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
-                                  store(scratch.intermediate + row * dims.intermediate + out,
-                                        ElementTraits<Element>::gelu(low), ElementTraits<Element>::gelu(high));
-                              });
-            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, rows, scratch.feed_forward,
-                                add_to(hidden));
-            for (int row = 0; row < rows; row++) normalize(layer.output_norm, hidden + row * width, quantized.from_row(row));
+                normalize_sum(layer.attention_norm, hidden + row * width, quantized.from_row(row), scratch);
+            if (dims.is_modern())
+                Precision::linear(layer.ffn_up, quantized, rows, 0, layer.ffn_up.out,
+                                  [&](int row, int out, FloatVec values, FloatVec gates) ALWAYS_INLINE_LAMBDA {
+                                      store(scratch.intermediate + row * dims.intermediate + out / 2,
+                                            ElementTraits<Element>::gelu(values) * gates);
+                                  });
+            else
+                Precision::linear(layer.ffn_up, quantized, rows, 0, dims.intermediate,
+                                  [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                                      store(scratch.intermediate + row * dims.intermediate + out,
+                                            ElementTraits<Element>::gelu(low), ElementTraits<Element>::gelu(high));
+                                  });
+            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, dims.is_modern(), rows,
+                                scratch.feed_forward, add_to(hidden));
+            for (int row = 0; row < rows; row++)
+                normalize_sum(layer.output_norm, hidden + row * width, quantized.from_row(row), scratch);
         }
     }
 
@@ -346,11 +455,25 @@ private:
                     float* __restrict to = next.data() + pair * layer.out;
                     for (int out = 0; out < layer.out; out++) to[out] += factor * weight[out];
                 }
-            if (&layer != &model.head.back())
+            if (&layer != &model.head.back()) {
                 for (float& value : next) value = activated(value);
+                if (dims.head_norm)
+                    for (int pair = 0; pair < pairs; pair++) normalize_in_head(next.data() + ptrdiff_t(pair) * layer.out);
+            }
             values.swap(next);
         }
         std::copy(values.begin(), values.end(), logits);
+    }
+
+    // Not by `layer_norm`: rows of the head are not padded.
+    void normalize_in_head(float* row) const {
+        double sum = 0, squares = 0;
+        for (int n = 0; n < dims.hidden; n++) sum += row[n];
+        const float mean = float(sum / dims.hidden);
+        for (int n = 0; n < dims.hidden; n++) squares += (row[n] - mean) * (row[n] - mean);
+        const float inverse = 1 / std::sqrt(float(squares / dims.hidden) + dims.epsilon);
+        for (int n = 0; n < dims.hidden; n++)
+            row[n] = (row[n] - mean) * inverse * model.head_norm.weight[n] + model.head_norm.bias[n];
     }
 
     float activated(float value) const {

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "model_dims.h"
@@ -26,7 +27,9 @@ struct Model {
         explicit LayerNorm(WeightReader& weights)
             : LayerNormParams{weights.read<float>(), weights.read<float>()}, smoothing(weights) {}
     };
-    // The part of a layer after attention: its output projection and the feed-forward layers.
+    // The part of a layer after attention: its output projection and the feed-forward layers. A LayerNorm follows each of the two
+    // sums. In a ModernBERT they are the one before the feed-forward layers and the one before the next layer, or before the head.
+    // A gated `ffn_up` gives 16 values and then their 16 gates in each panel.
     struct PostAttention {
         Linear attention_output, ffn_up, ffn_down;
         typename Precision::OutlierChannels outliers;  // of ffn_down's input
@@ -34,7 +37,7 @@ struct Model {
 
         PostAttention(const ModelDims& dims, WeightReader& weights)
             : attention_output(weights, dims.attention_width(), dims.width()),
-              ffn_up(weights, dims.width(), dims.intermediate),
+              ffn_up(weights, dims.width(), dims.is_modern() ? 2 * dims.intermediate : dims.intermediate),
               ffn_down(weights, dims.intermediate, dims.width()),
               outliers(weights),
               attention_norm(weights),
@@ -47,12 +50,12 @@ struct Model {
         Layer(const ModelDims& dims, WeightReader& weights)
             : query_key_value(weights, dims.width(), 3 * dims.attention_width()), post_attention(dims, weights) {}
     };
-    // The last layer has no keys and values. Only [CLS] reaches the head, so each head has one query q a pair. Matrix products
+    // The last layer of a BERT has no keys and values. Only [CLS] reaches the head, so each head has one query q a pair. Matrix products
     // are associative: a score is (x K) q = x (K q), and a context is (w x) V = w (x V), where x are the hidden states and w the
     // softmax weights. So q is multiplied with K's weights, attention reads the hidden states as its keys and values, and its
     // result is multiplied with V's weights: two products for each pair in place of two for each token. (DeepSeek-V2 calls it
     // absorbing, arXiv:2405.04434.) The bias of the keys adds the same to all scores of a head, which softmax cancels; it is not
-    // in the file.
+    // in the file. A ModernBERT turns its keys by their positions, so nothing can be absorbed, and its last layer is a `Layer`.
     struct LastLayer {
         Linear query;
         const Element* key;        // packed for each head, with head inputs and width outputs
@@ -69,37 +72,49 @@ struct Model {
     };
 
     const typename Precision::Embedding* word_embedding;  // [vocab][width]
-    const float *position_embedding, *type_embedding;     // [positions][width], [types][width]
+    // BERT: [positions][width] and [types][width].
+    const float *position_embedding = nullptr, *type_embedding = nullptr;
+    // ModernBERT: for each position the cosines and then the sines of its angles, [positions][head], in layers without a window
+    // and with one; and which layers have one, [layers].
+    const float* rotary[2] = {};
+    const int32_t* has_window = nullptr;
     LayerNorm embedding_norm;
-    std::vector<Layer> layers;  // all but the last
-    LastLayer last;
-    std::vector<Dense> head;  // the classification head; `ModelDims::head` is the channels of an attention head
+    std::vector<Layer> layers;      // of a BERT all but the last
+    std::optional<LastLayer> last;  // of a BERT
+    std::vector<Dense> head;        // the classification head; `ModelDims::head` is the channels of an attention head
+    LayerNormParams head_norm{};
 
     Model(const ModelDims& dims, WeightReader weights)
         : word_embedding(weights.read<typename Precision::Embedding>()),
-          position_embedding(weights.read<float>()),
-          type_embedding(weights.read<float>()),
-          embedding_norm(weights),
-          layers(all_but_last(dims, weights)),
-          last(dims, weights) {
+          embedding_norm(read_positions(dims, weights)) {
+        const int plain = dims.is_modern() ? dims.layers : dims.layers - 1;
+        for (int n = 0; n < plain; n++) layers.emplace_back(dims, weights);
+        if (!dims.is_modern()) last.emplace(dims, weights);
         for (int n = 0; n < dims.dense; n++) {
             const int out = n == dims.dense - 1 ? dims.labels : dims.hidden;
             head.push_back({weights.read<float>(), weights.read<float>(), dims.hidden, out});
         }
+        if (dims.head_norm) head_norm = {weights.read<float>(), weights.read<float>()};
+        if (dims.is_modern()) has_window = weights.read<int32_t>();
         constexpr int OUTLIERS = Precision::OutlierChannels::COUNT;
         if (OUTLIERS) {
             const auto* channels = weights.read<int32_t>();
             for (Layer& layer : layers) layer.post_attention.outliers.channels = channels, channels += OUTLIERS;
-            last.post_attention.outliers.channels = channels;
+            if (last) last->post_attention.outliers.channels = channels;
         }
         if (weights.next != weights.end) throw WrongArrays();
     }
 
 private:
-    static std::vector<Layer> all_but_last(const ModelDims& dims, WeightReader& weights) {
-        std::vector<Layer> layers;
-        for (int n = 1; n < dims.layers; n++) layers.emplace_back(dims, weights);
-        return layers;
+    // Reads the tables of positions, and returns the weights after them.
+    WeightReader& read_positions(const ModelDims& dims, WeightReader& weights) {
+        if (dims.is_modern()) {
+            for (const float*& table : rotary) table = weights.read<float>();
+        } else {
+            position_embedding = weights.read<float>();
+            type_embedding = weights.read<float>();
+        }
+        return weights;
     }
 };
 

@@ -134,13 +134,17 @@ struct Int8 {
         *to.shift = -quantization.scale * quantization.zero_point;
     }
     template <class Values>
-    static ALWAYS_INLINE void quantize_row(int width, const ActivationRows& to, Values&& values) {
+    static ALWAYS_INLINE RowQuantization quantization_of(int width, Values&& values) {
         FloatVec low = broadcast(0), high = broadcast(0);
         for (int n = 0; n < width; n += LANES) {
             low = minimum(low, values(n));
             high = maximum(high, values(n));
         }
-        quantize_row(width, RowQuantization(lowest(low), highest(high)), to, values);
+        return RowQuantization(lowest(low), highest(high));
+    }
+    template <class Values>
+    static ALWAYS_INLINE void quantize_row(int width, const ActivationRows& to, Values&& values) {
+        quantize_row(width, quantization_of(width, values), to, values);
     }
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
@@ -187,10 +191,11 @@ struct Int8 {
                       });
     }
 
-    // The second feed-forward layer for `count` rows [count, in] that GELU gave in BF16; `activations` is overwritten.
+    // The second feed-forward layer for `count` rows [count, in] in BF16, which GELU gave, or if `gated` GELU and a gate;
+    // `activations` is overwritten.
     template <class Epilogue>
-    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations, int count,
-                                       const FeedForwardScratch& scratch, Epilogue&& epilogue) {
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations, bool gated,
+                                       int count, const FeedForwardScratch& scratch, Epilogue&& epilogue) {
         constexpr float GELU_MINIMUM = -0.1703f;  // GELU is never below -0.17003, nor is what BF16 rounds it to
         const int width = layer.in;
         for (int row = 0; row < count; row++) {
@@ -199,8 +204,10 @@ struct Int8 {
                 scratch.outliers[row * OutlierChannels::COUNT + n] = to_float(values[outliers.channels[n]]);
                 values[outliers.channels[n]] = 0;
             }
-            quantize_row(width, RowQuantization(GELU_MINIMUM, largest(values, width)), scratch.rows.from_row(row),
-                         [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); });
+            const auto loaded = [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); };
+            const RowQuantization quantization = gated ? quantization_of(width, loaded)
+                                                       : RowQuantization(GELU_MINIMUM, largest(values, width));
+            quantize_row(width, quantization, scratch.rows.from_row(row), loaded);
         }
         linear(layer, scratch.rows, count, 0, layer.out,
                [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
@@ -276,7 +283,7 @@ struct Floating {
     }
 
     template <class Epilogue>
-    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations, int count,
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations, bool, int count,
                                        const FeedForwardScratch&, Epilogue&& epilogue) {
         linear(layer, ActivationRows(activations, layer.in), count, 0, layer.out, epilogue);
     }

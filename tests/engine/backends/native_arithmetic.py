@@ -1,4 +1,4 @@
-"""The native kernels in NumPy: slow and plain, written from docs/decisions/0012 and not from their source."""
+"""The native kernels in NumPy: slow and plain, written from docs/decisions/0012 and 0031 and not from their source."""
 
 from typing import Any
 
@@ -39,6 +39,8 @@ def _logits(
     model: NativeModel, arrays: dict[str, Floats], ids: Floats, types: Floats, steps: int, rounds_softmax: bool
 ) -> Floats:
     dims = model.dims
+    if dims.is_modern:
+        return _head(dims, arrays, _modern(dims, arrays, ids, steps, rounds_softmax))
     total = arrays["word"][ids].astype(np.float64) + arrays["position"][_position_rows(dims, ids)]
     if dims.types:
         total = total + arrays["type"][types]
@@ -53,15 +55,49 @@ def _logits(
         total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context, steps))
         hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total, steps)
         intermediate = _linear(arrays, f"{layer}.intermediate", quantized)
-        intermediate = _rounded(dims, _gelu(dims, intermediate))
-        outliers = 0
-        if dims.is_int8:
-            outliers = intermediate[:, arrays["kept"][number]] @ arrays[f"{layer}.output.kept"]
-            intermediate[:, arrays["kept"][number]] = 0
-        rows = _quantized_rows(dims, intermediate, steps, low=-0.1703)
-        total = hidden + _linear(arrays, f"{layer}.output", rows) + outliers
+        activation = _rounded(dims, _gelu(dims, intermediate))
+        total = hidden + _output(dims, arrays, number, activation, steps, low=-0.1703)
         hidden, quantized = _norm(dims, arrays, f"{layer}.output_norm", total, steps)
-    value = hidden[0, : dims.hidden]
+    return _head(dims, arrays, hidden[0])
+
+
+def _modern(dims: Any, arrays: dict[str, Floats], ids: Floats, steps: int, rounds_softmax: bool) -> Floats:
+    """A ModernBERT: each part reads a LayerNorm of the sum so far, and is added to the sum itself."""
+    total, quantized = _norm(dims, arrays, "embedding_norm", arrays["word"][ids].astype(np.float64), steps)
+    for number in range(dims.layers):
+        layer, has_window = f"layer.{number}", arrays["has_window"][number]
+        angles = arrays[f"rotary.{'sliding' if has_window else 'full'}_attention"][: len(ids)].astype(np.float64)
+        distances = np.abs(np.subtract.outer(np.arange(len(ids)), np.arange(len(ids))))
+        seen = distances <= (dims.window if has_window else len(ids))
+        context = _context(dims, arrays, layer, quantized, steps, rounds_softmax, angles, seen)
+        if number == dims.layers - 1 and dims.pooling == "cls":
+            context, total = context[:1], total[:1]
+        total = total + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context, steps))
+        _, quantized = _norm(dims, arrays, f"{layer}.feed_forward_norm", total, steps)
+        wide = _linear(arrays, f"{layer}.intermediate", quantized).reshape(len(total), -1, 2, 16)
+        values, gates = (wide[:, :, half].reshape(len(total), -1) for half in range(2))
+        activation = _rounded(dims, _gelu(dims, values) * gates)
+        total = total + _output(dims, arrays, number, activation, steps)
+        after = "final_norm" if number == dims.layers - 1 else f"layer.{number + 1}.attention_norm"
+        normal, quantized = _norm(dims, arrays, after, total, steps)
+    return np.asarray(normal[0] if dims.pooling == "cls" else normal.mean(axis=0))
+
+
+def _output(
+    dims: Any, arrays: dict[str, Floats], number: int, activation: Floats, steps: int, low: float | None = None
+) -> Floats:
+    """The second feed-forward layer. In INT8 some channels are multiplied in FP32."""
+    kept: Any = 0
+    if dims.is_int8:
+        kept = activation[:, arrays["kept"][number]] @ arrays[f"layer.{number}.output.kept"]
+        activation[:, arrays["kept"][number]] = 0
+    return np.asarray(
+        _linear(arrays, f"layer.{number}.output", _quantized_rows(dims, activation, steps, low=low)) + kept
+    )
+
+
+def _head(dims: Any, arrays: dict[str, Floats], row: Floats) -> Floats:
+    value = row[: dims.hidden]
     functions = {
         "tanh": np.tanh,
         "relu": lambda x: np.maximum(x, 0),
@@ -71,6 +107,9 @@ def _logits(
         value = value @ arrays[f"head.{number}.weight"] + arrays[f"head.{number}.bias"]
         if number + 1 < dims.dense and dims.activation != "none":
             value = functions[dims.activation](value)
+        if number + 1 < dims.dense and dims.head_norm:
+            normal = (value - value.mean()) / np.sqrt(value.var() + dims.epsilon)
+            value = normal * arrays["head.norm.weight"] + arrays["head.norm.bias"]
     return value
 
 
@@ -83,12 +122,21 @@ def _position_rows(dims: Any, ids: Floats) -> Floats:
 
 
 def _context(
-    dims: Any, arrays: dict[str, Floats], layer: str, quantized: Any, steps: int, rounds_softmax: bool
+    dims: Any,
+    arrays: dict[str, Floats],
+    layer: str,
+    quantized: Any,
+    steps: int,
+    rounds_softmax: bool,
+    angles: Floats | None = None,
+    seen: npt.NDArray[np.bool_] | None = None,
 ) -> Floats:
-    both = _projected(dims, arrays, f"{layer}.query_key_value", quantized, steps)
+    both = _projected(dims, arrays, f"{layer}.query_key_value", quantized, steps, angles)
     heads = range(0, dims.heads * dims.head, dims.head)
     parts = np.split(both, 3, axis=1)
-    contexts = [_attend(dims, rounds_softmax, *(part[:, head : head + dims.head] for part in parts)) for head in heads]
+    contexts = [
+        _attend(dims, rounds_softmax, *(part[:, head : head + dims.head] for part in parts), seen) for head in heads
+    ]
     return np.concatenate(contexts, axis=1)
 
 
@@ -119,13 +167,32 @@ def _norm(dims: Any, arrays: dict[str, Floats], name: str, total: Floats, steps:
     return hidden, (integers, scale, shift, smoothed[:1] - (integers * scale + shift)[:1])
 
 
-def _projected(dims: Any, arrays: dict[str, Floats], name: str, rows: Any, steps: int) -> Floats:
-    """Queries, keys and values. In INT8 the first row, of [CLS], is quantized twice: itself, and what that has lost."""
-    projected = _rounded(dims, _linear(arrays, name, rows))
+def _projected(
+    dims: Any, arrays: dict[str, Floats], name: str, rows: Any, steps: int, angles: Floats | None = None
+) -> Floats:
+    """Queries, keys and values, the former two turned by `angles`: cosines and sines, [tokens, head].
+
+    In INT8 the first row, of [CLS], is quantized twice: itself, and what that has lost.
+    """
+    projected = _linear(arrays, name, rows)
+    if angles is not None:
+        projected = _turned(dims, projected, angles)
+    projected = _rounded(dims, projected)
     if dims.is_int8:
         lost = _linear(arrays, name, _quantize(rows[3], steps)) - arrays[f"{name}.bias"]
         projected[:1] = _rounded(dims, projected[:1] + lost)
     return projected
+
+
+def _turned(dims: Any, projected: Floats, angles: Floats) -> Floats:
+    """The two channels of a plane of rotation lie 16 apart: [tokens, parts and heads, planes / 16, 2, 16]."""
+    tokens = len(projected)
+    cosine, sine = (part.reshape(tokens, 1, -1, 16) for part in np.split(angles, 2, axis=1))
+    planes = projected.reshape(tokens, 3 * dims.heads, -1, 2, 16).copy()
+    first, second = planes[:, : 2 * dims.heads, :, 0].copy(), planes[:, : 2 * dims.heads, :, 1].copy()
+    planes[:, : 2 * dims.heads, :, 0] = first * cosine - second * sine
+    planes[:, : 2 * dims.heads, :, 1] = second * cosine + first * sine
+    return planes.reshape(projected.shape)
 
 
 def _quantized_rows(dims: Any, values: Floats, steps: int, low: float | None = None) -> Any:
@@ -159,8 +226,17 @@ def _matrix(panels: npt.NDArray[Any]) -> Floats:
     return weight.astype(np.float64)
 
 
-def _attend(dims: Any, rounds_softmax: bool, query: Floats, key: Floats, value: Floats) -> Floats:
+def _attend(
+    dims: Any,
+    rounds_softmax: bool,
+    query: Floats,
+    key: Floats,
+    value: Floats,
+    seen: npt.NDArray[np.bool_] | None = None,
+) -> Floats:
     scores = query @ key.T
+    if seen is not None:
+        scores = np.where(seen, scores, -np.inf)
     weights = _exp2(dims, scores - scores.max(axis=1, keepdims=True))
     rounded = _rounded(dims, weights) if rounds_softmax else weights
     return np.asarray((rounded @ value) / weights.sum(axis=1, keepdims=True))
@@ -176,6 +252,7 @@ def _gelu(dims: Any, x: Floats) -> Floats:
 def _exp2(dims: Any, x: Floats) -> Floats:
     if dims.precision == "fp32":
         return np.exp2(x)
+    x = np.maximum(x, -126)
     whole = np.rint(x)
     return np.polyval(EXP2, x - whole) * 2.0**whole
 

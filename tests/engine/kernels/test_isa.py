@@ -22,7 +22,7 @@ from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS, Kind
 from tests.conftest import REPOSITORY
 from tests.engine.backends.native_arithmetic import logits_of
-from tests.engine.backends.test_native_cpu import a_batch, arithmetic_of, dims_of, pairs_of, random_arrays
+from tests.engine.backends.test_native_cpu import MODERN, a_batch, arithmetic_of, dims_of, pairs_of, random_arrays
 
 HERE = Path(__file__).parent
 NATIVE = REPOSITORY / "engine/kernels/native"
@@ -194,14 +194,24 @@ def scored(program: Path, cpu: str, model: NativeModel, batch: Batch, *, threads
         for precision in kind.precisions
     ],
 )
+@pytest.mark.parametrize(
+    ("fields", "lengths"),
+    [({}, [7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2] * 2), (MODERN, [7, 32, 33, 64, 95, 1, 2])],
+    ids=["bert", "modernbert"],
+)
 def test_the_kernels_for_aarch64_score_as_numpy_does(
-    kind: str, precision: str, scorer: Callable[[str], Path], tmp_path: Path
+    kind: str,
+    precision: str,
+    fields: dict[str, Any],
+    lengths: list[int],
+    scorer: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
-    dims = dims_of(precision=precision, hidden=96, heads=3, intermediate=128)
+    dims = dims_of(**{"hidden": 96, "heads": 3, "intermediate": 128} | fields, precision=precision)
     with (tmp_path / "weights").open("wb") as file:
         write(file, dims, random_arrays(dims))
     model = NativeModel.open(tmp_path / "weights")
-    batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2] * 2)
+    batch = a_batch(lengths, types=dims.types)
     program, cpu = scorer(kind), CPUS[kind]
     found = scored(program, cpu, model, batch)
     expected = logits_of(model, pairs_of(batch), **arithmetic_of(NEON[kind], precision))

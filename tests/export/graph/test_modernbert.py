@@ -24,6 +24,7 @@ from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.errors import CheckpointError, CrossrtError, OptionError
+from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.export import export
 from crossrt.export.bundle.manifest import manifest_of
@@ -162,6 +163,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "another epsilon": {"norm_eps": 0.1},
     "no spare words": {"spare_words": 0},
 }
+NOT_NATIVE = ("relu and tanh", "gelu_new", "silu")
+"""Kinds with another activation than GELU, which the native kernels do not compute."""
+NATIVE = [] if why_not_native() else ["native"]
+INT8_NATIVELY = [] if why_not_native(Precision.INT8) else ["native"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,10 +179,12 @@ def test_scores_are_those_of_transformers_alone_and_in_batches(kind: str, tmp_pa
     assert not checkpoint.warnings
     bundle, reports = export_bundle(checkpoint, tmp_path / "bundle")
     assert all(reports), "\n".join(map(str, reports))
-    assert [report.backend for report in reports] == ["onnxruntime"], "the native kernels do not know it"
+    assert can_be_native(checkpoint) == (kind not in NOT_NATIVE)
+    natively = [] if why_not_native() or kind in NOT_NATIVE else ["native"]
+    assert [report.backend for report in reports] == ["onnxruntime", *natively]
     assert set(bundle.manifest.inputs) == {"input_ids", "attention_mask"}
     assert bundle.manifest.max_length == POSITIONS
-    for backend in ("onnxruntime", "openvino"):
+    for backend in ("onnxruntime", "openvino", *natively):
         with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
             np.testing.assert_allclose(model.logits(pairs), expected, rtol=0, atol=1e-4)
             alone = np.concatenate([model.logits([pair]) for pair in pairs])
@@ -240,14 +247,17 @@ def test_a_pair_of_thousands_of_tokens_scores_as_in_transformers(tmp_path: Path)
     assert checkpoint.max_length == 8192
     bundle, _ = export_bundle(checkpoint, tmp_path / "bundle")
     expected = by_transformers(path, pairs)
-    for backend in ("onnxruntime", "openvino"):
+    for backend in ("onnxruntime", "openvino", *NATIVE):
         with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
             assert model.encode(pairs).lengths.tolist() == [2105, 4005, 8192]
             np.testing.assert_allclose(model.logits(pairs), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_published_size_scores_as_in_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_published_size_scores_as_in_transformers(
+    pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The sizes of ModernBERT-base, of which gte-reranker-modernbert-base was made."""
     sizes = {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12}
     path = write_modernbert(
@@ -256,7 +266,7 @@ def test_a_published_size_scores_as_in_transformers(tmp_path: Path, monkeypatch:
         spare_words=50368 - len(SPECIAL) - len(WORDS),
         max_position_embeddings=8192,
         local_attention=128,
-        classifier_pooling="mean",
+        classifier_pooling=pooling,
     )
     pairs = [*pairs_to(160), ("how long", texts(2100, 7))]
     monkeypatch.setattr(export, "builtin_pairs", lambda max_length: pairs_to(160))
@@ -265,7 +275,7 @@ def test_a_published_size_scores_as_in_transformers(tmp_path: Path, monkeypatch:
     bundle, reports = export_bundle(checkpoint, tmp_path / "bundle")
     assert all(reports), "\n".join(map(str, reports))
     expected = by_transformers(path, pairs)
-    for backend in ("onnxruntime", "openvino"):
+    for backend in ("onnxruntime", "openvino", *NATIVE):
         with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
             np.testing.assert_allclose(model.logits(pairs), expected, rtol=0, atol=1e-4)
     shutil.rmtree(tmp_path)
@@ -345,7 +355,7 @@ def test_sums_beyond_fp16_stay_in_fp32(original: Path, tmp_path: Path) -> None:
 def test_fp16_is_exported_and_proved(original: Path, tmp_path: Path) -> None:
     path = scaled(original, tmp_path, 3e4)
     bundle, reports = export_bundle(Checkpoint.read(path), tmp_path / "bundle", precisions=[Precision.FP16])
-    assert [report.precision for report in reports] == ["fp32", "fp16"]
+    assert [report.precision for report in reports] == ["fp32", *["fp32" for _ in NATIVE], "fp16"]
     assert all(reports), "\n".join(map(str, reports))
     model = bundle.manifest.models["fp16"]
     assert model.numerics is not None
@@ -369,15 +379,20 @@ def test_int8_runs_and_is_judged(pooling: str, calibration: CalibrationSet, tmp_
         calibration=calibration,
         keep_going=True,
     )
-    assert [report.backend for report in reports] == ["onnxruntime", "onnxruntime", "openvino"]
-    assert reports[0]
-    assert all(report.ranking is not None for report in reports[1:]), "random weights may fail it"
+    assert {(report.precision, report.backend.partition(",")[0]) for report in reports} == {
+        *(("fp32", backend) for backend in ("onnxruntime", *NATIVE)),
+        *(("int8", backend) for backend in ("onnxruntime", "openvino", *INT8_NATIVELY)),
+    }
+    for report in reports:
+        assert report if report.precision == "fp32" else report.ranking is not None, "random weights may fail it"
     numerics = bundle.manifest.models["int8"].numerics
     assert numerics is not None
     assert numerics["eight_bit_share"] > 0.85
     pairs = pairs_to(POSITIONS)
-    with CrossEncoder(bundle.path, precision="int8", device="cpu", allow_failed=True) as model:
-        assert np.isfinite(model.logits(pairs)).all()
+    expected = by_transformers(path, pairs)
+    for backend in ("onnxruntime", *INT8_NATIVELY):
+        with CrossEncoder(bundle.path, precision="int8", backend=backend, device="cpu", allow_failed=True) as model:
+            assert 0 < np.abs(model.logits(pairs) - expected).max() < 0.15 * np.ptp(expected)
 
 
 def test_the_recipe_for_sums_in_8_bits_is_refused_and_the_others_are_known(original: Path, tmp_path: Path) -> None:
@@ -430,9 +445,11 @@ def test_scores_are_those_of_sentence_transformers(original: Path, tmp_path: Pat
 def test_the_command_line_exports_it_and_auto_takes_a_backend_that_knows_it(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not can_be_native(Checkpoint.read(original))
+    path = shutil.copytree(original, tmp_path / "checkpoint")
+    edit_config(path, hidden_activation="silu")
+    assert not can_be_native(Checkpoint.read(path))
     assert not can_be_native(Checkpoint.read(original), for_gpus=True)
-    monkeypatch.setattr(sys, "argv", ["crossrt", "export", str(original), str(tmp_path / "bundle")])
+    monkeypatch.setattr(sys, "argv", ["crossrt", "export", str(path), str(tmp_path / "bundle")])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code, capsys.readouterr().err

@@ -47,7 +47,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint.read(zoo.write_model(model, tmp_path_factory.mktemp("tiny")))
 
 
-@pytest.mark.parametrize("model", zoo.ZOO, ids=lambda model: model.folder)
+def of_zoo(model: Any) -> Any:
+    """The parameter of a test. Of the BERTs of 768 channels and more one is built in every run: they differ in sizes alone."""
+    wide = model.kind == "bert" and model.hidden >= 768 and not model.name.endswith("TinyBERT-L-6")
+    return pytest.param(model, id=model.folder, marks=pytest.mark.slow if wide else ())
+
+
+@pytest.mark.parametrize("model", map(of_zoo, zoo.ZOO))
 def test_each_of_the_fifteen_builds_in_every_precision(
     model: Any, tmp_path: Path, pytestconfig: pytest.Config, load_benchmark: Any
 ) -> None:
