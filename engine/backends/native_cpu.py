@@ -54,6 +54,7 @@ class _ModelDims(ctypes.Structure):
         ("pooling", ctypes.c_int32),
         ("window", ctypes.c_int32),
         ("head_norm", ctypes.c_int32),
+        ("embedding", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
     )
 
@@ -65,6 +66,7 @@ class _ModelDims(ctypes.Structure):
             "padding": -1 if dims.padding is None else dims.padding,
             "architecture": ARCHITECTURES.index(dims.architecture),
             "pooling": POOLINGS.index(dims.pooling),
+            "embedding": dims.embedding or 0,
         }
         plain = {name: getattr(dims, name) for name, _ in cls._fields_ if name not in encoded}
         return cls(**plain, **encoded)

@@ -26,10 +26,10 @@ from ..text.tokenizer import MOST_TOKENS
 from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
 
 FORMAT = "crossrt native 4"
-OLDER_FORMATS = {"crossrt native 3": (), "crossrt native 2": ("padding",)}
-"""Formats that are still read, with the fields that they lack beside those of `MODERN_FIELDS`."""
-MODERN_FIELDS = ("architecture", "pooling", "window", "head_norm")
-"""Fields of `ModelDims` that came with ModernBERT."""
+NEW_FIELDS = ("architecture", "pooling", "window", "head_norm", "embedding")
+"""Fields of `ModelDims` that came with this format."""
+OLDER_FORMATS = {"crossrt native 3": NEW_FIELDS, "crossrt native 2": (*NEW_FIELDS, "padding")}
+"""Formats that are still read, with the fields that they lack."""
 MAX_HEADER_BYTES = 1 << 24
 """A model of 48 layers has a header of 0.1 MB."""
 MAX_DIMS = {
@@ -48,6 +48,7 @@ MAX_DIMS = {
         "dense": 1 << 4,
         "padding": MOST_TOKENS,
         "window": MOST_POSITIONS,
+        "embedding": 1 << 16,
     },
 }
 """Bounds within which the kernels' integers cannot overflow: the largest INT8 sum is 255 x 127 x 65,536, which is below 2^31."""
@@ -99,6 +100,7 @@ class ModelDims:
     - `architecture`: `bert`, or `modernbert`, which has neither token types nor a table of positions.
     - `pooling`: what the head reads, `[CLS]` or, of a ModernBERT, the mean of all tokens.
     - `window`: how many positions away tokens are, at most, that a token attends to in a ModernBERT's layers with a window.
+    - `embedding`: channels of the embeddings, not padded, where they are projected to the hidden states; else None.
     - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
     """
 
@@ -120,6 +122,7 @@ class ModelDims:
     pooling: str = "cls"
     window: int = 0
     head_norm: bool = False
+    embedding: int | None = None
 
     @property
     def is_modern(self) -> bool:
@@ -130,6 +133,11 @@ class ModelDims:
     def width(self) -> int:
         """Channels of the hidden states, padded."""
         return padded(self.hidden)
+
+    @property
+    def embedding_width(self) -> int:
+        """Channels of an embedding, padded."""
+        return self.width if self.embedding is None else padded(self.embedding)
 
     @property
     def attention_width(self) -> int:
@@ -162,14 +170,18 @@ class ModelDims:
         before each part, so the one at the end of a layer is the next layer's.
         """
         width, attention_width = self.width, self.attention_width
-        yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, width)
+        yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, self.embedding_width)
         if self.is_modern:
             yield "rotary.full_attention", "F32", (self.positions, self.head)
             yield "rotary.sliding_attention", "F32", (self.positions, self.head)
         else:
-            yield "position", "F32", (self.position_rows, width)
-            yield "type", "F32", (self.types, width)
-        yield from self._norm("embedding_norm")
+            yield "position", "F32", (self.position_rows, self.embedding_width)
+            yield "type", "F32", (self.types, self.embedding_width)
+        yield from self._norm("embedding_norm", self.embedding_width)
+        if self.embedding is not None:
+            yield from self._linear("project", self.embedding_width, width)
+            if self.is_int8:
+                yield "project.balance", "F32", (width,)
         for number in range(self.layers):
             layer = f"layer.{number}"
             if self.is_modern or number < self.layers - 1:
@@ -184,7 +196,7 @@ class ModelDims:
             if self.is_int8:
                 yield f"{layer}.output.kept", "F32", (OUTLIER_CHANNELS, width)
             for norm in self.norms_of(number):
-                yield from self._norm(norm)
+                yield from self._norm(norm, width)
         for number in range(self.dense):
             out = self.labels if number == self.dense - 1 else self.hidden
             # On GPUs cuBLAS computes the layers of the head, except the last, which has a kernel.
@@ -220,9 +232,9 @@ class ModelDims:
         yield f"{layer}.value.weight", dtype, (attention_width // PANEL, width // interleaved, PANEL, interleaved)
         yield f"{layer}.value.bias", "F32", (attention_width,)
 
-    def _norm(self, name: str) -> Tensors:
+    def _norm(self, name: str, width: int) -> Tensors:
         for part in ("weight", "bias", "balance") if self.is_int8 else ("weight", "bias"):
-            yield f"{name}.{part}", "F32", (self.width,)
+            yield f"{name}.{part}", "F32", (width,)
 
     def _linear(self, name: str, inputs: int, outputs: int) -> Tensors:
         if self.for_gpus:
@@ -252,6 +264,8 @@ class ModelDims:
             raise ValueError(f"architecture {self.architecture!r} or pooling {self.pooling!r} is none")
         if self.head_norm and (self.dense == 1 or self.for_gpus):
             raise ValueError("LayerNorm in the head comes between two linear layers, and is computed on CPUs")
+        if self.embedding is not None and (self.is_modern or self.for_gpus):
+            raise ValueError("embeddings are projected in a BERT, and on CPUs")
         if (
             self.precision not in (*WEIGHT_LAYOUTS, "fp16")
             or self.activation not in ACTIVATIONS
@@ -342,8 +356,8 @@ def _dims_of(metadata: Any) -> ModelDims:
     version = metadata.pop("format", None)
     if version != FORMAT and version not in OLDER_FORMATS:
         raise ValueError(f"it is not of the format {FORMAT!r}")
-    absent = () if version == FORMAT else (*OLDER_FORMATS[version], *MODERN_FIELDS)
-    if any((name in metadata) == (name in absent) for name in ("padding", *MODERN_FIELDS)):
+    absent = OLDER_FORMATS.get(version, ())
+    if any((name in metadata) == (name in absent) for name in ("padding", *NEW_FIELDS)):
         raise ValueError(f"its header has not the sizes of the format {version!r}")
     return record(
         ModelDims, {name: value if name in TEXT_FIELDS else parsed(value) for name, value in metadata.items()}

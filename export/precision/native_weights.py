@@ -49,16 +49,16 @@ Floats = npt.NDArray[Any]
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
-    They require an encoder that computes as BERT's or, on CPUs, as ModernBERT's, GELU in the feed-forward part, embeddings that
-    are not projected, and on GPUs attention heads of at most 128 channels. A projection cannot be folded into the tables of
-    embeddings: LayerNorm lies between them.
+    They require an encoder that computes as BERT's or ModernBERT's, GELU in the feed-forward part, and on GPUs a BERT with
+    attention heads of at most 128 channels and embeddings that are not projected.
     """
     dimensions = checkpoint.dimensions
-    fits = not for_gpus or padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD
-    known = checkpoint.layout.encoder == "bert"
     if isinstance(dimensions, ModernBertDimensions):
         known = not for_gpus and dimensions.head_act in ACTIVATIONS
-    return fits and known and dimensions.hidden_act == "gelu" and not checkpoint.has("project")
+    else:
+        fits = padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD and not checkpoint.has("project")
+        known = checkpoint.layout.encoder == "bert" and (fits or not for_gpus)
+    return known and dimensions.hidden_act == "gelu"
 
 
 def native_from_checkpoint(
@@ -98,6 +98,7 @@ def native_from_checkpoint(
         epsilon=dimensions.norm_eps,
         padding=checkpoint.pad_token_id if checkpoint.positions_pass_over_padding else None,
         head_norm=checkpoint.has("head.norm"),
+        embedding=dimensions.embedding if checkpoint.has("project") else None,
         **modern,
     )
     arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
@@ -127,6 +128,9 @@ def gradient_sites(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
             sites[f"{name}.attention_norm" if number else norm] = (f"{name}.query",)
             sites[f"{name}.feed_forward_norm"] = (f"{name}.intermediate",)
         return sites
+    if checkpoint.has("project"):
+        sites[norm] = ("project",)
+        norm = "project"
     for number in range(checkpoint.dimensions.layers):
         name = f"layer.{number}"
         parts = ("query", "key", "value") if number < checkpoint.dimensions.layers - 1 else ("query",)
@@ -159,7 +163,7 @@ class _ArrayBuilder:
         if dims.is_int8:
             self._arrays["kept"] = np.empty((dims.layers, OUTLIER_CHANNELS), dtype=np.int32)
         self._embeddings()
-        previous_norm = "embedding_norm"
+        previous_norm = "embedding_norm" if dims.embedding is None else "project"
         for number in range(dims.layers):
             self._layer(number, previous_norm)
             previous_norm = dims.norms_of(number)[1]
@@ -182,7 +186,7 @@ class _ArrayBuilder:
         return np.zeros(len(self._tensor(f"{name}.weight")), dtype=np.float32)
 
     def _embeddings(self) -> None:
-        dims, width = self._dims, self._dims.width
+        dims, width = self._dims, self._dims.embedding_width
         word = self._tensor("word.weight")
         self._arrays["word"] = _pad_channels(word if dims.precision == "fp32" else _to_fp16(word), width)
         if dims.is_modern:
@@ -215,7 +219,8 @@ class _ArrayBuilder:
             parts[f"{part}.weight"] = pad(self._tensor(f"{name}.{part}.weight") * scale, dims)
             parts[f"{part}.bias"] = pad(self._bias(f"{name}.{part}") * scale, dims)
         last = number == dims.layers - 1 and not dims.is_modern
-        norm = self._norm(previous_norm, [f"{name}.{part}" for part in (("query",) if last else scales)])
+        readers = [f"{name}.{part}" for part in (("query",) if last else scales)]
+        norm = self._projected(readers) if previous_norm == "project" else self._norm(previous_norm, readers)
         for part in scales:
             parts[f"{part}.bias"] = parts[f"{part}.bias"] + parts[f"{part}.weight"] @ norm.shift
         if last:
@@ -271,21 +276,34 @@ class _ArrayBuilder:
         self._arrays[f"{name}.value.weight"] = self._to_element_type(_pad_channels(parts["value.weight"], width))
         self._arrays[f"{name}.value.bias"] = parts["value.bias"]
 
+    def _projected(self, readers: Sequence[str]) -> Balance:
+        """Build the projection of the embeddings, and return what the linear layers `readers` must make up for."""
+        norm = self._norm("embedding_norm", ["project"])
+        read = self._balance("project", readers)
+        weight = self._tensor("project.weight")
+        bias = self._bias("project") + weight @ norm.shift - read.shift
+        rows = self._rows("embedding_norm", norm)
+        self._linear("project", weight / norm.factors, bias, self._dims.embedding_width, self._dims.width, rows)
+        if self._dims.is_int8:
+            self._arrays["project.balance"] = _pad_channels(read.factors, self._dims.width)
+        return read
+
     def _norm(self, name: str, readers: Sequence[str]) -> Balance:
         """Build a LayerNorm that the linear layers `readers` read, and return what their weights and biases must make up for."""
-        hidden, width = self._dims.hidden, self._dims.width
-        norm = Balance(np.ones(hidden), np.zeros(hidden))
-        if self._dims.is_int8 and readers:
-            weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
-            # [CLS] is quantized twice where queries are made.
-            norm = self._balance(name, weights, cls_is_exact=readers[0].endswith("query"))
+        width = self._dims.embedding_width if name == "embedding_norm" else self._dims.width
+        norm = self._balance(name, readers)
         self._arrays[f"{name}.weight"] = _pad_channels(self._tensor(f"{name}.weight"), width)
         self._arrays[f"{name}.bias"] = _pad_channels(self._bias(name) - norm.shift, width)
         if self._dims.is_int8:
             self._arrays[f"{name}.balance"] = _pad_channels(norm.factors, width)
         return norm
 
-    def _balance(self, name: str, weights: Floats, *, cls_is_exact: bool) -> Balance:
+    def _balance(self, name: str, readers: Sequence[str]) -> Balance:
+        """Return shift and factors of a tensor that the linear layers `readers` quantize; none where no layer does."""
+        channels = len(self._bias(name))
+        if not self._dims.is_int8 or not readers:
+            return Balance(np.ones(channels), np.zeros(channels))
+        weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
         stats, sample = self._stats.get(name), self._gradients.get(name)
         if stats is not None:
             first = _first_balance(stats.low, stats.high, stats.rows.mean(axis=0, dtype=np.float64), weights)
@@ -293,10 +311,11 @@ class _ArrayBuilder:
             rows = sample.rows.double().numpy()
             first = _first_balance(rows.min(axis=0), rows.max(axis=0), rows.mean(axis=0), weights)
         else:
-            return Balance(np.ones(self._dims.hidden), np.zeros(self._dims.hidden))
+            return Balance(np.ones(channels), np.zeros(channels))
         if sample is None:
             return first
-        return balanced(first, sample, weights, cls_is_exact=cls_is_exact)
+        # [CLS] is quantized twice where queries are made.
+        return balanced(first, sample, weights, cls_is_exact=readers[0].endswith("query"))
 
     def _rows(self, name: str, norm: Balance) -> Floats | None:
         """Return a sample of a LayerNorm's output as the kernels quantize it, or None where calibration has not observed it."""

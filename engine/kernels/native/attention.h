@@ -8,7 +8,7 @@
 // tile of queries is then two calls of the microkernel a panel, and its scores with all keys stay in the first cache.
 // Pairs lie one after the other without padding, so there is no mask: only the last panel of keys has columns without a key, and
 // softmax leaves those out. With a window (Beltagy et al. 2020, arXiv:2004.05150) a tile of queries meets only the panels of keys
-// that one of them sees, and the scores of keys that a query does not see become minus infinity.
+// that one of them sees, and keys that a query does not see get no weight.
 
 #pragma once
 
@@ -127,14 +127,15 @@ struct AttentionScratch {
 // No window: every query sees all keys.
 constexpr int ALL_TOKENS = -1;
 
-// Makes minus infinity of the scores of keys that a query does not see. Row r is that of query `first` + r, column c is key
+// Gives `value` to the columns of keys that a query does not see, up to `seen`. Row r is that of query `first` + r, column c is key
 // `begin` + c, and a query sees the keys up to `window` positions away.
-inline void mask_beyond_window(float* scores, int columns, int rows, int first, int begin, int seen, int window) {
+template <class Number>
+inline void fill_beyond_window(Number* to, Number value, int columns, int rows, int first, int begin, int seen, int window) {
     for (int r = 0; r < rows; r++) {
-        float* row = scores + r * columns;
+        Number* row = to + r * columns;
         const int query = first + r - begin;
-        std::fill(row, row + std::max(query - window, 0), -INFINITY);
-        std::fill(row + std::min(query + window + 1, seen), row + seen, -INFINITY);
+        std::fill(row, row + std::max(query - window, 0), value);
+        std::fill(row + std::min(query + window + 1, seen), row + seen, value);
     }
 }
 
@@ -170,11 +171,13 @@ ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int co
                                 [&](int r, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                                     store(scratch.scores + r * columns + key, low, high);
                                 });
-        if (window >= 0) mask_beyond_window(scratch.scores, columns, height, first, begin, seen, window);
+        if (window >= 0) fill_beyond_window(scratch.scores, -INFINITY, columns, height, first, begin, seen, window);
         float inverse_sums[R + LANES];
         for (int row = 0; row < height; row += LANES)
             softmax<Element, std::min(R, LANES)>(scratch.scores + row * columns, columns, seen,
                                                  scratch.weights + row * columns, inverse_sums + row);
+        // `exp2` makes 2^-126 of minus infinity. Its products are subnormal, and a processor takes a hundred times as long for them.
+        if (window >= 0) fill_beyond_window(scratch.weights, Factor(0), columns, height, first, begin, seen, window);
         for (int channel = 0; channel < width; channel += PANEL)
             microkernel<Dot, R>(scratch.weights, sizeof(Factor) * columns,
                                 scratch.values + ptrdiff_t(channel) * PER_WORD * all_steps + begin * PANEL, steps, height,

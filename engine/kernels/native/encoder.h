@@ -68,13 +68,13 @@ class EncoderOf : public Encoder {
         Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], the output of GELU
         typename Precision::FeedForwardScratch feed_forward;
         AttentionScratch<Element, Factor> attention;
-        float* row;  // [width]
+        float* row;  // [width], or [embedding_width]
 
         ThreadScratch(Workspace& workspace, const ModelDims& dims, int tokens)
             : intermediate(workspace.allocate<Element>(size_t(FFN_ROW_BLOCK) * dims.intermediate)),
               feed_forward(workspace, FFN_ROW_BLOCK, dims.intermediate),
               attention(workspace, tokens, dims.is_modern() ? dims.head : std::max(dims.head, dims.width())),
-              row(workspace.allocate<float>(dims.width())) {}
+              row(workspace.allocate<float>(std::max(dims.width(), dims.embedding_width()))) {}
     };
     struct Activations : Workspace {
         float *hidden, *context;   // [tokens, width], [tokens, attention_width]
@@ -83,7 +83,8 @@ class EncoderOf : public Encoder {
         // the context in terms of hidden states [TILE, heads, width].
         Element *cls_query, *absorbed_query, *pooled_hidden;
         // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32. In INT8 the rows
-        // of a thread's tokens in `quantized_hidden` are followed by the residuals of [CLS], one for each of its pairs.
+        // of a thread's tokens in `quantized_hidden` are followed by the residuals of [CLS], one for each of its pairs. Before the
+        // first layer `quantized_context` has embeddings that are to be projected.
         ActivationRows quantized_hidden, quantized_context;
         int* positions;                      // ModernBERT: of each token in its pair
         std::vector<ThreadScratch> scratch;  // by rank
@@ -97,7 +98,7 @@ class EncoderOf : public Encoder {
               absorbed_query(allocate<Element>((size_t(TILE) * dims.heads + ROWS_READ_BEYOND) * dims.width())),
               pooled_hidden(allocate<Element>(size_t(TILE) * dims.heads * dims.width())),
               quantized_hidden(*this, tokens + Precision::CLS_RESIDUAL * BATCH_TOKENS + ROWS_READ_BEYOND, dims.width()),
-              quantized_context(*this, tokens + ROWS_READ_BEYOND, dims.attention_width()),
+              quantized_context(*this, tokens + ROWS_READ_BEYOND, std::max(dims.attention_width(), dims.embedding_width())),
               positions(allocate<int>(tokens)),
               team(threads) {
             for (int rank = 0; rank < threads; rank++) scratch.emplace_back(*this, dims, tokens);
@@ -133,7 +134,8 @@ public:
             const int begin = first_token(rank), end = first_token(rank + 1);
             const Share share{begin, end, first_pair(begin), first_pair(end)};
             const ThreadScratch& scratch = activations.scratch[rank];
-            embed(pairs, share, activations);
+            embed(pairs, share, activations, scratch);
+            if (model.projection && begin < end) project_embeddings(share, activations);
             for (int number = 0; number < int(model.layers.size()); number++) {
                 const Layer& layer = model.layers[number];
                 if (begin < end) project(number, pairs, share, activations, scratch);
@@ -199,11 +201,15 @@ private:
         return layer == 0 ? model.embedding_norm : model.layers[layer - 1].post_attention.output_norm;
     }
 
+    const typename Precision::Smoothing& smoothing_before(int layer) const {
+        return layer == 0 && model.projection ? model.projection->smoothing : norm_before(layer).smoothing;
+    }
+
     static void move_row(float* rows, ptrdiff_t width, ptrdiff_t from, ptrdiff_t to) {
         std::memmove(rows + to * width, rows + from * width, width * sizeof(float));
     }
 
-    // Normalizes a row in place.
+    // Normalizes a row of hidden states in place.
     void normalize(const LayerNorm& norm, float* row, const ActivationRows& to) const {
         Precision::layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, norm.smoothing, to);
     }
@@ -249,10 +255,14 @@ private:
     }
 
     // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread. A ModernBERT has word embeddings alone.
-    void embed(const Pair* pair, const Share& share, const Activations& activations) const {
+    // Embeddings that are to be projected do not become hidden states yet.
+    void embed(const Pair* pair, const Share& share, const Activations& activations, const ThreadScratch& scratch) const {
         using Embedding = typename Precision::Embedding;
-        const ptrdiff_t width = dims.width();
-        const ActivationRows quantized = activations.quantized_hidden.from_row(share.first_row());
+        const ptrdiff_t width = dims.embedding_width();
+        const int channels = dims.embedding ? dims.embedding : dims.hidden;
+        const LayerNorm& norm = model.embedding_norm;
+        const ActivationRows quantized = dims.embedding ? activations.quantized_context.from_row(share.begin)
+                                                        : activations.quantized_hidden.from_row(share.first_row());
         int first = 0;
         for (; first < share.end; first += pair++->length) {
             const int from = std::max(0, share.begin - first), until = std::min(pair->length, share.end - first);
@@ -262,7 +272,7 @@ private:
             for (int token = 0; dims.padding >= 0 && token < from; token++) counted += pair->ids[token] != dims.padding;
             for (int token = from; token < until; token++) {
                 const int row = first + token;
-                float* to = activations.hidden + row * width;
+                float* to = dims.embedding ? scratch.row : activations.hidden + row * width;
                 const Embedding* word = model.word_embedding + ptrdiff_t(pair->ids[token]) * width;
                 // Words lie anywhere in a large table, which the processor does not foresee.
                 const int ahead = token + PREFETCH_DISTANCE < pair->length ? token + PREFETCH_DISTANCE : 0;
@@ -278,16 +288,31 @@ private:
                     if (position_row) sum = sum + load(position_row + n);
                     store(to + n, sum);
                 }
-                normalize(model.embedding_norm, to, quantized.from_row(row - share.begin));
+                Precision::layer_norm(to, channels, int(width), norm, dims.epsilon, norm.smoothing,
+                                      quantized.from_row(row - share.begin));
             }
         }
+    }
+
+    // hidden = embeddings W + b, for the tokens of a thread.
+    void project_embeddings(const Share& share, const Activations& activations) const {
+        const ptrdiff_t width = dims.width();
+        const int count = share.end - share.begin;
+        float* hidden = activations.hidden + share.begin * width;
+        Precision::linear(model.projection->linear, activations.quantized_context.from_row(share.begin), count, 0, int(width),
+                          [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                              store(hidden + row * width + out, low, high);
+                          });
+        const ActivationRows quantized = activations.quantized_hidden.from_row(share.first_row());
+        for (int row = 0; row < count; row++)
+            Precision::quantize_smoothed(hidden + row * width, int(width), model.projection->smoothing, quantized.from_row(row));
     }
 
     // A layer's queries, keys and values of a thread's tokens.
     void project(int number, const Pair* pairs, const Share& share, const Activations& activations,
                  const ThreadScratch& scratch) const {
         const Linear& layer = model.layers[number].query_key_value;
-        const LayerNorm& norm = norm_before(number);
+        const typename Precision::Smoothing& smoothing = smoothing_before(number);
         const ptrdiff_t stride = 3 * dims.attention_width();
         const int count = share.end - share.begin;
         const ActivationRows rows = activations.quantized_hidden.from_row(share.first_row());
@@ -298,8 +323,8 @@ private:
             const ActivationRows quantized = rows.from_row(row - share.begin);
             float* hidden = activations.hidden + ptrdiff_t(row) * dims.width();
             const bool is_sum = dims.is_modern() && number > 0;
-            const float* normalized = is_sum ? normalize_sum(norm, hidden, quantized, scratch) : hidden;
-            Precision::quantize_residual(normalized, dims.width(), norm.smoothing, quantized, rows.from_row(count + residuals));
+            const float* normalized = is_sum ? normalize_sum(norm_before(number), hidden, quantized, scratch) : hidden;
+            Precision::quantize_residual(normalized, dims.width(), smoothing, quantized, rows.from_row(count + residuals));
         }
         const auto row_of = [=](int n) { return pair[n].row - share.begin; };
         const Store products{activations.query_key_value + share.begin * stride, stride};
@@ -362,16 +387,15 @@ private:
             move_row(activations.hidden, width, row, pair);
         }
         const auto& last = *model.last;
-        const LayerNorm& norm = norm_before(dims.layers - 1);
+        const typename Precision::Smoothing& smoothing = smoothing_before(dims.layers - 1);
         for (int begin = 0; begin < count; begin += TILE) {
             const int rows = std::min(TILE, count - begin);
             const ActivationRows quantized = activations.quantized_hidden;
             for (int n = 0; n < rows; n++) {
                 const float* hidden = activations.hidden + ptrdiff_t(begin + n) * width;
-                Precision::quantize_smoothed(hidden, width, norm.smoothing, quantized.from_row(n));
+                Precision::quantize_smoothed(hidden, width, smoothing, quantized.from_row(n));
                 if (Precision::CLS_RESIDUAL)
-                    Precision::quantize_residual(hidden, width, norm.smoothing, quantized.from_row(n),
-                                                 quantized.from_row(rows + n));
+                    Precision::quantize_residual(hidden, width, smoothing, quantized.from_row(n), quantized.from_row(rows + n));
             }
             const Store queries{activations.cls_query, attention_width};
             multiply_with_residuals(last.query, quantized, rows, Precision::CLS_RESIDUAL * rows, [](int n) { return n; }, queries,

@@ -71,14 +71,25 @@ struct Model {
               post_attention(dims, weights) {}
     };
 
-    const typename Precision::Embedding* word_embedding;  // [vocab][width]
-    // BERT: [positions][width] and [types][width].
+    // Embeddings that are narrower than the hidden states are projected to them after their LayerNorm (ELECTRA-small). It cannot be
+    // folded into the tables.
+    struct Projection {
+        Linear linear;
+        typename Precision::Smoothing smoothing;  // of its outputs, where the first layer reads them
+
+        Projection(const ModelDims& dims, WeightReader& weights)
+            : linear(weights, dims.embedding_width(), dims.width()), smoothing(weights) {}
+    };
+
+    const typename Precision::Embedding* word_embedding;  // [vocab][embedding_width]
+    // BERT: [positions][embedding_width] and [types][embedding_width].
     const float *position_embedding = nullptr, *type_embedding = nullptr;
     // ModernBERT: for each position the cosines and then the sines of its angles, [positions][head], in layers without a window
     // and with one; and which layers have one, [layers].
     const float* rotary[2] = {};
     const int32_t* has_window = nullptr;
     LayerNorm embedding_norm;
+    std::optional<Projection> projection;
     std::vector<Layer> layers;      // of a BERT all but the last
     std::optional<LastLayer> last;  // of a BERT
     std::vector<Dense> head;        // the classification head; `ModelDims::head` is the channels of an attention head
@@ -87,6 +98,7 @@ struct Model {
     Model(const ModelDims& dims, WeightReader weights)
         : word_embedding(weights.read<typename Precision::Embedding>()),
           embedding_norm(read_positions(dims, weights)) {
+        if (dims.embedding) projection.emplace(dims, weights);
         const int plain = dims.is_modern() ? dims.layers : dims.layers - 1;
         for (int n = 0; n < plain; n++) layers.emplace_back(dims, weights);
         if (!dims.is_modern()) last.emplace(dims, weights);

@@ -24,10 +24,13 @@ struct ModelDims {
     int architecture, pooling;
     int window;     // how far from a token those are that it attends to, in layers with a window
     int head_norm;  // whether LayerNorm comes before the last linear layer of the head
+    int embedding;  // channels of embeddings that are projected to the hidden states; 0 where nothing is projected
     float epsilon;
 
     // Channels of a row of hidden states with its padding.
     int width() const { return (hidden + PANEL - 1) / PANEL * PANEL; }
+    // Channels of an embedding with its padding.
+    int embedding_width() const { return embedding ? (embedding + PANEL - 1) / PANEL * PANEL : width(); }
     // Channels of all heads together: of a query, a key, a value or a context.
     int attention_width() const { return heads * head; }
     bool is_modern() const { return static_cast<Architecture>(architecture) == Architecture::modernbert; }

@@ -44,7 +44,10 @@ def _logits(
     total = arrays["word"][ids].astype(np.float64) + arrays["position"][_position_rows(dims, ids)]
     if dims.types:
         total = total + arrays["type"][types]
-    hidden, quantized = _norm(dims, arrays, "embedding_norm", total, steps)
+    hidden, quantized = _norm(dims, arrays, "embedding_norm", total, steps, dims.embedding or dims.hidden)
+    if dims.embedding is not None:
+        hidden = _linear(arrays, "project", quantized)
+        quantized = _smoothed(dims, hidden, arrays.get("project.balance"), steps)
     for number in range(dims.layers):
         layer = f"layer.{number}"
         if number < dims.layers - 1:
@@ -155,16 +158,24 @@ def _context_of_cls(
     return np.einsum("hw,hcw->hc", pooled, value).reshape(1, -1) + arrays[f"{layer}.value.bias"]
 
 
-def _norm(dims: Any, arrays: dict[str, Floats], name: str, total: Floats, steps: int) -> tuple[Floats, Any]:
-    real = total[:, : dims.hidden]
+def _norm(
+    dims: Any, arrays: dict[str, Floats], name: str, total: Floats, steps: int, channels: int | None = None
+) -> tuple[Floats, Any]:
+    channels = channels or dims.hidden
+    real = total[:, :channels]
     normal = (real - real.mean(axis=1, keepdims=True)) / np.sqrt(real.var(axis=1, keepdims=True) + dims.epsilon)
-    normal = np.pad(normal, [(0, 0), (0, padded(dims.hidden) - dims.hidden)])
+    normal = np.pad(normal, [(0, 0), (0, padded(channels) - channels)])
     hidden = normal * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+    return hidden, _smoothed(dims, hidden, arrays.get(f"{name}.balance"), steps)
+
+
+def _smoothed(dims: Any, values: Floats, balance: Floats | None, steps: int) -> Any:
+    """Rows as linear layers read them; in INT8 with what the quantization of the first has lost."""
     if not dims.is_int8:
-        return hidden, _rounded(dims, hidden)
-    smoothed = hidden * arrays[f"{name}.balance"]
+        return _rounded(dims, values)
+    smoothed = values * balance
     integers, scale, shift = _quantize(smoothed, steps)
-    return hidden, (integers, scale, shift, smoothed[:1] - (integers * scale + shift)[:1])
+    return integers, scale, shift, smoothed[:1] - (integers * scale + shift)[:1]
 
 
 def _projected(

@@ -74,7 +74,7 @@ def random_arrays(dims: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]
             numbers = rng.normal(0, 1 / np.sqrt(shape[-3] * shape[-1]), shape).astype(np.float32)
             if dtype == "BF16":
                 numbers = (numbers.view(np.uint32) >> 16).astype(np.uint16)
-            if name.endswith("output.weight"):  # panels of the padded outputs
+            if name.endswith(("output.weight", "project.weight")):  # panels of the padded outputs
                 outputs = np.arange(shape[0] * shape[2]).reshape(shape[0], 1, shape[2], 1)
                 numbers *= (outputs < dims.hidden).astype(numbers.dtype)
             elif name.endswith("key.weight"):
@@ -101,8 +101,11 @@ def random_arrays(dims: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]
             arrays[name] = rng.normal(0, 0.2, shape)
         else:
             arrays[name] = rng.normal(0, 0.3, shape)
-        if arrays[name].shape[-1:] == (padded(dims.hidden),) and len(shape) < 4:
-            arrays[name][..., dims.hidden :] = 0
+        channels = dims.hidden
+        if dims.embedding is not None and name.startswith(("word", "position", "type", "embedding_norm")):
+            channels = dims.embedding
+        if arrays[name].shape[-1:] == (padded(channels),) and len(shape) < 4:
+            arrays[name][..., channels:] = 0
     return arrays
 
 
@@ -191,7 +194,16 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(  # halfway between two steps: a perturbation of 1e-6 takes NumPy from -5.69 to the kernels' -5.21
     **{"hidden": 256, "heads": 3, "head": 64, "intermediate": 160, "precision": (COMPUTED or ["fp32"])[0], "layers": 3},
-    **{"types": 0, "padding": None, "labels": 1, "dense": 2, "activation": "none", "lengths": [5], "seed": 179},
+    **{
+        "types": 0,
+        "padding": None,
+        "embedding": None,
+        "labels": 1,
+        "dense": 2,
+        "activation": "none",
+        "lengths": [5],
+        "seed": 179,
+    },
 )
 @given(
     hidden=st.sampled_from([32, 40, 64, 96, 256]),
@@ -202,6 +214,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     layers=st.integers(1, 3),
     types=st.integers(0, 2),
     padding=st.sampled_from([None, 1]),
+    embedding=st.sampled_from([None, None, 32, 40, 128]),
     labels=st.integers(1, 3),
     dense=st.integers(1, 2),
     activation=st.sampled_from(["none", "tanh", "relu", "gelu"]),
@@ -238,6 +251,7 @@ def test_the_kernels_compute_what_numpy_computes(
     assert not other, (computed[other], expected[other])
 
 
+PROJECTED: dict[str, Any] = {"embedding": 40}
 MODERN: dict[str, Any] = {
     "architecture": "modernbert",
     "types": 0,
@@ -280,12 +294,14 @@ def test_a_modernbert_is_computed_as_numpy_computes_it(
 
 
 @pytest.mark.processor
-@pytest.mark.parametrize("architecture", ["bert", "modernbert", "modernbert, mean"])
+@pytest.mark.parametrize("architecture", ["bert", "bert, projected", "modernbert", "modernbert, mean"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_most_pairs_agree_with_numpy_in_all_digits(
     precision: str, architecture: str, kind: Kind, bundle_of: Callable[..., Bundle]
 ) -> None:
-    fields = {} if architecture == "bert" else MODERN | {"pooling": "mean" if "mean" in architecture else "cls"}
+    fields = PROJECTED if "projected" in architecture else {}
+    if "modernbert" in architecture:
+        fields = MODERN | {"pooling": "mean" if "mean" in architecture else "cls"}
     dims = dims_of(**{"precision": precision, "hidden": 96, "heads": 3, "intermediate": 128} | fields)
     bundle = bundle_of(dims, random_arrays(dims))
     batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
@@ -580,7 +596,14 @@ def as_before(content: bytes, version: int) -> bytes:
     """A file as it was before the format knew ModernBERT, or, in 2, said whether positions pass over padding."""
 
     def older(header: dict[str, Any]) -> None:
-        for field in ("architecture", "pooling", "window", "head_norm", *(("padding",) if version == 2 else ())):
+        for field in (
+            "architecture",
+            "pooling",
+            "window",
+            "head_norm",
+            "embedding",
+            *(("padding",) if version == 2 else ()),
+        ):
             header["__metadata__"].pop(field)
         header["__metadata__"].update(format=f"crossrt native {version}")
 
