@@ -390,9 +390,14 @@ def test_int8_runs_and_is_judged(pooling: str, calibration: CalibrationSet, tmp_
     assert numerics["eight_bit_share"] > 0.85
     pairs = pairs_to(POSITIONS)
     expected = by_transformers(path, pairs)
+    errors = []
     for backend in ("onnxruntime", *INT8_NATIVELY):
         with CrossEncoder(bundle.path, precision="int8", backend=backend, device="cpu", allow_failed=True) as model:
-            assert 0 < np.abs(model.logits(pairs) - expected).max() < 0.15 * np.ptp(expected)
+            errors.append(float(np.abs(model.logits(pairs) - expected).mean()))
+    assert all(0 < error < 0.3 * np.ptp(expected) for error in errors)
+    assert all(error < 0.5 * errors[0] for error in errors[1:]), (
+        "one range for each token fits what calibration did not see"
+    )
 
 
 def test_the_recipe_for_sums_in_8_bits_is_refused_and_the_others_are_known(original: Path, tmp_path: Path) -> None:
