@@ -107,13 +107,8 @@ def main() -> None:
 def write_bundle(model: ZooModel, folder: Path) -> Path:
     """Write the model as a bundle of FP32 and INT8, unchecked."""
     source = write_model(model, folder / "checkpoints")
-    bundle = bundle_of(Checkpoint.read(source), folder / model.name.rpartition("/")[2], model.name)
-    shutil.rmtree(source)
-    return bundle
-
-
-def bundle_of(checkpoint: Checkpoint, bundle: Path, name: str) -> Path:
-    """Write a checkpoint as a bundle of FP32 and INT8, unchecked. `name` goes into the manifest."""
+    checkpoint = Checkpoint.read(source)
+    bundle = folder / model.name.rpartition("/")[2]
     bundle.mkdir()
     tokenizer = without_truncation_and_padding(tokenizer_of(checkpoint).backend_tokenizer.to_str())
     (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
@@ -126,7 +121,7 @@ def bundle_of(checkpoint: Checkpoint, bundle: Path, name: str) -> Path:
     seen = observed(checkpoint, quantization_points(checkpoint, recipe), encoder.encode(pairs))
     numerics = Numerics(quantized=quantizations(checkpoint, seen, recipe))
     onnx_from_checkpoint(checkpoint, bundle / ONNX_FILES["int8"], numerics)
-    manifest = manifest_of(checkpoint, {"id": name, "exporter": "crossrt"})
+    manifest = manifest_of(checkpoint, {"id": model.name, "exporter": "crossrt"})
     for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
         native_from_checkpoint(checkpoint, bundle / f"model.{precision.value}.native", precision, seen)
     models = {
@@ -136,6 +131,7 @@ def bundle_of(checkpoint: Checkpoint, bundle: Path, name: str) -> Path:
         "int8": BundleModel(file=ONNX_FILES["int8"], native_file="model.int8.native", backends={NARROW: True}),
     }
     write_manifest(bundle, replace(manifest, models=models))
+    shutil.rmtree(source)
     return bundle
 
 

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Is a ModernBERT as much faster than PyTorch as a BERT of the same width?
+
+    benchmarks/modernbert.py --out benchmarks/results/modernbert.json
+
+Scores random pairs with seeded random weights at the sizes of BERT-base (12 layers) and ModernBERT-base (22 layers, each with
+half of the multiplications), by the native kernels in every precision that the processor has, by OpenVINO and ONNX Runtime in
+FP32, and by PyTorch: transformers in batches of 32 pairs sorted by length, as sentence-transformers does. All go from raw text
+to scores, with a thread for each processor, one after the other in each round. Speed does not depend on the weights; the scores
+mean nothing, and INT8 is not judged.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from result import write_result
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from versus_pytorch import pytorch_scores
+
+from crossrt import CrossEncoder
+from crossrt.engine.backends.registry import installed_backends
+from crossrt.engine.bundle.manifest import ONNX_FILES, TOKENIZER, BundleModel
+from crossrt.engine.precision import Precision
+from crossrt.engine.text.pair_tokenizer import without_truncation_and_padding
+from crossrt.export.bundle.manifest import manifest_of, write_manifest
+from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.pretrained import tokenizer_of
+from crossrt.export.checkpoint.reference import Reference
+from crossrt.export.graph.writer import onnx_from_checkpoint
+from crossrt.export.precision.native_weights import native_from_checkpoint
+
+SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+WORDS = 30_000
+SIZES: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_labels": 1,
+    "max_position_embeddings": 1024,
+}
+MODELS = {
+    "BERT-base": (
+        transformers.BertConfig,
+        transformers.BertForSequenceClassification,
+        {"num_hidden_layers": 12, "intermediate_size": 3072},
+    ),
+    "ModernBERT-base": (
+        transformers.ModernBertConfig,
+        transformers.ModernBertForSequenceClassification,
+        {"num_hidden_layers": 22, "intermediate_size": 1152, "local_attention": 128},
+    ),
+}
+REQUESTS = {"95 tokens": (32, 95, 30), "400 tokens": (8, 400, 60), "1,000 tokens": (2, 1000, 10)}
+"""Pairs of a request, and the mean and standard deviation of their tokens."""
+
+
+def write_checkpoint(name: str, path: Path) -> Path:
+    """Write a seeded checkpoint whose tokenizer has one token a word."""
+    path.mkdir(parents=True)
+    tokens = [*SPECIAL, *(f"w{number}" for number in range(WORDS))]
+    ids = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings: dict[str, Any] = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": SIZES["max_position_embeddings"]}
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    configuration, architecture, fields = MODELS[name]
+    special = {f"{kind}_token_id": ids[f"[{kind.upper()}]"] for kind in ("cls", "sep", "pad", "bos", "eos")[:3]}
+    torch.manual_seed(0)
+    config = configuration(vocab_size=len(tokens), bos_token_id=None, eos_token_id=None, **special, **SIZES, **fields)
+    architecture(config).save_pretrained(path)
+    return path
+
+
+def write_bundle(checkpoint: Checkpoint, bundle: Path, name: str) -> Path:
+    """Write FP32's graph and the native weights, unchecked. INT8 is not calibrated."""
+    bundle.mkdir()
+    tokenizer = without_truncation_and_padding(tokenizer_of(checkpoint).backend_tokenizer.to_str())
+    (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+    onnx_from_checkpoint(checkpoint, bundle / ONNX_FILES["fp32"])
+    found = {}
+    for precision in (Precision.FP32, Precision.BF16, Precision.INT8):
+        file = f"model.{precision.value}.native"
+        native_from_checkpoint(checkpoint, bundle / file, precision)
+        found[precision.value] = BundleModel(file=ONNX_FILES["fp32"], native_file=file)
+    write_manifest(bundle, replace(manifest_of(checkpoint, {"id": name, "exporter": "crossrt"}), models=found))
+    return bundle
+
+
+def random_pairs(count: int, mean: int, deviation: int) -> list[tuple[str, str]]:
+    """Return pairs of a query of seven words and a passage."""
+    rng = np.random.default_rng(mean)
+    lengths = np.clip(np.rint(rng.normal(mean, deviation, count)).astype(int), 20, SIZES["max_position_embeddings"])
+
+    def words(number: int) -> str:
+        return " ".join(f"w{number}" for number in rng.integers(0, WORDS, number))
+
+    return [(words(7), words(length - 10)) for length in lengths]
+
+
+def systems(name: str, folder: Path) -> dict[str, Callable[[Sequence[tuple[str, str]]], Any]]:
+    """Return what scores pairs, by its name."""
+    checkpoint = Checkpoint.read(write_checkpoint(name, folder / "checkpoint"))
+    bundle = write_bundle(checkpoint, folder / "bundle", name)
+    reference = Reference(checkpoint)
+    found: dict[str, Callable[[Sequence[tuple[str, str]]], Any]] = {
+        "PyTorch FP32": lambda pairs: pytorch_scores(reference, list(pairs), checkpoint.max_length)
+    }
+    for backend, precision in (
+        *(("native", each) for each in (Precision.FP32, Precision.BF16, Precision.INT8)),
+        ("openvino", Precision.FP32),
+        ("onnxruntime", Precision.FP32),
+    ):
+        if backend in installed_backends(precision):
+            model = CrossEncoder(bundle, backend=backend, precision=precision, device="cpu", allow_failed=True)
+            torch.set_num_threads(model.threads)
+            found[f"{backend} {precision.value.upper()}"] = model.logits
+    return found
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    rows = []
+    for name in MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            scorers = systems(name, Path(folder))
+            for request, shape in REQUESTS.items():
+                rows += measured(name, request, scorers, random_pairs(*shape), arguments.rounds)
+    if arguments.out:
+        write_result(arguments.out, {"threads": torch.get_num_threads(), "rounds": arguments.rounds, "rows": rows})
+
+
+def measured(
+    name: str,
+    request: str,
+    scorers: dict[str, Callable[[Sequence[tuple[str, str]]], Any]],
+    pairs: list[tuple[str, str]],
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """Score the pairs by each in turn, after one round that is not counted, and return a row for each."""
+    seconds: dict[str, list[float]] = {scorer: [] for scorer in scorers}
+    for turn in range(rounds + 1):
+        for scorer, score in scorers.items():
+            begin = time.perf_counter()
+            score(pairs)
+            if turn:
+                seconds[scorer].append(time.perf_counter() - begin)
+    rows = []
+    for scorer, taken in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(seconds["PyTorch FP32"], taken, strict=True)]
+        rows.append(
+            {
+                "model": name,
+                "request": request,
+                "scorer": scorer,
+                "pairs_per_s": round(len(pairs) / median(taken), 2),
+                "times_pytorch": round(median(ratios), 2),
+                "times_pytorch_range": [round(min(ratios), 2), round(max(ratios), 2)],
+            }
+        )
+        low, high = rows[-1]["times_pytorch_range"]
+        print(
+            f"{name:<16} {request:<13} {scorer:<17} {rows[-1]['pairs_per_s']:>8.1f} pairs/s  "
+            f"{rows[-1]['times_pytorch']:.2f} times PyTorch ({low:.2f} to {high:.2f})",
+            flush=True,
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
