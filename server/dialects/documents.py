@@ -107,17 +107,17 @@ class Rerank(LimitedBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
-        best = outcome.best(self._top())
-        places, scores = outcome.rows[best].tolist(), outcome.scores[best].tolist()
-        results = [Result(place, score) for place, score in zip(places, scores, strict=True)]
-        if context.documents if self.return_documents is None else self.return_documents:
-            documents = self._list()
-            for result in results:
-                document = documents[result.index]
-                result.document = {"text": document} if isinstance(document, str) else self._shown(document)
-        if outcome.spans is not None:
-            for result, at in zip(results, best.tolist(), strict=True):
-                result.window = outcome.spans[at]
+        shown = context.documents if self.return_documents is None else self.return_documents
+        documents = self._list()
+        results = [
+            Result(
+                place,
+                score,
+                self._shown(documents[place]) if shown else UNSET,
+                UNSET if window is None else window,
+            )
+            for place, score, window in outcome.ranking(self._top())
+        ]
         answer = RerankAnswer(
             id=context.id,
             object="rerank",
@@ -150,7 +150,9 @@ class Rerank(LimitedBody, kw_only=True):
             )
         return "\n".join(texts)
 
-    def _shown(self, document: dict[str, Any]) -> dict[str, Any]:
+    def _shown(self, document: Document) -> dict[str, Any]:
+        if isinstance(document, str):
+            return {"text": document}
         return document if "text" in document else {"text": self._text(0, document), **document}
 
     def _for_voyage(self, results: list[Result]) -> list[VoyageResult]:

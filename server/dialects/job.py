@@ -1,10 +1,9 @@
 """`Job`: what a client asks to have scored, whatever its dialect. `Outcome`: what the model gives for it."""
 
+from itertools import chain
 from typing import Literal, TypeAlias
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from ...engine.activation import Floats
 from ...engine.text.text_limits import TextLimits
@@ -19,6 +18,9 @@ gives, as `CrossEncoder.relevance`; `labels` the probabilities of all labels; `r
 """
 
 
+NO_LIMITS = TextLimits()
+
+
 class Job(msgspec.Struct, kw_only=True, gc=False):
     """Pairs to score, and how.
 
@@ -29,7 +31,7 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
 
     pairs: list[Pair]
     scores: ScoreKind = "sigmoid"
-    limits: TextLimits = TextLimits()
+    limits: TextLimits = NO_LIMITS
     truncate: bool | None = None
     top: int | None = None
     exact: bool | None = None
@@ -40,25 +42,32 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     """Characters of all texts; a query counts once for each of its pairs."""
 
     def __post_init__(self) -> None:
-        self.characters = sum([len(query) + len(text) for query, text in self.pairs])
+        self.characters = sum(map(len, chain.from_iterable(self.pairs)))
 
 
 class Outcome(msgspec.Struct, kw_only=True):
     """The scores of a job.
 
-    `scores` float32, [m] or with labels [m, labels], are those of the pairs `rows` int64 [m]: all pairs in their order, or with
-    `exact` the best ones. `relevance` float32 [m] orders them. `spans` are the best windows of the texts, in characters.
-    `tokens` counts the tokens that were scored, `cut` the pairs that were truncated and `lost` the tokens that they lost.
+    `scores` float32, [m] or with labels [m, labels], belong to the pairs `rows`, m indices into the job's pairs. None stands for
+    all pairs in their order; a job with `exact` or `windows` has its best pairs. `relevance` float32 [m] is what to rank by.
+    `spans` are the best windows of these pairs, in characters. `tokens` is the number of tokens that were scored, `cut` the
+    number of pairs that were truncated and `lost` the tokens that they lost.
     """
 
-    rows: npt.NDArray[np.int64]
     relevance: Floats
     scores: Floats
     tokens: int
+    rows: list[int] | None = None
     cut: int = 0
     lost: int = 0
     spans: list[tuple[int, int]] | None = None
 
-    def best(self, top: int | None) -> npt.NDArray[np.int64]:
-        """Return places in `rows`, of the `top` best or of all, best first. Equal scores keep the order of the pairs."""
-        return (-self.relevance).argsort(kind="stable")[:top]
+    def ranking(self, top: int | None) -> list[tuple[int, float, tuple[int, int] | None]]:
+        """Return pair, score and window of the `top` best pairs, or of all, best first. Equal scores keep their order.
+
+        Lists are faster than arrays here: for 10 pairs 1 us instead of 2.
+        """
+        relevance, scores = self.relevance.tolist(), self.scores.tolist()
+        best = sorted(range(len(relevance)), key=relevance.__getitem__, reverse=True)[:top]
+        rows, spans = self.rows, self.spans
+        return [(at if rows is None else rows[at], scores[at], None if spans is None else spans[at]) for at in best]

@@ -48,7 +48,5 @@ class Ranking(Body, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
-        best = outcome.best(self.top_k or None)
-        places, logits = outcome.rows[best].tolist(), outcome.scores[best].tolist()
-        rankings = [Ranked(place, logit) for place, logit in zip(places, logits, strict=True)]
+        rankings = [Ranked(place, logit) for place, logit, _ in outcome.ranking(self.top_k or None)]
         return encode(RankingAnswer(rankings, Usage(outcome.tokens, outcome.tokens)))

@@ -72,15 +72,10 @@ class TeiRerank(TeiBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`: a bare list, best first."""
-        best = outcome.best(self.top_k or None)
-        places, scores = outcome.rows[best].tolist(), outcome.scores[best].tolist()
-        ranks = [Rank(place, score) for place, score in zip(places, scores, strict=True)]
-        if self.return_text:
-            for rank in ranks:
-                rank.text = self.texts[rank.index]
-        if outcome.spans is not None:
-            for rank, at in zip(ranks, best.tolist(), strict=True):
-                rank.window = outcome.spans[at]
+        ranks = [
+            Rank(place, score, self.texts[place] if self.return_text else UNSET, UNSET if window is None else window)
+            for place, score, window in outcome.ranking(self.top_k or None)
+        ]
         return encode(ranks)
 
 
@@ -119,7 +114,7 @@ class TeiPredict(TeiBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`: for each pair its labels, best first."""
-        rows = outcome.scores.reshape(len(outcome.rows), -1).tolist()
+        rows = outcome.scores.reshape(len(outcome.scores), -1).tolist()
         answers = [_predictions(row, context.labels) for row in rows]
         return encode(answers[0] if self._single else answers)
 
