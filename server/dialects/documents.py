@@ -22,7 +22,7 @@ class Text(msgspec.Struct):
 Document = str | dict[str, Any]
 
 
-class Result(msgspec.Struct):
+class Result(msgspec.Struct, gc=False):
     """One document: its place in `documents`, its score and, if asked for, the document and the best window, in characters."""
 
     index: int
@@ -31,7 +31,7 @@ class Result(msgspec.Struct):
     window: tuple[int, int] | UnsetType = UNSET
 
 
-class VoyageResult(msgspec.Struct):
+class VoyageResult(msgspec.Struct, gc=False):
     """A result as Voyage's client reads it."""
 
     index: int
@@ -107,17 +107,14 @@ class Rerank(LimitedBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
-        shown = context.documents if self.return_documents is None else self.return_documents
-        documents = self._list()
-        results = [
-            Result(
-                place,
-                score,
-                self._shown(documents[place]) if shown else UNSET,
-                UNSET if window is None else window,
-            )
-            for place, score, window in outcome.ranking(self._top())
-        ]
+        best, documents = outcome.best(self._top()), self._list()
+        if context.documents if self.return_documents is None else self.return_documents:
+            results = [Result(place, score, self._shown(documents[place])) for place, score in best]
+        else:
+            results = [Result(place, score) for place, score in best]
+        if outcome.spans is not None:
+            for result, span in zip(results, outcome.spans, strict=False):
+                result.window = span
         answer = RerankAnswer(
             id=context.id,
             object="rerank",

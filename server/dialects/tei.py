@@ -12,7 +12,7 @@ from .job import Job, Outcome, Pair
 from .request_error import RequestError
 
 
-class Rank(msgspec.Struct):
+class Rank(msgspec.Struct, gc=False):
     """One text: its place in `texts`, its score and, if asked for, the text and the best window, in characters."""
 
     index: int
@@ -72,10 +72,13 @@ class TeiRerank(TeiBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`: a bare list, best first."""
-        ranks = [
-            Rank(place, score, self.texts[place] if self.return_text else UNSET, UNSET if window is None else window)
-            for place, score, window in outcome.ranking(self.top_k or None)
-        ]
+        ranks = [Rank(place, score) for place, score in outcome.best(self.top_k or None)]
+        if self.return_text:
+            for rank in ranks:
+                rank.text = self.texts[rank.index]
+        if outcome.spans is not None:
+            for rank, span in zip(ranks, outcome.spans, strict=False):
+                rank.window = span
         return encode(ranks)
 
 
