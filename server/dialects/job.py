@@ -5,7 +5,6 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ...engine.activation import Floats
 from ...engine.text.text_limits import TextLimits
 from ...engine.text.windows import Windows
 
@@ -48,28 +47,27 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
 class Outcome(msgspec.Struct, kw_only=True):
     """The scores of a job.
 
-    `scores` float32, [m] or with labels [m, labels], belong to all pairs in their order, and `relevance` float32 [m] is what to
-    rank them by. A job with `exact` or `windows` has its m best pairs instead, best first: `rows` are their indices, and `spans`
-    their best windows, in characters. `tokens` is the number of tokens that were scored, `cut` the number of pairs that were
-    truncated and `lost` the tokens that they lost.
+    `scores` belong to all pairs in their order, and `relevance` is what to rank them by. A job that asks for the labels has its
+    scores in `labels` instead, a list for each pair. A job with `exact` or `windows` has its best pairs alone, best first: `rows`
+    are their indices, and `spans` their best windows, in characters. `tokens` is the number of tokens that were scored, `cut` the
+    number of pairs that were truncated and `lost` the tokens that they lost.
+
+    These are lists because numpy's calls take long for a few numbers: 14 us of the 74 of a request with one text were theirs.
     """
 
-    relevance: Floats
-    scores: Floats
     tokens: int
+    relevance: list[float] = []
+    scores: list[float] = []
+    labels: list[list[float]] = []
     rows: list[int] | None = None
     cut: int = 0
     lost: int = 0
     spans: list[tuple[int, int]] | None = None
 
     def best(self, top: int | None) -> list[tuple[int, float]]:
-        """Return the indices and scores of the `top` best pairs, or of all, best first. Equal scores keep the pairs' order.
-
-        Lists are used because they are faster than arrays here: 1 us for 10 pairs instead of 2.
-        """
-        scores = self.scores.tolist()
+        """Return the indices and scores of the `top` best pairs, or of all, best first. Equal scores keep the pairs' order."""
+        scores, relevance = self.scores, self.relevance
         if self.rows is not None:
             return list(zip(self.rows, scores, strict=True))[:top]
-        relevance = self.relevance.tolist()
         order = sorted(range(len(relevance)), key=relevance.__getitem__, reverse=True)
         return [(row, scores[row]) for row in order[:top]]

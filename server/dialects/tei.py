@@ -117,8 +117,7 @@ class TeiPredict(TeiBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`: for each pair its labels, best first."""
-        rows = outcome.scores.reshape(len(outcome.scores), -1).tolist()
-        answers = [_predictions(row, context.labels) for row in rows]
+        answers = [_predictions(row, context.labels) for row in outcome.labels]
         return encode(answers[0] if self._single else answers)
 
 

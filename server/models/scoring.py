@@ -11,6 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
 from queue import PriorityQueue
 from time import perf_counter
 from typing import Any, Protocol
@@ -183,9 +184,7 @@ class Scoring:
         assert run.pending is not None
         run.done = perf_counter()
         try:
-            logits = run.pending.wait()
-            self.model.check_finite(logits)
-            outcome: Outcome | BaseException = self._outcome(run, logits)
+            outcome: Outcome | BaseException = self._outcome(run, run.pending.wait())
         except BaseException as error:
             outcome = _as_refusal(error)
         run.settle(outcome)
@@ -277,8 +276,8 @@ class Scoring:
         cut = encoded.cut if job.windows is None else None
         return Outcome(
             rows=[each["corpus_id"] for each in found],
-            relevance=relevance,
-            scores=relevance if job.scores == "raw" else sigmoid(relevance),
+            relevance=relevance.tolist(),
+            scores=(relevance if job.scores == "raw" else sigmoid(relevance)).tolist(),
             spans=None if job.windows is None else [each["window"] for each in found],
             tokens=_tokens(job, encoded),
             cut=0 if cut is None else int(np.count_nonzero(cut)),
@@ -286,29 +285,32 @@ class Scoring:
         )
 
     def _outcome(self, run: Run, logits: Floats) -> Outcome:
-        job, encoded, model = run.job, run.encoded, self.model
+        """Return the outcome of a job without `exact` and `windows`. Raises BackendError for logits that are not finite."""
+        encoded, kind = run.encoded, run.job.scores
         assert encoded is not None
-        if job.scores in ("labels", "raw_labels"):
-            relevance = np.zeros(len(logits), dtype=np.float32)
-            several = model.num_labels > 1
-            scores = logits if job.scores == "raw_labels" else softmax(logits) if several else sigmoid(logits)
+        outcome = Outcome(tokens=len(encoded.ids))
+        if kind == "labels" or kind == "raw_labels":
+            self.model.check_finite(logits)
+            outcome.labels = (logits if kind == "raw_labels" else _probabilities(logits)).tolist()
         else:
-            relevance = logits[:, 0] if model.num_labels == 1 else raw_relevance(logits, self._label())
-            scores = sigmoid(relevance) if job.scores == "sigmoid" else relevance
-            if job.scores == "model":
-                scores = model.relevance(logits)
+            relevance = self._relevance(logits)
+            outcome.relevance = relevance.tolist()
+            if not isfinite(sum(outcome.relevance)):
+                self.model.check_finite(logits)
+            if kind == "raw":
+                outcome.scores = outcome.relevance
+            else:
+                outcome.scores = (sigmoid(relevance) if kind == "sigmoid" else self.model.relevance(logits)).tolist()
         cut = encoded.cut
-        lost = 0 if cut is None else int(np.add.reduce(cut))
-        return Outcome(
-            relevance=relevance,
-            scores=scores,
-            tokens=len(encoded.ids),
-            cut=int(np.count_nonzero(cut)) if lost and cut is not None else 0,
-            lost=lost,
-        )
+        if cut is not None and (lost := int(np.add.reduce(cut))):
+            outcome.cut, outcome.lost = int(np.count_nonzero(cut)), lost
+        return outcome
 
-    def _label(self) -> int:
-        return need_label(self.model.relevant_label, self.model.label_names, self.model.num_labels)
+    def _relevance(self, logits: Floats) -> Floats:
+        model = self.model
+        if model.num_labels == 1:
+            return logits[:, 0]
+        return raw_relevance(logits, need_label(model.relevant_label, model.label_names, model.num_labels))
 
     def _tell(self, function: Callable[[Any], None], value: Any) -> None:
         """Call a function in the event loop."""
@@ -317,6 +319,10 @@ class Scoring:
             return
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             self.loop.call_soon_threadsafe(function, value)
+
+
+def _probabilities(logits: Floats) -> Floats:
+    return softmax(logits) if logits.shape[1] > 1 else sigmoid(logits)
 
 
 def _tokens(job: Job, encoded: EncodedPairs) -> int:
