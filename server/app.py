@@ -4,7 +4,7 @@ import logging
 from time import perf_counter
 from typing import Any
 
-from .call import Call, request_id
+from .call import Call
 from .dialects.request_error import RequestError
 from .http.answer import Answer
 from .http.request_body import ClientGoneError, Receive, Send, read_body
@@ -41,9 +41,7 @@ class App:
             path = "/" + scope["path"].lstrip("/")
             route = self._scoring.get(path)
             if route is not None and scope["method"] == "POST":
-                headers = dict(scope["headers"])
-                call = Call(route=route, headers=headers, id=request_id(headers.get(b"x-request-id")))
-                await self._serve(call, receive, send)
+                await self._serve(Call(route, dict(scope["headers"])), receive, send)
             else:
                 await self._inform(path, scope, send)
         finally:

@@ -3,7 +3,6 @@
 import itertools
 import re
 import time
-from dataclasses import dataclass, field
 from secrets import token_hex
 from time import perf_counter
 from typing import Any
@@ -20,19 +19,22 @@ REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
 _prefix, _numbers = token_hex(6), itertools.count(1)
 
 
-@dataclass(slots=True, kw_only=True)
 class Call:
-    """What is known of a request so far. `headers` are by lower-case name."""
+    """What is known of a request so far."""
 
-    route: ScoringRoute
-    headers: dict[bytes, bytes]
-    id: str
-    started: float = field(default_factory=perf_counter)
-    status: int = 200
-    body: Body | None = None
-    model: ServedModel | None = None
-    run: Run | None = None
-    outcome: Outcome | None = None
+    __slots__ = ("body", "headers", "id", "model", "outcome", "route", "run", "started", "status")
+
+    def __init__(self, route: ScoringRoute, headers: dict[bytes, bytes]) -> None:
+        """Take the headers by their names in lower case."""
+        self.started = perf_counter()
+        self.route = route
+        self.headers = headers
+        self.id = request_id(headers.get(b"x-request-id"))
+        self.status = 200
+        self.body: Body | None = None
+        self.model: ServedModel | None = None
+        self.run: Run | None = None
+        self.outcome: Outcome | None = None
 
     def seconds_left(self, most: float) -> float:
         """Return how long the request may still take: `most` from its start, or what the header x-request-timeout says.
@@ -56,7 +58,9 @@ class Call:
             documents=self.route.documents,
             api_version=self.route.api_version,
         )
-        headers = [(b"x-request-id", self.id.encode()), *(self._tei_headers(run, outcome) if self.body.tei else ())]
+        headers = [(b"x-request-id", self.id.encode())]
+        if self.body.tei:
+            headers += self._tei_headers(run, outcome)
         return Answer(200, self.body.answer(outcome, context), headers=headers)
 
     def refused(self, refusal: RequestError, tei_validation_status: int) -> Answer:

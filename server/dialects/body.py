@@ -7,7 +7,7 @@ import msgspec
 from ...engine.errors import CrossrtError
 from ...engine.text.text_limits import TextLimits
 from ...engine.text.windows import Windows
-from .job import Job, Outcome
+from .job import NO_LIMITS, Job, Outcome
 from .request_error import RequestError
 
 Texts = Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
@@ -85,6 +85,9 @@ class LimitedBody(Body, kw_only=True):
     def limits(self) -> TextLimits:
         """Return the limits. Raises RequestError for one that leaves no tokens."""
         most = self.truncate_prompt_tokens
+        asked = (most, self.max_tokens_per_query, self.max_tokens_per_doc, self.truncation_side)
+        if asked == (None, None, None, None):
+            return NO_LIMITS
         if most is not None and (most < -1 or most == 0):
             raise RequestError(
                 "validation", f"`truncate_prompt_tokens` is {most}; give -1 for the model's own, or at least 1"

@@ -22,7 +22,7 @@ class Text(msgspec.Struct):
 Document = str | dict[str, Any]
 
 
-class Result(msgspec.Struct):
+class Result(msgspec.Struct, gc=False):
     """One document: its place in `documents`, its score and, if asked for, the document and the best window, in characters."""
 
     index: int
@@ -31,7 +31,7 @@ class Result(msgspec.Struct):
     window: tuple[int, int] | UnsetType = UNSET
 
 
-class VoyageResult(msgspec.Struct):
+class VoyageResult(msgspec.Struct, gc=False):
     """A result as Voyage's client reads it."""
 
     index: int
@@ -107,17 +107,14 @@ class Rerank(LimitedBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
-        best = outcome.best(self._top())
-        places, scores = outcome.rows[best].tolist(), outcome.scores[best].tolist()
-        results = [Result(place, score) for place, score in zip(places, scores, strict=True)]
+        best, documents = outcome.best(self._top()), self._list()
         if context.documents if self.return_documents is None else self.return_documents:
-            documents = self._list()
-            for result in results:
-                document = documents[result.index]
-                result.document = {"text": document} if isinstance(document, str) else self._shown(document)
+            results = [Result(place, score, self._shown(documents[place])) for place, score in best]
+        else:
+            results = [Result(place, score) for place, score in best]
         if outcome.spans is not None:
-            for result, at in zip(results, best.tolist(), strict=True):
-                result.window = outcome.spans[at]
+            for result, span in zip(results, outcome.spans, strict=False):
+                result.window = span
         answer = RerankAnswer(
             id=context.id,
             object="rerank",
@@ -150,7 +147,9 @@ class Rerank(LimitedBody, kw_only=True):
             )
         return "\n".join(texts)
 
-    def _shown(self, document: dict[str, Any]) -> dict[str, Any]:
+    def _shown(self, document: Document) -> dict[str, Any]:
+        if isinstance(document, str):
+            return {"text": document}
         return document if "text" in document else {"text": self._text(0, document), **document}
 
     def _for_voyage(self, results: list[Result]) -> list[VoyageResult]:

@@ -10,7 +10,7 @@ from .job import Job, Outcome
 from .request_error import RequestError
 
 
-class Ranked(msgspec.Struct):
+class Ranked(msgspec.Struct, gc=False):
     """One passage: its place in `passages`, and its logit."""
 
     index: int
@@ -48,7 +48,5 @@ class Ranking(Body, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
-        best = outcome.best(self.top_k or None)
-        places, logits = outcome.rows[best].tolist(), outcome.scores[best].tolist()
-        rankings = [Ranked(place, logit) for place, logit in zip(places, logits, strict=True)]
+        rankings = [Ranked(place, logit) for place, logit in outcome.best(self.top_k or None)]
         return encode(RankingAnswer(rankings, Usage(outcome.tokens, outcome.tokens)))

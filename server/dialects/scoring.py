@@ -68,7 +68,7 @@ class ScoreBody(LimitedBody, kw_only=True):
             object="list",
             created=context.created,
             model=context.model,
-            data=[Score(place, score) for place, score in enumerate(outcome.scores.tolist())],
+            data=[Score(place, score) for place, score in enumerate(outcome.scores)],
             usage=Usage(outcome.tokens, outcome.tokens),
         )
         return encode(answer)

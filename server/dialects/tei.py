@@ -12,7 +12,7 @@ from .job import Job, Outcome, Pair
 from .request_error import RequestError
 
 
-class Rank(msgspec.Struct):
+class Rank(msgspec.Struct, gc=False):
     """One text: its place in `texts`, its score and, if asked for, the text and the best window, in characters."""
 
     index: int
@@ -72,15 +72,13 @@ class TeiRerank(TeiBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`: a bare list, best first."""
-        best = outcome.best(self.top_k or None)
-        places, scores = outcome.rows[best].tolist(), outcome.scores[best].tolist()
-        ranks = [Rank(place, score) for place, score in zip(places, scores, strict=True)]
+        ranks = [Rank(place, score) for place, score in outcome.best(self.top_k or None)]
         if self.return_text:
             for rank in ranks:
                 rank.text = self.texts[rank.index]
         if outcome.spans is not None:
-            for rank, at in zip(ranks, best.tolist(), strict=True):
-                rank.window = outcome.spans[at]
+            for rank, span in zip(ranks, outcome.spans, strict=False):
+                rank.window = span
         return encode(ranks)
 
 
@@ -119,8 +117,7 @@ class TeiPredict(TeiBody, kw_only=True):
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`: for each pair its labels, best first."""
-        rows = outcome.scores.reshape(len(outcome.rows), -1).tolist()
-        answers = [_predictions(row, context.labels) for row in rows]
+        answers = [_predictions(row, context.labels) for row in outcome.labels]
         return encode(answers[0] if self._single else answers)
 
 

@@ -36,24 +36,26 @@ class Opened:
 
     def __init__(self, model: Model, settings: ModelSettings) -> None:
         self.model = model
+        self.labels = model.label_names or tuple(f"LABEL_{number}" for number in range(model.num_labels))
+        """The names of the model's labels, as transformers calls those that have none."""
         self.scoring = Scoring(model, settings)
-        self.users = 0
-        self.unused = asyncio.Event()
-        self.unused.set()
+        self._users = 0
+        self._closing: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Scoring:
-        self.users += 1
-        self.unused.clear()
+        self._users += 1
         return self.scoring
 
     def __exit__(self, *error: object) -> None:
-        self.users -= 1
-        if not self.users:
-            self.unused.set()
+        self._users -= 1
+        if self._closing is not None and not self._users:
+            self._closing.set_result(None)
 
     async def close(self) -> None:
         """Free the model once nobody uses it."""
-        await self.unused.wait()
+        if self._users:
+            self._closing = self.scoring.loop.create_future()
+            await self._closing
         await asyncio.to_thread(self.scoring.close)
 
 
@@ -81,8 +83,9 @@ class ServedModel:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the model's labels, as transformers calls those that have none."""
-        return self.model.label_names or tuple(f"LABEL_{number}" for number in range(self.model.num_labels))
+        """The names of the model's labels."""
+        assert self._opened is not None
+        return self._opened.labels
 
     # -- opening
 
@@ -135,17 +138,9 @@ class ServedModel:
         tokens = self._estimate(job)
         self.queue.admit(tokens)
         scored = 0
-
-        def count(counted: int) -> None:
-            nonlocal tokens
-            if not released:
-                self.queue.correct(tokens, counted)
-                tokens = counted
-
-        released = False
         with self._opened as scoring:
+            run = scoring.start(job, self.queue, tokens)
             try:
-                run = scoring.start(job, count)
                 outcome = await _awaited(scoring, run, receive, seconds)
                 scored = outcome.tokens
                 self._succeeded()
@@ -155,8 +150,7 @@ class ServedModel:
             except BaseException as error:
                 raise self._failed(error) from error
             finally:
-                released = True
-                self.queue.release(tokens, scored=scored)
+                self.queue.release(run.tokens, scored=scored)
 
     def _estimate(self, job: Job) -> int:
         return SPECIAL_TOKENS * len(job.pairs) + job.characters // TOKEN_CHARACTERS
@@ -204,29 +198,44 @@ class ServedModel:
 
 async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float) -> Outcome:
     """Wait for a job until its time is over or its client has gone."""
-    loop = scoring.loop
-    watcher: asyncio.Task[None] | None = None
-    timer = loop.call_later(WATCH_AFTER, lambda: begin_to_watch())
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scoring.give_up(run, ClientGoneError())
-
-    def begin_to_watch() -> None:
-        nonlocal watcher, timer
-        watcher = loop.create_task(watch())
-        timer = loop.call_later(max(0.0, seconds - WATCH_AFTER), lambda: scoring.give_up(run, _too_late()))
-
+    watch = Watch(scoring, run, receive, seconds)
     try:
         return await run.future
     except asyncio.CancelledError:
         scoring.give_up(run, ClientGoneError())
         raise
     finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
+        watch.end()
+
+
+class Watch:
+    """Gives a job up when its time is over or its client has gone. Costs a short job a timer alone: see `WATCH_AFTER`."""
+
+    __slots__ = ("_receive", "_run", "_scoring", "_seconds", "_task", "_timer")
+
+    def __init__(self, scoring: Scoring, run: Run, receive: Receive, seconds: float) -> None:
+        self._scoring, self._run, self._receive, self._seconds = scoring, run, receive, seconds
+        self._task: asyncio.Task[None] | None = None
+        self._timer = scoring.loop.call_later(WATCH_AFTER, self._begin)
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        loop = self._scoring.loop
+        self._task = loop.create_task(self._until_gone())
+        self._timer = loop.call_later(max(0.0, self._seconds - WATCH_AFTER), self._late)
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._scoring.give_up(self._run, ClientGoneError())
+
+    def _late(self) -> None:
+        self._scoring.give_up(self._run, _too_late())
 
 
 def _too_late() -> RequestError:

@@ -28,8 +28,10 @@ class TokenQueue:
 
     def admit(self, tokens: int) -> None:
         """Accept a request of about so many tokens. Raises RequestError, which says when to try again, where it does not fit."""
-        self._pass_time()
-        if self.requests and self.tokens + tokens > self.limit:
+        if not self.requests:
+            self._last = self._clock()  # time without work is not counted
+        elif self.tokens + tokens > self.limit:
+            self._pass_time()
             wait = self.wait
             raise RequestError(
                 "overloaded",
@@ -46,9 +48,9 @@ class TokenQueue:
     def release(self, tokens: int, *, scored: int) -> None:
         """Forget a request, of whose tokens some were scored."""
         self._pass_time()
+        self._scored += scored
         self.tokens -= tokens
         self.requests -= 1
-        self._scored += scored
 
     @property
     def tokens_per_second(self) -> float:
@@ -62,9 +64,9 @@ class TokenQueue:
         return min(max(1, math.ceil(self.tokens / speed)), LONGEST_WAIT) if speed else 1
 
     def _pass_time(self) -> None:
+        """Count the time since `_last`, in which there was work."""
         now = self._clock()
         elapsed, self._last = now - self._last, now
-        if self.requests:
-            kept = math.exp(-elapsed / MEMORY)
-            self._scored *= kept
-            self._busy = self._busy * kept + elapsed
+        kept = math.exp(-elapsed / MEMORY)
+        self._scored *= kept
+        self._busy = self._busy * kept + elapsed

@@ -1,0 +1,65 @@
+"""Answers to scoring requests are one write, and otherwise what uvicorn would send."""
+
+import socket
+
+from .conftest import Served
+
+BODY = b'{"query": "q", "documents": ["one", "three"]}'
+
+
+def request(*headers: bytes, version: bytes = b"1.1") -> bytes:
+    lines = (b"POST /v2/rerank HTTP/" + version, b"host: h", b"content-length: %d" % len(BODY), *headers)
+    return b"\r\n".join((*lines, b"", BODY))
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_headers_and_body_arrive_together(stub: Served) -> None:
+    with stub.connect() as connection:
+        connection.sendall(request())
+        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 200 OK"
+    assert sorted(line.partition(b":")[0] for line in lines[1:]) == [
+        b"content-length",
+        b"content-type",
+        b"date",
+        b"x-request-id",
+    ]
+    assert b"content-length: %d" % len(body) in lines
+
+
+def test_the_connection_is_closed_where_the_client_asks_for_it_or_speaks_http_1_0(stub: Served) -> None:
+    for sent in (request(b"connection: close"), request(version=b"1.0")):
+        with stub.connect() as connection:
+            connection.sendall(sent)
+            assert b"\r\nconnection: close\r\n" in until_closed(connection)
+
+
+def test_requests_that_are_sent_at_once_are_answered_in_their_order(stub: Served) -> None:
+    ids = [b"a", b"b", b"c"]
+    sent = [request(b"x-request-id: " + each, *([b"connection: close"] if each == b"c" else [])) for each in ids]
+    with stub.connect() as connection:
+        connection.sendall(b"".join(sent))
+        answers = until_closed(connection)
+    assert [part.partition(b"\r\n")[0] for part in answers.split(b"x-request-id: ")[1:]] == ids
+
+
+def test_a_client_that_waits_to_be_told_to_continue_is_told_once(stub: Served) -> None:
+    head, _, body = request(b"expect: 100-continue", b"connection: close").partition(b"\r\n\r\n")
+    with stub.connect() as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(body)
+        assert until_closed(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_an_answer_of_several_megabytes_is_whole(stub: Served) -> None:
+    texts = ["x" * 20_000] * 200
+    answer = stub.post("/v1/rerank", {"query": "q", "documents": texts})
+    assert [each["document"]["text"] for each in answer.json["results"]] == texts
