@@ -8,6 +8,13 @@ from .request_body import Send
 
 JSON = b"application/json"
 Headers = list[tuple[bytes, bytes]]
+STATE = {
+    *("disconnected", "response_started", "waiting_for_100_continue", "default_headers", "keep_alive", "transport"),
+    *("response_complete", "message_event", "on_response", "flow"),
+}
+"""Attributes of uvicorn's cycle that `_write` reads and changes. Without one of them answers take uvicorn's own way."""
+_known: dict[type, bool] = {}
+"""Whether a class of cycles has them all."""
 
 
 @dataclass(slots=True)
@@ -26,11 +33,18 @@ class Answer:
             headers.append((b"connection", b"close"))
         body = b"" if without_body else self.body
         cycle = getattr(send, "__self__", None)
-        if isinstance(cycle, RequestResponseCycle) and not cycle.flow.write_paused:
+        if isinstance(cycle, RequestResponseCycle) and _is_known(type(cycle), cycle) and not cycle.flow.write_paused:
             _write(cycle, self.status, headers, body, close=close)
             return
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _is_known(kind: type, cycle: RequestResponseCycle) -> bool:
+    """Tell whether this version of uvicorn keeps its state where `_write` changes it."""
+    if kind not in _known:
+        _known[kind] = vars(cycle).keys() >= STATE
+    return _known[kind]
 
 
 def _write(cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes, *, close: bool) -> None:

@@ -1,6 +1,16 @@
 """Answers to scoring requests are one write, and otherwise what uvicorn would send."""
 
+import asyncio
 import socket
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="crossrt[serve] is not installed")
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from crossrt.server.http.answer import Answer
 
 from .conftest import Served
 
@@ -63,3 +73,16 @@ def test_an_answer_of_several_megabytes_is_whole(stub: Served) -> None:
     texts = ["x" * 20_000] * 200
     answer = stub.post("/v1/rerank", {"query": "q", "documents": texts})
     assert [each["document"]["text"] for each in answer.json["results"]] == texts
+
+
+def test_a_uvicorn_that_keeps_its_state_elsewhere_sends_answers_itself() -> None:
+    class Cycle(RequestResponseCycle):
+        def __init__(self) -> None:
+            self.sent: list[Any] = []
+
+        async def send(self, message: Any) -> None:
+            self.sent.append(message)
+
+    cycle = Cycle()
+    asyncio.run(Answer(200, b"{}").send(cycle.send))
+    assert [message["type"] for message in cycle.sent] == ["http.response.start", "http.response.body"]
