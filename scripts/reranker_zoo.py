@@ -274,7 +274,6 @@ def _write_tokenizer(model: Reranker, folder: Path) -> None:
     special = list(SPECIAL[model.kind])
     begin, pad, end = _roles(model.kind)
     unknown = next(token for token in special if "unk" in token.lower())
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,?!-'"
     if model.kind == "ModernBert":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.NFC()
@@ -291,7 +290,7 @@ def _write_tokenizer(model: Reranker, folder: Path) -> None:
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     else:
         pieces = [(token, 0.0) for token in special] + [(f"▁{word}", -5.0) for word in WORDS]
-        pieces += [(letter, -9.0) for letter in f"▁{letters}"]
+        pieces.append(("▁", -9.0))
         tokenizer = Tokenizer(models.Unigram(pieces, unk_id=special.index(unknown)))
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
