@@ -18,6 +18,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from crossrt import CrossEncoder
+from crossrt.calibration.recipe import Recipe
 from crossrt.engine.batching.plan import plan_single_batch
 from crossrt.engine.bundle.resolve import CHECKPOINT_FILES
 from crossrt.engine.errors import CheckpointError, CrossrtError
@@ -33,6 +34,7 @@ from crossrt.export.graph.optimum import onnx_by_optimum
 from crossrt.export.graph.session import feeds_of, session_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.precision.native_weights import can_be_native, gradient_sites
+from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.score_gradients import score_gradients
 from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _odd_place, _write
 
@@ -149,6 +151,8 @@ def test_dense_and_layernorm_on_every_trunk_score_as_in_sentence_transformers(
     assert checkpoint.dimensions.pooling == pooling
     assert checkpoint.activation == "identity"
     assert not can_be_native(checkpoint)
+    last = quantization_points(checkpoint, Recipe())[-1].name
+    assert last.endswith(".key_value" if pooling == "cls" else ".output"), "[CLS] alone stays in floating point"
     reference = Reference(checkpoint).logits(PAIRS, max_length=48)
     np.testing.assert_allclose(reference[:, 0], expected, rtol=0, atol=1e-5)
     session = session_of(graph_of(checkpoint))
