@@ -150,7 +150,8 @@ def test_dense_and_layernorm_on_every_trunk_score_as_in_sentence_transformers(
     assert checkpoint.head is Head.DENSE_GELU_NORM
     assert checkpoint.dimensions.pooling == pooling
     assert checkpoint.activation == "identity"
-    assert not can_be_native(checkpoint)
+    assert can_be_native(checkpoint) == (trunk == "modernbert")
+    assert not can_be_native(checkpoint, for_gpus=True)
     last = quantization_points(checkpoint, Recipe())[-1].name
     assert last.endswith(".key_value" if pooling == "cls" else ".output"), "[CLS] alone stays in floating point"
     reference = Reference(checkpoint).logits(PAIRS, max_length=48)
@@ -175,9 +176,25 @@ def test_a_model_of_the_kind_of_the_ettin_rerankers_is_exported_with_fp16(tmp_pa
     assert {report.precision for report in reports} == {"fp32", "fp16"}
     assert bundle.manifest.architecture["head"] == "dense-gelu-norm"
     assert bundle.manifest.architecture["pooling"] == "cls"
-    for backend in ("onnxruntime", "openvino"):
-        with CrossEncoder(bundle.path, backend=backend, device="cpu") as model:
+    for backend in ("native", "onnxruntime", "openvino"):
+        with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
             np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+
+
+def test_native_kernels_compute_the_activation_and_the_mean_of_dense_modules_on_a_modernbert(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, TRUNKS["modernbert"], [dense(16, 16, TANH), dense(16, 2, IDENTITY, last=True)], pooling_mode="mean"
+    )
+    expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
+    bundle, _ = export_bundle(Checkpoint.read(path), tmp_path / "bundle")
+    with CrossEncoder(bundle.path, backend="native", device="cpu") as model:
+        np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+
+
+def test_a_layernorm_of_another_epsilon_is_not_computed_natively(tmp_path: Path) -> None:
+    layers = [dense(16, 16, GELU), norm(16), dense(16, 1, IDENTITY, last=True)]
+    path = saved(tmp_path, TRUNKS["modernbert"] | {"norm_eps": 1e-3}, layers)
+    assert not can_be_native(Checkpoint.read(path))
 
 
 def test_a_dense_module_without_a_bias_has_one_of_zeros(tmp_path: Path) -> None:
