@@ -448,7 +448,7 @@ def test_engines_build(case: str, write: Callable[..., Path], load_benchmark: An
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [each for each in PUBLISHED if each.name != LARGEST], ids=lambda model: model.folder)
 def test_published_sizes_are_exported(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A quarter of the pairs: all of them take an hour for mxbai-rerank-large-v1 on two processors.
+    # A quarter of the pairs: all of them take eleven minutes for mxbai-rerank-large-v1, on two shared processors.
     monkeypatch.setattr(export, "builtin_pairs", lambda max_length: builtin_pairs(min(max_length, 512))[::4])
     path = zoo.write_reranker(model, tmp_path)
     checkpoint = Checkpoint.read(path)
