@@ -33,7 +33,8 @@ class Reranker:
 
     `kind` is its class in transformers without `ForSequenceClassification`, `shape` layers, width, heads and inner width, and
     `config` what config.json says beside them. `modules`: sentence-transformers' modules Pooling, Dense, LayerNorm and Dense
-    are the head. `activation` is the class that the files name; without, one label has a sigmoid. No one has a prompt.
+    are the head. `activation` is the class that the files name; without, one label has a sigmoid. `dtype` is float32 where no
+    source names one. No source names a prompt.
     """
 
     name: str
