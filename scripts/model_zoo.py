@@ -3,16 +3,15 @@
 
     scripts/model_zoo.py zoo                                    all fifteen, 6 GB
     scripts/model_zoo.py zoo --only TinyBERT-L-2-v2 --layers 2
+    scripts/model_zoo.py zoo --only ettin-reranker-17m          rerankers of other architectures, by their names alone
 
-Each has the files, formats, tensor names and traps of the published repository, so that what exports these exports the
-real ones. The scores mean nothing: random weights serve for shapes, speed and parity.
+Each of the fifteen has the files, formats, tensor names and traps of the published repository, so that what exports these
+exports the real ones. The scores mean nothing: random weights serve for shapes, speed and parity.
 """
 
 import argparse
 import json
-import random
 import shutil
-import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,9 @@ from typing import Any
 
 import torch
 import transformers
+from reranker_zoo import RERANKERS, write_reranker
 from safetensors.torch import save_file
+from zoo_words import vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,44 +236,6 @@ def _config(model: ZooModel, layers: int) -> dict[str, Any]:
 
 # -- tokenizer
 
-_WORDS = (
-    "the of and to in a is for on that by this with are be as at from or have an it was not can all your has more will "
-    "what how who when where which why long does take much many people city river light weather climate printing press "
-    "vitamin passport renew sun bone salt eggs flour oxygen nitrogen blue green red north south water berlin paris "
-    "population museum capital france germany average years months weeks online old new common recipe cup pinch main "
-    "sources skin fish metal type wood china centuries before shifts rainfall across pacific undamaged issued less than"
-).split()
-
-
-def vocabulary(size: int, *, multilingual: bool = False) -> list[str]:
-    """Return a WordPiece vocabulary of exactly `size` tokens, with the special ids of BERT's."""
-    rng = random.Random(0)
-    tokens = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = [character for character in string.printable.strip() if not character.isupper()]
-    letters += [
-        chr(code)
-        for first, last in (
-            (0xE0, 0xFF),
-            (0x3B1, 0x3C9),
-            (0x430, 0x44F),
-            (0x5D0, 0x5EA),
-            (0x627, 0x64A),
-            (0x3041, 0x3093),
-        )
-        for code in range(first, last + 1)
-    ]
-    if multilingual:
-        letters += [chr(code) for code in range(0x4E00, 0x5E00)]
-    pieces = [f"##{character}" for character in letters if character.isalnum()]
-    endings = [
-        "##" + ending for ending in "s es ed ing er ers ly al tion tions ment ness able ity ive ous est en y".split()
-    ]
-    known = dict.fromkeys([*tokens, *letters, *pieces, *_WORDS, *endings])
-    while len(known) < size:
-        word = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 9)))
-        known[word if rng.random() < 0.7 else f"##{word}"] = None
-    return list(known)[:size]
-
 
 def _write_tokenizer(model: ZooModel, folder: Path) -> None:
     tokens = vocabulary(model.vocab, multilingual=model.vocab > 100_000)
@@ -299,7 +262,7 @@ def _write_json(path: Path, fields: dict[str, Any]) -> None:
 
 
 def selected(names: list[str] | None) -> list[ZooModel]:
-    """Return the models whose name contains one of `names`; all of them without names."""
+    """Return those of the fifteen whose name contains one of `names`; all of them without names."""
     return [model for model in ZOO if not names or any(name in model.name for name in names)]
 
 
@@ -312,10 +275,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     models = selected(arguments.only)
-    if not models:
-        parser.error(f"no model is called {arguments.only}; there are {', '.join(model.name for model in ZOO)}")
+    others = [model for model in RERANKERS if any(name in model.name for name in arguments.only or [])]
+    if not models and not others:
+        known = ", ".join(model.name for model in (*ZOO, *RERANKERS))
+        parser.error(f"no model is called {arguments.only}; there are {known}")
     for model in models:
         print(write_model(model, arguments.out, layers=arguments.layers, seed=arguments.seed))
+    for other in others:
+        print(write_reranker(other, arguments.out, layers=arguments.layers, seed=arguments.seed))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from .manifest import MANIFEST, SCHEMA, Manifest
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 CHECKPOINT_FILES = (
     "*.json",  # config, tokenizer, vocabulary, the index of sharded weights, settings of sentence-transformers
     "*.txt",  # vocab.txt, merges.txt
@@ -39,7 +40,7 @@ CHECKPOINT_FILES = (
     "pytorch_model*.bin",
     *ADAPTER_WEIGHTS,
     "[0-9]*_Pooling/config.json",  # modules of sentence-transformers
-    *(f"[0-9]*_Dense/{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin")),
+    *(f"[0-9]*_{module}/{name}" for module in ("Dense", "LayerNorm") for name in MODULE_FILES),
 )
 """Files that an export reads: they are downloaded, and they are part of the cache's key."""
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")

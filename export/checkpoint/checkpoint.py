@@ -14,8 +14,8 @@ from ...engine.text.encoded_pairs import TruncationSide
 from .adapter import is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
 from .files import default_activation, label_names, longest, read_json, truncation_side
-from .heads import DENSE_HEADS, Head, Layout, head_of
-from .modernbert import modernbert_dimensions
+from .heads import DENSE_HEADS, DENSE_NORM_EPSILON, HEAD_LAYERS, Head, Layout, head_of
+from .modernbert import ModernBertDimensions, modernbert_dimensions
 from .modules import dense_head_of
 from .settings import Settings
 from .strangers import looks_known_and_is_not, not_a_cross_encoder
@@ -36,9 +36,9 @@ class Checkpoint:
     """A cross-encoder on disk whose every needed tensor is there, of the right shape and finite.
 
     Weights are read on demand by `tensor`, under crossrt's names: `word`, `position`, `type`, `embedding_norm`, `project`,
-    `relative`, `layer.3.query`, ... and `head.0`, `head.1`. `leftover` names tensors that no part of the model uses. `wrapped`
-    says that all names in the file had a prefix of a PyTorch wrapper, which was removed. `relevant_label` is None for more
-    than two labels of which none was chosen, `chosen_activation` is None unless the caller chose `activation`. `token_types`
+    `relative`, `layer.3.query`, ... and `head.0`, `head.norm`, `head.1`. `leftover` names tensors that no part of the model uses.
+    `wrapped` says that all names in the file had a prefix of a PyTorch wrapper, which was removed. `relevant_label` is None for
+    more than two labels of which none was chosen, `chosen_activation` is None unless the caller chose `activation`. `token_types`
     says whether the model has several token types and its tokenizer returns them (`export_bundle` asks the tokenizer); without,
     every token is of type 0.
     """
@@ -94,10 +94,12 @@ class Checkpoint:
         else:
             raise CheckpointError(not_a_cross_encoder(path, config, tensors))
         pad_token_id = pad_token_id_of(path, config, layout)
-        if head is Head.MODERNBERT:
+        if layout.encoder == "modernbert":
             dimensions: Dimensions = modernbert_dimensions(path, config, layout, tensors)
         else:
             dimensions = dimensions_of(path, config, layout, head, tensors, pad_token_id)
+        if dense is not None:
+            dimensions = replace(dimensions, pooling=dense.pooling)
         names = tensor_names(layout, head, dimensions, tensors)
         labels = check_tensors(path, config, layout, head, dimensions, names, tensors)
         if activation == "softmax" and labels == 1:
@@ -175,6 +177,18 @@ class Checkpoint:
         """Whether positions count only tokens that are not padding, from the padding id + 1, as RoBERTa's do; padding itself has
         the position of its id."""
         return self.layout.positions_pass_over_padding
+
+    @property
+    def head_activation(self) -> str | None:
+        """The activation between the linear layers of the head; None for a head of one layer."""
+        if self.head is Head.MODERNBERT and isinstance(self.dimensions, ModernBertDimensions):
+            return self.dimensions.head_act
+        return HEAD_LAYERS[self.head].activation
+
+    @property
+    def head_norm_eps(self) -> float:
+        """The epsilon of the head's LayerNorm, where it has one."""
+        return DENSE_NORM_EPSILON if self.dense_modules else self.dimensions.norm_eps
 
     @property
     def dense_modules(self) -> bool:

@@ -20,7 +20,7 @@ ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
     """The trunk's sizes. `positions` is the longest sequence in tokens; `norm_eps` is LayerNorm's epsilon. `disentangled` is
-    there for DeBERTa alone."""
+    there for DeBERTa alone. The head reads `[CLS]` (`pooling` is `cls`) or the `mean` of all tokens but padding."""
 
     layers: int
     hidden: int
@@ -32,11 +32,12 @@ class Dimensions:
     norm_eps: float
     hidden_act: str
     disentangled: Disentangled | None = None
+    pooling: str = "cls"
 
     @property
     def described(self) -> dict[str, Any]:
         """What the manifest's `architecture` says beside the sizes."""
-        return {}
+        return {} if self.pooling == "cls" else {"pooling": self.pooling}
 
 
 def dimensions_of(
@@ -102,6 +103,7 @@ def dimensions_of(
         norm_eps=1e-12 if layout.model_type == "distilbert" else epsilon,  # DistilBERT has no setting for it
         hidden_act=activation,
         disentangled=disentangled,
+        pooling="cls",
     )
 
 

@@ -1,8 +1,8 @@
 """Heads and trunks: what a checkpoint is, read from its tensors, never from its name.
 
-A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]` into logits. Most supported trunks are post-LayerNorm
-encoders under different tensor names, so a `Layout` is a table of names. What differs beside the names, such as relative
-positions, is a field of it. ModernBERT has a graph of its own.
+A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]`, or the mean of all tokens, into logits. Most supported trunks
+are post-LayerNorm encoders under different tensor names, so a `Layout` is a table of names. What differs beside the names, such
+as relative positions, is a field of it. ModernBERT has a graph of its own.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ from typing import Literal
 
 
 class Head(str, Enum):
-    """What turns `[CLS]` into logits. The value is the name that the manifest gives it."""
+    """What turns `[CLS]` or the mean into logits. The value is the name that the manifest gives it."""
 
     BERT = "bert"  # pooler: dense, tanh; classifier
     ELECTRA = "electra"  # dense, GELU, out_proj
@@ -28,15 +28,21 @@ class Head(str, Enum):
     DENSE_TANH = "dense-tanh"
     DENSE_GELU = "dense-gelu"
     DENSE_RELU = "dense-relu"
+    # The same with LayerNorm after the activation.
+    DENSE_TANH_NORM = "dense-tanh-norm"
+    DENSE_GELU_NORM = "dense-gelu-norm"
+    DENSE_RELU_NORM = "dense-relu-norm"
     MODERNBERT = "modernbert"  # dense, activation, LayerNorm, classifier, on [CLS] or on the mean of all tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadLayers:
-    """The linear layers of a head, first to last, as named in the checkpoint, and the function between them."""
+    """The linear layers of a head, first to last, as named in the checkpoint, and what comes between them: the activation, then
+    LayerNorm where `norm` names one."""
 
     linears: tuple[str, ...]
     activation: str | None
+    norm: str | None = None
 
 
 HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
@@ -53,10 +59,16 @@ HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
         Head.DENSE_TANH: HeadLayers(linears=("dense.0", "dense.1"), activation="tanh"),
         Head.DENSE_GELU: HeadLayers(linears=("dense.0", "dense.1"), activation="gelu"),
         Head.DENSE_RELU: HeadLayers(linears=("dense.0", "dense.1"), activation="relu"),
-        Head.MODERNBERT: HeadLayers(linears=("head.dense", "classifier"), activation="gelu"),
+        Head.DENSE_TANH_NORM: HeadLayers(linears=("dense.0", "dense.1"), activation="tanh", norm="dense.norm"),
+        Head.DENSE_GELU_NORM: HeadLayers(linears=("dense.0", "dense.1"), activation="gelu", norm="dense.norm"),
+        Head.DENSE_RELU_NORM: HeadLayers(linears=("dense.0", "dense.1"), activation="relu", norm="dense.norm"),
+        # The activation is the default; config.json may name another (`ModernBertDimensions.head_act`).
+        Head.MODERNBERT: HeadLayers(linears=("head.dense", "classifier"), activation="gelu", norm="head.norm"),
     }
 )
-DENSE_HEADS = (Head.DENSE, Head.DENSE_TANH, Head.DENSE_GELU, Head.DENSE_RELU)
+DENSE_NORM_EPSILON = 1e-5
+"""That of sentence-transformers' module LayerNorm, which is PyTorch's default."""
+DENSE_HEADS = tuple(head for head in Head if head.value.startswith("dense"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +229,8 @@ def layout_of(model_type: object) -> Layout | None:
         return _bert_like(str(model_type))
     if model_type in ("roberta", "xlm-roberta", "camembert"):
         return _bert_like("roberta")
-    return _distilbert("distilbert") if model_type == "distilbert" else None
+    others = {"distilbert": _distilbert("distilbert"), "deberta-v2": _DEBERTA, "mpnet": _MPNET, "albert": _ALBERT}
+    return (others | {"modernbert": _MODERNBERT}).get(str(model_type))
 
 
 def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:

@@ -35,16 +35,21 @@ class ModernBertDimensions(Dimensions):
     """Sizes and settings of a ModernBERT.
 
     `layer_types` says of each layer whether it attends to all tokens (`full_attention`) or to those that are at most `window`
-    positions away (`sliding_attention`). `thetas` has the base of the rotary frequencies of both kinds. The head reads `[CLS]`
-    or the `mean` of all tokens (`pooling`); `head_act` is its activation. `biased` has the settings of `BIASES` that are true.
+    positions away (`sliding_attention`). `thetas` has the base of the rotary frequencies of both kinds. `head_act` is the
+    activation of the model's own head. `biased` has the settings of `BIASES` that are true.
     """
 
     layer_types: tuple[str, ...]
     window: int
     thetas: Mapping[str, float]
-    pooling: str
     head_act: str
     biased: frozenset[str]
+
+    @property
+    def head_without_bias(self) -> frozenset[str]:
+        """The parts of the model's own head that have no bias. The last linear layer always has one."""
+        settings = {"head.0": "classifier_bias", "head.norm": "norm_bias"}
+        return frozenset(part for part, setting in settings.items() if setting not in self.biased)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -94,31 +99,25 @@ def modernbert_dimensions(
 
 
 def modernbert_tensor_names(layout: Layout, dimensions: ModernBertDimensions) -> dict[str, str]:
-    """Return the checkpoint's tensor names by crossrt's names. A bias that the model does not have has no entry."""
+    """Return the tensor names of the trunk by crossrt's names. A bias that the model does not have has no entry."""
     parts = {"embedding_norm": f"{layout.prefix}embeddings.norm", "final_norm": f"{layout.prefix}final_norm"}
     for number in range(dimensions.layers):
         for ours, theirs in layout.layer.items():
             if (number, ours) != (0, "attention_norm"):  # the embeddings are normalised already
                 parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{number}.{theirs}"
-    parts |= {"head.0": "head.dense", "head.norm": "head.norm", "head.1": "classifier"}
     names = {"word.weight": f"{layout.prefix}embeddings.tok_embeddings.weight"}
     for ours, theirs in parts.items():
         names[f"{ours}.weight"] = f"{theirs}.weight"
-        setting = _bias_setting(ours)
-        if setting is None or setting in dimensions.biased:
+        if _bias_setting(ours) in dimensions.biased:
             names[f"{ours}.bias"] = f"{theirs}.bias"
     return names
 
 
-def _bias_setting(part: str) -> str | None:
-    """Return the setting that says whether a part has a bias; None for the one that always has."""
+def _bias_setting(part: str) -> str:
+    """Return the setting that says whether a part of the trunk has a bias."""
     role = part.rpartition(".")[2]
-    if part == "head.1":
-        return None
     if role.endswith("norm"):
         return "norm_bias"
-    if part == "head.0":
-        return "classifier_bias"
     return "mlp_bias" if role in ("intermediate", "output") else "attention_bias"
 
 

@@ -1,7 +1,7 @@
 """Cross-encoders that sentence-transformers saved as several modules: a bare encoder, Pooling, and a head of Dense modules.
 
-sentence-transformers 6 builds and loads them: the encoder's tokens, the pooled `[CLS]`, then linear layers, of which
-the last writes `scores`.
+sentence-transformers 6 builds and loads them: the encoder's tokens, `[CLS]` or the mean of all tokens, then linear layers, of
+which the last writes `scores`. There may be LayerNorm between two of them, as in cross-encoder/ettin-reranker-17m-v1.
 """
 
 import json
@@ -16,27 +16,39 @@ from .files import SENTENCE_TRANSFORMERS, read_json, shown
 from .heads import HEAD_LAYERS, Head, Layout, layout_of
 from .weights import read_tensors
 
-PLACE = re.compile(r"[0-9]{1,3}_(Pooling|Dense)")
+PLACE = re.compile(r"[0-9]{1,3}_(Pooling|Dense|LayerNorm)")
 """The folder of a module. A folder elsewhere would neither be downloaded nor be part of the cache's key."""
+CHAINS = (["Dense"], ["Dense", "Dense"], ["Dense", "LayerNorm", "Dense"])
+"""The kinds of the modules that a head may be made of."""
 HEADS: Mapping[tuple[str, ...], Head] = {
     ("Identity",): Head.DENSE,
     ("Tanh", "Identity"): Head.DENSE_TANH,
     ("GELU", "Identity"): Head.DENSE_GELU,
     ("ReLU", "Identity"): Head.DENSE_RELU,
+    ("Tanh", "LayerNorm", "Identity"): Head.DENSE_TANH_NORM,
+    ("GELU", "LayerNorm", "Identity"): Head.DENSE_GELU_NORM,
+    ("ReLU", "LayerNorm", "Identity"): Head.DENSE_RELU_NORM,
 }
-"""The head, by the activations of the Dense modules."""
+"""The head, by the activations of the Dense modules and LayerNorm between them."""
+TRUNKS = (
+    "bert, electra, roberta, xlm-roberta, camembert, distilbert, deberta-v2, mpnet, albert and modernbert are known"
+)
+POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+"""The modes that are computed, by the names that older versions of sentence-transformers give them."""
 KNOWN = (
-    "crossrt knows one Transformer whose head is part of it, and a Transformer, Pooling of [CLS] and one or two Dense modules, "
-    "the first of the model's width and followed by Tanh, GELU or ReLU, the last by Identity"
+    "crossrt knows one Transformer whose head is part of it, and a Transformer, Pooling (cls or mean) and one or two Dense "
+    "modules, the first of the model's width with Tanh, GELU or ReLU, the last with Identity, and LayerNorm or nothing between"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DenseHead:
-    """A checkpoint whose head lies in modules. `tensors` has those of the trunk, with its prefix, and those of the head."""
+    """A checkpoint whose head lies in modules. It reads `[CLS]` (`pooling` is `cls`) or the `mean` of all tokens. `tensors` has
+    those of the trunk, with its prefix, and those of the head."""
 
     layout: Layout
     head: Head
+    pooling: str
     tensors: Mapping[str, Any]
 
 
@@ -72,7 +84,7 @@ def check_modules(path: Path, modules: Sequence[Module]) -> None:
     """Raise CheckpointError for modules that make up no cross-encoder that crossrt knows."""
     kinds, first = [module.kind for module in modules], [module.place for module in modules[:1]]
     places = [module.place for module in modules[1:]]
-    known = kinds == ["Transformer"] or (kinds[:2] == ["Transformer", "Pooling"] and {*kinds[2:]} == {"Dense"})
+    known = kinds == ["Transformer"] or (kinds[:2] == ["Transformer", "Pooling"] and kinds[2:] in CHAINS)
     if known and first == [""] and all(isinstance(place, str) and PLACE.fullmatch(place) for place in places):
         return
     words = ", ".join(f"{module.kind} in {module.place!r}" for module in modules)
@@ -95,16 +107,15 @@ def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, A
     layout = layout_of(config.get("model_type"))
     if layout is None:
         raise CheckpointError(
-            f"{path / 'config.json'}: model_type is {shown(config.get('model_type'))}; under a head of Dense modules, bert, "
-            "electra, roberta, xlm-roberta, camembert and distilbert are known"
+            f"{path / 'config.json'}: model_type is {shown(config.get('model_type'))}; under a head of Dense modules, {TRUNKS}"
         )
     _check_transformer(path)
-    _check_pooling(path / modules[1].place / "config.json")
-    layers = [path / module.place for module in modules[2:]]
-    head = _head_of(layers)
+    pooling = _pooling(path / modules[1].place / "config.json")
+    head = _head_of(path, modules[2:])
     renamed = {
         name if name.startswith(layout.prefix) else f"{layout.prefix}{name}": value for name, value in tensors.items()
     }
+    layers = [path / module.place for module in modules[2:] if module.kind == "Dense"]
     width = None
     for place, name in zip(layers, HEAD_LAYERS[head].linears, strict=True):
         weight, bias = _linear(place)
@@ -116,7 +127,10 @@ def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, A
         if place != layers[-1] and weight.shape[0] != weight.shape[1]:
             raise CheckpointError(f"{place}: the layer is {list(weight.shape)}, not square; {KNOWN}")
         renamed |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    return DenseHead(layout, head, renamed)
+    for module in modules[2:]:
+        if module.kind == "LayerNorm":
+            renamed |= _norm(path / module.place, f"{HEAD_LAYERS[head].norm}")
+    return DenseHead(layout, head, pooling, renamed)
 
 
 def _check_transformer(path: Path) -> None:
@@ -132,24 +146,34 @@ def _check_transformer(path: Path) -> None:
             raise CheckpointError(f"{file}: {name} is {shown(fields[name])}; {shown(value)} is supported")
 
 
-def _check_pooling(file: Path) -> None:
+def _pooling(file: Path) -> str:
+    """Return what the head reads of the tokens: `cls` or `mean`, which sentence-transformers takes where nothing is said."""
     fields = read_json(file)
     old = [name for name in fields if name.startswith("pooling_mode_") and fields[name]]
-    mode = fields.get("pooling_mode") or ("cls" if old == ["pooling_mode_cls_token"] else " and ".join(old) or "mean")
-    if mode not in ("cls", ["cls"]):
+    mode = fields.get("pooling_mode") or " and ".join(POOLINGS.get(name, name) for name in old) or "mean"
+    mode = mode[0] if isinstance(mode, list) and len(mode) == 1 else mode
+    if mode not in POOLINGS.values():
         raise CheckpointError(
-            f"{file}: pooling_mode is {shown(mode)}; under a head of Dense modules, 'cls' is supported"
+            f"{file}: pooling_mode is {shown(mode)}; under a head of Dense modules, 'cls' and 'mean' are supported"
         )
     if fields.get("include_prompt", True) is not True:
         raise CheckpointError(f"{file}: include_prompt is {shown(fields['include_prompt'])}; true is supported")
+    return str(mode)
 
 
-def _head_of(layers: Sequence[Path]) -> Head:
-    """Return the head that the Dense modules in these folders make up."""
+def _head_of(path: Path, modules: Sequence[Module]) -> Head:
+    """Return the head that the Dense and LayerNorm modules make up."""
     read, activations = "sentence_embedding", []
-    for place in layers:
-        file = place / "config.json"
+    for module in modules:
+        file = path / module.place / "config.json"
         fields = read_json(file)
+        if module.kind == "LayerNorm":
+            if read != "sentence_embedding":
+                raise CheckpointError(
+                    f"{file.parent}: LayerNorm reads sentence_embedding, and the module before writes {read!r}"
+                )
+            activations.append(module.kind)
+            continue
         if (name := fields.get("module_input_name", "sentence_embedding")) != read:
             raise CheckpointError(f"{file}: module_input_name is {shown(name)}, and the module before writes {read!r}")
         read = fields.get("module_output_name") or read
@@ -158,13 +182,11 @@ def _head_of(layers: Sequence[Path]) -> Head:
         activations.append(_activation(fields))
     if read != "scores":
         raise CheckpointError(
-            f"{layers[-1] / 'config.json'}: module_output_name is {shown(read)}; 'scores' is expected"
+            f"{path / modules[-1].place / 'config.json'}: module_output_name is {shown(read)}; 'scores' is expected"
         )
     head = HEADS.get(tuple(activations))
     if head is None:
-        raise CheckpointError(
-            f"{layers[0].parent}: the Dense modules' activations are {', '.join(activations)}; {KNOWN}"
-        )
+        raise CheckpointError(f"{path}: the Dense modules' activations are {', '.join(activations)}; {KNOWN}")
     return head
 
 
@@ -184,3 +206,13 @@ def _linear(place: Path) -> tuple[Any, Any]:
             f"{place}: the weights hold {', '.join(tensors) or 'nothing'}; a table linear.weight is expected"
         )
     return weight, tensors.get("linear.bias", weight.new_zeros(len(weight)))
+
+
+def _norm(place: Path, name: str) -> dict[str, Any]:
+    """Return the weight and the bias of a LayerNorm module, as `name`."""
+    tensors = read_tensors(place)
+    if tensors.keys() != {"norm.weight", "norm.bias"}:
+        raise CheckpointError(
+            f"{place}: the weights hold {', '.join(tensors) or 'nothing'}; norm.weight and norm.bias are expected"
+        )
+    return {f"{name}.weight": tensors["norm.weight"], f"{name}.bias": tensors["norm.bias"]}

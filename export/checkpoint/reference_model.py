@@ -1,7 +1,7 @@
 """The reference's model in PyTorch.
 
 Stock heads are loaded by transformers itself, from the files. The two heads that transformers has no class for are its trunk
-with the checkpoint's linear layer, and a head of Dense modules is its trunk with their linear layers.
+with the checkpoint's linear layer, and a head of Dense modules is its trunk with the modules' layers.
 """
 
 import inspect
@@ -52,18 +52,36 @@ class TrunkAndLinear(torch.nn.Module):
 
 
 class TrunkAndDense(torch.nn.Module):
-    """A bare trunk whose `[CLS]` goes through the Dense modules of sentence-transformers, read from their folders."""
+    """A bare trunk whose `[CLS]`, or the mean of whose tokens, goes through the Dense and LayerNorm modules of
+    sentence-transformers, read from their folders."""
 
     def __init__(self, trunk: Any, path: Path) -> None:
         super().__init__()
         self.trunk = trunk
         self.takes = frozenset(inspect.signature(trunk.forward).parameters)
         modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
-        self.layers = torch.nn.Sequential(*(_dense(path / module["path"]) for module in modules[2:]))
+        pooling = json.loads((path / modules[1]["path"] / "config.json").read_text(encoding="utf-8"))
+        mode = pooling.get("pooling_mode") or ("cls" if pooling.get("pooling_mode_cls_token") else "mean")
+        self.reads_cls = mode in ("cls", ["cls"])
+        layers = (path / module["path"] for module in modules[2:])
+        self.layers = torch.nn.Sequential(
+            *(_norm(place) if place.name.endswith("LayerNorm") else _dense(place) for place in layers)
+        )
 
     def forward(self, encoded: dict[str, Any]) -> Any:
         """Return the logits of a batch, [rows, labels]."""
-        return self.layers(self.trunk(**encoded).last_hidden_state[:, 0])
+        tokens = self.trunk(**encoded).last_hidden_state
+        if self.reads_cls:
+            return self.layers(tokens[:, 0])
+        mask = encoded["attention_mask"].unsqueeze(-1).to(tokens.dtype)
+        return self.layers((tokens * mask).sum(dim=1) / mask.sum(dim=1))
+
+
+def _norm(place: Path) -> torch.nn.LayerNorm:
+    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    norm = torch.nn.LayerNorm(fields["dimension"])
+    norm.load_state_dict({name.removeprefix("norm."): value for name, value in read_tensors(place).items()})
+    return norm
 
 
 def _dense(place: Path) -> torch.nn.Sequential:

@@ -78,7 +78,8 @@ KNOWN: Mapping[str, Keys] = {
             "output_hidden_states output_past tie_word_embeddings tie_weights_ tie_encoder_decoder _name_or_path "
             "name_or_path _commit_hash tokenizer_class "
             # Generation.
-            "bos_token_id eos_token_id sep_token_id cls_token_id decoder_start_token_id cross_attention_hidden_size prefix "
+            "bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id prefix "
+            "cross_attention_hidden_size "
             "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k "
             "top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size "
             "bad_words_ids num_return_sequences output_scores forced_bos_token_id forced_eos_token_id remove_invalid_values "
@@ -168,6 +169,9 @@ class Settings:
             if len(modules) > 1:  # whose modality_config is another one, which `dense_head_of` checks
                 for name in TRANSFORMER:
                     read.get(name, {}).pop("modality_config", None)
+        if read.get("config.json", {}).get("model_type") == "modernbert":
+            # transformers does not read it there. Checkpoints of ModernBERT-base say absolute, those of mmBERT sans_pos.
+            read["config.json"].pop("position_embedding_type", None)
         saved, unread = saved_by_sentence_transformers(path)
         warnings = list(unread)
         transformer = next((read[name] for name in TRANSFORMER if name in read), {})

@@ -13,8 +13,24 @@ from .modernbert import ModernBertDimensions, modernbert_tensor_names
 
 def tensor_names(layout: Layout, head: Head, dimensions: Dimensions, tensors: Mapping[str, Any]) -> dict[str, str]:
     """Return the checkpoint's tensor names by crossrt's names."""
+    unbiased: frozenset[str] = frozenset()
     if isinstance(dimensions, ModernBertDimensions):
-        return modernbert_tensor_names(layout, dimensions)
+        names = modernbert_tensor_names(layout, dimensions)
+        unbiased = dimensions.head_without_bias if head is Head.MODERNBERT else unbiased
+    else:
+        names = _trunk_names(layout, dimensions)
+    layers = HEAD_LAYERS[head]
+    parts = {f"head.{number}": linear for number, linear in enumerate(layers.linears)}
+    if layers.norm is not None:
+        parts["head.norm"] = layers.norm
+    for ours, theirs in parts.items():
+        names[f"{ours}.weight"] = f"{theirs}.weight"
+        if ours not in unbiased:
+            names[f"{ours}.bias"] = f"{theirs}.bias"
+    return names
+
+
+def _trunk_names(layout: Layout, dimensions: Dimensions) -> dict[str, str]:
     embeddings = f"{layout.prefix}embeddings."
     names = {"word.weight": f"{embeddings}word_embeddings.weight"}
     disentangled = dimensions.disentangled
@@ -44,8 +60,6 @@ def tensor_names(layout: Layout, head: Head, dimensions: Dimensions, tensors: Ma
         place = 0 if layout.shared_layers else number
         for ours, theirs in layer.items():
             parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{place}.{theirs}"
-    for number, linear in enumerate(HEAD_LAYERS[head].linears):
-        parts[f"head.{number}"] = linear
     for ours, theirs in parts.items():
         names |= {f"{ours}.weight": f"{theirs}.weight", f"{ours}.bias": f"{theirs}.bias"}
     return names

@@ -4,8 +4,8 @@ BERT, ELECTRA, RoBERTa and DistilBERT are this encoder (Devlin et al. 2019, arXi
 arXiv:1706.03762) under different tensor names. What DeBERTa and MPNet add to its attention is in modules of their own. Graphs
 of other encoders inherit its parts.
 
-Only `[CLS]` reaches the head, so the last layer computes keys and values for all tokens but everything after them for
-the first token alone. The logits are the same; of a 6-layer model it saves a seventh of the work, of a 2-layer model
+In most models only `[CLS]` reaches the head. Their last layer computes keys and values for all tokens, and everything after
+them for the first token alone. The logits are the same; of a 6-layer model it saves a seventh of the work, of a 2-layer model
 two fifths.
 """
 
@@ -62,12 +62,13 @@ class EncoderGraph(TypedGraph):
     def build(self) -> None:
         """Write the whole model."""
         layers = self.checkpoint.dimensions.layers
+        cls_layer = layers - 1 if self.checkpoint.dimensions.pooling == "cls" else None
         hidden = self.embeddings()
         mask = self.additive_mask()
         self.relative_positions()
         bounds = self.bounds() if self.numerics.fused and self.checkpoint.layout.encoder == "bert" else None
         for number in range(layers):
-            hidden = self.layer(number, hidden, mask, bounds, cls_alone=number == layers - 1)
+            hidden = self.layer(number, hidden, mask, bounds, cls_alone=number == cls_layer)
         self.head(hidden)
 
     def embeddings(self) -> str:
@@ -280,14 +281,27 @@ class EncoderGraph(TypedGraph):
         return self.rounded(heads, heads)
 
     def head(self, hidden: str) -> None:
-        """From [batch, 1, hidden], `[CLS]` alone, to `logits` [batch, labels]."""
-        layers = HEAD_LAYERS[self.checkpoint.head]
-        value = self.add("Squeeze", [hidden, self.integers("axis_1d", [1])], "head.cls")
-        for number in range(len(layers.linears)):
-            last = number == len(layers.linears) - 1
+        """From [batch, 1, hidden], `[CLS]` alone, or where the head reads the mean [batch, sequence, hidden], to `logits`
+        [batch, labels]."""
+        checkpoint, linears = self.checkpoint, HEAD_LAYERS[self.checkpoint.head].linears
+        of_cls = checkpoint.dimensions.pooling == "cls"
+        pooled = hidden if of_cls else self._mean(hidden)
+        value = self.add("Squeeze", [pooled, self.integers("axis_1d", [1])], "head.cls" if of_cls else "head.pooled")
+        for number in range(len(linears)):
+            last = number == len(linears) - 1
             value = self.linear(f"head.{number}", value, output="logits" if last else None)
-            if not last and layers.activation is not None:
-                value = self.activation(layers.activation, value, f"head.{number}.activation")
+            if not last and checkpoint.head_activation is not None:
+                value = self.activation(checkpoint.head_activation, value, f"head.{number}.activation")
+            if not last and checkpoint.has("head.norm"):
+                value = self.norm("head.norm", value, epsilon=checkpoint.head_norm_eps)
+
+    def _mean(self, hidden: str) -> str:
+        """The mean of all tokens but padding, [batch, 1, hidden]: one product with a row of shares."""
+        real = self.add("Unsqueeze", ["attention_mask", self.integers("axis_1d", [1])], "head.real")
+        real = self.add("Cast", [real], "head.real_float", to=self.numerics.type_of("head.real_float"))
+        count = self.add("ReduceSum", [real, self.integers("axis_2d", [2])], "head.count", keepdims=1)
+        shares = self.add("Div", [real, count], "head.shares")
+        return self.add("MatMul", [shares, hidden], "head.mean")
 
     # -- the parts
 
@@ -416,9 +430,9 @@ class EncoderGraph(TypedGraph):
             axis=1,
         )
 
-    def norm(self, name: str, value: str) -> str:
-        """LayerNorm over the last axis."""
-        epsilon = self.checkpoint.dimensions.norm_eps
+    def norm(self, name: str, value: str, *, epsilon: float | None = None) -> str:
+        """LayerNorm over the last axis, with the model's epsilon unless another is given."""
+        epsilon = self.checkpoint.dimensions.norm_eps if epsilon is None else epsilon
         return self.add("LayerNormalization", [value, *self._norm_weights(name)], name, axis=-1, epsilon=epsilon)
 
     def _norm_weights(self, name: str) -> list[str]:

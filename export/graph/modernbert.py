@@ -49,7 +49,7 @@ class ModernBertGraph(EncoderGraph):
         for number in range(dimensions.layers):
             last = number == dimensions.layers - 1
             hidden = self._pre_norm_layer(number, hidden, cls_alone=last and dimensions.pooling == "cls")
-        self._head_of(self.norm("final_norm", hidden))
+        self.head(self.norm("final_norm", hidden))
 
     def _window(self, padding: str) -> str:
         """The mask of layers with a window: `padding`, and the lowest number between tokens too far apart, [batch, 1, S, S]."""
@@ -120,21 +120,6 @@ class ModernBertGraph(EncoderGraph):
         gate = self.add("Slice", [wide, half, end, axis], f"{layer}.intermediate.gate")
         activated = self.activation(self._dimensions.hidden_act, value, f"{layer}.activation.value")
         return self.add("Mul", [activated, gate], f"{layer}.activation")
-
-    def _head_of(self, hidden: str) -> None:
-        """From [batch, sequence or 1, hidden] to `logits` [batch, labels]."""
-        pooled = hidden if self._dimensions.pooling == "cls" else self._mean(hidden)
-        value = self.add("Squeeze", [pooled, self.integers("axis_1d", [1])], "head.pooled")
-        value = self.activation(self._dimensions.head_act, self.linear("head.0", value), "head.0.activation")
-        self.linear("head.1", self.norm("head.norm", value), output="logits")
-
-    def _mean(self, hidden: str) -> str:
-        """The mean of all tokens but padding, [batch, 1, hidden]: one product with a row of shares."""
-        real = self.add("Unsqueeze", ["attention_mask", self.integers("axis_1d", [1])], "head.real")
-        real = self.add("Cast", [real], "head.real_float", to=self.numerics.type_of("head.real_float"))
-        count = self.add("ReduceSum", [real, self.integers("axis_2d", [2])], "head.count", keepdims=1)
-        shares = self.add("Div", [real, count], "head.shares")
-        return self.add("MatMul", [shares, hidden], "head.mean")
 
     def _first_of(self, value: str, output: str, *, axis: int) -> str:
         bounds = [self.integers("zero", [0]), self.integers("one_int", [1]), self.integers(f"axis_{axis}d", [axis])]

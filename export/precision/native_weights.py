@@ -50,14 +50,17 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
     They require an encoder that computes as BERT's or ModernBERT's, GELU in the feed-forward part, and on GPUs a BERT with
-    attention heads of at most 128 channels and embeddings that are not projected.
+    attention heads of at most 128 channels and embeddings that are not projected. The mean of all tokens is computed for
+    ModernBERT alone, and LayerNorm in the head on CPUs, with the encoder's own epsilon.
     """
     dimensions = checkpoint.dimensions
     if isinstance(dimensions, ModernBertDimensions):
-        known = not for_gpus and dimensions.head_act in ACTIVATIONS
+        known = not for_gpus and (checkpoint.head_activation or "none") in ACTIVATIONS
     else:
         fits = padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD and not checkpoint.has("project")
-        known = checkpoint.layout.encoder == "bert" and (fits or not for_gpus)
+        known = checkpoint.layout.encoder == "bert" and dimensions.pooling == "cls" and (fits or not for_gpus)
+    if checkpoint.has("head.norm"):
+        known = known and not for_gpus and checkpoint.head_norm_eps == dimensions.norm_eps
     return known and dimensions.hidden_act == "gelu"
 
 
@@ -77,10 +80,8 @@ def native_from_checkpoint(
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
     layers = HEAD_LAYERS[checkpoint.head]
-    activation = layers.activation
     modern: dict[str, Any] = {}
     if isinstance(dimensions, ModernBertDimensions):
-        activation = dimensions.head_act
         modern = {"architecture": "modernbert", "pooling": dimensions.pooling, "window": dimensions.window}
     dims = ModelDims(
         precision=precision.value,
@@ -94,7 +95,7 @@ def native_from_checkpoint(
         positions=dimensions.positions,
         labels=checkpoint.labels,
         dense=len(layers.linears),
-        activation=activation or "none",
+        activation=checkpoint.head_activation or "none",
         epsilon=dimensions.norm_eps,
         padding=checkpoint.pad_token_id if checkpoint.positions_pass_over_padding else None,
         head_norm=checkpoint.has("head.norm"),

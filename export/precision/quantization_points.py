@@ -25,8 +25,8 @@ class QuantizationPoint:
 def quantization_points(checkpoint: Checkpoint, recipe: Recipe) -> tuple[QuantizationPoint, ...]:
     """Return the points that a recipe quantises, in the order of the graph.
 
-    What the last layer computes for `[CLS]` alone stays in floating point; it is less than a hundredth of the work. Raises
-    OptionError for a recipe that the model's architecture does not have.
+    What the last layer computes for `[CLS]` alone stays in floating point; it is less than a hundredth of the work. A head that
+    reads the mean of all tokens has no such layer. Raises OptionError for a recipe that the model's architecture does not have.
     """
     if isinstance(checkpoint.dimensions, ModernBertDimensions):
         return _modernbert_points(checkpoint.dimensions, recipe)
@@ -35,7 +35,7 @@ def quantization_points(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Quantiz
     layers = checkpoint.dimensions.layers
     for number in range(layers):
         name = f"layer.{number}"
-        last = number == layers - 1
+        last = number == layers - 1 and checkpoint.dimensions.pooling == "cls"
         attention = recipe.parts in ("projections", "full")
         if attention:
             readers = ("key", "value") if last else ("query", "key", "value")

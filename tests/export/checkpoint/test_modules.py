@@ -15,11 +15,15 @@ pytest.importorskip("sentence_transformers", minversion="6")
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from crossrt import CrossEncoder
+from crossrt.calibration.recipe import Recipe
+from crossrt.engine.batching.plan import plan_single_batch
 from crossrt.engine.bundle.resolve import CHECKPOINT_FILES
 from crossrt.engine.errors import CheckpointError, CrossrtError
+from crossrt.engine.precision import Precision
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export import export
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
@@ -27,21 +31,31 @@ from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.existing.existing import bundle_from_onnx
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.optimum import onnx_by_optimum
-from crossrt.export.precision.native_weights import gradient_sites
+from crossrt.export.graph.session import feeds_of, session_of
+from crossrt.export.graph.writer import graph_of
+from crossrt.export.precision.native_weights import can_be_native, gradient_sites
+from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.score_gradients import score_gradients
 from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _odd_place, _write
 
 TANH, GELU, RELU, IDENTITY = torch.nn.Tanh, torch.nn.GELU, torch.nn.ReLU, torch.nn.Identity
 
 
-def saved(path: Path, kind: str | dict[str, Any], layers: list[Dense], longest: int = 48, **fields: Any) -> Path:
+def saved(
+    path: Path,
+    kind: str | dict[str, Any],
+    layers: list[Any],
+    longest: int = 48,
+    pooling_mode: str = "cls",
+    **fields: Any,
+) -> Path:
     """Save a CrossEncoder of an encoder, pooling and these layers; return its directory."""
     _write(path / "encoder", **(KINDS[kind] if isinstance(kind, str) else kind))
     transformer = Transformer(str(path / "encoder"), transformer_task="feature-extraction")
     transformer.max_seq_length = longest
-    pooling = Pooling(layers[0].in_features, pooling_mode="cls")
+    pooling = Pooling(layers[0].in_features, pooling_mode=pooling_mode)
     model = TheirCrossEncoder(modules=[transformer, pooling, *layers], device="cpu", **fields)
-    model.save_pretrained(str(path / "saved"))
+    model.save_pretrained(str(path / "saved"), create_model_card=False)
     return path / "saved"
 
 
@@ -52,6 +66,15 @@ def dense(inputs: int, outputs: int, activation: Any, *, last: bool = False, **f
     )
     with torch.no_grad():
         layer.linear.weight.mul_(2)
+    return layer
+
+
+def norm(size: int) -> LayerNorm:
+    layer = LayerNorm(size)
+    torch.manual_seed(size)
+    with torch.no_grad():
+        layer.norm.weight.add_(torch.randn(size) * 0.3)
+        layer.norm.bias.add_(torch.randn(size) * 0.3)
     return layer
 
 
@@ -99,6 +122,79 @@ def test_a_head_of_dense_modules_scores_as_in_sentence_transformers(
             np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
     assert len({*np.ravel(expected).tolist()}) == expected.size, "the pairs differ"
     assert [one["path"] for one in json.loads((bundle.path / "modules.json").read_text())] == [""]
+
+
+DEBERTA = {"relative_attention": True, "position_buckets": 16, "share_att_key": True, "pos_att_type": ["p2c", "c2p"]}
+MODERN = {"num_hidden_layers": 4, "local_attention": 8, "bos_token_id": None, "eos_token_id": None}
+TRUNKS: dict[str, dict[str, Any]] = {
+    "bert": KINDS["bert"],
+    "distilbert": KINDS["distilbert"],
+    "roberta": KINDS["roberta"],
+    "electra": KINDS["electra"],
+    "deberta-v2": {"kind": "DebertaV2", "norm_rel_ebd": "layer_norm", "position_biased_input": False} | DEBERTA,
+    "mpnet": {"kind": "MPNet"},
+    "albert": {"kind": "Albert", "embedding_size": 8},
+    "modernbert": {"kind": "ModernBert", "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3} | MODERN,
+}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_dense_and_layernorm_on_every_trunk_score_as_in_sentence_transformers(
+    trunk: str, pooling: str, tmp_path: Path
+) -> None:
+    layers = [dense(16, 16, GELU, bias=False), norm(16), dense(16, 1, IDENTITY, last=True)]
+    path = saved(tmp_path, TRUNKS[trunk], layers, pooling_mode=pooling, activation_fn=IDENTITY())
+    expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
+    checkpoint = Checkpoint.read(path)
+    assert checkpoint.head is Head.DENSE_GELU_NORM
+    assert checkpoint.dimensions.pooling == pooling
+    assert checkpoint.activation == "identity"
+    assert can_be_native(checkpoint) == (trunk == "modernbert")
+    assert not can_be_native(checkpoint, for_gpus=True)
+    last = quantization_points(checkpoint, Recipe())[-1].name
+    assert last.endswith(".key_value" if pooling == "cls" else ".output"), "[CLS] alone stays in floating point"
+    reference = Reference(checkpoint).logits(PAIRS, max_length=48)
+    np.testing.assert_allclose(reference[:, 0], expected, rtol=0, atol=1e-5)
+    session = session_of(graph_of(checkpoint))
+    tokenizer = PairTokenizer.from_file(path / "tokenizer.json", max_length=48)
+    for pairs in (PAIRS, *([pair] for pair in PAIRS)):
+        encoded = tokenizer.encode(pairs)
+        (batch,) = plan_single_batch(encoded.lengths, few_shapes_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
+        rows = [PAIRS.index(pairs[row]) for row in batch.rows]
+        computed = session.run(["logits"], feeds_of(session, batch))[0][:, 0]
+        np.testing.assert_allclose(computed, expected[rows], rtol=0, atol=1e-5)
+    assert np.ptp(expected) > 0.1, "the pairs differ"
+
+
+def test_a_model_of_the_kind_of_the_ettin_rerankers_is_exported_with_fp16(tmp_path: Path) -> None:
+    layers = [dense(16, 16, GELU, bias=False), norm(16), dense(16, 1, IDENTITY, last=True)]
+    path = saved(tmp_path, TRUNKS["modernbert"], layers, activation_fn=IDENTITY())
+    expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
+    bundle, reports = export_bundle(Checkpoint.read(path), tmp_path / "bundle", precisions=[Precision.FP16])
+    assert all(reports), "\n".join(map(str, reports))
+    assert {report.precision for report in reports} == {"fp32", "fp16"}
+    assert bundle.manifest.architecture["head"] == "dense-gelu-norm"
+    assert bundle.manifest.architecture["pooling"] == "cls"
+    for backend in ("native", "onnxruntime", "openvino"):
+        with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
+            np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+
+
+def test_native_kernels_compute_the_activation_and_the_mean_of_dense_modules_on_a_modernbert(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, TRUNKS["modernbert"], [dense(16, 16, TANH), dense(16, 2, IDENTITY, last=True)], pooling_mode="mean"
+    )
+    expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
+    bundle, _ = export_bundle(Checkpoint.read(path), tmp_path / "bundle")
+    with CrossEncoder(bundle.path, backend="native", device="cpu") as model:
+        np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+
+
+def test_a_layernorm_of_another_epsilon_is_not_computed_natively(tmp_path: Path) -> None:
+    layers = [dense(16, 16, GELU), norm(16), dense(16, 1, IDENTITY, last=True)]
+    path = saved(tmp_path, TRUNKS["modernbert"] | {"norm_eps": 1e-3}, layers)
+    assert not can_be_native(Checkpoint.read(path))
 
 
 def test_a_dense_module_without_a_bias_has_one_of_zeros(tmp_path: Path) -> None:
@@ -179,13 +275,27 @@ TRANSFORMER = ("sentence_transformers.base.modules.transformer.Transformer", "")
 POOLING = ("sentence_transformers.sentence_transformer.modules.pooling.Pooling", "1_Pooling")
 FIRST = ("sentence_transformers.base.modules.dense.Dense", "2_Dense")
 LAST = ("sentence_transformers.base.modules.dense.Dense", "3_Dense")
+NORM = ("sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm", "2_LayerNorm")
 LOGIT_SCORE = ("sentence_transformers.cross_encoder.modules.logit_score.LogitScore", "1_LogitScore")
+
+
+def normed(**sizes: int) -> Callable[[Path], None]:
+    """Put a LayerNorm module between the Dense modules."""
+
+    def change(path: Path) -> None:
+        listed(TRANSFORMER, POOLING, FIRST, NORM, LAST)(path)
+        (path / NORM[1]).mkdir()
+        (path / NORM[1] / "config.json").write_text('{"dimension": 16}')
+        tensors = {f"norm.{name}": torch.ones(size) for name, size in sizes.items()}
+        save_file(tensors, path / NORM[1] / "model.safetensors")
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (edit("1_Pooling/config.json", pooling_mode="mean"), "pooling_mode is 'mean'; .*'cls' is supported"),
+        (edit("1_Pooling/config.json", pooling_mode="max"), "pooling_mode is 'max'; .*'cls' and 'mean' are supported"),
         (edit("1_Pooling/config.json", pooling_mode=["cls", "max"]), "pooling_mode is"),
         (edit("1_Pooling/config.json", include_prompt=False), "include_prompt is False; true is supported"),
         (edit("2_Dense/config.json", activation_function="torch.nn.modules.activation.SiLU"), "are SiLU, Identity; "),
@@ -207,7 +317,15 @@ LOGIT_SCORE = ("sentence_transformers.cross_encoder.modules.logit_score.LogitSco
         (listed(TRANSFORMER, POOLING), "Dense modules, the first of the model's width"),
         (listed(TRANSFORMER, FIRST, LAST), "has the modules Transformer in '', Dense in '2_Dense', Dense"),
         (listed(TRANSFORMER, LOGIT_SCORE), "LogitScore reads one token's logit of a generative model"),
-        (listed(TRANSFORMER, POOLING, FIRST, FIRST, LAST), "activations are GELU, GELU, Identity"),
+        (
+            listed(TRANSFORMER, POOLING, FIRST, FIRST, LAST),
+            "Dense in '2_Dense', Dense in '2_Dense', Dense in '3_Dense'; ",
+        ),
+        (listed(TRANSFORMER, POOLING, FIRST, NORM), "LayerNorm in '2_LayerNorm'; crossrt knows"),
+        (listed(TRANSFORMER, POOLING, NORM, LAST), "LayerNorm in '2_LayerNorm', Dense in '3_Dense'; crossrt knows"),
+        (listed(TRANSFORMER, POOLING, FIRST, NORM, LAST), "2_LayerNorm/config.json|2_LayerNorm has no config.json"),
+        (normed(weight=16), "2_LayerNorm: the weights hold norm.weight; norm.weight and norm.bias are expected"),
+        (normed(weight=16, bias=8), r"dense.norm.bias is \[8\], expected \[16\]"),
         (listed(TRANSFORMER, POOLING, (FIRST[0], "../2_Dense"), LAST), r"Dense in '\.\./2_Dense'"),
         (listed(TRANSFORMER, POOLING, ("my_code.Dense", "2_Dense"), LAST), "my_code.Dense, which is code"),
         (listed((TRANSFORMER[0], "0_Transformer"), POOLING, FIRST, LAST), "Transformer in '0_Transformer'"),

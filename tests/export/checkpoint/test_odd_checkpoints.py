@@ -87,8 +87,9 @@ DISTILBERT_SIZES = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
 
 def _write(path: Path, kind: str, **fields: Any) -> None:
     path.mkdir(parents=True)
-    like_roberta = kind in ("Roberta", "XLMRoberta", "Camembert")
-    vocab = _roberta_files(path) if like_roberta else _bert_files(path)
+    like_roberta = kind in ("Roberta", "XLMRoberta", "Camembert", "MPNet")
+    inputs = {"model_input_names": ["input_ids", "attention_mask"]} if kind == "ModernBert" else {}
+    vocab = _roberta_files(path) if like_roberta else _bert_files(path, **inputs)
     sizes = DISTILBERT_SIZES if kind == "DistilBert" else BERT_SIZES
     if kind == "Electra":
         sizes = sizes | {"embedding_size": 8}

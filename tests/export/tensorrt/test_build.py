@@ -53,7 +53,7 @@ def of_zoo(model: Any) -> Any:
     return pytest.param(model, id=model.folder, marks=pytest.mark.slow if wide else ())
 
 
-@pytest.mark.parametrize("model", map(of_zoo, zoo.ZOO))
+@pytest.mark.parametrize("model", [of_zoo(model) for model in zoo.ZOO])
 def test_each_of_the_fifteen_builds_in_every_precision(
     model: Any, tmp_path: Path, pytestconfig: pytest.Config, load_benchmark: Any
 ) -> None:
