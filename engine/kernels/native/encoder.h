@@ -160,7 +160,8 @@ public:
             post_attention(model.layers.back().post_attention, 0, count, 0, activations, activations.scratch[0]);
             for (int pair = 0; pair < count; pair++) normalize_last(activations.hidden + ptrdiff_t(pair) * dims.width());
         } else {
-            for (int pair = 0; pair < count; pair++) take_mean(pairs[pair], activations.hidden + ptrdiff_t(pair) * dims.width(), activations);
+            for (int pair = 0; pair < count; pair++)
+                take_mean(pairs[pair], activations.hidden + ptrdiff_t(pair) * dims.width(), activations);
         }
         classify(count, activations, logits);
     }

@@ -196,7 +196,7 @@ def scored(program: Path, cpu: str, model: NativeModel, batch: Batch, *, threads
 )
 @pytest.mark.parametrize(
     ("fields", "lengths"),
-    [({}, [7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2] * 2), (MODERN, [7, 32, 33, 64, 95, 1, 2])],
+    [({}, [7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2]), (MODERN, [7, 32, 33, 64, 95, 1, 2])],
     ids=["bert", "modernbert"],
 )
 def test_the_kernels_for_aarch64_score_as_numpy_does(

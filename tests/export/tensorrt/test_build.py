@@ -48,8 +48,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def of_zoo(model: Any) -> Any:
-    """The parameter of a test. Of the BERTs of 768 channels and more one is built in every run: they differ in sizes alone."""
-    wide = model.kind == "bert" and model.hidden >= 768 and not model.name.endswith("TinyBERT-L-6")
+    """The parameter of a test. BERTs of 768 channels and more are slow, and differ from the others in sizes alone."""
+    wide = model.kind == "bert" and model.hidden >= 768
     return pytest.param(model, id=model.folder, marks=pytest.mark.slow if wide else ())
 
 
