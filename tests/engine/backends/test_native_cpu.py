@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import io
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -135,7 +136,8 @@ def unloaded() -> Iterator[None]:
     native_cpu.kernel_library.cache_clear()
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+# Those of other machines are tested in tests/engine/kernels/test_isa.py.
+@pytest.fixture(params=[kind for kind in KINDS if platform.machine() in kind.machines], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
     """Compute by each kind of kernels that this processor can run: one with AVX512 has the instructions of AVX2 too."""
     with only_kinds(request.param.name):
