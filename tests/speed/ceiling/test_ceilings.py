@@ -71,7 +71,7 @@ def test_each_thread_multiplies_at_the_same_time(monkeypatch: pytest.MonkeyPatch
     calls = [make() for _ in range(3)]
     for each in calls:
         each()
-    assert calls_a_second(calls, 0.01) > 0
+    assert calls_a_second(calls, 0.5) > 0  # long enough for threads that a busy machine starts late
 
 
 def test_the_array_is_read_whole() -> None:
