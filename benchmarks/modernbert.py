@@ -82,7 +82,7 @@ def write_checkpoint(name: str, path: Path) -> Path:
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     configuration, architecture, fields = MODELS[name]
-    special = {f"{kind}_token_id": ids[f"[{kind.upper()}]"] for kind in ("cls", "sep", "pad", "bos", "eos")[:3]}
+    special = {f"{kind}_token_id": ids[f"[{kind.upper()}]"] for kind in ("cls", "sep", "pad")}
     torch.manual_seed(0)
     config = configuration(vocab_size=len(tokens), bos_token_id=None, eos_token_id=None, **special, **SIZES, **fields)
     architecture(config).save_pretrained(path)

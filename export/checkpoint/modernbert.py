@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ...engine.errors import CheckpointError
 from .dimensions import ACTIVATIONS, Dimensions, epsilon_of, table_shape
 from .files import shown, some, whole_number
@@ -26,6 +29,7 @@ BIASES = {"norm_bias": False, "attention_bias": False, "mlp_bias": False, "class
 """Settings that say which parts have a bias, with their defaults. The last linear layer always has one."""
 MOST_POSITIONS = 1 << 16
 """The graph holds a table of sines and cosines for every position; 65,536 take 32 MB for heads of 64 channels."""
+Floats = npt.NDArray[np.float32]
 OTHER_CLASSES = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 """Ends of the names of classes whose tensors have the same names, and which do not score a text with one row of logits."""
 
@@ -111,6 +115,19 @@ def modernbert_tensor_names(layout: Layout, dimensions: ModernBertDimensions) ->
         if _bias_setting(ours) in dimensions.biased:
             names[f"{ours}.bias"] = f"{theirs}.bias"
     return names
+
+
+def rotary_tables(theta: float, channels: int, positions: int) -> tuple[Floats, Floats]:
+    """Return cosines and sines of all positions, float32 [positions, channels / 2].
+
+    The angles are rounded to FP32 as transformers rounds them. At position 8,000 an angle is off by up to 2.4e-4, and models were
+    trained so.
+    """
+    import torch
+
+    frequencies = 1.0 / (theta ** (torch.arange(0, channels, 2, dtype=torch.float) / channels))
+    angles = (torch.arange(positions, dtype=torch.float)[:, None] * frequencies).double().numpy()
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def _bias_setting(part: str) -> str:

@@ -13,15 +13,12 @@ computes keys and values for all tokens and everything after them for the first 
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from ...engine.errors import CheckpointError
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.modernbert import SLIDING, ModernBertDimensions
+from ..checkpoint.modernbert import SLIDING, ModernBertDimensions, rotary_tables
 from .encoder import EncoderGraph
 from .numerics import Numerics
-
-Floats = npt.NDArray[np.float32]
 
 
 class ModernBertGraph(EncoderGraph):
@@ -124,16 +121,3 @@ class ModernBertGraph(EncoderGraph):
     def _first_of(self, value: str, output: str, *, axis: int) -> str:
         bounds = [self.integers("zero", [0]), self.integers("one_int", [1]), self.integers(f"axis_{axis}d", [axis])]
         return self.add("Slice", [value, *bounds], output)
-
-
-def rotary_tables(theta: float, channels: int, positions: int) -> tuple[Floats, Floats]:
-    """Return cosines and sines of all positions, float32 [positions, channels / 2].
-
-    The angles are rounded to FP32 as transformers rounds them. At position 8,000 an angle is off by up to 2.4e-4, and models were
-    trained so.
-    """
-    import torch
-
-    frequencies = 1.0 / (theta ** (torch.arange(0, channels, 2, dtype=torch.float) / channels))
-    angles = (torch.arange(positions, dtype=torch.float)[:, None] * frequencies).double().numpy()
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

@@ -31,8 +31,7 @@ from ...engine.bundle.native_weights import (
 from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
-from ..checkpoint.modernbert import FULL, SLIDING, ModernBertDimensions
-from ..graph.modernbert import rotary_tables
+from ..checkpoint.modernbert import FULL, SLIDING, ModernBertDimensions, rotary_tables
 from .balance import Balance, balanced
 from .score_gradients import GradientSample
 from .weight_rounding import rounded, token_moments

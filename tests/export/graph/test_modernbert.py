@@ -30,9 +30,9 @@ from crossrt.export import export
 from crossrt.export.bundle.manifest import manifest_of
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.heads import Head
+from crossrt.export.checkpoint.modernbert import rotary_tables
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
-from crossrt.export.graph.modernbert import rotary_tables
 from crossrt.export.graph.numerics import FP16, HALF_MAX
 from crossrt.export.graph.session import logits_of
 from crossrt.export.graph.writer import graph_of
