@@ -29,7 +29,7 @@ def blocks(heading: str) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path, demo_bundle: Path) -> Iterator[Path]:
-    """Return a folder with the demo and its bundle, as a checkout after scripts/quickstart has them, and `crossrt` on the path."""
+    """Return a folder with the demo and its bundle, as a checkout after scripts/quickstart, and `crossrt` on the path."""
     (tmp_path / "demo").symlink_to(REPOSITORY / "demo")
     (tmp_path / "demo-bundle").symlink_to(demo_bundle)
     (tmp_path / "bin").mkdir()
