@@ -7,6 +7,7 @@ import msgspec
 from .. import __version__
 from .dialects.body import Body
 from .dialects.documents import Rerank
+from .dialects.infinity import InfinityRerank
 from .dialects.ranking import Ranking
 from .dialects.request_error import ObjectError, TeiError
 from .dialects.scoring import ScoreBody
@@ -16,6 +17,7 @@ from .routes import OPEN, PROBES, READING, RELOAD, SCORING, ScoringRoute
 EXAMPLES: dict[type[Body], Any] = {
     TeiRerank: {"query": "how tall is k2", "texts": ["K2 is 8,611 metres high.", "Berlin is a city."]},
     Rerank: {"query": "how tall is k2", "documents": ["K2 is 8,611 metres high.", "Berlin is a city."], "top_n": 1},
+    InfinityRerank: {"query": "how tall is k2", "documents": ["K2 is 8,611 metres high.", "Berlin is a city."]},
     ScoreBody: {"text_1": "how tall is k2", "text_2": ["K2 is 8,611 metres high.", "Berlin is a city."]},
     TeiPredict: {"inputs": [["how tall is k2", "K2 is 8,611 metres high."], ["how tall is k2", "Berlin is a city."]]},
     Ranking: {

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from .dialects.body import Body
 from .dialects.documents import Rerank, RerankAnswer
+from .dialects.infinity import InfinityRerank
 from .dialects.ranking import Ranking, RankingAnswer
 from .dialects.reading import read_rerank, reader
 from .dialects.scoring import ScoreAnswer, ScoreBody
@@ -62,6 +63,13 @@ SCORING = (
     _v1,
     replace(_v1, path="/v2/rerank", says="Rank documents as Cohere's version 2 does", documents=False, api_version="2"),
     replace(_v1, path="/v3/rerank", says="Rank documents as OpenVINO Model Server does", documents=False),
+    ScoringRoute(
+        path="/infinity/rerank",
+        says="Rank documents as Infinity does, with documents as bare strings",
+        read=reader(InfinityRerank),
+        takes=(InfinityRerank,),
+        gives=(RerankAnswer,),
+    ),
     _score,
     replace(_score, path="/v1/score"),
     ScoringRoute(

@@ -1,4 +1,4 @@
-"""The dialect that Cohere, Jina, Voyage, vLLM, Infinity and llama.cpp share: `documents`, answered by one object for all."""
+"""The dialect that Cohere, Jina, Voyage, vLLM and llama.cpp share: `documents`, answered by one object for all."""
 
 from typing import Any
 
@@ -23,11 +23,14 @@ Document = str | dict[str, Any]
 
 
 class Result(msgspec.Struct, gc=False):
-    """One document: its place in `documents`, its score and, if asked for, the document and the best window, in characters."""
+    """One document: its place in `documents`, its score and, if asked for, the document and the best window, in characters.
+
+    The document is an object with a `text`; in Infinity's dialect it is the text.
+    """
 
     index: int
     relevance_score: float
-    document: dict[str, Any] | UnsetType = UNSET
+    document: dict[str, Any] | str | UnsetType = UNSET
     window: tuple[int, int] | UnsetType = UNSET
 
 
@@ -147,7 +150,7 @@ class Rerank(LimitedBody, kw_only=True):
             )
         return "\n".join(texts)
 
-    def _shown(self, document: Document) -> dict[str, Any]:
+    def _shown(self, document: Document) -> dict[str, Any] | str:
         if isinstance(document, str):
             return {"text": document}
         return document if "text" in document else {"text": self._text(0, document), **document}

@@ -74,6 +74,14 @@ def test_voyages_top_k_adds_data_also_where_it_is_null(server: Served) -> None:
     assert answer["object"] == "list"
 
 
+def test_infinitys_documents_are_bare_strings(server: Served) -> None:
+    body = {"query": QUERY, "documents": [*TEXTS[:-1], {"text": TEXTS[-1], "title": "unused"}]}
+    objects = server.post("/rerank", body).json["results"]
+    answer = server.post("/infinity/rerank", {**body, "return_documents": True}).json
+    assert answer["results"] == [{**each, "document": each["document"]["text"]} for each in objects]
+    assert all("document" not in each for each in server.post("/infinity/rerank", body).json["results"])
+
+
 def test_documents_may_be_objects_and_one_text(server: Served) -> None:
     objects = [{"title": "berlin", "text": "a city"}, {"title": "river", "text": "water"}]
     answer = server.post("/v1/rerank", {"query": QUERY, "documents": objects, "rank_fields": ["title", "text"]}).json

@@ -75,14 +75,18 @@ def test_voyageai(expected: list[tuple[int, float]]) -> None:
 # -- LiteLLM
 
 
-@pytest.mark.parametrize("model", ["cohere/m", "jina_ai/m", "hosted_vllm/m", "huggingface/m"])
-def test_litellm(expected: list[tuple[int, float]], model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [("cohere/m", ""), ("jina_ai/m", ""), ("hosted_vllm/m", ""), ("huggingface/m", ""), ("infinity/m", "/infinity")],
+)
+def test_litellm(expected: list[tuple[int, float]], model: str, path: str) -> None:
     litellm = pytest.importorskip("litellm")
     answer = litellm.rerank(
-        model=model, query=QUERY, documents=TEXTS, top_n=3, api_base=URL, api_key="none", return_documents=True
+        model=model, query=QUERY, documents=TEXTS, top_n=3, api_base=URL + path, api_key="none", return_documents=True
     )
     found = [(each["index"], each["relevance_score"]) for each in answer.results][:3]
     check(found, expected[:3])
+    assert [each["document"]["text"] for each in answer.results][:3] == [TEXTS[place] for place, _ in expected[:3]]
 
 
 # -- LlamaIndex
