@@ -285,11 +285,12 @@ def reason(row: Mapping[str, Any]) -> str:
     return f"failed: {said}"
 
 
-RAY_BUNDLES = {
-    "minilm-l6 int8": ("MiniLM-L-6, INT8", "the clock", "seconds"),
-    "tinybert-l2 fp32": ("TinyBERT-L-2, FP32", "processor time", "processor_seconds"),
-}
-"""By bundle: its name, and what its job was measured by. The machine did other work beside the second."""
+RAY_JOBS = (
+    ("ray_amd", "minilm-l6 int8", "MiniLM-L-6, INT8, AMD EPYC", "the clock", "seconds"),
+    ("ray", "minilm-l6 int8", "MiniLM-L-6, INT8, Intel Xeon", "the clock", "seconds"),
+    ("ray", "tinybert-l2 fp32", "TinyBERT-L-2, FP32, Intel Xeon", "processor time", "processor_seconds"),
+)
+"""Result, bundle, its name, and what its job was measured by. The machine did other work beside the last."""
 RAY_PLAN = ((1, 2), (10, 2), (10, 16), (100, 16))
 """Nodes, and processors of each."""
 RAY_PAIRS = 7_000_000
@@ -297,12 +298,12 @@ RAY_PAIRS = 7_000_000
 
 def ray_table() -> str:
     """Jobs on Ray beside one process; a job of one block tells what the start takes."""
-    result = load("ray")
     lines = [
         "| | by | pairs | one process, s | on Ray, s | share of one process's speed | without the start |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for bundle, (name, by, measured) in RAY_BUNDLES.items():
+    for file, bundle, name, by, measured in RAY_JOBS:
+        result = load(file)
         start, row = result["start"][bundle], result["speed"][bundle]
         for each, share in ((start, "-"), (row, f"{without(start, row, measured):.3f}")):
             one, ray = (median(each[measured][system]) for system in ("one process", "ray"))
@@ -420,7 +421,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "serving": ("serving",),
     "waiting": ("serving",),
     "overhead": ("serving",),
-    "ray": ("ray",),
+    "ray": ("ray", "ray_amd"),
     "ray-memory": ("ray",),
     "ray-kills": ("ray",),
     "ray-plan": ("ray", "serving"),
