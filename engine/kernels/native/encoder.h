@@ -3,8 +3,8 @@
 // The pairs of a batch lie one after the other without padding: activations are [tokens, width], one row a token, and there are
 // no masks. The residual stream (`hidden`) is FP32; every linear layer reads rows in the model's precision, which are made while
 // a row is still in the first cache, right after LayerNorm or attention. Biases, dequantization, activation functions and residuals
-// are epilogues of the matrix products. docs/decisions/0012 has the design and its measurements, 0031 what a ModernBERT has beside it: rotary
-// positions and the gate are epilogues too.
+// are epilogues of the matrix products. docs/decisions/0012 has the design and its measurements, 0031 what a ModernBERT has beside
+// it: rotary positions and the gate are epilogues too.
 
 #pragma once
 

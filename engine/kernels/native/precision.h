@@ -192,11 +192,12 @@ struct Int8 {
                       });
     }
 
-    // The second feed-forward layer for `count` rows [count, in] in BF16, `activations`, which are overwritten. No number in them is
-    // below `minimum`, which spares looking for the lowest; without it numbers can have any sign, as behind a gate.
+    // The second feed-forward layer for `count` rows [count, in] in BF16, which are overwritten. No number in them is below
+    // `minimum`, so the lowest need not be looked for. Without it, as behind a gate, it is.
     template <class Epilogue>
     static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations,
-                                       std::optional<float> minimum, int count, const FeedForwardScratch& scratch, Epilogue&& epilogue) {
+                                       std::optional<float> minimum, int count, const FeedForwardScratch& scratch,
+                                       Epilogue&& epilogue) {
         const int width = layer.in;
         for (int row = 0; row < count; row++) {
             BFloat16* values = activations + ptrdiff_t(row) * width;

@@ -264,6 +264,8 @@ def test_the_kernels_compute_what_numpy_computes(
     assert not other, (computed[other], expected[other])
 
 
+SHORT_PAIRS = [7, 12, 33, 5, 11] * 3
+"""Lengths of so many pairs that the median is not of one in which a number was rounded the other way."""
 PROJECTED: dict[str, Any] = {"embedding": 40}
 MODERN: dict[str, Any] = {
     "architecture": "modernbert",
@@ -341,7 +343,7 @@ def test_every_activation_is_computed_and_not_another(
     for number in range(dims.layers):
         arrays[f"layer.{number}.intermediate.bias"] *= 3  # GELU's two forms differ most at 2
     bundle = bundle_of(dims, arrays)
-    batch = a_batch([7, 12, 33, 5, 11] * 3, types=dims.types)
+    batch = a_batch(SHORT_PAIRS, types=dims.types)
     computed = session_of(bundle).run(batch)
     model = NativeModel.open(file_of(bundle))
     other = dataclasses.replace(dims, hidden_activation="gelu_tanh" if activation == "gelu" else "gelu")
@@ -371,18 +373,16 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(
     np.testing.assert_array_equal(session.run(backwards), together[::-1])
 
 
-@pytest.mark.parametrize("precision", [each for each in COMPUTED if each != "fp32"])
-def test_amx_computes_what_numpy_computes(
-    precision: str, tmp_path: Path, bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The encoder with tiles that are emulated. INT8's sums are exact; in BF16 they are added in another order."""
+@pytest.fixture(scope="module")
+def emulated_amx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library for AMX with tiles that are emulated."""
     kind = next(kind for kind in KINDS if kind.name == "amx")
     lacking = [name for name in kind.instructions if "amx" not in name and name not in instructions()]
     if lacking or shutil.which("g++") is None:
         pytest.skip(f"this machine lacks {', '.join(lacking) or 'g++'}")
     flags = [flag for flag in kind.compiler_flags if "amx" not in flag]
     emulated = REPOSITORY / "tests/engine/kernels/emulated_tiles.h"
-    library = tmp_path / "native_amx.so"
+    library = tmp_path_factory.mktemp("amx") / "native_amx.so"
     subprocess.run(
         [
             *("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", *flags, "-include", emulated),
@@ -391,15 +391,22 @@ def test_amx_computes_what_numpy_computes(
         check=True,
         stderr=subprocess.DEVNULL,  # false alarms of GCC 12 about its AVX512 headers
     )
-    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: library)
+    return library
+
+
+@pytest.mark.parametrize("precision", [each for each in COMPUTED if each != "fp32"])
+def test_amx_computes_what_numpy_computes(
+    precision: str, emulated_amx: Path, bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INT8's sums are exact; in BF16 they are added in another order."""
+    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: emulated_amx)
     modern = MODERN | {"layers": 2}
-    short = [5, 130, 17, 64, 1, 33]
     for fields, lengths in (
         ({}, [5, 300, 17, 64, 1, 33] + [40] * 20),
-        ({"hidden_activation": "gelu_tanh"}, short),
-        (modern, short),
-        (modern | {"hidden_activation": "silu"}, short),
-        (modern | {"hidden_activation": "relu"}, short),
+        ({"hidden_activation": "gelu_tanh"}, SHORT_PAIRS),
+        (modern, [5, 130, 17, 64, 1, 33]),
+        (modern | {"hidden_activation": "silu"}, SHORT_PAIRS),
+        (modern | {"hidden_activation": "relu"}, SHORT_PAIRS),
     ):
         dims = dims_of(**{"hidden": 96, "heads": 3, "intermediate": 160, "layers": 3} | fields, precision=precision)
         bundle = bundle_of(dims, random_arrays(dims))

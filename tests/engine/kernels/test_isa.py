@@ -22,7 +22,15 @@ from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS, Kind
 from tests.conftest import REPOSITORY
 from tests.engine.backends.native_arithmetic import logits_of
-from tests.engine.backends.test_native_cpu import MODERN, a_batch, arithmetic_of, dims_of, pairs_of, random_arrays
+from tests.engine.backends.test_native_cpu import (
+    MODERN,
+    SHORT_PAIRS,
+    a_batch,
+    arithmetic_of,
+    dims_of,
+    pairs_of,
+    random_arrays,
+)
 
 HERE = Path(__file__).parent
 NATIVE = REPOSITORY / "engine/kernels/native"
@@ -228,10 +236,10 @@ def scored(program: Path, cpu: str, model: NativeModel, batch: Batch, *, threads
     ("fields", "lengths"),
     [
         ({}, [7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2]),
-        ({"hidden_activation": "relu"}, [7, 33, 64, 1]),
-        ({"hidden_activation": "silu"}, [7, 33, 64, 1]),
+        ({"hidden_activation": "relu"}, SHORT_PAIRS),
+        ({"hidden_activation": "silu"}, SHORT_PAIRS),
         (MODERN, [7, 32, 33, 64, 95, 1, 2]),
-        (MODERN | {"hidden_activation": "gelu_tanh"}, [7, 33, 64, 1]),
+        (MODERN | {"hidden_activation": "gelu_tanh"}, SHORT_PAIRS),
     ],
     ids=["bert", "bert, relu", "bert, silu", "modernbert", "modernbert, gelu_tanh"],
 )
