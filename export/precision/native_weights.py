@@ -52,8 +52,8 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
     They require an encoder that computes as BERT's or ModernBERT's, and on GPUs a BERT with GELU, attention heads of at most 128
-    channels and embeddings that are not projected. The mean of all tokens is computed for
-    ModernBERT alone, and LayerNorm in the head on CPUs, with the encoder's own epsilon.
+    channels and embeddings that are not projected. The mean of all tokens is computed for ModernBERT alone, and LayerNorm in the
+    head on CPUs, with the encoder's own epsilon.
     """
     dimensions = checkpoint.dimensions
     if isinstance(dimensions, ModernBertDimensions):

@@ -6,8 +6,7 @@
 
 namespace crossrt {
 
-// `gelu_tanh` is GELU's form with tanh, transformers' `gelu_new`. activation_functions.h has those of the feed-forward
-// part.
+// `gelu_tanh` is GELU's form with tanh, transformers' `gelu_new`. activation_functions.h has those of the feed-forward part.
 enum class Activation { none, tanh, relu, gelu, gelu_tanh, silu };
 // `bert`: LayerNorm after each sum, positions in a table, attention to all tokens (Devlin et al. 2019, arXiv:1810.04805).
 // `modernbert`: LayerNorm before each linear layer, rotary positions, a window of tokens in some layers, a gated feed-forward part
