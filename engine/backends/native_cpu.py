@@ -25,7 +25,7 @@ from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
 
-INTERFACE = 4
+INTERFACE = 5
 """The version of the library's functions. Raised with each change of what they take, here and in native/c_api.h."""
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 """`ModelDims.bits` in C++, by precision."""
@@ -55,6 +55,7 @@ class _ModelDims(ctypes.Structure):
         ("window", ctypes.c_int32),
         ("head_norm", ctypes.c_int32),
         ("embedding", ctypes.c_int32),
+        ("hidden_activation", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
     )
 
@@ -67,6 +68,7 @@ class _ModelDims(ctypes.Structure):
             "architecture": ARCHITECTURES.index(dims.architecture),
             "pooling": POOLINGS.index(dims.pooling),
             "embedding": dims.embedding or 0,
+            "hidden_activation": ACTIVATIONS.index(dims.hidden_activation),
         }
         plain = {name: getattr(dims, name) for name, _ in cls._fields_ if name not in encoded}
         return cls(**plain, **encoded)

@@ -25,10 +25,15 @@ from ..precision import Precision
 from ..text.tokenizer import MOST_TOKENS
 from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
 
-FORMAT = "crossrt native 4"
-NEW_FIELDS = ("architecture", "pooling", "window", "head_norm", "embedding")
-"""Fields of `ModelDims` that came with this format."""
-OLDER_FORMATS = {"crossrt native 3": NEW_FIELDS, "crossrt native 2": (*NEW_FIELDS, "padding")}
+FORMAT = "crossrt native 5"
+FIELDS_OF_FORMAT_4 = ("architecture", "pooling", "window", "head_norm", "embedding")
+NEWER_FIELDS = ("hidden_activation", *FIELDS_OF_FORMAT_4, "padding")
+"""Fields of `ModelDims` that came after the oldest format, with formats 5, 4 and 3."""
+OLDER_FORMATS = {
+    "crossrt native 4": ("hidden_activation",),
+    "crossrt native 3": ("hidden_activation", *FIELDS_OF_FORMAT_4),
+    "crossrt native 2": NEWER_FIELDS,
+}
 """Formats that are still read, with the fields that they lack."""
 MAX_HEADER_BYTES = 1 << 24
 """A model of 48 layers has a header of 0.1 MB."""
@@ -61,13 +66,18 @@ ALIGNMENT = 64
 """Bytes of a vector load: each panel begins at a multiple of this."""
 WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
 """By precision on a CPU: the dtype of linear layers' weights, and how many of their input channels are interleaved."""
-ACTIVATIONS = ("none", "tanh", "relu", "gelu")
-"""Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h."""
+ACTIVATIONS = ("none", "tanh", "relu", "gelu", "gelu_tanh", "silu")
+"""Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h. `gelu_tanh` is GELU's
+form with tanh."""
+HIDDEN_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+"""Those between the two feed-forward layers."""
+GPU_ACTIVATIONS, GPU_HIDDEN_ACTIVATIONS = ("none", "tanh", "relu", "gelu"), ("gelu", "gelu_tanh")
+"""Those of the kernels on GPUs. cuBLAS computes both forms of GELU with tanh."""
 ARCHITECTURES = ("bert", "modernbert")
 """Encoders that the kernels compute, in the order of `Architecture` in native/model_dims.h."""
 POOLINGS = ("cls", "mean")
 """What the head reads, in the order of `Pooling` in native/model_dims.h."""
-TEXT_FIELDS = ("precision", "activation", "architecture", "pooling")
+TEXT_FIELDS = ("precision", "activation", "architecture", "pooling", "hidden_activation")
 """Fields of `ModelDims` that are text; the others are numbers."""
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: its bits
@@ -102,6 +112,7 @@ class ModelDims:
     - `window`: how many positions away tokens are, at most, that a token attends to in a ModernBERT's layers with a window.
     - `embedding`: channels of the embeddings, not padded, where they are projected to the hidden states; else None.
     - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
+    - `hidden_activation`: what is between the two feed-forward layers.
     """
 
     precision: str
@@ -123,6 +134,7 @@ class ModelDims:
     window: int = 0
     head_norm: bool = False
     embedding: int | None = None
+    hidden_activation: str = "gelu"
 
     @property
     def is_modern(self) -> bool:
@@ -266,9 +278,11 @@ class ModelDims:
             raise ValueError("LayerNorm in the head comes between two linear layers, and is computed on CPUs")
         if self.embedding is not None and (self.is_modern or self.for_gpus):
             raise ValueError("embeddings are projected in a BERT, and on CPUs")
+        if self.hidden_activation not in (GPU_HIDDEN_ACTIVATIONS if self.for_gpus else HIDDEN_ACTIVATIONS):
+            raise ValueError(f"the hidden activation {self.hidden_activation!r} is none that the kernels compute")
         if (
             self.precision not in (*WEIGHT_LAYOUTS, "fp16")
-            or self.activation not in ACTIVATIONS
+            or self.activation not in (GPU_ACTIVATIONS if self.for_gpus else ACTIVATIONS)
             or not 0 < self.epsilon < 1
         ):
             raise ValueError(
@@ -357,7 +371,7 @@ def _dims_of(metadata: Any) -> ModelDims:
     if version != FORMAT and version not in OLDER_FORMATS:
         raise ValueError(f"it is not of the format {FORMAT!r}")
     absent = OLDER_FORMATS.get(version, ())
-    if any((name in metadata) == (name in absent) for name in ("padding", *NEW_FIELDS)):
+    if any((name in metadata) == (name in absent) for name in NEWER_FIELDS):
         raise ValueError(f"its header has not the sizes of the format {version!r}")
     return record(
         ModelDims, {name: value if name in TEXT_FIELDS else parsed(value) for name, value in metadata.items()}

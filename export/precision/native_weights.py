@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from ...calibration.tensor_stats import TensorStats
 from ...engine.bundle.native_weights import (
-    ACTIVATIONS,
+    GPU_HIDDEN_ACTIVATIONS,
+    HIDDEN_ACTIVATIONS,
     OUTLIER_CHANNELS,
     PANEL,
     ModelDims,
@@ -36,6 +37,8 @@ from .balance import Balance, balanced
 from .score_gradients import GradientSample
 from .weight_rounding import rounded, token_moments
 
+TANH_FORMS = ("gelu_new", "gelu_pytorch_tanh")
+"""transformers' names of GELU's form with tanh, which the kernels call `gelu_tanh`."""
 LANES = PANEL // 2
 """Channels of a vector: the kernels get two of them of a panel at a time."""
 MAX_GPU_HEAD = 128
@@ -48,19 +51,19 @@ Floats = npt.NDArray[Any]
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
-    They require an encoder that computes as BERT's or ModernBERT's, GELU in the feed-forward part, and on GPUs a BERT with
-    attention heads of at most 128 channels and embeddings that are not projected. The mean of all tokens is computed for
-    ModernBERT alone, and LayerNorm in the head on CPUs, with the encoder's own epsilon.
+    They require an encoder that computes as BERT's or ModernBERT's, and on GPUs a BERT with GELU, attention heads of at most 128
+    channels and embeddings that are not projected. The mean of all tokens is computed for ModernBERT alone, and LayerNorm in the
+    head on CPUs, with the encoder's own epsilon.
     """
     dimensions = checkpoint.dimensions
     if isinstance(dimensions, ModernBertDimensions):
-        known = not for_gpus and (checkpoint.head_activation or "none") in ACTIVATIONS
+        known = not for_gpus
     else:
         fits = padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD and not checkpoint.has("project")
         known = checkpoint.layout.encoder == "bert" and dimensions.pooling == "cls" and (fits or not for_gpus)
     if checkpoint.has("head.norm"):
         known = known and not for_gpus and checkpoint.head_norm_eps == dimensions.norm_eps
-    return known and dimensions.hidden_act == "gelu"
+    return known and _activation(dimensions.hidden_act) in (GPU_HIDDEN_ACTIVATIONS if for_gpus else HIDDEN_ACTIVATIONS)
 
 
 def native_from_checkpoint(
@@ -94,16 +97,22 @@ def native_from_checkpoint(
         positions=dimensions.positions,
         labels=checkpoint.labels,
         dense=len(layers.linears),
-        activation=checkpoint.head_activation or "none",
+        activation=_activation(checkpoint.head_activation or "none"),
         epsilon=dimensions.norm_eps,
         padding=checkpoint.pad_token_id if checkpoint.positions_pass_over_padding else None,
         head_norm=checkpoint.has("head.norm"),
         embedding=dimensions.embedding if checkpoint.has("project") else None,
+        hidden_activation=_activation(dimensions.hidden_act),
         **modern,
     )
     arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
     with path.open("wb") as file:
         write(file, dims, arrays)
+
+
+def _activation(name: str) -> str:
+    """Return the kernels' name of an activation."""
+    return "gelu_tanh" if name in TANH_FORMS else name
 
 
 def with_logits_moved(model: NativeModel, amount: Floats, path: Path) -> None:

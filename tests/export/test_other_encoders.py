@@ -23,7 +23,7 @@ from crossrt import CrossEncoder
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.batching.batch import Batch
-from crossrt.engine.errors import CheckpointError
+from crossrt.engine.errors import CheckpointError, CrossrtError, OptionError
 from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
@@ -227,7 +227,9 @@ def test_every_length_alone_and_in_a_padded_batch_scores_as_in_transformers(
         np.testing.assert_allclose(session.run(["logits"], alone)[0], reference[row : row + 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["deberta-v3", "mpnet", "albert-same-width", "electra-small", "mmarco-minilm"])
+@pytest.mark.parametrize(
+    "case", ["deberta-v3", "mpnet", "albert", "albert-same-width", "electra-small", "mmarco-minilm"]
+)
 def test_every_file_of_a_bundle_holds_and_runtimes_agree(case: str, write: Callable[..., Path], tmp_path: Path) -> None:
     checkpoint = Checkpoint.read(write(case))
     assert not checkpoint.warnings
@@ -235,8 +237,8 @@ def test_every_file_of_a_bundle_holds_and_runtimes_agree(case: str, write: Calla
     assert all(reports), "\n".join(map(str, reports))
     assert {report.precision for report in reports} == {"fp32", "fp16"}
     assert max(report.max_abs_diff for report in reports if report.precision == "fp32") < 1e-5
-    assert ("token_type_ids" in bundle.manifest.inputs) == (case in ("albert-same-width", "electra-small"))
-    assert can_be_native(checkpoint) == (case in ("albert-same-width", "electra-small", "mmarco-minilm"))
+    assert ("token_type_ids" in bundle.manifest.inputs) == (case in ("albert", "albert-same-width", "electra-small"))
+    assert can_be_native(checkpoint) == (case not in ("deberta-v3", "mpnet"))
     assert can_be_native(checkpoint, for_gpus=True) == (case == "mmarco-minilm")
     natively = can_be_native(checkpoint) and not why_not_native()
     assert (bundle.manifest.models["fp32"].native_file is not None) == natively
@@ -246,8 +248,20 @@ def test_every_file_of_a_bundle_holds_and_runtimes_agree(case: str, write: Calla
             scores.append(model.logits(PAIRS))
             if not can_be_native(checkpoint):
                 assert model.backend != "native"
+    if not natively:
+        with pytest.raises(CrossrtError, match="native"):
+            CrossEncoder(bundle.path, backend="native", device="cpu")
     for each in scores[1:]:
         np.testing.assert_allclose(each, scores[0], atol=1e-5)
+
+
+def test_bf16_is_refused_for_a_model_that_the_kernels_do_not_know(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.export.steps.native.installed_backends", lambda *_: ("onnxruntime", "native"))
+    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda *_: "")
+    with pytest.raises(OptionError, match="they do not know such a model"):
+        export_bundle(Checkpoint.read(write("mpnet")), tmp_path / "bundle", precisions=[Precision.BF16])
 
 
 @pytest.mark.parametrize("case", ["deberta-v3", "mpnet", "albert"])

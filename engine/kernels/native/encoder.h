@@ -2,14 +2,15 @@
 //
 // The pairs of a batch lie one after the other without padding: activations are [tokens, width], one row a token, and there are
 // no masks. The residual stream (`hidden`) is FP32; every linear layer reads rows in the model's precision, which are made while
-// a row is still in the first cache, right after LayerNorm or attention. Biases, dequantization, GELU and residuals are epilogues
-// of the matrix products. docs/decisions/0012 has the design and its measurements, 0031 what a ModernBERT has beside it: rotary
-// positions and the gate are epilogues too.
+// a row is still in the first cache, right after LayerNorm or attention. Biases, dequantization, activation functions and residuals
+// are epilogues of the matrix products. docs/decisions/0012 has the design and its measurements, 0031 what a ModernBERT has beside
+// it: rotary positions and the gate are epilogues too.
 
 #pragma once
 
 #include <memory>
 
+#include "activation_functions.h"
 #include "attention.h"
 #include "model.h"
 #include "thread_team.h"
@@ -18,8 +19,8 @@ namespace crossrt {
 
 // The most tokens that go through a layer together, which fetch its weights once. Only a single longer pair has more.
 constexpr int BATCH_TOKENS = 512;
-// Rows that go through both feed-forward layers before the next do, so that the output of GELU is read again while it is cached.
-// 48 and 192 are no faster.
+// Rows that go through both feed-forward layers before the next do, so that what the first has written is read again while it is
+// cached. 48 and 192 are no faster.
 constexpr int FFN_ROW_BLOCK = 96;
 // How many tokens ahead a word embedding is prefetched.
 constexpr int PREFETCH_DISTANCE = 4;
@@ -65,7 +66,7 @@ class EncoderOf : public Encoder {
 
     // What one thread needs for itself.
     struct ThreadScratch {
-        Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], the output of GELU
+        Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], what the second layer reads
         typename Precision::FeedForwardScratch feed_forward;
         AttentionScratch<Element, Factor> attention;
         float* row;  // [width], or [embedding_width]
@@ -426,12 +427,15 @@ private:
     }
 
     // A layer after its attention, for the rows `from` to `to`, of which `quantized_hidden` has the first at `quantized_row`:
-    //     hidden = LayerNorm(hidden + attention_output(context));  hidden = LayerNorm(hidden + ffn_down(GELU(ffn_up(hidden))))
+    //     hidden = LayerNorm(hidden + attention_output(context));  hidden = LayerNorm(hidden + ffn_down(f(ffn_up(hidden))))
     // or, in a ModernBERT, where (values, gates) = ffn_up(LayerNorm(hidden)),
-    //     hidden = hidden + attention_output(context);  hidden = hidden + ffn_down(GELU(values) gates)
+    //     hidden = hidden + attention_output(context);  hidden = hidden + ffn_down(f(values) gates)
+    // f is the activation function. Each has a product of its own, so that the choice is made once for a block of rows.
     void post_attention(const PostAttention& layer, int from, int to, int quantized_row, const Activations& activations,
                         const ThreadScratch& scratch) const {
         const int width = dims.width();
+        const auto activation = static_cast<Activation>(dims.hidden_activation);
+        const auto minimum = dims.is_modern() ? std::nullopt : std::optional(minimum_of(activation));
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                 float* to = hidden + ptrdiff_t(row) * width + out;
@@ -447,20 +451,22 @@ private:
             const ActivationRows quantized = activations.quantized_hidden.from_row(quantized_row + begin - from);
             for (int row = 0; row < rows; row++)
                 normalize_sum(layer.attention_norm, hidden + row * width, quantized.from_row(row), scratch);
-            if (dims.is_modern())
-                Precision::linear(layer.ffn_up, quantized, rows, 0, layer.ffn_up.out,
-                                  [&](int row, int out, FloatVec values, FloatVec gates) ALWAYS_INLINE_LAMBDA {
-                                      store(scratch.intermediate + row * dims.intermediate + out / 2,
-                                            ElementTraits<Element>::gelu(values) * gates);
-                                  });
-            else
-                Precision::linear(layer.ffn_up, quantized, rows, 0, dims.intermediate,
-                                  [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
-                                      store(scratch.intermediate + row * dims.intermediate + out,
-                                            ElementTraits<Element>::gelu(low), ElementTraits<Element>::gelu(high));
-                                  });
-            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, dims.is_modern(), rows,
-                                scratch.feed_forward, add_to(hidden));
+            with_activation<Element>(activation, [&](auto activate) {
+                if (dims.is_modern())
+                    Precision::linear(layer.ffn_up, quantized, rows, 0, layer.ffn_up.out,
+                                      [&](int row, int out, FloatVec values, FloatVec gates) ALWAYS_INLINE_LAMBDA {
+                                          store(scratch.intermediate + row * dims.intermediate + out / 2,
+                                                activate(values) * gates);
+                                      });
+                else
+                    Precision::linear(layer.ffn_up, quantized, rows, 0, dims.intermediate,
+                                      [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
+                                          store(scratch.intermediate + row * dims.intermediate + out, activate(low),
+                                                activate(high));
+                                      });
+            });
+            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, minimum, rows, scratch.feed_forward,
+                                add_to(hidden));
             for (int row = 0; row < rows; row++)
                 normalize_sum(layer.output_norm, hidden + row * width, quantized.from_row(row), scratch);
         }
@@ -506,6 +512,9 @@ private:
             case Activation::tanh: return std::tanh(value);
             case Activation::relu: return value > 0 ? value : 0;
             case Activation::gelu: return value * 0.5f * (1 + std::erf(value * 0.70710678f));
+            case Activation::gelu_tanh:
+                return value * 0.5f * (1 + std::tanh(value * (0.79788456f + 0.035677408f * value * value)));
+            case Activation::silu: return value / (1 + std::exp(-value));
             default: return value;
         }
     }

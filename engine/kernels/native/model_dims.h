@@ -6,7 +6,8 @@
 
 namespace crossrt {
 
-enum class Activation { none, tanh, relu, gelu };
+// `gelu_tanh` is GELU's form with tanh, transformers' `gelu_new`. activation_functions.h has those of the feed-forward part.
+enum class Activation { none, tanh, relu, gelu, gelu_tanh, silu };
 // `bert`: LayerNorm after each sum, positions in a table, attention to all tokens (Devlin et al. 2019, arXiv:1810.04805).
 // `modernbert`: LayerNorm before each linear layer, rotary positions, a window of tokens in some layers, a gated feed-forward part
 // (Warner et al. 2024, arXiv:2412.13663).
@@ -25,6 +26,7 @@ struct ModelDims {
     int window;     // how far from a token those are that it attends to, in layers with a window
     int head_norm;  // whether LayerNorm comes before the last linear layer of the head
     int embedding;  // channels of embeddings that are projected to the hidden states; 0 where nothing is projected
+    int hidden_activation;  // `Activation` of the feed-forward part; `activation` is the head's
     float epsilon;
 
     // Channels of a row of hidden states with its padding.

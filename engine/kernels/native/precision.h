@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "element_traits.h"
 #include "layer_norm.h"
@@ -191,12 +192,12 @@ struct Int8 {
                       });
     }
 
-    // The second feed-forward layer for `count` rows [count, in] in BF16, which GELU gave, or if `gated` GELU and a gate;
-    // `activations` is overwritten.
+    // The second feed-forward layer for `count` rows [count, in] in BF16, which are overwritten. No number in them is below
+    // `minimum`, so the lowest need not be looked for. Without it, as behind a gate, it is.
     template <class Epilogue>
-    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations, bool gated,
-                                       int count, const FeedForwardScratch& scratch, Epilogue&& epilogue) {
-        constexpr float GELU_MINIMUM = -0.1703f;  // GELU is never below -0.17003, nor is what BF16 rounds it to
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations,
+                                       std::optional<float> minimum, int count, const FeedForwardScratch& scratch,
+                                       Epilogue&& epilogue) {
         const int width = layer.in;
         for (int row = 0; row < count; row++) {
             BFloat16* values = activations + ptrdiff_t(row) * width;
@@ -205,8 +206,8 @@ struct Int8 {
                 values[outliers.channels[n]] = 0;
             }
             const auto loaded = [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); };
-            const RowQuantization quantization = gated ? quantization_of(width, loaded)
-                                                       : RowQuantization(GELU_MINIMUM, largest(values, width));
+            const RowQuantization quantization = minimum ? RowQuantization(*minimum, largest(values, width))
+                                                         : quantization_of(width, loaded);
             quantize_row(width, quantization, scratch.rows.from_row(row), loaded);
         }
         linear(layer, scratch.rows, count, 0, layer.out,
@@ -283,8 +284,8 @@ struct Floating {
     }
 
     template <class Epilogue>
-    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations, bool, int count,
-                                       const FeedForwardScratch&, Epilogue&& epilogue) {
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations,
+                                       std::optional<float>, int count, const FeedForwardScratch&, Epilogue&& epilogue) {
         linear(layer, ActivationRows(activations, layer.in), count, 0, layer.out, epilogue);
     }
 };

@@ -20,7 +20,7 @@ ALWAYS_INLINE FloatVec polynomial(FloatVec x, float highest, Coefficients... coe
 // x clamped to [-limit, limit].
 ALWAYS_INLINE FloatVec clamp(FloatVec x, float limit) { return maximum(minimum(x, broadcast(limit)), broadcast(-limit)); }
 
-// 2^x for x <= 0; below -126, where the result would be subnormal, 2^-126.
+// 2^x for x <= 126; below -126, where the result would be subnormal, 2^-126.
 //
 // 2^x = 2^n 2^f, where n is x rounded to an integer and f the rest in [-1/2, 1/2]. Adding 1.5 * 2^23 rounds x, and leaves n in
 // the lowest bits of the sum; shifted by 23 it is added to the exponent of 2^f. `fraction(f)` is a polynomial for 2^f: its degree

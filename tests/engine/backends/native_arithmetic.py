@@ -13,6 +13,8 @@ Floats = npt.NDArray[Any]
 # Coefficients in BF16 and INT8, highest power first: errors of 2.4e-4 |x|, and of 1e-4 relative.
 GELU = (-7.1176036e-07, 3.50398659e-05, -7.28269981e-04, 8.52908473e-03, -6.44131526e-02, 3.98064524e-01)
 EXP2 = (5.50091019e-02, 2.4221098e-01, 6.93282888e-01, 1.0)
+LOW = {"gelu": -0.1703, "gelu_tanh": -0.1703, "relu": 0.0, "silu": -0.2795}
+"""Where the range of an activation's values begins in INT8."""
 
 
 STEPS = 254
@@ -58,8 +60,9 @@ def _logits(
         total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context, steps))
         hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total, steps)
         intermediate = _linear(arrays, f"{layer}.intermediate", quantized)
-        activation = _rounded(dims, _gelu(dims, intermediate))
-        total = hidden + _output(dims, arrays, number, activation, steps, low=-0.1703)
+        activation = _rounded(dims, _activated(dims, intermediate))
+        low = LOW[dims.hidden_activation]
+        total = hidden + _output(dims, arrays, number, activation, steps, low=low)
         hidden, quantized = _norm(dims, arrays, f"{layer}.output_norm", total, steps)
     return _head(dims, arrays, hidden[0])
 
@@ -79,7 +82,7 @@ def _modern(dims: Any, arrays: dict[str, Floats], ids: Floats, steps: int, round
         _, quantized = _norm(dims, arrays, f"{layer}.feed_forward_norm", total, steps)
         wide = _linear(arrays, f"{layer}.intermediate", quantized).reshape(len(total), -1, 2, 16)
         values, gates = (wide[:, :, half].reshape(len(total), -1) for half in range(2))
-        activation = _rounded(dims, _gelu(dims, values) * gates)
+        activation = _rounded(dims, _activated(dims, values) * gates)
         total = total + _output(dims, arrays, number, activation, steps)
         after = "final_norm" if number == dims.layers - 1 else f"layer.{number + 1}.attention_norm"
         normal, quantized = _norm(dims, arrays, after, total, steps)
@@ -105,6 +108,8 @@ def _head(dims: Any, arrays: dict[str, Floats], row: Floats) -> Floats:
         "tanh": np.tanh,
         "relu": lambda x: np.maximum(x, 0),
         "gelu": lambda x: x * 0.5 * (1 + erf(x / np.sqrt(2))),
+        "gelu_tanh": _gelu_tanh,
+        "silu": lambda x: x / (1 + np.exp(-x)),
     }
     for number in range(dims.dense):
         value = value @ arrays[f"head.{number}.weight"] + arrays[f"head.{number}.bias"]
@@ -216,7 +221,8 @@ def _quantize(values: Floats, steps: int, low: float | None = None) -> tuple[Flo
     scale = (np.maximum(values.max(axis=1, keepdims=True), 0) - least) / steps
     inverse = np.divide(1, scale, where=scale > 1e-30, out=np.zeros_like(scale))
     zero = np.ceil(-least * inverse)
-    return np.rint(values * inverse + zero), scale, -scale * zero
+    # Rounded to FP32 as the kernels do: numbers of BF16 are often halfway between two steps of a range that begins at 0.
+    return np.rint(np.float32(values * np.float32(inverse) + zero)), scale, -scale * zero
 
 
 def _linear(arrays: dict[str, Floats], name: str, rows: Any) -> Floats:
@@ -253,11 +259,22 @@ def _attend(
     return np.asarray((rounded @ value) / weights.sum(axis=1, keepdims=True))
 
 
-def _gelu(dims: Any, x: Floats) -> Floats:
+def _activated(dims: Any, x: Floats) -> Floats:
+    """The activation of the feed-forward part. SiLU and GELU's form with tanh are as exact as `_exp2`."""
+    if dims.hidden_activation == "relu":
+        return np.maximum(x, 0)
+    if dims.hidden_activation != "gelu":
+        cubic = 0.0 if dims.hidden_activation == "silu" else 0.044715
+        slope = 1.0 if dims.hidden_activation == "silu" else 2 * np.sqrt(2 / np.pi)
+        return x / (1 + _exp2(dims, np.minimum(-np.log2(np.e) * slope * (x + cubic * x**3), 126)))
     if dims.precision == "fp32":
         return np.asarray(x * 0.5 * (1 + erf(x / np.sqrt(2))))
     near = np.clip(x, -3.5, 3.5)
     return x * (0.5 + near * np.polyval(GELU, near**2))
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    return np.asarray(x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
 
 
 def _exp2(dims: Any, x: Floats) -> Floats:

@@ -25,7 +25,16 @@ from crossrt.engine.backends import native_cpu
 from crossrt.engine.backends.native_cpu import NativeSession
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.bundle.native_weights import DTYPES, OUTLIER_CHANNELS, ModelDims, NativeModel, padded, write
+from crossrt.engine.bundle.native_weights import (
+    ACTIVATIONS,
+    DTYPES,
+    HIDDEN_ACTIVATIONS,
+    OUTLIER_CHANNELS,
+    ModelDims,
+    NativeModel,
+    padded,
+    write,
+)
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.instruction_sets import KINDS, Kind
@@ -203,6 +212,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
         "labels": 1,
         "dense": 2,
         "activation": "none",
+        "hidden_activation": "gelu",
         "lengths": [5],
         "seed": 179,
     },
@@ -219,7 +229,8 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     embedding=st.sampled_from([None, None, 32, 40, 128]),
     labels=st.integers(1, 3),
     dense=st.integers(1, 2),
-    activation=st.sampled_from(["none", "tanh", "relu", "gelu"]),
+    activation=st.sampled_from(ACTIVATIONS),
+    hidden_activation=st.sampled_from(HIDDEN_ACTIVATIONS),
     lengths=st.lists(
         st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 64, 65, 128, POSITIONS])), min_size=1, max_size=9
     ),
@@ -253,6 +264,8 @@ def test_the_kernels_compute_what_numpy_computes(
     assert not other, (computed[other], expected[other])
 
 
+SHORT_PAIRS = [7, 12, 33, 5, 11] * 3
+"""Lengths of so many pairs that the median is not of one in which a number was rounded the other way."""
 PROJECTED: dict[str, Any] = {"embedding": 40}
 MODERN: dict[str, Any] = {
     "architecture": "modernbert",
@@ -273,6 +286,8 @@ MODERN: dict[str, Any] = {
     pooling=st.sampled_from(["cls", "mean"]),
     window=st.one_of(st.integers(0, 70), st.just(2 * POSITIONS)),
     head_norm=st.booleans(),
+    activation=st.sampled_from(ACTIVATIONS),
+    hidden_activation=st.sampled_from(HIDDEN_ACTIVATIONS),
     labels=st.integers(1, 3),
     lengths=st.lists(
         st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 64, 65, 128, POSITIONS])), min_size=1, max_size=9
@@ -315,6 +330,31 @@ def test_most_pairs_agree_with_numpy_in_all_digits(
     assert differences.max() < (1e-5 if precision == "fp32" else 0.1)
 
 
+@pytest.mark.processor
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_every_activation_is_computed_and_not_another(
+    precision: str, architecture: str, activation: str, kind: Kind, bundle_of: Callable[..., Bundle]
+) -> None:
+    fields = {} if architecture == "bert" else MODERN
+    dims = dims_of(**fields | {"precision": precision, "hidden_activation": activation})
+    arrays = random_arrays(dims)
+    for number in range(dims.layers):
+        arrays[f"layer.{number}.intermediate.bias"] *= 3  # GELU's two forms differ most at 2
+    bundle = bundle_of(dims, arrays)
+    batch = a_batch(SHORT_PAIRS, types=dims.types)
+    computed = session_of(bundle).run(batch)
+    model = NativeModel.open(file_of(bundle))
+    other = dataclasses.replace(dims, hidden_activation="gelu_tanh" if activation == "gelu" else "gelu")
+    right, wrong = (
+        np.median(np.abs(computed - logits_of(each, pairs_of(batch), **arithmetic_of(kind, precision))))
+        for each in (model, dataclasses.replace(model, dims=other))
+    )
+    assert right < (5e-6 if precision == "fp32" else 1e-4)
+    assert wrong > 10 * right
+
+
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 @pytest.mark.parametrize("precision", COMPUTED)
 def test_a_score_is_its_pairs_own_to_the_last_bit(
@@ -333,18 +373,16 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(
     np.testing.assert_array_equal(session.run(backwards), together[::-1])
 
 
-@pytest.mark.parametrize("precision", [each for each in COMPUTED if each != "fp32"])
-def test_amx_computes_what_numpy_computes(
-    precision: str, tmp_path: Path, bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The encoder with tiles that are emulated. INT8's sums are exact; in BF16 they are added in another order."""
+@pytest.fixture(scope="module")
+def emulated_amx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library for AMX with tiles that are emulated."""
     kind = next(kind for kind in KINDS if kind.name == "amx")
     lacking = [name for name in kind.instructions if "amx" not in name and name not in instructions()]
     if lacking or shutil.which("g++") is None:
         pytest.skip(f"this machine lacks {', '.join(lacking) or 'g++'}")
     flags = [flag for flag in kind.compiler_flags if "amx" not in flag]
     emulated = REPOSITORY / "tests/engine/kernels/emulated_tiles.h"
-    library = tmp_path / "native_amx.so"
+    library = tmp_path_factory.mktemp("amx") / "native_amx.so"
     subprocess.run(
         [
             *("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", *flags, "-include", emulated),
@@ -353,9 +391,23 @@ def test_amx_computes_what_numpy_computes(
         check=True,
         stderr=subprocess.DEVNULL,  # false alarms of GCC 12 about its AVX512 headers
     )
-    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: library)
+    return library
+
+
+@pytest.mark.parametrize("precision", [each for each in COMPUTED if each != "fp32"])
+def test_amx_computes_what_numpy_computes(
+    precision: str, emulated_amx: Path, bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INT8's sums are exact; in BF16 they are added in another order."""
+    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: emulated_amx)
     modern = MODERN | {"layers": 2}
-    for fields, lengths in (({}, [5, 300, 17, 64, 1, 33] + [40] * 20), (modern, [5, 130, 17, 64, 1, 33])):
+    for fields, lengths in (
+        ({}, [5, 300, 17, 64, 1, 33] + [40] * 20),
+        ({"hidden_activation": "gelu_tanh"}, SHORT_PAIRS),
+        (modern, [5, 130, 17, 64, 1, 33]),
+        (modern | {"hidden_activation": "silu"}, SHORT_PAIRS),
+        (modern | {"hidden_activation": "relu"}, SHORT_PAIRS),
+    ):
         dims = dims_of(**{"hidden": 96, "heads": 3, "intermediate": 160, "layers": 3} | fields, precision=precision)
         bundle = bundle_of(dims, random_arrays(dims))
         batch = a_batch(lengths, types=dims.types)
@@ -531,6 +583,10 @@ def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes
         lambda content: altered(content, lambda header: header["__metadata__"].pop("hidden")),
         lambda content: altered(content, lambda header: header["__metadata__"].update(precision="bf16")),
         lambda content: altered(content, lambda header: header["__metadata__"].update(precision="int4")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(hidden_activation="mish")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(hidden_activation="none")),
+        lambda content: altered(content, lambda header: header["__metadata__"].pop("hidden_activation")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(format="crossrt native 4")),
         lambda content: altered(content, lambda header: header.pop("word")),
         lambda content: altered(content, lambda header: header["word"].update(data_offsets=[1, 2])),
     ],
@@ -595,18 +651,32 @@ def test_weights_of_another_model_are_refused(bundle_of: Callable[..., Bundle]) 
             session_of(dataclasses.replace(bundle, manifest=manifest))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_activation": "mish"}, "the hidden activation 'mish' is none that the kernels compute"),
+        ({"hidden_activation": "tanh"}, "the hidden activation 'tanh' is none that the kernels compute"),
+        ({"hidden_activation": "relu", "precision": "fp16"}, "the hidden activation 'relu' is none"),
+        ({"activation": "silu", "precision": "fp16"}, "activation 'silu'"),
+        ({"activation": "mish"}, "activation 'mish'"),
+    ],
+)
+def test_activations_that_are_not_computed_are_refused_in_words(fields: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dims_of(**fields).check()
+    dims_of(precision="fp16", hidden_activation="gelu_tanh").check()
+
+
 def as_before(content: bytes, version: int) -> bytes:
-    """A file as it was before the format knew ModernBERT, or, in 2, said whether positions pass over padding."""
+    """A file as it was before the format knew other activations than GELU, ModernBERT, or whether positions pass over padding."""
 
     def older(header: dict[str, Any]) -> None:
-        for field in (
-            "architecture",
-            "pooling",
-            "window",
-            "head_norm",
-            "embedding",
-            *(("padding",) if version == 2 else ()),
-        ):
+        absent = [
+            "hidden_activation",
+            *(("architecture", "pooling", "window", "head_norm", "embedding") if version < 4 else ()),
+            *(("padding",) if version < 3 else ()),
+        ]
+        for field in absent:
             header["__metadata__"].pop(field)
         header["__metadata__"].update(format=f"crossrt native {version}")
 
@@ -621,7 +691,7 @@ def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_mat
     batch = a_batch([5, 9])
     expected = session_of(bundle).run(batch)
     content = file_of(bundle).read_bytes()
-    for version in (3, 2):
+    for version in (4, 3, 2):
         file_of(bundle).write_bytes(as_before(content, version))
         np.testing.assert_array_equal(session_of(bundle).run(batch), expected)
     manifest = dataclasses.replace(bundle.manifest, architecture={"head": "roberta"})

@@ -1,7 +1,9 @@
-// Compares each function of engine/kernels/native/isa.h with plain arithmetic, for the kind of processor that this is compiled for.
+// Compares each function of engine/kernels/native/isa.h with plain arithmetic, for the kind of processor that this is compiled for, and
+// those of activation_functions.h, which are made of them.
 //
 // Prints the names of those that differ. Arrays have no slack, so that the address sanitizer sees a load beyond their end.
 
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <limits>
@@ -10,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "activation_functions.h"
 #include "gemm.h"
 #include "workspace.h"
 
@@ -289,11 +292,55 @@ static void check_floats() {
     });
 }
 
+static double exact(Activation activation, double x) {
+    switch (activation) {
+        case Activation::gelu: return x / 2 * std::erfc(-x * std::sqrt(0.5));
+        case Activation::gelu_tanh: return x / 2 * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
+        case Activation::relu: return std::max(x, 0.0);
+        default: return x / (1 + std::exp(-x));
+    }
+}
+
+// `error` is what the function may err by for x of 1: it may err by as much as x is large.
+template <class Element>
+static void check_function(const char* name, Activation activation, double error) {
+    float lowest_value = 0;
+    const auto check_at = [&](const std::vector<float>& x) {
+        float found[LANES];
+        with_activation<Element>(activation, [&](auto activate) { store(found, activate(load(x.data()))); });
+        for (int n = 0; n < LANES; n++) {
+            check(name, std::abs(found[n] - exact(activation, x[n])) <= error * std::abs(x[n]));
+            if (std::abs(x[n]) < 1000) lowest_value = std::min(lowest_value, to_float(to_bfloat16(found[n])));
+        }
+    };
+    // What a logit, or a number of any size, is; then numbers next to 0 and the largest, of which none overflows.
+    for (int n = -20000; n < 20000; n += LANES) {
+        float at = n / 1000.f;
+        check_at(numbers<float>(LANES, [&] { return at += 0.001f; }));
+    }
+    for (int turn = 0; turn < 200; turn++) check_at(any_numbers(LANES));
+    for (float size : {0.f, 0x1p-126f, 87.f, 88.f, 89.f, 126.f, 1e10f, 2e18f, 2e19f, std::numeric_limits<float>::max()})
+        for (float sign : {-1.f, 1.f}) check_at(std::vector<float>(LANES, sign * size));
+    check("minimum_of", minimum_of(activation) <= lowest_value && lowest_value <= 0.99f * minimum_of(activation));
+}
+
+static void check_functions() {
+    check_function<float>("GELU, FP32", Activation::gelu, 1.9e-7);
+    check_function<float>("GELU with tanh, FP32", Activation::gelu_tanh, 1.2e-7);
+    check_function<float>("SiLU, FP32", Activation::silu, 1.2e-7);
+    check_function<float>("ReLU, FP32", Activation::relu, 0);
+    check_function<BFloat16>("GELU, BF16", Activation::gelu, 2.4e-4);
+    check_function<BFloat16>("GELU with tanh, BF16", Activation::gelu_tanh, 2.6e-5);
+    check_function<BFloat16>("SiLU, BF16", Activation::silu, 2.6e-5);
+    check_function<BFloat16>("ReLU, BF16", Activation::relu, 0);
+}
+
 int main() {
     const ThreadState state;
     check_arithmetic();
     check_memory();
     check_activations();
+    check_functions();
     check_reductions();
     check_masks();
     check_words();

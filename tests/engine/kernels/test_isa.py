@@ -22,7 +22,15 @@ from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS, Kind
 from tests.conftest import REPOSITORY
 from tests.engine.backends.native_arithmetic import logits_of
-from tests.engine.backends.test_native_cpu import MODERN, a_batch, arithmetic_of, dims_of, pairs_of, random_arrays
+from tests.engine.backends.test_native_cpu import (
+    MODERN,
+    SHORT_PAIRS,
+    a_batch,
+    arithmetic_of,
+    dims_of,
+    pairs_of,
+    random_arrays,
+)
 
 HERE = Path(__file__).parent
 NATIVE = REPOSITORY / "engine/kernels/native"
@@ -146,16 +154,46 @@ EVERY = 4
 def test_a_fault_in_the_functions_for_aarch64_is_found(
     kind: str, right: str, wrong: str, found: str, tmp_path: Path
 ) -> None:
-    shutil.copytree(NATIVE, tmp_path / "native")
-    file = tmp_path / "native/isa/neon.h"
+    sanitizers = ("-fsanitize=address",) if "overflow" in found else ()
+    assert found in found_in(NEON[kind], "isa/neon.h", right, wrong, tmp_path, *sanitizers)
+
+
+def found_in(kind: Kind, header: str, right: str, wrong: str, folder: Path, *flags: str) -> str:
+    """Return what isa_check.cpp says where a text of a header is replaced by a wrong one."""
+    shutil.copytree(NATIVE, folder / "native")
+    file = folder / "native" / header
     source = file.read_text()
     assert source.count(right) == 1
     file.write_text(source.replace(right, wrong))
-    sanitizers = ("-fsanitize=address",) if "overflow" in found else ()
-    program = emulated(NEON[kind], tmp_path / "check", "-O0", *sanitizers, native=tmp_path / "native")
+    program = emulated(kind, folder / "check", "-O0", *flags, native=folder / "native")
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode != 0
-    assert found in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+FUNCTION_FAULTS = [
+    ("minimum(t, broadcast(126))", "t", "GELU with tanh, FP32"),
+    ("minimum(x * x, broadcast(1e30f))", "x * x", "SiLU, FP32"),
+    ("* 0.044715f}", "* 0.044714f}", "GELU with tanh, FP32"),
+    ("-LOG2_E, 0}", "-LOG2_E * 1.0001f, 0}", "SiLU, BF16"),
+    ("return maximum(broadcast(0), x);", "return x;", "ReLU, FP32"),
+    ("return -0.2795f;", "return -0.279f;", "minimum_of"),
+    ("default: return -0.1703f;", "default: return -0.18f;", "minimum_of"),
+]
+"""The same for activation_functions.h."""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        pytest.param(*fault, marks=[pytest.mark.slow] if number % EVERY else [])
+        for number, fault in enumerate(FUNCTION_FAULTS)
+    ],
+)
+@needs_another_processor
+@needs_compiler
+def test_a_fault_in_the_activation_functions_is_found(right: str, wrong: str, found: str, tmp_path: Path) -> None:
+    assert found in found_in(NEON["neon"], "activation_functions.h", right, wrong, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +234,14 @@ def scored(program: Path, cpu: str, model: NativeModel, batch: Batch, *, threads
 )
 @pytest.mark.parametrize(
     ("fields", "lengths"),
-    [({}, [7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2]), (MODERN, [7, 32, 33, 64, 95, 1, 2])],
-    ids=["bert", "modernbert"],
+    [
+        ({}, [7, 19, 32, 33, 50, 64, 77, 95, 130, 11, 1, 2]),
+        ({"hidden_activation": "relu"}, SHORT_PAIRS),
+        ({"hidden_activation": "silu"}, SHORT_PAIRS),
+        (MODERN, [7, 32, 33, 64, 95, 1, 2]),
+        (MODERN | {"hidden_activation": "gelu_tanh"}, SHORT_PAIRS),
+    ],
+    ids=["bert", "bert, relu", "bert, silu", "modernbert", "modernbert, gelu_tanh"],
 )
 def test_the_kernels_for_aarch64_score_as_numpy_does(
     kind: str,

@@ -163,8 +163,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "another epsilon": {"norm_eps": 0.1},
     "no spare words": {"spare_words": 0},
 }
-NOT_NATIVE = ("relu and tanh", "gelu_new", "silu")
-"""Kinds with another activation than GELU, which the native kernels do not compute."""
 NATIVE = [] if why_not_native() else ["native"]
 INT8_NATIVELY = [] if why_not_native(Precision.INT8) else ["native"]
 
@@ -179,12 +177,11 @@ def test_scores_are_those_of_transformers_alone_and_in_batches(kind: str, tmp_pa
     assert not checkpoint.warnings
     bundle, reports = export_bundle(checkpoint, tmp_path / "bundle")
     assert all(reports), "\n".join(map(str, reports))
-    assert can_be_native(checkpoint) == (kind not in NOT_NATIVE)
-    natively = [] if why_not_native() or kind in NOT_NATIVE else ["native"]
-    assert [report.backend for report in reports] == ["onnxruntime", *natively]
+    assert can_be_native(checkpoint)
+    assert [report.backend for report in reports] == ["onnxruntime", *NATIVE]
     assert set(bundle.manifest.inputs) == {"input_ids", "attention_mask"}
     assert bundle.manifest.max_length == POSITIONS
-    for backend in ("onnxruntime", "openvino", *natively):
+    for backend in ("onnxruntime", "openvino", *NATIVE):
         with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
             np.testing.assert_allclose(model.logits(pairs), expected, rtol=0, atol=1e-4)
             alone = np.concatenate([model.logits([pair]) for pair in pairs])
@@ -450,22 +447,19 @@ def test_scores_are_those_of_sentence_transformers(original: Path, tmp_path: Pat
     assert 0 < plain.min() < plain.max() < 1, "a sigmoid, as one label has it"
 
 
-def test_the_command_line_exports_it_and_auto_takes_a_backend_that_knows_it(
+def test_the_command_line_exports_it_and_auto_takes_the_native_kernels(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(original, tmp_path / "checkpoint")
     edit_config(path, hidden_activation="silu")
-    assert not can_be_native(Checkpoint.read(path))
-    assert not can_be_native(Checkpoint.read(original), for_gpus=True)
+    assert not can_be_native(Checkpoint.read(path), for_gpus=True)
     monkeypatch.setattr(sys, "argv", ["crossrt", "export", str(path), str(tmp_path / "bundle")])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code, capsys.readouterr().err
     with CrossEncoder(tmp_path / "bundle", device="cpu") as model:
-        assert model.backend in ("onnxruntime", "openvino")
+        assert model.backend in (NATIVE or ("onnxruntime", "openvino"))
         assert model.rank("where is the river", ["the river is long", "eggs and salt"], top_k=1)
-    with pytest.raises(CrossrtError, match="native"):
-        CrossEncoder(tmp_path / "bundle", device="cpu", backend="native")
 
 
 # -- refusals

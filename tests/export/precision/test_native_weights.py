@@ -128,6 +128,22 @@ def test_wider_heads_than_a_gpus_block_has_room_for_have_no_file(
     assert bundle.manifest.models["fp16"].native_file is None
 
 
+@needs_kernels
+@pytest.mark.parametrize(
+    ("activation", "theirs"), [("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("relu", None)]
+)
+def test_gpus_compute_gelu_with_tanh_and_no_relu(
+    activation: str, theirs: str | None, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    read = Checkpoint.read(make_checkpoint(hidden_act=activation))
+    bundle, reports = export_bundle(read, tmp_path / "b", precisions=["fp32", "fp16"])
+    assert all(reports)
+    name = bundle.manifest.models["fp16"].native_file
+    found = NativeModel.open(bundle.path / name).dims.hidden_activation if name else None
+    assert found == theirs
+    assert NativeModel.open(bundle.native_file(Precision.FP32)).dims.hidden_activation == (theirs or activation)
+
+
 def test_where_the_kernels_do_not_run_there_is_no_file_for_them(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,21 +196,6 @@ def test_bf16_is_refused_where_it_cannot_be_checked(
     with pytest.raises(OptionError, match=r"cannot be checked here: this processor lacks avx512_bf16\. Leave it out"):
         export_bundle(Checkpoint.read(checkpoint), tmp_path / "b", precisions=[Precision.BF16])
     assert not (tmp_path / "b").exists()
-
-
-def test_bf16_is_refused_for_a_model_that_the_kernels_do_not_know(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("crossrt.export.steps.native.installed_backends", lambda *_: ("onnxruntime", "native"))
-    monkeypatch.setattr("crossrt.export.export.why_not_native", lambda *_: "")
-    config = json.loads((checkpoint / "config.json").read_text()) | {"hidden_act": "relu"}
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in checkpoint.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(OptionError, match="they do not know such a model"):
-        export_bundle(Checkpoint.read(copy), tmp_path / "b", precisions=[Precision.BF16])
 
 
 def test_weights_are_rounded_to_bf16_as_torch_does() -> None:
