@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from crossrt.engine.cuda.cublas import ProductKind
 from tests.engine.cuda.memory_device import MemoryDevice
 
 EMULATED = Path(__file__).parent / "emulated"
@@ -58,23 +59,28 @@ class EmulatedProducts:
         self.device = device
         self.open = 0
 
-    def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> Any:
+    def product(self, kind: ProductKind) -> Any:
         self.open += 1
-        return EmulatedProduct(self, (rows, inputs, outputs), gelu, single)
+        return EmulatedProduct(self, kind)
 
     def close(self) -> None:
         assert not self.open, "closed before its products"
 
 
 class EmulatedProduct:
-    def __init__(self, products: EmulatedProducts, shape: tuple[int, int, int], gelu: bool, single: bool) -> None:
-        self.products, self.shape, self.gelu = products, shape, gelu
-        self.kind = np.dtype(np.float32 if single else np.float16)
+    def __init__(self, products: EmulatedProducts, kind: ProductKind) -> None:
+        self.products, self.kind = products, kind
 
-    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
-        device = self.products.device
-        rows, inputs, outputs = self.shape
-        assert all(pointer % 256 == 0 for pointer in (x, weight, bias, y, workspace))
+    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int, spare: int = 0) -> None:
+        device, kind = self.products.device, self.kind
+        rows, inputs, outputs = kind.rows, kind.inputs, kind.outputs
+        dtype = np.dtype(np.float32 if kind.single else np.float16)
+        assert all(pointer % 256 == 0 for pointer in (x, weight, bias, y, workspace, spare))
+        if kind.adds:
+            # Timing would write here, before the product: neither to its operands nor beyond its buffer.
+            sizes = {x: 2 * rows * inputs, y: 4 * rows * outputs}
+            device.at(spare, 4 * rows * outputs)
+            assert all(spare + 4 * rows * outputs <= at or at + size <= spare for at, size in sizes.items())
 
         def array(pointer: int, kind: Any, *shape: int) -> Any:
             size = int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -85,10 +91,12 @@ class EmulatedProduct:
                 found = array(x, np.float16, rows, inputs).astype(np.float32) @ array(
                     weight, np.float16, outputs, inputs
                 ).T.astype(np.float32)
-                found += array(bias, self.kind, outputs).astype(np.float32)
-                if self.gelu:
+                if kind.biased:
+                    found += array(bias, dtype, outputs).astype(np.float32)
+                if kind.gelu:
                     found = 0.5 * found * (1 + np.tanh(np.sqrt(2 / np.pi) * (found + 0.044715 * found**3)))
-                array(y, self.kind, rows, outputs)[:] = found.astype(self.kind)
+                result = array(y, dtype, rows, outputs)
+                result[:] = (result + found if kind.adds else found).astype(dtype)
 
         device.kernel(stream, work)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cuda.bindings")
 
-from crossrt.engine.backends.native_cuda import MAX_TOKENS, NativeGpuExecutor
+from crossrt.engine.backends.native_cuda import MAX_TOKENS, NativeGpuExecutor, macros_of
 from crossrt.engine.batching.packed_layout import TILE, PackedLayout
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import DTYPES, PANEL, ModelDims, NativeModel
@@ -26,7 +26,7 @@ from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.backends import emulated_gpu
 from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
 from tests.engine.backends.native_arithmetic import logits_of
-from tests.engine.backends.test_native_cpu import bundle_of, dims_of, random_arrays
+from tests.engine.backends.test_native_cpu import MODERN, bundle_of, dims_of, random_arrays
 from tests.engine.cuda.memory_device import MemoryDevice
 
 __all__ = ["bundle_of"]
@@ -63,14 +63,16 @@ def for_gpus(dims: ModelDims, arrays: Mapping[str, Any]) -> tuple[ModelDims, dic
         return panels.swapaxes(1, 2).reshape(panels.shape[0] * PANEL, -1)
 
     last, width = f"layer.{dims.layers - 1}", dims.width
-    keys = np.concatenate([matrix(head).T for head in arrays[f"{last}.key.weight"]])
-    bias = arrays[f"{last}.value.bias"]
-    made = {
-        f"{last}.key_value.weight": np.concatenate([keys, matrix(arrays[f"{last}.value.weight"])]),
-        f"{last}.key_value.bias": np.concatenate([np.zeros_like(bias), bias]),
-    }
+    made = {}
+    if not dims.is_modern:
+        keys = np.concatenate([matrix(head).T for head in arrays[f"{last}.key.weight"]])
+        bias = arrays[f"{last}.value.bias"]
+        made = {
+            f"{last}.key_value.weight": np.concatenate([keys, matrix(arrays[f"{last}.value.weight"])]),
+            f"{last}.key_value.bias": np.concatenate([np.zeros_like(bias), bias]),
+        }
     for name, array in arrays.items():
-        if name.startswith("head.") and not name.startswith(f"head.{dims.dense - 1}."):
+        if name.startswith("head.") and not name.startswith((f"head.{dims.dense - 1}.", "head.norm")):
             array = np.pad(array.T, [(0, width - side) for side in array.shape])
         made.setdefault(name, matrix(array) if array.ndim == 4 else array)
     return dataclasses.replace(dims, precision="fp16"), made
@@ -108,11 +110,22 @@ LENGTHS = [1, 16, 17, 64, 65, 145]
         {"hidden": 40, "heads": 2, "head": 64, "intermediate": 160, "labels": 3, "activation": "gelu"},
         {"hidden": 192, "heads": 1, "head": 128, "dense": 1, "activation": "none", "epsilon": 1e-5},
         {"layers": 1, "types": 1},
+        {"embedding": 40, "head_norm": True},
+        {"embedding": 96, "types": 0, "activation": "gelu"},
+        {**MODERN},
+        {**MODERN, "pooling": "mean", "layers": 3, "labels": 3},
+        {**MODERN, "hidden": 40, "head": 64, "intermediate": 160, "layers": 3, "window": 64, "head_norm": False},
+        {**MODERN, "hidden": 40, "heads": 1, "pooling": "mean", "window": 0, "layers": 4, "activation": "tanh"},
+        {**MODERN, "hidden": 192, "heads": 1, "head": 128, "dense": 1, "head_norm": False, "activation": "none"},
+        {**MODERN, "hidden": 96, "heads": 3, "layers": 1, "window": 600},
     ],
-    ids=["bert", "no types", "padded", "one dense layer", "one layer"],
+    ids=[
+        *("bert", "no types", "padded", "one dense layer", "one layer", "projected, norm", "wider embeddings", "modernbert"),
+        *("mean", "modernbert, padded", "mean, padded, no window", "modernbert, one dense layer", "modernbert, one layer"),
+    ],
 )
 def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, Any]) -> None:
-    dims = dims_of(precision="fp32", **fields)
+    dims = dims_of(**{"precision": "fp32"} | fields)
     pipeline, device = opened(dims)
     pairs = pairs_of(LENGTHS, dims)
     expected = expected_of(dims, pairs)
@@ -169,17 +182,7 @@ def test_a_wrong_kernel_is_noticed(
 def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
     kernels = EmulatedKernels(
         MemoryDevice(),
-        {
-            "HIDDEN": 32,
-            "WIDTH": 32,
-            "HEADS": 1,
-            "HEAD": 32,
-            "ATTENTION_WIDTH": 32,
-            "TYPES": 0,
-            "EPSILON": "1e-12f",
-            "LABELS": 1,
-        }
-        | {"DENSE": 1, "ACTIVATION": 0},
+        macros_of(dims_of(), []),
         tmp_path / "kernels",
     )
     to_half, to_float = kernels.library.emulated_half, kernels.library.emulated_float
