@@ -237,7 +237,7 @@ def test_every_file_of_a_bundle_holds_and_runtimes_agree(case: str, write: Calla
     assert max(report.max_abs_diff for report in reports if report.precision == "fp32") < 1e-5
     assert ("token_type_ids" in bundle.manifest.inputs) == (case in ("albert-same-width", "electra-small"))
     assert can_be_native(checkpoint) == (case in ("albert-same-width", "electra-small", "mmarco-minilm"))
-    assert can_be_native(checkpoint, for_gpus=True) == (case == "mmarco-minilm")
+    assert can_be_native(checkpoint, for_gpus=True) == can_be_native(checkpoint)
     natively = can_be_native(checkpoint) and not why_not_native()
     assert (bundle.manifest.models["fp32"].native_file is not None) == natively
     scores = []

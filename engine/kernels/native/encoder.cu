@@ -332,7 +332,7 @@ __device__ void attend_tile(
     // Of the two rows that a lane has: the maximum so far, and this lane's part of the sum of weights.
     float out[HEAD / 8][4] = {}, maximum[2] = {-INF, -INF}, sums[2] = {};
     const int matrix = lane / 8, matrix_row = lane % 8;  // whose address this lane passes to load_matrices
-    // The keys that a query of the tile sees.
+    // The keys that a query of the tile sees. Each query sees one of the first TILE of them, so its maximum is a number from then on.
     int begin_key = 0, end_key = length;
     if (WINDOWED && first_query > WINDOW) begin_key = first_query - WINDOW;
     if (WINDOWED && first_query + TILE + WINDOW < length) end_key = first_query + TILE + WINDOW;
@@ -376,8 +376,6 @@ __device__ void attend_tile(
             for (int half = 0; half < 2; half++) {  // four neighbouring lanes share a row
                 new_maximum[half] = fmaxf(new_maximum[half], shuffle_xor(new_maximum[half], 1));
                 new_maximum[half] = fmaxf(new_maximum[half], shuffle_xor(new_maximum[half], 2));
-                // A row that has seen no key yet keeps its sums of 0; minus infinity less itself would make them NaN.
-                if (WINDOWED && new_maximum[half] == -INF) continue;
                 const float rescale = exp2_approx(maximum[half] - new_maximum[half]);
                 maximum[half] = new_maximum[half];
                 sums[half] *= rescale;
@@ -390,8 +388,7 @@ __device__ void attend_tile(
                 if (key_row >= block_keys || are_far(key_row)) continue;
                 float weight[2][4];
                 for (int i = 0; i < 8; i++) {
-                    const float score = scores[2 * k + i / 4][i % 4];
-                    const float one = WINDOWED && score == -INF ? 0 : exp2_approx(score - maximum[i % 4 / 2]);
+                    const float one = exp2_approx(scores[2 * k + i / 4][i % 4] - maximum[i % 4 / 2]);
                     weight[i / 4][i % 4] = one;
                     sums[i % 4 / 2] += one;
                 }

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,22 +19,22 @@ SOURCE = Path(__file__).parents[3] / "engine" / "kernels" / "native" / "encoder.
 class EmulatedKernels:
     """See `CudaKernels`. Each thread of a block is a fiber. A kernel runs when its stream is waited for."""
 
+    compiled: ClassVar[dict[tuple[object, ...], ctypes.CDLL]] = {}
+    """Libraries by what they were compiled from, since a compilation takes seconds."""
+
     def __init__(self, device: MemoryDevice, macros: Mapping[str, object], folder: Path) -> None:
         self.device = device
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in (SOURCE, *EMULATED.iterdir()):  # the quoted include finds the emulated device.cuh
-            shutil.copy(file, folder)
-        library = folder / "kernels.so"
-        words = [
-            "g++",
-            "-std=c++20",
-            "-O2",
-            "-shared",
-            "-fPIC",
-            *(f"-D{name}={value}" for name, value in macros.items()),
-        ]
-        subprocess.run([*words, folder / "launch.cpp", "-o", library], check=True)
-        self.library = ctypes.CDLL(str(library))
+        options = [f"-D{name}={value}" for name, value in macros.items()]
+        key = (SOURCE.read_bytes(), *options)
+        if key not in self.compiled:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in (SOURCE, *EMULATED.iterdir()):  # the quoted include finds the emulated device.cuh
+                shutil.copy(file, folder)
+            library = folder / "kernels.so"
+            words = ["g++", "-std=c++20", "-O2", "-shared", "-fPIC", *options]
+            subprocess.run([*words, folder / "launch.cpp", "-o", library], check=True)
+            self.compiled[key] = ctypes.CDLL(str(library))
+        self.library = self.compiled[key]
         self.closed = False
 
     def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
