@@ -51,7 +51,9 @@ class NativeGpuContext:
             head.enqueue(self._stream, pooled, weight, bias, at["pooled"], at["products"])
             pooled = at["pooled"]
         norm = self._parameters("head.norm") if dims.head_norm else ()
-        self._launch("classify", rows, rows, pooled, *norm, *self._parameters(f"head.{dims.dense - 1}"), addresses["logits"])
+        self._launch(
+            "classify", rows, rows, pooled, *norm, *self._parameters(f"head.{dims.dense - 1}"), addresses["logits"]
+        )
 
     def _encode(self, shape: Shape, addresses: Mapping[str, int]) -> str:
         """Enqueue the encoder. Return the intermediate result that the head reads, FP16 [rows, width]."""
@@ -71,9 +73,7 @@ class NativeGpuContext:
             name, (tiles, self._dims.heads), self._stream, tiles, addresses["tiles"], *pointers, self._at["context"]
         )
 
-    def _product(
-        self, name: str, inputs: int, outputs: int, x: str, y: str, *, count: int, gelu: bool = False
-    ) -> None:
+    def _product(self, name: str, inputs: int, outputs: int, x: str, y: str, *, count: int, gelu: bool = False) -> None:
         kind = ProductKind(count, inputs, outputs, gelu=gelu)
         self._executor.product(kind).enqueue(
             self._stream, self._at[x], *self._parameters(name), self._at[y], self._at["products"]
@@ -120,9 +120,7 @@ class BertContext(NativeGpuContext):
             self._product("project", dims.embedding_width, width, "update", "hidden", count=tokens)
         for number in range(dims.layers - 1):
             layer = f"layer.{number}"
-            self._product(
-                f"{layer}.query_key_value", width, 3 * attention_width, "hidden", "projected", count=tokens
-            )
+            self._product(f"{layer}.query_key_value", width, 3 * attention_width, "hidden", "projected", count=tokens)
             self._attend("attend", shape, addresses, at["projected"])
             self._product(f"{layer}.attention_output", attention_width, width, "context", "update", count=tokens)
             self._feed_forward(layer, "", tokens)

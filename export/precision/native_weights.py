@@ -49,7 +49,7 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
     They require an encoder that computes as BERT's or ModernBERT's, GELU in the feed-forward part, and on GPUs attention heads of
-    at most 128 channels. The mean of all tokens is computed for ModernBERT alone, and LayerNorm in the head with the encoder's own
+    at most 128 channels. The mean of all tokens is computed for ModernBERT alone, and LayerNorm in the head with the encoder's
     epsilon.
     """
     dimensions = checkpoint.dimensions

@@ -43,6 +43,7 @@ from crossrt.export.precision.int8 import quantizations
 from crossrt.export.precision.native_weights import can_be_native
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
+from tests.engine.backends.emulated_gpu import emulated_logits
 
 WORDS = (
     "the a of to in is what who where how long does it take city people live berlin paris river mountain light weather "
@@ -248,6 +249,17 @@ def test_every_file_of_a_bundle_holds_and_runtimes_agree(case: str, write: Calla
                 assert model.backend != "native"
     for each in scores[1:]:
         np.testing.assert_allclose(each, scores[0], atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor")
+def test_the_kernels_for_gpus_project_embeddings(write: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("cuda.bindings")
+    checkpoint = Checkpoint.read(write("electra-small"))
+    bundle, _ = export_bundle(checkpoint, tmp_path / "bundle", precisions=[Precision.FP16])
+    encoded = PairTokenizer.from_file(bundle.tokenizer_file, max_length=64).encode(PAIRS)
+    computed = emulated_logits(bundle, encoded, tmp_path / "kernels")
+    with CrossEncoder(bundle.path, backend="onnxruntime", device="cpu", precision="fp32") as model:
+        np.testing.assert_allclose(computed, model.logits(PAIRS), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("case", ["deberta-v3", "mpnet", "albert"])

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cuda.cublas import ProductKind
+from crossrt.engine.precision import Precision
+from crossrt.engine.runtime.gpu_scorer import GpuScorer
+from crossrt.engine.selection.execution_config import GpuConfig
+from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.cuda.memory_device import MemoryDevice
 
 EMULATED = Path(__file__).parent / "emulated"
@@ -102,6 +108,21 @@ class EmulatedProduct:
 
     def close(self) -> None:
         self.products.open -= 1
+
+
+def emulated_logits(bundle: Bundle, encoded: EncodedPairs, folder: Path) -> npt.NDArray[Any]:
+    """Return the logits that the native kernels give for a bundle's FP16, [pairs, labels]."""
+    from crossrt.engine.backends.native_cuda import NativeGpuExecutor  # where there is cuda-bindings
+
+    device = MemoryDevice(total=4 << 30)
+    with device.current():
+        executor = NativeGpuExecutor(bundle, device, **emulation(folder))
+    config = GpuConfig(backend="native", precision=Precision.FP16, reason="", ordinals=(0,))
+    scorer = GpuScorer(bundle, config, [executor])
+    try:
+        return scorer.submit(encoded, batch_size=1).wait()
+    finally:
+        scorer.close()
 
 
 def emulation(folder: Path) -> Mapping[str, Callable[..., Any]]:
