@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..batching.packed_layout import PackedLayout
 from ..bundle.bundle import Bundle
-from ..bundle.native_weights import ACTIVATIONS, ModelDims, NativeModel
+from ..bundle.native_weights import ACTIVATIONS, GATE_SCALE, ModelDims, NativeModel
 from ..cuda.cublas import Cublas, ProductKind
 from ..cuda.cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from ..cuda.cuda_kernels import CudaKernels
@@ -169,6 +169,7 @@ def macros_of(dims: ModelDims, has_window: Sequence[bool]) -> dict[str, object]:
         "HEAD": dims.head,
         "ATTENTION_WIDTH": dims.attention_width,
         "INTERMEDIATE": dims.intermediate,
+        "GATE_SCALE": GATE_SCALE,
         "TYPES": dims.types,
         "EPSILON": f"{dims.epsilon!r}f",
         "LABELS": dims.labels,

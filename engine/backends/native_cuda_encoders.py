@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..bundle.native_weights import ModelDims
+from ..bundle.native_weights import GATE_SCALE, ModelDims
 from ..bundle.profiles import Shape
 from ..cuda.cublas import WORKSPACE, ProductKind
 from ..cuda.cuda import laid_out
@@ -214,20 +214,20 @@ class ModernBertContext(NativeGpuContext):
         )
         parts = count * dims.intermediate // 8
         self._launch("gate", -(-parts // WARP), count, self._at[wide], self._at[context])
-        self._add(f"{layer}.output", dims.intermediate, prefix, count)
+        self._add(f"{layer}.output", dims.intermediate, prefix, count, scale=GATE_SCALE)
 
     def _normalize(self, name: str, prefix: str, count: int) -> None:
         sums, normalized = self._at[f"{prefix}sums"], self._at[f"{prefix}normalized"]
         self._launch("normalize", count, count, sums, *self._parameters(name), normalized)
 
-    def _add(self, name: str, inputs: int, prefix: str, count: int) -> None:
-        """Add a linear layer of `context` to the sums.
+    def _add(self, name: str, inputs: int, prefix: str, count: int, *, scale: int = 1) -> None:
+        """Add a linear layer of `context` times `scale` to the sums.
 
         A bias of zeros, as published models have it, is left out: NVIDIA says that cuBLAS is at its best with a bias only where
         nothing is added to.
         """
         biased = name in self._executor.biased
-        kind = ProductKind(count, inputs, self._dims.width, single=True, adds=True, biased=biased)
+        kind = ProductKind(count, inputs, self._dims.width, single=True, adds=True, biased=biased, scale=scale)
         x, sums, spare = (self._at[f"{prefix}{buffer}"] for buffer in ("context", "sums", "projected"))
         parameters = self._parameters(name)
         self._executor.product(kind).enqueue(self._stream, x, *parameters, sums, self._at["products"], spare)

@@ -57,6 +57,9 @@ PANEL = 32
 OUTLIER_CHANNELS = 4
 """Input channels of the second feed-forward layer that INT8 multiplies in FP32 (`Int8::OutlierChannels` in
 native/precision.h)."""
+GATE_SCALE = 16
+"""On GPUs the products of a ModernBERT's values and gates lie in FP16 divided by this, because a product of two numbers outgrows
+FP16 sooner than they do. The product with the next weights makes up for it."""
 ALIGNMENT = 64
 """Bytes of a vector load: each panel begins at a multiple of this."""
 WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}

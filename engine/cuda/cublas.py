@@ -88,7 +88,7 @@ class Cublas:
 
 @dataclass(frozen=True, slots=True)
 class ProductKind:
-    """y [rows, outputs] = x [rows, inputs] weight^T + bias, with weight [outputs, inputs] and bias [outputs].
+    """y [rows, outputs] = scale x [rows, inputs] weight^T + bias, with weight [outputs, inputs] and bias [outputs].
 
     All are FP16; with `single`, y and the bias are FP32. `gelu` applies GELU, in its tanh approximation, to y. With `adds`, which
     needs `single`, the result is added to y. Without `biased` there is no bias.
@@ -101,6 +101,7 @@ class ProductKind:
     single: bool = False
     adds: bool = False
     biased: bool = True
+    scale: int = 1
 
 
 class Product:
@@ -114,7 +115,7 @@ class Product:
         self._kind = kind
         self._created: list[tuple[str, ctypes.c_void_p]] = []
         """Descriptors to free, with their kind."""
-        self._one, self._beta = ctypes.c_float(1), ctypes.c_float(kind.adds)
+        self._alpha, self._beta = ctypes.c_float(kind.scale), ctypes.c_float(kind.adds)
         rows, inputs, outputs = kind.rows, kind.inputs, kind.outputs
         try:
             self._operation = self._create("MatmulDesc", ctypes.c_int(_COMPUTE_SINGLE), ctypes.c_int(_SINGLE))
@@ -195,7 +196,7 @@ class Product:
         weights, xs, ys = self._layouts
         self._cublas._call(
             "cublasLtMatmul",
-            *(self._cublas._handle, self._operation, ctypes.byref(self._one)),
+            *(self._cublas._handle, self._operation, ctypes.byref(self._alpha)),
             *(ctypes.c_void_p(weight), weights, ctypes.c_void_p(x), xs, ctypes.byref(self._beta)),
             *(ctypes.c_void_p(y), ys, ctypes.c_void_p(to), ys, ctypes.byref(algorithm)),
             *(ctypes.c_void_p(workspace), ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream)),

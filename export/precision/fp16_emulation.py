@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ...engine.bundle.native_weights import GATE_SCALE
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
 from ..graph.writer import graph_of
@@ -76,7 +77,9 @@ def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
             node.input[:] = [f"{name}.exact" if name in EMBEDDINGS else name for name in node.input]
         graph.graph.node.append(node)
         stem, _, end = output.rpartition(".")
-        if output in (*EMBEDDINGS, pooled) or (stem.startswith("layer.") and end in stored):
+        if modern and end == "activation":
+            _round_divided(graph.graph, GATE_SCALE)
+        elif output in (*EMBEDDINGS, pooled) or (stem.startswith("layer.") and end in stored):
             _round_last(graph.graph)
     return graph
 
@@ -90,6 +93,17 @@ def _is_half(name: str, last: str, *, modern: bool) -> bool:
     if modern and name.endswith(("attention_output.bias", ".output.bias")):
         return False
     return name == "word.weight" or name.startswith(("layer.", "project."))
+
+
+def _round_divided(graph: onnx.GraphProto, by: int) -> None:
+    """Round the output of the last node to FP16 as it is when it is divided."""
+    output = graph.node[-1].output[0]
+    scale = f"{output}.scale"
+    graph.initializer.append(numpy_helper.from_array(np.array(by, dtype=np.float32), scale))
+    graph.node[-1].output[0] = f"{output}.whole"
+    graph.node.append(helper.make_node("Div", [f"{output}.whole", scale], [f"{output}.divided"]))
+    _round_last(graph)
+    graph.node.append(helper.make_node("Mul", [f"{output}.divided", scale], [output]))
 
 
 def _round_last(graph: onnx.GraphProto) -> None:

@@ -15,11 +15,12 @@
 //     HEAD_NORM          1 where LayerNorm follows that activation
 //     MODERN             1 for a ModernBERT. Only there are these read:
 //     INTERMEDIATE       channels of the feed-forward part
+//     GATE_SCALE         what its gated values are divided by, so that FP16 holds them
 //     WINDOW             how many positions away a token sees others in layers with a window
 //     FIRST_SEES         keys that a pair's first token sees in the last layer
 //
-// A ModernBERT's sums of its parts, which LayerNorm does not hold down, are in FP32: in published models they grow beyond what FP16
-// resolves. docs/decisions/0032 has what is computed where.
+// A ModernBERT's sums of its parts, which no LayerNorm holds down, are in FP32: in published models they outgrow FP16.
+// docs/decisions/0032 says why.
 //
 // NVRTC compiles this when a model is opened (engine/cuda/cuda_kernels.py). Tests compile it for the CPU, with an emulated
 // device.cuh.
@@ -241,8 +242,8 @@ extern "C" __global__ void __launch_bounds__(128) turn_keys(
     *(uint4*)(keys + 16) = pack(second);
 }
 
-// activation [tokens, INTERMEDIATE] = GELU(values) * gates, which lie in `wide` [tokens, 2 INTERMEDIATE] as 16 values and then
-// their 16 gates. A thread for 8 channels.
+// activation [tokens, INTERMEDIATE] = GELU(values) * gates / GATE_SCALE. `wide` [tokens, 2 INTERMEDIATE] has 16 values, then
+// their 16 gates, and so on. A thread for 8 channels.
 extern "C" __global__ void __launch_bounds__(128) gate(int tokens, const half_bits* wide, half_bits* activation) {
     constexpr int PARTS = INTERMEDIATE / 8;
     const int item = blockIdx.x * 128 + threadIdx.x, token = item / PARTS, part = item % PARTS;
@@ -251,12 +252,12 @@ extern "C" __global__ void __launch_bounds__(128) gate(int tokens, const half_bi
     float values[8], gates[8];
     unpack(values, *(const uint4*)from);
     unpack(gates, *(const uint4*)(from + 16));
-    for (int i = 0; i < 8; i++) values[i] *= 0.5f * (1 + erff(values[i] * 0.70710678f)) * gates[i];
+    for (int i = 0; i < 8; i++) values[i] *= 0.5f / GATE_SCALE * (1 + erff(values[i] * 0.70710678f)) * gates[i];
     *(uint4*)(activation + (long long)token * INTERMEDIATE + part * 8) = pack(values);
 }
 
-// first [rows, WIDTH] = the mean over each pair's tokens of LayerNorm(sums). A block for each pair: its warps share the tokens out,
-// and add what they have one after the other.
+// first [rows, WIDTH] = the mean over each pair's tokens of LayerNorm(sums). A block for each pair: its warps share the tokens
+// out, and add what they have one after the other.
 extern "C" __global__ void __launch_bounds__(128) mean(
     int rows, const int* begins, const int* lengths, const float* sums, const float* weight, const float* bias,
     half_bits* first) {
@@ -270,10 +271,10 @@ extern "C" __global__ void __launch_bounds__(128) mean(
         const Moments moments = moments_of<HIDDEN, CHANNEL_PAIRS>(values);
         for (int i = 0; i < 2 * CHANNEL_PAIRS; i++) own[i] += (values[i] - moments.mean) * moments.scale;
     }
-    for (int turn = 0; turn < 4; turn++) {
+    for (int adding = 0; adding < 4; adding++) {
         for (int i = 0; i < 2 * CHANNEL_PAIRS; i++) {
             const int channel = 2 * (lane + 32 * (i / 2)) + i % 2;
-            if (warp == turn && channel < WIDTH) total[channel] = turn ? total[channel] + own[i] : own[i];
+            if (warp == adding && channel < WIDTH) total[channel] = warp ? total[channel] + own[i] : own[i];
         }
         __syncthreads();
     }
@@ -295,8 +296,8 @@ namespace {
 // blockIdx.y is the head. blockIdx.x is a tile of up to 64 queries of one pair, 16 for each of 4 warps: `tiles` [count, 3] has
 // the pair's first token, its length and the tile's first query. A length of 0 is an unused tile.
 //
-// A ModernBERT's queries are turned by `angles`, as `turn_keys` turns its keys. With WINDOWED a query sees the keys that are at most
-// WINDOW positions away.
+// A ModernBERT's queries are turned by `angles`, as `turn_keys` turns its keys. With WINDOWED a query sees the keys that are at
+// most WINDOW positions away.
 template <bool WINDOWED>
 __device__ void attend_tile(
     int count, const int* tiles, const half_bits* query_key_value, const float* angles, half_bits* context) {
@@ -332,7 +333,7 @@ __device__ void attend_tile(
     // Of the two rows that a lane has: the maximum so far, and this lane's part of the sum of weights.
     float out[HEAD / 8][4] = {}, maximum[2] = {-INF, -INF}, sums[2] = {};
     const int matrix = lane / 8, matrix_row = lane % 8;  // whose address this lane passes to load_matrices
-    // The keys that a query of the tile sees. Each query sees one of the first TILE of them, so its maximum is a number from then on.
+    // The keys that a query of the tile sees. Each sees one of the first TILE of them, so its maximum is a number from then on.
     int begin_key = 0, end_key = length;
     if (WINDOWED && first_query > WINDOW) begin_key = first_query - WINDOW;
     if (WINDOWED && first_query + TILE + WINDOW < length) end_key = first_query + TILE + WINDOW;
@@ -450,10 +451,10 @@ extern "C" __global__ void __launch_bounds__(128) gather_first(
 }
 
 // The last layer's attention, of each pair's first token alone: context [rows, ATTENTION_WIDTH], from query [rows,
-// ATTENTION_WIDTH] and key_value [tokens, 2 ATTENTION_WIDTH], or, in a ModernBERT, from query_key_value [tokens, 3 ATTENTION_WIDTH],
-// whose queries of first tokens are not turned because their positions are 0. A warp for each head of a pair, with an online softmax over 32 keys
-// at a time: a lane computes the score of one key, then eight channels of the context, for as many values at once as the lanes
-// allow. A length of 0 is an unused row.
+// ATTENTION_WIDTH] and key_value [tokens, 2 ATTENTION_WIDTH]; in a ModernBERT from query_key_value [tokens, 3 ATTENTION_WIDTH],
+// where a first token's query is not turned because its position is 0. A warp for each head of a pair, with an online softmax over
+// 32 keys at a time: a lane computes the score of one key, then eight channels of the context, for as many values at once as the
+// lanes allow. A length of 0 is an unused row.
 extern "C" __global__ void __launch_bounds__(128) attend_first(
     int rows, const int* begins, const int* lengths,
 #if !MODERN

@@ -97,6 +97,7 @@ class EmulatedProduct:
                 found = array(x, np.float16, rows, inputs).astype(np.float32) @ array(
                     weight, np.float16, outputs, inputs
                 ).T.astype(np.float32)
+                found *= kind.scale
                 if kind.biased:
                     found += array(bias, dtype, outputs).astype(np.float32)
                 if kind.gelu:

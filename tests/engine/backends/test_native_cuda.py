@@ -127,7 +127,7 @@ def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, 
     assert device.left_behind == []
 
 
-SMALL = {**MODERN, "precision": "fp32", "hidden": 40, "layers": 2, "labels": 3}
+SMALL = {**MODERN, "precision": "fp32", "hidden": 40, "head": 64, "layers": 2, "labels": 3}
 """A ModernBERT whose kernels several tests compile."""
 MODERN_LENGTHS = [1, 16, 17, 64, 65, 145, 300]
 
@@ -152,7 +152,7 @@ def modern_arrays(dims: ModelDims, has_window: list[int], *, biased: bool = True
             [1, 0],
             True,
         ),
-        ({"layers": 1, "window": 0, "pooling": "mean"}, [1], True),
+        ({"head": 32, "heads": 3, "layers": 1, "window": 0, "pooling": "mean"}, [1], True),
     ],
     ids=["cls", "mean", "full last layer", "no neighbours"],
 )
@@ -181,6 +181,18 @@ def test_sums_of_a_modernbert_that_half_precision_cannot_hold_are_computed(opene
     arrays["layer.1.attention_output.bias"][3] -= 3e5
     arrays["layer.1.attention_norm.weight"] *= 1e4  # the others are small beside it
     arrays["layer.1.attention_norm.weight"][3] = 0
+    pipeline, _ = opened(dims, arrays)
+    pairs = pairs_of([17, 65], dims)
+    found = pipeline.submit(pairs, batch_size=1).wait()
+    assert np.abs(found - expected_of(dims, pairs, arrays)).max() < ALLOWED
+
+
+@compiler
+def test_gated_values_that_half_precision_cannot_hold_are_computed(opened: Any) -> None:
+    dims = dims_of(**SMALL)
+    arrays = modern_arrays(dims, [0, 1])
+    arrays["layer.0.intermediate.weight"] *= 200  # values and gates of some hundreds
+    arrays["layer.0.output.weight"] /= 1000
     pipeline, _ = opened(dims, arrays)
     pairs = pairs_of([17, 65], dims)
     found = pipeline.submit(pairs, batch_size=1).wait()
@@ -240,7 +252,7 @@ MODERN_MUTANTS = [
     ("part / 2 * 32 % HEAD / 2 + part % 2 * 8", "part / 2 * 32 % HEAD / 2", "cls"),  # of other planes
     ("erff(values[i] * 0.70710678f)", "erff(gates[i] * 0.70710678f)", "cls"),  # the gates are activated
     ("total[channel] / length", "total[channel] / (length + 1)", "mean"),
-    ("turn ? total[channel] + own[i] : own[i]", "own[i]", "mean"),
+    ("warp ? total[channel] + own[i] : own[i]", "own[i]", "mean"),
 ]
 
 

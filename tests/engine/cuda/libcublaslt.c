@@ -1,5 +1,5 @@
-/* cuBLASLt as far as engine/cuda/cublas.py goes, over memory of the host: column-major y = weight^T x + beta c + bias, as the header
-   says. */
+/* cuBLASLt as far as engine/cuda/cublas.py goes, over memory of the host: column-major y = alpha weight^T x + beta c + bias, as the
+   header says. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -62,7 +62,7 @@ static float at(const void *memory, const Layout *layout, uint64_t row, uint64_t
 int cublasLtMatmul(void *handle, Operation *operation, const float *alpha, const void *a, Layout *la, const void *b, Layout *lb,
                    const float *beta, const void *c, Layout *lc, void *d, Layout *ld, const uint64_t *algorithm, void *workspace,
                    size_t size, void *stream) {
-    if (!handle || !operation->transposed || *alpha != 1 || la->rows != lb->rows || lc != ld || !size) return INVALID_VALUE;
+    if (!handle || !operation->transposed || la->rows != lb->rows || lc != ld || !size) return INVALID_VALUE;
     if (*beta != 0 && (*beta != 1 || ld->kind != SINGLE)) return INVALID_VALUE;
     if ((int)algorithm[0] == refused_algorithm) return NOT_SUPPORTED;
     last_algorithm = (int)algorithm[0], last_stream = stream;
@@ -71,7 +71,7 @@ int cublasLtMatmul(void *handle, Operation *operation, const float *alpha, const
         for (uint64_t column = 0; column < ld->columns; column++) {
             float sum = *beta ? at(c, lc, row, column) : 0;
             if (operation->epilogue != 1) sum += at(operation->bias, &bias, row, 0);
-            for (uint64_t k = 0; k < la->rows; k++) sum += at(a, la, k, row) * at(b, lb, k, column);
+            for (uint64_t k = 0; k < la->rows; k++) sum += *alpha * at(a, la, k, row) * at(b, lb, k, column);
             if (operation->epilogue == 36) sum = 0.5f * sum * (1 + tanhf(0.7978846f * (sum + 0.044715f * sum * sum * sum)));
             else if (operation->epilogue != 4 && operation->epilogue != 1) return INVALID_VALUE;
             const uint64_t place = row + column * ld->stride;

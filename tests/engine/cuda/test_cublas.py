@@ -39,7 +39,7 @@ def device() -> Iterator[MemoryDevice]:
         yield device
 
 
-def computed(products: Cublas, stream: int, rows: int, **options: bool) -> tuple[Any, Any]:
+def computed(products: Cublas, stream: int, rows: int, **options: Any) -> tuple[Any, Any]:
     """Return the result of a product, and the expected one."""
     chance = np.random.default_rng(0)
     x, weight = (chance.normal(0, 1, shape).astype(np.float16) for shape in ((rows, 8), (5, 8)))
@@ -48,7 +48,7 @@ def computed(products: Cublas, stream: int, rows: int, **options: bool) -> tuple
     bias, y = chance.normal(0, 1, 5).astype(dtype), np.full((rows, 5), np.nan, dtype)
     if kind.adds:
         y = chance.normal(0, 1, (rows, 5)).astype(dtype)
-    expected = x.astype(np.float64) @ weight.T.astype(np.float64) + (bias if kind.biased else 0)
+    expected = kind.scale * x.astype(np.float64) @ weight.T.astype(np.float64) + (bias if kind.biased else 0)
     if kind.adds:
         expected += y
     spare = np.empty_like(y)
@@ -72,16 +72,17 @@ def computed(products: Cublas, stream: int, rows: int, **options: bool) -> tuple
         {"single": True, "gelu": True},
         {"single": True, "adds": True},
         {"single": True, "adds": True, "biased": False},
+        {"single": True, "adds": True, "scale": 16},
         {"biased": False},
     ],
     ids=lambda options: " and ".join(f"{name} {value}" for name, value in options.items()) or "plain",
 )
 def test_a_product_is_rows_by_weights_and_bias(
-    library: ctypes.CDLL, device: MemoryDevice, options: dict[str, bool]
+    library: ctypes.CDLL, device: MemoryDevice, options: dict[str, Any]
 ) -> None:
     products, stream = Cublas(device), device.create_stream()
     found, expected = computed(products, stream, 7, **options)
-    np.testing.assert_allclose(found, expected, atol=1e-5 if "single" in options else 1e-2)
+    np.testing.assert_allclose(found, expected, atol=1e-4 if "single" in options else 1e-2)
     assert ctypes.c_void_p.in_dll(library, "last_stream").value == stream
     products.close()
     products.close()
