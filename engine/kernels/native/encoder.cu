@@ -19,8 +19,8 @@
 //     WINDOW             how many positions away a token sees others in layers with a window
 //     FIRST_SEES         keys that a pair's first token sees in the last layer
 //
-// A ModernBERT's sums of its parts, which no LayerNorm holds down, are in FP32: in published models they outgrow FP16.
-// docs/decisions/0032 says why.
+// A ModernBERT's sums of its parts, which no LayerNorm holds down, are in FP32, because they may outgrow FP16. See
+// docs/decisions/0032.
 //
 // NVRTC compiles this when a model is opened (engine/cuda/cuda_kernels.py). Tests compile it for the CPU, with an emulated
 // device.cuh.
@@ -61,8 +61,8 @@ __device__ Moments moments_of(const float* values) {
     return {mean, rsqrtf(sum_of_warp(squares) / CHANNELS + EPSILON)};
 }
 
-// LayerNorm of a token of PADDED channels, of which CHANNELS are real, by a warp that holds them as above. `store` takes a channel
-// and the results of it and the next.
+// LayerNorm of a token of PADDED channels, of which CHANNELS are real, by a warp that holds them as above. `store` takes a
+// channel, and the results of it and the next.
 template <int CHANNELS, int PADDED, class Store>
 __device__ void layer_norm(const float* values, const float* weight, const float* bias, const Store& store) {
     constexpr int PAIRS = (PADDED + 63) / 64;
@@ -452,9 +452,9 @@ extern "C" __global__ void __launch_bounds__(128) gather_first(
 
 // The last layer's attention, of each pair's first token alone: context [rows, ATTENTION_WIDTH], from query [rows,
 // ATTENTION_WIDTH] and key_value [tokens, 2 ATTENTION_WIDTH]; in a ModernBERT from query_key_value [tokens, 3 ATTENTION_WIDTH],
-// where a first token's query is not turned because its position is 0. A warp for each head of a pair, with an online softmax over
-// 32 keys at a time: a lane computes the score of one key, then eight channels of the context, for as many values at once as the
-// lanes allow. A length of 0 is an unused row.
+// where a first token's query is not turned because its position is 0. A warp for each head of a pair, with an online softmax
+// over 32 keys at a time: a lane computes the score of one key, then eight channels of the context, for as many values at once as
+// the lanes allow. A length of 0 is an unused row.
 extern "C" __global__ void __launch_bounds__(128) attend_first(
     int rows, const int* begins, const int* lengths,
 #if !MODERN

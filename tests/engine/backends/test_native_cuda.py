@@ -152,9 +152,8 @@ def modern_arrays(dims: ModelDims, has_window: list[int], *, biased: bool = True
             [1, 0],
             True,
         ),
-        ({"head": 32, "heads": 3, "layers": 1, "window": 0, "pooling": "mean"}, [1], True),
     ],
-    ids=["cls", "mean", "full last layer", "no neighbours"],
+    ids=["cls", "mean", "full last layer"],
 )
 def test_a_modernbert_is_computed_as_numpy_computes_it(
     opened: Any, fields: dict[str, Any], has_window: list[int], biased: bool
@@ -162,9 +161,10 @@ def test_a_modernbert_is_computed_as_numpy_computes_it(
     dims = dims_of(**SMALL | fields)
     arrays = modern_arrays(dims, has_window, biased=biased)
     pipeline, device = opened(dims, arrays)
-    pairs = pairs_of(MODERN_LENGTHS, dims)
+    runs = 1 if biased else 3
+    pairs = pairs_of(MODERN_LENGTHS if biased else LENGTHS, dims)
     expected = expected_of(dims, pairs, arrays)
-    for _ in range(3 if dims.pooling == "cls" else 1):  # launched, captured, and as a graph: sums begin anew
+    for _ in range(runs):  # launched, captured, and as a graph, where sums begin anew
         found = pipeline.submit(pairs, batch_size=1).wait()
         assert np.abs(found - expected).max() < ALLOWED
     assert np.abs(expected).mean() > 0.2
@@ -174,7 +174,7 @@ def test_a_modernbert_is_computed_as_numpy_computes_it(
 
 @compiler
 def test_sums_of_a_modernbert_that_half_precision_cannot_hold_are_computed(opened: Any) -> None:
-    """A few channels of published models grow by orders of magnitude in one layer, and are taken back in a later one."""
+    """A channel grows beyond FP16 in one layer, and is taken back in the next."""
     dims = dims_of(**SMALL)
     arrays = modern_arrays(dims, [0, 1])
     arrays["layer.0.output.bias"][3] += 3e5
