@@ -20,7 +20,7 @@ from ..cuda.cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from ..cuda.cuda_kernels import CudaKernels
 from ..errors import BackendError
 from ..precision import Precision
-from .native_cuda_encoders import BertContext, ModernBertContext, NativeGpuContext
+from .native_cuda_encoders import BertContext, Kernels, ModernBertContext, NativeGpuContext, OneProduct
 
 MAX_TOKENS = 32_768
 """Tokens of the largest batch. Smaller batches take longer for each token; see docs/decisions/0015."""
@@ -30,26 +30,6 @@ MAX_PRODUCTS = 2_048
 """Prepared products in the cache, which evicts the least recently used."""
 CONTEXTS = {"bert": BertContext, "modernbert": ModernBertContext}
 """By architecture: the context that computes it."""
-
-
-class Kernels(Protocol):
-    """See `CudaKernels`."""
-
-    def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
-        """See `CudaKernels.launch`."""
-
-    def close(self) -> None:
-        """See `CudaKernels.close`."""
-
-
-class OneProduct(Protocol):
-    """See `Product`."""
-
-    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int, spare: int = 0) -> None:
-        """See `Product.enqueue`."""
-
-    def close(self) -> None:
-        """See `Product.close`."""
 
 
 class Products(Protocol):

@@ -1,15 +1,13 @@
 """`BertContext` and `ModernBertContext`: the kernels and products of an encoder, in the order in which a GPU computes them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from ..batching.packed_layout import PackedLayout
 from ..bundle.native_weights import GATE_SCALE, ModelDims
 from ..bundle.profiles import Shape
 from ..cuda.cublas import WORKSPACE, ProductKind
 from ..cuda.cuda import laid_out
-
-if TYPE_CHECKING:
-    from .native_cuda import NativeGpuExecutor
 
 HALF, SINGLE = 2, 4
 """Bytes of a number."""
@@ -17,10 +15,45 @@ WARP, BLOCK = 32, 128
 """Threads of a warp, and of a block."""
 
 
+class Kernels(Protocol):
+    """See `CudaKernels`."""
+
+    def launch(self, name: str, blocks: tuple[int, int], stream: int, count: int, *pointers: int) -> None:
+        """See `CudaKernels.launch`."""
+
+    def close(self) -> None:
+        """See `CudaKernels.close`."""
+
+
+class OneProduct(Protocol):
+    """See `Product`."""
+
+    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int, spare: int = 0) -> None:
+        """See `Product.enqueue`."""
+
+    def close(self) -> None:
+        """See `Product.close`."""
+
+
+class LoadedModel(Protocol):
+    """What an encoder needs of `NativeGpuExecutor`: see there."""
+
+    dims: ModelDims
+    layout: PackedLayout
+    weights: dict[str, int]
+    offsets: dict[str, int]
+    has_window: list[bool]
+    biased: frozenset[str]
+    kernels: Kernels
+
+    def product(self, kind: ProductKind) -> OneProduct:
+        """See `NativeGpuExecutor.product`."""
+
+
 class NativeGpuContext:
     """See `GpuContext`. It has no state that depends on a shape. `_encode` is the encoder's own."""
 
-    def __init__(self, executor: "NativeGpuExecutor", stream: int, workspace: int) -> None:
+    def __init__(self, executor: LoadedModel, stream: int, workspace: int) -> None:
         self._executor = executor
         self._dims = executor.dims
         self._weights = executor.weights
