@@ -23,6 +23,7 @@ from crossrt.engine.backends import native_cuda
 from crossrt.engine.backends.native_cuda import NativeGpuExecutor
 from crossrt.engine.bundle.native_weights import DTYPES, ModelDims, NativeModel
 from crossrt.engine.cuda.bindings import open_cuda
+from crossrt.engine.cuda.cublas import ProductKind
 from crossrt.engine.cuda.cuda import Cuda, DeviceBuffer, Event, PinnedBuffer, Stream
 from crossrt.engine.hardware.gpus import gpus
 from crossrt.engine.text.encoded_pairs import EncodedPairs
@@ -61,7 +62,7 @@ def large_executor(cuda: Cuda) -> NativeGpuExecutor:
     """Return a BERT-large whose weights repeat a block of random numbers."""
     numbers = np.random.default_rng(0).normal(0, 0.03, 1 << 22)
     arrays = tuple(np.resize(numbers, shape).astype(DTYPES[dtype]) for _, dtype, shape in LARGE.tensors())
-    manifest = SimpleNamespace(max_positions=LARGE.positions, labels=LARGE.labels)
+    manifest = SimpleNamespace(max_positions=LARGE.positions, labels=LARGE.labels, architecture={})
     bundle: Any = SimpleNamespace(native_file=lambda precision: Path("large"), manifest=manifest)
     with patch.object(native_cuda, "NativeModel", SimpleNamespace(open=lambda path: NativeModel(LARGE, arrays))):
         return NativeGpuExecutor(bundle, cuda)
@@ -146,7 +147,7 @@ def row(executor: NativeGpuExecutor, count: int, length: int) -> dict[str, Any]:
         ("output", intermediate, width, False, "projected", "update"),
     ):
         weight, bias = (weights[f"layer.0.{name}.{part}"] for part in ("weight", "bias"))
-        product = executor.product(tokens, inner, outer, gelu=gelu)
+        product = executor.product(ProductKind(tokens, inner, outer, gelu=gelu))
         operands = (place[x], weight, bias, place[y], place["products"])
         taken = us(lambda product=product, operands=operands: product.enqueue(stream.handle, *operands))  # type: ignore[misc]
         result[name] = [taken, round(2 * tokens * inner * outer / taken / 1e6, 1)]

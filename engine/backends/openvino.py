@@ -24,6 +24,12 @@ from .base import PaddedSession, check_length
 with telemetry_off():
     import openvino
 
+# The first array that OpenVINO's Python bindings convert fills their tables of types. Where two threads convert it at the same
+# time, one can wait for the interpreter's lock while it fills a table, and the other for that table while it holds the lock: both
+# then wait for ever (OpenVINO 2026.4; four of twelve processes that tests/engine/backends/test_openvino.py starts). Here one
+# thread fills them, since a module is imported once.
+openvino.Tensor(np.zeros(1, dtype=np.int64), shared_memory=True).data  # noqa: B018
+
 logger = logging.getLogger("crossrt")
 
 PROCESS = os.getpid()

@@ -62,6 +62,9 @@ PANEL = 32
 OUTLIER_CHANNELS = 4
 """Input channels of the second feed-forward layer that INT8 multiplies in FP32 (`Int8::OutlierChannels` in
 native/precision.h)."""
+GATE_SCALE = 16
+"""On GPUs the products of a ModernBERT's values and gates lie in FP16 divided by this, because a product of two numbers outgrows
+FP16 sooner than they do. The product with the next weights makes up for it."""
 ALIGNMENT = 64
 """Bytes of a vector load: each panel begins at a multiple of this."""
 WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
@@ -69,10 +72,8 @@ WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
 ACTIVATIONS = ("none", "tanh", "relu", "gelu", "gelu_tanh", "silu")
 """Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h. `gelu_tanh` is GELU's
 form with tanh."""
-HIDDEN_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
-"""Those between the two feed-forward layers."""
-GPU_ACTIVATIONS, GPU_HIDDEN_ACTIVATIONS = ("none", "tanh", "relu", "gelu"), ("gelu", "gelu_tanh")
-"""Those of the kernels on GPUs. cuBLAS computes both forms of GELU with tanh."""
+GPU_ACTIVATIONS = ("none", "tanh", "relu", "gelu")
+"""Those of the kernels on GPUs."""
 ARCHITECTURES = ("bert", "modernbert")
 """Encoders that the kernels compute, in the order of `Architecture` in native/model_dims.h."""
 POOLINGS = ("cls", "mean")
@@ -93,6 +94,14 @@ Tensors = Iterator[tuple[str, str, tuple[int, ...]]]
 def padded(width: int) -> int:
     """Return the next multiple of 32."""
     return -(-width // PANEL) * PANEL
+
+
+def hidden_activations(*, for_gpus: bool, gated: bool) -> tuple[str, ...]:
+    """Return the activations that the kernels compute between the feed-forward layers, `gated` in a ModernBERT."""
+    if not for_gpus:
+        return ("gelu", "gelu_tanh", "relu", "silu")
+    # A BERT's is part of cuBLAS's product, which has one GELU, the form with tanh. A ModernBERT's is in the kernel of the gate.
+    return ("gelu",) if gated else ("gelu", "gelu_tanh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +188,8 @@ class ModelDims:
         A ModernBERT's `rotary` has cosines and then sines of the angles of each position, for layers without a window and with
         one; `has_window` is 1 for the latter. Its queries and keys have the two channels of an angle 16 apart, and its
         `intermediate` has the gates of 16 channels after them, so that the kernels find both in one panel. LayerNorm comes
-        before each part, so the one at the end of a layer is the next layer's.
+        before each part, so the one at the end of a layer is the next layer's. On GPUs the layers whose results are added to
+        sums, which are FP32, have biases in FP32.
         """
         width, attention_width = self.width, self.attention_width
         yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, self.embedding_width)
@@ -201,10 +211,10 @@ class ModelDims:
             else:
                 yield from self._linear(f"{layer}.query", width, attention_width)
                 yield from self._last_keys_and_values(layer)
-            yield from self._linear(f"{layer}.attention_output", attention_width, width)
+            yield from self._linear(f"{layer}.attention_output", attention_width, width, added=True)
             wide = 2 * self.intermediate if self.is_modern else self.intermediate
             yield from self._linear(f"{layer}.intermediate", width, wide)
-            yield from self._linear(f"{layer}.output", self.intermediate, width)
+            yield from self._linear(f"{layer}.output", self.intermediate, width, added=True)
             if self.is_int8:
                 yield f"{layer}.output.kept", "F32", (OUTLIER_CHANNELS, width)
             for norm in self.norms_of(number):
@@ -248,10 +258,10 @@ class ModelDims:
         for part in ("weight", "bias", "balance") if self.is_int8 else ("weight", "bias"):
             yield f"{name}.{part}", "F32", (width,)
 
-    def _linear(self, name: str, inputs: int, outputs: int) -> Tensors:
+    def _linear(self, name: str, inputs: int, outputs: int, *, added: bool = False) -> Tensors:
         if self.for_gpus:
             yield f"{name}.weight", "F16", (outputs, inputs)
-            yield f"{name}.bias", "F16", (outputs,)
+            yield f"{name}.bias", "F32" if added and self.is_modern else "F16", (outputs,)
             return
         dtype, interleaved = WEIGHT_LAYOUTS[self.precision]
         yield f"{name}.weight", dtype, (outputs // PANEL, inputs // interleaved, PANEL, interleaved)
@@ -270,15 +280,15 @@ class ModelDims:
             raise ValueError(f"{self.positions} positions are too many for a GPU's kernels")
         if self.head % PANEL or self.intermediate % PANEL:
             raise ValueError(f"head {self.head} and intermediate {self.intermediate} must be multiples of {PANEL}")
-        if self.is_modern and (self.types or self.padding is not None or self.for_gpus):
-            raise ValueError("a ModernBERT has no token types, counts every token, and is computed on CPUs")
+        if self.is_modern and (self.types or self.padding is not None):
+            raise ValueError("a ModernBERT has no token types and counts every token")
         if self.architecture not in ARCHITECTURES or self.pooling not in (POOLINGS if self.is_modern else ("cls",)):
             raise ValueError(f"architecture {self.architecture!r} or pooling {self.pooling!r} is none")
-        if self.head_norm and (self.dense == 1 or self.for_gpus):
-            raise ValueError("LayerNorm in the head comes between two linear layers, and is computed on CPUs")
-        if self.embedding is not None and (self.is_modern or self.for_gpus):
-            raise ValueError("embeddings are projected in a BERT, and on CPUs")
-        if self.hidden_activation not in (GPU_HIDDEN_ACTIVATIONS if self.for_gpus else HIDDEN_ACTIVATIONS):
+        if self.head_norm and self.dense == 1:
+            raise ValueError("LayerNorm in the head comes between two linear layers")
+        if self.embedding is not None and self.is_modern:
+            raise ValueError("embeddings are projected in a BERT")
+        if self.hidden_activation not in hidden_activations(for_gpus=self.for_gpus, gated=self.is_modern):
             raise ValueError(f"the hidden activation {self.hidden_activation!r} is none that the kernels compute")
         if (
             self.precision not in (*WEIGHT_LAYOUTS, "fp16")

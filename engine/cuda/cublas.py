@@ -1,8 +1,9 @@
-"""Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32; bias and GELU are fused into the product."""
+"""Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32; bias, GELU and a sum are fused into the product."""
 
 import ctypes
 import math
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BackendError
@@ -22,7 +23,7 @@ REPEATS = 3
 # Constants of cublasLt.h, library_types.h and cublas_api.h.
 _HALF, _SINGLE, _COMPUTE_SINGLE = 2, 0, 68
 _TRANSPOSE_LEFT, _EPILOGUE, _BIAS = 3, 7, 8
-_WITH_BIAS, _WITH_GELU_AND_BIAS = 4, 36
+_PLAIN, _WITH_BIAS, _WITH_GELU_AND_BIAS = 1, 4, 36
 _MOST_WORKSPACE = 1
 _STATUS = {
     1: "NOT_INITIALIZED",
@@ -69,12 +70,9 @@ class Cublas:
         self._call("cublasLtCreate", ctypes.byref(handle))
         self._handle = handle
 
-    def product(self, rows: int, inputs: int, outputs: int, *, gelu: bool = False, single: bool = False) -> "Product":
-        """Prepare y [rows, outputs] = x [rows, inputs] weight^T + bias, with weight [outputs, inputs] and bias [outputs].
-
-        All are FP16; with `single`, y and the bias are FP32. `gelu` applies GELU, in its tanh approximation, to y.
-        """
-        return Product(self, rows, inputs, outputs, gelu=gelu, single=single)
+    def product(self, kind: "ProductKind") -> "Product":
+        """Prepare a product."""
+        return Product(self, kind)
 
     def close(self) -> None:
         """Free the handle. Its products must be closed before. May be called again."""
@@ -88,33 +86,56 @@ class Cublas:
             raise BackendError(f"{name} failed: CUBLAS_STATUS_{_STATUS.get(status, status)}")
 
 
+@dataclass(frozen=True, slots=True)
+class ProductKind:
+    """y [rows, outputs] = scale x [rows, inputs] weight^T + bias, with weight [outputs, inputs] and bias [outputs].
+
+    All are FP16; with `single`, y and the bias are FP32. `gelu` applies GELU, in its tanh approximation, to y. With `adds`, which
+    needs `single`, the result is added to y. Without `biased` there is no bias.
+    """
+
+    rows: int
+    inputs: int
+    outputs: int
+    gelu: bool = False
+    single: bool = False
+    adds: bool = False
+    biased: bool = True
+    scale: int = 1
+
+
 class Product:
     """A matrix product of one shape, prepared by `Cublas.product`.
 
     cuBLAS is column-major. It computes y^T = weight x^T, whose columns are the rows of x and y.
     """
 
-    def __init__(self, cublas: Cublas, rows: int, inputs: int, outputs: int, *, gelu: bool, single: bool) -> None:
+    def __init__(self, cublas: Cublas, kind: ProductKind) -> None:
         self._cublas = cublas
+        self._kind = kind
         self._created: list[tuple[str, ctypes.c_void_p]] = []
         """Descriptors to free, with their kind."""
-        self._one, self._zero = ctypes.c_float(1), ctypes.c_float(0)
+        self._alpha, self._beta = ctypes.c_float(kind.scale), ctypes.c_float(kind.adds)
+        rows, inputs, outputs = kind.rows, kind.inputs, kind.outputs
         try:
             self._operation = self._create("MatmulDesc", ctypes.c_int(_COMPUTE_SINGLE), ctypes.c_int(_SINGLE))
             self._set(_TRANSPOSE_LEFT, ctypes.c_int32(1))
-            self._set(_EPILOGUE, ctypes.c_uint32(_WITH_GELU_AND_BIAS if gelu else _WITH_BIAS))
-            # A placeholder for the bias, whose alignment influences cuBLAS's choice; `enqueue` sets the real pointer.
-            self._set(_BIAS, ctypes.c_void_p(256))
-            shapes = ((_HALF, inputs, outputs), (_HALF, inputs, rows), (_SINGLE if single else _HALF, outputs, rows))
+            epilogue = _WITH_GELU_AND_BIAS if kind.gelu else _WITH_BIAS if kind.biased else _PLAIN
+            self._set(_EPILOGUE, ctypes.c_uint32(epilogue))
+            if kind.biased:
+                # A placeholder for the bias, whose alignment influences cuBLAS's choice; `enqueue` sets the real pointer.
+                self._set(_BIAS, ctypes.c_void_p(256))
+            result = _SINGLE if kind.single else _HALF
+            shapes = ((_HALF, inputs, outputs), (_HALF, inputs, rows), (result, outputs, rows))
             self._layouts = [
                 self._create(
                     "MatrixLayout",
-                    ctypes.c_int(kind),
+                    ctypes.c_int(dtype),
                     ctypes.c_uint64(high),
                     ctypes.c_uint64(wide),
                     ctypes.c_int64(high),
                 )
-                for kind, high, wide in shapes
+                for dtype, high, wide in shapes
             ]
             self._candidates = self._heuristic(CANDIDATES if rows >= TUNED_ROWS else 1)
             if not self._candidates:
@@ -138,16 +159,19 @@ class Product:
         )
         return [each.algorithm for each in results[: count.value] if not each.state]
 
-    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int) -> None:
+    def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int, spare: int = 0) -> None:
         """Enqueue the product on a stream. The other arguments are device pointers, aligned to 256 bytes.
 
         The first call of a product of `TUNED_ROWS` or more rows times the candidate algorithms and keeps the fastest. That call
-        waits for the stream, and cannot be captured in a graph.
+        waits for the stream, and cannot be captured in a graph. Where a product adds to y, it writes the timed results to
+        `spare`, which has room for y.
         """
-        self._set(_BIAS, ctypes.c_void_p(bias))
+        if self._kind.biased:
+            self._set(_BIAS, ctypes.c_void_p(bias))
         if len(self._candidates) > 1:
-            self._candidates = [self._fastest(stream, x, weight, y, workspace)]
-        self._put(self._candidates[0], stream, x, weight, y, workspace)
+            timed = spare if self._kind.adds else y
+            self._candidates = [self._fastest(stream, x, weight, y, timed, workspace)]
+        self._put(self._candidates[0], stream, x, weight, y, y, workspace)
 
     def _fastest(self, stream: int, *pointers: int) -> Any:
         cuda = self._cublas.cuda
@@ -167,13 +191,14 @@ class Product:
 
             return min(self._candidates, key=ms)
 
-    def _put(self, algorithm: Any, stream: int, x: int, weight: int, y: int, workspace: int) -> None:
+    def _put(self, algorithm: Any, stream: int, x: int, weight: int, y: int, to: int, workspace: int) -> None:
+        """Enqueue the product of an algorithm. With `adds`, what is written `to` is its sum with y."""
         weights, xs, ys = self._layouts
         self._cublas._call(
             "cublasLtMatmul",
-            *(self._cublas._handle, self._operation, ctypes.byref(self._one)),
-            *(ctypes.c_void_p(weight), weights, ctypes.c_void_p(x), xs, ctypes.byref(self._zero)),
-            *(ctypes.c_void_p(y), ys, ctypes.c_void_p(y), ys, ctypes.byref(algorithm)),
+            *(self._cublas._handle, self._operation, ctypes.byref(self._alpha)),
+            *(ctypes.c_void_p(weight), weights, ctypes.c_void_p(x), xs, ctypes.byref(self._beta)),
+            *(ctypes.c_void_p(y), ys, ctypes.c_void_p(to), ys, ctypes.byref(algorithm)),
             *(ctypes.c_void_p(workspace), ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream)),
         )
 

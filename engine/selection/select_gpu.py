@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LEAST_CAPABILITY = (8, 0)
 """Lowest compute capability that the native kernels run on."""
+UNTRIED_ARCHITECTURES = ("modernbert",)
+"""Model types whose native kernels have not run on a GPU yet (docs/decisions/0032). `backend="auto"` takes them last."""
 
 
 def choose_gpu(
@@ -41,10 +43,10 @@ def choose_gpu(
 
     `precision=None` means FP32; `"auto"` means the first of FP16 and FP32 that passed its check. `backend="auto"` takes the first
     of these that can run the bundle: a TensorRT engine built for this GPU and TensorRT version, the native kernels, ONNX
-    Runtime's CUDA. It warns when the bundle has engines and none of them can be used. Engines in the user's cache are always
-    allowed; engines in the bundle only with `trust_engines`, since TensorRT runs their content as machine code. `rebuild` builds
-    a missing engine into the cache, which takes minutes. `engine` names the engine file of the bundle to use. Raises
-    BackendError, saying what is missing, when a GPU was asked for.
+    Runtime's CUDA. The native kernels come last for a model in `UNTRIED_ARCHITECTURES`. It warns when the bundle has engines and
+    none of them can be used. Engines in the user's cache are always allowed; engines in the bundle only with `trust_engines`,
+    since TensorRT runs their content as machine code. `rebuild` builds a missing engine into the cache, which takes minutes.
+    `engine` names the engine file of the bundle to use. Raises BackendError, saying what is missing, when a GPU was asked for.
     """
     present = gpus()
     half = precision is Precision.FP16 or precision == Precision.FP16.value
@@ -72,7 +74,10 @@ def choose_gpu(
         "native": lambda: _no_native(bundle, chosen, ordinals),
         "onnxruntime": lambda: _no_cuda(chosen),
     }
-    wanted = ("tensorrt",) if engine else GPU_BACKENDS if backend == "auto" else (backend,)
+    order: tuple[str, ...] = GPU_BACKENDS
+    if bundle.manifest.architecture.get("model_type") in UNTRIED_ARCHITECTURES:
+        order = tuple(sorted(GPU_BACKENDS, key=lambda name: name == "native"))
+    wanted = ("tensorrt",) if engine else order if backend == "auto" else (backend,)
     reasons, able = {}, None
     for name in wanted:  # stops at the first that can: checking the others would load their libraries
         reasons[name] = why_not[name]() if name in why_not else "is for CPUs"
@@ -93,7 +98,7 @@ def choose_gpu(
     return GpuConfig(
         backend=able,
         precision=chosen,
-        reason="asked for" if backend != "auto" else "the first of " + ", ".join(GPU_BACKENDS) + " that can",
+        reason="asked for" if backend != "auto" else "the first of " + ", ".join(order) + " that can",
         ordinals=ordinals,
         engine=engine,
         trust_engines=trust_engines,

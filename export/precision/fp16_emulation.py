@@ -10,15 +10,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ...engine.bundle.native_weights import GATE_SCALE
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
 from ..graph.writer import graph_of
 
-STORED = frozenset(
-    "query_key_value query key_value attention_weights context attention_output attention_norm activation output "
-    "output_norm".split()
-)
-"""Last part of the names of the tensors that the native GPU kernels store in FP16."""
+_ATTENTION = "query_key_value query key_value attention_weights context attention_norm activation "
+BERT_STORES = frozenset((_ATTENTION + "attention_output output output_norm").split())
+MODERNBERT_STORES = frozenset((_ATTENTION + "turned feed_forward_norm intermediate").split())
+"""Last part of the names of a layer's tensors that the native GPU kernels store in FP16."""
+EMBEDDINGS = ("embedding_norm", "project")
+READ_EXACT_EMBEDDINGS = ("layer.0.attention_residual", "layer.0.cls")
+"""Tensors of a ModernBERT that are made of its embeddings in FP32, the first of its sums."""
 
 
 def rounded_after_operators(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -52,28 +55,55 @@ def rounded_after_operators(model: onnx.ModelProto) -> onnx.ModelProto:
 def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
     """Return an FP32 graph that rounds to FP16 where the native GPU kernels do.
 
-    The weights of matrix products are FP16, and so is each tensor that one kernel stores for the next. Sums, LayerNorm and
-    softmax are FP32. GELU has the form with tanh, which cuBLAS offers.
+    The weights of matrix products are FP16, and so is each tensor that one kernel stores for the next, except a ModernBERT's sums
+    of its parts. Other sums, LayerNorm and softmax are FP32. A BERT's GELU has the form with tanh, which cuBLAS offers.
     """
-    known = replace(checkpoint, dimensions=replace(checkpoint.dimensions, hidden_act="gelu_new"))
-    graph = graph_of(known)
-    last = f"head.{len(HEAD_LAYERS[checkpoint.head].linears) - 1}."
+    modern = checkpoint.layout.encoder == "modernbert"
+    if not modern:
+        checkpoint = replace(checkpoint, dimensions=replace(checkpoint.dimensions, hidden_act="gelu_new"))
+    graph = graph_of(checkpoint)
     for tensor in graph.graph.initializer:
-        name = tensor.name
-        product = name.startswith(("layer.", "head.")) and not name.startswith(last) and "_norm." not in name
-        if name == "word.weight" or (product and (not name.startswith("head.") or name.endswith(".weight"))):
+        if _is_half(tensor.name, f"head.{len(HEAD_LAYERS[checkpoint.head].linears) - 1}.", modern=modern):
             with np.errstate(over="ignore"):  # an overflow becomes Inf, which the parity check reports
                 values = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, name))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    stored = MODERNBERT_STORES if modern else BERT_STORES
+    pooled = "final_norm" if checkpoint.dimensions.pooling == "cls" else "head.mean"
     nodes = list(graph.graph.node)
     del graph.graph.node[:]
     for node in nodes:
-        graph.graph.node.append(node)
         output = node.output[0]
+        if modern and output in READ_EXACT_EMBEDDINGS:
+            node.input[:] = [f"{name}.exact" if name in EMBEDDINGS else name for name in node.input]
+        graph.graph.node.append(node)
         stem, _, end = output.rpartition(".")
-        if output == "embedding_norm" or (stem.startswith("layer.") and end in STORED):
+        if modern and end == "activation":
+            _round_divided(graph.graph, GATE_SCALE)
+        elif output in (*EMBEDDINGS, pooled) or (stem.startswith("layer.") and end in stored):
             _round_last(graph.graph)
     return graph
+
+
+def _is_half(name: str, last: str, *, modern: bool) -> bool:
+    """Tell whether the native GPU kernels hold a weight or bias in FP16. `last` is what the head's last layer begins with."""
+    if "norm." in name or name.startswith(last):
+        return False
+    if name.startswith("head."):
+        return name.endswith(".weight")
+    if modern and name.endswith(("attention_output.bias", ".output.bias")):
+        return False
+    return name == "word.weight" or name.startswith(("layer.", "project."))
+
+
+def _round_divided(graph: onnx.GraphProto, by: int) -> None:
+    """Round the output of the last node to FP16 as it is when it is divided."""
+    output = graph.node[-1].output[0]
+    scale = f"{output}.scale"
+    graph.initializer.append(numpy_helper.from_array(np.array(by, dtype=np.float32), scale))
+    graph.node[-1].output[0] = f"{output}.whole"
+    graph.node.append(helper.make_node("Div", [f"{output}.whole", scale], [f"{output}.divided"]))
+    _round_last(graph)
+    graph.node.append(helper.make_node("Mul", [f"{output}.divided", scale], [output]))
 
 
 def _round_last(graph: onnx.GraphProto) -> None:

@@ -20,12 +20,13 @@ import numpy.typing as npt
 
 from ...calibration.tensor_stats import TensorStats
 from ...engine.bundle.native_weights import (
-    GPU_HIDDEN_ACTIVATIONS,
-    HIDDEN_ACTIVATIONS,
+    ACTIVATIONS,
+    GPU_ACTIVATIONS,
     OUTLIER_CHANNELS,
     PANEL,
     ModelDims,
     NativeModel,
+    hidden_activations,
     padded,
     write,
 )
@@ -51,19 +52,21 @@ Floats = npt.NDArray[Any]
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
-    They require an encoder that computes as BERT's or ModernBERT's, and on GPUs a BERT with GELU, attention heads of at most 128
-    channels and embeddings that are not projected. The mean of all tokens is computed for ModernBERT alone, and LayerNorm in the
-    head on CPUs, with the encoder's own epsilon.
+    They require an encoder that computes as BERT's or ModernBERT's with one of `hidden_activations`, and on GPUs attention heads
+    of at most 128 channels. The mean of all tokens is computed for ModernBERT alone, and LayerNorm in the head with the
+    encoder's epsilon.
     """
     dimensions = checkpoint.dimensions
-    if isinstance(dimensions, ModernBertDimensions):
-        known = not for_gpus
+    is_modern = isinstance(dimensions, ModernBertDimensions)
+    if is_modern:
+        known = _activation(checkpoint.head_activation or "none") in (GPU_ACTIVATIONS if for_gpus else ACTIVATIONS)
     else:
-        fits = padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD and not checkpoint.has("project")
-        known = checkpoint.layout.encoder == "bert" and dimensions.pooling == "cls" and (fits or not for_gpus)
+        known = checkpoint.layout.encoder == "bert" and dimensions.pooling == "cls"
+    if for_gpus:
+        known = known and padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD
     if checkpoint.has("head.norm"):
-        known = known and not for_gpus and checkpoint.head_norm_eps == dimensions.norm_eps
-    return known and _activation(dimensions.hidden_act) in (GPU_HIDDEN_ACTIVATIONS if for_gpus else HIDDEN_ACTIVATIONS)
+        known = known and checkpoint.head_norm_eps == dimensions.norm_eps
+    return known and _activation(dimensions.hidden_act) in hidden_activations(for_gpus=for_gpus, gated=is_modern)
 
 
 def native_from_checkpoint(
@@ -246,7 +249,8 @@ class _ArrayBuilder:
         if number == 0 or not dims.is_modern:
             bias = bias + norm.shift
         self._linear(
-            f"{name}.attention_output", output, bias, attention_width, width, self._context_rows(f"{name}.context")
+            *(f"{name}.attention_output", output, bias, attention_width, width, self._context_rows(f"{name}.context")),
+            added=True,
         )
         norm_name = dims.norms_of(number)[0]
         norm = self._norm(norm_name, [f"{name}.intermediate"])
@@ -270,7 +274,7 @@ class _ArrayBuilder:
         bias = self._bias(f"{name}.output")
         if not dims.is_modern:
             bias = bias + norm.shift
-        self._linear(f"{name}.output", output, bias, dims.intermediate, width, rows)
+        self._linear(f"{name}.output", output, bias, dims.intermediate, width, rows, added=True)
 
     def _last_key_value(self, name: str, parts: Mapping[str, Floats]) -> None:
         """The keys have no bias: it would add the same to all scores of a query, which softmax cancels."""
@@ -335,12 +339,24 @@ class _ArrayBuilder:
         return _pad_heads(self._stats[name].rows.T, self._dims).T if name in self._stats else None
 
     def _linear(
-        self, name: str, weight: Floats, bias: Floats, inputs: int, outputs: int, rows: Floats | None = None
+        self,
+        name: str,
+        weight: Floats,
+        bias: Floats,
+        inputs: int,
+        outputs: int,
+        rows: Floats | None = None,
+        *,
+        added: bool = False,
     ) -> None:
-        """Build a linear layer. `rows` [tokens, inputs] is a sample of its input, by which INT8 weights are rounded."""
+        """Build a linear layer. `rows` [tokens, inputs] is a sample of its input, by which INT8 weights are rounded.
+
+        `added` tells that its result is added to the hidden states.
+        """
         weight = _pad_channels(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
         bias = _pad_channels(bias, outputs)
-        self._arrays[f"{name}.bias"] = _to_fp16(bias) if self._dims.for_gpus and not name.startswith("head.") else bias
+        half = self._dims.for_gpus and not name.startswith("head.") and not (added and self._dims.is_modern)
+        self._arrays[f"{name}.bias"] = _to_fp16(bias) if half else bias
         if not self._dims.is_int8:
             self._arrays[f"{name}.weight"] = self._to_element_type(weight)
             return

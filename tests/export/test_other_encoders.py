@@ -43,6 +43,7 @@ from crossrt.export.precision.int8 import quantizations
 from crossrt.export.precision.native_weights import can_be_native
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
+from tests.engine.backends.emulated_gpu import emulated_logits
 
 WORDS = (
     "the a of to in is what who where how long does it take city people live berlin paris river mountain light weather "
@@ -239,7 +240,7 @@ def test_every_file_of_a_bundle_holds_and_runtimes_agree(case: str, write: Calla
     assert max(report.max_abs_diff for report in reports if report.precision == "fp32") < 1e-5
     assert ("token_type_ids" in bundle.manifest.inputs) == (case in ("albert", "albert-same-width", "electra-small"))
     assert can_be_native(checkpoint) == (case not in ("deberta-v3", "mpnet"))
-    assert can_be_native(checkpoint, for_gpus=True) == (case == "mmarco-minilm")
+    assert can_be_native(checkpoint, for_gpus=True) == can_be_native(checkpoint)
     natively = can_be_native(checkpoint) and not why_not_native()
     assert (bundle.manifest.models["fp32"].native_file is not None) == natively
     scores = []
@@ -262,6 +263,18 @@ def test_bf16_is_refused_for_a_model_that_the_kernels_do_not_know(
     monkeypatch.setattr("crossrt.export.export.why_not_native", lambda *_: "")
     with pytest.raises(OptionError, match="they do not know such a model"):
         export_bundle(Checkpoint.read(write("mpnet")), tmp_path / "bundle", precisions=[Precision.BF16])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor")
+@pytest.mark.parametrize("case", ["electra-small", "albert"])
+def test_the_kernels_for_gpus_project_embeddings(case: str, write: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("cuda.bindings")
+    checkpoint = Checkpoint.read(write(case))
+    bundle, _ = export_bundle(checkpoint, tmp_path / "bundle", precisions=[Precision.FP16])
+    encoded = PairTokenizer.from_file(bundle.tokenizer_file, max_length=64).encode(PAIRS)
+    computed = emulated_logits(bundle, encoded, tmp_path / "kernels")
+    with CrossEncoder(bundle.path, backend="onnxruntime", device="cpu", precision="fp32") as model:
+        np.testing.assert_allclose(computed, model.logits(PAIRS), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("case", ["deberta-v3", "mpnet", "albert"])

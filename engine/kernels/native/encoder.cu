@@ -6,11 +6,21 @@
 // belong to no pair; what it computes for them is not read. Model dimensions are macros, so that loops over them are unrolled:
 //
 //     HIDDEN, WIDTH      channels of the hidden states, and those padded with zeros to a multiple of 32
+//     EMBEDDING, EMBEDDING_WIDTH  the same of the embeddings, where they are projected; else HIDDEN and WIDTH
 //     HEADS, HEAD        attention heads, and channels of one
 //     ATTENTION_WIDTH    HEADS * HEAD
 //     TYPES              token types; 0 for a model without them
 //     EPSILON            of LayerNorm
 //     DENSE, LABELS, ACTIVATION   linear layers of the head, its outputs, and the activation before the last of them
+//     HEAD_NORM          1 where LayerNorm follows that activation
+//     MODERN             1 for a ModernBERT. Only there are these read:
+//     INTERMEDIATE       channels of the feed-forward part
+//     GATE_SCALE         what its gated values are divided by, so that FP16 holds them
+//     WINDOW             how many positions away a token sees others in layers with a window
+//     FIRST_SEES         keys that a pair's first token sees in the last layer
+//
+// A ModernBERT's sums of its parts, which no LayerNorm holds down, are in FP32, because they may outgrow FP16. See
+// docs/decisions/0032.
 //
 // NVRTC compiles this when a model is opened (engine/cuda/cuda_kernels.py). Tests compile it for the CPU, with an emulated
 // device.cuh.
@@ -31,26 +41,45 @@ __device__ float sum_of_warp(float value) {
     return value;
 }
 
-// LayerNorm of a token by a warp. A lane holds the channels 2 (lane + 32 i) and the next in values[2 i] and values[2 i + 1].
-__device__ void layer_norm(const float* values, const float* weight, const float* bias, half_bits* out) {
+struct Moments {
+    float mean, scale;  // scale is 1 / sqrt(variance + EPSILON)
+};
+
+// Moments of a token's CHANNELS by a warp. A lane holds the channels 2 (lane + 32 i) and the next in values[2 i] and
+// values[2 i + 1]; those beyond CHANNELS are 0.
+template <int CHANNELS, int PAIRS>
+__device__ Moments moments_of(const float* values) {
     const int lane = threadIdx.x % 32;
     float sum = 0;
-    for (int i = 0; i < 2 * CHANNEL_PAIRS; i++) sum += values[i];
-    const float mean = sum_of_warp(sum) / HIDDEN;
+    for (int i = 0; i < 2 * PAIRS; i++) sum += values[i];
+    const float mean = sum_of_warp(sum) / CHANNELS;
     float squares = 0;
-    for (int i = 0; i < 2 * CHANNEL_PAIRS; i++) {
+    for (int i = 0; i < 2 * PAIRS; i++) {
         const int channel = 2 * (lane + 32 * (i / 2)) + i % 2;
-        if (channel < HIDDEN) squares += (values[i] - mean) * (values[i] - mean);
+        if (channel < CHANNELS) squares += (values[i] - mean) * (values[i] - mean);
     }
-    const float scale = rsqrtf(sum_of_warp(squares) / HIDDEN + EPSILON);
-    for (int i = 0; i < CHANNEL_PAIRS; i++) {
-        const int channel = 2 * (lane + 32 * i);
-        if (channel >= WIDTH) break;
-        const float low = (values[2 * i] - mean) * scale * weight[channel] + bias[channel];
-        const float high = (values[2 * i + 1] - mean) * scale * weight[channel + 1] + bias[channel + 1];
-        *(unsigned*)(out + channel) = pack_halves(low, high);
+    return {mean, rsqrtf(sum_of_warp(squares) / CHANNELS + EPSILON)};
+}
+
+// LayerNorm of a token of PADDED channels, of which CHANNELS are real, by a warp that holds them as above. `store` takes a
+// channel, and the results of it and the next.
+template <int CHANNELS, int PADDED, class Store>
+__device__ void layer_norm(const float* values, const float* weight, const float* bias, const Store& store) {
+    constexpr int PAIRS = (PADDED + 63) / 64;
+    const Moments moments = moments_of<CHANNELS, PAIRS>(values);
+    for (int i = 0; i < PAIRS; i++) {
+        const int channel = 2 * (int(threadIdx.x % 32) + 32 * i);
+        if (channel >= PADDED) break;
+        const float low = (values[2 * i] - moments.mean) * moments.scale * weight[channel] + bias[channel];
+        const float high = (values[2 * i + 1] - moments.mean) * moments.scale * weight[channel + 1] + bias[channel + 1];
+        store(channel, low, high);
     }
 }
+
+struct StoreHalves {
+    half_bits* to;
+    __device__ void operator()(int channel, float low, float high) const { *(unsigned*)(to + channel) = pack_halves(low, high); }
+};
 
 __device__ float low(unsigned halves) { return to_float((half_bits)halves); }
 __device__ float high(unsigned halves) { return to_float((half_bits)(halves >> 16)); }
@@ -68,30 +97,34 @@ __device__ void copy_to_shared(half_bits* to, const half_bits* from, int rows, i
 
 }  // namespace
 
-// hidden [tokens, WIDTH] = LayerNorm(word + position + type embedding). A warp for each token. `places` [tokens] are
+#if !MODERN
+
+// hidden [tokens, EMBEDDING_WIDTH] = LayerNorm(word + position + type embedding). A warp for each token. `places` [tokens] are
 // position + 65536 * type.
 extern "C" __global__ void __launch_bounds__(128) embed(
     int tokens, const int* ids, const int* places, const half_bits* word, const float* position, const float* type,
     const float* weight, const float* bias, half_bits* hidden) {
     const int token = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (token >= tokens) return;
-    const half_bits* words = word + (long long)ids[token] * WIDTH;
-    const float* positions = position + (long long)(places[token] & 0xFFFF) * WIDTH;
-    float values[2 * CHANNEL_PAIRS];
-    for (int i = 0; i < CHANNEL_PAIRS; i++) {
+    constexpr int EMBEDDING_PAIRS = (EMBEDDING_WIDTH + 63) / 64;
+    const half_bits* words = word + (long long)ids[token] * EMBEDDING_WIDTH;
+    const float* positions = position + (long long)(places[token] & 0xFFFF) * EMBEDDING_WIDTH;
+    float values[2 * EMBEDDING_PAIRS];
+    for (int i = 0; i < EMBEDDING_PAIRS; i++) {
         const int channel = 2 * (lane + 32 * i);
         values[2 * i] = values[2 * i + 1] = 0;
-        if (channel >= WIDTH) break;
+        if (channel >= EMBEDDING_WIDTH) break;
         const unsigned halves = *(const unsigned*)(words + channel);
         values[2 * i] = low(halves) + positions[channel];
         values[2 * i + 1] = high(halves) + positions[channel + 1];
 #if TYPES
-        const float* types = type + (places[token] >> 16) * WIDTH + channel;
+        const float* types = type + (places[token] >> 16) * EMBEDDING_WIDTH + channel;
         values[2 * i] += types[0];
         values[2 * i + 1] += types[1];
 #endif
     }
-    layer_norm(values, weight, bias, hidden + (long long)token * WIDTH);
+    StoreHalves store{hidden + (long long)token * EMBEDDING_WIDTH};
+    layer_norm<EMBEDDING, EMBEDDING_WIDTH>(values, weight, bias, store);
 }
 
 // hidden = LayerNorm(hidden + update), both [tokens, WIDTH]. A warp for each token.
@@ -110,8 +143,148 @@ extern "C" __global__ void __launch_bounds__(128) add_normalize(
         values[2 * i] = low(before) + low(added);
         values[2 * i + 1] = high(before) + high(added);
     }
-    layer_norm(values, weight, bias, row);
+    layer_norm<HIDDEN, WIDTH>(values, weight, bias, StoreHalves{row});
 }
+
+#else  // a ModernBERT
+
+namespace {
+
+// Sums as a lane holds them.
+__device__ void load_sums(float* values, const float* sums) {
+    for (int i = 0; i < CHANNEL_PAIRS; i++) {
+        const int channel = 2 * (int(threadIdx.x % 32) + 32 * i);
+        values[2 * i] = values[2 * i + 1] = 0;
+        if (channel >= WIDTH) break;
+        const float2 two = *(const float2*)(sums + channel);
+        values[2 * i] = two.x;
+        values[2 * i + 1] = two.y;
+    }
+}
+
+__device__ void unpack(float* eight, uint4 halves) {
+    const unsigned pairs[4] = {halves.x, halves.y, halves.z, halves.w};
+    for (int i = 0; i < 8; i++) eight[i] = i % 2 ? high(pairs[i / 2]) : low(pairs[i / 2]);
+}
+
+__device__ uint4 pack(const float* eight) {
+    return {pack_halves(eight[0], eight[1]), pack_halves(eight[2], eight[3]), pack_halves(eight[4], eight[5]),
+            pack_halves(eight[6], eight[7])};
+}
+
+// Turns a plane by an angle (RoFormer, Su et al. 2021, arXiv:2104.09864).
+__device__ void turn(float& first, float& second, float cosine, float sine) {
+    const float before = first;
+    first = before * cosine - second * sine;
+    second = second * cosine + before * sine;
+}
+
+}  // namespace
+
+// sums [tokens, WIDTH] = LayerNorm(word embedding), and the same in FP16 in `normalized`, which the first layer reads. A warp for
+// each token.
+extern "C" __global__ void __launch_bounds__(128) embed(
+    int tokens, const int* ids, const half_bits* word, const float* weight, const float* bias, float* sums,
+    half_bits* normalized) {
+    const int token = blockIdx.x * 4 + threadIdx.x / 32;
+    if (token >= tokens) return;
+    const half_bits* words = word + (long long)ids[token] * WIDTH;
+    float values[2 * CHANNEL_PAIRS];
+    for (int i = 0; i < CHANNEL_PAIRS; i++) {
+        const int channel = 2 * (int(threadIdx.x % 32) + 32 * i);
+        values[2 * i] = values[2 * i + 1] = 0;
+        if (channel >= WIDTH) break;
+        const unsigned halves = *(const unsigned*)(words + channel);
+        values[2 * i] = low(halves);
+        values[2 * i + 1] = high(halves);
+    }
+    float* row = sums + (long long)token * WIDTH;
+    const StoreHalves store{normalized + (long long)token * WIDTH};
+    layer_norm<HIDDEN, WIDTH>(values, weight, bias, [=](int channel, float low, float high) {
+        *(float2*)(row + channel) = {low, high};
+        store(channel, low, high);
+    });
+}
+
+// normalized [tokens, WIDTH] = LayerNorm(sums). A warp for each token.
+extern "C" __global__ void __launch_bounds__(128) normalize(
+    int tokens, const float* sums, const float* weight, const float* bias, half_bits* normalized) {
+    const int token = blockIdx.x * 4 + threadIdx.x / 32;
+    if (token >= tokens) return;
+    float values[2 * CHANNEL_PAIRS];
+    load_sums(values, sums + (long long)token * WIDTH);
+    layer_norm<HIDDEN, WIDTH>(values, weight, bias, StoreHalves{normalized + (long long)token * WIDTH});
+}
+
+// Turns the keys in query_key_value [tokens, 3 ATTENTION_WIDTH] by the positions of their tokens, `places` [tokens]. `angles`
+// [positions, HEAD] has the cosines of a position and then the sines. The two channels of a plane lie 16 apart. A thread for 8
+// planes. Keys are read by several blocks of attention, so they are turned before; each query is turned where it is read.
+extern "C" __global__ void __launch_bounds__(128) turn_keys(
+    int tokens, const int* places, const float* angles, half_bits* query_key_value) {
+    constexpr int PARTS = ATTENTION_WIDTH / 16;
+    const int item = blockIdx.x * 128 + threadIdx.x, token = item / PARTS, part = item % PARTS;
+    if (token >= tokens) return;
+    const int channel = part / 2 * 32 + part % 2 * 8, plane = part / 2 * 32 % HEAD / 2 + part % 2 * 8;
+    half_bits* keys = query_key_value + (long long)token * 3 * ATTENTION_WIDTH + ATTENTION_WIDTH + channel;
+    const float4* cosines = (const float4*)(angles + (long long)places[token] * HEAD + plane);
+    const float4* sines = cosines + HEAD / 8;
+    float first[8], second[8];
+    unpack(first, *(const uint4*)keys);
+    unpack(second, *(const uint4*)(keys + 16));
+    for (int i = 0; i < 2; i++) {
+        const float4 cosine = cosines[i], sine = sines[i];
+        turn(first[4 * i], second[4 * i], cosine.x, sine.x);
+        turn(first[4 * i + 1], second[4 * i + 1], cosine.y, sine.y);
+        turn(first[4 * i + 2], second[4 * i + 2], cosine.z, sine.z);
+        turn(first[4 * i + 3], second[4 * i + 3], cosine.w, sine.w);
+    }
+    *(uint4*)keys = pack(first);
+    *(uint4*)(keys + 16) = pack(second);
+}
+
+// activation [tokens, INTERMEDIATE] = GELU(values) * gates / GATE_SCALE. `wide` [tokens, 2 INTERMEDIATE] has 16 values, then
+// their 16 gates, and so on. A thread for 8 channels.
+extern "C" __global__ void __launch_bounds__(128) gate(int tokens, const half_bits* wide, half_bits* activation) {
+    constexpr int PARTS = INTERMEDIATE / 8;
+    const int item = blockIdx.x * 128 + threadIdx.x, token = item / PARTS, part = item % PARTS;
+    if (token >= tokens) return;
+    const half_bits* from = wide + (long long)token * 2 * INTERMEDIATE + part / 2 * 32 + part % 2 * 8;
+    float values[8], gates[8];
+    unpack(values, *(const uint4*)from);
+    unpack(gates, *(const uint4*)(from + 16));
+    for (int i = 0; i < 8; i++) values[i] *= 0.5f / GATE_SCALE * (1 + erff(values[i] * 0.70710678f)) * gates[i];
+    *(uint4*)(activation + (long long)token * INTERMEDIATE + part * 8) = pack(values);
+}
+
+// first [rows, WIDTH] = the mean over each pair's tokens of LayerNorm(sums). A block for each pair: its warps share the tokens
+// out, and add what they have one after the other.
+extern "C" __global__ void __launch_bounds__(128) mean(
+    int rows, const int* begins, const int* lengths, const float* sums, const float* weight, const float* bias,
+    half_bits* first) {
+    __shared__ float total[WIDTH];
+    const int row = blockIdx.x, length = lengths[row], warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows || !length) return;
+    float own[2 * CHANNEL_PAIRS] = {};
+    for (int token = warp; token < length; token += 4) {
+        float values[2 * CHANNEL_PAIRS];
+        load_sums(values, sums + (long long)(begins[row] + token) * WIDTH);
+        const Moments moments = moments_of<HIDDEN, CHANNEL_PAIRS>(values);
+        for (int i = 0; i < 2 * CHANNEL_PAIRS; i++) own[i] += (values[i] - moments.mean) * moments.scale;
+    }
+    for (int adding = 0; adding < 4; adding++) {
+        for (int i = 0; i < 2 * CHANNEL_PAIRS; i++) {
+            const int channel = 2 * (lane + 32 * (i / 2)) + i % 2;
+            if (warp == adding && channel < WIDTH) total[channel] = warp ? total[channel] + own[i] : own[i];
+        }
+        __syncthreads();
+    }
+    for (int channel = threadIdx.x; channel < WIDTH; channel += 128)
+        first[(long long)row * WIDTH + channel] = to_half(total[channel] / length * weight[channel] + bias[channel]);
+}
+
+#endif
+
+namespace {
 
 // context [tokens, ATTENTION_WIDTH] = softmax(Q K^T) V, where query_key_value is [tokens, 3 ATTENTION_WIDTH] and the queries
 // carry the scale and log2(e), so that softmax is 2^x.
@@ -122,8 +295,12 @@ extern "C" __global__ void __launch_bounds__(128) add_normalize(
 //
 // blockIdx.y is the head. blockIdx.x is a tile of up to 64 queries of one pair, 16 for each of 4 warps: `tiles` [count, 3] has
 // the pair's first token, its length and the tile's first query. A length of 0 is an unused tile.
-extern "C" __global__ void __launch_bounds__(128) attend(
-    int count, const int* tiles, const half_bits* query_key_value, half_bits* context) {
+//
+// A ModernBERT's queries are turned by `angles`, as `turn_keys` turns its keys. With WINDOWED a query sees the keys that are at
+// most WINDOW positions away.
+template <bool WINDOWED>
+__device__ void attend_tile(
+    int count, const int* tiles, const half_bits* query_key_value, const float* angles, half_bits* context) {
     __shared__ __align__(16) half_bits keys[KEY_BLOCK * PITCH], values[KEY_BLOCK * PITCH];
     const int tile = blockIdx.x, begin = tiles[3 * tile], length = tiles[3 * tile + 1], first_query = tiles[3 * tile + 2];
     if (tile >= count || !length) return;
@@ -139,12 +316,35 @@ extern "C" __global__ void __launch_bounds__(128) attend(
             const int row = query_row + i % 2 * 8;
             query[k][i] = row < length ? *(const unsigned*)(base + (long long)row * STRIDE + 16 * k + i / 2 * 8 + column) : 0;
         }
+#if MODERN
+    for (int k = 0; k < HEAD / 16; k += 2)  // the first and the second channels of 16 planes
+        for (int i = 0; i < 4; i++) {
+            const int row = query_row + i % 2 * 8;
+            if (row >= length) continue;
+            const float* cosines = angles + (long long)row * HEAD + 8 * k + i / 2 * 8 + column;
+            const float2 cosine = *(const float2*)cosines, sine = *(const float2*)(cosines + HEAD / 2);
+            float first[2] = {low(query[k][i]), high(query[k][i])}, second[2] = {low(query[k + 1][i]), high(query[k + 1][i])};
+            turn(first[0], second[0], cosine.x, sine.x);
+            turn(first[1], second[1], cosine.y, sine.y);
+            query[k][i] = pack_halves(first[0], first[1]);
+            query[k + 1][i] = pack_halves(second[0], second[1]);
+        }
+#endif
     // Of the two rows that a lane has: the maximum so far, and this lane's part of the sum of weights.
     float out[HEAD / 8][4] = {}, maximum[2] = {-INF, -INF}, sums[2] = {};
     const int matrix = lane / 8, matrix_row = lane % 8;  // whose address this lane passes to load_matrices
-    for (int first_key = 0; first_key < length; first_key += KEY_BLOCK) {
-        const int block_keys = length - first_key < KEY_BLOCK ? length - first_key : KEY_BLOCK;
-        if (first_key) __syncthreads();  // all warps have read the block before
+    // The keys that a query of the tile sees. Each sees one of the first TILE of them, so its maximum is a number from then on.
+    int begin_key = 0, end_key = length;
+    if (WINDOWED && first_query > WINDOW) begin_key = first_query - WINDOW;
+    if (WINDOWED && first_query + TILE + WINDOW < length) end_key = first_query + TILE + WINDOW;
+    for (int first_key = begin_key; first_key < end_key; first_key += KEY_BLOCK) {
+        const int block_keys = end_key - first_key < KEY_BLOCK ? end_key - first_key : KEY_BLOCK;
+        // Whether 16 keys of the block are too far away for all queries of the warp.
+        const auto are_far = [=](int key_row) {
+            const int distance = first_key + key_row - (first_query + 16 * warp);
+            return WINDOWED && (distance > 15 + WINDOW || distance < -15 - WINDOW);
+        };
+        if (first_key != begin_key) __syncthreads();  // all warps have read the block before
         copy_to_shared(keys, base + ATTENTION_WIDTH + (long long)first_key * STRIDE, block_keys, STRIDE);
         copy_to_shared(values, base + 2 * ATTENTION_WIDTH + (long long)first_key * STRIDE, block_keys, STRIDE);
         __syncthreads();
@@ -157,7 +357,7 @@ extern "C" __global__ void __launch_bounds__(128) attend(
                 float(*score)[4] = scores + 2 * k;
                 for (int i = 0; i < 8; i++) score[i / 4][i % 4] = 0;
                 const int key_row = tile_key + 16 * k;
-                if (key_row >= block_keys) continue;
+                if (key_row >= block_keys || are_far(key_row)) continue;
 #pragma unroll
                 for (int h = 0; h < HEAD / 16; h++) {
                     unsigned key[4];
@@ -167,7 +367,10 @@ extern "C" __global__ void __launch_bounds__(128) attend(
                 }
                 for (int i = 0; i < 8; i++) {
                     float& one = score[i / 4][i % 4];
-                    if (key_row + i / 4 * 8 + column + i % 2 >= block_keys) one = -INF;  // zeros after the last key
+                    const int key = key_row + i / 4 * 8 + column + i % 2;
+                    if (key >= block_keys) one = -INF;  // zeros after the last key
+                    const int distance = first_key + key - (query_row + i % 4 / 2 * 8);
+                    if (WINDOWED && unsigned(distance + WINDOW) > 2 * WINDOW) one = -INF;
                     new_maximum[i % 4 / 2] = fmaxf(new_maximum[i % 4 / 2], one);
                 }
             }
@@ -183,7 +386,7 @@ extern "C" __global__ void __launch_bounds__(128) attend(
 #pragma unroll
             for (int k = 0; k < TILE / 16; k++) {
                 const int key_row = tile_key + 16 * k;
-                if (key_row >= block_keys) continue;
+                if (key_row >= block_keys || are_far(key_row)) continue;
                 float weight[2][4];
                 for (int i = 0; i < 8; i++) {
                     const float one = exp2_approx(scores[2 * k + i / 4][i % 4] - maximum[i % 4 / 2]);
@@ -216,35 +419,70 @@ extern "C" __global__ void __launch_bounds__(128) attend(
     }
 }
 
-// first [rows, WIDTH] = the hidden states of each pair's first token, [CLS]. A warp for each row.
+}  // namespace
+
+#if !MODERN
+extern "C" __global__ void __launch_bounds__(128) attend(
+    int count, const int* tiles, const half_bits* query_key_value, half_bits* context) {
+    attend_tile<false>(count, tiles, query_key_value, nullptr, context);
+}
+typedef half_bits hidden_value;
+#else
+extern "C" __global__ void __launch_bounds__(128) attend(
+    int count, const int* tiles, const half_bits* query_key_value, const float* angles, half_bits* context) {
+    attend_tile<false>(count, tiles, query_key_value, angles, context);
+}
+extern "C" __global__ void __launch_bounds__(128) attend_window(
+    int count, const int* tiles, const half_bits* query_key_value, const float* angles, half_bits* context) {
+    attend_tile<true>(count, tiles, query_key_value, angles, context);
+}
+typedef float hidden_value;
+#endif
+
+// first [rows, WIDTH] = the hidden states, or the sums of a ModernBERT, of each pair's first token, [CLS]. A warp for each row.
 extern "C" __global__ void __launch_bounds__(128) gather_first(
-    int rows, const int* begins, const half_bits* hidden, half_bits* first) {
+    int rows, const int* begins, const hidden_value* hidden, hidden_value* first) {
+    constexpr int AT_ONCE = 16 / sizeof(hidden_value);
     const int row = blockIdx.x * 4 + threadIdx.x / 32;
     if (row >= rows) return;
-    for (int channel = threadIdx.x % 32 * 8; channel < WIDTH; channel += 256)
+    for (int channel = threadIdx.x % 32 * AT_ONCE; channel < WIDTH; channel += 32 * AT_ONCE)
         *(uint4*)(first + (long long)row * WIDTH + channel) =
             *(const uint4*)(hidden + (long long)begins[row] * WIDTH + channel);
 }
 
 // The last layer's attention, of each pair's first token alone: context [rows, ATTENTION_WIDTH], from query [rows,
-// ATTENTION_WIDTH] and key_value [tokens, 2 ATTENTION_WIDTH]. A warp for each head of a pair, with an online softmax over 32 keys
-// at a time: a lane computes the score of one key, then eight channels of the context, for as many values at once as the lanes
-// allow. A length of 0 is an unused row.
+// ATTENTION_WIDTH] and key_value [tokens, 2 ATTENTION_WIDTH]; in a ModernBERT from query_key_value [tokens, 3 ATTENTION_WIDTH],
+// where a first token's query is not turned because its position is 0. A warp for each head of a pair, with an online softmax
+// over 32 keys at a time: a lane computes the score of one key, then eight channels of the context, for as many values at once as
+// the lanes allow. A length of 0 is an unused row.
 extern "C" __global__ void __launch_bounds__(128) attend_first(
-    int rows, const int* begins, const int* lengths, const half_bits* query, const half_bits* key_value,
-    half_bits* context) {
+    int rows, const int* begins, const int* lengths,
+#if !MODERN
+    const half_bits* query, const half_bits* key_value, half_bits* context) {
+    constexpr int BESIDE = 2;  // keys and values
+#else
+    const half_bits* query_key_value, half_bits* context) {
+    constexpr int BESIDE = 3;
+#endif
     constexpr int PARTS = HEAD / 8, VALUES_AT_ONCE = 32 / PARTS;
     const int item = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (item >= rows * HEADS) return;
-    const int row = item / HEADS, head = item % HEADS, length = lengths[row];
+    const int row = item / HEADS, head = item % HEADS;
+#if !MODERN
+    const int length = lengths[row];
     const half_bits* queries = query + (long long)row * ATTENTION_WIDTH + head * HEAD;
-    const half_bits* keys = key_value + (long long)begins[row] * 2 * ATTENTION_WIDTH + head * HEAD;
+    const half_bits* keys = key_value + (long long)begins[row] * BESIDE * ATTENTION_WIDTH + head * HEAD;
+#else
+    const int length = lengths[row] < FIRST_SEES ? lengths[row] : FIRST_SEES;
+    const half_bits* queries = query_key_value + (long long)begins[row] * BESIDE * ATTENTION_WIDTH + head * HEAD;
+    const half_bits* keys = queries + ATTENTION_WIDTH;
+#endif
     const half_bits* values = keys + ATTENTION_WIDTH + lane % PARTS * 8;
     float maximum = -INF, sum = 0, out[8] = {};
     for (int first_key = 0; first_key < length; first_key += 32) {
         float score = -INF;
         if (first_key + lane < length) {
-            const half_bits* key = keys + (long long)(first_key + lane) * 2 * ATTENTION_WIDTH;
+            const half_bits* key = keys + (long long)(first_key + lane) * BESIDE * ATTENTION_WIDTH;
             score = 0;
 #pragma unroll
             for (int part = 0; part < HEAD; part += 8) {
@@ -264,7 +502,7 @@ extern "C" __global__ void __launch_bounds__(128) attend_first(
             const int key = group + lane / PARTS;
             const float key_weight = shuffle(weight, key & 31);
             if (lane >= VALUES_AT_ONCE * PARTS || key >= 32 || first_key + key >= length) continue;
-            const uint4 v = *(const uint4*)(values + (long long)(first_key + key) * 2 * ATTENTION_WIDTH);
+            const uint4 v = *(const uint4*)(values + (long long)(first_key + key) * BESIDE * ATTENTION_WIDTH);
             const float eight[8] = {low(v.x), high(v.x), low(v.y), high(v.y), low(v.z), high(v.z), low(v.w), high(v.w)};
             for (int i = 0; i < 8; i++) out[i] += key_weight * eight[i];
         }
@@ -283,9 +521,9 @@ extern "C" __global__ void __launch_bounds__(128) attend_first(
     }
 }
 
-// The last linear layer of the head: logits [rows, LABELS] = activation(pooled) weight + bias, with weight [HIDDEN, LABELS]. A
-// warp for each row. `pooled` [rows, WIDTH] is what the linear layer before it gave, in FP32; in a head of one layer it is the
-// hidden states of the first tokens, in FP16.
+// The last linear layer of the head: logits [rows, LABELS] = activation(pooled) weight + bias, with weight [HIDDEN, LABELS]; with
+// HEAD_NORM, LayerNorm(activation(pooled)) in place of the activation. A warp for each row. `pooled` [rows, WIDTH] is what the
+// linear layer before it gave, in FP32; in a head of one layer it is what the encoder gave, in FP16.
 #if DENSE == 1
 typedef half_bits pooled_value;
 __device__ float value_of(half_bits value) { return to_float(value); }
@@ -295,17 +533,44 @@ __device__ float value_of(float value) { return value; }
 #endif
 
 extern "C" __global__ void __launch_bounds__(128) classify(
-    int rows, const pooled_value* pooled, const float* weight, const float* bias, float* logits) {
+    int rows, const pooled_value* pooled,
+#if HEAD_NORM
+    const float* norm_weight, const float* norm_bias,
+#endif
+    const float* weight, const float* bias, float* logits) {
     const int row = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
-    float sums[LABELS] = {};
-    for (int channel = lane; channel < HIDDEN; channel += 32) {
+    const auto activated = [=](int channel) {
         float value = value_of(pooled[(long long)row * WIDTH + channel]);
         if (ACTIVATION == 1) value = tanhf(value);
         if (ACTIVATION == 2) value = fmaxf(value, 0);
         if (ACTIVATION == 3) value = 0.5f * value * (1 + erff(value * 0.70710678f));
+        return value;
+    };
+    float sums[LABELS] = {};
+#if HEAD_NORM
+    constexpr int CHANNELS = (HIDDEN + 31) / 32;  // of a lane
+    float values[CHANNELS], sum = 0, squares = 0;
+    for (int i = 0; i < CHANNELS; i++) {
+        values[i] = lane + 32 * i < HIDDEN ? activated(lane + 32 * i) : 0;
+        sum += values[i];
+    }
+    const float mean = sum_of_warp(sum) / HIDDEN;
+    for (int i = 0; i < CHANNELS; i++)
+        if (lane + 32 * i < HIDDEN) squares += (values[i] - mean) * (values[i] - mean);
+    const float scale = rsqrtf(sum_of_warp(squares) / HIDDEN + EPSILON);
+    for (int i = 0; i < CHANNELS; i++) {
+        const int channel = lane + 32 * i;
+        if (channel >= HIDDEN) break;
+        const float value = (values[i] - mean) * scale * norm_weight[channel] + norm_bias[channel];
         for (int label = 0; label < LABELS; label++) sums[label] += value * weight[channel * LABELS + label];
     }
+#else
+    for (int channel = lane; channel < HIDDEN; channel += 32) {
+        const float value = activated(channel);
+        for (int label = 0; label < LABELS; label++) sums[label] += value * weight[channel * LABELS + label];
+    }
+#endif
     for (int label = 0; label < LABELS; label++) {
         const float sum = sum_of_warp(sums[label]);
         if (!lane) logits[row * LABELS + label] = sum + bias[label];

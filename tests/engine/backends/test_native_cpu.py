@@ -28,10 +28,10 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import (
     ACTIVATIONS,
     DTYPES,
-    HIDDEN_ACTIVATIONS,
     OUTLIER_CHANNELS,
     ModelDims,
     NativeModel,
+    hidden_activations,
     padded,
     write,
 )
@@ -51,6 +51,7 @@ COMPUTED = [
 ]
 """Precisions that the kernels can compute on this processor. Tests that open a session of another one are skipped."""
 
+HIDDEN_ACTIVATIONS = hidden_activations(for_gpus=False, gated=True)
 POSITIONS = 300
 
 

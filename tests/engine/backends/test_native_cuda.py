@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cuda.bindings")
 
-from crossrt.engine.backends.native_cuda import MAX_TOKENS, NativeGpuExecutor
+from crossrt.engine.backends.native_cuda import MAX_TOKENS, NativeGpuExecutor, macros_of
 from crossrt.engine.batching.packed_layout import TILE, PackedLayout
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import DTYPES, PANEL, ModelDims, NativeModel
@@ -26,7 +26,7 @@ from crossrt.engine.text.encoded_pairs import EncodedPairs
 from tests.engine.backends import emulated_gpu
 from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
 from tests.engine.backends.native_arithmetic import logits_of
-from tests.engine.backends.test_native_cpu import bundle_of, dims_of, random_arrays
+from tests.engine.backends.test_native_cpu import MODERN, bundle_of, dims_of, random_arrays
 from tests.engine.cuda.memory_device import MemoryDevice
 
 __all__ = ["bundle_of"]
@@ -49,8 +49,8 @@ def pairs_of(lengths: list[int], dims: ModelDims, seed: int = 0) -> EncodedPairs
     )
 
 
-def expected_of(dims: ModelDims, pairs: EncodedPairs, seed: int = 0) -> Any:
-    arrays = random_arrays(dims, seed)
+def expected_of(dims: ModelDims, pairs: EncodedPairs, arrays: Mapping[str, Any] | None = None) -> Any:
+    arrays = random_arrays(dims) if arrays is None else arrays
     known = tuple(np.asarray(arrays[name], dtype=DTYPES[dtype]) for name, dtype, _ in dims.tensors())
     cuts = [slice(begin, end) for begin, end in zip(pairs.offsets[:-1], pairs.offsets[1:], strict=True)]
     return logits_of(NativeModel(dims, known), [(pairs.ids[cut], pairs.type_ids[cut]) for cut in cuts])
@@ -63,14 +63,16 @@ def for_gpus(dims: ModelDims, arrays: Mapping[str, Any]) -> tuple[ModelDims, dic
         return panels.swapaxes(1, 2).reshape(panels.shape[0] * PANEL, -1)
 
     last, width = f"layer.{dims.layers - 1}", dims.width
-    keys = np.concatenate([matrix(head).T for head in arrays[f"{last}.key.weight"]])
-    bias = arrays[f"{last}.value.bias"]
-    made = {
-        f"{last}.key_value.weight": np.concatenate([keys, matrix(arrays[f"{last}.value.weight"])]),
-        f"{last}.key_value.bias": np.concatenate([np.zeros_like(bias), bias]),
-    }
+    made = {}
+    if not dims.is_modern:
+        keys = np.concatenate([matrix(head).T for head in arrays[f"{last}.key.weight"]])
+        bias = arrays[f"{last}.value.bias"]
+        made = {
+            f"{last}.key_value.weight": np.concatenate([keys, matrix(arrays[f"{last}.value.weight"])]),
+            f"{last}.key_value.bias": np.concatenate([np.zeros_like(bias), bias]),
+        }
     for name, array in arrays.items():
-        if name.startswith("head.") and not name.startswith(f"head.{dims.dense - 1}."):
+        if name.startswith("head.") and not name.startswith((f"head.{dims.dense - 1}.", "head.norm")):
             array = np.pad(array.T, [(0, width - side) for side in array.shape])
         made.setdefault(name, matrix(array) if array.ndim == 4 else array)
     return dataclasses.replace(dims, precision="fp16"), made
@@ -81,9 +83,9 @@ def opened(bundle_of: Callable[..., Bundle], tmp_path: Path) -> Any:
     """Return a function that opens a random model on a device in memory."""
     pipelines = []
 
-    def open_one(dims: ModelDims) -> tuple[GpuScorer, MemoryDevice]:
+    def open_one(dims: ModelDims, arrays: Mapping[str, Any] | None = None) -> tuple[GpuScorer, MemoryDevice]:
         device = MemoryDevice(total=4 << 30)
-        bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
+        bundle = bundle_of(*for_gpus(dims, random_arrays(dims) if arrays is None else arrays))
         with device.current():
             executor = NativeGpuExecutor(bundle, device, **emulation(tmp_path / f"kernels{len(pipelines)}"))
         pipelines.append(GpuScorer(bundle, CONFIG, [executor]))
@@ -108,8 +110,9 @@ LENGTHS = [1, 16, 17, 64, 65, 145]
         {"hidden": 40, "heads": 2, "head": 64, "intermediate": 160, "labels": 3, "activation": "gelu"},
         {"hidden": 192, "heads": 1, "head": 128, "dense": 1, "activation": "none", "epsilon": 1e-5},
         {"layers": 1, "types": 1},
+        {"hidden": 40, "embedding": 96, "head_norm": True},
     ],
-    ids=["bert", "no types", "padded", "one dense layer", "one layer"],
+    ids=["bert", "no types", "padded", "one dense layer", "one layer", "projected, norm in the head"],
 )
 def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, Any]) -> None:
     dims = dims_of(precision="fp32", **fields)
@@ -122,6 +125,78 @@ def test_the_kernels_compute_what_numpy_computes(opened: Any, fields: dict[str, 
     assert np.abs(expected).mean() > 0.2
     pipeline.close()
     assert device.left_behind == []
+
+
+SMALL = {**MODERN, "precision": "fp32", "hidden": 40, "head": 64, "layers": 2, "labels": 3}
+"""A ModernBERT whose kernels several tests compile."""
+MODERN_LENGTHS = [1, 16, 17, 64, 65, 145, 300]
+
+
+def modern_arrays(dims: ModelDims, has_window: list[int], *, biased: bool = True, seed: int = 0) -> dict[str, Any]:
+    """Random weights. Without `biased`, what is added to the sums has no bias, as in published models."""
+    arrays = random_arrays(dims, seed) | {"has_window": np.array(has_window, dtype=np.int32)}
+    for name in arrays:
+        if name.endswith(("attention_output.bias", ".output.bias")) and not biased:
+            arrays[name] = np.zeros_like(arrays[name])
+    return arrays
+
+
+@compiler
+@pytest.mark.parametrize(
+    ("fields", "has_window", "biased"),
+    [
+        ({"layers": 3}, [0, 1, 1], False),
+        ({"layers": 3, "pooling": "mean", "activation": "gelu"}, [0, 1, 1], True),
+        (
+            {"hidden": 96, "head": 128, "heads": 1, "intermediate": 160, "window": 64, "dense": 1, "head_norm": False},
+            [1, 0],
+            True,
+        ),
+    ],
+    ids=["cls", "mean", "full last layer"],
+)
+def test_a_modernbert_is_computed_as_numpy_computes_it(
+    opened: Any, fields: dict[str, Any], has_window: list[int], biased: bool
+) -> None:
+    dims = dims_of(**SMALL | fields)
+    arrays = modern_arrays(dims, has_window, biased=biased)
+    pipeline, device = opened(dims, arrays)
+    runs = 1 if biased else 3
+    pairs = pairs_of(MODERN_LENGTHS if biased else LENGTHS, dims)
+    expected = expected_of(dims, pairs, arrays)
+    for _ in range(runs):  # launched, captured, and as a graph, where sums begin anew
+        found = pipeline.submit(pairs, batch_size=1).wait()
+        assert np.abs(found - expected).max() < ALLOWED
+    assert np.abs(expected).mean() > 0.2
+    pipeline.close()
+    assert device.left_behind == []
+
+
+@compiler
+def test_sums_of_a_modernbert_that_half_precision_cannot_hold_are_computed(opened: Any) -> None:
+    """A channel grows beyond FP16 in one layer, and is taken back in the next."""
+    dims = dims_of(**SMALL)
+    arrays = modern_arrays(dims, [0, 1])
+    arrays["layer.0.output.bias"][3] += 3e5
+    arrays["layer.1.attention_output.bias"][3] -= 3e5
+    arrays["layer.1.attention_norm.weight"] *= 1e4  # the others are small beside it
+    arrays["layer.1.attention_norm.weight"][3] = 0
+    pipeline, _ = opened(dims, arrays)
+    pairs = pairs_of([17, 65], dims)
+    found = pipeline.submit(pairs, batch_size=1).wait()
+    assert np.abs(found - expected_of(dims, pairs, arrays)).max() < ALLOWED
+
+
+@compiler
+def test_gated_values_that_half_precision_cannot_hold_are_computed(opened: Any) -> None:
+    dims = dims_of(**SMALL)
+    arrays = modern_arrays(dims, [0, 1])
+    arrays["layer.0.intermediate.weight"] *= 200  # values and gates of some hundreds
+    arrays["layer.0.output.weight"] /= 1000
+    pipeline, _ = opened(dims, arrays)
+    pairs = pairs_of([17, 65], dims)
+    found = pipeline.submit(pairs, batch_size=1).wait()
+    assert np.abs(found - expected_of(dims, pairs, arrays)).max() < ALLOWED
 
 
 @compiler
@@ -144,11 +219,11 @@ def test_a_score_is_its_pairs_own_whatever_lies_beside_it(opened: Any) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("i % 2 >= block_keys) one", "i % 2 >= block_keys + 16) one"),  # attention to padding
+        ("if (key >= block_keys) one", "if (key >= block_keys + 16) one"),  # attention to padding
         ("tile_key += TILE", "tile_key += 2 * TILE"),  # keys are left out
         ("first_key += KEY_BLOCK", "first_key += 2 * KEY_BLOCK"),
         ("sums[half] *= rescale;", ""),  # the softmax is not rescaled
-        ("sum_of_warp(squares) / HIDDEN", "sum_of_warp(squares) / WIDTH"),  # padding counts in the variance
+        ("sum_of_warp(squares) / CHANNELS", "sum_of_warp(squares) / WIDTH"),  # padding counts in the variance
         ("+ positions[channel + 1]", "+ positions[channel]"),
     ],
 )
@@ -165,21 +240,61 @@ def test_a_wrong_kernel_is_noticed(
     assert np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected_of(dims, pairs)).max() > ALLOWED
 
 
+# Expressions, wrong ones in their place, and what the head reads. All are in one library, which is compiled once.
+MODERN_MUTANTS = [
+    ("2 * WINDOW", "(2 * WINDOW + 4)", "mean"),  # keys too many
+    ("distance > 15 + WINDOW || distance < -15 - WINDOW", "distance > WINDOW || distance < -WINDOW", "mean"),  # too few
+    ("first_query - WINDOW", "first_query", "mean"),
+    ("first_query + TILE + WINDOW", "first_query + TILE", "mean"),
+    ("lengths[row] < FIRST_SEES", "true", "cls"),
+    ("before * cosine - second * sine", "before * cosine + second * sine", "cls"),
+    ("angles + (long long)row * HEAD", "angles + (long long)(row ^ 1) * HEAD", "cls"),  # of other positions
+    ("part / 2 * 32 % HEAD / 2 + part % 2 * 8", "part / 2 * 32 % HEAD / 2", "cls"),  # of other planes
+    ("erff(values[i] * 0.70710678f)", "erff(gates[i] * 0.70710678f)", "cls"),  # the gates are activated
+    ("total[channel] / length", "total[channel] / (length + 1)", "mean"),
+    ("warp ? total[channel] + own[i] : own[i]", "own[i]", "mean"),
+]
+
+
+@compiler
+@pytest.mark.parametrize("number", range(len(MODERN_MUTANTS)), ids=lambda number: MODERN_MUTANTS[number][0])
+def test_a_wrong_kernel_of_a_modernbert_is_noticed(
+    bundle_of: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    source = emulated_gpu.SOURCE.read_text(encoding="utf-8")
+    for place, (right, wrong, _) in enumerate(MODERN_MUTANTS):
+        assert right in source
+        source = source.replace(right, f"(mutant == {place} ? ({wrong}) : ({right}))")
+    (tmp_path / "encoder.cu").write_text('extern "C" { int mutant; }\n' + source, encoding="utf-8")
+    monkeypatch.setattr(emulated_gpu, "SOURCE", tmp_path / "encoder.cu")
+    dims = dims_of(**SMALL | {"pooling": MODERN_MUTANTS[number][2]})
+    # With other seeds some mutants change the logits by less than is allowed.
+    arrays = modern_arrays(dims, [1, 1], seed=5)
+    bundle = bundle_of(*for_gpus(dims, arrays))
+    made: list[EmulatedKernels] = []
+
+    def kernels(device: Any, macros: Mapping[str, object]) -> EmulatedKernels:
+        made.append(EmulatedKernels(device, macros, tmp_path / "kernels"))
+        return made[-1]
+
+    device = MemoryDevice(total=4 << 30)
+    with device.current():
+        executor = NativeGpuExecutor(bundle, device, kernels=kernels, products=EmulatedProducts)
+    pipeline = GpuScorer(bundle, CONFIG, [executor])
+    pairs = pairs_of([1, 16, 145], dims)
+    expected = expected_of(dims, pairs, arrays)
+    mutant = ctypes.c_int.in_dll(made[0].library, "mutant")
+    mutant.value = number
+    difference = np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected).max()
+    pipeline.close()
+    assert not difference < ALLOWED
+
+
 @compiler
 def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
     kernels = EmulatedKernels(
         MemoryDevice(),
-        {
-            "HIDDEN": 32,
-            "WIDTH": 32,
-            "HEADS": 1,
-            "HEAD": 32,
-            "ATTENTION_WIDTH": 32,
-            "TYPES": 0,
-            "EPSILON": "1e-12f",
-            "LABELS": 1,
-        }
-        | {"DENSE": 1, "ACTIVATION": 0},
+        macros_of(dims_of(), []),
         tmp_path / "kernels",
     )
     to_half, to_float = kernels.library.emulated_half, kernels.library.emulated_float

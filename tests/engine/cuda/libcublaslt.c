@@ -1,4 +1,5 @@
-/* cuBLASLt as far as engine/cuda/cublas.py goes, over memory of the host: column-major y = weight^T x + bias, as the header says. */
+/* cuBLASLt as far as engine/cuda/cublas.py goes, over memory of the host: column-major y = alpha weight^T x + beta c + bias, as the
+   header says. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -61,17 +62,18 @@ static float at(const void *memory, const Layout *layout, uint64_t row, uint64_t
 int cublasLtMatmul(void *handle, Operation *operation, const float *alpha, const void *a, Layout *la, const void *b, Layout *lb,
                    const float *beta, const void *c, Layout *lc, void *d, Layout *ld, const uint64_t *algorithm, void *workspace,
                    size_t size, void *stream) {
-    if (!handle || !operation->transposed || *alpha != 1 || *beta != 0 || la->rows != lb->rows || c != d || lc != ld || !size)
-        return INVALID_VALUE;
+    if (!handle || !operation->transposed || la->rows != lb->rows || lc != ld || !size) return INVALID_VALUE;
+    if (*beta != 0 && (*beta != 1 || ld->kind != SINGLE)) return INVALID_VALUE;
     if ((int)algorithm[0] == refused_algorithm) return NOT_SUPPORTED;
     last_algorithm = (int)algorithm[0], last_stream = stream;
     const Layout bias = {ld->kind, ld->rows, 1, ld->rows};
     for (uint64_t row = 0; row < ld->rows; row++)
         for (uint64_t column = 0; column < ld->columns; column++) {
-            float sum = at(operation->bias, &bias, row, 0);
-            for (uint64_t k = 0; k < la->rows; k++) sum += at(a, la, k, row) * at(b, lb, k, column);
+            float sum = *beta ? at(c, lc, row, column) : 0;
+            if (operation->epilogue != 1) sum += at(operation->bias, &bias, row, 0);
+            for (uint64_t k = 0; k < la->rows; k++) sum += *alpha * at(a, la, k, row) * at(b, lb, k, column);
             if (operation->epilogue == 36) sum = 0.5f * sum * (1 + tanhf(0.7978846f * (sum + 0.044715f * sum * sum * sum)));
-            else if (operation->epilogue != 4) return INVALID_VALUE;
+            else if (operation->epilogue != 4 && operation->epilogue != 1) return INVALID_VALUE;
             const uint64_t place = row + column * ld->stride;
             if (ld->kind == HALF) ((_Float16 *)d)[place] = (_Float16)sum;
             else ((float *)d)[place] = sum;

@@ -15,7 +15,7 @@ pytest.importorskip("cuda.bindings")
 
 import cuda.pathfinder
 
-from crossrt.engine.cuda.cublas import TUNED_ROWS, Cublas
+from crossrt.engine.cuda.cublas import TUNED_ROWS, Cublas, ProductKind
 from crossrt.engine.errors import BackendError
 from tests.engine.cuda.memory_device import MemoryDevice
 
@@ -39,30 +39,50 @@ def device() -> Iterator[MemoryDevice]:
         yield device
 
 
-def computed(products: Cublas, stream: int, rows: int, *, single: bool = False, gelu: bool = False) -> tuple[Any, Any]:
+def computed(products: Cublas, stream: int, rows: int, **options: Any) -> tuple[Any, Any]:
     """Return the result of a product, and the expected one."""
     chance = np.random.default_rng(0)
     x, weight = (chance.normal(0, 1, shape).astype(np.float16) for shape in ((rows, 8), (5, 8)))
-    kind = np.float32 if single else np.float16
-    bias, y = chance.normal(0, 1, 5).astype(kind), np.full((rows, 5), np.nan, kind)
-    product = products.product(rows, 8, 5, single=single, gelu=gelu)
-    product.enqueue(stream, x.ctypes.data, weight.ctypes.data, bias.ctypes.data, y.ctypes.data, 0)
+    kind = ProductKind(rows, 8, 5, **options)
+    dtype = np.float32 if kind.single else np.float16
+    bias, y = chance.normal(0, 1, 5).astype(dtype), np.full((rows, 5), np.nan, dtype)
+    if kind.adds:
+        y = chance.normal(0, 1, (rows, 5)).astype(dtype)
+    expected = kind.scale * x.astype(np.float64) @ weight.T.astype(np.float64) + (bias if kind.biased else 0)
+    if kind.adds:
+        expected += y
+    spare = np.empty_like(y)
+    product = products.product(kind)
+    pointers = (x, weight, bias, y, spare)
+    addresses = [each.ctypes.data for each in pointers]
+    product.enqueue(stream, *addresses[:4], 0, addresses[4])
     product.close()
     product.close()
-    expected = x.astype(np.float64) @ weight.T.astype(np.float64) + bias
-    if gelu:
+    if kind.gelu:
         expected = 0.5 * expected * (1 + np.tanh(np.sqrt(2 / np.pi) * (expected + 0.044715 * expected**3)))
     return y, expected
 
 
-@pytest.mark.parametrize("single", [False, True])
-@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gelu": True},
+        {"single": True},
+        {"single": True, "gelu": True},
+        {"single": True, "adds": True},
+        {"single": True, "adds": True, "biased": False},
+        {"single": True, "adds": True, "scale": 16},
+        {"biased": False},
+    ],
+    ids=lambda options: " and ".join(f"{name} {value}" for name, value in options.items()) or "plain",
+)
 def test_a_product_is_rows_by_weights_and_bias(
-    library: ctypes.CDLL, device: MemoryDevice, single: bool, gelu: bool
+    library: ctypes.CDLL, device: MemoryDevice, options: dict[str, Any]
 ) -> None:
     products, stream = Cublas(device), device.create_stream()
-    found, expected = computed(products, stream, 7, single=single, gelu=gelu)
-    np.testing.assert_allclose(found, expected, atol=1e-5 if single else 1e-2)
+    found, expected = computed(products, stream, 7, **options)
+    np.testing.assert_allclose(found, expected, atol=1e-4 if "single" in options else 1e-2)
     assert ctypes.c_void_p.in_dll(library, "last_stream").value == stream
     products.close()
     products.close()
@@ -88,6 +108,15 @@ def test_large_products_take_the_quickest_of_several_algorithms(
     assert device.left_behind == [], "its events too"
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_timing_a_product_that_adds_adds_nothing(library: ctypes.CDLL, device: MemoryDevice, biased: bool) -> None:
+    products, stream = Cublas(device), device.create_stream()
+    found, expected = computed(products, stream, TUNED_ROWS, single=True, adds=True, biased=biased)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    products.close()
+    device.destroy_stream(stream)
+
+
 def test_a_candidate_that_is_refused_in_the_end_is_passed_over(
     library: ctypes.CDLL, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +134,7 @@ def test_a_candidate_that_is_refused_in_the_end_is_passed_over(
 def test_what_cublas_refuses_is_an_error_in_words(library: ctypes.CDLL, device: MemoryDevice) -> None:
     products = Cublas(device)
     with pytest.raises(BackendError, match="cublasLtMatmulAlgoGetHeuristic failed: CUBLAS_STATUS_NOT_SUPPORTED"):
-        products.product(4, 13, 5)
+        products.product(ProductKind(4, 13, 5))
     products.close()
     assert ctypes.c_int.in_dll(library, "created").value == 0
 

@@ -114,6 +114,21 @@ def test_the_native_kernels_come_after_an_engine_and_before_onnx_runtime(
     assert chosen.backend == "onnxruntime"
 
 
+def test_native_kernels_that_have_not_run_on_a_gpu_come_last(machine: Any, with_native_kernels: Bundle) -> None:
+    manifest = with_native_kernels.manifest
+    modern = replace(
+        with_native_kernels,
+        manifest=replace(manifest, architecture=dict(manifest.architecture) | {"model_type": "modernbert"}),
+    )
+    assert (chosen := config_of(modern)) is not None
+    assert (chosen.backend, chosen.reason) == ("onnxruntime", "the first of tensorrt, onnxruntime, native that can")
+    assert (chosen := config_of(modern, backend="native")) is not None
+    assert chosen.backend == "native"
+    machine.cuda = False
+    assert (chosen := config_of(modern)) is not None
+    assert chosen.backend == "native"
+
+
 def test_the_native_kernels_say_why_they_cannot_run_on_a_gpu(
     machine: Any, with_engine: Bundle, with_native_kernels: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

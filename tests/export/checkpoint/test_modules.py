@@ -151,7 +151,7 @@ def test_dense_and_layernorm_on_every_trunk_score_as_in_sentence_transformers(
     assert checkpoint.dimensions.pooling == pooling
     assert checkpoint.activation == "identity"
     assert can_be_native(checkpoint) == (trunk == "modernbert")
-    assert not can_be_native(checkpoint, for_gpus=True)
+    assert can_be_native(checkpoint, for_gpus=True) == (trunk == "modernbert")
     last = quantization_points(checkpoint, Recipe())[-1].name
     assert last.endswith(".key_value" if pooling == "cls" else ".output"), "[CLS] alone stays in floating point"
     reference = Reference(checkpoint).logits(PAIRS, max_length=48)

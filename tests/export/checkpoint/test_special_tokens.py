@@ -19,14 +19,11 @@ from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime.gpu_scorer import GpuScorer
-from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.parity.pairs import builtin_pairs
-from tests.engine.backends.emulated_gpu import emulation
-from tests.engine.cuda.memory_device import MemoryDevice
+from tests.engine.backends.emulated_gpu import emulated_logits
 
 WORDS = "what is padding it fills rows up text that looks like markers the river in berlin".split()
 PAIRS = [
@@ -139,18 +136,10 @@ def test_special_tokens_in_texts_score_as_in_transformers(
 
 def on_a_gpu(bundle: Bundle, folder: Path) -> Any:
     """The logits by the kernels for GPUs, run on the processor."""
-    executor_of = pytest.importorskip("crossrt.engine.backends.native_cuda").NativeGpuExecutor
+    pytest.importorskip("cuda.bindings")
     assert NativeModel.open(bundle.native_file(Precision.FP16)).dims.padding == 1
-    device = MemoryDevice(total=4 << 30)
-    with device.current():
-        executor = executor_of(bundle, device, **emulation(folder))
-    config = GpuConfig(backend="native", precision=Precision.FP16, reason="", ordinals=(0,))
-    pipeline = GpuScorer(bundle, config, [executor])
     encoder = PairTokenizer.from_file(bundle.tokenizer_file, max_length=126)
-    try:
-        return pipeline.submit(encoder.encode(PAIRS), batch_size=32).wait()
-    finally:
-        pipeline.close()
+    return emulated_logits(bundle, encoder.encode(PAIRS), folder)
 
 
 @pytest.mark.parametrize("tokens", ["[CLS] [SEP] [PAD] [MASK] [UNK]", "<s> </s> <pad> <mask> <unk>"])

@@ -19,8 +19,6 @@ from crossrt.engine.errors import BackendError, OptionError
 from crossrt.engine.kernels.support import why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
-from crossrt.engine.runtime.gpu_scorer import GpuScorer
-from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.selection.select import choose_execution
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
@@ -32,8 +30,7 @@ from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.precision import native_weights as native
 from crossrt.export.precision.fp16_emulation import rounded_where_stored
 from crossrt.export.precision.native_weights import _to_bf16
-from tests.engine.backends.emulated_gpu import emulation
-from tests.engine.cuda.memory_device import MemoryDevice
+from tests.engine.backends.emulated_gpu import emulated_logits
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
 needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
@@ -77,7 +74,7 @@ def test_fp32_weights_that_score_otherwise_are_left_out(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor")
 def test_what_is_judged_for_gpus_is_what_their_kernels_compute(tmp_path: Path) -> None:
-    executor_of = pytest.importorskip("crossrt.engine.backends.native_cuda").NativeGpuExecutor
+    pytest.importorskip("cuda.bindings")
     read = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(read, tmp_path / "b", precisions=["fp32", "fp16"])
     [judged] = [report for report in reports if "native kernels" in report.backend]
@@ -92,13 +89,7 @@ def test_what_is_judged_for_gpus_is_what_their_kernels_compute(tmp_path: Path) -
     batches = list(batches_of(encoder, pairs, pad_id=read.pad_token_id))
     assert np.array_equal(np.concatenate([batch.rows for batch in batches]), order)
     simulated, full = (logits_of(graph, batches) for graph in (rounded_where_stored(read), graph_of(read)))
-    device = MemoryDevice(total=4 << 30)
-    with device.current():
-        executor = executor_of(bundle, device, **emulation(tmp_path / "kernels"))
-    config = GpuConfig(backend="native", precision=Precision.FP16, reason="", ordinals=(0,))
-    pipeline = GpuScorer(bundle, config, [executor])
-    computed = pipeline.submit(encoded, batch_size=1).wait()[order]
-    pipeline.close()
+    computed = emulated_logits(bundle, encoded, tmp_path / "kernels")[order]
     # Their queries carry log2(e), so single roundings fall otherwise; their size and what they add up to are the same.
     ours, theirs = (np.abs(each - full) for each in (computed, simulated))
     assert 1e-3 < ours.mean() < 1.25 * theirs.mean()

@@ -23,6 +23,12 @@ typedef unsigned short half_bits;
 struct uint4 {
     unsigned x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
+struct float4 {
+    float x, y, z, w;
+};
 struct Index {
     int x, y, z;
 };

@@ -58,7 +58,15 @@ std::function<std::function<void()>(void**)> named(void (*kernel)(A...)) {
 
 const std::map<std::string, std::function<std::function<void()>(void**)>> kernels = {
     {"embed", named(embed)},
+#if MODERN
+    {"normalize", named(normalize)},
+    {"turn_keys", named(turn_keys)},
+    {"attend_window", named(attend_window)},
+    {"gate", named(gate)},
+    {"mean", named(mean)},
+#else
     {"add_normalize", named(add_normalize)},
+#endif
     {"attend", named(attend)},
     {"gather_first", named(gather_first)},
     {"attend_first", named(attend_first)},
