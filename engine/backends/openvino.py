@@ -18,24 +18,10 @@ from ..closable import CLOSED
 from ..errors import BackendError, BundleError
 from ..hardware.cpus import processor
 from ..precision import Precision
-from ..process.telemetry import telemetry_off
+from ..process.openvino_bindings import PROCESS, openvino
 from .base import PaddedSession, check_length
 
-with telemetry_off():
-    import openvino
-
-# The first array that OpenVINO's Python bindings convert fills their tables of types. Where two threads convert it at the same
-# time, one can wait for the interpreter's lock while it fills a table, and the other for that table while it holds the lock: both
-# then wait for ever (OpenVINO 2026.4; four of twelve processes that tests/engine/backends/test_openvino.py starts). Here one
-# thread fills them, since a module is imported once.
-openvino.Tensor(np.zeros(1, dtype=np.int64), shared_memory=True).data  # noqa: B018
-
 logger = logging.getLogger("crossrt")
-
-PROCESS = os.getpid()
-"""Id of the process that loaded OpenVINO. A process forked from it cannot use OpenVINO: a fork may inherit a lock of TBB,
-OpenVINO's threading library, that no thread will ever release. Of 200 forks beside threads that opened models and computed, one
-hung at such a lock."""
 
 KERNELS = 1500
 """Compiled kernels of one kind that OpenVINO caches per stream. It holds the kernels for all shapes that `plan_batches` makes, so

@@ -116,10 +116,7 @@ def _by_onnxruntime(shape: Shape, quantity: str, threads: int, device: str) -> C
 def _by_openvino(shape: Shape, quantity: str, threads: int, device: str) -> Call | None:
     if not installed("openvino"):
         return None
-    from ...engine.process.telemetry import telemetry_off
-
-    with telemetry_off():
-        import openvino
+    from ...engine.process.openvino_bindings import openvino
 
     core = openvino.Core()
     if quantity == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

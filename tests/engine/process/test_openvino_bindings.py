@@ -10,8 +10,7 @@ pytest.importorskip("openvino")
 FIRST_INFERENCES = """
 import os, sys, threading
 import numpy as np
-from crossrt.engine.backends import openvino as backend
-openvino = backend.openvino
+from crossrt.engine.process.openvino_bindings import openvino
 sys.setswitchinterval(1e-6)  # the interpreter's lock changes hands as often as can be
 ids = openvino.opset13.parameter([-1, -1], np.int64, name="ids")
 model = openvino.Model([openvino.opset13.convert(ids, "f32")], [ids], "model")
@@ -33,5 +32,5 @@ os._exit(0)
 
 
 def test_the_first_inferences_of_two_threads_do_not_wait_for_each_other() -> None:
-    for _ in range(8):  # without the conversion in the module about one in three hangs
+    for _ in range(8):  # without the conversion in openvino_bindings.py about one in three hangs
         subprocess.run([sys.executable, "-c", FIRST_INFERENCES], check=True, timeout=60)
