@@ -23,7 +23,7 @@ from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
 from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
-from tests.engine.backends import emulated_gpu
+from tests.engine.backends import emulated_gpu, native_arithmetic
 from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
 from tests.engine.backends.native_arithmetic import logits_of
 from tests.engine.backends.test_native_cpu import MODERN, bundle_of, dims_of, random_arrays
@@ -188,7 +188,16 @@ def test_sums_of_a_modernbert_that_half_precision_cannot_hold_are_computed(opene
 
 
 @compiler
-def test_gated_values_that_half_precision_cannot_hold_are_computed(opened: Any) -> None:
+def test_gated_values_that_half_precision_cannot_hold_are_computed(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded, largest = native_arithmetic._rounded, [0.0]
+
+    def recording(dims: ModelDims, values: Any) -> Any:
+        largest.append(np.abs(values).max())
+        return rounded(dims, values)
+
+    monkeypatch.setattr(native_arithmetic, "_rounded", recording)
     dims = dims_of(**SMALL)
     arrays = modern_arrays(dims, [0, 1])
     arrays["layer.0.intermediate.weight"] *= 200  # values and gates of some hundreds
@@ -197,6 +206,7 @@ def test_gated_values_that_half_precision_cannot_hold_are_computed(opened: Any) 
     pairs = pairs_of([17, 65], dims)
     found = pipeline.submit(pairs, batch_size=1).wait()
     assert np.abs(found - expected_of(dims, pairs, arrays)).max() < ALLOWED
+    assert max(largest) > np.finfo(np.float16).max
 
 
 @compiler
