@@ -229,7 +229,7 @@ def test_what_people_try_next_is_exported_with_parity(kind: str, checkpoint: Pat
     assert can_be_native(read)
     assert [report.backend for report in reports] == ["onnxruntime", *([] if why_not_native() else ["native"])]
     assert max(report.max_abs_diff for report in reports) < 1e-4
-    assert can_be_native(read, for_gpus=True) == (kind not in ("electra-small", "bert-relu"))
+    assert can_be_native(read, for_gpus=True) == (kind != "bert-relu")
     for precision, allowed in ((Precision.INT8, 0.1), (Precision.BF16, 0.03)):
         computed = natively(bundle, read, precision)
         if computed is not None:
