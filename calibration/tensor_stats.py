@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .token_moments import TokenMoments
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -13,12 +15,14 @@ class TensorStats:
     """Statistics of one tensor on calibration pairs.
 
     `rows` float32 [tokens, channels] is a uniform sample of its tokens, `low` and `high`, float32 [channels], are the least
-    and the greatest value of each channel over all tokens.
+    and the greatest value of each channel over all tokens. `moments` are of more tokens than `rows`, where linear layers read the
+    tensor.
     """
 
     rows: Floats
     low: Floats
     high: Floats
+    moments: TokenMoments | None = None
 
     @property
     def magnitude(self) -> Floats:

@@ -25,7 +25,7 @@ from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
 
-INTERFACE = 5
+INTERFACE = 6
 """The version of the library's functions. Raised with each change of what they take, here and in native/c_api.h."""
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 """`ModelDims.bits` in C++, by precision."""
@@ -56,6 +56,7 @@ class _ModelDims(ctypes.Structure):
         ("head_norm", ctypes.c_int32),
         ("embedding", ctypes.c_int32),
         ("hidden_activation", ctypes.c_int32),
+        ("activation_balance", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
     )
 

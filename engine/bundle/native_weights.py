@@ -25,13 +25,14 @@ from ..precision import Precision
 from ..text.tokenizer import MOST_TOKENS
 from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
 
-FORMAT = "crossrt native 5"
+FORMAT = "crossrt native 6"
 FIELDS_OF_FORMAT_4 = ("architecture", "pooling", "window", "head_norm", "embedding")
-NEWER_FIELDS = ("hidden_activation", *FIELDS_OF_FORMAT_4, "padding")
-"""Fields of `ModelDims` that came after the oldest format, with formats 5, 4 and 3."""
+NEWER_FIELDS = ("activation_balance", "hidden_activation", *FIELDS_OF_FORMAT_4, "padding")
+"""Fields of `ModelDims` that came after the oldest format, with formats 6, 5, 4 and 3."""
 OLDER_FORMATS = {
-    "crossrt native 4": ("hidden_activation",),
-    "crossrt native 3": ("hidden_activation", *FIELDS_OF_FORMAT_4),
+    "crossrt native 5": NEWER_FIELDS[:1],
+    "crossrt native 4": NEWER_FIELDS[:2],
+    "crossrt native 3": NEWER_FIELDS[:-1],
     "crossrt native 2": NEWER_FIELDS,
 }
 """Formats that are still read, with the fields that they lack."""
@@ -122,6 +123,7 @@ class ModelDims:
     - `embedding`: channels of the embeddings, not padded, where they are projected to the hidden states; else None.
     - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
     - `hidden_activation`: what is between the two feed-forward layers.
+    - `activation_balance`: whether INT8 has factors for its channels. A ModernBERT's are in the weights of its gates.
     """
 
     precision: str
@@ -144,6 +146,7 @@ class ModelDims:
     head_norm: bool = False
     embedding: int | None = None
     hidden_activation: str = "gelu"
+    activation_balance: bool = False
 
     @property
     def is_modern(self) -> bool:
@@ -217,6 +220,8 @@ class ModelDims:
             yield from self._linear(f"{layer}.output", self.intermediate, width, added=True)
             if self.is_int8:
                 yield f"{layer}.output.kept", "F32", (OUTLIER_CHANNELS, width)
+            if self.activation_balance:
+                yield f"{layer}.activation.balance", "F32", (self.intermediate,)
             for norm in self.norms_of(number):
                 yield from self._norm(norm, width)
         for number in range(self.dense):
@@ -284,6 +289,8 @@ class ModelDims:
             raise ValueError("a ModernBERT has no token types and counts every token")
         if self.architecture not in ARCHITECTURES or self.pooling not in (POOLINGS if self.is_modern else ("cls",)):
             raise ValueError(f"architecture {self.architecture!r} or pooling {self.pooling!r} is none")
+        if self.activation_balance and (self.is_modern or not self.is_int8):
+            raise ValueError("the channels of activations are balanced in a BERT in INT8")
         if self.head_norm and self.dense == 1:
             raise ValueError("LayerNorm in the head comes between two linear layers")
         if self.embedding is not None and self.is_modern:

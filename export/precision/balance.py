@@ -24,7 +24,14 @@ class Balance:
     shift: Floats
 
 
-def balanced(start: Balance, sample: GradientSample, weights: Floats, *, cls_is_exact: bool) -> Balance:
+def balanced(
+    start: Balance,
+    sample: GradientSample,
+    weights: Floats,
+    *,
+    cls_is_exact: bool = False,
+    shifts: bool = True,
+) -> Balance:
     """Improve `start` for a tensor that `weights` [outputs, channels] read, by the score's gradients.
 
     Rounding errors are taken as independent and uniform over a step. A step of the activations is a 254th of the token's range,
@@ -34,7 +41,7 @@ def balanced(start: Balance, sample: GradientSample, weights: Floats, *, cls_is_
         + sum over tokens and outputs of  (output gradient * largest weight / 127)^2 * |(x - shift) * factors|^2
 
     which Adam (Kingma and Ba 2014, arXiv:1412.6980) minimizes. `cls_is_exact` leaves the activations of [CLS] out: the kernels
-    quantize them twice where keys are computed.
+    quantize them twice where keys are computed. Without `shifts` the shift stays as it is.
     """
     rows, weight = sample.rows, torch.tensor(np.abs(weights), dtype=torch.float32)
     scale = rows.std(0).clamp(min=1e-6)
@@ -44,13 +51,13 @@ def balanced(start: Balance, sample: GradientSample, weights: Floats, *, cls_is_
     with torch.enable_grad():
         logarithms = torch.tensor(np.log(start.factors), dtype=torch.float32).requires_grad_()
         moved = torch.zeros_like(first_shift).requires_grad_()
-        optimizer = torch.optim.Adam([logarithms, moved], lr=RATE)
+        optimizer = torch.optim.Adam([logarithms, moved] if shifts else [logarithms], lr=RATE)
         for step in range(STEPS):
             factors = logarithms.exp()
             read = (rows - first_shift - moved * scale) * factors
-            width = read.amax(1).clamp(min=0) - read.amin(1).clamp(max=0)
+            width = read.max(1).values.clamp(min=0) - read.min(1).values.clamp(max=0)
             by_activations = (counted * (width / 254).square() * (squares @ factors.pow(-2))).sum()
-            largest = (weight / factors).amax(1) / 127
+            largest = (weight / factors).max(1).values / 127
             by_weights = (sample.weight * (outputs @ largest.square()) * read.square().sum(1)).sum()
             optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
             optimizer.zero_grad()

@@ -1,22 +1,26 @@
 """`native_from_checkpoint`: a checkpoint's weights for the native kernels, in INT8, BF16 or FP32 for CPUs and FP16 for GPUs.
 
 INT8 weights have one scale for each output channel and are rounded once, from FP32. Activations need no ranges: the kernels
-quantize each token by its own. Calibration decides four things: the factors that smooth LayerNorm's channels before they are
+quantize each token by its own. Calibration decides four things: the factors by which channels are smoothed before they are
 quantized (SmoothQuant) and the shifts that center them (Outlier Suppression+), both improved by the score's gradients; which four
 input channels of the second feed-forward layer have outliers and stay in FP32; and how weights are rounded (GPTQ). The other
 precisions need no calibration.
 
 A shift costs the kernels nothing. It is subtracted from LayerNorm's bias and added again by the biases of the layers that follow:
 times their weights by those that read LayerNorm's output, as it is by the one whose output is added to it. In a ModernBERT only
-the output of the first LayerNorm, that of the embeddings, is added to.
+the output of the first LayerNorm, that of the embeddings, is added to. Shifts and factors of what attention gives are in the weights
+and biases of its values, since the weights of softmax add up to 1. Factors of what lies between the feed-forward layers are in the
+weights of a ModernBERT's gates. In a BERT, whose activation function is not linear, the kernels multiply by them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ...calibration.tensor_stats import TensorStats
 from ...engine.bundle.native_weights import (
@@ -36,7 +40,7 @@ from ..checkpoint.heads import HEAD_LAYERS
 from ..checkpoint.modernbert import FULL, SLIDING, ModernBertDimensions, rotary_tables
 from .balance import Balance, balanced
 from .score_gradients import GradientSample
-from .weight_rounding import rounded, token_moments
+from .weight_rounding import rounded
 
 TANH_FORMS = ("gelu_new", "gelu_pytorch_tanh")
 """transformers' names of GELU's form with tanh, which the kernels call `gelu_tanh`."""
@@ -106,6 +110,7 @@ def native_from_checkpoint(
         head_norm=checkpoint.has("head.norm"),
         embedding=dimensions.embedding if checkpoint.has("project") else None,
         hidden_activation=_activation(dimensions.hidden_act),
+        activation_balance=precision == Precision.INT8 and not modern,
         **modern,
     )
     arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
@@ -128,11 +133,14 @@ def with_logits_moved(model: NativeModel, amount: Floats, path: Path) -> None:
 
 
 def gradient_sites(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    """Return the linear layers that read each LayerNorm's output in 8 bits, by the LayerNorm's name.
+    """Return the linear layers that read each tensor in 8 bits, by the tensor's name.
 
     Of parts that are one module in PyTorch, the first stands for all.
     """
     sites: dict[str, tuple[str, ...]] = {}
+    for number in range(checkpoint.dimensions.layers):
+        sites[f"layer.{number}.context"] = (f"layer.{number}.attention_output",)
+        sites[f"layer.{number}.activation"] = (f"layer.{number}.output",)
     norm = "embedding_norm"
     if isinstance(checkpoint.dimensions, ModernBertDimensions):
         for number in range(checkpoint.dimensions.layers):
@@ -235,6 +243,10 @@ class _ArrayBuilder:
         norm = self._projected(readers) if previous_norm == "project" else self._norm(previous_norm, readers)
         for part in scales:
             parts[f"{part}.bias"] = parts[f"{part}.bias"] + parts[f"{part}.weight"] @ norm.shift
+        context = self._balance(f"{name}.context", [f"{name}.attention_output"])
+        factors, shift = _pad_heads(context.factors, dims), _pad_heads(context.shift, dims)
+        parts["value.weight"] = parts["value.weight"] * factors[:, None]
+        parts["value.bias"] = (parts["value.bias"] - shift) * factors
         if last:
             self._linear(
                 f"{name}.query", parts["query.weight"] / norm.factors, parts["query.bias"], width, attention_width
@@ -242,39 +254,63 @@ class _ArrayBuilder:
             self._last_key_value(name, parts)
         else:
             weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
-            rows = self._rows(previous_norm, norm)
-            self._linear(f"{name}.query_key_value", weight / norm.factors, bias, width, 3 * attention_width, rows)
-        output = _pad_heads(self._tensor(f"{name}.attention_output.weight").T, dims).T
-        bias = self._bias(f"{name}.attention_output")
+            moments = self._moments(previous_norm, norm)
+            gradients = self._output_moments(previous_norm, lambda rows: self._heads_of_parts(rows, scales, context))
+            self._linear(
+                *(f"{name}.query_key_value", weight / norm.factors, bias, width, 3 * attention_width, moments, gradients)
+            )
+        output = self._tensor(f"{name}.attention_output.weight")
+        bias = self._bias(f"{name}.attention_output") + output @ context.shift
+        output = _pad_heads((output / context.factors).T, dims).T
         if number == 0 or not dims.is_modern:
             bias = bias + norm.shift
-        self._linear(
-            *(f"{name}.attention_output", output, bias, attention_width, width, self._context_rows(f"{name}.context")),
-            added=True,
-        )
+        moments = self._moments(f"{name}.context", context)
+        if moments is not None:
+            moments = _pad_heads(_pad_heads(moments, dims).T, dims)
+        gradients = self._output_moments(f"{name}.context")
+        self._linear(f"{name}.attention_output", output, bias, attention_width, width, moments, gradients, added=True)
         norm_name = dims.norms_of(number)[0]
         norm = self._norm(norm_name, [f"{name}.intermediate"])
         intermediate: Floats = self._tensor(f"{name}.intermediate.weight")
         bias = self._bias(f"{name}.intermediate") + intermediate @ norm.shift
         intermediate = intermediate / norm.factors
         outputs = dims.intermediate
+        output, factors, output_moments = self._feed_forward_output(number)
+        gradients = self._output_moments(norm_name)
         if dims.is_modern:
+            intermediate[len(factors) :] *= factors[:, None]
+            bias[len(factors) :] *= factors
             intermediate, bias, outputs = _gates_beside(intermediate, dims), _gates_beside(bias, dims), 2 * outputs
-        self._linear(f"{name}.intermediate", intermediate, bias, width, outputs, self._rows(norm_name, norm))
-        output = self._tensor(f"{name}.output.weight").copy()
-        rows = self._stats[f"{name}.activation"].rows if f"{name}.activation" in self._stats else None
-        if dims.is_int8:
-            outliers = self._outlier_channels(f"{name}.activation", output)
-            self._arrays["kept"][number] = outliers
-            self._arrays[f"{name}.output.kept"] = _pad_channels(output[:, outliers].T, width)
-            output[:, outliers] = 0
-            if rows is not None:
-                rows = rows.copy()
-                rows[:, outliers] = 0
+            of_gates = np.append(np.ones(len(factors)), factors)[:, None]
+            gradients = self._output_moments(norm_name, lambda rows: _gates_beside(rows / of_gates, dims))
+        elif dims.is_int8:
+            self._arrays[f"{name}.activation.balance"] = _pad_channels(factors, dims.intermediate)
+        self._linear(f"{name}.intermediate", intermediate, bias, width, outputs, self._moments(norm_name, norm), gradients)
         bias = self._bias(f"{name}.output")
         if not dims.is_modern:
             bias = bias + norm.shift
-        self._linear(f"{name}.output", output, bias, dims.intermediate, width, rows, added=True)
+        gradients = self._output_moments(f"{name}.activation")
+        self._linear(f"{name}.output", output, bias, dims.intermediate, width, output_moments, gradients, added=True)
+
+    def _feed_forward_output(self, number: int) -> tuple[Floats, Floats, Floats | None]:
+        """Return the weight of the second feed-forward layer, the factors of its inputs, and what its weights are rounded by.
+
+        Its outlier channels become arrays of their own.
+        """
+        name = f"layer.{number}"
+        weight = self._tensor(f"{name}.output.weight")
+        if not self._dims.is_int8:
+            return weight, np.ones(weight.shape[1]), None
+        outliers = self._outlier_channels(f"{name}.activation", weight)
+        balance = self._balance(f"{name}.activation", [f"{name}.output"], outliers)
+        weight = weight / balance.factors
+        self._arrays["kept"][number] = outliers
+        self._arrays[f"{name}.output.kept"] = _pad_channels(weight[:, outliers].T, self._dims.width)
+        weight[:, outliers] = 0
+        moments = self._moments(f"{name}.activation", balance)
+        if moments is not None:
+            moments[outliers] = moments[:, outliers] = 0
+        return weight, balance.factors, moments
 
     def _last_key_value(self, name: str, parts: Mapping[str, Floats]) -> None:
         """The keys have no bias: it would add the same to all scores of a query, which softmax cancels."""
@@ -295,8 +331,10 @@ class _ArrayBuilder:
         read = self._balance("project", readers)
         weight = self._tensor("project.weight")
         bias = self._bias("project") + weight @ norm.shift - read.shift
-        rows = self._rows("embedding_norm", norm)
-        self._linear("project", weight / norm.factors, bias, self._dims.embedding_width, self._dims.width, rows)
+        moments, gradients = self._moments("embedding_norm", norm), self._output_moments("embedding_norm")
+        self._linear(
+            *("project", weight / norm.factors, bias, self._dims.embedding_width, self._dims.width, moments, gradients)
+        )
         if self._dims.is_int8:
             self._arrays["project.balance"] = _pad_channels(read.factors, self._dims.width)
         return read
@@ -311,32 +349,57 @@ class _ArrayBuilder:
             self._arrays[f"{name}.balance"] = _pad_channels(norm.factors, width)
         return norm
 
-    def _balance(self, name: str, readers: Sequence[str]) -> Balance:
-        """Return shift and factors of a tensor that the linear layers `readers` quantize; none where no layer does."""
-        channels = len(self._bias(name))
-        if not self._dims.is_int8 or not readers:
-            return Balance(np.ones(channels), np.zeros(channels))
-        weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
+    def _balance(self, name: str, readers: Sequence[str], outliers: npt.NDArray[np.int64] | None = None) -> Balance:
+        """Return shift and factors of a tensor that the linear layers `readers` quantize; none where no layer does.
+
+        With `outliers`, the tensor is the one between the feed-forward layers: it is not shifted, and these channels of it are not
+        quantized.
+        """
+        channels = self._tensor(f"{readers[0]}.weight").shape[1] if readers else len(self._bias(name))
+        none = Balance(np.ones(channels), np.zeros(channels))
         stats, sample = self._stats.get(name), self._gradients.get(name)
+        if not self._dims.is_int8 or not readers:
+            return none
+        weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
+        if outliers is not None:
+            if sample is None:
+                return none
+            quantized = torch.ones(channels)
+            quantized[outliers] = 0
+            sample = replace(sample, rows=sample.rows * quantized, gradients=sample.gradients * quantized)
+            return balanced(none, sample, weights * quantized.numpy(), shifts=False)
         if stats is not None:
             first = _first_balance(stats.low, stats.high, stats.rows.mean(axis=0, dtype=np.float64), weights)
         elif sample is not None:
             rows = sample.rows.double().numpy()
             first = _first_balance(rows.min(axis=0), rows.max(axis=0), rows.mean(axis=0), weights)
         else:
-            return Balance(np.ones(channels), np.zeros(channels))
+            return none
         if sample is None:
             return first
         # [CLS] is quantized twice where queries are made.
         return balanced(first, sample, weights, cls_is_exact=readers[0].endswith("query"))
 
-    def _rows(self, name: str, norm: Balance) -> Floats | None:
-        """Return a sample of a LayerNorm's output as the kernels quantize it, or None where calibration has not observed it."""
-        return (self._stats[name].rows - norm.shift) * norm.factors if name in self._stats else None
+    def _moments(self, name: str, balance: Balance) -> Floats | None:
+        """Return the moments of a tensor as the kernels quantize it, or None where calibration has not observed it."""
+        stats = self._stats.get(name)
+        return None if stats is None or stats.moments is None else stats.moments.of(balance.shift, balance.factors)
 
-    def _context_rows(self, name: str) -> Floats | None:
-        """Return a sample of what attention gives, its heads padded, or None where calibration has not observed it."""
-        return _pad_heads(self._stats[name].rows.T, self._dims).T if name in self._stats else None
+    def _output_moments(self, name: str, placed: Callable[[Floats], Floats] = lambda rows: rows) -> Floats | None:
+        """Return the moments of the score's gradients by the outputs of the layers that read a tensor, or None without gradients.
+
+        `placed` brings rows of them, [outputs, ...], into the order and the units of the weights' rows.
+        """
+        sample = self._gradients.get(name)
+        return None if sample is None else placed(placed(sample.output_moments.double().numpy()).T)
+
+    def _heads_of_parts(self, rows: Floats, scales: Mapping[str, float], context: Balance) -> Floats:
+        """Place gradients by queries, keys and values as the rows of their weights are."""
+        placed = []
+        for (part, scale), each in zip(scales.items(), np.split(rows, len(scales)), strict=True):
+            pad = _pad_turned_heads if self._dims.is_modern and part != "value" else _pad_heads
+            placed.append(pad(each / (context.factors[:, None] if part == "value" else scale), self._dims))
+        return np.concatenate(placed)
 
     def _linear(
         self,
@@ -345,11 +408,12 @@ class _ArrayBuilder:
         bias: Floats,
         inputs: int,
         outputs: int,
-        rows: Floats | None = None,
+        moments: Floats | None = None,
+        gradients: Floats | None = None,
         *,
         added: bool = False,
     ) -> None:
-        """Build a linear layer. `rows` [tokens, inputs] is a sample of its input, by which INT8 weights are rounded.
+        """Build a linear layer. INT8 weights are rounded by `moments` of its input and of the score's `gradients` by its output.
 
         `added` tells that its result is added to the hidden states.
         """
@@ -360,8 +424,11 @@ class _ArrayBuilder:
         if not self._dims.is_int8:
             self._arrays[f"{name}.weight"] = self._to_element_type(weight)
             return
-        moments = None if rows is None else token_moments(_pad_channels(rows, inputs), weight)
-        integers, scale = rounded(weight, moments)
+        if moments is not None:
+            moments = _pad_channels(_pad_channels(moments, inputs).T, inputs)
+        if gradients is not None:
+            gradients = _pad_channels(_pad_channels(gradients, outputs).T, outputs)
+        integers, scale = rounded(weight, moments, gradients)
         self._arrays[f"{name}.weight"] = _pack_panels(integers, interleaved=4)
         self._arrays[f"{name}.scale"] = scale
         self._arrays[f"{name}.sums"] = scale * integers.sum(axis=1, dtype=np.int64)

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 from tqdm import tqdm
 
 from ...calibration.tensor_stats import Floats, TensorStats
+from ...calibration.token_moments import TokenMoments
 from ...engine.batching.batch import Batch
 from ...engine.batching.plan import BatchPlan
 from ...engine.errors import DataFileError
@@ -21,6 +22,9 @@ SAMPLE_BYTES = 512 << 20
 """Most memory of all samples together, whatever the number of calibration pairs."""
 MOST_ROWS = 4096
 """Most sampled tokens of a tensor."""
+MOMENT_TOKENS = 32_768
+"""Most tokens that moments are of: with 4,096 the rounding of a MiniLM's second feed-forward layers errs 1.5 times as much on other
+tokens, with 100,000 it errs by 3 % less."""
 NUMBERS = 64
 """Numbers sampled of an operand of attention, for each token of the sample."""
 BATCH = 16
@@ -50,6 +54,9 @@ def observed(
     samples: dict[str, list[Floats]] = {name: [] for name in tensors}
     low: dict[str, Floats] = {}
     high: dict[str, Floats] = {}
+    moments = _moments(checkpoint, points)
+    share = MOMENT_TOKENS / total
+    moment_generator = np.random.default_rng(seed)
     start = 0
     for batch in tqdm(list(_without_padding(pairs)), desc="Calibrating", unit="batch", disable=not progress):
         values: list[Floats] = session.run(tensors, feeds_of(session, batch))
@@ -60,10 +67,13 @@ def observed(
         stop = start + batch.input_ids.size
         here = taken[(taken >= start) & (taken < stop)] - start
         start = stop
+        counted = moment_generator.random(batch.input_ids.size) < share
         for name, array in zip(tensors, values, strict=True):
             if array.ndim == 3:
                 flat = array.reshape(-1, array.shape[-1])
                 samples[name].append(flat[here])
+                if name in moments:
+                    moments[name].add(flat[counted])
             else:  # an operand of attention, [batch, heads, ...]: single numbers are sampled instead of tokens
                 flat = array.reshape(-1, 1)
                 samples[name].append(flat[generator.integers(0, len(flat), len(here) * NUMBERS)])
@@ -72,7 +82,9 @@ def observed(
     # The longest pairs came first. The rows are shuffled, so that the first n of them are a uniform sample too.
     shuffle = np.random.default_rng(seed).permutation
     stats = {
-        name: TensorStats(rows=shuffle(np.concatenate(samples.pop(name))), low=low[name], high=high[name])
+        name: TensorStats(
+            rows=shuffle(np.concatenate(samples.pop(name))), low=low[name], high=high[name], moments=moments.get(name)
+        )
         for name in tensors
     }
     for name, each in stats.items():
@@ -82,6 +94,18 @@ def observed(
                 "are the pairs all alike, or is the checkpoint untrained or broken?"
             )
     return stats
+
+
+def _moments(checkpoint: Checkpoint, points: Sequence[QuantizationPoint]) -> dict[str, TokenMoments]:
+    """Return empty moments for each tensor that linear layers read, by its name."""
+    readers: dict[str, list[str]] = {}
+    for point in points:
+        readers.setdefault(point.tensor, []).extend(point.linears)
+    return {
+        tensor: TokenMoments(np.concatenate([checkpoint.tensor(f"{linear}.weight") for linear in linears]))
+        for tensor, linears in readers.items()
+        if linears
+    }
 
 
 def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:

@@ -11,30 +11,30 @@ DAMPING = 0.01
 """What is added to the diagonal of the moments, as a share of its mean. GPTQ's own default."""
 BLOCK = 128
 """Columns after which the other columns are corrected. It changes the speed only."""
-LEAST_NORM = 0.1
-"""The smallest squared norm that a token is divided by, as a share of the median."""
+SWEEPS = 4
+"""Most times that all columns are looked at again."""
+STEPS = 400
+"""Most weights that change in a column at a time."""
+GRADIENT_DAMPING = 0.05
+"""What is added to the diagonal of the gradients' moments, as a share of its mean."""
 
 Floats = npt.NDArray[Any]
 
 
-def token_moments(rows: Floats, weight: Floats) -> Floats:
-    """Return second moments, float64 [inputs, inputs], of `rows` [tokens, inputs], which `weight` [outputs, inputs] reads.
-
-    Each token is divided by the norm of its output, as LayerNorm will do: otherwise [CLS], whose outliers are a hundred times as
-    large as the other tokens, would decide alone.
-    """
-    rows = rows.astype(np.float64)
-    squares = np.square(rows @ weight.T).sum(axis=1)
-    rows = rows / np.sqrt(squares + LEAST_NORM * np.median(squares) + np.finfo(np.float32).tiny)[:, None]
-    return np.asarray(rows.T @ rows)
-
-
-def rounded(weight: Floats, moments: Floats | None = None) -> tuple[npt.NDArray[np.int8], Floats]:
+def rounded(
+    weight: Floats, moments: Floats | None = None, gradients: Floats | None = None
+) -> tuple[npt.NDArray[np.int8], Floats]:
     """Round `weight` [outputs, inputs] to int8 of the same shape, with a scale for each output channel, float64 [outputs].
 
-    With `moments` (`token_moments`) the rounding is GPTQ's (Frantar et al. 2022, arXiv:2210.17323): input channels are rounded
-    one after the other, the strongest first, and those that are still to be rounded make up for the error of each. Without,
-    every weight goes to the nearest integer.
+    With `moments` A [inputs, inputs] (`TokenMoments`) the rounding is GPTQ's (Frantar et al. 2022, arXiv:2210.17323): input channels
+    are rounded one after the other, the strongest first, and those that are still to be rounded make up for the error of each.
+
+    With `gradients` B [outputs, outputs], the second moments of the score's gradients by the layer's output, the weights are then
+    rounded again, one at a time, while that lessens tr(E A E^T B), where E is the error of the weights. That is the mean square of
+    the score's error, if inputs and gradients are independent (the approximation of K-FAC, Martens and Grosse 2015,
+    arXiv:1503.05671). So errors of different outputs cancel one another where the score would see them.
+
+    Without moments every weight goes to the nearest integer.
     """
     largest = np.abs(weight).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest, MAX_WEIGHT) / MAX_WEIGHT
@@ -42,17 +42,24 @@ def rounded(weight: Floats, moments: Floats | None = None) -> tuple[npt.NDArray[
     if moments is None or not np.isfinite(scaled).all() or not moments.any():
         return np.rint(scaled).astype(np.int8), scale
     order = np.argsort(-np.diag(moments), kind="stable")
+    damped = _damped(moments[np.ix_(order, order)], DAMPING)
+    found = _gptq(scaled[:, order], damped)
+    if gradients is not None and np.isfinite(gradients).all() and gradients.any():
+        _descend(scaled[:, order], found, damped, _damped(gradients * np.outer(scale, scale), GRADIENT_DAMPING))
     integers = np.empty_like(scaled, dtype=np.int8)
-    integers[:, order] = _gptq(scaled[:, order], moments[np.ix_(order, order)])
+    integers[:, order] = found
     return integers, scale
 
 
-def _gptq(weight: Floats, moments: Floats) -> npt.NDArray[np.int8]:
+def _damped(moments: Floats, share: float) -> Floats:
+    return np.asarray(moments + share * np.diag(moments).mean() * np.eye(len(moments)))
+
+
+def _gptq(weight: Floats, moments: Floats) -> Floats:
     """Round the columns of `weight` [outputs, inputs] from left to right; `weight` is overwritten."""
     inputs = weight.shape[1]
-    damped = moments + DAMPING * np.diag(moments).mean() * np.eye(inputs)
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-    integers = np.empty(weight.shape, dtype=np.int8)
+    upper = np.linalg.cholesky(np.linalg.inv(moments)).T
+    integers = np.empty_like(weight)
     for start in range(0, inputs, BLOCK):
         stop = min(start + BLOCK, inputs)
         errors = np.empty((len(weight), stop - start))
@@ -63,3 +70,36 @@ def _gptq(weight: Floats, moments: Floats) -> npt.NDArray[np.int8]:
             weight[:, column + 1 : stop] -= np.outer(error, upper[column, column + 1 : stop])
         weight[:, stop:] -= errors @ upper[start:stop, stop:]
     return integers
+
+
+def _descend(weight: Floats, integers: Floats, moments: Floats, gradients: Floats) -> None:
+    """Change `integers` [outputs, inputs], a column at a time, each time the one that lessens tr(E A E^T B) most.
+
+    `moments` is A and `gradients` is B.
+    """
+    errors = (weight - integers) @ moments
+    for _ in range(SWEEPS):
+        changes = 0
+        for column, moment in enumerate(np.diag(moments)):
+            changed = _descend_column(integers[:, column], gradients @ errors[:, column], moment * gradients)
+            outputs = np.flatnonzero(changed)
+            errors[outputs] -= np.outer(changed[outputs], moments[column])
+            changes += len(outputs)
+        if changes < integers.size / 1000:
+            break
+
+
+def _descend_column(integers: Floats, slope: Floats, curvature: Floats) -> Floats:
+    """Change `integers` [outputs], and return by how much."""
+    before = integers.copy()
+    own = np.diag(curvature)
+    for _ in range(STEPS):
+        best = slope / own
+        steps = np.rint(integers + best).clip(-MAX_WEIGHT, MAX_WEIGHT) - integers
+        gains = (2 * best - steps) * steps * own
+        output = int(np.argmax(gains))
+        if not gains[output] > 1e-12 * own[output]:
+            break
+        integers[output] += steps[output]
+        slope -= curvature[output] * steps[output]
+    return np.asarray(integers - before)

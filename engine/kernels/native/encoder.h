@@ -435,7 +435,8 @@ private:
                         const ThreadScratch& scratch) const {
         const int width = dims.width();
         const auto activation = static_cast<Activation>(dims.hidden_activation);
-        const auto minimum = dims.is_modern() ? std::nullopt : std::optional(minimum_of(activation));
+        const auto minimum = dims.is_modern()
+            ? std::nullopt : std::optional(minimum_of(activation) * layer.activation_balance.scale_of_minimum);
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                 float* to = hidden + ptrdiff_t(row) * width + out;
@@ -461,8 +462,9 @@ private:
                 else
                     Precision::linear(layer.ffn_up, quantized, rows, 0, dims.intermediate,
                                       [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
-                                          store(scratch.intermediate + row * dims.intermediate + out, activate(low),
-                                                activate(high));
+                                          store(scratch.intermediate + row * dims.intermediate + out,
+                                                layer.activation_balance.apply(out, activate(low)),
+                                                layer.activation_balance.apply(out + LANES, activate(high)));
                                       });
             });
             Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, minimum, rows, scratch.feed_forward,

@@ -32,7 +32,8 @@ struct Model {
     // A gated `ffn_up` gives 16 values and then their 16 gates in each panel.
     struct PostAttention {
         Linear attention_output, ffn_up, ffn_down;
-        typename Precision::OutlierChannels outliers;  // of ffn_down's input
+        typename Precision::OutlierChannels outliers;            // of ffn_down's input
+        typename Precision::ActivationBalance activation_balance;  // of the same
         LayerNorm attention_norm, output_norm;
 
         PostAttention(const ModelDims& dims, WeightReader& weights)
@@ -40,6 +41,7 @@ struct Model {
               ffn_up(weights, dims.width(), dims.is_modern() ? 2 * dims.intermediate : dims.intermediate),
               ffn_down(weights, dims.intermediate, dims.width()),
               outliers(weights),
+              activation_balance(weights, dims.intermediate, dims.activation_balance),
               attention_norm(weights),
               output_norm(weights) {}
     };

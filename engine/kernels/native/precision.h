@@ -10,7 +10,7 @@
 //     layer_norm         normalizes a row of FP32 and makes such a row of it at once
 //     linear             multiplies such rows with a linear layer
 //     ffn_down           the same for the second feed-forward layer, which INT8 computes in its own way
-//     Smoothing, OutlierChannels, FeedForwardScratch   for INT8 only; empty in the others
+//     Smoothing, OutlierChannels, ActivationBalance, FeedForwardScratch   for INT8 only; empty in the others
 //     CLS_RESIDUAL, quantize_residual                  the same: see there
 //
 // INT8 is dynamic quantization with a scale and a zero point for each token, and weights with a scale for each output channel. A
@@ -24,6 +24,7 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "element_traits.h"
 #include "layer_norm.h"
@@ -114,6 +115,24 @@ struct Int8 {
         const float* weight;  // [COUNT][out]
         const int32_t* channels;  // [COUNT]; the file has those of all layers at its end
         explicit OutlierChannels(WeightReader& weights) : weight(weights.read<float>()), channels(nullptr) {}
+    };
+
+    // What SmoothQuant's factors are to LayerNorm's outputs, for those of the activation function between the feed-forward layers.
+    // They are multiplied where the function is computed. (The factors of a ModernBERT are in the weights of its gates.)
+    class ActivationBalance {
+        std::vector<float> ones;
+
+    public:
+        const float* factor;  // [width]
+        // Of an activation function whose values are at least `minimum`: a bound of the values times the factors, rounded to BF16.
+        float scale_of_minimum = 1;
+
+        // A file of an older format has no factors.
+        ActivationBalance(WeightReader& weights, int width, bool in_file)
+            : ones(in_file ? 0 : width, 1.0f), factor(in_file ? weights.read<float>() : ones.data()) {
+            if (in_file) scale_of_minimum = *std::max_element(factor, factor + width) * (1 + 0x1p-8f);
+        }
+        ALWAYS_INLINE FloatVec apply(int n, FloatVec values) const { return values * load(factor + n); }
     };
 
     // The input of the second feed-forward layer for one block of rows.
@@ -254,6 +273,11 @@ struct Floating {
         static constexpr int COUNT = 0;
         const int32_t* channels;
         explicit OutlierChannels(WeightReader&) {}
+    };
+    struct ActivationBalance {
+        static constexpr float scale_of_minimum = 1;
+        ActivationBalance(WeightReader&, int, bool) {}
+        static ALWAYS_INLINE FloatVec apply(int, FloatVec values) { return values; }
     };
     struct FeedForwardScratch {
         FeedForwardScratch(Workspace&, int, int) {}

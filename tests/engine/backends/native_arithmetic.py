@@ -60,8 +60,11 @@ def _logits(
         total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context, steps))
         hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total, steps)
         intermediate = _linear(arrays, f"{layer}.intermediate", quantized)
-        activation = _rounded(dims, _activated(dims, intermediate))
-        low = LOW[dims.hidden_activation]
+        activation, low = _activated(dims, intermediate), LOW[dims.hidden_activation]
+        if dims.activation_balance:
+            factors = arrays[f"{layer}.activation.balance"]
+            activation, low = activation * factors, low * factors.max() * (1 + 2**-8)
+        activation = _rounded(dims, activation)
         total = hidden + _output(dims, arrays, number, activation, steps, low=low)
         hidden, quantized = _norm(dims, arrays, f"{layer}.output_norm", total, steps)
     return _head(dims, arrays, hidden[0])

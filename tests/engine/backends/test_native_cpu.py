@@ -71,7 +71,9 @@ def dims_of(**others: Any) -> ModelDims:
         "activation": "tanh",
         "epsilon": 1e-12,
     }
-    return ModelDims(**(known | others))
+    known |= others
+    is_bert = known.get("architecture", "bert") == "bert"
+    return ModelDims(**{"activation_balance": is_bert and known["precision"] == "int8"} | known)
 
 
 def random_arrays(dims: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
@@ -588,6 +590,10 @@ def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes
         lambda content: altered(content, lambda header: header["__metadata__"].update(hidden_activation="none")),
         lambda content: altered(content, lambda header: header["__metadata__"].pop("hidden_activation")),
         lambda content: altered(content, lambda header: header["__metadata__"].update(format="crossrt native 4")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(format="crossrt native 5")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(activation_balance="1")),
+        lambda content: altered(content, lambda header: header["__metadata__"].update(activation_balance="false")),
+        lambda content: altered(content, lambda header: header["__metadata__"].pop("activation_balance")),
         lambda content: altered(content, lambda header: header.pop("word")),
         lambda content: altered(content, lambda header: header["word"].update(data_offsets=[1, 2])),
     ],
@@ -668,12 +674,21 @@ def test_activations_that_are_not_computed_are_refused_in_words(fields: dict[str
     dims_of(precision="fp16", hidden_activation="gelu_tanh").check()
 
 
+@pytest.mark.parametrize("fields", [{"precision": "fp32"}, {"precision": "fp16"}, MODERN], ids=["fp32", "fp16", "modernbert"])
+def test_activations_are_balanced_in_a_bert_in_int8_alone(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="balanced in a BERT in INT8"):
+        dims_of(**fields, activation_balance=True).check()
+
+
 def as_before(content: bytes, version: int) -> bytes:
-    """A file as it was before the format knew other activations than GELU, ModernBERT, or whether positions pass over padding."""
+    """A file as it was before the format knew balanced activations, activations other than GELU, ModernBERT, or whether positions
+    pass over padding.
+    """
 
     def older(header: dict[str, Any]) -> None:
         absent = [
-            "hidden_activation",
+            "activation_balance",
+            *(("hidden_activation",) if version < 5 else ()),
             *(("architecture", "pooling", "window", "head_norm", "embedding") if version < 4 else ()),
             *(("padding",) if version < 3 else ()),
         ]
@@ -687,12 +702,12 @@ def as_before(content: bytes, version: int) -> bytes:
 def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_matters(
     bundle_of: Callable[..., Bundle],
 ) -> None:
-    dims = dims_of()
+    dims = dims_of(activation_balance=False)
     bundle = bundle_of(dims, random_arrays(dims))
     batch = a_batch([5, 9])
     expected = session_of(bundle).run(batch)
     content = file_of(bundle).read_bytes()
-    for version in (4, 3, 2):
+    for version in (5, 4, 3, 2):
         file_of(bundle).write_bytes(as_before(content, version))
         np.testing.assert_array_equal(session_of(bundle).run(batch), expected)
     manifest = dataclasses.replace(bundle.manifest, architecture={"head": "roberta"})

@@ -1,18 +1,24 @@
 """What calibration decides for native INT8 weights: their rounding, and the balance of channels by the score's gradients."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from crossrt.calibration.token_moments import TokenMoments
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
+from crossrt.engine.precision import Precision
+from crossrt.export.precision import native_weights
 from crossrt.export.precision.balance import Balance, Floats, balanced
-from crossrt.export.precision.native_weights import gradient_sites
+from crossrt.export.precision.native_weights import gradient_sites, native_from_checkpoint
 from crossrt.export.precision.score_gradients import TOKENS, GradientSample, score_gradients
-from crossrt.export.precision.weight_rounding import rounded, token_moments
+from crossrt.export.precision.weight_rounding import rounded
+from tests.export.graph.test_modernbert import write_modernbert
 
 DEMO = Path(__file__).resolve().parents[3] / "demo" / "checkpoint"
 
@@ -23,6 +29,24 @@ def correlated(tokens: int, channels: int) -> Floats:
     return np.asarray(rows + 0.1 * rng.normal(size=rows.shape))
 
 
+def token_moments(rows: Floats, weight: Floats) -> Floats:
+    moments = TokenMoments(weight)
+    moments.add(rows.astype(np.float32))
+    return moments.of(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
+
+
+def test_moments_are_of_tokens_that_are_shifted_scaled_and_divided_by_the_norm_of_their_outputs() -> None:
+    rng = np.random.default_rng(0)
+    rows, weight = (rng.normal(size=shape).astype(np.float32) for shape in ((300, 24), (16, 24)))
+    shift, factors = rng.normal(size=24), rng.uniform(0.5, 2, 24)
+    moments = TokenMoments(weight)
+    for part in (rows[:200], rows[:0], rows[200:]):
+        moments.add(part)
+    squares = np.square(rows.astype(float) @ weight.T).sum(axis=1)
+    divided = (rows - shift) * factors / np.sqrt(squares + 0.1 * np.median(squares[:200]))[:, None]
+    np.testing.assert_allclose(moments.of(shift, factors), divided.T @ divided, rtol=1e-4, atol=1e-4)
+
+
 def test_rounding_by_the_inputs_makes_up_for_its_errors() -> None:
     rows, weight = correlated(2000, 160), np.random.default_rng(1).normal(size=(48, 160))
     moments = token_moments(rows[:1000], weight)
@@ -31,6 +55,30 @@ def test_rounding_by_the_inputs_makes_up_for_its_errors() -> None:
         assert np.abs(integers.astype(int)).max() == 127
         errors.append(np.square(rows[1000:] @ (integers * scale[:, None] - weight).T).mean())
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_rounding_by_the_scores_gradients_makes_errors_of_outputs_cancel_one_another() -> None:
+    rng = np.random.default_rng(1)
+    rows, weight = correlated(2000, 160), rng.normal(size=(48, 160))
+    weight[5] = 0
+    gradients = rng.normal(size=(2000, 6)) @ rng.normal(size=(6, 48)) + 0.1 * rng.normal(size=(2000, 48))
+    moments = token_moments(rows[:1000], weight)
+    errors = []
+    for by in (None, gradients[:1000].T @ gradients[:1000]):
+        integers, scale = rounded(weight, moments, by)
+        assert integers.dtype == np.int8
+        assert integers.min() >= -127
+        assert not integers[5].any()
+        outputs = rows[1000:] @ (integers * scale[:, None] - weight).T
+        errors.append(np.square((outputs * gradients[1000:]).sum(axis=1)).mean())
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("bad", [np.zeros((32, 32)), np.full((32, 32), np.nan)], ids=["zeros", "NaN"])
+def test_gradients_without_information_change_nothing(bad: Floats) -> None:
+    rows, weight = correlated(500, 64), np.random.default_rng(1).normal(size=(32, 64))
+    moments = token_moments(rows, weight)
+    assert np.array_equal(rounded(weight, moments, bad)[0], rounded(weight, moments)[0])
 
 
 @pytest.mark.parametrize("inputs", [np.zeros((100, 32)), np.ones((100, 32))], ids=["zeros", "equal"])
@@ -55,7 +103,7 @@ def test_channels_are_balanced_so_that_the_score_moves_less() -> None:
     output_gradients = rng.normal(size=(800, 32)) * rng.uniform(0, 1, 32) ** 4
     gradients = output_gradients @ weights
     tensors = (torch.tensor(part, dtype=torch.float32) for part in (rows, gradients, output_gradients))
-    sample = GradientSample(*tensors, torch.ones(800), torch.zeros(800))
+    sample = GradientSample(*tensors, torch.ones(800), torch.zeros(800), torch.zeros(32, 32))
     first = Balance(np.ones(64), np.zeros(64))
 
     def error(balance: Balance) -> float:
@@ -64,13 +112,18 @@ def test_channels_are_balanced_so_that_the_score_moves_less() -> None:
         moved = quantized(read) @ (integers * scale[:, None]).T - read @ (weights / balance.factors).T
         return float(np.std((moved * output_gradients).sum(1)))
 
-    assert error(balanced(first, sample, weights, cls_is_exact=False)) < 0.6 * error(first)
+    assert error(balanced(first, sample, weights)) < 0.6 * error(first)
+    only_scaled = balanced(first, sample, weights, shifts=False)
+    assert not only_scaled.shift.any()
+    assert error(only_scaled) < 0.9 * error(first)
 
 
 def test_gradients_are_the_scores_derivatives() -> None:
     checkpoint, pair = Checkpoint.read(DEMO), ("play chess", "gnuchess")
     sites = gradient_sites(checkpoint)
-    assert list(sites) == ["embedding_norm", "layer.0.attention_norm", "layer.0.output_norm", "layer.1.attention_norm"]
+    tensors = ["context", "activation", "attention_norm"]
+    expected = [f"layer.{number}.{tensor}" for number in range(2) for tensor in tensors]
+    assert sorted(sites) == sorted(["embedding_norm", "layer.0.output_norm", *expected])
     sample = score_gradients(checkpoint, sites, [pair], max_length=160).samples["layer.0.attention_norm"]
     assert len(sample.rows) <= TOKENS + 1
     assert sample.is_cls.tolist() == [1, *[0] * (len(sample.rows) - 1)]
@@ -85,3 +138,54 @@ def test_gradients_are_the_scores_derivatives() -> None:
     total = (sample.weight[:, None] * sample.output_gradients).sum(0) @ direction.float()
     assert float(total) == pytest.approx(slope, rel=0.02)
     np.testing.assert_allclose(sample.gradients, sample.output_gradients @ linear.weight.detach(), rtol=1e-4, atol=1e-6)
+    # All tokens of so short a pair are in the sample.
+    squares = (sample.rows @ linear.weight.detach().T).square().sum(1)
+    scaled = sample.output_gradients * (squares + 0.1 * squares.median()).sqrt()[:, None]
+    assert bool((sample.weight == 1).all())
+    np.testing.assert_allclose(sample.output_moments, scaled.T @ scaled, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_gradients_are_brought_into_the_order_and_the_units_of_the_weights(
+    architecture: str, make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If v is the score's gradient by a layer's outputs W x, then v^T W is the one by x, however the rows of W are laid out."""
+    if architecture == "bert":  # heads of 16 channels, which are padded to 32
+        checkpoint = Checkpoint.read(make_checkpoint(hidden_size=48, num_attention_heads=3, num_hidden_layers=3))
+    else:
+        checkpoint = Checkpoint.read(write_modernbert(tmp_path / "modernbert"))
+    rng = np.random.default_rng(0)
+    samples, expected, given = {}, [], []
+    for name, linears in gradient_sites(checkpoint).items():
+        if architecture == "modernbert" and linears[0].endswith("query"):  # one module in PyTorch
+            linears = tuple(linears[0].replace("query", part) for part in ("query", "key", "value"))
+        weight = np.concatenate([checkpoint.tensor(f"{linear}.weight") for linear in linears])
+        outputs, inputs = weight.shape
+        v = rng.normal(size=outputs)
+        tensors = (rng.normal(size=(20, channels)) for channels in (inputs, inputs, outputs))
+        parts = [*tensors, np.ones(20), np.zeros(20), np.outer(v, v)]
+        samples[name] = GradientSample(*(torch.tensor(part, dtype=torch.float32) for part in parts))
+        by_input = np.abs(v @ weight)
+        expected.append(_direction(by_input[4:] if name.endswith(".activation") else by_input))
+
+    def balance(start: Balance, *_: Any, **__: Any) -> Balance:
+        return Balance(np.full(len(start.shift), rng.uniform(0.5, 2)), start.shift)
+
+    def keep(weight: Floats, moments: Floats | None, gradients: Floats | None) -> tuple[Any, Floats]:
+        if gradients is not None:
+            given.append(_direction(np.sqrt(np.diag(weight.T @ gradients @ weight))))
+        return rounded(weight, moments, gradients)
+
+    monkeypatch.setattr(native_weights, "balanced", balance)
+    monkeypatch.setattr(native_weights, "rounded", keep)
+    monkeypatch.setattr(native_weights._ArrayBuilder, "_outlier_channels", lambda *_: np.arange(4))
+    native_from_checkpoint(checkpoint, tmp_path / "file", Precision.INT8, gradients=samples)
+    assert len(given) == 4 * checkpoint.dimensions.layers - (architecture == "bert")  # the last query is rounded to nearest
+    for found in given:
+        assert any(found.shape == each.shape and np.allclose(found, each, atol=1e-4) for each in expected)
+
+
+def _direction(values: Floats) -> Floats:
+    """The values in order, without zeros, which are padding, and of norm 1."""
+    present = np.sort(values[values > 1e-9])
+    return np.asarray(present / np.linalg.norm(present))
