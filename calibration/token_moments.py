@@ -14,8 +14,8 @@ Floats = npt.NDArray[Any]
 class TokenMoments:
     """The sum of x x^T over tokens x, each divided by the norm of what `weight` [outputs, channels] makes of it.
 
-    LayerNorm will divide by that norm too. Without it [CLS], whose outliers are a hundred times as large as the other tokens, would
-    decide alone.
+    LayerNorm will divide by that norm too. Without it [CLS], whose outliers are a hundred times as large as the other tokens,
+    would decide alone.
     """
 
     def __init__(self, weight: Floats) -> None:

@@ -8,9 +8,9 @@ precisions need no calibration.
 
 A shift costs the kernels nothing. It is subtracted from LayerNorm's bias and added again by the biases of the layers that follow:
 times their weights by those that read LayerNorm's output, as it is by the one whose output is added to it. In a ModernBERT only
-the output of the first LayerNorm, that of the embeddings, is added to. Shifts and factors of what attention gives are in the weights
-and biases of its values, since the weights of softmax add up to 1. Factors of what lies between the feed-forward layers are in the
-weights of a ModernBERT's gates. In a BERT, whose activation function is not linear, the kernels multiply by them.
+the output of the first LayerNorm, that of the embeddings, is added to. Shifts and factors of what attention gives are in the
+weights and biases of its values, since the weights of softmax add up to 1. Factors of what lies between the feed-forward layers
+are in the weights of a ModernBERT's gates. In a BERT, whose activation function is not linear, the kernels multiply by them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -257,7 +257,15 @@ class _ArrayBuilder:
             moments = self._moments(previous_norm, norm)
             gradients = self._output_moments(previous_norm, lambda rows: self._heads_of_parts(rows, scales, context))
             self._linear(
-                *(f"{name}.query_key_value", weight / norm.factors, bias, width, 3 * attention_width, moments, gradients)
+                *(
+                    f"{name}.query_key_value",
+                    weight / norm.factors,
+                    bias,
+                    width,
+                    3 * attention_width,
+                    moments,
+                    gradients,
+                )
             )
         output = self._tensor(f"{name}.attention_output.weight")
         bias = self._bias(f"{name}.attention_output") + output @ context.shift
@@ -285,7 +293,9 @@ class _ArrayBuilder:
             gradients = self._output_moments(norm_name, lambda rows: _gates_beside(rows / of_gates, dims))
         elif dims.is_int8:
             self._arrays[f"{name}.activation.balance"] = _pad_channels(factors, dims.intermediate)
-        self._linear(f"{name}.intermediate", intermediate, bias, width, outputs, self._moments(norm_name, norm), gradients)
+        self._linear(
+            f"{name}.intermediate", intermediate, bias, width, outputs, self._moments(norm_name, norm), gradients
+        )
         bias = self._bias(f"{name}.output")
         if not dims.is_modern:
             bias = bias + norm.shift
@@ -352,8 +362,8 @@ class _ArrayBuilder:
     def _balance(self, name: str, readers: Sequence[str], outliers: npt.NDArray[np.int64] | None = None) -> Balance:
         """Return shift and factors of a tensor that the linear layers `readers` quantize; none where no layer does.
 
-        With `outliers`, the tensor is the one between the feed-forward layers: it is not shifted, and these channels of it are not
-        quantized.
+        With `outliers`, the tensor is the one between the feed-forward layers: it is not shifted, and these channels of it are
+        not quantized.
         """
         channels = self._tensor(f"{readers[0]}.weight").shape[1] if readers else len(self._bias(name))
         none = Balance(np.ones(channels), np.zeros(channels))

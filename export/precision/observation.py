@@ -23,8 +23,8 @@ SAMPLE_BYTES = 512 << 20
 MOST_ROWS = 4096
 """Most sampled tokens of a tensor."""
 MOMENT_TOKENS = 32_768
-"""Most tokens that moments are of: with 4,096 the rounding of a MiniLM's second feed-forward layers errs 1.5 times as much on other
-tokens, with 100,000 it errs by 3 % less."""
+"""Most tokens that moments are of. With 4,096 the rounding of a MiniLM's second feed-forward layers errs 1.5 times as much on
+other tokens, with 100,000 it errs by 3 % less."""
 NUMBERS = 64
 """Numbers sampled of an operand of attention, for each token of the sample."""
 BATCH = 16

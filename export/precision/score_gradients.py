@@ -28,9 +28,9 @@ class GradientSample:
 
     `rows` [tokens, channels] is what the layers read, and `gradients` [tokens, channels] the score's derivative by it;
     `output_gradients` [tokens, outputs] is the derivative by the layers' outputs. A token stands for `weight` [tokens] tokens,
-    [CLS] for itself, and `is_cls` [tokens] tells which they are. `output_moments` [outputs, outputs] is the sum of g g^T over more
-    tokens, where g is a token's output gradient times the norm of its outputs. (`TokenMoments` divides the token by it.) All are
-    float32 tensors of PyTorch.
+    [CLS] for itself, and `is_cls` [tokens] tells which they are. `output_moments` [outputs, outputs] is the sum of g g^T over
+    more tokens, where g is a token's output gradient times the norm of its outputs. (`TokenMoments` divides the token by it.) All
+    are float32 tensors of PyTorch.
     """
 
     rows: torch.Tensor

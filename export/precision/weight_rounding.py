@@ -26,12 +26,13 @@ def rounded(
 ) -> tuple[npt.NDArray[np.int8], Floats]:
     """Round `weight` [outputs, inputs] to int8 of the same shape, with a scale for each output channel, float64 [outputs].
 
-    With `moments` A [inputs, inputs] (`TokenMoments`) the rounding is GPTQ's (Frantar et al. 2022, arXiv:2210.17323): input channels
-    are rounded one after the other, the strongest first, and those that are still to be rounded make up for the error of each.
+    With `moments` A [inputs, inputs] (`TokenMoments`) the rounding is GPTQ's (Frantar et al. 2022, arXiv:2210.17323): input
+    channels are rounded one after the other, the strongest first, and those that are still to be rounded make up for the error of
+    each.
 
     With `gradients` B [outputs, outputs], the second moments of the score's gradients by the layer's output, the weights are then
-    rounded again, one at a time, while that lessens tr(E A E^T B), where E is the error of the weights. That is the mean square of
-    the score's error, if inputs and gradients are independent (the approximation of K-FAC, Martens and Grosse 2015,
+    rounded again, one at a time, while that lessens tr(E A E^T B), where E is the error of the weights. That is the mean square
+    of the score's error, if inputs and gradients are independent (the approximation of K-FAC, Martens and Grosse 2015,
     arXiv:1503.05671). So errors of different outputs cancel one another where the score would see them.
 
     Without moments every weight goes to the nearest integer.

@@ -674,7 +674,9 @@ def test_activations_that_are_not_computed_are_refused_in_words(fields: dict[str
     dims_of(precision="fp16", hidden_activation="gelu_tanh").check()
 
 
-@pytest.mark.parametrize("fields", [{"precision": "fp32"}, {"precision": "fp16"}, MODERN], ids=["fp32", "fp16", "modernbert"])
+@pytest.mark.parametrize(
+    "fields", [{"precision": "fp32"}, {"precision": "fp16"}, MODERN], ids=["fp32", "fp16", "modernbert"]
+)
 def test_activations_are_balanced_in_a_bert_in_int8_alone(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="balanced in a BERT in INT8"):
         dims_of(**fields, activation_balance=True).check()

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from crossrt.calibration.token_moments import TokenMoments
+from crossrt.engine.precision import Precision
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
-from crossrt.engine.precision import Precision
 from crossrt.export.precision import native_weights
 from crossrt.export.precision.balance import Balance, Floats, balanced
 from crossrt.export.precision.native_weights import gradient_sites, native_from_checkpoint
@@ -180,7 +180,9 @@ def test_gradients_are_brought_into_the_order_and_the_units_of_the_weights(
     monkeypatch.setattr(native_weights, "rounded", keep)
     monkeypatch.setattr(native_weights._ArrayBuilder, "_outlier_channels", lambda *_: np.arange(4))
     native_from_checkpoint(checkpoint, tmp_path / "file", Precision.INT8, gradients=samples)
-    assert len(given) == 4 * checkpoint.dimensions.layers - (architecture == "bert")  # the last query is rounded to nearest
+    assert len(given) == 4 * checkpoint.dimensions.layers - (
+        architecture == "bert"
+    )  # the last query is rounded to nearest
     for found in given:
         assert any(found.shape == each.shape and np.allclose(found, each, atol=1e-4) for each in expected)
 
