@@ -308,7 +308,7 @@ class _ArrayBuilder:
         Its outlier channels become arrays of their own.
         """
         name = f"layer.{number}"
-        weight = self._tensor(f"{name}.output.weight")
+        weight: Floats = self._tensor(f"{name}.output.weight")
         if not self._dims.is_int8:
             return weight, np.ones(weight.shape[1]), None
         outliers = self._outlier_channels(f"{name}.activation", weight)

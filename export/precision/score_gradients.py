@@ -134,10 +134,13 @@ class _Recorder:
 
     def samples(self) -> dict[str, GradientSample]:
         """Return what was taken of all pairs."""
-        return {
-            site: GradientSample(*(torch.cat(column) for column in zip(*parts, strict=True)), self._moments[site])
-            for site, parts in self._parts.items()
-        }
+        samples = {}
+        for site, parts in self._parts.items():
+            rows, gradients, output_gradients, weight, is_cls = (
+                torch.cat(column) for column in zip(*parts, strict=True)
+            )
+            samples[site] = GradientSample(rows, gradients, output_gradients, weight, is_cls, self._moments[site])
+        return samples
 
 
 def _cls_and(others: npt.NDArray[np.int64], length: int) -> tuple[npt.NDArray[np.int64], torch.Tensor]:
