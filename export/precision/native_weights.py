@@ -256,17 +256,8 @@ class _ArrayBuilder:
             weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
             moments = self._moments(previous_norm, norm)
             gradients = self._output_moments(previous_norm, lambda rows: self._heads_of_parts(rows, scales, context))
-            self._linear(
-                *(
-                    f"{name}.query_key_value",
-                    weight / norm.factors,
-                    bias,
-                    width,
-                    3 * attention_width,
-                    moments,
-                    gradients,
-                )
-            )
+            weight = weight / norm.factors
+            self._linear(f"{name}.query_key_value", weight, bias, width, 3 * attention_width, moments, gradients)
         output = self._tensor(f"{name}.attention_output.weight")
         bias = self._bias(f"{name}.attention_output") + output @ context.shift
         output = _pad_heads((output / context.factors).T, dims).T
@@ -284,14 +275,15 @@ class _ArrayBuilder:
         intermediate = intermediate / norm.factors
         outputs = dims.intermediate
         output, factors, output_moments = self._feed_forward_output(number)
-        gradients = self._output_moments(norm_name)
         if dims.is_modern:
             intermediate[len(factors) :] *= factors[:, None]
             bias[len(factors) :] *= factors
             intermediate, bias, outputs = _gates_beside(intermediate, dims), _gates_beside(bias, dims), 2 * outputs
             of_gates = np.append(np.ones(len(factors)), factors)[:, None]
             gradients = self._output_moments(norm_name, lambda rows: _gates_beside(rows / of_gates, dims))
-        elif dims.is_int8:
+        else:
+            gradients = self._output_moments(norm_name)
+        if dims.activation_balance:
             self._arrays[f"{name}.activation.balance"] = _pad_channels(factors, dims.intermediate)
         self._linear(
             f"{name}.intermediate", intermediate, bias, width, outputs, self._moments(norm_name, norm), gradients
@@ -339,12 +331,11 @@ class _ArrayBuilder:
         """Build the projection of the embeddings, and return what the linear layers `readers` must make up for."""
         norm = self._norm("embedding_norm", ["project"])
         read = self._balance("project", readers)
-        weight = self._tensor("project.weight")
+        weight: Floats = self._tensor("project.weight")
         bias = self._bias("project") + weight @ norm.shift - read.shift
         moments, gradients = self._moments("embedding_norm", norm), self._output_moments("embedding_norm")
-        self._linear(
-            *("project", weight / norm.factors, bias, self._dims.embedding_width, self._dims.width, moments, gradients)
-        )
+        weight = weight / norm.factors
+        self._linear("project", weight, bias, self._dims.embedding_width, self._dims.width, moments, gradients)
         if self._dims.is_int8:
             self._arrays["project.balance"] = _pad_channels(read.factors, self._dims.width)
         return read
