@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,20 @@ def test_gpus_that_no_node_has_are_refused(files: Files, job: Callable[..., Summ
         job(files, files.folder / "out.trec", gpus=1)
     with pytest.raises(OptionError, match="was to get 64 processors"):
         job(files, files.folder / "out.trec", threads=64)
+
+
+@pytest.mark.skipif(
+    shutil.which("nvidia-smi") is not None, reason="this machine may have a GPU, which the actor would use"
+)
+def test_an_actor_that_was_given_a_gpu_opens_the_bundle_on_it(
+    cluster: Any, files: Files, job: Callable[..., Summary]
+) -> None:
+    node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 << 20)  # Ray believes it
+    try:
+        with pytest.raises(DataFileError, match="device 'cuda': no NVIDIA driver with a GPU was found here"):
+            job(files, files.folder / "out.trec", gpus=1)
+    finally:
+        cluster.remove_node(node)
 
 
 def test_a_store_behind_a_url_is_fetched(
