@@ -12,33 +12,31 @@ Floats = npt.NDArray[Any]
 
 
 class TokenMoments:
-    """The sum of x x^T over tokens x, each divided by the norm of what `weight` [outputs, channels] makes of it.
+    """The sum of x x^T over tokens x, each divided by the norm of what the linear layers that read it make of it.
 
     LayerNorm will divide by that norm too. Without it [CLS], whose outliers are a hundred times as large as the other tokens,
     would decide alone.
     """
 
-    def __init__(self, weight: Floats) -> None:
+    def __init__(self, channels: int) -> None:
         """Begin with no tokens."""
-        self._weight = weight.astype(np.float32)
-        channels = weight.shape[1] + 1  # the last one is 1 in each token, so that channels can be shifted later
-        self._sums = np.zeros((channels, channels), dtype=np.float32)
+        # A further channel is 1 in each token, so that channels can be shifted later.
+        self._sums = np.zeros((channels + 1, channels + 1), dtype=np.float32)
         self._least: float | None = None
 
-    def add(self, rows: Floats) -> None:
-        """Add tokens, float32 [tokens, channels]. The first ones decide what `LEAST_NORM` is a share of."""
+    def add(self, rows: Floats, weight: Floats) -> None:
+        """Add tokens, float32 [tokens, channels], that layers of `weight` [outputs, channels] read.
+
+        The first tokens decide what `LEAST_NORM` is a share of.
+        """
         if not len(rows):
             return
-        norms = self.norms(rows)
-        divided = (np.column_stack([rows, np.ones(len(rows), np.float32)]) / norms[:, None]).astype(np.float32)
-        self._sums += divided.T @ divided
-
-    def norms(self, rows: Floats) -> Floats:
-        """Return what each of some tokens is divided by, float64 [tokens]."""
-        squares = np.square(rows @ self._weight.T).sum(axis=1, dtype=np.float64)
+        squares = np.square(rows @ weight.T).sum(axis=1, dtype=np.float64)
         if self._least is None:
             self._least = max(LEAST_NORM * float(np.median(squares)), 1e-12)  # not 0, for tokens that are
-        return np.asarray(np.sqrt(squares + self._least))
+        norms = np.sqrt(squares + self._least)
+        divided = (np.column_stack([rows, np.ones(len(rows), np.float32)]) / norms[:, None]).astype(np.float32)
+        self._sums += divided.T @ divided
 
     def of(self, shift: Floats, factors: Floats) -> Floats:
         """Return the moments of (x - shift) * factors, float64 [channels, channels]."""

@@ -54,7 +54,8 @@ def observed(
     samples: dict[str, list[Floats]] = {name: [] for name in tensors}
     low: dict[str, Floats] = {}
     high: dict[str, Floats] = {}
-    moments = _moments(checkpoint, points)
+    weights = _weights_of_readers(checkpoint, points)
+    moments = {name: TokenMoments(weight.shape[1]) for name, weight in weights.items()}
     share = MOMENT_TOKENS / total
     moment_generator = np.random.default_rng(seed)
     start = 0
@@ -73,7 +74,7 @@ def observed(
                 flat = array.reshape(-1, array.shape[-1])
                 samples[name].append(flat[here])
                 if name in moments:
-                    moments[name].add(flat[counted])
+                    moments[name].add(flat[counted], weights[name])
             else:  # an operand of attention, [batch, heads, ...]: single numbers are sampled instead of tokens
                 flat = array.reshape(-1, 1)
                 samples[name].append(flat[generator.integers(0, len(flat), len(here) * NUMBERS)])
@@ -96,13 +97,13 @@ def observed(
     return stats
 
 
-def _moments(checkpoint: Checkpoint, points: Sequence[QuantizationPoint]) -> dict[str, TokenMoments]:
-    """Return empty moments for each tensor that linear layers read, by its name."""
+def _weights_of_readers(checkpoint: Checkpoint, points: Sequence[QuantizationPoint]) -> dict[str, Floats]:
+    """Return the weights of all linear layers that read a tensor, float32 [outputs, channels], by the tensor's name."""
     readers: dict[str, list[str]] = {}
     for point in points:
         readers.setdefault(point.tensor, []).extend(point.linears)
     return {
-        tensor: TokenMoments(np.concatenate([checkpoint.tensor(f"{linear}.weight") for linear in linears]))
+        tensor: np.concatenate([checkpoint.tensor(f"{linear}.weight") for linear in linears])
         for tensor, linears in readers.items()
         if linears
     }

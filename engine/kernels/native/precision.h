@@ -132,6 +132,8 @@ struct Int8 {
             : ones(in_file ? 0 : width, 1.0f), factor(in_file ? weights.read<float>() : ones.data()) {
             if (in_file) scale_of_minimum = *std::max_element(factor, factor + width) * (1 + 0x1p-8f);
         }
+        // A copy would have a pointer to the other's `ones`.
+        ActivationBalance(ActivationBalance&&) = default;
         ALWAYS_INLINE FloatVec apply(int n, FloatVec values) const { return values * load(factor + n); }
     };
 

@@ -30,8 +30,8 @@ def correlated(tokens: int, channels: int) -> Floats:
 
 
 def token_moments(rows: Floats, weight: Floats) -> Floats:
-    moments = TokenMoments(weight)
-    moments.add(rows.astype(np.float32))
+    moments = TokenMoments(rows.shape[1])
+    moments.add(rows.astype(np.float32), weight)
     return moments.of(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
 
 
@@ -39,9 +39,9 @@ def test_moments_are_of_tokens_that_are_shifted_scaled_and_divided_by_the_norm_o
     rng = np.random.default_rng(0)
     rows, weight = (rng.normal(size=shape).astype(np.float32) for shape in ((300, 24), (16, 24)))
     shift, factors = rng.normal(size=24), rng.uniform(0.5, 2, 24)
-    moments = TokenMoments(weight)
+    moments = TokenMoments(24)
     for part in (rows[:200], rows[:0], rows[200:]):
-        moments.add(part)
+        moments.add(part, weight)
     squares = np.square(rows.astype(float) @ weight.T).sum(axis=1)
     divided = (rows - shift) * factors / np.sqrt(squares + 0.1 * np.median(squares[:200]))[:, None]
     np.testing.assert_allclose(moments.of(shift, factors), divided.T @ divided, rtol=1e-4, atol=1e-4)
