@@ -50,14 +50,4 @@ ALWAYS_INLINE void with_activation(Activation activation, Work&& work) {
     }
 }
 
-// A bound that no value of an activation is below, nor what BF16 rounds it to. GELU's least value is -0.16997, that of its form
-// with tanh -0.17004, and BF16 makes -0.16992 of both; SiLU's is -0.27846, and BF16 makes -0.27930 of it.
-inline float minimum_of(Activation activation) {
-    switch (activation) {
-        case Activation::relu: return 0;
-        case Activation::silu: return -0.2795f;
-        default: return -0.1703f;
-    }
-}
-
 }  // namespace crossrt

@@ -435,8 +435,6 @@ private:
                         const ThreadScratch& scratch) const {
         const int width = dims.width();
         const auto activation = static_cast<Activation>(dims.hidden_activation);
-        const auto minimum = dims.is_modern()
-            ? std::nullopt : std::optional(minimum_of(activation) * layer.activation_balance.scale_of_minimum);
         auto add_to = [&](float* hidden) {
             return [=](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
                 float* to = hidden + ptrdiff_t(row) * width + out;
@@ -467,8 +465,7 @@ private:
                                                 layer.activation_balance.apply(out + LANES, activate(high)));
                                       });
             });
-            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, minimum, rows, scratch.feed_forward,
-                                add_to(hidden));
+            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, rows, scratch.feed_forward, add_to(hidden));
             for (int row = 0; row < rows; row++)
                 normalize_sum(layer.output_norm, hidden + row * width, quantized.from_row(row), scratch);
         }

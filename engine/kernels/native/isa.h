@@ -22,7 +22,7 @@
 //     first_lanes(count), select(mask, values, others)       the lanes before `count`; values there, others elsewhere
 //     reduce_rows<R>(rows, combine)        lane n of the result is rows[n] reduced by `combine`, a sum or a maximum, for n < R.
 //                                          All 16 rows must be initialized; they are overwritten.
-//     largest(values, count)               the largest of BF16 numbers that are not all negative
+//     extremes(values, count)              the least and the greatest of BF16 numbers and 0
 //     load_words(from), store_words(to, words), zero_words(), transpose(rows)    16 words, and 16 x 16 of them
 //     bits(values)                         16 FP32 numbers as 16 words
 //     interleave(first, second, low, high) BF16: first[0], second[0], first[1], ... in two vectors
@@ -66,11 +66,21 @@ constexpr int LANES = 16;
 
 using BFloat16 = uint16_t;  // bits
 
+struct Extremes {
+    float low, high;
+};
+
 ALWAYS_INLINE float to_float(BFloat16 value) {
     const uint32_t bits = static_cast<uint32_t>(value) << 16;
     float result;
     __builtin_memcpy(&result, &bits, 4);
     return result;
+}
+
+// Among BF16 numbers of one sign the order of the numbers, or of their negatives, is that of their bits. So the greatest bits, as
+// unsigned integers, are those of the least number, if any is negative; as signed integers and from 0 on, those of the greatest.
+ALWAYS_INLINE Extremes extremes_of(uint16_t greatest_unsigned, uint16_t greatest_signed) {
+    return {greatest_unsigned & 0x8000 ? to_float(greatest_unsigned) : 0, to_float(greatest_signed)};
 }
 
 }  // namespace crossrt

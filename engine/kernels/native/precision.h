@@ -20,10 +20,8 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <optional>
 #include <vector>
 
 #include "element_traits.h"
@@ -124,14 +122,10 @@ struct Int8 {
 
     public:
         const float* factor;  // [width]
-        // Of an activation function whose values are at least `minimum`: a bound of the values times the factors, rounded to BF16.
-        float scale_of_minimum = 1;
 
         // A file of an older format has no factors.
         ActivationBalance(WeightReader& weights, int width, bool in_file)
-            : ones(in_file ? 0 : width, 1.0f), factor(in_file ? weights.read<float>() : ones.data()) {
-            if (in_file) scale_of_minimum = *std::max_element(factor, factor + width) * (1 + 0x1p-8f);
-        }
+            : ones(in_file ? 0 : width, 1.0f), factor(in_file ? weights.read<float>() : ones.data()) {}
         // A copy would have a pointer to the other's `ones`.
         ActivationBalance(ActivationBalance&&) = default;
         ALWAYS_INLINE FloatVec apply(int n, FloatVec values) const { return values * load(factor + n); }
@@ -156,17 +150,13 @@ struct Int8 {
         *to.shift = -quantization.scale * quantization.zero_point;
     }
     template <class Values>
-    static ALWAYS_INLINE RowQuantization quantization_of(int width, Values&& values) {
+    static ALWAYS_INLINE void quantize_row(int width, const ActivationRows& to, Values&& values) {
         FloatVec low = broadcast(0), high = broadcast(0);
         for (int n = 0; n < width; n += LANES) {
             low = minimum(low, values(n));
             high = maximum(high, values(n));
         }
-        return RowQuantization(lowest(low), highest(high));
-    }
-    template <class Values>
-    static ALWAYS_INLINE void quantize_row(int width, const ActivationRows& to, Values&& values) {
-        quantize_row(width, quantization_of(width, values), to, values);
+        quantize_row(width, RowQuantization(lowest(low), highest(high)), to, values);
     }
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
@@ -213,12 +203,10 @@ struct Int8 {
                       });
     }
 
-    // The second feed-forward layer for `count` rows [count, in] in BF16, which are overwritten. No number in them is below
-    // `minimum`, so the lowest need not be looked for. Without it, as behind a gate, it is.
+    // The second feed-forward layer for `count` rows [count, in] in BF16, which are overwritten.
     template <class Epilogue>
-    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations,
-                                       std::optional<float> minimum, int count, const FeedForwardScratch& scratch,
-                                       Epilogue&& epilogue) {
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations, int count,
+                                       const FeedForwardScratch& scratch, Epilogue&& epilogue) {
         const int width = layer.in;
         for (int row = 0; row < count; row++) {
             BFloat16* values = activations + ptrdiff_t(row) * width;
@@ -226,10 +214,9 @@ struct Int8 {
                 scratch.outliers[row * OutlierChannels::COUNT + n] = to_float(values[outliers.channels[n]]);
                 values[outliers.channels[n]] = 0;
             }
-            const auto loaded = [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); };
-            const RowQuantization quantization = minimum ? RowQuantization(*minimum, largest(values, width))
-                                                         : quantization_of(width, loaded);
-            quantize_row(width, quantization, scratch.rows.from_row(row), loaded);
+            const Extremes range = extremes(values, width);
+            quantize_row(width, RowQuantization(range.low, range.high), scratch.rows.from_row(row),
+                         [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); });
         }
         linear(layer, scratch.rows, count, 0, layer.out,
                [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
@@ -277,7 +264,6 @@ struct Floating {
         explicit OutlierChannels(WeightReader&) {}
     };
     struct ActivationBalance {
-        static constexpr float scale_of_minimum = 1;
         ActivationBalance(WeightReader&, int, bool) {}
         static ALWAYS_INLINE FloatVec apply(int, FloatVec values) { return values; }
     };
@@ -310,8 +296,8 @@ struct Floating {
     }
 
     template <class Epilogue>
-    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations,
-                                       std::optional<float>, int count, const FeedForwardScratch&, Epilogue&& epilogue) {
+    static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations, int count,
+                                       const FeedForwardScratch&, Epilogue&& epilogue) {
         linear(layer, ActivationRows(activations, layer.in), count, 0, layer.out, epilogue);
     }
 };

@@ -13,9 +13,6 @@ Floats = npt.NDArray[Any]
 # Coefficients in BF16 and INT8, highest power first: errors of 2.4e-4 |x|, and of 1e-4 relative.
 GELU = (-7.1176036e-07, 3.50398659e-05, -7.28269981e-04, 8.52908473e-03, -6.44131526e-02, 3.98064524e-01)
 EXP2 = (5.50091019e-02, 2.4221098e-01, 6.93282888e-01, 1.0)
-LOW = {"gelu": -0.1703, "gelu_tanh": -0.1703, "relu": 0.0, "silu": -0.2795}
-"""Where the range of an activation's values begins in INT8."""
-
 
 STEPS = 254
 """Steps from the minimum to the maximum of a row of activations in INT8."""
@@ -60,12 +57,10 @@ def _logits(
         total = hidden + _linear(arrays, f"{layer}.attention_output", _quantized_rows(dims, context, steps))
         hidden, quantized = _norm(dims, arrays, f"{layer}.attention_norm", total, steps)
         intermediate = _linear(arrays, f"{layer}.intermediate", quantized)
-        activation, low = _activated(dims, intermediate), LOW[dims.hidden_activation]
+        activation = _activated(dims, intermediate)
         if dims.activation_balance:
-            factors = arrays[f"{layer}.activation.balance"]
-            activation, low = activation * factors, low * factors.max() * (1 + 2**-8)
-        activation = _rounded(dims, activation)
-        total = hidden + _output(dims, arrays, number, activation, steps, low=low)
+            activation = activation * arrays[f"{layer}.activation.balance"]
+        total = hidden + _output(dims, arrays, number, _rounded(dims, activation), steps)
         hidden, quantized = _norm(dims, arrays, f"{layer}.output_norm", total, steps)
     return _head(dims, arrays, hidden[0])
 
@@ -92,17 +87,13 @@ def _modern(dims: Any, arrays: dict[str, Floats], ids: Floats, steps: int, round
     return np.asarray(normal[0] if dims.pooling == "cls" else normal.mean(axis=0))
 
 
-def _output(
-    dims: Any, arrays: dict[str, Floats], number: int, activation: Floats, steps: int, low: float | None = None
-) -> Floats:
+def _output(dims: Any, arrays: dict[str, Floats], number: int, activation: Floats, steps: int) -> Floats:
     """The second feed-forward layer. In INT8 some channels are multiplied in FP32."""
     kept: Any = 0
     if dims.is_int8:
         kept = activation[:, arrays["kept"][number]] @ arrays[f"layer.{number}.output.kept"]
         activation[:, arrays["kept"][number]] = 0
-    return np.asarray(
-        _linear(arrays, f"layer.{number}.output", _quantized_rows(dims, activation, steps, low=low)) + kept
-    )
+    return np.asarray(_linear(arrays, f"layer.{number}.output", _quantized_rows(dims, activation, steps)) + kept)
 
 
 def _head(dims: Any, arrays: dict[str, Floats], row: Floats) -> Floats:
@@ -214,13 +205,13 @@ def _turned(dims: Any, projected: Floats, angles: Floats) -> Floats:
     return planes.reshape(projected.shape)
 
 
-def _quantized_rows(dims: Any, values: Floats, steps: int, low: float | None = None) -> Any:
-    return _quantize(values, steps, low) if dims.is_int8 else _rounded(dims, values)
+def _quantized_rows(dims: Any, values: Floats, steps: int) -> Any:
+    return _quantize(values, steps) if dims.is_int8 else _rounded(dims, values)
 
 
-def _quantize(values: Floats, steps: int, low: float | None = None) -> tuple[Floats, Floats, Floats]:
+def _quantize(values: Floats, steps: int) -> tuple[Floats, Floats, Floats]:
     """Return integers, and each row's scale and shift: `steps` from its minimum to its maximum, one of which is 0."""
-    least = np.minimum(values.min(axis=1, keepdims=True), 0) if low is None else np.full((len(values), 1), low)
+    least = np.minimum(values.min(axis=1, keepdims=True), 0)
     scale = (np.maximum(values.max(axis=1, keepdims=True), 0) - least) / steps
     inverse = np.divide(1, scale, where=scale > 1e-30, out=np.zeros_like(scale))
     zero = np.ceil(-least * inverse)

@@ -130,15 +130,21 @@ ALWAYS_INLINE FloatVec reduce_rows(FloatVec rows[LANES], Combine&& combine) {
     return load(reduced);
 }
 
-// As integers: positive BF16 numbers are in the order of their bits. `count` is a multiple of 32.
-ALWAYS_INLINE float largest(const BFloat16* values, int count) {
-    __m256i high = _mm256_setzero_si256();
-    for (int n = 0; n < count; n += 16)
-        high = _mm256_max_epi16(high, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + n)));
-    // The least of 65,535 minus the numbers.
-    const __m128i half = _mm_max_epi16(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-    const __m128i least = _mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1)));
-    return to_float(static_cast<BFloat16>(~_mm_extract_epi16(least, 0)));
+// The greatest of 16 unsigned integers.
+ALWAYS_INLINE uint16_t greatest_of(__m256i words) {
+    const __m128i half = _mm_max_epu16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    // 65,535 minus the least of 65,535 minus the numbers.
+    return ~_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1))), 0);
+}
+// `count` is a multiple of 32.
+ALWAYS_INLINE Extremes extremes(const BFloat16* values, int count) {
+    __m256i low = _mm256_setzero_si256(), high = low;
+    for (int n = 0; n < count; n += 16) {
+        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + n));
+        low = _mm256_max_epu16(low, bits);
+        high = _mm256_max_epi16(high, bits);
+    }
+    return extremes_of(greatest_of(low), greatest_of(high));
 }
 
 ALWAYS_INLINE IntVec bits(FloatVec values) { return {_mm256_castps_si256(values.low), _mm256_castps_si256(values.high)}; }

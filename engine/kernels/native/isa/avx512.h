@@ -91,12 +91,17 @@ ALWAYS_INLINE FloatVec reduce_rows(FloatVec rows[LANES], Combine&& combine) {
     return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), reduced);
 }
 
-// As integers: positive BF16 numbers are in the order of their bits. `count` is a multiple of 32.
-ALWAYS_INLINE float largest(const BFloat16* values, int count) {
-    __m512i high = _mm512_setzero_si512();
-    for (int n = 0; n < count; n += 2 * LANES) high = _mm512_max_epi16(high, _mm512_loadu_si512(values + n));
-    const __m256i halves = _mm256_max_epi16(_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64(high, 1));
-    return to_float(static_cast<BFloat16>(_mm512_reduce_max_epi32(_mm512_cvtepi16_epi32(halves))));
+// `count` is a multiple of 32.
+ALWAYS_INLINE Extremes extremes(const BFloat16* values, int count) {
+    __m512i low = _mm512_setzero_si512(), high = low;
+    for (int n = 0; n < count; n += 2 * LANES) {
+        const __m512i bits = _mm512_loadu_si512(values + n);
+        low = _mm512_max_epu16(low, bits);
+        high = _mm512_max_epi16(high, bits);
+    }
+    const __m256i lows = _mm256_max_epu16(_mm512_castsi512_si256(low), _mm512_extracti64x4_epi64(low, 1));
+    const __m256i highs = _mm256_max_epi16(_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64(high, 1));
+    return extremes_of(_mm512_reduce_max_epi32(_mm512_cvtepu16_epi32(lows)), _mm512_reduce_max_epi32(_mm512_cvtepu16_epi32(highs)));
 }
 
 ALWAYS_INLINE IntVec bits(FloatVec values) { return _mm512_castps_si512(values); }

@@ -157,14 +157,16 @@ ALWAYS_INLINE FloatVec reduce_rows(FloatVec rows[LANES], Combine&& combine) {
     return combine(combine(lane(0), lane(1)), combine(lane(2), lane(3)));
 }
 
-// As integers: positive BF16 numbers are in the order of their bits. `count` is a multiple of 32.
-ALWAYS_INLINE float largest(const BFloat16* values, int count) {
-    int16x8_t low = vdupq_n_s16(0), high = low;
-    for (int n = 0; n < count; n += 16) {
-        low = vmaxq_s16(low, vreinterpretq_s16_u16(vld1q_u16(values + n)));
-        high = vmaxq_s16(high, vreinterpretq_s16_u16(vld1q_u16(values + n + 8)));
+// `count` is a multiple of 32.
+ALWAYS_INLINE Extremes extremes(const BFloat16* values, int count) {
+    uint16x8_t low = vdupq_n_u16(0);
+    int16x8_t high = vdupq_n_s16(0);
+    for (int n = 0; n < count; n += 8) {
+        const uint16x8_t bits = vld1q_u16(values + n);
+        low = vmaxq_u16(low, bits);
+        high = vmaxq_s16(high, vreinterpretq_s16_u16(bits));
     }
-    return to_float(static_cast<BFloat16>(vmaxvq_s16(vmaxq_s16(low, high))));
+    return extremes_of(vmaxvq_u16(low), vmaxvq_s16(high));
 }
 
 // 4 words of any type, at any address.

@@ -127,6 +127,7 @@ OF_TWO(vandq_u32, uint32x4_t, a& b)
 OF_TWO(vandq_s32, int32x4_t, a& b)
 OF_TWO(vand_s32, int32x2_t, a& b)
 OF_TWO(vmaxq_s16, int16x8_t, a > b ? a : b)
+OF_TWO(vmaxq_u16, uint16x8_t, a > b ? a : b)
 #undef OF_TWO
 inline float32x4_t vnegq_f32(float32x4_t a) { return -a; }
 inline float32x4_t vfmaq_f32(float32x4_t sum, float32x4_t a, float32x4_t b) {
@@ -147,11 +148,15 @@ inline float vminvq_f32(float32x4_t a) {
     return emulated::minimum(emulated::minimum(a[0], a[1]), emulated::minimum(a[2], a[3]));
 }
 inline float vmaxvq_f32(float32x4_t a) { return -vminvq_f32(-a); }
-inline int16_t vmaxvq_s16(int16x8_t a) {
-    int16_t most = a[0];
-    for (int n = 1; n < 8; n++) most = a[n] > most ? a[n] : most;
-    return most;
-}
+#define GREATEST(name, Lane, Vector)                                    \
+    inline Lane name(Vector a) {                                        \
+        Lane most = a[0];                                               \
+        for (int n = 1; n < 8; n++) most = a[n] > most ? a[n] : most;   \
+        return most;                                                    \
+    }
+GREATEST(vmaxvq_s16, int16_t, int16x8_t)
+GREATEST(vmaxvq_u16, uint16_t, uint16x8_t)
+#undef GREATEST
 
 #define SHIFTED(name, To, From, first, expression)                                 \
     inline To name(From from, int bits) {                                          \
@@ -205,6 +210,7 @@ inline int32x4_t vdupq_n_s32(int32_t a) { return int32x4_t{} + a; }
 inline int32x2_t vdup_n_s32(int32_t a) { return int32x2_t{} + a; }
 inline uint32x4_t vdupq_n_u32(uint32_t a) { return uint32x4_t{} + a; }
 inline int16x8_t vdupq_n_s16(int16_t a) { return int16x8_t{} + a; }
+inline uint16x8_t vdupq_n_u16(uint16_t a) { return uint16x8_t{} + a; }
 inline int32x4_t vdupq_lane_s32(int32x2_t a, int lane) { return vdupq_n_s32(a[lane]); }
 inline int32x2_t vcreate_s32(uint64_t words) { return emulated::with_bits<int32x2_t>(words); }
 
