@@ -6,7 +6,7 @@
 A processor can run the code of lesser kinds than its own. Each system has a process of its own, which is limited to a kind:
 crossrt by loading the kernels for it, all others by hiding the further instructions from them (`instruction_limits.py`). A
 request is one query with its candidates; all systems score it before the next, in an order that is turned round each time.
-Errors are measured from crossrt's own FP32 scores with the best kind.
+Errors are measured from crossrt's own FP32 scores with the best kind. Peers that are not installed are left out.
 
 `gmacs_per_second` counts every multiply-add of the model, also those of the last layer that crossrt leaves out.
 """
@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -47,6 +48,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=12)
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kinds", nargs="+", choices=SEEN, default=list(SEEN), help="kinds of processors to measure")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no request after so many seconds")
     parser.add_argument("--random-weights", action="store_true", help="report no ranking: the weights are not trained")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -60,24 +63,28 @@ def main() -> None:
         (queries[query], [passages[one] for one in [*run[query]][: arguments.candidates]])
         for query in [*run][::step][: arguments.requests]
     ]
+    end = perf_counter() + arguments.seconds
     systems = systems_of(arguments)
     times = np.zeros((len(systems), len(requests)))
     scores: list[list[npt.NDArray[Any]]] = [[] for _ in systems]
+    work_of = multiply_adds(arguments.bundle, requests)
     with TemporaryDirectory() as folder:
         workers = [Worker(system, arguments, Path(folder)) for system in systems]
         for number, request in enumerate(requests):
+            if number and perf_counter() > end:
+                break
             order = range(len(workers)) if number % 2 else reversed(range(len(workers)))
             for each in order:
                 answer, times[each, number] = workers[each].score(request)
                 scores[each].append(answer)
+            done = number + 1
+            result = table(systems, times[:, :done], scores, requests[:done], work_of[:done], arguments)
+            if arguments.out:  # after each request, so that a run that is ended early leaves what it has measured
+                write_result(arguments.out, result)
         for worker in workers:
             worker.close()
-    work_of = multiply_adds(arguments.bundle, requests)
-    result = table(systems, times, scores, requests, work_of, arguments)
     for row in result["rows"]:
         print(json.dumps(row))
-    if arguments.out:
-        write_result(arguments.out, result)
 
 
 def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -86,21 +93,29 @@ def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     bundle = Bundle.open(arguments.bundle)
     systems: list[dict[str, Any]] = []
     for kind in KINDS:
-        if kind.name not in SEEN:
+        if kind.name not in arguments.kinds:
             continue
         for precision in ("fp32", "int8", "bf16"):
             if precision not in bundle.manifest.models or precision not in kind.precisions:
                 continue
             if kind.lacking(precision, present) or ("amx_tile" in kind.instructions and not tiles_permitted()):
                 continue
-            backends = ["native", "openvino"]
+            backends = ["native"]
+            if is_installed("openvino"):
+                backends.append("openvino")
             # Without CPUID to hide instructions from it, ONNX Runtime uses all that the processor has: the same for each kind.
-            if precision != "bf16" and (hides() or not any(each["backend"] == "onnxruntime" for each in systems)):
+            seen_before = any(each["backend"] == "onnxruntime" for each in systems)
+            if is_installed("onnxruntime") and precision != "bf16" and (hides() or not seen_before):
                 backends.append("onnxruntime")
-            if arguments.checkpoint and precision == "fp32":
+            if arguments.checkpoint and is_installed("sentence_transformers") and precision == "fp32":
                 backends.append("pytorch")
             systems += [{"backend": backend, "precision": precision, "kind": kind.name} for backend in backends]
     return systems
+
+
+def is_installed(package: str) -> bool:
+    """Tell whether a peer is installed. One that is not is left out."""
+    return find_spec(package) is not None
 
 
 def work(order: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Matrix products of every kind of processor equal NumPy's; kinds without their hardware are emulated.
 
 The products are compiled for each kind by themselves, which takes seconds. AMX's instructions are functions in plain C++
-(emulated_tiles.h), so its source runs on every processor with AVX512-BF16. Sources that were made wrong on purpose must fail.
+(emulated_tiles.h), so its source runs on every processor with AVX512-BF16. So is AVX-VNNI's one instruction (emulated_vnni.h);
+its source runs on every processor with AVX2. Sources that were made wrong on purpose must fail.
 """
 
 import ctypes
@@ -23,8 +24,8 @@ from tests.conftest import REPOSITORY
 
 NATIVE = REPOSITORY / "engine/kernels/native"
 HERE = Path(__file__).parent
-EMULATED = {"amx": "emulated_tiles.h"}
-"""By kind: the header that has its instructions as functions."""
+EMULATED = {"amx": ("amx", "emulated_tiles.h"), "avx2_vnni": ("avxvnni", "emulated_vnni.h")}
+"""By kind: what the compiler's flags for its own instructions begin with, and the header that has these as functions."""
 PANEL = 32
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the products")
@@ -66,10 +67,10 @@ def aligned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def compiled(kind: Kind, folder: Path, sources: Path = NATIVE) -> Products:
     """Compile the products of a kind, emulated where it must be."""
-    emulated = EMULATED.get(kind.name)
-    flags = [flag for flag in kind.compiler_flags if emulated is None or not flag.startswith("-mamx")]
-    if emulated:
-        flags += ["-include", str(HERE / emulated)]
+    flags = [*kind.compiler_flags]
+    if kind.name in EMULATED:
+        own, header = EMULATED[kind.name]
+        flags = [flag for flag in flags if not flag.startswith(f"-m{own}")] + ["-include", str(HERE / header)]
     library = folder / f"{kind.name}.so"
     subprocess.run(
         ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", *flags, f"-I{sources}", HERE / "products.cpp", "-o", library],
@@ -81,7 +82,12 @@ def compiled(kind: Kind, folder: Path, sources: Path = NATIVE) -> Products:
 def why_not(kind: Kind) -> str:
     """Say what this processor lacks to run the products of a kind, emulated or not."""
     needed = [*kind.instructions, *kind.precisions["int8"]]
-    lacking = [name for name in needed if name not in instructions() and not (kind.name in EMULATED and "amx" in name)]
+    own = EMULATED[kind.name][0] if kind.name in EMULATED else None
+    lacking = [
+        name
+        for name in needed
+        if name not in instructions() and (own is None or not name.replace("_", "").startswith(own))
+    ]
     return f"this processor lacks {', '.join(lacking)}" if lacking else ""
 
 
@@ -163,6 +169,12 @@ MUTANTS = {
         "sums that remain": ("tile_zero<2>(), tile_zero<3>()", "tile_zero<2>()"),
         "where sums go": ("tile_store<3>(sums[16] + LANES", "tile_store<3>(sums[16]"),
     },
+    "avx2_vnni": {
+        "activations and weights": (
+            "dot_of_bytes(sum, activation, weight); }",
+            "dot_of_bytes(sum, weight, activation); }",
+        ),
+    },
     "avx2": {
         "a bit more than fits into 16 bits": ("MAX_ACTIVATION = 129", "MAX_ACTIVATION = 130"),
         "the second half of a panel": ("weights + 2, steps, high", "weights + 1, steps, high"),
@@ -189,7 +201,7 @@ def test_a_wrong_product_is_noticed(name: str, mutant: str, tmp_path: Path) -> N
         pytest.skip(why)
     sources = tmp_path / "native"
     shutil.copytree(NATIVE, sources)
-    file = sources / f"isa/{name}.h"
+    file = sources / f"isa/{name.removesuffix('_vnni')}.h"
     text, (right, wrong) = file.read_text(encoding="utf-8"), MUTANTS[name][mutant]
     assert text.count(right) >= 1
     file.write_text(text.replace(right, wrong), encoding="utf-8")

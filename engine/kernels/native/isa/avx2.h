@@ -237,6 +237,13 @@ struct DotBf16 {
     }
 };
 
+#if defined(__AVXVNNI__) && !defined(CROSSRT_EMULATED_VNNI)  // else it is in plain C++: tests/engine/kernels/emulated_vnni.h
+// For each 32-bit lane: sum += the four unsigned bytes of `activation` times the four signed bytes of `weight`.
+ALWAYS_INLINE void dot_of_bytes(__m256i& sum, __m256i activation, __m256i weight) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(activation), "x"(weight));
+}
+#endif
+
 // Unsigned INT8 activations times signed INT8 weights, summed in INT32 without saturation.
 //
 // Without VNNI the products of two neighbouring input channels are first added in 16 bits, which saturates. So activations have one
@@ -250,9 +257,7 @@ struct DotInt8 {
     static ALWAYS_INLINE Register zero() { return _mm256_setzero_si256(); }
 #ifdef __AVXVNNI__
     static constexpr int ROWS = 6, MAX_ACTIVATION = 255;
-    static ALWAYS_INLINE void add(Register& sum, __m256i activation, __m256i weight) {
-        asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(activation), "x"(weight));
-    }
+    static ALWAYS_INLINE void add(Register& sum, __m256i activation, __m256i weight) { dot_of_bytes(sum, activation, weight); }
 #else
     static constexpr int ROWS = 4, MAX_ACTIVATION = 129;
     static ALWAYS_INLINE void add(Register& sum, __m256i activation, __m256i weight) {
