@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -143,7 +144,7 @@ def check_numpy() -> None:
         version = importlib.metadata.version("numpy")
     except importlib.metadata.PackageNotFoundError:
         return
-    if tuple(map(int, version.split(".")[:2])) >= (2, 4):
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (2, 4):
         raise BackendError(
             f"NumPy {version} cannot run on this processor, which lacks SSE4.1. Give the virtual machine or the emulator a newer "
             'processor (QEMU: -cpu max), or pip install "numpy<2.4"'
