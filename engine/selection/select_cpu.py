@@ -51,7 +51,7 @@ def choose_cpu(
     if backend not in ("auto", *able):
         if backend == "native":
             raise BackendError(_why_not(bundle, chosen))
-        if chosen is Precision.BF16:
+        if chosen is Precision.BF16 and backend != "openvino":
             raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
         raise BackendError(
             f"the {chosen.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there say "
