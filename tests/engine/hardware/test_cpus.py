@@ -199,6 +199,14 @@ def test_the_processor_itself_says_what_linux_says() -> None:
     assert named <= flags
 
 
+def test_the_processor_is_asked_for_all_that_kernels_need() -> None:
+    """An instruction that it is not asked for would never be used."""
+    source = (REPOSITORY / "engine/kernels/native/processor.cpp").read_text()
+    for kind in KINDS:
+        for name in (*kind.instructions, *(name for needed in kind.precisions.values() for name in needed)):
+            assert f'names.add("{name}", ' in source
+
+
 # -- old and emulated processors
 
 
