@@ -52,6 +52,7 @@ STEPS: tuple[Step, ...] = (
         extra_file=fp32.NATIVE_FILE,
     ),
     Step(name="bf16", precision=BF16, run=bf16.bf16, failure_stops=UNLESS_KEEP_GOING),
+    Step(name="bf16.openvino", precision=BF16, run=bf16.bf16_openvino, failure_stops=NEVER, after="bf16"),
     Step(name="fp16", precision=FP16, run=fp16.fp16, failure_stops=UNLESS_KEEP_GOING),
     Step(
         name="fp16.fused",

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ..engine.hardware.cpus import cpuinfo, usable_cpus
+from ..engine.hardware.cpus import cpuinfo, instructions, usable_cpus
 from ..export.bundle.manifest import tool_versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,13 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def machine() -> dict[str, Any]:
     """Return the processor's name and instruction sets, the number of usable CPUs, and the memory in GB."""
-    described = cpuinfo()
-    name = re.search(r"model name\s*: (.*)", described)
-    flags = re.search(r"flags\s*: (.*)", described)
+    name = re.search(r"model name\s*: (.*)", cpuinfo())
+    present = instructions()
     known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
     return {
         "processor": name[1] if name else platform.processor() or platform.machine(),
-        "instructions": [flag for flag in known if flags and flag in flags[1].split()],
+        "instructions": [flag for flag in known if flag in present],
         "usable_cpus": usable_cpus(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
     }

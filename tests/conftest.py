@@ -305,7 +305,7 @@ def two_label_bundle(make_bundle: Callable[..., Path], two_label_checkpoint: Pat
 
 
 @pytest.fixture
-def see_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+def see_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """Return a function that makes crossrt see a lesser kind of processor in this process."""
     from crossrt.engine.hardware import cpus
 
@@ -313,11 +313,27 @@ def see_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
         file = tmp_path / f"cpuinfo-{kind}"
         file.write_text(processors.restricted(processors.DESCRIBED.read_text(), kind))
         monkeypatch.setattr(cpus, "CPUINFO", file)
-        cpus.processor.cache_clear()
 
-    yield see
-    monkeypatch.undo()
-    cpus.processor.cache_clear()
+    return see
+
+
+@pytest.fixture
+def describe_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Return a function that makes crossrt see the processor that a text like /proc/cpuinfo describes, and ask no real one.
+
+    None is a system without that file.
+    """
+    from crossrt.engine.hardware import cpus
+
+    def describe(text: str | None, machine: str = "x86_64") -> None:
+        file = Path(tempfile.mkdtemp(dir=tmp_path)) / "cpuinfo"  # a new name, since each file is read once
+        if text is not None:
+            file.write_text(text)
+        monkeypatch.setattr(cpus, "CPUINFO", file)
+        monkeypatch.setattr(cpus, "native_library", lambda name: None)
+        monkeypatch.setattr("platform.machine", lambda: machine)
+
+    return describe
 
 
 @pytest.fixture(scope="session")

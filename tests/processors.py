@@ -7,7 +7,7 @@ What is restricted: crossrt reads the processor's flags from `crossrt.engine.har
 fewer of them, in children too (`as_processor/sitecustomize.py`). OpenVINO detects instructions by itself; it obeys
 OV_CPU_MAX_ISA (since 2026.4; it decides whether OpenVINO has BF16) and ONEDNN_MAX_CPU_ISA (which PyTorch's copy of oneDNN
 obeys too). An older OpenVINO lists BF16 whatever `--processor` says, so a test that needs to know asks OpenVINO.
-What is not restricted: ONNX Runtime and the rest of PyTorch, which have no such setting.
+What is not restricted: ONNX Runtime and the rest of PyTorch, which have no such setting, and OpenVINO on ARM.
 """
 
 import os
@@ -20,23 +20,27 @@ from pathlib import Path
 DESCRIBED = Path("/proc/cpuinfo")
 HOOK = Path(__file__).parent / "as_processor"
 """On the path of child processes, whose interpreters import `sitecustomize` from it."""
-OPTIONAL = re.compile(r"avx\w*|amx_\w+|fma|fma4|f16c|vaes|vpclmulqdq|gfni")
+OPTIONAL = re.compile(
+    r"avx\w*|amx_\w+|fma|fma4|f16c|vaes|vpclmulqdq|gfni"  # of x86-64
+    r"|asimd|asimddp|i8mm|bf16|sve\w*|sme\w*"  # of ARM
+)
 """Flags that a kind lacks unless it names them. Others, such as SSE4.2, every x86-64 processor that OpenVINO supports has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of processor: the optional flags that it has, and oneDNN's name for it."""
+    """A kind of processor: the optional flags that it has, and oneDNN's name for it, which those of ARM do not need."""
 
     name: str
     flags: frozenset[str]
-    onednn: str
+    onednn: str = ""
 
 
 AVX2 = frozenset({"avx", "avx2", "fma", "f16c"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 VNNI = AVX512 | {"avx512_vnni"}
 BF16 = VNNI | {"avx512_bf16"}
+NEON_DOT = frozenset({"asimd", "asimddp"})
 KINDS = {
     kind.name: kind
     for kind in (
@@ -52,15 +56,18 @@ KINDS = {
             flags=BF16 | {"avx_vnni", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"},
             onednn="AVX512_CORE_AMX",
         ),
+        Kind(name="neon", flags=frozenset({"asimd"})),
+        Kind(name="neon_dot", flags=NEON_DOT),
+        Kind(name="neon_bf16", flags=NEON_DOT | {"i8mm", "bf16"}),
     )
 }
-"""From the least to the most capable."""
+"""From the least to the most capable: those of x86-64, then those of ARM."""
 
 
 def flags_of(described: str) -> frozenset[str]:
-    """Return the flags of a description in the form of /proc/cpuinfo; empty for other architectures than x86."""
-    found = re.search(r"^flags\s*:(.*)$", described, re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
+    """Return the flags that every processor of a description like /proc/cpuinfo has; empty where it has none."""
+    sets = [frozenset(flags.split()) for flags in re.findall(r"^(?:flags|Features)\s*:(.*)$", described, re.MULTILINE)]
+    return frozenset.intersection(*sets) if sets else frozenset()
 
 
 def executable(flags: frozenset[str]) -> list[str]:
@@ -76,7 +83,7 @@ def restricted(described: str, kind: str) -> str:
         flags = (flag for flag in line[2].split() if flag in kept or not OPTIONAL.fullmatch(flag))
         return f"{line[1]} {' '.join(flags)}"
 
-    return re.sub(r"^(flags\s*:)(.*)$", without, described, flags=re.MULTILINE)
+    return re.sub(r"^((?:flags|Features)\s*:)(.*)$", without, described, flags=re.MULTILINE)
 
 
 def lacking(kind: str) -> str:
@@ -98,7 +105,6 @@ def run_as(kind: str, folder: Path) -> None:
     file = folder / "cpuinfo"
     file.write_text(restricted(_described(), kind))
     cpus.CPUINFO = file
-    cpus.processor.cache_clear()
     os.environ["CROSSRT_TESTS_CPUINFO"] = str(file)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HOOK), os.environ.get("PYTHONPATH"))))
     if platform.machine() in ("x86_64", "AMD64"):

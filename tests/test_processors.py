@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from crossrt.engine.hardware.cpus import processor
+from crossrt.engine.hardware.cpus import instructions, processor
 
 from . import processors
 from .conftest import REPOSITORY
@@ -15,6 +16,8 @@ XEON = "fpu sse4_2 avx f16c avx2 fma avx512f avx512cd avx512dq avx512bw avx512vl
 EPYC = f"{XEON} avx512_bf16 vaes"
 AMX = f"{EPYC} avx_vnni avx512_fp16 amx_bf16 amx_tile amx_int8"
 CLIENT = "fpu sse4_2 avx f16c avx2 fma avx_vnni vaes"
+GRAVITON = "fp asimd evtstrm atomics asimdhp asimdrdm asimddp sve i8mm bf16"
+X86 = ["avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"]
 
 
 @pytest.mark.parametrize(
@@ -22,9 +25,12 @@ CLIENT = "fpu sse4_2 avx f16c avx2 fma avx_vnni vaes"
     [
         (f"flags\t\t: {XEON}\n", ["generic", "avx2", "avx512", "avx512_vnni"]),
         (f"flags\t\t: {EPYC}\n", ["generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"]),
-        (f"flags\t\t: {AMX}\n", list(processors.KINDS)),
+        (f"flags\t\t: {AMX}\n", ["generic", *X86]),
         (f"flags\t\t: {CLIENT}\n", ["generic", "avx2", "avx2_vnni"]),
-        ("Features\t: fp asimd bf16 i8mm\n", ["generic"]),
+        (f"flags\t\t: {XEON}\nflags\t\t: {CLIENT}\n", ["generic", "avx2"]),
+        ("Features\t: fp asimd evtstrm crc32\n", ["generic", "neon"]),
+        ("Features\t: fp asimd asimddp\n", ["generic", "neon", "neon_dot"]),
+        (f"Features\t: {GRAVITON}\n", ["generic", "neon", "neon_dot", "neon_bf16"]),
         ("", ["generic"]),
     ],
 )
@@ -59,6 +65,25 @@ def test_a_kind_lacks_the_flags_of_those_above_it_and_no_other(kind: str, left: 
     assert [line for line in restricted if not line.startswith("flags")] == [
         *("processor\t: 0", "bugs\t\t: avx_vnni", "", "processor\t: 1")
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("generic", "fp evtstrm atomics asimdhp asimdrdm"),
+        ("neon", "fp asimd evtstrm atomics asimdhp asimdrdm"),
+        ("neon_dot", "fp asimd evtstrm atomics asimdhp asimdrdm asimddp"),
+        ("neon_bf16", "fp asimd evtstrm atomics asimdhp asimdrdm asimddp i8mm bf16"),
+    ],
+)
+def test_a_kind_of_arm_lacks_the_features_of_those_above_it(
+    kind: str, left: str, describe_processor: Callable[..., None]
+) -> None:
+    described = f"processor\t: 0\nFeatures\t: {GRAVITON}\nCPU part\t: 0xd40\n"
+    restricted = processors.restricted(described, kind)
+    assert restricted == described.replace(GRAVITON, left)
+    describe_processor(restricted, "aarch64")
+    assert instructions() == {*left.split()}
 
 
 @pytest.mark.processor

@@ -99,6 +99,11 @@ class OpenVinoSession(PaddedSession):
                 self._requests.put(None)
 
 
+def computes_bf16() -> bool:
+    """Tell whether OpenVINO computes in BF16 on this processor."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def floating_point(core: openvino.Core, precision: Precision) -> str:
     """Return the type of all computation outside 8-bit products, in OpenVINO's spelling: `f32` or `bf16`.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..bundle.engine_file import LIBRARIES
 from ..cuda.bindings import installed_bindings
 from ..errors import BackendError
+from ..hardware.cpus import lacks_sse41
 from ..hardware.gpus import gpus
 from ..kernels.support import why_not_native
 from ..precision import Precision
@@ -43,7 +44,8 @@ def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]
             f"onnxruntime and onnxruntime-gpu are both installed in {folders[0]} and overwrite each other's files: "
             'uninstall both, then install one of "crossrt[cpu]" and onnxruntime-gpu'
         )
-    found = [name for name in ONNX_BACKENDS if importlib.util.find_spec(name) is not None]
+    able = ONNX_BACKENDS if not lacks_sse41() else tuple(name for name in ONNX_BACKENDS if name != "openvino")
+    found = [name for name in able if importlib.util.find_spec(name) is not None]
     return (*found, *([] if why_not_native(precision) else ["native"]))
 
 

@@ -1,9 +1,11 @@
 """The processor of this machine, the number of processors this process may use, and `CORES`, which counts those in use."""
 
 import ctypes
+import importlib.metadata
 import math
 import os
 import platform
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -11,14 +13,17 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from ..errors import BackendError
 from ..native_library import load_library, native_library
 
-INTERFACE = 1
-"""The version of the library's functions. Raised with each change of what they take, here and in native/processor.cpp."""
+INTERFACE = 2
+"""The version of the library's functions. Raised with each change of what they take or tell, here and in native/processor.cpp."""
 CPUINFO = Path("/proc/cpuinfo")
-"""Linux's description of the processor. Tests set another file to simulate an older processor."""
+"""Linux's description of the processors. Tests set another file to simulate an older processor."""
 SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 """Numbers of Linux's on x86-64, from its headers: a system call, what it is asked, and the state of AMX's tile registers."""
+X86_64 = ("x86_64", "AMD64")
+"""What Linux, macOS and Windows call it."""
 
 
 def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -26,53 +31,124 @@ def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
 
     It is at least 1. A quota of 1.5 processors counts as 2, since one thread would leave half a processor unused.
     """
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows have no affinity call
-        count = os.cpu_count() or 1
+    affinity = _affinity()
+    count = (os.cpu_count() or 1) if affinity is None else len(affinity)
     quota = _quota(cgroup_root)
     return max(1, min(count, math.ceil(quota)) if quota else count)
 
 
 def cpuinfo() -> str:
     """Return Linux's description of the processors; an empty text on other systems."""
+    return _text(CPUINFO)
+
+
+def processor() -> str:
+    """Return the processors' names and instructions as one text, which identifies them in keys of caches."""
+    # The name is not enough: a hypervisor may hide some of a processor's instructions, and an emulator all of them.
+    described = dict.fromkeys(f"{name} : {value}" for _, name, value in _described(CPUINFO))
+    if not described:
+        return " ".join((platform.machine(), platform.processor(), *sorted(instructions())))
+    return "; ".join((*described, f"usable : {' '.join(sorted(instructions()))}"))
+
+
+def instructions() -> frozenset[str]:
+    """Return the instruction sets that all processors of this process have, as Linux spells them, such as `avx512_vnni`.
+
+    They are those that the system describes and the processor itself names. The description alone will not do: under an
+    emulator it is the host's. Nor will the processor alone: there may be others beside it, and Linux may have been told to
+    leave out an instruction set. Where only one of the two is there, it counts alone.
+    """
+    return _known_instructions() or frozenset()
+
+
+def _known_instructions() -> frozenset[str] | None:
+    """Return `instructions`, or None where nobody tells them."""
+    described, named = _described_instructions(), _named_instructions()
+    return named if described is None else described if named is None else described & named
+
+
+def _described_instructions() -> frozenset[str] | None:
+    """Return what every processor that this thread may run on has by /proc/cpuinfo; None where it says nothing of that."""
+    # By architecture, since an emulator may show a host of another one.
+    field = "flags" if platform.machine() in X86_64 else "Features"
+    lines = [(number, value) for number, name, value in _described(CPUINFO) if name == field]
+    usable = _affinity()
+    # A container may number its processors differently. Then all of them count.
+    if usable is not None and usable <= {number for number, _ in lines}:
+        lines = [(number, value) for number, value in lines if number in usable]
+    sets = [frozenset(value.split()) for value in {value for _, value in lines}]
+    return frozenset.intersection(*sets) if sets else None
+
+
+def _named_instructions() -> frozenset[str] | None:
+    """Ask the processor itself (engine/kernels/native/processor.cpp); None in an installation without that library."""
+    file = native_library("native_processor")
+    library = None if file is None else load_library(file, "crossrt_processor_interface", INTERFACE)
+    if library is None:
+        return None
+    names = ctypes.create_string_buffer(1024)
+    library.crossrt_processor_instructions(names, len(names))
+    return frozenset(names.value.decode().split())
+
+
+@cache
+def _described(file: Path) -> tuple[tuple[int | None, str, str], ...]:
+    """Return what /proc/cpuinfo says of names and instructions, as tuples of the processor's number, field and value.
+
+    It is read once: Linux needs milliseconds to write it for many processors.
+    """
+    number = None
+    found = []
+    for line in _text(file).splitlines():
+        name, _, value = line.partition(":")
+        name, value = name.strip(), " ".join(value.split())
+        if name == "processor" and value.isdecimal():
+            number = int(value)
+        elif name in ("model name", "flags", "Features", "CPU part"):
+            found.append((number, name, value))
+    return tuple(found)
+
+
+def _text(file: Path) -> str:
     try:
-        return CPUINFO.read_text()
+        return file.read_text()
     except OSError:
         return ""
 
 
-@cache
-def processor() -> str:
-    """Return the processor's name and flags as one text, which identifies it in keys of caches."""
-    # The name is not enough: a hypervisor may hide some of a processor's instructions.
-    fields = ("model name", "flags", "Features", "CPU part")
-    described = cpuinfo()
-    kept = dict.fromkeys(line for line in described.splitlines() if line.startswith(fields))
-    if not kept:
-        return f"{platform.machine()} {platform.processor()} {'' if described else _asked_instructions()}"
-    return "; ".join(" ".join(line.split()) for line in kept)
-
-
-def instructions() -> frozenset[str]:
-    """Return the names of the processor's instruction sets, as Linux spells them, such as `avx512_vnni`."""
-    return frozenset(processor().replace(";", " ").split())
-
-
-def _asked_instructions() -> str:
-    """Ask the processor itself (engine/kernels/native/processor.cpp), where no file describes it: on macOS and Windows."""
-    file = native_library("native_processor")
-    library = None if file is None else load_library(file, "crossrt_processor_interface", INTERFACE)
-    if library is None:
-        return ""
-    names = ctypes.create_string_buffer(1024)
-    library.crossrt_processor_instructions(names, len(names))
-    return names.value.decode()
+def _affinity() -> frozenset[int] | None:
+    """Return the numbers of the processors that this thread may run on; None on macOS and Windows, which do not tell."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def has_vnni() -> bool:
     """Tell whether the processor has instructions that sum four 8-bit products into 32 bits (VNNI or AMX)."""
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & instructions())
+
+
+def lacks_sse41() -> bool:
+    """Tell whether this is x86-64 without SSE4.1, such as QEMU's processor `qemu64`. OpenVINO needs it and does not ask."""
+    known = _known_instructions()
+    return platform.machine() in X86_64 and known is not None and "sse4_1" not in known
+
+
+def check_numpy() -> None:
+    """Raise BackendError where importing NumPy would end the process by an illegal instruction.
+
+    NumPy's wheels are compiled for x86-64-v2 from 2.4 on. NumPy refuses older processors in words itself, but not those
+    without SSE4.1, which it uses before it asks.
+    """
+    if not lacks_sse41():
+        return
+    try:
+        version = importlib.metadata.version("numpy")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (2, 4):
+        raise BackendError(
+            f"NumPy {version} cannot run on this processor, which lacks SSE4.1. Give the virtual machine or the emulator a newer "
+            'processor (QEMU: -cpu max), or pip install "numpy<2.4"'
+        )
 
 
 @cache

@@ -81,7 +81,8 @@ def tune(
     pairs = sum(len(request) for request in requests)
     measured = []
     model = bundle.manifest.models.get(config.precision.value)
-    judged = {} if model is None else model.backends
+    # By rankings, which BF16 is not always judged by.
+    judged = model.backends if model is not None and config.precision is Precision.INT8 else {}
     for candidate, times, scores in zip(configs, seconds, logits, strict=True):
         differences = np.abs(scores - logits[0])
         ratios = np.array(seconds[0]) / np.array(times)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ..backends.registry import ONNX_BACKENDS, installed_backends
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
-from ..hardware.cpus import has_vnni, instructions, usable_cpus
+from ..hardware.cpus import has_vnni, instructions, lacks_sse41, usable_cpus
 from ..kernels.support import KERNELS_VARIABLE, NARROW, judged_as, native_kind, why_not_native
 from ..options import whole
 from ..precision import Precision
@@ -51,25 +51,30 @@ def choose_cpu(
     if backend not in ("auto", *able):
         if backend == "native":
             raise BackendError(_why_not(bundle, chosen))
-        if chosen is Precision.BF16:
+        if chosen is Precision.BF16 and backend != "openvino":
             raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
         raise BackendError(
             f"the {chosen.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there say "
             "why. Take another backend, or this one as it is with allow_failed=True"
         )
     missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
+    reasons = _why_missing(missing, chosen)
     if backend != "auto" and missing:
-        if backend == "native":
-            raise BackendError(
-                f"the backend native cannot run here in {chosen.value}: {why_not_native(chosen)}; use another backend, or "
-                "another precision"
-            )
-        raise BackendError(f'{backend} is not installed: pip install "crossrt[cpu]"')
+        raise BackendError(
+            f"the backend {reasons[0]}; use another backend, or another precision"
+            if reasons
+            else f'{backend} is not installed: pip install "crossrt[cpu]"'
+        )
     if len(missing) == len(able):
         raise BackendError(
-            'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
-            if able == ONNX_BACKENDS
-            else f'{chosen.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"'
+            "; ".join(
+                (
+                    'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
+                    if able == ONNX_BACKENDS
+                    else f'{chosen.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"',
+                    *reasons,
+                )
+            )
         )
     stored = Tuning.stored(bundle, chosen, threads) if tuned and backend == "auto" else None
     if stored is not None and stored.backend in able and stored.backend in present:
@@ -134,6 +139,12 @@ def _by_amx(precision: Precision) -> bool:
     """Tell whether the native kernels compute a precision by AMX, which is so where it was asked for."""
     kind = native_kind(precision)
     return kind is not None and "amx_tile" in kind.instructions
+
+
+def _why_missing(missing: Sequence[str], precision: Precision) -> list[str]:
+    """Say of each missing backend why it cannot run here, unless it is only not installed."""
+    why = {"native": why_not_native(precision), "openvino": "this processor lacks sse4_1" if lacks_sse41() else ""}
+    return [f"{name} cannot run here in {precision.value}: {why[name]}" for name in missing if why.get(name)]
 
 
 def _why_not(bundle: Bundle, precision: Precision) -> str:

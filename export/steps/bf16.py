@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ...engine.backends.registry import installed_backends
 from ...engine.precision import Precision
 from .context import ExportContext
 from .native import write_and_judge
@@ -15,3 +16,19 @@ def bf16(context: ExportContext) -> StepResult:
     report, model = write_and_judge(context, Precision.BF16, context.builder.models["fp32"], NATIVE_FILE)
     model = with_score_error(replace(model, parity=report.summary()), "native", report)
     return StepResult(report=report, model=model)
+
+
+def bf16_openvino(context: ExportContext) -> StepResult | None:
+    """Record how the FP32 file passed as OpenVINO computes it in BF16; None where it does not do so here."""
+    if "openvino" not in installed_backends():
+        return None
+    from ...engine.backends.openvino import computes_bf16
+
+    if not computes_bf16():
+        return None
+    model = context.builder.models["bf16"]
+    report = context.judge.report(
+        context.builder.bundle_with(Precision.BF16, model), Precision.BF16, backend="openvino"
+    )
+    model = with_score_error(model, "openvino", report)
+    return StepResult(report=report, model=replace(model, backends={**model.backends, "openvino": bool(report)}))

@@ -2,11 +2,11 @@
 
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from crossrt.engine.hardware import cpus
 from crossrt.measurement import environment as facts
 
 
@@ -30,11 +30,9 @@ def test_the_machine_is_described() -> None:
     ],
 )
 def test_the_processor_is_described_as_the_system_does(
-    described: str, name: str | None, instructions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    described: str, name: str | None, instructions: list[str], describe_processor: Callable[..., None]
 ) -> None:
-    file = tmp_path / "cpuinfo"
-    file.write_text(described)
-    monkeypatch.setattr(cpus, "CPUINFO", file)
+    describe_processor(described)
     found = facts.machine()
     assert found["processor"] == (name or platform.processor() or platform.machine())
     assert found["instructions"] == instructions

@@ -77,7 +77,7 @@ def test_the_wheel_for_linux_on_x86_64_has_its_tag_and_libraries_that_load(
         "import crossrt.engine.text.wordpiece as wordpiece\n"
         "from crossrt.engine.hardware import cpus\n"
         "print(wordpiece._library()._name)\n"
-        "print(cpus._asked_instructions())\n"
+        "print(*cpus._named_instructions() or ())\n"
     )
     child = subprocess.run(
         [sys.executable, "-c", program],

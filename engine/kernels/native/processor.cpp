@@ -1,5 +1,5 @@
-// Which instruction sets a program may use on this processor, in the names of Linux's /proc/cpuinfo. Python asks this library on
-// systems without that file (engine/hardware/cpus.py).
+// Which instruction sets a program may use on this processor, in the names of Linux's /proc/cpuinfo. Python asks this library
+// besides that file, which not every system has, and which is the host's under an emulator (engine/hardware/cpus.py).
 //
 // On x86 an instruction set counts where CPUID has it and the operating system saves its registers, which XGETBV tells. So one that a
 // hypervisor hides or that the system does not support is not named. The bits are those of Intel's Software Developer's
@@ -12,6 +12,8 @@
 #include <cpuid.h>
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace {
@@ -66,6 +68,7 @@ void add_instructions(Names& names) {
     const bool avx512 = (saved & AVX512) == AVX512;
 #endif
     const auto bit = [](uint32_t word, int number) { return bool(word >> number & 1); };
+    names.add("sse4_1", bit(basic.ecx, 19));
     names.add("fma", avx && bit(basic.ecx, 12));
     names.add("avx", avx && bit(basic.ecx, 28));
     names.add("f16c", avx && bit(basic.ecx, 29));
@@ -100,6 +103,18 @@ void add_instructions(Names& names) {
     names.add("bf16", is_set("hw.optional.arm.FEAT_BF16"));
 }
 
+#elif defined(__linux__) && defined(__aarch64__)
+
+// What Linux, or an emulator of it, tells each process of all processors. The bits are those of its header asm/hwcap.h, where
+// older ones lack some.
+void add_instructions(Names& names) {
+    const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    names.add("asimd", first >> 1 & 1);
+    names.add("asimddp", first >> 20 & 1);
+    names.add("i8mm", second >> 13 & 1);
+    names.add("bf16", second >> 14 & 1);
+}
+
 #else
 
 void add_instructions(Names&) {}
@@ -110,8 +125,8 @@ void add_instructions(Names&) {}
 
 extern "C" {
 
-// The version of these functions. Raised with each change of what they take, here and in engine/hardware/cpus.py.
-int crossrt_processor_interface() { return 1; }
+// The version of these functions. Raised with each change of what they take or tell, here and in engine/hardware/cpus.py.
+int crossrt_processor_interface() { return 2; }
 
 // Writes the names with spaces between them to `names` [bytes], which must not be empty, with a zero at the end.
 void crossrt_processor_instructions(char* names, int bytes) {

@@ -441,10 +441,16 @@ def test_threads_that_share_a_batch_change_no_bit(
     alone.close()
 
 
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="no /proc here, which tells what is in use"
+)
+
+
 def threads_of_this_process() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
+@needs_proc
 def test_threads_that_share_a_batch_end_with_the_session(bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of()
     bundle = bundle_of(dims, random_arrays(dims))
@@ -506,6 +512,7 @@ def test_threads_do_not_disturb_one_another(bundle_of: Callable[..., Bundle]) ->
     assert not wrong
 
 
+@needs_proc
 def test_scoring_takes_no_more_memory_whatever_the_shapes(bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of(intermediate=512)
     session = session_of(bundle_of(dims, random_arrays(dims)))

@@ -1,14 +1,13 @@
 """The native kernels are a backend where the processor has their instructions and they were compiled."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import OptionError
-from crossrt.engine.hardware import cpus
 from crossrt.engine.hardware.cpus import has_vnni, instructions
 from crossrt.engine.kernels import support
 from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS
@@ -53,20 +52,18 @@ COMPUTED_BY_SOME = [Precision.FP32, Precision.BF16, Precision.INT8]
 
 
 @pytest.fixture(params=PROCESSORS)
-def kinds(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def kinds(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    describe_processor: Callable[..., None],
+) -> dict[str, str]:
     """See another processor, with all kernels compiled; the kind that should compute each precision on it."""
     described, kinds, vnni = PROCESSORS[request.param]
-    file = tmp_path / "cpuinfo"
-    if described is not None:
-        file.write_text(described)
-    monkeypatch.setattr(cpus, "CPUINFO", file)
-    monkeypatch.setattr(cpus, "native_library", lambda name: None)  # it would ask this machine's processor
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    cpus.processor.cache_clear()
+    describe_processor(described)
     monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
     assert has_vnni() is vnni
-    yield kinds
-    cpus.processor.cache_clear()
+    return kinds
 
 
 def test_a_precision_is_computed_by_the_best_kind_whose_instructions_the_processor_has(
@@ -145,11 +142,14 @@ ARM_PROCESSORS = {
 @pytest.mark.parametrize("name", ARM_PROCESSORS)
 @pytest.mark.parametrize("machine", ["aarch64", "arm64"])
 def test_an_arm_processor_computes_by_the_best_kind_whose_instructions_it_has(
-    machine: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: str,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    describe_processor: Callable[..., None],
 ) -> None:
     features, kinds = ARM_PROCESSORS[name]
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr(cpus, "processor", lambda: f"Features : {features}; CPU part : 0xd40")
+    describe_processor(f"processor\t: 0\nFeatures\t: {features}\nCPU part\t: 0xd40\n", machine)
     monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
     for precision in COMPUTED_BY_SOME:
         found = native_kind(precision)

@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +16,30 @@ from safetensors.torch import load_file, save_file
 
 from crossrt import CrossEncoder
 from crossrt.__main__ import main
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.errors import BackendError, OptionError
+from crossrt.engine.kernels import support
 from crossrt.engine.kernels.support import why_not_native
+from crossrt.engine.native_library import native_library
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
 from crossrt.engine.selection.select import choose_execution
+from crossrt.engine.selection.select_cpu import choose_cpu
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.graph.writer import graph_of
+from crossrt.export.parity.judge import ParityJudge
 from crossrt.export.parity.pairs import builtin_pairs
+from crossrt.export.parity.report import ParityReport
 from crossrt.export.precision import native_weights as native
 from crossrt.export.precision.fp16_emulation import rounded_where_stored
 from crossrt.export.precision.native_weights import _to_bf16
 from tests.engine.backends.emulated_gpu import emulated_logits
+from tests.processors import openvino_has_bf16
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
 needs_kernels = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
@@ -144,16 +153,23 @@ def test_where_the_kernels_do_not_run_there_is_no_file_for_them(
     assert not list(bundle.path.glob("*.native"))
 
 
+needs_bf16 = pytest.mark.skipif(
+    bool(why_not_native(Precision.BF16)), reason=why_not_native(Precision.BF16) or "they run"
+)
+
+
 @pytest.mark.processor
-@pytest.mark.skipif(bool(why_not_native(Precision.BF16)), reason=why_not_native(Precision.BF16) or "they run")
+@needs_bf16
 def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle, (*_, report) = export_bundle(
+    bundle, (*_, report, others_report) = export_bundle(
         Checkpoint.read(DEMO / "checkpoint"), tmp_path / "b", precisions=[Precision.BF16]
     )
     assert (report.precision, report.backend, bool(report)) == ("bf16", "native", True)
-    assert json.loads((bundle.path / "parity.bf16.json").read_text())["passed"]
+    assert (others_report.precision, others_report.backend, bool(others_report)) == ("bf16", "openvino", True)
+    for name in ("parity.bf16.json", "parity.bf16.openvino.json"):
+        assert json.loads((bundle.path / name).read_text())["passed"]
     assert NativeModel.open(bundle.native_file(Precision.BF16)).dims.precision == "bf16"
     assert bundle.model_file(Precision.BF16) == bundle.model_file(Precision.FP32)
     pairs = list(builtin_pairs(160))
@@ -176,7 +192,60 @@ def test_bf16_is_exported_with_parity_and_taken_before_openvinos(
         main()
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  bf16"))
     assert "parity passed" in line
+    assert "passed as openvino computes it" in line
     assert line.endswith("; model.bf16.native for native kernels")
+
+
+@needs_bf16
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_auto_leaves_bf16_on_amx_to_openvino_where_the_export_judged_it(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    describe_processor: Callable[..., None],
+) -> None:
+    if not openvino_has_bf16():
+        pytest.skip("OpenVINO does not compute in BF16 here")
+    avx512 = "flags\t\t: sse4_1 fma avx2 f16c avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16"
+    report_of = ParityJudge.report
+
+    def failing(
+        self: ParityJudge, bundle: Bundle, precision: Precision, *, backend: str = "onnxruntime"
+    ) -> ParityReport:
+        report = report_of(self, bundle, precision, backend=backend)
+        return replace(report, other_failures=("made up",)) if backend == "openvino" else report
+
+    def exported(name: str) -> Bundle:
+        return export_bundle(Checkpoint.read(checkpoint), tmp_path / name, precisions=[Precision.BF16])[0]
+
+    passed = exported("passed")
+    with monkeypatch.context() as patch:
+        patch.setattr(ParityJudge, "report", failing)
+        failed = exported("failed")
+    with monkeypatch.context() as patch:
+        patch.setattr("crossrt.export.steps.bf16.installed_backends", lambda *_: ("onnxruntime", "native"))
+        not_judged = exported("not judged")
+    monkeypatch.setattr("crossrt.engine.backends.openvino.computes_bf16", lambda: False)
+    not_computed = exported("not computed")
+    judged = [each.manifest.models["bf16"].backends for each in (passed, failed, not_judged, not_computed)]
+    assert judged == [{"openvino": True}, {"openvino": False}, {}, {}]
+
+    def chosen(bundle: Bundle, backend: str = "auto") -> str:
+        return choose_cpu(bundle, precision="bf16", backend=backend, tuned=False).backend
+
+    describe_processor(f"{avx512} amx_tile amx_int8 amx_bf16\n")
+    assert [chosen(each) for each in (passed, failed, not_judged)] == ["openvino", "native", "native"]
+    assert "AMX" in choose_cpu(passed, precision="bf16", tuned=False).reason
+    with pytest.raises(BackendError, match=r"the bf16 model of .* failed its check as openvino computes it"):
+        chosen(failed, "openvino")
+    monkeypatch.setattr(support, "tiles_permitted", lambda: True)
+    monkeypatch.setenv("CROSSRT_KERNELS", "amx")
+    if native_library("native_amx") is not None:
+        assert chosen(passed) == "native", "kernels for AMX were asked for"
+    monkeypatch.delenv("CROSSRT_KERNELS")
+    for flags in (avx512, f"{avx512} amx_tile amx_int8"):
+        describe_processor(f"{flags}\n")
+        assert chosen(passed) == "native"
 
 
 def test_bf16_is_refused_where_it_cannot_be_checked(
