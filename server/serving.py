@@ -23,6 +23,7 @@ from .models.served_model import Opener, ServedModel
 from .request_log import configure
 from .settings import Settings
 from .state import State
+from .tracing import open_tracer
 
 logger = logging.getLogger("crossrt.server")
 
@@ -48,9 +49,15 @@ def serve(settings: Settings, listening: socket.socket | None = None, *, opener:
 
 
 async def check(settings: Settings, *, opener: Opener = opened) -> None:
-    """Read the keys and certificates, open every model and score a token with it. Raises what `serve` would."""
+    """Do what `serve` does before it serves: read the keys and certificates, listen on the address, make what sends traces, open
+    every model and score a token with it. Raises what `serve` would, also for an address that a running server has."""
     ApiKeys(settings.api_keys)
     settings.tls()
+    listening = bound(settings.host, settings.port, settings.uds)
+    listening.close()
+    if settings.uds is not None:
+        settings.uds.unlink()
+    open_tracer(settings.otlp_endpoint).close()
     for each in settings.models:
         model = ServedModel(each, opener)
         await model.open()
