@@ -10,6 +10,7 @@ have not begun. The file --scored has the number of scored texts.
 
 import argparse
 import functools
+import itertools
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from crossrt.engine.errors import BackendError
 from crossrt.engine.runtime.cancellation import Cancellation
 from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.text.encoded_pairs import EncodedPairs
+from crossrt.engine.text.windows import WindowCounts, Windows
 from crossrt.server import serving
 
 
@@ -107,31 +109,36 @@ class StubModel:
         self._broken = False
         self._nothing = functools.cache(nothing)
         self._ones = np.ones((2048, 1), dtype=np.float32)
-        self._texts: dict[int, Sequence[tuple[str, str]]] = {}
+        self._texts: dict[int, str] = {}
+        self._numbers = itertools.count()
         self._queue: list[StubPending] = []
         self._work = threading.Condition()
         if seconds:
             threading.Thread(target=self._compute, daemon=True).start()
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, limits: Any = None) -> EncodedPairs:
-        """Make a token of every character, at most 512 a pair."""
+        """Make a token of every character, at least one and at most 512 a pair. The first names the text for `submit`."""
         if not self._seconds:  # as little as possible, to measure the server
             return self._nothing(len(pairs))
         lengths = np.array([len(query) + len(text) for query, text in pairs], dtype=np.int64)
         offsets = np.zeros(len(pairs) + 1, dtype=np.int64)
-        np.cumsum(np.minimum(lengths, 512), out=offsets[1:])
+        np.cumsum(np.clip(lengths, 1, 512), out=offsets[1:])
         ids = np.zeros(offsets[-1], dtype=np.int32)
-        encoded = EncodedPairs(
-            ids=ids, type_ids=ids.astype(np.uint8), offsets=offsets, cut=np.maximum(lengths - 512, 0)
-        )
-        self._texts[id(encoded)] = pairs
-        return encoded
+        for (_, text), offset in zip(pairs, offsets.tolist(), strict=False):
+            ids[offset] = number = next(self._numbers)
+            self._texts[number] = text
+        return EncodedPairs(ids=ids, type_ids=ids.astype(np.uint8), offsets=offsets, cut=np.maximum(lengths - 512, 0))
+
+    def count_windows(self, pairs: Sequence[tuple[str, str]], windows: Windows, *, limits: Any = None) -> WindowCounts:
+        """Count a token for every character."""
+        queries, texts = (np.array([len(text) for text in side], dtype=np.int64) for side in zip(*pairs, strict=True))
+        return WindowCounts(tokens=windows.tokens(queries, texts, special_tokens=0), cut=np.zeros_like(texts))
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, priority: int = 0) -> Any:
         """Start to score; without `seconds` it is done at once."""
         if not self._seconds:
             return Scored(self._ones[: len(pairs)])
-        return self._queued([text for _, text in self._texts.pop(id(pairs))], priority)
+        return self._queued([self._texts.pop(int(pairs.ids[offset])) for offset in pairs.offsets[:-1]], priority)
 
     def relevance(self, logits: Any) -> Any:
         """Return the logits."""

@@ -1,7 +1,6 @@
 """`crossrt serve`: an HTTP server that reranks."""
 
 import asyncio
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,16 +15,12 @@ from .shared.options import BatchSize, HubOptions, ModelOptions, Precision
 from .shared.options_file import defaults_from_file, model_tables
 from .shared.output import say
 from .shared.requirements import need_serve
+from .shared.variables import PREFIX, models_of_variable, refuse_unknown_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..server.models.model_settings import ModelSettings
-
-VARIABLES = "CROSSRT"
-"""Prefix of the environment variables that stand for options."""
-OTHER_VARIABLES = {"CROSSRT_CACHE"}
-"""Variables with this prefix that are no options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,18 +99,9 @@ class ObservationOptions:
     ] = 422
 
 
-def refuse_unknown_variables(context: typer.Context, value: bool) -> bool:
-    """Raise OptionError for an environment variable with the prefix that stands for no option."""
-    known = {f"{VARIABLES}_{parameter.name}".upper() for parameter in context.command.params} | OTHER_VARIABLES
-    unknown = sorted(name for name in os.environ if name.startswith(f"{VARIABLES}_") and name not in known)
-    if unknown:
-        raise OptionError(f"the environment has {unknown[0]}, which is no option; crossrt serve --help lists them")
-    return value
-
-
 @app.command(
     epilog="Examples:  crossrt serve minilm-l6 --precision int8  |  crossrt serve small=tinybert large=minilm-l12 --port 9000",
-    context_settings={"auto_envvar_prefix": VARIABLES},
+    context_settings={"auto_envvar_prefix": PREFIX},
 )
 @with_option_groups
 def serve(
@@ -139,8 +125,9 @@ def serve(
         bool,
         typer.Option(
             "--check",
+            is_eager=True,
             callback=refuse_unknown_variables,
-            help="Check the options, open the models, score a token, and end.",
+            help="Check the options and the address, open the models, score a token, and end.",
         ),
     ] = False,
     listening: ListeningOptions,
@@ -156,8 +143,9 @@ def serve(
 ) -> None:
     """Serve models over HTTP to clients of TEI, Cohere, Jina, Voyage, vLLM and NIM.
 
-    Every option is also an environment variable, CROSSRT_ and its name: CROSSRT_PORT, CROSSRT_API_KEYS. Options precede
-    variables, and variables the file of --config. SIGHUP opens replaced bundles again, SIGTERM ends in an orderly way.
+    Every option is also an environment variable, CROSSRT_ and its name: CROSSRT_PORT, CROSSRT_API_KEYS. CROSSRT_MODELS has the
+    bundles, separated by commas. Options precede variables, and variables the file of --config. SIGHUP opens replaced bundles
+    again, SIGTERM ends in an orderly way.
     """
     need_serve()
     from ..server import serving, workers
@@ -165,7 +153,7 @@ def serve(
 
     common = {**asdict(opened), **asdict(limits), **asdict(hub), "precision": precision, "batch_size": batch_size}
     settings = Settings(
-        models=tuple(_models(models or [], config, common)),
+        models=tuple(_models(models or models_of_variable(), config, common)),
         max_payload=max_payload,
         api_keys=access.api_keys,
         cors_origins=tuple(access.cors_origin or ()),
@@ -184,7 +172,7 @@ def serve(
 
 
 def _models(words: list[str], config: Path | None, common: dict[str, Any]) -> "Iterator[ModelSettings]":
-    """Yield the models of the command line, as NAME=BUNDLE or BUNDLE, and then those of the configuration file."""
+    """Yield the models that words name, as NAME=BUNDLE or BUNDLE, and then those of the configuration file."""
     for word in words:
         name, separator, bundle = as_typed(word, "the bundle").partition("=")
         if not separator or Path(word).exists():
@@ -193,6 +181,9 @@ def _models(words: list[str], config: Path | None, common: dict[str, Any]) -> "I
     for name, table in model_tables(config, {"bundle", *common}).items():
         if not isinstance(table.get("bundle"), str):
             raise OptionError(f'{config}: models.{name} names no bundle; write bundle = "PATH"')
+        for option, value in table.items():
+            if isinstance(common.get(option), bool) and not isinstance(value, bool):
+                raise OptionError(f"{config}: models.{name} has {option} = {value!r}; write true or false")
         yield _model(name, table.pop("bundle"), {**common, **table})
 
 

@@ -35,9 +35,9 @@ from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, checked_passages, is_single
 from .text.pair_source import PairSource, StoredPassages, TextPairs
 from .text.pair_tokenizer import PairTokenizer
-from .text.text_limits import TextLimits
+from .text.text_limits import NO_LIMITS, TextLimits
 from .text.truncation import Truncation, TruncationCounter
-from .text.windows import Windows
+from .text.windows import WindowCounts, Windows
 from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
@@ -241,6 +241,7 @@ class CrossEncoder(CrossEncoderAttributes):
         windows: Windows | None = None,
         priority: int = 0,
         cancellation: Cancellation | None = None,
+        limits: TextLimits | None = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
@@ -260,6 +261,9 @@ class CrossEncoder(CrossEncoderAttributes):
 
         With `windows`, long passages are scored in pieces, see `Windows`, and each result has a `window`: the first and the
         last character + 1 of the best one in the text; of prepared passages, whose texts are not there, the tokens.
+
+        `limits` is as in `encode`, for texts alone. With `windows` the query and the passages are cut before, and the length of a
+        window is that of a pair: `limits.pair` is then refused.
 
         `priority` is as in `submit`. Another thread can give up the call with `cancellation`, an object of
         `crossrt.engine.runtime.cancellation.Cancellation`: what has not begun is not computed, and the call raises BackendError.
@@ -287,13 +291,16 @@ class CrossEncoder(CrossEncoderAttributes):
                 raise OptionError(
                     "passage_ids and passages go together, in place of documents, and return no texts: a store holds none"
                 )
+            if limits:
+                raise OptionError("limits are for texts: a store holds tokens, which were cut when it was prepared")
             passage_ids = passage_ids if isinstance(passage_ids, str) else list(passage_ids)
             source = self._stored(passages, query, passage_ids, prompt)
             items = list(passage_ids)
         else:
             texts = checked_passages(documents)
             items = [(query, document) for document in texts]
-            source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt)
+            source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt, limits=limits or NO_LIMITS)
+            _check_limits(windows, source.limits)
         request = replace(
             self._request(source, batch_size, windows),
             priority=whole("priority", priority),
@@ -359,6 +366,24 @@ class CrossEncoder(CrossEncoderAttributes):
             return tokenizer.encode_within(list(checked_pairs(pairs)), limits, prompt=prompt)
         return tokenizer.encode(list(checked_pairs(pairs)), prompt=prompt)
 
+    def count_windows(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        windows: Windows,
+        *,
+        prompt: str | None = None,
+        limits: TextLimits | None = None,
+    ) -> WindowCounts:
+        """Count the tokens that `rank` would score with these `windows` and `limits`, without cutting any window.
+
+        Raises InputError, naming the index, for an item that is not a pair of texts and for a query that leaves no room in a
+        window, and OptionError for windows longer than the model takes. Several threads may call at once.
+        """
+        self._check_windows(windows)
+        _check_limits(windows, limits or NO_LIMITS)
+        tokenizer = self._pair_tokenizer
+        return tokenizer.count_windows(list(checked_pairs(pairs)), windows, prompt=prompt, limits=limits or NO_LIMITS)
+
     def submit(self, pairs: EncodedPairs, *, batch_size: int = 32, priority: int = 0) -> Pending:
         """Start to score the pairs that `encode` returned, and return without waiting. `Pending.wait` returns their raw logits.
 
@@ -410,13 +435,17 @@ class CrossEncoder(CrossEncoderAttributes):
         )
         return StoredPassages(tokenizer=self._pair_tokenizer, store=passages, query=query, prompt=prompt)
 
-    def _request(self, source: PairSource[Any], batch_size: int, windows: Windows | None) -> Request:
-        if windows is not None and not isinstance(windows, Windows):
+    def _check_windows(self, windows: Windows) -> None:
+        if not isinstance(windows, Windows):
             raise OptionError(f"windows={windows!r}: give crossrt.Windows(length=..., stride=...), or None for none")
-        if windows is not None and windows.length > min(self.bundle.manifest.max_positions, self._scorer.longest):
+        if windows.length > min(self.bundle.manifest.max_positions, self._scorer.longest):
             raise OptionError(
                 f"windows of {windows.length} tokens, but the model takes {self._scorer.longest}; give at most that"
             )
+
+    def _request(self, source: PairSource[Any], batch_size: int, windows: Windows | None) -> Request:
+        if windows is not None:
+            self._check_windows(windows)
         return Request(
             source=source,
             labels=self.num_labels,
@@ -642,6 +671,13 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _check_limits(windows: Windows | None, limits: TextLimits) -> None:
+    if windows is not None and limits.pair is not None:
+        raise OptionError(
+            f"a limit of {limits.pair} tokens a pair and windows exclude each other: set the windows' length"
+        )
 
 
 def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> CrossEncoder:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,6 +30,8 @@ class Information:
         self._openapi = msgspec.json.encode(document(needs_key=state.keys.required))
         self._page = page().encode()
         self._reloading = asyncio.Lock()
+        self.reload_all: Callable[[], Awaitable[dict[str, str]]] = partial(self.reload, force=True)
+        """What a request to reload does: `reload`, and in a worker that of all workers."""
         self._answers: dict[str, Callable[[], Awaitable[Answer]]] = {
             **dict.fromkeys(PROBES, self._readiness),
             **dict.fromkeys(LIVENESS, self._liveness),
@@ -95,7 +98,7 @@ class Information:
     async def _reload(self) -> Answer:
         if not self._state.keys.required:
             raise RequestError("not_found", f"{RELOAD} needs a server with --api-keys; send it SIGHUP instead")
-        done = await self.reload(force=True)
+        done = await self.reload_all()
         failed = any(what.startswith("kept") for what in done.values())
         return Answer(503 if failed else 200, msgspec.json.encode(done))
 

@@ -23,6 +23,8 @@ from .models.served_model import Opener, ServedModel
 from .request_log import configure
 from .settings import Settings
 from .state import State
+from .tracing import open_tracer
+from .worker_link import Pipe, WorkerLink
 
 logger = logging.getLogger("crossrt.server")
 
@@ -32,8 +34,15 @@ def opened(settings: ModelSettings) -> CrossEncoder:
     return CrossEncoder(settings.bundle, **settings.options)
 
 
-def serve(settings: Settings, listening: socket.socket | None = None, *, opener: Opener = opened) -> None:
-    """Serve until SIGTERM or SIGINT. `listening` is a socket to accept from, by default one that the settings name.
+def serve(
+    settings: Settings,
+    listening: socket.socket | None = None,
+    parent: Pipe | None = None,
+    *,
+    opener: Opener = opened,
+) -> None:
+    """Serve until SIGTERM or SIGINT. `listening` is a socket to accept from, by default one that the settings name. `parent` is a
+    worker's pipe to the process that started it.
 
     Raises OptionError for an address, keys or certificates that cannot be used, and what opening a model raises.
     """
@@ -44,20 +53,33 @@ def serve(settings: Settings, listening: socket.socket | None = None, *, opener:
     tls = settings.tls()
     listening = bound(settings.host, settings.port, settings.uds) if listening is None else listening
     with asyncio.Runner(loop_factory=uvicorn.Config(_nothing, log_config=None).get_loop_factory()) as runner:
-        runner.run(_serve(settings, listening, keys, opener, tls is not None))
+        runner.run(_serve(settings, listening, keys, opener, tls is not None, parent))
 
 
 async def check(settings: Settings, *, opener: Opener = opened) -> None:
-    """Read the keys and certificates, open every model and score a token with it. Raises what `serve` would."""
+    """Do what `serve` does before it serves: read the keys and certificates, listen on the address, make what sends traces, open
+    every model and score a token with it. Raises what `serve` would, also for an address that a running server has."""
     ApiKeys(settings.api_keys)
     settings.tls()
+    listening = bound(settings.host, settings.port, settings.uds)
+    listening.close()
+    if settings.uds is not None:
+        settings.uds.unlink()
+    open_tracer(settings.otlp_endpoint).close()
     for each in settings.models:
         model = ServedModel(each, opener)
         await model.open()
         await model.close()
 
 
-async def _serve(settings: Settings, listening: socket.socket, keys: ApiKeys, opener: Opener, tls: bool) -> None:
+async def _serve(
+    settings: Settings,
+    listening: socket.socket,
+    keys: ApiKeys,
+    opener: Opener,
+    tls: bool,
+    parent: Pipe | None,
+) -> None:
     gc.freeze()  # the modules stay, so the garbage collector need not look at their objects again
     models = [ServedModel(each, opener) for each in settings.models]
     for model in models:
@@ -65,7 +87,7 @@ async def _serve(settings: Settings, listening: socket.socket, keys: ApiKeys, op
         logger.info("the model %s is open: %s", model.name, model.model)
     state = State(settings, models, keys)
     app = App(state)
-    server = Server(settings, state, app, address(listening, tls=tls))
+    server = Server(settings, state, app, address(listening, tls=tls), parent)
     await server.serve(sockets=[listening])
     for model in models:
         await model.close()
@@ -76,8 +98,8 @@ async def _serve(settings: Settings, listening: socket.socket, keys: ApiKeys, op
 class Server(uvicorn.Server):
     """uvicorn's server, which ends and reloads as services are expected to."""
 
-    def __init__(self, settings: Settings, state: State, app: App, where: str) -> None:
-        self._settings, self._state, self._app, self._where = settings, state, app, where
+    def __init__(self, settings: Settings, state: State, app: App, where: str, parent: Pipe | None) -> None:
+        self._settings, self._state, self._app, self._where, self._parent = settings, state, app, where, parent
         super().__init__(_config(settings, app))
         self._signals = 0
         self._patience = Patience(
@@ -96,6 +118,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say where clients find the server, once they do. See `uvicorn.Server.startup`."""
         await super().startup(sockets)
+        if self._parent is not None:
+            information = self._app.information
+            information.reload_all = WorkerLink(self._parent, information).reload_all
         logger.info("serving on %s", self._where)
 
     async def on_tick(self, counter: int) -> bool:

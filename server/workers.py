@@ -1,5 +1,6 @@
 """`supervise`: several processes that accept from one socket, each with its own interpreter."""
 
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -9,25 +10,28 @@ import signal
 import socket
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from ..engine.errors import CrossrtError
 from .http.listening import address, bound
 from .request_log import configure
 from .serving import serve
 from .settings import Settings
+from .worker_link import Pipe, Reload, Reloaded, Reloads, Serving
 
 logger = logging.getLogger("crossrt.server")
 
-QUICK_DEATH = 5.0
-"""A worker that ends sooner than this after its start could not start; the server then ends instead of trying for ever."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds until a worker that could not start is tried again; each pause is twice the one before it."""
 
 
 def supervise(settings: Settings) -> None:
-    """Run workers until SIGTERM or SIGINT, and start one again that died. Signals are passed on to all workers.
+    """Run workers until SIGTERM or SIGINT, and start one again that died. Signals reach all workers.
 
-    Raises what listening raises. Exits with 1 when a worker cannot start.
+    A worker that cannot start, such as one whose bundle is being replaced, is tried again while the others go on. Raises what
+    listening raises. Exits with 1 when no worker could ever start.
     """
     configure(settings)
     listening = bound(settings.host, settings.port, settings.uds)
@@ -42,61 +46,135 @@ def supervise(settings: Settings) -> None:
         raise SystemExit(1)
 
 
+@dataclass(slots=True)
+class _Worker:
+    """A worker's process, the parent's end of its pipe, and whether it has begun to serve."""
+
+    process: BaseProcess
+    connection: Pipe
+    serving: bool = False
+
+
 class _Workers:
     def __init__(self, settings: Settings, listening: socket.socket) -> None:
         self._settings = settings
         self._listening = listening
-        self._processes: dict[int, tuple[BaseProcess, float]] = {}
-        """Each worker's process and when it started, by its number."""
+        self._running: dict[int, _Worker] = {}
+        """By number."""
+        self._due: dict[int, float] = {}
+        """When workers that could not start are tried again."""
+        self._pauses: dict[int, float] = {}
+        """How long each waited for its last trial."""
+        self._served = False
+        """Whether a worker ever served."""
+        self._reloads = Reloads()
+        self._woken, self._wake = multiprocessing.Pipe(duplex=False)
+        """Ends the wait for workers when a signal comes."""
         self._ending = False
 
     def run(self) -> bool:
-        """Keep the workers running until a signal ends them. Tell whether one could not start."""
+        """Keep the workers running until a signal ends them. Tell whether none could start."""
         for ending in (signal.SIGTERM, signal.SIGINT):
             signal.signal(ending, self._end)
-        signal.signal(signal.SIGHUP, lambda number, frame: self._pass_on(number))
+        signal.signal(signal.SIGHUP, lambda number, frame: self._wake.send(Reload(force=False)))
         for number in range(self._settings.workers):
             self._start(number)
-        failed = False
-        while self._processes:
-            multiprocessing.connection.wait([process.sentinel for process, _ in self._processes.values()], timeout=1)
-            failed |= self._replace_dead()
-        return failed
+        while self._running or (self._due and not self._ending):
+            self._wait()
+            self._listen()
+            self._replace_dead()
+            for number in [number for number, when in self._due.items() if when <= time.monotonic()]:
+                del self._due[number]
+                self._start(number)
+            if (told := self._reloads.begin(self._running)) is not None:
+                for worker in self._running.values():
+                    _send(worker, told)
+        return not self._ending
 
-    def _replace_dead(self) -> bool:
-        failed = False
-        for number, (process, started) in list(self._processes.items()):
-            if process.exitcode is None:
+    def _wait(self) -> None:
+        """Wait until a worker says something or dies, a signal comes, or a worker is to be tried again."""
+        objects = [each for worker in self._running.values() for each in (worker.process.sentinel, worker.connection)]
+        until = min(self._due.values(), default=float("inf")) - time.monotonic()
+        multiprocessing.connection.wait([*objects, self._woken], timeout=min(1.0, max(0.0, until)))
+
+    def _listen(self) -> None:
+        """Do what workers and signals ask for."""
+        while self._woken.poll():
+            self._reloads.ask(self._woken.recv().force)
+        for number, worker in self._running.items():
+            try:
+                while worker.connection.poll():
+                    self._hear(number, worker, worker.connection.recv())
+            except (EOFError, OSError):  # it dies
                 continue
-            del self._processes[number]
-            _forget_metrics(process.pid)
+
+    def _hear(self, number: int, worker: _Worker, message: Any) -> None:
+        if isinstance(message, Serving):
+            worker.serving = self._served = True
+            self._pauses.pop(number, None)
+        elif isinstance(message, Reload):
+            self._reloads.ask(message.force, number)
+        else:
+            self._answer(self._reloads.answered(number, message.done))
+
+    def _answer(self, answer: tuple[int, Reloaded] | None) -> None:
+        if answer is not None and answer[0] in self._running:
+            _send(self._running[answer[0]], answer[1])
+
+    def _replace_dead(self) -> None:
+        for number, worker in list(self._running.items()):
+            status = worker.process.exitcode
+            if status is None:
+                continue
+            del self._running[number]
+            worker.connection.close()
+            self._answer(self._reloads.died(number))
+            _forget_metrics(worker.process.pid)
             if self._ending:
                 continue
-            if process.exitcode == 1 and time.monotonic() - started < QUICK_DEATH:
-                logger.error("a worker could not start; ending")
-                failed = True
-                self._end(signal.SIGTERM, None)
-            else:
-                logger.error("worker %s ended with status %s; starting another", process.pid, process.exitcode)
+            if worker.serving:
+                logger.error("worker %s ended with status %s; starting another", worker.process.pid, status)
                 self._start(number)
-        return failed
+            elif not self._served and not self._running:
+                logger.error("no worker could start; ending")
+                self._due.clear()
+            else:
+                pause = min(2 * self._pauses.get(number, FIRST_PAUSE / 2), LONGEST_PAUSE)
+                self._pauses[number], self._due[number] = pause, time.monotonic() + pause
+                logger.error("a worker could not start, status %s; trying again in %g s", status, pause)
 
     def _start(self, number: int) -> None:
         # Not forked: the parent may have opened what does not survive a fork.
-        process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(_share(self._settings), self._listening), name=f"crossrt-worker-{number}"
+        context = multiprocessing.get_context("spawn")
+        connection, others = context.Pipe()
+        process = context.Process(
+            target=_work, args=(_share(self._settings), self._listening, others), name=f"crossrt-worker-{number}"
         )
         process.start()
-        self._processes[number] = process, time.monotonic()
+        others.close()  # so that the pipe ends with the worker
+        self._running[number] = _Worker(process, connection)
+        if self._ending:  # since a moment ago, when the signal did not reach this worker
+            process.terminate()
 
     def _end(self, number: int, frame: Any) -> None:
         self._ending = True
-        self._pass_on(number)
+        for worker in self._running.values():
+            if worker.process.pid is not None and worker.process.exitcode is None:
+                os.kill(worker.process.pid, number)
 
-    def _pass_on(self, number: int) -> None:
-        for process, _ in self._processes.values():
-            if process.pid is not None and process.exitcode is None:
-                os.kill(process.pid, number)
+
+def _work(settings: Settings, listening: socket.socket, connection: Pipe) -> None:
+    """Serve as a worker. Exits with 1, and says why, where it cannot."""
+    try:
+        serve(settings, listening, connection)
+    except CrossrtError as error:
+        logger.error("%s", error)
+        raise SystemExit(1) from None
+
+
+def _send(worker: _Worker, message: Reload | Reloaded) -> None:
+    with contextlib.suppress(OSError):  # it dies, and the loop sees that next
+        worker.connection.send(message)
 
 
 def _share(settings: Settings) -> Settings:

@@ -31,6 +31,8 @@ def defaults_from_file(context: typer.Context, file: Path | None) -> Path | None
 def model_tables(file: Path | None, known: set[str]) -> dict[str, dict[str, Any]]:
     """Return the options of each model in the file, by its name. Raises OptionError for names other than `known`."""
     tables = {} if file is None else _read(file).get(MODELS, {})
+    if not isinstance(tables, dict):
+        raise OptionError(f'{file}: models is no table; write [models.NAME], and below it bundle = "PATH"')
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise OptionError(f"{file}: models.{name} is no table; write [models.{name}] and its options below")

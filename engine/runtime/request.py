@@ -15,7 +15,7 @@ from ..text.pair_source import PairSource
 from ..text.truncation import TruncationCounter
 from ..text.windows import WindowedPairs, Windows
 from .cancellation import Cancellation
-from .chunks import scored_in_chunks
+from .chunks import Encoded, scored_in_chunks
 from .pending import Pending
 from .scorer import Scorer
 
@@ -63,9 +63,9 @@ class Request:
     ) -> Scored:
         """Score items in their order. Raises what the source and the scorer raise."""
         found: list[Scored] = []
-        size = partial(self.source.size, whole=self.windows is not None)
         if self.windows is None:
-            chunks = scored_in_chunks(items, self.source.encode, partial(self._submit, scorer), scorer, size, progress)
+            encode = partial(self._encoded, self.source.encode)
+            chunks = scored_in_chunks(items, encode, partial(self._submit, scorer), scorer, self._size, progress)
             for encoded, logits in chunks:
                 if self.counter is not None:
                     self.counter.add(encoded)
@@ -74,16 +74,30 @@ class Request:
             windows = self.windows
             windowed = scored_in_chunks(
                 items,
-                lambda chunk: self.source.encode_windows(chunk, windows),
+                partial(self._encoded, lambda chunk: self.source.encode_windows(chunk, windows)),
                 lambda each, inline: self._submit(scorer, each.pairs, inline),
                 scorer,
-                size,
+                self._size,
                 progress,
             )
             for pairs, logits in windowed:
                 best = self._best_windows(pairs, logits)
                 found.append(Scored(logits=windows.aggregated(logits, pairs.offsets), best=best))
         return self._joined(found)
+
+    def _size(self, item: Any) -> int:
+        """Return about how many characters of an item, or of all its windows, become tokens."""
+        windows = self.windows
+        if windows is None:
+            return self.source.size(item, whole=False)
+        size = self.source.size(item, whole=True)
+        overlapping = size > windows.length and windows.aggregate != "first"  # a token has at least one character
+        return size * -(-windows.length // windows.stride) if overlapping else size
+
+    def _encoded(self, encode: Callable[[list[Any]], Encoded], chunk: list[Any]) -> Encoded:
+        if self.cancellation is not None:
+            self.cancellation.check()  # before a chunk of a cancelled call is tokenized for nothing
+        return encode(chunk)
 
     def _submit(self, scorer: Scorer, pairs: EncodedPairs, inline: bool) -> Pending:
         cancellation = self.cancellation

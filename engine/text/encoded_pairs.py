@@ -46,6 +46,19 @@ class EncodedPairs:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @staticmethod
+    def joined(parts: "Sequence[EncodedPairs]") -> "EncodedPairs":
+        """Return the pairs of all parts, of which there is at least one, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        cuts = [np.zeros(len(part), dtype=np.int64) if part.cut is None else part.cut for part in parts]
+        return EncodedPairs(
+            ids=np.concatenate([part.ids for part in parts]),
+            type_ids=np.concatenate([part.type_ids for part in parts]),
+            offsets=np.concatenate(([0], np.cumsum(np.concatenate([part.lengths for part in parts])))),
+            cut=None if all(part.cut is None for part in parts) else np.concatenate(cuts),
+        )
+
     def select(self, rows: npt.NDArray[np.int64]) -> "EncodedPairs":
         """Return these pairs, in this order."""
         lengths = self.lengths[rows]

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from .encoded_pairs import EncodedPairs, Prepared
 from .pair_tokenizer import PairTokenizer
+from .text_limits import NO_LIMITS, TextLimits
 from .windows import WindowedPairs, Windows
 
 Item = TypeVar("Item", contravariant=True)
@@ -28,18 +29,21 @@ class PairSource(Protocol[Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPairs:
-    """Items are pairs of texts. `prompt` is put before each query; None means the tokenizer's own."""
+    """Items are pairs of texts. `prompt` is put before each query; None means the tokenizer's own. `limits` keep fewer tokens."""
 
     tokenizer: PairTokenizer
     prompt: str | None = None
+    limits: TextLimits = NO_LIMITS
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
-        """See `PairTokenizer.encode`."""
+        """See `PairTokenizer.encode` and `PairTokenizer.encode_within`."""
+        if self.limits:
+            return self.tokenizer.encode_within(pairs, self.limits, prompt=self.prompt)
         return self.tokenizer.encode(pairs, prompt=self.prompt)
 
     def encode_windows(self, pairs: Sequence[tuple[str, str]], windows: Windows) -> WindowedPairs:
         """See `PairTokenizer.encode_windows`."""
-        return self.tokenizer.encode_windows(pairs, windows, prompt=self.prompt)
+        return self.tokenizer.encode_windows(pairs, windows, prompt=self.prompt, limits=self.limits)
 
     def size(self, pair: tuple[str, str], *, whole: bool) -> int:
         """See `PairSource.size`. A text is tokenized before it is truncated."""

@@ -13,9 +13,9 @@ from ..errors import InputError, StoreError
 from ..options import whole
 from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide
 from .pair_template import PairTemplate
-from .text_limits import TextLimits, clipped
+from .text_limits import NO_LIMITS, TextLimits, clipped
 from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
-from .windows import WindowedPairs, Windows
+from .windows import WindowCounts, WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
 
 
@@ -138,27 +138,43 @@ class PairTokenizer:
             raise InputError(
                 f"a limit of {longest} tokens leaves no room for text: a pair has {self._template.special_tokens} special tokens"
             )
-        _check_unicode(pairs)
-        with explained(self._name):
-            queries, passages = self._spans(pairs, prompt)
-        before = queries[2] + passages[2]
-        queries, passages = clipped(queries, limits.query, side), clipped(passages, limits.passage, side)
+        whole, (queries, passages) = self._limited(pairs, prompt, limits)
+        before = whole[0][2] + whole[1][2]
         encoded = self._template.joined(queries, passages, max_length=longest, truncation_side=side)
         cut = before - (encoded.lengths - self._template.special_tokens)
         return replace(encoded, cut=cut)
 
     def encode_windows(
-        self, pairs: Sequence[tuple[str, str]], windows: Windows, *, prompt: str | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        windows: Windows,
+        *,
+        prompt: str | None = None,
+        limits: TextLimits = NO_LIMITS,
     ) -> WindowedPairs:
         """Tokenize pairs of texts, and cut the passages into windows. `prompt` is as in `encode`.
 
-        Safe from several threads at once. Raises InputError for text that is no valid Unicode, and for a query that leaves
-        no room in a window.
+        `limits` cut the queries and the passages before; the length of a window is that of a pair, so `limits.pair` has no
+        meaning here. Safe from several threads at once. Raises InputError for text that is no valid Unicode, and for a query that
+        leaves no room in a window.
         """
-        prompt = self.prompt if prompt is None else prompt
-        _check_unicode(pairs)
-        with explained(self._name):
-            return self._windowed(*self._spans(pairs, prompt), windows)
+        (_, whole), (queries, passages) = self._limited(pairs, self.prompt if prompt is None else prompt, limits)
+        windowed = self._windowed(queries, passages, windows)
+        left = passages[1] - whole[1]  # tokens that a passage lost at its beginning
+        return replace(windowed, places=windowed.places + np.repeat(left, np.diff(windowed.offsets)))
+
+    def count_windows(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        windows: Windows,
+        *,
+        prompt: str | None = None,
+        limits: TextLimits = NO_LIMITS,
+    ) -> WindowCounts:
+        """Tokenize pairs of texts, and count the tokens of the windows that `encode_windows` would cut. Raises what it raises."""
+        whole, (queries, passages) = self._limited(pairs, self.prompt if prompt is None else prompt, limits)
+        tokens = windows.tokens(queries[2], passages[2], special_tokens=self._template.special_tokens)
+        return WindowCounts(tokens=tokens, cut=whole[0][2] + whole[1][2] - queries[2] - passages[2])
 
     def encode_windows_from(
         self, store: Prepared, query: str, passage_ids: Sequence[str], windows: Windows, *, prompt: str | None = None
@@ -181,6 +197,16 @@ class PairTokenizer:
         with explained(self._name):
             offsets = self._tokenizer.encode(passage, add_special_tokens=False).offsets
         return offsets[place][0], offsets[place + size - 1][1]
+
+    def _limited(
+        self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits
+    ) -> tuple[tuple[Spans, Spans], tuple[Spans, Spans]]:
+        """Tokenize the queries and the passages of pairs; return them whole, and cut to their own limits."""
+        _check_unicode(pairs)
+        with explained(self._name):
+            queries, passages = self._spans(pairs, prompt)
+        side = limits.side or self.truncation_side
+        return (queries, passages), (clipped(queries, limits.query, side), clipped(passages, limits.passage, side))
 
     def _windowed(self, queries: Spans, passages: Spans, windows: Windows) -> WindowedPairs:
         cut = windows.cut(queries[2], passages, special_tokens=self._template.special_tokens)

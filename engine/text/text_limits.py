@@ -24,6 +24,9 @@ class TextLimits:
         return not (self.pair is None and self.query is None and self.passage is None and self.side is None)
 
 
+NO_LIMITS = TextLimits()
+
+
 def clipped(spans: Spans, most: int | None, side: TruncationSide) -> Spans:
     """Return spans of at most `most` tokens each, which lose the others on `side`."""
     ids, starts, lengths = spans

@@ -1,6 +1,7 @@
 """`Windows`: long passages are scored in overlapping pieces, and the pieces' scores become the passage's."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,29 @@ class Windows:
         `passages` has one span for each query. Raises InputError, naming the pair, for a query that leaves no room.
         """
         ids, starts, lengths = passages
+        room, stride, counts = self._layout(queries, lengths, special_tokens)
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        owners = np.repeat(np.arange(len(counts)), counts)
+        places = (np.arange(offsets[-1]) - offsets[:-1][owners]) * stride[owners]
+        sizes = np.minimum(room[owners], lengths[owners] - places)
+        return CutPassages(spans=(ids, starts[owners] + places, sizes), offsets=offsets, owners=owners, places=places)
+
+    def tokens(
+        self, queries: npt.NDArray[np.int64], passages: npt.NDArray[np.int64], *, special_tokens: int
+    ) -> npt.NDArray[np.int64]:
+        """Return how many tokens all windows of each passage have together, int64 [n], without cutting them.
+
+        `queries` and `passages` are lengths in tokens, int64 [n]. The query and the special tokens count in each window. Raises
+        InputError as `cut` does.
+        """
+        room, stride, counts = self._layout(queries, passages, special_tokens)
+        last = np.minimum(room, passages - (counts - 1) * stride)
+        return counts * (queries + special_tokens) + (counts - 1) * room + last
+
+    def _layout(
+        self, queries: npt.NDArray[np.int64], passages: npt.NDArray[np.int64], special_tokens: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the most tokens of a passage that a window has, the stride, and the number of windows, int64 [n] each."""
         room = self.length - special_tokens - queries
         if len(room) and room.min() < 1:
             pair = int(np.flatnonzero(room < 1)[0])
@@ -62,14 +86,10 @@ class Windows:
                 f"passage in a window of {self.length}; make windows longer"
             )
         stride = np.minimum(self.stride, room)
-        counts = np.ones(len(lengths), dtype=np.int64)
+        counts = np.ones(len(passages), dtype=np.int64)
         if self.aggregate != "first":
-            counts += np.maximum(0, -(-(lengths - room) // stride))
-        offsets = np.concatenate(([0], np.cumsum(counts)))
-        owners = np.repeat(np.arange(len(counts)), counts)
-        places = (np.arange(offsets[-1]) - offsets[:-1][owners]) * stride[owners]
-        sizes = np.minimum(room[owners], lengths[owners] - places)
-        return CutPassages(spans=(ids, starts[owners] + places, sizes), offsets=offsets, owners=owners, places=places)
+            counts += np.maximum(0, -(-(passages - room) // stride))
+        return room, stride, counts
 
     def aggregated(self, logits: Floats, offsets: npt.NDArray[np.int64]) -> Floats:
         """Return one row of logits for each passage, float32 [n, labels], from those of all windows [windows, labels].
@@ -108,6 +128,21 @@ class CutPassages:
     offsets: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WindowCounts:
+    """Of n passages: the `tokens` that all windows of each have, and how many tokens of it limits `cut`, int64 [n] each."""
+
+    tokens: npt.NDArray[np.int64]
+    cut: npt.NDArray[np.int64]
+
+    @staticmethod
+    def joined(parts: "Sequence[WindowCounts]") -> "WindowCounts":
+        """Return the counts of all parts, of which there is at least one, in their order."""
+        return WindowCounts(
+            tokens=np.concatenate([part.tokens for part in parts]), cut=np.concatenate([part.cut for part in parts])
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from ...engine.errors import CrossrtError
-from ...engine.text.text_limits import TextLimits
+from ...engine.text.text_limits import NO_LIMITS, TextLimits
 from ...engine.text.windows import Windows
-from .job import NO_LIMITS, Job, Outcome
+from .job import Job, Outcome
 from .request_error import RequestError
 
 Texts = Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
@@ -69,6 +69,13 @@ class Body(msgspec.Struct, kw_only=True):
         except CrossrtError as error:
             raise RequestError("validation", str(error)) from error
 
+    def refuse_ranking(self) -> None:
+        """Raise RequestError for fields that only a ranking can have, where scores are wanted in the order of the texts."""
+        if self.exact or (self.window, self.stride, self.aggregate) != (None, None, "max"):
+            raise RequestError(
+                "validation", "`exact`, `window`, `stride` and `aggregate` are for rankings; send the texts to /rerank"
+            )
+
 
 class LimitedBody(Body, kw_only=True):
     """Fields with which clients of vLLM and Cohere limit texts.
@@ -98,6 +105,16 @@ class LimitedBody(Body, kw_only=True):
             passage=self.max_tokens_per_doc or None,
             side=self.truncation_side,
         )
+
+    def windows(self) -> Windows | None:
+        """See `Body.windows`. Raises RequestError for a limit of the pair as well, which is what the window is."""
+        if self.window is not None and self.truncate_prompt_tokens not in (None, -1):
+            raise RequestError(
+                "validation",
+                "`truncate_prompt_tokens` and `window` exclude each other: a window is that many tokens of the pair; leave one "
+                "out. `max_tokens_per_doc` and `max_tokens_per_query` go with `window`",
+            )
+        return super().windows()
 
 
 def need_some(texts: object, field: str) -> None:

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ...engine.text.text_limits import TextLimits
+from ...engine.text.text_limits import NO_LIMITS, TextLimits
 from ...engine.text.windows import Windows
 
 Pair: TypeAlias = tuple[str, str]
@@ -15,9 +15,6 @@ ScoreKind: TypeAlias = Literal["sigmoid", "raw", "model", "labels", "raw_labels"
 `raw` is the relevance, which is the logit or, of several labels, the margin; `sigmoid` its sigmoid; `model` what the model itself
 gives, as `CrossEncoder.relevance`; `labels` the probabilities of all labels; `raw_labels` their logits.
 """
-
-
-NO_LIMITS = TextLimits()
 
 
 class Job(msgspec.Struct, kw_only=True, gc=False):

@@ -3,18 +3,19 @@
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from .body import Body, Context, Count, encode, need_some
 from .documents import Text, Usage
 from .job import Job, Outcome
-from .request_error import RequestError
 
 
 class Ranked(msgspec.Struct, gc=False):
-    """One passage: its place in `passages`, and its logit."""
+    """One passage: its place in `passages`, its logit and, if asked for, the best window, in characters."""
 
     index: int
     logit: float
+    window: tuple[int, int] | UnsetType = UNSET
 
 
 class RankingAnswer(msgspec.Struct):
@@ -35,18 +36,20 @@ class Ranking(Body, kw_only=True):
     def job(self) -> Job:
         """See `Body.job`."""
         need_some(self.passages, "passages")
-        if self.window is not None:
-            raise RequestError("validation", "`window` ranks documents; send them to /rerank")
         return Job(
             pairs=[(self.query.text, passage.text) for passage in self.passages],
             scores="raw",
             truncate=None if self.truncate is None else self.truncate == "END",
             top=self.top_k or None,
             exact=self.exact,
+            windows=self.windows(),
             priority=self.priority or 0,
         )
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
         rankings = [Ranked(place, logit) for place, logit in outcome.best(self.top_k or None)]
+        if outcome.spans is not None:
+            for ranked, span in zip(rankings, outcome.spans, strict=False):
+                ranked.window = span
         return encode(RankingAnswer(rankings, Usage(outcome.tokens, outcome.tokens)))

@@ -51,8 +51,7 @@ class ScoreBody(LimitedBody, kw_only=True):
 
     def job(self) -> Job:
         """See `Body.job`."""
-        if self.exact or self.window is not None:
-            raise RequestError("validation", "`window` and `exact` rank documents; send them to /rerank")
+        self.refuse_ranking()
         return Job(
             pairs=self._pairs(),
             scores="raw" if self.use_activation is False else "model",

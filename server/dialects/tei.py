@@ -89,8 +89,7 @@ class TeiPredict(TeiBody, kw_only=True):
 
     def job(self) -> Job:
         """See `Body.job`."""
-        if self.window is not None or self.exact:
-            raise RequestError("validation", "`window` and `exact` rank texts; send them to /rerank")
+        self.refuse_ranking()
         return Job(
             pairs=self._pairs(),
             scores="raw_labels" if self.raw_scores else "labels",

@@ -1,8 +1,9 @@
 """`Scoring`: hands jobs to an opened model and brings their scores back to the event loop.
 
-Large jobs are tokenized in threads, so that they do not hold up the event loop. A small job is tokenized in the event loop,
-because that takes less time than handing it to a thread. The model's scorer lets jobs take turns. A job that nobody waits for any
-more is not tokenized, and its batches that have not begun are cancelled, also those of `exact` and `windows`.
+Large jobs are tokenized in threads and in pieces, so that they hold up neither the event loop nor smaller jobs. A small job is
+tokenized in the event loop, because that takes less time than handing it to a thread. The model's scorer lets jobs take turns. A
+job that nobody waits for any more is tokenized no further, and its batches that have not begun are cancelled, also those of
+`exact` and `windows`.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from queue import PriorityQueue
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -25,14 +26,16 @@ from ...engine.runtime.cancellation import Cancellation
 from ...engine.scores import raw_relevance
 from ...engine.text.encoded_pairs import EncodedPairs
 from ...engine.text.text_limits import TextLimits
-from ..dialects.job import Job, Outcome
+from ...engine.text.windows import WindowCounts, Windows
+from ..dialects.job import Job, Outcome, Pair
 from ..dialects.request_error import RequestError
+from .estimate import SMALL_CHARACTERS
 from .model_settings import ModelSettings
 from .token_queue import TokenQueue
+from .tokenizing import Tokenizing, piece_end
 
-TOKENIZING_THREADS = 2
-TOKENIZED_AT_ONCE = 8192
-"""Most characters of a job that is tokenized in the event loop's thread; ten passages of MS MARCO have 6,000.
+TOKENIZED_AT_ONCE = SMALL_CHARACTERS
+"""Most characters of a job that is tokenized in the event loop's thread.
 
 crossrt's own tokenizer takes 0.15 ms for so many, Hugging Face's 2 ms. The hand-over to a thread of the pool and back, with a
 future and a wake-up of the event loop, takes about 0.03 ms.
@@ -40,6 +43,10 @@ future and a wake-up of the event loop, takes about 0.03 ms.
 RANKING_THREADS = 64
 """Jobs with `exact` or `windows` that are scored at once. Each keeps a thread, which mostly waits for the scorer. An urgent job
 waits for a thread where so many others have one."""
+
+
+Tokenized: TypeAlias = EncodedPairs | WindowCounts
+"""A job's tokens; of one with `windows` their number, since windows are cut when they are scored."""
 
 
 class Submitted(Protocol):
@@ -77,6 +84,11 @@ class Model(Protocol):
     def encode(self, pairs: Sequence[tuple[str, str]], *, limits: TextLimits | None = None) -> EncodedPairs:
         """See `CrossEncoder.encode`."""
 
+    def count_windows(
+        self, pairs: Sequence[tuple[str, str]], windows: Windows, *, limits: TextLimits | None = None
+    ) -> WindowCounts:
+        """See `CrossEncoder.count_windows`."""
+
     def submit(self, pairs: EncodedPairs, *, batch_size: int, priority: int) -> Submitted:
         """See `CrossEncoder.submit`."""
 
@@ -96,8 +108,9 @@ class Model(Protocol):
 class Run:
     """A job that is being scored. `future` belongs to the event loop; everything else is written by one thread after another.
 
-    `tokens` is the number of tokens that the queue counts for it. Times are those of `perf_counter`: when the job was `accepted`,
-    when its tokenization `began` and ended (`tokenized`), and when it was `done`.
+    `tokens` is the number of tokens that the queue counts for it. `pieces` are the tokenized parts of a large job, and `next` is
+    the pair that the next piece begins with. `text` has all tokens. Times are those of `perf_counter`: when the job was
+    `accepted`, when its tokenization `began` and ended (`tokenized`), and when it was `done`.
     """
 
     __slots__ = (
@@ -106,11 +119,13 @@ class Run:
         "began",
         "cancellation",
         "done",
-        "encoded",
         "future",
         "job",
+        "next",
         "pending",
+        "pieces",
         "queue",
+        "text",
         "tokenized",
         "tokens",
     )
@@ -121,7 +136,9 @@ class Run:
         self.future: asyncio.Future[Outcome] = loop.create_future()
         self.queue = queue
         self.tokens = tokens
-        self.encoded: EncodedPairs | None = None
+        self.text: Tokenized | None = None
+        self.pieces: list[Tokenized] | None = None
+        self.next = 0
         self.pending: Submitted | None = None
         several = job.exact or job.windows is not None
         self.cancellation = Cancellation() if several else None
@@ -154,7 +171,7 @@ class Scoring:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._settings = settings
-        self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, thread_name_prefix="crossrt-tokenize")
+        self._tokenizing = Tokenizing(self._prepare_piece)
         self._ranking = ThreadPoolExecutor(RANKING_THREADS, thread_name_prefix="crossrt-rank")
         self._to_rank: PriorityQueue[tuple[int, int, Run]] = PriorityQueue()
         """Jobs with `exact` or `windows` that wait for a thread, by priority and then by arrival."""
@@ -166,7 +183,7 @@ class Scoring:
         if job.characters <= TOKENIZED_AT_ONCE:
             self._prepare(run)
         else:
-            self._tokenizing.submit(self._prepare, run)
+            self._tokenizing.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
         return run
 
     def give_up(self, run: Run, error: BaseException) -> None:
@@ -192,7 +209,7 @@ class Scoring:
 
     def close(self) -> None:
         """Wait for what is being computed, then free the model."""
-        self._tokenizing.shutdown()  # first, because it hands jobs to the other
+        self._tokenizing.close()  # first, because it hands jobs to the other
         self._ranking.shutdown()
         self.model.close()
 
@@ -200,22 +217,50 @@ class Scoring:
 
     def _prepare(self, run: Run) -> None:
         """Tokenize, and submit to the model."""
-        if run.abandoned:
-            return
         try:
             run.began = perf_counter()
-            encoded = run.encoded = self.model.encode(run.job.pairs, limits=run.job.limits)
-            run.tokenized = perf_counter()
-            tokens = _tokens(run.job, encoded)
-            self._check(run.job, encoded, tokens)
-            self._tell(run.count, tokens)
-            if run.cancellation is not None:
-                self._to_rank.put((run.job.priority, next(self._numbers), run))
-                self._ranking.submit(self._rank_next)
-            else:
-                self._submit(run, encoded)
+            self._score(run, self._tokenize(run.job, run.job.pairs))
         except BaseException as error:
             self._tell(run.settle, _as_refusal(error))
+
+    def _prepare_piece(self, run: Run) -> bool:
+        """Tokenize the next piece, and after the last submit all to the model. Tell whether there is nothing left to do."""
+        if run.abandoned:
+            run.pieces = None
+            return True
+        try:
+            pairs, begin = run.job.pairs, run.next
+            if run.pieces is None:
+                run.began, run.pieces = perf_counter(), []
+            run.next = piece_end(pairs, begin)
+            run.pieces.append(self._tokenize(run.job, pairs[begin : run.next]))
+            if run.next < len(pairs):
+                self._check_tokens(run.job, sum(map(_tokens, run.pieces)), more=True)
+                return False
+            pieces, run.pieces = run.pieces, None
+            self._score(run, _joined(pieces))
+        except BaseException as error:
+            self._tell(run.settle, _as_refusal(error))
+        return True
+
+    def _tokenize(self, job: Job, pairs: Sequence[Pair]) -> Tokenized:
+        if job.windows is None:
+            return self.model.encode(pairs, limits=job.limits)
+        return self.model.count_windows(pairs, job.windows, limits=job.limits)
+
+    def _score(self, run: Run, text: Tokenized) -> None:
+        """Submit what was tokenized to the model."""
+        run.text, run.tokenized = text, perf_counter()
+        tokens = _tokens(text)
+        self._check_tokens(run.job, tokens)
+        self._check_length(run.job, text)
+        self._tell(run.count, tokens)
+        if run.cancellation is not None:
+            self._to_rank.put((run.job.priority, next(self._numbers), run))
+            self._ranking.submit(self._rank_next)
+        else:
+            assert isinstance(text, EncodedPairs)
+            self._submit(run, text)
 
     def _submit(self, run: Run, encoded: EncodedPairs) -> None:
         pending = self.model.submit(encoded, batch_size=self._settings.batch_size, priority=run.job.priority)
@@ -224,23 +269,33 @@ class Scoring:
             pending.cancel(wait=False)
         pending.add_done_callback(lambda _: self._tell(self._finish, run))
 
-    def _check(self, job: Job, encoded: EncodedPairs, tokens: int) -> None:
-        """Raise RequestError for a job that is too large, or has pairs that are too long and may not be truncated."""
-        limits = self._settings.limits
-        if tokens > limits.max_request_tokens:
+    def _check_tokens(self, job: Job, tokens: int, *, more: bool = False) -> None:
+        """Raise RequestError for a job with too many tokens; there are `more` than these."""
+        most = self._settings.limits.max_request_tokens
+        if tokens > most:
+            where, way_out = ("", "") if job.windows is None else (" in its windows", ", or a larger `stride`")
             raise RequestError(
                 "validation",
-                f"the request has {tokens} tokens, and {limits.max_request_tokens} are allowed (--max-request-tokens); send "
-                "fewer texts at a time",
+                f"the request has {'more than ' if more else ''}{tokens} tokens{where}, and {most} are allowed "
+                f"(--max-request-tokens); send fewer texts at a time{way_out}",
             )
-        allowed = limits.truncate if job.truncate is None else job.truncate
-        if allowed or job.windows is not None or encoded.cut is None or not encoded.cut.any():
+
+    def _check_length(self, job: Job, text: Tokenized) -> None:
+        """Raise RequestError for a job with texts that are too long and may not be truncated."""
+        allowed = self._settings.limits.truncate if job.truncate is None else job.truncate
+        if allowed or text.cut is None or not text.cut.any():
             return
-        longest = int(np.argmax(encoded.cut))
+        longest = int(np.argmax(text.cut))
+        if isinstance(text, WindowCounts):
+            raise RequestError(
+                "validation",
+                f"text {longest} has {text.cut[longest]} tokens too many for `max_tokens_per_doc` and `max_tokens_per_query`; "
+                "leave them out, or allow truncation",
+            )
         most = self.model.max_length if job.limits.pair is None else min(job.limits.pair, self.model.max_length)
         raise RequestError(
             "validation",
-            f"text {longest} has {int(encoded.lengths[longest] + encoded.cut[longest])} tokens with its query, and this model "
+            f"text {longest} has {int(text.lengths[longest] + text.cut[longest])} tokens with its query, and this model "
             f"takes {most}; allow truncation, or send `window`, which scores long texts in pieces",
         )
 
@@ -259,8 +314,8 @@ class Scoring:
         self._tell(run.settle, outcome)
 
     def _ranked(self, run: Run) -> Outcome:
-        job, encoded = run.job, run.encoded
-        assert encoded is not None
+        job, text = run.job, run.text
+        assert text is not None
         found = self.model.rank(
             job.pairs[0][0],
             [text for _, text in job.pairs],
@@ -272,23 +327,24 @@ class Scoring:
             show_progress_bar=False,
             priority=job.priority,
             cancellation=run.cancellation,
+            limits=job.limits,
         )
         relevance = np.array([each["score"] for each in found], dtype=np.float32)
-        cut = encoded.cut if job.windows is None else None
+        cut = text.cut
         return Outcome(
             rows=[each["corpus_id"] for each in found],
             relevance=relevance.tolist(),
             scores=(relevance if job.scores == "raw" else sigmoid(relevance)).tolist(),
             spans=None if job.windows is None else [each["window"] for each in found],
-            tokens=_tokens(job, encoded),
+            tokens=_tokens(text),
             cut=0 if cut is None else int(np.count_nonzero(cut)),
             lost=0 if cut is None else int(cut.sum()),
         )
 
     def _outcome(self, run: Run, logits: Floats) -> Outcome:
         """Return the outcome of a job without `exact` and `windows`. Raises BackendError for logits that are not finite."""
-        encoded, kind = run.encoded, run.job.scores
-        assert encoded is not None
+        encoded, kind = run.text, run.job.scores
+        assert isinstance(encoded, EncodedPairs)
         outcome = Outcome(tokens=len(encoded.ids))
         if kind == "labels" or kind == "raw_labels":
             self.model.check_finite(logits)
@@ -326,10 +382,15 @@ def _probabilities(logits: Floats) -> Floats:
     return softmax(logits) if logits.shape[1] > 1 else sigmoid(logits)
 
 
-def _tokens(job: Job, encoded: EncodedPairs) -> int:
-    """Tokens that a job has scored. Windows lose none; the queries that they repeat are not counted."""
-    lost = 0 if job.windows is None or encoded.cut is None else int(encoded.cut.sum())
-    return len(encoded.ids) + lost
+def _tokens(text: Tokenized) -> int:
+    """Return how many tokens are scored; those that windows repeat count each time."""
+    return len(text.ids) if isinstance(text, EncodedPairs) else int(text.tokens.sum())
+
+
+def _joined(pieces: Sequence[Tokenized]) -> Tokenized:
+    """Return the tokens of all pieces of a job, which are of one kind."""
+    counts = [piece for piece in pieces if isinstance(piece, WindowCounts)]
+    return WindowCounts.joined(counts) if counts else EncodedPairs.joined(cast(Sequence[EncodedPairs], pieces))
 
 
 def _as_refusal(error: BaseException) -> BaseException:

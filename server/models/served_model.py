@@ -8,10 +8,10 @@ from time import monotonic
 from typing import Any
 
 from ...engine.errors import CrossrtError
-from ...engine.text.pair_source import TOKEN_CHARACTERS
 from ..dialects.job import Job, Outcome
 from ..dialects.request_error import RequestError
 from ..http.request_body import ClientGoneError, Receive
+from .estimate import estimated_tokens
 from .model_settings import ModelSettings
 from .scoring import Model, Run, Scoring
 from .token_queue import TokenQueue
@@ -25,8 +25,6 @@ PROVED_SECONDS = 5.0
 """How long a finished request proves that the model works, so that no probe is run."""
 WATCH_AFTER = 0.005
 """Seconds after which a request's connection is watched. Most requests to a small model are done by then."""
-SPECIAL_TOKENS = 4
-"""About how many special tokens a pair has, for estimates."""
 
 Opener = Callable[[ModelSettings], Model]
 
@@ -135,7 +133,8 @@ class ServedModel:
         if seconds <= 0:
             raise _too_late()
         assert self._opened is not None
-        tokens = self._estimate(job)
+        # What has more is refused once it is counted; here it would be told to come again.
+        tokens = min(estimated_tokens(job, self.model.max_length), self.settings.limits.max_request_tokens)
         self.queue.admit(tokens)
         scored = 0
         with self._opened as scoring:
@@ -151,9 +150,6 @@ class ServedModel:
                 raise self._failed(error) from error
             finally:
                 self.queue.release(run.tokens, scored=scored)
-
-    def _estimate(self, job: Job) -> int:
-        return SPECIAL_TOKENS * len(job.pairs) + job.characters // TOKEN_CHARACTERS
 
     # -- health
 

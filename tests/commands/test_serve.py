@@ -1,5 +1,7 @@
 """`crossrt serve` takes options, variables and a file. What it does not know is an error, and --check says so."""
 
+import re
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,10 @@ import pytest
 from crossrt.__main__ import main
 
 pytest.importorskip("msgspec", reason="crossrt[serve] is not installed")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NAMED = re.compile(r'"(CROSSRT_[A-Z_]+)"')
+"""A variable that a program names."""
 
 
 def run(*words: str, patch: pytest.MonkeyPatch, **variables: str) -> int:
@@ -55,6 +61,9 @@ def test_options_precede_variables_and_these_the_file(
         ("[models.a]\nbundel = 'x'", "models.a has 'bundel'"),
         ("[models.a]\nthreads = 1", "models.a names no bundle"),
         ("models.a = 'x'", "models.a is no table"),
+        ("models = 'x'", "models is no table; write [models.NAME]"),
+        ("models = ['a=x']", "models is no table; write [models.NAME]"),
+        ("[models.a]\nbundle = 'x'\ntruncate = 'no'", "models.a has truncate = 'no'; write true or false"),
         ("port = ", "cannot be read as TOML"),
     ],
 )
@@ -94,9 +103,78 @@ def test_a_variable_that_is_no_option_is_refused(monkeypatch: pytest.MonkeyPatch
     assert "CROSSRT_PROT" in capsys.readouterr().err
 
 
+def test_variables_that_other_parts_read_are_no_options_of_the_server(
+    settings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [file for folder in ("engine", "tests", "benchmarks") for file in (REPOSITORY / folder).rglob("*.[cp]*")]
+    sources = [file for file in files if file.suffix in (".c", ".cpp", ".py") and file != Path(__file__).resolve()]
+    found = {name for file in sources for name in NAMED.findall(file.read_text(encoding="utf-8"))}
+    assert {"CROSSRT_CACHE", "CROSSRT_KERNELS", "CROSSRT_HIDDEN_CPUID"} <= found
+    run("x", patch=monkeypatch, **dict.fromkeys(found, ""))
+    assert len(settings) == 1
+
+
+def test_models_can_be_a_variable(settings: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(patch=monkeypatch, CROSSRT_MODELS="small=/srv/a b, /srv/c,")
+    run("d", patch=monkeypatch)
+    models = [[(each.name, each.bundle) for each in found.models] for found in settings]
+    assert models == [[("small", "/srv/a b"), ("c", "/srv/c")], [("d", "d")]]
+
+
+def test_variables_of_a_service_or_a_linked_container_are_ignored(
+    settings: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("port = 81\n")
+    kubernetes = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "80",
+        "SERVICE_PORT_HTTP": "80",
+        "PORT": "tcp://10.0.0.1:80",
+        "PORT_80_TCP": "tcp://10.0.0.1:80",
+        "PORT_80_TCP_PROTO": "tcp",
+        "PORT_80_TCP_PORT": "80",
+        "PORT_80_TCP_ADDR": "10.0.0.1",
+        "GPU_SERVICE_HOST": "10.0.0.2",  # of a Service crossrt-gpu
+        "GPU_PORT": "udp://10.0.0.2:80",
+    }
+    docker = {"NAME": "/web/crossrt", "ENV_LANG": "C"}
+    variables = {f"CROSSRT_{name}": value for name, value in {**kubernetes, **docker}.items()}
+    run("x", "--config", str(file), patch=monkeypatch, **variables)
+    assert settings[0].port == 81
+
+
+@pytest.mark.parametrize("name", ["CROSSRT_GPU_PORT", "CROSSRT_NAME", "CROSSRT_PORTS"])
+def test_a_variable_that_only_looks_like_a_services_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str
+) -> None:
+    assert run("x", patch=monkeypatch, **{name: "80"}) == 2
+    assert name in capsys.readouterr().err
+
+
 def test_check_opens_the_models_and_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: Any, bundle: Path, tmp_path: Path
 ) -> None:
-    assert run(f"mini={bundle}", "--device", "cpu", "--check", patch=monkeypatch) == 0
+    assert run(f"mini={bundle}", "--device", "cpu", "--port", "0", "--check", patch=monkeypatch) == 0
     assert capsys.readouterr().out == f"mini: {bundle} opens and scores\n"
-    assert run(str(tmp_path / "missing"), "--check", "--local-files-only", patch=monkeypatch) == 1
+    assert run(str(tmp_path / "missing"), "--port", "0", "--check", "--local-files-only", patch=monkeypatch) == 1
+
+
+def test_check_sees_an_address_that_is_taken_and_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, bundle: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run(str(bundle), "--device", "cpu", "--check", "--port", port, patch=monkeypatch) == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    words = (str(bundle), "--device", "cpu", "--check", "--uds")
+    assert run(*words, str(tmp_path / "missing" / "socket"), patch=monkeypatch) == 2
+    assert run(*words, str(tmp_path / "socket"), patch=monkeypatch) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_sees_that_opentelemetry_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Any, bundle: Path) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    words = (str(bundle), "--device", "cpu", "--port", "0", "--otlp-endpoint", "http://127.0.0.1:4318/v1/traces")
+    assert run(*words, "--check", patch=monkeypatch) == 1
+    assert "pip install opentelemetry-sdk" in capsys.readouterr().err

@@ -161,6 +161,130 @@ def test_windows_and_their_place_can_be_asked_for(server: Served, model: CrossEn
     assert [each["relevance_score"] for each in answer] == pytest.approx([each["score"] for each in expected])
 
 
+LONG = ["paris is a city", "people live in the river"]  # a token a word
+SHORT = {"left": ["is a city", "in the river"], "right": ["paris is a", "people live in"]}
+WAYS = [{"exact": True, "top_n": 2}, {"window": 40}]
+"""What is scored by `CrossEncoder.rank`."""
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("way", WAYS)
+def test_exact_and_windows_keep_the_limits_of_texts(
+    server: Served, model: CrossEncoder, way: dict[str, Any], side: str
+) -> None:
+    body = {"query": f"x {QUERY} x", "documents": LONG, "use_activation": False, **way}
+    query = {"left": "is the river x", "right": "x where is the"}[side]
+    limits = {"max_tokens_per_doc": 3, "max_tokens_per_query": 4, "truncation_side": side}
+    answer = server.post("/v1/rerank", {**body, **limits}).json
+    by_place = {each["index"]: each["relevance_score"] for each in answer["results"]}
+    expected = model.logits([(query, text) for text in SHORT[side]])[:, 0]
+    assert [by_place[0], by_place[1]] == pytest.approx(expected.tolist(), abs=1e-5)
+    # A text of four tokens lost one, a text of five lost two, and each lost two of its query.
+    assert answer["meta"]["warnings"][0].startswith("2 of 2 documents were truncated and lost 7 tokens")
+    assert "warnings" not in server.post("/v1/rerank", body).json["meta"]
+    refused = server.post("/v1/rerank", {**body, **limits, "truncation": False})
+    assert refused.status == 400
+    if "window" in way:
+        assert "too many for `max_tokens_per_doc`" in refused.json["message"]
+
+
+def test_the_window_of_a_text_that_is_cut_at_its_beginning_stands_in_the_whole_text(server: Served) -> None:
+    limits = {"max_tokens_per_doc": 3, "truncation_side": "left"}
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": LONG, "window": 40, **limits}).json["results"]
+    found = {each["index"]: LONG[each["index"]][slice(*each["window"])] for each in answer}
+    assert [found[0], found[1]] == SHORT["left"]
+
+
+def test_exact_keeps_the_limit_of_the_pair_and_teis_side(server: Served, model: CrossEncoder) -> None:
+    long = "green " * 30 + "the river"
+    most, side = {"truncate_prompt_tokens": 12}, {"truncation_side": "left"}
+    exact = {"query": QUERY, "documents": [long], "use_activation": False, "exact": True, "top_n": 1}
+    plain = {key: value for key, value in exact.items() if key != "exact"}
+    whole = server.post("/v1/rerank", plain).json["results"][0]["relevance_score"]
+    for limits in (most, {**most, **side}):
+        expected = server.post("/v1/rerank", {**plain, **limits}).json
+        found = server.post("/v1/rerank", {**exact, **limits}).json
+        assert (found["results"], found["meta"]) == (expected["results"], expected["meta"])
+        assert found["results"][0]["relevance_score"] != whole
+    very_long = "green " * 1000 + "the river"
+    body = {"query": QUERY, "texts": [very_long], "raw_scores": True, "top_k": 1}
+    scores = [
+        server.post("/rerank", {**body, "truncation_direction": side, **exact}).json[0]["score"]
+        for side in ("left", "right")
+        for exact in ({}, {"exact": True})
+    ]
+    assert scores[0] == scores[1] != scores[2] == scores[3]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "says"),
+    [
+        ("/v1/rerank", {"window": 20, "truncate_prompt_tokens": 12}, "`truncate_prompt_tokens` and `window`"),
+        ("/v1/rerank", {"stride": 4}, "go with `window`"),
+        ("/v1/score", {"stride": 4}, "are for rankings"),
+        ("/v1/score", {"aggregate": "mean"}, "are for rankings"),
+        ("/v1/score", {"exact": True}, "are for rankings"),
+        ("/predict", {"stride": 4}, "are for rankings"),
+        ("/v1/ranking", {"stride": 4}, "go with `window`"),
+        ("/v1/rerank", {"window": 100_000}, "give at most that"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(
+    server: Served, path: str, fields: dict[str, Any], says: str
+) -> None:
+    bodies = {
+        "/v1/rerank": {"query": QUERY, "documents": TEXTS},
+        "/v1/score": {"text_1": QUERY, "text_2": TEXTS},
+        "/predict": {"inputs": [[QUERY, TEXTS[0]]]},
+        "/v1/ranking": {"query": {"text": QUERY}, "passages": [{"text": text} for text in TEXTS]},
+    }
+    answer = server.post(path, {**bodies[path], **fields})
+    assert answer.status == (422 if path == "/predict" else 400)
+    assert says in answer.body.decode()
+
+
+def test_nims_ranking_takes_windows(server: Served, model: CrossEncoder) -> None:
+    body = {"query": {"text": QUERY}, "passages": [{"text": text} for text in TEXTS], "window": 20, "stride": 8}
+    answer = server.post("/v1/ranking", body).json["rankings"]
+    expected = model.rank(QUERY, TEXTS, windows=Windows(length=20, stride=8), activation_fn="identity")
+    assert [(each["index"], tuple(each["window"])) for each in answer] == [
+        (each["corpus_id"], each["window"]) for each in expected
+    ]
+    assert [each["logit"] for each in answer] == pytest.approx([each["score"] for each in expected])
+
+
+def test_the_tokens_of_windows_are_counted_and_bounded(start: Start, bundle: Path, model: CrossEncoder) -> None:
+    server = start("--device", "cpu", "--max-request-tokens", "2000", bundle=bundle)
+    text = "the river is long and green " * 20
+    body = {"query": QUERY, "documents": [text, "a city"], "window": 20}
+    answer = server.post("/v1/rerank", {**body, "stride": 8})
+    windows = model._pair_tokenizer.encode_windows([(QUERY, text), (QUERY, "a city")], Windows(length=20, stride=8))
+    assert answer.json["usage"]["total_tokens"] == len(windows.pairs.ids) < 2000
+    refused = server.post("/v1/rerank", {**body, "stride": 1})
+    assert refused.status == 400
+    assert "tokens in its windows, and 2000 are allowed (--max-request-tokens)" in refused.json["message"]
+    assert "a larger `stride`" in refused.json["message"]
+    # 100,000 tokens become 100,000 windows; their 2,000,000 tokens are counted, and never made.
+    before = memory(server)
+    huge = server.post("/v1/rerank", {**body, "documents": ["river " * 100_000], "stride": 1})
+    assert huge.status == 400
+    assert memory(server) < before + 40_000
+
+
+def memory(server: Served) -> int:
+    """Most memory that the server had so far, in kB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+def test_a_list_that_is_tokenized_in_pieces_gives_the_same_scores(server: Served, model: CrossEncoder) -> None:
+    texts = [f"{word} is a city {'river ' * count}" for count in range(30) for word in "abcdefghijklmnopqrstuvwxyz"]
+    answer = server.post("/v1/score", {"text_1": QUERY, "text_2": texts}).json
+    expected = model.logits([(QUERY, text) for text in texts])[:, 0]
+    assert [each["score"] for each in answer["data"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert answer["usage"]["total_tokens"] == len(model.encode([(QUERY, text) for text in texts]).ids)
+
+
 def test_exact_needs_a_top_k(server: Served, logits: Any) -> None:
     answer = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS, "exact": True, "top_n": 2}).json["results"]
     assert [each["index"] for each in answer] == [place for place, _ in ordered(logits)[:2]]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,64 @@ def test_a_reload_reaches_all_workers_and_sigterm_ends_them_with_status_0(start:
     assert all(json.loads(line) for line in server.lines)
 
 
-def test_a_worker_that_cannot_start_ends_the_server(start: Start, tmp_path: Path) -> None:
+def test_a_request_to_reload_reaches_all_workers_before_it_is_answered(
+    start: Start, bundle: Path, make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    place, keys = tmp_path / "served", tmp_path / "keys"
+    shutil.copytree(bundle, place)
+    keys.write_text("first\nrevoked\n")
+    server = start("--device", "cpu", "--workers", "2", "--api-keys", str(keys), bundle=place)
+    eventually(lambda: server.log.count("serving on") == 2)
+
+    def answers(key: str) -> set[tuple[int, bytes]]:
+        found = (server.post("/rerank", BODY, {"x-api-key": key}) for _ in range(60))
+        return {(answer.status, answer.body) for answer in found}
+
+    ((status, before),) = answers("revoked")
+    assert status == 200
+    keys.write_text("first\n")
+    place.rename(tmp_path / "old")
+    shutil.copytree(make_bundle(seed=7), place)
+    done = server.post("/admin/reload", None, {"x-api-key": "first"})
+    assert (done.status, done.json) == (200, {"served": "opened"})
+    assert {status for status, _ in answers("revoked")} == {401}
+    ((status, after),) = answers("first")
+    assert status == 200
+    assert after != before
+    assert server.log.count("reload: served opened") == 2
+
+    shutil.rmtree(place)
+    done = server.post("/admin/reload", None, {"x-api-key": "first"})
+    assert done.status == 503
+    assert done.json["served"].startswith("kept: ")
+    assert answers("first") == {(200, after)}
+
+
+def test_a_worker_that_cannot_be_replaced_is_tried_again_while_the_others_go_on(
+    start: Start, bundle: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "served"
+    shutil.copytree(bundle, place)
+    server = start("--device", "cpu", "--workers", "2", bundle=place)
+    eventually(lambda: server.log.count("serving on") == 2)
+    killed, other = workers(server)
+    place.rename(tmp_path / "aside")
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: server.log.count("a worker could not start, status 1; trying again in") == 2, 60)
+    assert "trying again in 1 s" in server.log
+    assert "trying again in 2 s" in server.log
+    assert "Traceback" not in server.log
+    assert server.post("/rerank", BODY).status == 200
+    (tmp_path / "aside").rename(place)
+    eventually(lambda: server.log.count("serving on") == 3, 60)
+    after = workers(server)
+    assert len(after) == 2
+    assert other in after
+    assert server.end() == 0
+
+
+def test_a_server_of_which_no_worker_can_start_ends(start: Start, tmp_path: Path) -> None:
     server = start("--workers", "2", bundle=tmp_path / "missing")
     assert server.process.wait(60) == 1
+    assert "no worker could start; ending" in server.log
+    assert "is not a directory that exists" in server.log

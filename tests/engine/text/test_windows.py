@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from crossrt.engine.errors import InputError, OptionError
+from crossrt.engine.text.encoded_pairs import EncodedPairs, TruncationSide
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
+from crossrt.engine.text.text_limits import TextLimits
 from crossrt.engine.text.windows import Windows
 from tests.conftest import REPOSITORY
 from tests.engine.text.real_tokenizer import rows_of
@@ -71,6 +73,40 @@ def test_windows_hold_what_slicing_gives(
     assert [ids for ids, _ in rows_of(found.pairs)] == [ids for each in expected for ids in each]
     assert np.diff(found.offsets).tolist() == [len(each) for each in expected]
     assert len(found) == len(passages)
+    counted = encoder.count_windows([(query, passage) for passage in passages], windows)
+    assert counted.tokens.tolist() == [sum(map(len, each)) for each in expected]
+    assert not counted.cut.any()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_limits_cut_texts_before_windows_are_cut(side: TruncationSide) -> None:
+    encoder = PairTokenizer(real("roberta"), max_length=512)
+    windows = Windows(length=9, stride=3)
+    pairs = [("the river", "a city is in the package of the river"), ("the river", "city")]
+    limits = TextLimits(query=1, passage=7, side=side)
+    query, passage = (
+        ("river", "is in the package of the river") if side == "left" else ("the", "a city is in the package of")
+    )
+    expected = encoder.encode_windows([(query, passage), (query, "city")], windows)
+    found = encoder.encode_windows(pairs, windows, limits=limits)
+    assert rows_of(found.pairs) == rows_of(expected.pairs)
+    # Places are those in the whole passage, of which the left side lost two tokens.
+    lost = 2 if side == "left" else 0
+    assert found.places.tolist() == [*(expected.places[:-1] + lost).tolist(), 0]
+    counted = encoder.count_windows(pairs, windows, limits=limits)
+    assert counted.tokens.sum() == len(expected.pairs.ids)
+    assert counted.cut.tolist() == [1 + 2, 1]
+
+
+def test_parts_are_joined_to_the_pairs_that_one_call_gives() -> None:
+    encoder = PairTokenizer(real("bert"), max_length=16)
+    pairs = [("the river", "city " * count) for count in (3, 40, 0, 7, 20)]
+    whole = encoder.encode(pairs)
+    joined = EncodedPairs.joined([encoder.encode(pairs[:2]), encoder.encode(pairs[2:3]), encoder.encode(pairs[3:])])
+    assert rows_of(joined) == rows_of(whole)
+    assert joined.cut is not None
+    assert whole.cut is not None
+    assert joined.cut.tolist() == whole.cut.tolist()
 
 
 def test_one_window_is_the_pair_as_it_is_without_windows() -> None:
