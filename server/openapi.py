@@ -95,9 +95,11 @@ def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dic
 
 def _errors(named: dict[str, Any], route: ScoringRoute) -> list[Any]:
     """Return the schemas of a route's errors: of each dialect, and of requests whose dialect is not known."""
-    forms: list[type] = {False: [ObjectError], True: [TeiError], None: [ObjectError, TeiError, EitherError]}[route.tei]
-    if len(route.takes) > 1 and ObjectError not in forms:
-        forms.append(ObjectError)
+    forms: tuple[type[msgspec.Struct], ...] = (ObjectError,)
+    if route.tei:
+        forms = (TeiError,) if len(route.takes) == 1 else (TeiError, ObjectError)
+    elif route.tei is None:
+        forms = (ObjectError, TeiError, EitherError)
     return [named[str(each)] for each in forms]
 
 

@@ -44,11 +44,11 @@ class JsonLines(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Let crossrt and uvicorn log to standard error in the format that was chosen."""
+    """Let crossrt, uvicorn and all other libraries log to standard error in the format that was chosen."""
     handler = logging.StreamHandler(sys.stderr)
     text = TextLines("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonLines() if settings.log_format == "json" else text)
-    for name, level in (("crossrt", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("crossrt", logging.INFO), ("uvicorn", logging.WARNING), (None, logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

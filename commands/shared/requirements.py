@@ -25,8 +25,8 @@ def need_serve() -> None:
     """Raise BackendError on Windows, and where the packages of `crossrt[serve]` are missing."""
     if sys.platform == "win32":
         raise BackendError(
-            "crossrt serve does not run on Windows: it reloads and ends by signals that Windows does not have. Run it in WSL or in "
-            "a Linux container; deploy/Dockerfile makes one"
+            "crossrt serve does not run on Windows: it reloads and ends by signals that Windows does not have. Run it in WSL or "
+            "in a Linux container; deploy/Dockerfile makes one"
         )
     needed = ("msgspec", "uvicorn", "httptools", "starlette", "prometheus_client")
     missing = [package for package in needed if find_spec(package) is None]
