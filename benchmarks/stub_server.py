@@ -34,14 +34,20 @@ from crossrt.server import serving
 class StubPending:
     """A request of the stub; see `Pending`."""
 
-    def __init__(self, texts: Sequence[str], priority: int) -> None:
+    def __init__(self, texts: Sequence[str], priority: int, lengths: Sequence[int]) -> None:
         self.priority = priority
+        self._lengths = lengths
         self.texts = deque(texts)
         self.logits = np.array([[float(len(text))] for text in texts], dtype=np.float32).reshape(len(texts), 1)
         self.error: BaseException | None = None
         self._done = threading.Event()
         self._callbacks: list[Callable[[Any], object]] = []
         self._lock = threading.Lock()
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Return the tokens of the texts that have not begun."""
+        return sum(self._lengths[len(self._lengths) - len(self.texts) :])
 
     def wait(self, progress: Callable[[int], object] = lambda rows: None) -> Any:
         """Return the logits, or raise the error."""
@@ -83,6 +89,8 @@ def nothing(count: int) -> EncodedPairs:
 class Scored:
     """A request of a stub that takes no time."""
 
+    waiting_tokens = 0
+
     def __init__(self, logits: Any) -> None:
         self._logits = logits
 
@@ -101,7 +109,7 @@ class Scored:
 class StubModel:
     """Answers as `CrossEncoder` does, without computing. Each text takes `seconds`."""
 
-    max_length, num_labels, label_names, relevant_label = 512, 1, ("LABEL_0",), 0
+    device, max_length, num_labels, label_names, relevant_label = "cpu", 512, 1, ("LABEL_0",), 0
 
     def __init__(self, seconds: float, scored: Path | None) -> None:
         self.bundle = SimpleNamespace(path="stub")
@@ -138,7 +146,8 @@ class StubModel:
         """Start to score; without `seconds` it is done at once."""
         if not self._seconds:
             return Scored(self._ones[: len(pairs)])
-        return self._queued([self._texts.pop(int(pairs.ids[offset])) for offset in pairs.offsets[:-1]], priority)
+        texts = [self._texts.pop(int(pairs.ids[offset])) for offset in pairs.offsets[:-1]]
+        return self._queued(texts, priority, pairs.lengths.tolist())
 
     def relevance(self, logits: Any) -> Any:
         """Return the logits."""
@@ -151,7 +160,7 @@ class StubModel:
         best = sorted(range(len(documents)), key=lambda place: -len(documents[place]))[:top_k]
         for texts in (documents, [documents[place] for place in best]):
             cancellation.check()
-            pending = self._queued(texts, priority)
+            pending = self._queued(texts, priority, [0] * len(texts))
             cancellation.add(cast(Pending, pending))
             pending.wait()
         return [{"corpus_id": place, "score": len(documents[place]), "window": (0, 0)} for place in best]
@@ -164,8 +173,8 @@ class StubModel:
     def close(self) -> None:
         """Nothing to free."""
 
-    def _queued(self, texts: Sequence[str], priority: int) -> StubPending:
-        pending = StubPending(texts, priority)
+    def _queued(self, texts: Sequence[str], priority: int, lengths: Sequence[int]) -> StubPending:
+        pending = StubPending(texts, priority, lengths)
         with self._work:
             self._queue.append(pending)
             self._work.notify()

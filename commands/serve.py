@@ -86,13 +86,16 @@ class ObservationOptions:
     """What the server tells of itself, and how it words validation errors."""
 
     log_format: Annotated[str, typer.Option(help="text or json.")] = "text"
-    log_requests: Annotated[str, typer.Option(help="Requests that get a line: all, failed or none.")] = "all"
+    log_requests: Annotated[
+        str,
+        typer.Option(help="Requests that get a line: all, usual (no probes or /metrics that succeed), failed, none."),
+    ] = "usual"
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log queries and texts too.")] = False
     gauges: Annotated[
         list[str] | None, typer.Option(help="Export the gauges of tei or vllm too; may be given several times.")
     ] = None
     otlp_endpoint: Annotated[
-        str | None, typer.Option(help="URL that gets traces by OTLP over HTTP; needs OpenTelemetry's packages.")
+        str | None, typer.Option(help="URL that gets traces by OTLP over HTTP; needs crossrt[otlp].")
     ] = None
     tei_validation_status: Annotated[
         int, typer.Option(help="Status of validation errors for TEI's clients: 422, or 413 as TEI had until 1.8.")

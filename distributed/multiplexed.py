@@ -54,7 +54,11 @@ class OpenState(State):
         if wanted is None or len(names) == 1:
             return names[0]
         if wanted not in self.every:
-            raise RequestError("not_found", f"there is no model {wanted[:80]!r}; this server has {', '.join(names)}")
+            raise RequestError(
+                "not_found",
+                f"there is no model {wanted[:80]!r}; this server has {', '.join(names)}",
+                logged="there is no model of this name",
+            )
         return wanted
 
     def model(self, name: str | None) -> ServedModel:

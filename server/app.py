@@ -1,5 +1,6 @@
 """`App`: the ASGI application. `_score` follows one request from its bytes to its answer."""
 
+import asyncio
 import logging
 from time import perf_counter
 from typing import Any
@@ -10,14 +11,14 @@ from .http.answer import Answer
 from .http.request_body import ClientGoneError, Receive, Send, read_body
 from .information import Information
 from .request_log import RequestLog
-from .routes import OPEN, SCORING
+from .routes import CLIENT_GONE, OPEN, OTHER, SCORING, ScoringRoute
 from .state import State
 from .tracing import open_tracer, trace_id
 
 logger = logging.getLogger("crossrt.server")
 
-CLIENT_GONE = 499
-"""The status that logs and metrics have for a client that left, as in nginx."""
+UNREAD = ("too_large", "slow_body")
+"""Errors after which the rest of a body may still come, so that the connection cannot be used again."""
 
 
 class App:
@@ -38,64 +39,72 @@ class App:
         self.state.in_progress += 1
         try:
             # Clients join the path to an address that ends in a slash, as Weaviate does.
-            path = "/" + scope["path"].lstrip("/")
-            route = self._scoring.get(path)
-            if route is not None and scope["method"] == "POST":
-                await self._serve(Call(route, dict(scope["headers"])), receive, send)
-            else:
-                await self._inform(path, scope, send)
+            path, method = "/" + scope["path"].lstrip("/"), scope["method"]
+            route = self._scoring.get(path) if method == "POST" else None
+            await self._serve(Call(path, route, dict(scope["headers"])), method, receive, send)
         finally:
             self.state.in_progress -= 1
 
-    async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
-        """Answer a request to score, and account for it."""
-        settings = self.state.settings
+    async def _serve(self, call: Call, method: str, receive: Receive, send: Send) -> None:
+        """Answer a request, and account for it."""
+        close = False
         try:
-            answer = await self._score(call, receive)
-            await answer.send(send, close=self.state.draining)
-        except RequestError as refusal:
-            answer = call.refused(refusal, settings.tei_validation_status)
-            close = self.state.draining or refusal.kind == "too_large"
-            await answer.send(send, close=close)
+            answer = await (
+                self._inform(call, method) if call.route is None else self._score(call, call.route, receive)
+            )
         except ClientGoneError:
-            call.status = CLIENT_GONE
+            call.status, call.reason = CLIENT_GONE, "the client closed the connection"
+            self._account(call)
+            return
+        except RequestError as refusal:
+            answer = self._refused(call, refusal)
+            close = refusal.kind in UNREAD
+        except asyncio.CancelledError:
+            if not self.state.draining:  # whoever runs this application gave the request up
+                call.status, call.reason = CLIENT_GONE, "the request was cancelled"
+                self._account(call)
+                raise
+            # uvicorn cancels what is left after --shutdown-timeout, and its own answer would be a bare 500.
+            answer = self._refused(
+                call, RequestError("unhealthy", "the server ended before the request was done (--shutdown-timeout)")
+            )
         except Exception as error:
             logger.exception("request %s failed by a fault of the server", call.id)
-            fault = RequestError(
-                "internal", f"the server has a fault: {type(error).__name__}; its log has request {call.id}"
-            )
-            await call.refused(fault, settings.tei_validation_status).send(send)
+            words = f"the server has a fault: {type(error).__name__}; its log has request {call.id}"
+            answer = self._refused(call, RequestError("internal", words))
+        answer.headers = [*answer.headers, (b"x-request-id", call.id.encode())]
+        await answer.send(send, close=close or self.state.draining, without_body=method == "HEAD")
         self._account(call)
 
-    async def _score(self, call: Call, receive: Receive) -> Answer:
+    def _refused(self, call: Call, refusal: RequestError) -> Answer:
+        return call.refused(refusal, self.state.settings.tei_validation_status)
+
+    async def _score(self, call: Call, route: ScoringRoute, receive: Receive) -> Answer:
         """Return the scores that a request asks for. Raises RequestError and ClientGoneError."""
         state, settings = self.state, self.state.settings
         state.keys.check(call.headers)
         body = await read_body(receive, call.headers, most=settings.max_payload)
-        call.body = call.route.read(body)
+        call.body = route.read(body)
         job = call.body.job()
         model = call.model = state.model(call.body.model)
         seconds = call.seconds_left(settings.request_timeout)
         outcome, run = await model.score(job, receive=receive, seconds=seconds)
         return call.scored(outcome, run, model)
 
+    async def _inform(self, call: Call, method: str) -> Answer:
+        """Return what a request that scores nothing asks for. Raises RequestError."""
+        if call.path not in OPEN:
+            self.state.keys.check(call.headers)
+        answer = await self.information.answer(method, call.path)
+        call.status = answer.status
+        return answer
+
     def _account(self, call: Call) -> None:
-        self._metrics[call.route.path].count(call.status, perf_counter() - call.started)
+        self._metrics.get(call.path, self._metrics[OTHER]).count(call.status, perf_counter() - call.started)
         if call.model is not None and call.run is not None and call.outcome is not None:
             self.state.model_metrics[call.model.name].count(call.run, call.outcome)
-        if self._log.wants(call.status):
+        if self._log.wants(call.path, call.status):
             trace = trace_id(call.headers.get(b"traceparent"))
-            self._log.write(call.log_fields(texts=self._log.texts, trace=trace))
-        self.tracer.record(call.route.path, call.started, call.status, call.headers, call.run)
-
-    async def _inform(self, path: str, scope: dict[str, Any], send: Send) -> None:
-        """Answer a request that scores nothing."""
-        started, method = perf_counter(), scope["method"]
-        try:
-            if path not in OPEN:
-                self.state.keys.check(dict(scope["headers"]))
-            answer = await self.information.answer(method, path)
-        except RequestError as refusal:
-            answer = self.information.refused(refusal, path)
-        await answer.send(send, close=self.state.draining, without_body=method == "HEAD")
-        self._metrics.get(path, self._metrics["other"]).count(answer.status, perf_counter() - started)
+            self._log.write(call.log_fields(texts=self._log.texts, trace=trace), call.status)
+        if call.route is not None:
+            self.tracer.record(call.path, call.started, call.status, call.headers, call.run)

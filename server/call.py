@@ -1,4 +1,4 @@
-"""`Call`: one request to a path that scores, from its headers to its answer."""
+"""`Call`: one request, from its headers to its answer."""
 
 import itertools
 import re
@@ -9,28 +9,33 @@ from typing import Any
 
 from .dialects.body import Body, Context
 from .dialects.job import Outcome
-from .dialects.request_error import KINDS, RequestError, object_error, tei_error
+from .dialects.request_error import KINDS, RequestError, either_error, object_error, tei_error
 from .http.answer import Answer, Headers
 from .models.scoring import Run
 from .models.served_model import ServedModel
 from .routes import ScoringRoute
 
 REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
+PATH_LOGGED, REASON_LOGGED = 200, 300
+"""Most characters of a path and of a reason in the log."""
 _prefix, _numbers = token_hex(6), itertools.count(1)
 
 
 class Call:
     """What is known of a request so far."""
 
-    __slots__ = ("body", "headers", "id", "model", "outcome", "route", "run", "started", "status")
+    __slots__ = ("body", "headers", "id", "model", "outcome", "path", "reason", "route", "run", "started", "status")
 
-    def __init__(self, route: ScoringRoute, headers: dict[bytes, bytes]) -> None:
-        """Take the headers by their names in lower case."""
+    def __init__(self, path: str, route: ScoringRoute | None, headers: dict[bytes, bytes]) -> None:
+        """Take the route of a request that is to be scored, None for all others, and the headers by their names in lower case."""
         self.started = perf_counter()
+        self.path = path
         self.route = route
         self.headers = headers
         self.id = request_id(headers.get(b"x-request-id"))
         self.status = 200
+        self.reason: str | None = None
+        """Why the request was refused, for the log."""
         self.body: Body | None = None
         self.model: ServedModel | None = None
         self.run: Run | None = None
@@ -49,6 +54,7 @@ class Call:
     def scored(self, outcome: Outcome, run: Run, model: ServedModel) -> Answer:
         """Return the answer with the scores."""
         assert self.body is not None
+        assert self.route is not None
         self.outcome, self.run = outcome, run
         context = Context(
             id=self.id,
@@ -58,30 +64,42 @@ class Call:
             documents=self.route.documents,
             api_version=self.route.api_version,
         )
-        headers = [(b"x-request-id", self.id.encode())]
-        if self.body.tei:
-            headers += self._tei_headers(run, outcome)
+        headers = self._tei_headers(run, outcome, model) if self.body.tei else ()
         return Answer(200, self.body.answer(outcome, context), headers=headers)
 
     def refused(self, refusal: RequestError, tei_validation_status: int) -> Answer:
-        """Return the answer that says why there are no scores."""
-        tei = self.route.tei or refusal.tei if self.body is None else self.body.tei
+        """Return the answer that says why not, in the dialect of the client as far as it is known."""
+        tei = self._is_tei(refusal)
         self.status = tei_validation_status if tei and refusal.kind == "validation" else KINDS[refusal.kind].status
-        headers = [(b"x-request-id", self.id.encode())]
+        self.reason = refusal.logged
+        headers: Headers = []
+        if refusal.allow is not None:
+            headers.append((b"allow", refusal.allow.encode()))
         if refusal.retry_after is not None:
             headers.append((b"retry-after", b"%d" % refusal.retry_after))
         if refusal.kind == "unauthorized":
             headers.append((b"www-authenticate", b"Bearer"))
-        return Answer(self.status, tei_error(refusal) if tei else object_error(refusal), headers=headers)
+        body = either_error if tei is None else tei_error if tei else object_error
+        return Answer(self.status, body(refusal), headers=headers)
+
+    def _is_tei(self, refusal: RequestError) -> bool | None:
+        """Tell whether the client's dialect is TEI's: by its body, by what is known of one that is not valid, or by the path."""
+        if self.body is not None:
+            return self.body.tei
+        if refusal.tei is not None:
+            return refusal.tei
+        return False if self.route is None else self.route.tei
 
     def log_fields(self, *, texts: bool, trace: str | None) -> dict[str, Any]:
         """Return what the log says of the request."""
         fields: dict[str, Any] = {
             "id": self.id,
-            "path": self.route.path,
+            "path": self.path[:PATH_LOGGED],
             "status": self.status,
             "ms": round(1000 * (perf_counter() - self.started), 3),
         }
+        if self.reason is not None:
+            fields["reason"] = self.reason[:REASON_LOGGED]
         if trace is not None:
             fields["trace"] = trace
         if self.model is not None:
@@ -100,10 +118,10 @@ class Call:
             fields["body"] = self.body
         return fields
 
-    def _tei_headers(self, run: Run, outcome: Outcome) -> Headers:
+    def _tei_headers(self, run: Run, outcome: Outcome, model: ServedModel) -> Headers:
         total = perf_counter() - self.started
         return [
-            (b"x-compute-type", b"cpu"),
+            (b"x-compute-type", b"cpu" if model.model.device == "cpu" else b"gpu+optimized"),
             (b"x-compute-time", _ms(total)),
             (b"x-compute-characters", b"%d" % run.job.characters),
             (b"x-compute-tokens", b"%d" % outcome.tokens),

@@ -11,7 +11,7 @@ import msgspec
 from .. import __version__
 from ..engine.errors import CrossrtError
 from .api_page import page
-from .dialects.request_error import RequestError, object_error
+from .dialects.request_error import RequestError
 from .http.answer import Answer
 from .metrics import CONTENT_TYPE, exposition
 from .models.served_model import ServedModel
@@ -52,17 +52,15 @@ class Information:
         if found is not None and method in ("GET", "HEAD"):
             return await found()
         if found is None and path not in self._scoring and path != RELOAD:
-            raise RequestError("not_found", f"there is no {path[:80]}; /docs shows what there is")
-        raise RequestError("method", f"{path} takes {self.methods(path)}, and not {method}; /docs shows what it takes")
+            raise RequestError(
+                "not_found", f"there is no {path[:80]}; /docs shows what there is", logged="there is no such path"
+            )
+        methods = self._methods(path)
+        raise RequestError(
+            "method", f"{path} takes {methods}, and not {method}; /docs shows what it takes", allow=methods
+        )
 
-    def refused(self, refusal: RequestError, path: str) -> Answer:
-        """Return the answer that says why not."""
-        headers = [(b"www-authenticate", b"Bearer")] if refusal.kind == "unauthorized" else []
-        if refusal.kind == "method":
-            headers.append((b"allow", self.methods(path).encode()))
-        return Answer(refusal.status, object_error(refusal), headers=headers)
-
-    def methods(self, path: str) -> str:
+    def _methods(self, path: str) -> str:
         """Return the methods that a path takes."""
         reading = ["GET", "HEAD"] if path in self._answers else []
         posting = ["POST"] if path in self._scoring or path == RELOAD else []
@@ -105,7 +103,7 @@ class Information:
     async def _readiness(self) -> Answer:
         problem = await self._state.problem()
         if problem is not None:
-            return self.refused(RequestError("unhealthy", problem), "")
+            raise RequestError("unhealthy", problem)
         return Answer(200, b'{"status":"ready"}')
 
     async def _liveness(self) -> Answer:

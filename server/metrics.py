@@ -1,4 +1,7 @@
-"""The metrics that Prometheus reads: registered when this is imported, with fixed buckets and few labels.
+"""The metrics that Prometheus reads: registered at the start, with fixed buckets and few labels.
+
+A series that begins with its first event would hide it from `rate()`, which needs a value before. So every status of every path
+begins at 0.
 
 With several workers prometheus_client keeps them in files of the folder PROMETHEUS_MULTIPROC_DIR, and any worker tells all.
 """
@@ -30,7 +33,7 @@ TEXTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 TOKENS = (64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 
 REQUESTS = Counter(
-    "crossrt_requests", "Requests that ended; status 499 stands for clients that left", ["path", "status"]
+    "crossrt_requests", "Requests that ended, by what the client saw; 499: it had left", ["path", "status"]
 )
 REQUEST_SECONDS = Histogram(
     "crossrt_request_seconds", "From a request's headers to its answer", ["path"], buckets=SECONDS
@@ -58,23 +61,21 @@ READY = Gauge("crossrt_ready", "1 where the last request or probe was scored", [
 class PathMetrics:
     """The metrics of one path."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, statuses: Iterable[int]) -> None:
+        """Take the statuses that its answers can have."""
         self._seconds = Observed(REQUEST_SECONDS.labels(path), SECONDS)
-        self._counters = {200: REQUESTS.labels(path, "200")}
-        self._counts = {200: 0}
+        self._counters = {status: REQUESTS.labels(path, str(status)) for status in sorted(statuses)}
+        self._counts = dict.fromkeys(self._counters, 0)
 
     def count(self, status: int, seconds: float) -> None:
         """Count a request that ended."""
-        self._counts[status] = self._counts.get(status, 0) + 1
+        self._counts[status] += 1
         self._seconds.add(seconds)
 
     def flush(self) -> None:
         """Hand what was counted to Prometheus."""
         self._seconds.flush()
         for status, count in self._counts.items():
-            if status not in self._counters:
-                self._counters[status] = REQUESTS.labels(self._path, str(status))
             self._counters[status].inc(count)
             self._counts[status] = 0
 
@@ -127,34 +128,36 @@ class ModelMetrics:
 
 
 class BorrowedGauges:
-    """Gauges under the names of TEI and vLLM, for dashboards and autoscalers that were made for them."""
+    """Gauges under the names of TEI and vLLM, for dashboards and autoscalers that were made for them.
+
+    TEI queues each text by itself, so `te_queue_size` counts texts. Its `te_batch_next_size` and `te_batch_next_tokens` are
+    histograms of its batches (core/src/queue.rs), which this server does not see. vLLM has two gauges of requests
+    (vllm/v1/metrics/loggers.py); for it each pair is one, here all pairs that come together.
+    """
 
     def __init__(self, servers: Iterable[str], models: Sequence[ServedModel]) -> None:
         self._models = models
-        self._tei: list[Gauge] = []
-        self._vllm: list[Gauge] = []
-        if "tei" in servers:
-            self._tei = [_gauge("te_queue_size", []), _gauge("te_batch_next_tokens", [])]
+        self._texts = _gauge("te_queue_size", "Texts that wait for a batch", []) if "tei" in servers else None
+        self._running = self._waiting = None
         if "vllm" in servers:
-            self._vllm = [
-                _gauge(f"vllm:num_requests_{what}", ["model_name", "engine"]) for what in ("running", "waiting")
-            ]
+            labels = ["model_name", "engine"]
+            self._running = _gauge("vllm:num_requests_running", "Requests of which a batch has begun", labels)
+            self._waiting = _gauge("vllm:num_requests_waiting", "Requests of which no batch has begun", labels)
 
     def refresh(self) -> None:
         """Set the gauges to what they are now."""
-        if self._tei:
-            self._tei[0].set(sum(model.queue.requests for model in self._models))
-            self._tei[1].set(sum(model.queue.tokens for model in self._models))
-        if self._vllm:
+        if self._texts is not None:
+            self._texts.set(sum(run.waiting_texts for model in self._models for run in model.runs))
+        if self._running is not None and self._waiting is not None:
             for model in self._models:
-                running = min(model.queue.requests, 1)
-                self._vllm[0].labels(model.name, "0").set(running)
-                self._vllm[1].labels(model.name, "0").set(model.queue.requests - running)
+                waiting = sum(run.waiting_texts == len(run.job.pairs) for run in model.runs)
+                self._waiting.labels(model.name, "0").set(waiting)
+                self._running.labels(model.name, "0").set(len(model.runs) - waiting)
 
 
-def _gauge(name: str, labels: list[str]) -> Gauge:
+def _gauge(name: str, says: str, labels: list[str]) -> Gauge:
     known = getattr(REGISTRY, "_names_to_collectors", {}).get(name)
-    return known or Gauge(name, f"{name}, as other servers have it", labels, multiprocess_mode="livesum")
+    return known or Gauge(name, says, labels, multiprocess_mode="livesum")
 
 
 def exposition() -> bytes:

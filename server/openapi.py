@@ -9,7 +9,7 @@ from .dialects.body import Body
 from .dialects.documents import Rerank
 from .dialects.infinity import InfinityRerank
 from .dialects.ranking import Ranking
-from .dialects.request_error import ObjectError, TeiError
+from .dialects.request_error import EitherError, ObjectError, TeiError
 from .dialects.scoring import ScoreBody
 from .dialects.tei import TeiPredict, TeiRerank
 from .routes import OPEN, PROBES, READING, RELOAD, SCORING, ScoringRoute
@@ -41,7 +41,7 @@ REFUSALS = {
 
 def document(*, needs_key: bool) -> dict[str, Any]:
     """Return the description, ready for JSON."""
-    types = [*(t for route in SCORING for t in (*route.takes, *route.gives)), ObjectError, TeiError]
+    types = [*(t for route in SCORING for t in (*route.takes, *route.gives)), ObjectError, TeiError, EitherError]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     named = dict(zip(map(str, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -64,7 +64,7 @@ def document(*, needs_key: bool) -> dict[str, Any]:
 
 
 def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dict[str, Any]:
-    errors = [named[str(each)] for each in (ObjectError, TeiError)]
+    errors = _errors(named, route)
     return {
         "summary": route.says,
         "parameters": [
@@ -87,10 +87,20 @@ def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dic
         "responses": {
             "200": _json("Scores", _any([named[str(each)] for each in route.gives])),
             **{status: _json(says, _any(errors)) for status, says in sorted(REFUSALS.items())},
-            **_unauthorized(named, needs_key),
+            **_unauthorized(errors, needs_key),
         },
         **_security(needs_key),
     }
+
+
+def _errors(named: dict[str, Any], route: ScoringRoute) -> list[Any]:
+    """Return the schemas of a route's errors: of each dialect, and of requests whose dialect is not known."""
+    forms: tuple[type[msgspec.Struct], ...] = (ObjectError,)
+    if route.tei:
+        forms = (TeiError,) if len(route.takes) == 1 else (TeiError, ObjectError)
+    elif route.tei is None:
+        forms = (ObjectError, TeiError, EitherError)
+    return [named[str(each)] for each in forms]
 
 
 def _reading(path: str, says: str, named: dict[str, Any], needs_key: bool) -> dict[str, Any]:
@@ -102,7 +112,8 @@ def _reading(path: str, says: str, named: dict[str, Any], needs_key: bool) -> di
     if path in PROBES:
         responses["503"] = _json("Not ready; the body says why", named[str(ObjectError)])
     closed = needs_key and path not in OPEN
-    return {"summary": says, "responses": responses | _unauthorized(named, closed), **_security(closed)}
+    errors = [named[str(ObjectError)]]
+    return {"summary": says, "responses": responses | _unauthorized(errors, closed), **_security(closed)}
 
 
 def _reload(named: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def _reload(named: dict[str, Any]) -> dict[str, Any]:
         "responses": {
             "200": _json("What was done, by model", {"type": "object"}),
             "503": _json("What was done; a bundle could not be opened, and the old one goes on", {"type": "object"}),
-            **_unauthorized(named, True),
+            **_unauthorized([named[str(ObjectError)]], True),
         },
         **_security(True),
     }
@@ -129,9 +140,8 @@ def _header(name: str, says: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": False, "description": says, "schema": schema}
 
 
-def _unauthorized(named: dict[str, Any], needed: bool) -> dict[str, Any]:
-    errors = _any([named[str(ObjectError)], named[str(TeiError)]])
-    return {"401": _json("The key is missing or wrong", errors)} if needed else {}
+def _unauthorized(errors: list[Any], needed: bool) -> dict[str, Any]:
+    return {"401": _json("The key is missing or wrong", _any(errors))} if needed else {}
 
 
 def _security(needed: bool) -> dict[str, Any]:

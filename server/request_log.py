@@ -1,6 +1,7 @@
 """Logs on standard error: a line for each request, without its texts unless they are asked for, and the server's own lines."""
 
 import logging
+import re
 import sys
 import time
 from datetime import datetime, timezone
@@ -8,7 +9,13 @@ from typing import Any
 
 import msgspec
 
+from .routes import PROBES
 from .settings import Settings
+
+FREQUENT = frozenset({*PROBES, "/metrics"})
+"""Paths that machines ask every few seconds."""
+PLAIN = re.compile(r"[!#-<>-~]+")
+"""Values that a line of text has without quotes."""
 
 
 class TextLines(logging.Formatter):
@@ -37,11 +44,11 @@ class JsonLines(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Let crossrt and uvicorn log to standard error in the format that was chosen."""
+    """Let crossrt, uvicorn and all other libraries log to standard error in the format that was chosen."""
     handler = logging.StreamHandler(sys.stderr)
     text = TextLines("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonLines() if settings.log_format == "json" else text)
-    for name, level in (("crossrt", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("crossrt", logging.INFO), ("uvicorn", logging.WARNING), (None, logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
@@ -55,24 +62,33 @@ class RequestLog:
 
     def __init__(self, settings: Settings) -> None:
         self._all = settings.log_requests == "all"
+        self._usual = settings.log_requests in ("all", "usual")
         self._failed = settings.log_requests != "none"
         self._json = settings.log_format == "json"
         self.texts = settings.log_texts
 
-    def wants(self, status: int) -> bool:
-        """Tell whether a request with this status gets a line."""
-        return self._all or (self._failed and status >= 400)
+    def wants(self, path: str, status: int) -> bool:
+        """Tell whether a request to this path that ended with this status gets a line."""
+        if status >= 400:
+            return self._failed
+        return self._all or (self._usual and path not in FREQUENT)
 
-    def write(self, fields: dict[str, Any]) -> None:
-        """Write one line."""
-        now = time.time()
+    def write(self, fields: dict[str, Any], status: int) -> None:
+        """Write one line. What the server or its model could not do is a warning."""
+        now, level = time.time(), "warning" if status >= 500 else "info"
         if self._json:
-            line = msgspec.json.encode({"time": stamp(now), "level": "info", "event": "request", **fields})
+            line = msgspec.json.encode({"time": stamp(now), "level": level, "event": "request", **fields})
         else:
-            shown = " ".join(f"{name}={value}" for name, value in fields.items())
-            line = f"{stamp(now)} INFO {shown}".encode()
+            shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
+            line = f"{stamp(now)} {level.upper()} {shown}".encode()
         sys.stderr.buffer.write(line + b"\n")
         sys.stderr.buffer.flush()
+
+
+def _shown(value: object) -> str:
+    """Return a value as a line of text has it: in quotes where it has spaces or line breaks, so that nobody can forge lines."""
+    text = str(value)
+    return text if PLAIN.fullmatch(text) else msgspec.json.encode(text).decode()
 
 
 def stamp(seconds: float) -> str:

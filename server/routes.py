@@ -8,6 +8,7 @@ from .dialects.documents import Rerank, RerankAnswer
 from .dialects.infinity import InfinityRerank
 from .dialects.ranking import Ranking, RankingAnswer
 from .dialects.reading import read_rerank, reader
+from .dialects.request_error import KINDS
 from .dialects.scoring import ScoreAnswer, ScoreBody
 from .dialects.tei import Prediction, Rank, TeiPredict, TeiRerank
 
@@ -17,8 +18,8 @@ class ScoringRoute:
     """A path to which texts are posted.
 
     `takes` and `gives` are the types of its bodies and answers. `documents` tells whether results hold their documents unless the
-    client says otherwise, `api_version` is what Cohere's client reads. `tei` tells that errors are TEI's even where the body
-    cannot be read.
+    client says otherwise, `api_version` is what Cohere's client reads. `tei` tells whether errors are TEI's where the body could
+    not be read; None where clients of several dialects use the path.
     """
 
     path: str
@@ -28,7 +29,7 @@ class ScoringRoute:
     gives: tuple[object, ...]
     documents: bool = False
     api_version: str = "2"
-    tei: bool = False
+    tei: bool | None = False
 
 
 _rerank = ScoringRoute(
@@ -38,6 +39,7 @@ _rerank = ScoringRoute(
     takes=(TeiRerank, Rerank),
     gives=(list[Rank], RerankAnswer),
     documents=True,
+    tei=None,
 )
 _v1 = ScoringRoute(
     path="/v1/rerank",
@@ -90,6 +92,9 @@ SCORING = (
 )
 """The paths that score."""
 
+CLIENT_GONE = 499
+"""The status that logs and metrics have for a client that left, as in nginx."""
+
 PROBES = {
     "/health": "Ready: every model scores a token, or did a moment ago (TEI, vLLM)",
     "/ping": "The same, for SageMaker",
@@ -111,3 +116,19 @@ READING = {
 OPEN = frozenset({*PROBES, "/", "/metrics", "/openapi.json", "/docs"})
 """Paths that need no key."""
 RELOAD = "/admin/reload"
+OTHER = "other"
+"""What metrics call all paths that there are not."""
+
+
+def statuses() -> dict[str, set[int]]:
+    """Return the statuses that answers can have, by path. `validation` has a further one in TEI's dialect: see `Settings`."""
+    scoring = {200, CLIENT_GONE, *(kind.status for kind in KINDS.values())}
+    reading, probing = {200, 401, 405, 500}, {200, 405, 500}
+    found = {route.path: set(scoring) for route in SCORING}
+    for path in (*PROBES, *READING, RELOAD, OTHER):
+        found.setdefault(path, set()).update(probing if path in OPEN else reading)
+        if path in PROBES and path not in LIVENESS:
+            found[path].add(503)
+    found[RELOAD] |= {404, 503}
+    found[OTHER] = {401, 404, 500}
+    return found

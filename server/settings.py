@@ -24,8 +24,8 @@ class Settings:
     answer. `keep_alive` is how long an idle connection stays open. After SIGTERM the server is not ready, goes on for
     `shutdown_delay`, then finishes what it accepted within `shutdown_timeout`.
 
-    Logs: `log_requests` chooses the requests that get a line, `log_texts` adds their queries and texts. `gauges` names other
-    servers whose gauges are exported too. `otlp_endpoint` gets traces.
+    Logs: `log_requests` chooses the requests that get a line; `usual` are all but probes and /metrics that succeed. `log_texts`
+    adds queries and texts. `gauges` names other servers whose gauges are exported too. `otlp_endpoint` gets traces.
     """
 
     models: tuple[ModelSettings, ...]
@@ -47,7 +47,7 @@ class Settings:
     tls_key: Path | None = None
     tei_validation_status: int = 422
     log_format: Literal["text", "json"] = "text"
-    log_requests: Literal["all", "failed", "none"] = "all"
+    log_requests: Literal["all", "usual", "failed", "none"] = "usual"
     log_texts: bool = False
     gauges: tuple[str, ...] = ()
     otlp_endpoint: str | None = None
@@ -72,7 +72,7 @@ class Settings:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: give seconds, 0 or more")
         _one_of("--tei-validation-status", self.tei_validation_status, (413, 422))
         _one_of("--log-format", self.log_format, ("text", "json"))
-        _one_of("--log-requests", self.log_requests, ("all", "failed", "none"))
+        _one_of("--log-requests", self.log_requests, ("all", "usual", "failed", "none"))
         for name in self.gauges:
             _one_of("--gauges", name, ("tei", "vllm"))
         if (self.tls_certificate is None) != (self.tls_key is None):

@@ -6,7 +6,7 @@ from .dialects.request_error import RequestError
 from .http.api_keys import ApiKeys
 from .metrics import IN_PROGRESS, BorrowedGauges, ModelMetrics, PathMetrics
 from .models.served_model import ServedModel
-from .routes import PROBES, READING, RELOAD, SCORING
+from .routes import SCORING, statuses
 from .settings import Settings
 
 
@@ -21,8 +21,11 @@ class State:
         """Set when the server is told to end: it is not ready, goes on, and asks clients to close their connections."""
         self.in_progress = 0
         """Requests without an answer yet."""
-        paths = (*(route.path for route in SCORING), *PROBES, *READING, RELOAD, "other")
-        self.path_metrics = {path: PathMetrics(path) for path in paths}
+        tei_paths = {route.path for route in SCORING if route.tei is not False}
+        self.path_metrics = {
+            path: PathMetrics(path, {*codes, settings.tei_validation_status} if path in tei_paths else codes)
+            for path, codes in statuses().items()
+        }
         self.model_metrics = {model.name: ModelMetrics(model) for model in models}
         self._borrowed = BorrowedGauges(settings.gauges, models)
         self._first = models[0]
@@ -38,7 +41,9 @@ class State:
         found = self.models.get(name)
         if found is None:
             raise RequestError(
-                "not_found", f"there is no model {name[:80]!r}; this server has {', '.join(self.models)}"
+                "not_found",
+                f"there is no model {name[:80]!r}; this server has {', '.join(self.models)}",
+                logged="there is no model of this name",
             )
         return found
 

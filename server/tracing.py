@@ -52,9 +52,7 @@ class OtlpTracer:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
-            raise BackendError(
-                "--otlp-endpoint needs OpenTelemetry: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
-            ) from error
+            raise BackendError('--otlp-endpoint needs OpenTelemetry: pip install "crossrt[serve,otlp]"') from error
         self._provider = TracerProvider(resource=Resource.create({"service.name": "crossrt"}))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
         self._tracer = self._provider.get_tracer("crossrt.server")

@@ -1,5 +1,6 @@
 """Extras of the package that a command needs."""
 
+import sys
 from importlib.util import find_spec
 
 from ...engine.errors import BackendError
@@ -21,7 +22,12 @@ def need_report() -> None:
 
 
 def need_serve() -> None:
-    """Raise BackendError where the packages of `crossrt[serve]` are missing."""
+    """Raise BackendError on Windows, and where the packages of `crossrt[serve]` are missing."""
+    if sys.platform == "win32":
+        raise BackendError(
+            "crossrt serve does not run on Windows: it reloads and ends by signals that Windows does not have. Run it in WSL or "
+            "in a Linux container; deploy/Dockerfile makes one"
+        )
     needed = ("msgspec", "uvicorn", "httptools", "starlette", "prometheus_client")
     missing = [package for package in needed if find_spec(package) is None]
     if missing:

@@ -67,7 +67,9 @@ class Body(msgspec.Struct, kw_only=True):
         try:
             return Windows(length=self.window, stride=stride, aggregate=self.aggregate)
         except CrossrtError as error:
-            raise RequestError("validation", str(error)) from error
+            raise RequestError(
+                "validation", str(error), logged="`window`, `stride` or `aggregate` is not allowed"
+            ) from error
 
     def refuse_ranking(self) -> None:
         """Raise RequestError for fields that only a ranking can have, where scores are wanted in the order of the texts."""

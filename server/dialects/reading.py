@@ -1,5 +1,6 @@
 """`read`: the JSON of a request as the body of its dialect."""
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -9,6 +10,9 @@ from .body import Body
 from .documents import Rerank
 from .request_error import RequestError
 from .tei import TeiRerank
+
+ENUM_VALUE = re.compile(r"Invalid enum value .*?(?= - at `|$)", re.DOTALL)
+"""The one message of msgspec that quotes what the client sent, which the log should not hold."""
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
@@ -21,7 +25,9 @@ def reader(kind: type[Fields]) -> Callable[[bytes], Fields]:
         try:
             return decode(body)
         except msgspec.ValidationError as error:
-            raise RequestError("validation", f"{error}; see /openapi.json") from error
+            words = str(error)
+            logged = ENUM_VALUE.sub("Invalid enum value", words)
+            raise RequestError("validation", f"{words}; see /openapi.json", logged=logged) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise RequestError("malformed", f"the body is not JSON in UTF-8: {error}") from error
         except RecursionError as error:
@@ -41,10 +47,10 @@ _peek, _tei, _documents = reader(_Peek), reader(TeiRerank), reader(Rerank)
 
 def read_rerank(body: bytes) -> Body:
     """Read what `/rerank` takes: with `texts` it is TEI's, with `documents` that of all others. Raises RequestError."""
-    if b'"texts"' not in body or _peek(body).texts is msgspec.UNSET:
-        return _documents(body)
+    tei = b'"texts"' in body and _peek(body).texts is not msgspec.UNSET
     try:
-        return _tei(body)
+        return _tei(body) if tei else _documents(body)
     except RequestError as error:
-        error.tei = True
+        if error.kind == "validation" and (tei or b'"documents"' in body):
+            error.tei = tei
         raise

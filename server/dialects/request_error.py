@@ -1,4 +1,4 @@
-"""`RequestError`: why a request is not answered with scores, and the two forms in which clients read that."""
+"""`RequestError`: why a request is not answered with scores, and the forms in which clients read that."""
 
 from dataclasses import dataclass
 
@@ -35,17 +35,28 @@ KINDS = {
 class RequestError(Exception):
     """A request that is refused or failed. The message is for the client: what happened, what is allowed, what to do.
 
-    `retry_after` is in seconds, and becomes the header Retry-After. `tei` tells that the request was TEI's, where its body could
-    not be read.
+    `retry_after` is in seconds, and becomes the header Retry-After; `allow` becomes the header Allow. `logged` is what the log
+    says of it, where the message quotes a value that the client sent. `tei` tells whether a request to a path of several dialects
+    was TEI's; None where that is not known, because the body was not read or is no JSON.
     """
 
-    tei = False
+    tei: bool | None = None
 
-    def __init__(self, kind: str, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        retry_after: int | None = None,
+        allow: str | None = None,
+        logged: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.retry_after = retry_after
+        self.allow = allow
+        self.logged = message if logged is None else logged
 
     @property
     def status(self) -> int:
@@ -58,6 +69,19 @@ class TeiError(msgspec.Struct):
 
     error: str
     error_type: str
+
+
+class EitherError(msgspec.Struct):
+    """An error that TEI's clients and most others can read, for requests whose dialect is not known.
+
+    TEI's clients print `error` and `error_type`, so `error` is text here. Cohere's, Jina's and Voyage's read `message` and
+    `detail`. Only `error.message`, as OpenAI has it, is not there.
+    """
+
+    error: str
+    error_type: str
+    message: str
+    detail: str
 
 
 class OpenAIError(msgspec.Struct):
@@ -80,6 +104,12 @@ class ObjectError(msgspec.Struct):
 def tei_error(refusal: RequestError) -> bytes:
     """Return the body of an error in TEI's dialect."""
     return msgspec.json.encode(TeiError(refusal.message, KINDS[refusal.kind].tei))
+
+
+def either_error(refusal: RequestError) -> bytes:
+    """Return the body of an error where the dialect is not known."""
+    words = refusal.message
+    return msgspec.json.encode(EitherError(words, KINDS[refusal.kind].tei, words, words))
 
 
 def object_error(refusal: RequestError) -> bytes:

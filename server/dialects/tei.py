@@ -41,7 +41,9 @@ class TeiBody(Body, kw_only=True):
         side = self.truncation_direction.lower()
         if side not in ("left", "right"):
             raise RequestError(
-                "validation", f"`truncation_direction` is {self.truncation_direction[:40]!r}; give `left` or `right`"
+                "validation",
+                f"`truncation_direction` is {self.truncation_direction[:40]!r}; give `left` or `right`",
+                logged="`truncation_direction` is neither `left` nor `right`",
             )
         truncation: TruncationSide = "left" if side == "left" else "right"
         return TextLimits(side=truncation)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 from ..dialects.request_error import RequestError
+from .slow_clients import too_slow
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -22,7 +23,7 @@ class ClientGoneError(Exception):
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: int) -> bytes:
     """Return the whole body.
 
-    Raises RequestError for one that is too large or compressed, and ClientGoneError where it breaks off.
+    Raises RequestError for one that is too large, too slow or compressed, and ClientGoneError where it breaks off.
     """
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise RequestError("encoding", "the body is compressed (content-encoding); send it as it is")
@@ -41,6 +42,10 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: i
             raise _too_large(most)
         parts.append(part)
         more = message.get("more_body", False)
+        if more and (patience := too_slow(receive)) is not None:
+            raise RequestError(
+                "slow_body", f"the body did not arrive within {patience:g} s (--body-timeout); send it faster"
+            )
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

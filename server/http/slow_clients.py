@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
-from ..dialects.request_error import RequestError, object_error
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +49,25 @@ class Connection(HttpToolsProtocol):
         self.body_since = None
         super().on_message_complete()
 
-    def refuse(self, refusal: RequestError) -> None:
-        """Answer a request whose body is not there yet, and close the connection."""
-        body = object_error(refusal)
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[refusal.status] + head + body)
-        self.transport.close()
+    def give_up_body(self, patience: float) -> None:
+        """Wake the application, which waits for the rest of a body, and let `too_slow` tell it that no more is waited for.
+
+        The application answers, so that its metrics and logs have what the client sees.
+        """
+        self.body_since = None
+        cycle: Any = self.cycle
+        cycle.body_patience = patience
+        cycle.message_event.set()
+
+
+def too_slow(receive: Any) -> float | None:
+    """Return how many seconds the client had for its body, where they have passed; None where they have not."""
+    seconds: float | None = getattr(getattr(receive, "__self__", None), "body_patience", None)
+    return seconds
 
 
 def close_slow(connections: Iterable[Any], patience: Patience, now: float) -> None:
-    """Close the connections whose clients take too long."""
+    """Close the connections whose clients take too long to send headers or to read; refuse bodies that take too long."""
     for connection in connections:
         if not connection.transport.get_write_buffer_size():
             connection.unread_since = None
@@ -70,12 +77,12 @@ def close_slow(connections: Iterable[Any], patience: Patience, now: float) -> No
             connection.unread_since, patience.answer, now
         ):
             connection.transport.abort()
-        elif _late(connection.body_since, patience.body, now) and not connection.cycle.response_started:
-            connection.refuse(
-                RequestError(
-                    "slow_body", f"the body did not arrive within {patience.body:g} s (--body-timeout); send it faster"
-                )
-            )
+        elif (
+            _late(connection.body_since, patience.body, now)
+            and not connection.cycle.response_started
+            and not connection.flow.read_paused  # then it is the server that does not read yet
+        ):
+            connection.give_up_body(patience.body)
 
 
 def _late(since: float | None, patience: float, now: float) -> bool:

@@ -12,7 +12,7 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import isfinite
+from math import ceil, isfinite
 from queue import PriorityQueue
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias, cast
@@ -52,6 +52,10 @@ Tokenized: TypeAlias = EncodedPairs | WindowCounts
 class Submitted(Protocol):
     """The part of `Pending` that is used."""
 
+    @property
+    def waiting_tokens(self) -> int:
+        """See `Pending.waiting_tokens`."""
+
     def wait(self) -> Floats:
         """See `Pending.wait`."""
 
@@ -64,6 +68,10 @@ class Submitted(Protocol):
 
 class Model(Protocol):
     """The part of `CrossEncoder` that is served."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cpu`, or a GPU."""
 
     @property
     def max_length(self) -> int:
@@ -146,6 +154,19 @@ class Run:
         self.abandoned = False
         self.accepted = perf_counter()
         self.began = self.tokenized = self.done = 0.0
+
+    @property
+    def waiting_texts(self) -> int:
+        """How many of the job's texts are in batches that have not begun, by their share of the tokens.
+
+        A job with `exact` or `windows` begins when it is tokenized; which of its texts wait is not known.
+        """
+        texts, pending, encoded = len(self.job.pairs), self.pending, self.encoded
+        if self.cancellation is not None:
+            return 0 if self.tokenized else texts
+        if pending is None or encoded is None or not len(encoded.ids):
+            return texts
+        return ceil(texts * pending.waiting_tokens / len(encoded.ids))
 
     def count(self, tokens: int) -> None:
         """Replace the estimate by the number of tokens. Called in the event loop."""

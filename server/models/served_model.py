@@ -66,6 +66,8 @@ class ServedModel:
         self.queue = TokenQueue(settings.limits.max_queue_tokens)
         self.failure: str | None = None
         """Why the model's last request failed; None where it was scored."""
+        self.runs: set[Run] = set()
+        """The jobs of the requests that were accepted and not scored."""
         self._opener = opener
         self._opened: Opened | None = None
         self._version: object = None
@@ -139,6 +141,7 @@ class ServedModel:
         scored = 0
         with self._opened as scoring:
             run = scoring.start(job, self.queue, tokens)
+            self.runs.add(run)
             try:
                 outcome = await _awaited(scoring, run, receive, seconds)
                 scored = outcome.tokens
@@ -149,6 +152,7 @@ class ServedModel:
             except BaseException as error:
                 raise self._failed(error) from error
             finally:
+                self.runs.discard(run)
                 self.queue.release(run.tokens, scored=scored)
 
     # -- health

@@ -152,6 +152,18 @@ def test_a_variable_that_only_looks_like_a_services_is_refused(
     assert name in capsys.readouterr().err
 
 
+def test_windows_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for name in ("crossrt.server.serving", "crossrt.server.workers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "resource", None)  # there is none, as on Windows
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert run("x", patch=monkeypatch) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "does not run on Windows" in said
+    assert "WSL" in said
+
+
 def test_check_opens_the_models_and_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: Any, bundle: Path, tmp_path: Path
 ) -> None:

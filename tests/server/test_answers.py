@@ -1,7 +1,9 @@
 """Answers to scoring requests are one write, and otherwise what uvicorn would send."""
 
 import asyncio
+import json
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ pytest.importorskip("uvicorn", reason="crossrt[serve] is not installed")
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from crossrt.server.call import Call
+from crossrt.server.dialects.job import Outcome
 from crossrt.server.http.answer import Answer
+from crossrt.server.routes import SCORING
 
 from .conftest import Served
 
@@ -86,3 +91,16 @@ def test_a_uvicorn_that_keeps_its_state_elsewhere_sends_answers_itself() -> None
     cycle = Cycle()
     asyncio.run(Answer(200, b"{}").send(cycle.send))
     assert [message["type"] for message in cycle.sent] == ["http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"), [("cpu", b"cpu"), ("cuda:0", b"gpu+optimized"), ("cuda:0,cuda:1", b"gpu+optimized")]
+)
+def test_teis_header_tells_where_the_model_runs(device: str, kind: bytes) -> None:
+    route = next(route for route in SCORING if route.path == "/rerank")
+    call = Call(route.path, route, {})
+    call.body = route.read(json.dumps({"query": "a", "texts": ["b"]}).encode())
+    model: Any = SimpleNamespace(name="m", labels=("LABEL_0",), model=SimpleNamespace(device=device))
+    run: Any = SimpleNamespace(job=call.body.job(), accepted=0.0, began=0.0, tokenized=0.0, done=0.0)
+    answer = call.scored(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
+    assert dict(answer.headers)[b"x-compute-type"] == kind

@@ -2,12 +2,18 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import tomllib
 import typer.main
 
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+
 from crossrt.__main__ import app
+from crossrt.commands.serve import VARIABLES
 from crossrt.server.routes import PROBES
 
 from .conftest import Served
@@ -57,3 +63,68 @@ def test_every_metric_of_the_dashboard_is_exported(stub: Served) -> None:
     metrics = set(re.findall(r"\b((?:crossrt|process)_\w+)\b(?=\{|,)", queries))
     assert len(metrics) > 10
     assert {name for name in metrics if f"\n{name}" not in exported} == set()
+
+
+def documents(file: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / file).read_text()))
+
+
+def service_links(service: dict[str, Any]) -> Iterator[str]:
+    """The variables that Kubernetes sets in each pod of a namespace for a service that was there before the pod."""
+    name = service["metadata"]["name"].upper().replace("-", "_")
+    yield from (f"{name}_SERVICE_HOST", f"{name}_SERVICE_PORT", f"{name}_PORT")
+    for port in service["spec"]["ports"]:
+        yield f"{name}_SERVICE_PORT_{port['name'].upper()}"
+        link = f"{name}_PORT_{port['port']}_{port.get('protocol', 'TCP')}"
+        yield from (link, f"{link}_PROTO", f"{link}_PORT", f"{link}_ADDR")
+
+
+def test_pods_get_no_variables_that_the_server_takes_for_options() -> None:
+    parts = documents("kubernetes.yaml")
+    services = [each for each in parts if each["kind"] == "Service"]
+    pods = [each["spec"]["template"]["spec"] for each in parts if each["kind"] == "Deployment"]
+    assert services
+    assert pods
+    known = {f"{VARIABLES}_{name}".upper() for name in options()}
+    for pod in pods:
+        names = {each["name"] for container in pod["containers"] for each in container.get("env", [])}
+        if pod.get("enableServiceLinks", True):
+            names.update(name for service in services for name in service_links(service))
+        assert {name for name in names if name.startswith(f"{VARIABLES}_")} <= known
+
+
+def test_compose_gives_grafana_the_dashboard_and_its_source() -> None:
+    services = documents("compose.yaml")[0]["services"]
+    mounts: dict[str, str] = {}
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            here, there, _ = volume.split(":")
+            assert (DEPLOY / here).is_file(), here
+            mounts[there] = here.removeprefix("./")
+    (sources,) = documents(mounts["/etc/grafana/provisioning/datasources/crossrt.yaml"])
+    (source,) = sources["datasources"]
+    (providers,) = documents(mounts["/etc/grafana/provisioning/dashboards/crossrt.yaml"])
+    folder = providers["providers"][0]["options"]["path"]
+    dashboard = json.loads((DEPLOY / mounts[f"{folder}/crossrt.json"]).read_text())
+    chosen = next(each for each in dashboard["templating"]["list"] if each["type"] == "datasource")
+    assert chosen["current"]["value"] == source["uid"]
+    assert chosen["query"] == source["type"]
+    used = {panel["datasource"]["uid"] for panel in dashboard["panels"]}
+    assert used == {"${" + chosen["name"] + "}"}
+    assert source["url"] in {f"http://{name}:9090" for name in services}
+    (scraped,) = documents(mounts["/etc/prometheus/prometheus.yml"])[0]["scrape_configs"]
+    host, port = scraped["static_configs"][0]["targets"][0].split(":")
+    assert port == services[host]["ports"][0].split(":")[1]
+
+
+def test_what_compose_starts_is_what_its_first_lines_say() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    said = re.search(r"--profile (\w+) up +also Prometheus, and Grafana on port (\d+)", text)
+    assert said is not None
+    services = documents("compose.yaml")[0]["services"]
+    assert {name: each.get("profiles", []) for name, each in services.items()} == {
+        "crossrt": [],
+        "prometheus": [said[1]],
+        "grafana": [said[1]],
+    }
+    assert services["grafana"]["ports"][0].split(":")[0] == said[2]

@@ -1,5 +1,8 @@
 """A served bundle gives the scores of `CrossEncoder`, in the dialect of each client."""
 
+import shutil
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 from crossrt import CrossEncoder, Windows
 from crossrt.engine.activation import sigmoid
 
-from .conftest import Served, Start
+from .conftest import Served, Start, eventually
 
 QUERY = "where is the river"
 TEXTS = ["berlin is a city", "the river is long and green " * 8, "people live in paris", ""]
@@ -316,11 +319,6 @@ def test_info_tells_what_teis_clients_ask(server: Served, model: CrossEncoder) -
 def test_a_replaced_bundle_is_served_after_sighup(
     start: Start, make_bundle: Callable[..., Path], bundle: Path, tmp_path: Path
 ) -> None:
-    import shutil
-    import signal
-
-    from .conftest import eventually
-
     place = tmp_path / "served"
     shutil.copytree(bundle, place)
     server = start("--device", "cpu", bundle=place)
@@ -331,9 +329,69 @@ def test_a_replaced_bundle_is_served_after_sighup(
     shutil.copytree(other, place)
     assert server.post("/rerank", body).json == before
     server.signal(signal.SIGHUP)
-    assert eventually(lambda: server.post("/rerank", body).json != before)
+    with CrossEncoder(other, device="cpu") as model:
+        expected = ordered(sigmoid(model.logits([(QUERY, text) for text in TEXTS])[:, 0]))
+    assert expected != [(each["index"], each["score"]) for each in before]
+
+    def answer() -> Any:
+        found = server.post("/rerank", body)
+        assert found.status == 200
+        return [(each["index"], each["score"]) for each in found.json]
+
+    eventually(lambda: answer() == expected)
     assert server.metric('crossrt_reloads_total{model="served",outcome="done"') == 1
     shutil.rmtree(place)
     server.signal(signal.SIGHUP)
     assert eventually(lambda: server.metric('crossrt_reloads_total{model="served",outcome="failed"') == 1)
     assert server.post("/rerank", body).status == 200
+
+
+def test_three_reloads_under_load_lose_no_request(
+    start: Start, make_bundle: Callable[..., Path], bundle: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "served"
+    shutil.copytree(bundle, place)
+    server = start("--device", "cpu", "--log-requests", "failed", bundle=place)
+    body = {
+        "query": QUERY,
+        "texts": TEXTS * 100,
+    }  # many batches, so that requests are in the middle when a model is replaced
+    by_bundle = [server.post("/rerank", body).json]
+    failures: list[Any] = []
+    scores: set[str] = set()
+    answered, stop = [0, 0, 0, 0], threading.Event()
+
+    def load(client: int) -> None:
+        while not stop.is_set():
+            try:
+                answer = server.post("/rerank", body)
+            except OSError as error:
+                failures.append(error)
+                continue
+            if answer.status == 200:
+                scores.add(str(answer.json))
+            else:
+                failures.append(answer.body)
+            answered[client] += 1
+
+    threads = [threading.Thread(target=load, args=(client,)) for client in range(4)]
+    for thread in threads:
+        thread.start()
+    done = 'crossrt_reloads_total{model="served",outcome="done"'
+    others = [make_bundle(seed=7), bundle, make_bundle(seed=7)]
+    try:
+        for number, other in enumerate(others, start=1):
+            place.rename(tmp_path / f"old-{number}")
+            shutil.copytree(other, place)
+            server.signal(signal.SIGHUP)
+            eventually(lambda number=number: server.metric(done) == number)
+            before = list(answered)
+            eventually(lambda before=before: all(now > then + 3 for now, then in zip(answered, before, strict=True)))
+            by_bundle.append(server.post("/rerank", body).json)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert by_bundle[0] == by_bundle[2] != by_bundle[1] == by_bundle[3]
+    assert scores == {str(each) for each in by_bundle}, "each answer is of one bundle or the other"
