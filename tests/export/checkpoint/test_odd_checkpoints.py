@@ -656,7 +656,7 @@ TABLE = [
         "a training run of an adapter",
         "bert",
         both(_training_output, _adapters_in_checkpoints),
-        "training run; give its newest checkpoint, .*checkpoint-1000$",
+        "training run: give its newest checkpoint, .*checkpoint-1000$",
     ),
     # Weights in shards.
     *(
