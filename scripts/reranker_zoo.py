@@ -23,8 +23,12 @@ SPECIAL = {
     "Albert": ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
     "MPNet": ("<s>", "<pad>", "</s>", "[UNK]", "<mask>"),
     "XLMRoberta": ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+    "Roberta": ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
     "ModernBert": ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"),
 }
+
+DOUBLE = ("MPNet", "XLMRoberta", "Roberta")
+"""Kinds whose template has two ends between query and passage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,21 @@ def _mxbai(size: str, shape: tuple[int, int, int, int], source: str) -> Reranker
     )
 
 
+def _xlm_roberta(
+    name: str, shape: tuple[int, int, int, int], source: str, *, max_length: int = 512, activation: str | None = None
+) -> Reranker:
+    return Reranker(
+        name=name,
+        kind="XLMRoberta",
+        shape=shape,
+        vocab=250_002,
+        max_length=max_length,
+        activation=activation,
+        config={"max_position_embeddings": max_length + 2, "layer_norm_eps": 1e-5, "type_vocab_size": 1},
+        source=source,
+    )
+
+
 def _ettin(size: str, folder: str, shape: tuple[int, int, int, int]) -> Reranker:
     return Reranker(
         name=f"cross-encoder/ettin-reranker-{size}-v1",
@@ -135,15 +154,42 @@ RERANKERS: tuple[Reranker, ...] = (
         config={"max_position_embeddings": 512, "embedding_size": 128},
         source="the shape of albert-base-v2, as in huggingface.co/textattack/albert-base-v2-RTE; its own was not read",
     ),
-    Reranker(
-        name="cross-encoder/mmarco-mMiniLMv2-L12-H384-v1",
-        kind="XLMRoberta",
-        shape=(12, 384, 12, 1536),
-        vocab=250_002,
-        max_length=512,
+    _xlm_roberta(
+        "cross-encoder/mmarco-mMiniLMv2-L12-H384-v1",
+        (12, 384, 12, 1536),
+        "huggingface.co/adriansanz/sitges10242608-4ep-rerank, config.json at bc6a4f3f, a copy of it",
         activation=IDENTITY,
+    ),
+    _xlm_roberta(
+        "BAAI/bge-reranker-base",
+        (12, 768, 12, 3072),
+        "huggingface.co/Xenova/bge-reranker-base, config.json at 1e3f8799, a copy of it",
+    ),
+    _xlm_roberta(
+        "BAAI/bge-reranker-large",
+        (24, 1024, 16, 4096),
+        "huggingface.co/bmilon/rerank-based-on-BAAI, config.json at 194174c, a copy of it",
+    ),
+    _xlm_roberta(
+        "BAAI/bge-reranker-v2-m3",
+        (24, 1024, 16, 4096),
+        "huggingface.co/BAAI/bge-reranker-v2-m3, config.json at 3f6000f2; the files at 12e97461 (model.safetensors of 2.27 GB, "
+        "tokenizer.json, sentencepiece.bpe.model); its discussion 9 (8,192 tokens)",
+        max_length=8192,
+    ),
+    _xlm_roberta(
+        "maidalun1020/bce-reranker-base_v1",
+        (12, 768, 12, 3072),
+        "huggingface.co/maidalun1020/bce-reranker-base_v1, config.json at db9e8fe",
+    ),
+    Reranker(
+        name="cross-encoder/stsb-roberta-base",
+        kind="Roberta",
+        shape=(12, 768, 12, 3072),
+        vocab=50_265,
+        max_length=512,
         config={"max_position_embeddings": 514, "layer_norm_eps": 1e-5, "type_vocab_size": 1},
-        source="huggingface.co/adriansanz/sitges10242608-4ep-rerank, config.json at bc6a4f3f, a copy of it",
+        source="huggingface.co/ajax-law/cross-encoder-binary-classification-base, config.json at 5da52a3d, a copy of it",
     ),
     Reranker(
         name="Alibaba-NLP/gte-reranker-modernbert-base",
@@ -155,6 +201,27 @@ RERANKERS: tuple[Reranker, ...] = (
         config=MODERNBERT | {"max_position_embeddings": 8192},
         source="the model card (8,192 tokens, 149M parameters) and config.json of Alibaba-NLP/gte-modernbert-base, as in "
         "huggingface.co/elucidator8918/frugal-ai-text at 95e5f8b5; its own config.json was not read",
+    ),
+    Reranker(
+        name="tomaarsen/reranker-msmarco-v1.1-ModernBERT-base-bce",
+        kind="ModernBert",
+        shape=(22, 768, 12, 1152),
+        vocab=50_368,
+        max_length=8192,  # of the base model
+        config=MODERNBERT | {"max_position_embeddings": 8192},
+        source="the tags of its model card, and config.json of answerdotai/ModernBERT-base, as in "
+        "huggingface.co/estrogen/ModernBERT-base-sbert-initialized at d80f2f10; its own config.json was not read",
+    ),
+    Reranker(
+        name="ibm-granite/granite-embedding-reranker-english-r2",
+        kind="ModernBert",
+        shape=(22, 768, 12, 1152),
+        vocab=50_368,
+        max_length=8192,
+        # The bases of the rotary frequencies were not read.
+        config=MODERNBERT | {"max_position_embeddings": 8192, "classifier_pooling": "cls"},
+        source="the model card (149M parameters, 768 wide, 8,192 tokens) and summaries of arXiv:2508.21085 (22 layers, a head on "
+        "[CLS]); the rest is ModernBERT-base's, and its own config.json was not read",
     ),
     _ettin("17m", "very_tiny", (7, 256, 4, 384)),
     _ettin("32m", "tiny", (10, 384, 6, 576)),
@@ -265,7 +332,7 @@ def _write_modules(model: Reranker, folder: Path, generator: torch.Generator) ->
 
 def _roles(kind: str) -> tuple[str, str, str]:
     """Return the tokens of the beginning, of padding and of the end."""
-    if kind in ("MPNet", "XLMRoberta"):
+    if kind in DOUBLE:
         return "<s>", "<pad>", "</s>"
     return "[CLS]", "<pad>" if kind == "Albert" else "[PAD]", "[SEP]"
 
@@ -275,7 +342,7 @@ def _write_tokenizer(model: Reranker, folder: Path) -> None:
     special = list(SPECIAL[model.kind])
     begin, pad, end = _roles(model.kind)
     unknown = next(token for token in special if "unk" in token.lower())
-    if model.kind == "ModernBert":
+    if model.kind in ("ModernBert", "Roberta"):
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -296,7 +363,7 @@ def _write_tokenizer(model: Reranker, folder: Path) -> None:
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.add_special_tokens(special)
-    double = model.kind in ("MPNet", "XLMRoberta")
+    double = model.kind in DOUBLE
     second = 1 if model.kind in ("DebertaV2", "Albert", "Electra") else 0
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A {end}",

@@ -31,20 +31,22 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin", *ADAPTER_WEIGHTS)
+MODULE = re.compile(r"[0-9]+_[A-Z]\w*")
+"""The folder of one of sentence-transformers' modules, such as 2_Dense."""
+CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
 CHECKPOINT_FILES = (
     "*.json",  # config, tokenizer, vocabulary, the index of sharded weights, settings of sentence-transformers
     "*.txt",  # vocab.txt, merges.txt
     "*.model",  # spiece.model, sentencepiece.bpe.model
     "*.codes",  # bpe.codes
-    "model*.safetensors",
-    "pytorch_model*.bin",
-    *ADAPTER_WEIGHTS,
+    *WEIGHT_FILES,
     "[0-9]*_Pooling/config.json",  # modules of sentence-transformers
     *(f"[0-9]*_{module}/{name}" for module in ("Dense", "LayerNorm") for name in MODULE_FILES),
 )
 """Files that an export reads: they are downloaded, and they are part of the cache's key."""
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
-EXPORTS = 2
+EXPORTS = 3
 """Part of the cache's key. Increased when exports begin to give other scores, so that cached bundles are made again, also between
 two releases."""
 
@@ -167,15 +169,26 @@ def can_export() -> bool:
     return all(find_spec(name) is not None for name in ("torch", "transformers", "onnx", "safetensors"))
 
 
-def last_of_training(directory: Path) -> Path | None:
-    """Return the newest `checkpoint-N` in the output directory of a training run; None where there is none."""
-    checkpoints = [
+def where_models_are(directory: Path) -> str:
+    """Say which folders of a directory without a model hold one, after a semicolon: the newest `checkpoint-N` of a training run,
+    and others, such as `final`. Empty where none does."""
+    described = [
         path
-        for path in directory.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdecimal()
-        and any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+        for path in sorted(directory.glob("*"))
+        if any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
     ]
-    return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    steps = {int(found[1]): path for path in described if (found := CHECKPOINT.fullmatch(path.name))}
+    others = [
+        str(path)
+        for path in described
+        if path not in steps.values()
+        and not MODULE.fullmatch(path.name)
+        and any(True for pattern in WEIGHT_FILES for _ in path.glob(pattern))
+    ]
+    if steps:
+        newest = ", or ".join([str(steps[max(steps)]), *others])
+        return f"; it is the output of a training run: give its newest checkpoint, {newest}"
+    return f"; give the directory of a model, {' or '.join(others)}" if others else ""
 
 
 def adapter_base(directory: Path) -> Path | None:
@@ -193,10 +206,9 @@ def _content_key(checkpoint: Path) -> str:
     patterns = (*CHECKPOINT_FILES, *ONNX_FILES)
     files = sorted({file for pattern in patterns for file in checkpoint.glob(pattern) if file.is_file()})
     if not files:
-        last = last_of_training(checkpoint)
-        where = "" if last is None else f"; it is the output of a training run: give its newest checkpoint, {last}"
         raise SourceError(
-            f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it{where}"
+            f"{checkpoint} holds no checkpoint: there is no config.json, weights or tokenizer in it"
+            + where_models_are(checkpoint)
         )
     base = adapter_base(checkpoint)
     if base is not None:

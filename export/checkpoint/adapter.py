@@ -13,19 +13,20 @@ from ...engine.errors import CheckpointError, CrossrtError, SourceError
 from ...engine.process.telemetry import telemetry_off
 from .files import first_line, read_json, shown, some
 from .heads import head_of
-from .strangers import not_a_cross_encoder
+from .strangers import naming_alternatives, stranger_error
 from .weights import WEIGHTS, read_file, read_tensors, unwrapped
 
 BY_HAND = (
     "merge it where it was trained, with peft's merge_and_unload() and save_pretrained(), and give the directory of the "
     "result"
 )
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.codes", "*.model")
+"""Patterns of the files that hold a vocabulary: *.codes is of PhoBERT and BERTweet, *.model of SentencePiece."""
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 OTHER_SETTINGS = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json")
 
 HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
-"""Ends of the names of the layer with a row for each label."""
+"""Names of the layer with a row for each label."""
 
 
 def is_adapter(path: Path) -> bool:
@@ -61,6 +62,12 @@ def merged(path: Path) -> tuple[Path, TemporaryFolder]:
     if kind != "LORA":
         raise CheckpointError(
             f"{path / ADAPTER_CONFIG}: peft_type is {shown(kind)}; LORA is merged by crossrt. Or {BY_HAND}"
+        )
+    task = config.get("task_type")
+    if task not in (None, "SEQ_CLS"):
+        raise CheckpointError(
+            f"{path / ADAPTER_CONFIG}: task_type is {shown(task)}, so the adapter was trained for something else than scoring "
+            "pairs; that of a cross-encoder is SEQ_CLS, or is left out. peft and transformers run it for its own task"
         )
     if config.get("megatron_config"):
         # peft would import the module that megatron_core names.
@@ -132,7 +139,7 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     with telemetry_off():
         import transformers
 
-    labels = [value.shape[0] for name, value in adapter.items() if name.endswith(HEADS) and value.ndim == 2]
+    labels = [value.shape[0] for name, value in adapter.items() if name in HEADS and value.ndim == 2]
     choice = {"num_labels": labels[0]} if labels else {}
     fields = read_json(base / "config.json")
     classes: Any = transformers.AutoModelForSequenceClassification
@@ -141,7 +148,9 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
         empty = classes.from_config(config, trust_remote_code=False)
     names = dict(empty.state_dict())
     if head_of(names) is None:
-        raise CheckpointError(not_a_cross_encoder(path, fields | {"architectures": [type(empty).__name__]}, names))
+        fields |= {"architectures": [type(empty).__name__]}
+        with naming_alternatives(path, fields, names):
+            raise stranger_error(path, fields, names)
     model, loading = type(empty).from_pretrained(
         None,
         config=config,
@@ -169,8 +178,8 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
 
 
 def _copy_files(path: Path, base: Path, directory: Path) -> None:
-    source = path if any((path / name).is_file() for name in TOKENIZER_FILES) else base
+    source = path if any(file.is_file() for name in TOKENIZER_FILES for file in path.glob(name)) else base
     for place, names in ((source, (*TOKENIZER_FILES, *TOKENIZER_SETTINGS)), (path, OTHER_SETTINGS)):
-        for name in names:
-            if (place / name).is_file():
-                shutil.copyfile(place / name, directory / name)
+        for file in (found for name in names for found in place.glob(name)):
+            if file.is_file():
+                shutil.copyfile(file, directory / file.name)

@@ -11,14 +11,14 @@ import numpy.typing as npt
 from ...engine.errors import CheckpointError, OptionError
 from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
-from .adapter import is_adapter, merged
+from .adapter import TemporaryFolder, is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
 from .files import default_activation, label_names, longest, read_json, truncation_side
 from .heads import DENSE_HEADS, DENSE_NORM_EPSILON, HEAD_LAYERS, Head, Layout, head_of
 from .modernbert import ModernBertDimensions, modernbert_dimensions
 from .modules import dense_head_of
 from .settings import Settings
-from .strangers import looks_known_and_is_not, not_a_cross_encoder
+from .strangers import looks_known_and_is_not, naming_alternatives, stranger_error
 from .tensor_names import check_tensors, tensor_names
 from .weights import BUFFERS, check_not_quantised, read_tensors, unwrapped
 
@@ -62,14 +62,15 @@ class Checkpoint:
     token_types: bool
     _names: Mapping[str, str]
     _tensors: Mapping[str, Any]
-    _temporary: Any
+    _temporary: TemporaryFolder | None
 
     @classmethod
     def read(cls, path: Path, *, activation: str | None = None) -> "Checkpoint":
         """Read a directory in the hub's layout. `activation` overrides what the checkpoint asks for.
 
         A LoRA adapter is merged first, and `path` is then a temporary directory that lives as long as the checkpoint.
-        Raises CheckpointError, saying what was found and what was expected, for anything but a whole cross-encoder.
+        Raises CheckpointError for anything but a whole cross-encoder, and says what was found, what was expected and what else
+        may serve it.
         """
         if not path.exists():
             raise CheckpointError(f"there is no directory {path}")
@@ -82,6 +83,19 @@ class Checkpoint:
             path, temporary = merged(path)
         config = read_json(path / "config.json")
         stored = read_tensors(path)
+        with naming_alternatives(path, config, stored):
+            return cls._of(path, config, stored, activation, temporary)
+
+    @classmethod
+    def _of(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        stored: Mapping[str, Any],
+        activation: str | None,
+        temporary: TemporaryFolder | None,
+    ) -> "Checkpoint":
+        """Make a checkpoint of what config.json says and the tensors as stored."""
         tensors = unwrapped(stored)
         check_not_quantised(path, config, tensors)
         wrapped = tensors.keys() != stored.keys()
@@ -92,7 +106,7 @@ class Checkpoint:
         elif (found := head_of(tensors)) is not None and not looks_known_and_is_not(path, config, tensors):
             layout, head = found
         else:
-            raise CheckpointError(not_a_cross_encoder(path, config, tensors))
+            raise stranger_error(path, config, tensors)
         pad_token_id = pad_token_id_of(path, config, layout)
         if layout.encoder == "modernbert":
             dimensions: Dimensions = modernbert_dimensions(path, config, layout, tensors)

@@ -88,7 +88,7 @@ def dimensions_of(
     activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", default)
     if activation not in ACTIVATIONS:
         raise CheckpointError(
-            f"{path}: hidden activation {shown(activation)} is not supported; gelu, gelu_new and relu are"
+            f"{path}: the hidden activation {shown(activation)} is not supported; {', '.join(ACTIVATIONS)} are"
         )
     if layout.positions_pass_over_padding:
         positions -= pad_token_id + 1

@@ -14,7 +14,7 @@ from .files import shown, whole_number
 TERMS = ("c2p", "p2c")
 NO_CONVOLUTION = (
     "the model has a convolution beside its first layer, as deberta-v2-xlarge and deberta-v2-xxlarge have it, which crossrt does "
-    "not compute; DeBERTa-v3 and the smaller DeBERTa-v2 are supported. Serve this model with sentence-transformers"
+    "not compute; DeBERTa-v3 and the smaller DeBERTa-v2 are supported"
 )
 
 

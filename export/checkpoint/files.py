@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.activation import name_from_config
-from ...engine.bundle.resolve import last_of_training
+from ...engine.bundle.resolve import where_models_are
 from ...engine.errors import CheckpointError
 from ...engine.text.encoded_pairs import TruncationSide
 
@@ -55,10 +55,7 @@ def _without_config(path: Path) -> str:
     directory = path.parent
     if any(directory.glob("*.gguf")):
         return f"{directory} holds GGUF files, which llama.cpp runs (llama-server --reranking); give the PyTorch checkpoint"
-    last = last_of_training(directory)
-    if last is not None:
-        return f"{directory} is the output of a training run; give its newest checkpoint, {last}"
-    return f"{directory} has no {path.name}; {EXPECTED}"
+    return f"{directory} has no {path.name}{where_models_are(directory) or f'; {EXPECTED}'}"
 
 
 def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int, default: int | None = None) -> int:

@@ -235,17 +235,13 @@ def layout_of(model_type: object) -> Layout | None:
 
 def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
     """Tell trunk and head by the names of a checkpoint's tensors; None when they are no cross-encoder we know."""
-    for prefix in ("bert", "electra", "roberta"):
-        if f"{prefix}.embeddings.word_embeddings.weight" not in tensors:
-            continue
-        layout = _bert_like(prefix)
-        if prefix == "bert" and "classifier.weight" in tensors:
-            return layout, Head.BERT
-        if "classifier.out_proj.weight" in tensors:
-            if prefix == "roberta":
-                return layout, Head.ROBERTA
-            dense = any(name.startswith("classifier.dense.") for name in tensors)
-            return layout, Head.ELECTRA if dense else Head.ELECTRA_PLAIN
+    if "bert.embeddings.word_embeddings.weight" in tensors and "classifier.weight" in tensors:
+        return _bert_like("bert"), Head.BERT
+    if "electra.embeddings.word_embeddings.weight" in tensors and "classifier.out_proj.weight" in tensors:
+        dense = any(name.startswith("classifier.dense.") for name in tensors)
+        return _bert_like("electra"), Head.ELECTRA if dense else Head.ELECTRA_PLAIN
+    if "roberta.embeddings.word_embeddings.weight" in tensors and "classifier.out_proj.weight" in tensors:
+        return _bert_like("roberta"), Head.ROBERTA
     if "distilbert.embeddings.word_embeddings.weight" in tensors and "classifier.weight" in tensors:
         return _distilbert("distilbert"), Head.DISTILBERT
     if "bert_model.embeddings.word_embeddings.weight" in tensors and "_classification_layer.weight" in tensors:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...engine.errors import CheckpointError
 from .dimensions import ACTIVATIONS, Dimensions, epsilon_of, table_shape
-from .files import shown, some, whole_number
+from .files import shown, whole_number
 from .heads import Layout
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -30,8 +30,6 @@ BIASES = {"norm_bias": False, "attention_bias": False, "mlp_bias": False, "class
 MOST_POSITIONS = 1 << 16
 """The graph holds a table of sines and cosines for every position; 65,536 take 32 MB for heads of 64 channels."""
 Floats = npt.NDArray[np.float32]
-OTHER_CLASSES = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
-"""Ends of the names of classes whose tensors have the same names, and which do not score a text with one row of logits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,6 @@ def modernbert_dimensions(
 ) -> ModernBertDimensions:
     """Read sizes and settings. Raises CheckpointError, with the setting and what is allowed, for any that is not supported."""
     file = path / "config.json"
-    _check_class(path, config)
     vocab, _ = table_shape(path, tensors, f"{layout.prefix}embeddings.tok_embeddings.weight")
     sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
     numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
@@ -136,16 +133,6 @@ def _bias_setting(part: str) -> str:
     if role.endswith("norm"):
         return "norm_bias"
     return "mlp_bias" if role in ("intermediate", "output") else "attention_bias"
-
-
-def _check_class(path: Path, config: Mapping[str, Any]) -> None:
-    named = config.get("architectures")
-    other = [str(name) for name in named if str(name).endswith(OTHER_CLASSES)] if isinstance(named, list) else []
-    if other:
-        raise CheckpointError(
-            f"{path}: config.json says {some(other)}, whose tensors have the names of ModernBertForSequenceClassification's, "
-            "and which is no cross-encoder"
-        )
 
 
 def _layer_types(file: Path, config: Mapping[str, Any], layers: int) -> tuple[str, ...]:

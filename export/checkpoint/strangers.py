@@ -1,27 +1,39 @@
-"""Checkpoints that are no cross-encoder that crossrt knows, in words: what was found, what is known, what else serves it."""
+"""What crossrt does not export, in words: what was found, what is known, what else serves it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...engine.errors import CheckpointError
+from ...engine.process.telemetry import telemetry_off
 from .files import EXPECTED, shown
+from .heads import head_of, layout_of
 
 VLLM = "vLLM (LLM.score, /rerank)"
 CROSS_ENCODER = "sentence-transformers (CrossEncoder)"
 OWN_CODE = "transformers or sentence-transformers with trust_remote_code=True, which runs the publisher's code"
 ONNX = "where the publisher has an ONNX file too, crossrt opens that: crossrt export --onnx-file FILE"
+OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+"""Ends of the names of classes whose tensors may have the names of a `...ForSequenceClassification`'s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What tells a kind of checkpoint: its class, config.json, the names of its tensors, and its modules' kinds."""
+    """What tells a kind of checkpoint: the classes that config.json names, its fields, the tensors, and the modules' kinds."""
 
-    architecture: str
+    architectures: list[str]
     config: Mapping[str, Any]
     tensors: Mapping[str, Any]
     modules: list[str]
+
+    @property
+    def architecture(self) -> str:
+        """The class, or a question mark."""
+        return self.architectures[0] if self.architectures else "?"
 
     def holds(self, part: str) -> bool:
         """Tell whether a tensor's name contains `part`."""
@@ -32,7 +44,7 @@ class Found:
 class Stranger:
     """A kind of checkpoint that crossrt does not export: how it is told, what it is, and what serves it.
 
-    `like_known` says that its tensors would be taken for those of a known architecture.
+    `like_known` says that its tensors may be named like those of a known architecture.
     """
 
     sign: Callable[[Found], bool]
@@ -67,7 +79,9 @@ STRANGERS = (
     Stranger(
         sign=lambda found: found.holds("new.encoder.layer.") or found.architecture.startswith(("New", "Gte")),
         kind="is a GTE encoder with rotary positions and gated layers (model_type new or gte), which crossrt does not know",
-        served=f"Text Embeddings Inference (/rerank), {VLLM}, or {OWN_CODE}",
+        served=f"Text Embeddings Inference (/rerank), {VLLM}, and {CROSS_ENCODER}: where transformers has "
+        "GteForSequenceClassification (5.24 has) and config.json says model_type gte, without the publisher's code; as it is "
+        "published, with trust_remote_code=True, which runs that code",
     ),
     # jina-reranker-v3.
     Stranger(
@@ -117,9 +131,16 @@ STRANGERS = (
         served="sentence-transformers (SentenceTransformer), Text Embeddings Inference (/embed)",
     ),
     Stranger(
+        sign=lambda found: any(name.endswith(OTHER_TASKS) for name in found.architectures),
+        kind="is a model for another task ({architecture}). Its tensors may have the names of a ...ForSequenceClassification's, "
+        "and it is no cross-encoder",
+        served="transformers (pipeline) for its own task; train a reranker with CrossEncoderTrainer of sentence-transformers",
+        like_known=True,
+    ),
+    Stranger(
         sign=lambda found: any(name.startswith(("module.", "_orig_mod.")) for name in found.tensors),
         kind="has some names that begin with the module. of DataParallel and others that do not; save model.module.state_dict()",
-        served="",
+        served="nothing else reads these names either: transformers gives such tensors random values",
     ),
     # splade-cocondenser-ensembledistil; also models that are not fine-tuned yet.
     Stranger(
@@ -136,47 +157,99 @@ STRANGERS = (
     Stranger(
         sign=lambda found: not found.holds("classif"),
         kind="has no classification head, and a random one gives plausible scores",
-        served="",
+        served="sentence-transformers: SentenceTransformer for a bi-encoder, CrossEncoderTrainer to train a reranker",
     ),
 )
 """In the order in which they are tried."""
+
+
+def _is_another_of_transformers(found: Found) -> bool:
+    """Tell whether transformers knows the model type, or a class, and has it for no architecture that crossrt knows.
+
+    Such a model may have the tensors of a known one and compute something else: BigBird has BERT's, with sparse attention.
+    """
+    with telemetry_off():
+        import transformers
+
+    kind = found.config.get("model_type")
+    types = [{kind}] if isinstance(kind, str) and kind in transformers.CONFIG_MAPPING else []
+    types += [_model_types()[name] for name in found.architectures if name in _model_types()]
+    return any(all(layout_of(each) is None for each in group) for group in types)
+
+
+@cache
+def _model_types() -> Mapping[str, set[str]]:
+    """Return the model types of every class that transformers' auto classes load."""
+    with telemetry_off():
+        from transformers.models.auto import modeling_auto
+
+    types: dict[str, set[str]] = {}
+    for table, held in vars(modeling_auto).items():
+        for kind, classes in held.items() if table.endswith("_MAPPING_NAMES") else ():
+            for name in (classes,) if isinstance(classes, str) else classes:
+                types.setdefault(name, set()).add(kind)
+    return types
+
+
 OTHER = Stranger(
-    sign=lambda found: True,
+    sign=_is_another_of_transformers,
     kind="is of an architecture that crossrt does not know",
     served=f"{CROSS_ENCODER} for every ...ForSequenceClassification of transformers; {ONNX}",
+    like_known=True,
 )
+"""What none of `STRANGERS` is."""
+REFUSED_SERVED = f"{CROSS_ENCODER} scores every checkpoint that transformers can load; {ONNX}"
+"""What may serve a checkpoint of a known architecture that has something which crossrt does not support."""
+
+
+class StrangerError(CheckpointError):
+    """A checkpoint that is no cross-encoder of a known architecture. `served` says what serves it."""
+
+    def __init__(self, said: str, served: str) -> None:
+        super().__init__(said)
+        self.served = served
 
 
 def looks_known_and_is_not(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
     """Tell whether a checkpoint computes something else than the known architecture that its tensors are named like."""
-    return _stranger(_found(path, config, tensors)).like_known
+    return _like_known(_found(path, config, tensors)) is not None
 
 
-def not_a_cross_encoder(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
-    """Say in words what a checkpoint without a known head is instead, and what serves it."""
+def stranger_error(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> StrangerError:
+    """Say in words what a checkpoint is that is no cross-encoder of a known architecture."""
     found = _found(path, config, tensors)
-    stranger = _stranger(found)
-    lines = [
-        f"{path} {stranger.kind.format(modules=', '.join(found.modules))}",
-        f"  found     {found.architecture} (model_type {shown(config.get('model_type', '?'))}, {len(tensors)} tensors), such as "
-        f"{', '.join(list(tensors)[:3]) or 'none at all'}",
-        f"  {EXPECTED}",
-    ]
-    if config.get("auto_map"):
-        lines.append("  custom    config.json names code of the publisher (auto_map), which crossrt never runs")
-    if stranger.served:
-        lines.append(f"  instead   {stranger.served}")
-    return "\n".join(lines)
+    stranger = _like_known(found) if head_of(tensors) is not None else None
+    stranger = stranger or next((each for each in STRANGERS if each.sign(found)), OTHER)
+    kind = stranger.kind.format(modules=", ".join(found.modules), architecture=found.architecture)
+    return StrangerError(f"{path} {kind}", stranger.served)
+
+
+@contextmanager
+def naming_alternatives(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterator[None]:
+    """Add to every CheckpointError which architecture was found, which are known, and what else may serve the checkpoint."""
+    try:
+        yield
+    except CheckpointError as error:
+        found = _found(path, config, tensors)
+        lines = [
+            str(error),
+            f"  found     {found.architecture} (model_type {shown(config.get('model_type', '?'))}, {len(tensors)} tensors), such "
+            f"as {', '.join(list(tensors)[:3]) or 'none at all'}",
+            f"  {EXPECTED}",
+        ]
+        if config.get("auto_map"):
+            lines.append("  custom    config.json names code of the publisher (auto_map), which crossrt never runs")
+        served = error.served if isinstance(error, StrangerError) else REFUSED_SERVED
+        raise CheckpointError("\n".join([*lines, f"  instead   {served}"])) from error
 
 
 def _found(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Found:
-    architectures = config.get("architectures")
-    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else "?"
-    return Found(architecture, config, tensors, _modules(path))
+    named = config.get("architectures")
+    return Found([str(name) for name in named] if isinstance(named, list) else [], config, tensors, _modules(path))
 
 
-def _stranger(found: Found) -> Stranger:
-    return next((each for each in STRANGERS if each.sign(found)), OTHER)
+def _like_known(found: Found) -> Stranger | None:
+    return next((each for each in (*STRANGERS, OTHER) if each.like_known and each.sign(found)), None)
 
 
 def _modules(path: Path) -> list[str]:

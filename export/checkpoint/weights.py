@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...engine.bundle.resolve import last_of_training
+from ...engine.bundle.resolve import where_models_are
 from ...engine.errors import CheckpointError
 from .files import check_no_pointer, first_line, shown, some
 from .shards import SHARDS, read_shards
@@ -42,9 +42,10 @@ def read_tensors(path: Path) -> dict[str, Any]:
 def without_weights(path: Path) -> str:
     """Say what a directory without weights holds instead."""
     held = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
-    last = last_of_training(path)
-    instead = "" if last is None else f"; it is the output of a training run: give its newest checkpoint, {last}"
-    return f"{path} has neither model.safetensors nor pytorch_model.bin, whole or in shards; it holds {held}{instead}"
+    return (
+        f"{path} has neither model.safetensors nor pytorch_model.bin, whole or in shards; it holds {held}"
+        + where_models_are(path)
+    )
 
 
 def read_file(file: Path) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from crossrt.engine.bundle import resolve
 from crossrt.engine.bundle.resolve import bundle_from_source
 from crossrt.engine.errors import CheckpointError
 from crossrt.export import export
+from crossrt.export.checkpoint.adapter import _copy_files
 from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
 from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _write
 
@@ -61,19 +63,33 @@ def adapter(base: Path) -> Path:
     return adapter_of(base, labels=1)
 
 
-def adapter_of(base: Path, *, labels: int, **fields: Any) -> Path:
+def adapter_of(
+    base: Path,
+    *,
+    labels: int,
+    targets: tuple[str, ...] = ("query", "value"),
+    saved: tuple[str, ...] = (),
+    **fields: Any,
+) -> Path:
+    """Write an adapter of the layers `targets`, whose head has `labels`. It holds the layers `saved` of that head too."""
     path = base.parent / "adapter"
     path.mkdir()
-    (path / "adapter_config.json").write_text(json.dumps(CONFIG | {"base_model_name_or_path": str(base)} | fields))
+    layers = {"target_modules": list(targets), "modules_to_save": [*saved, "classifier", "score"]}
+    (path / "adapter_config.json").write_text(
+        json.dumps(CONFIG | layers | {"base_model_name_or_path": str(base)} | fields)
+    )
     generator = torch.Generator().manual_seed(3)
-    names = [name for name in load_file(base / "model.safetensors") if name.endswith(("query.weight", "value.weight"))]
     held = {}
-    for name in names:
-        stem = "base_model.model." + name.removesuffix(".weight")
-        held[f"{stem}.lora_A.weight"] = torch.randn((RANK, 16), generator=generator) * 0.5
-        held[f"{stem}.lora_B.weight"] = torch.randn((16, RANK), generator=generator) * 0.5
-    held["base_model.model.classifier.weight"] = torch.randn((labels, 16), generator=generator)
-    held["base_model.model.classifier.bias"] = torch.randn((labels,), generator=generator)
+    for name, value in load_file(base / "model.safetensors").items():
+        layer = name.removesuffix(".weight")
+        if layer != name and layer.rpartition(".")[2] in targets:
+            stem = f"base_model.model.{layer}"
+            held[f"{stem}.lora_A.weight"] = torch.randn((RANK, 16), generator=generator) * 0.5
+            held[f"{stem}.lora_B.weight"] = torch.randn((len(value), RANK), generator=generator) * 0.5
+    for layer, rows in {**dict.fromkeys(saved, 16), "classifier": labels}.items():
+        stem = f"base_model.model.{layer}"
+        held[f"{stem}.weight"] = torch.randn((rows, 16), generator=generator)
+        held[f"{stem}.bias"] = torch.randn((rows,), generator=generator)
     save_file(held, path / "adapter_model.safetensors")
     return path
 
@@ -150,6 +166,69 @@ def test_rank_stabilized_scales_and_pickles_are_understood(base: Path) -> None:
     torch.save(load_file(path / "adapter_model.safetensors"), path / "adapter_model.bin")
     (path / "adapter_model.safetensors").unlink()
     assert_merged(path, expected)
+
+
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+RELATIVE = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0}
+
+
+@needs_peft
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("kind", "fields", "targets", "saved"),
+    [
+        ("ModernBert", SPECIAL, ("Wqkv",), ()),
+        ("DebertaV2", RELATIVE, ("query_proj", "key_proj"), ("pooler.dense",)),
+        ("DistilBert", {}, ("q_lin", "v_lin"), ("pre_classifier",)),
+    ],
+)
+def test_adapters_of_other_architectures_are_merged(
+    kind: str, fields: dict[str, Any], targets: tuple[str, ...], saved: tuple[str, ...], pickled: bool, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    _write(base, kind, **fields)
+    path = adapter_of(base, labels=1, targets=targets, saved=saved)
+    expected = merged_by_hand(base, path)
+    if pickled:  # in the order of the model's layers, in which pre_classifier comes before classifier
+        held = load_file(path / "adapter_model.safetensors")
+        torch.save(dict(sorted(held.items(), key=lambda one: ".classifier" in one[0])), path / "adapter_model.bin")
+        (path / "adapter_model.safetensors").unlink()
+    assert_merged(path, expected)
+    model = getattr(transformers, f"{kind}ForSequenceClassification").from_pretrained(base).eval()
+    model.load_state_dict(expected, strict=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    checkpoint = Checkpoint.read(path)
+    with torch.inference_mode():
+        logits = [model(**tokenizer(*pair, return_tensors="pt")).logits[0].numpy() for pair in PAIRS[:2]]
+    np.testing.assert_allclose(Reference(checkpoint).logits(PAIRS[:2], max_length=64), logits, rtol=0, atol=1e-4)
+
+
+@needs_peft
+def test_an_adapter_without_a_task_type_is_merged(base: Path) -> None:
+    path = adapter_of(base, labels=1, task_type=None)
+    assert_merged(path, merged_by_hand(base, path))
+
+
+@needs_peft
+def test_a_base_models_tokenizer_of_sentencepiece_alone_is_found(base: Path, adapter: Path) -> None:
+    (base / "tokenizer.json").rename(base / "spm.model")
+    assert (Checkpoint.read(adapter).path / "spm.model").read_bytes() == (base / "spm.model").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    "Bert Roberta XLMRoberta Camembert DebertaV2 MPNet Albert Phobert Bertweet BertJapanese Herbert Llama".split(),
+)
+def test_every_file_of_a_vocabulary_goes_with_the_merged_weights(
+    name: str, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    files = getattr(transformers, f"{name}Tokenizer").vocab_files_names.values()
+    for place in (base, adapter):  # the adapter's come before the base model's
+        for file in files:
+            (place / file).write_text(place.name)
+        (tmp_path / place.name / "merged").mkdir()
+        _copy_files(adapter, base, tmp_path / place.name / "merged")
+        assert {file: (place / "merged" / file).read_text() for file in files} == dict.fromkeys(files, place.name)
 
 
 @needs_peft
@@ -262,6 +341,9 @@ def test_an_adapter_beside_whole_weights_is_refused(base: Path) -> None:
     [
         ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; LORA is merged"),
         ({"peft_type": None}, "peft_type is None"),
+        ({"task_type": "TOKEN_CLS"}, r"task_type is 'TOKEN_CLS', so .* something else than scoring pairs; .* SEQ_CLS"),
+        ({"task_type": "FEATURE_EXTRACTION"}, "task_type is 'FEATURE_EXTRACTION'"),
+        ({"task_type": ["SEQ_CLS"]}, "task_type is "),
         ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_config is set"),
         ({"peft_type": []}, r"peft_type is \[\]"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path is None; the base model is expected"),

@@ -219,6 +219,17 @@ def _training_output(path: Path) -> None:
         shutil.move(path.parent / f"checkpoint-{step}", path)
 
 
+def _in_folders(*names: str) -> Edit:
+    """Move the model into folders of its directory."""
+
+    def edit(path: Path) -> None:
+        shutil.move(path, path.parent / "moved")
+        for name in names:
+            shutil.copytree(path.parent / "moved", path / name)
+
+    return edit
+
+
 def sharded(kind: str, then: Edit = lambda path: None, *, count: int = 2) -> Edit:
     """Store the weights in files of `kind`, safetensors or bin, with an index, and then change those."""
     stem = "model" if kind == "safetensors" else "pytorch_model"
@@ -604,7 +615,12 @@ TABLE = [
     Row("architectures in letters", "bert", both(tensors(_without_head), config(architectures="Bert")), "no classif"),
     Row("a decoder", "bert", config(is_decoder=True), "is_decoder"),
     Row("relative positions", "bert", config(position_embedding_type="relative_key"), "relative_key"),
-    Row("silu", "bert", config(hidden_act="silu"), "'silu' is not supported; gelu, gelu_new and relu are"),
+    Row(
+        "silu",
+        "bert",
+        config(hidden_act="silu"),
+        "'silu' is not supported; gelu, relu, gelu_new, gelu_pytorch_tanh are",
+    ),
     # Not a model's directory.
     Row("a training run", "bert", _training_output, "give its newest checkpoint, .*checkpoint-1000$"),
     Row("GGUF files", "bert", both(_emptied, file("model-Q8_0.gguf", "GGUF")), "GGUF files, which llama.cpp runs"),
@@ -619,10 +635,28 @@ TABLE = [
         "has neither model.safetensors.* training run: give its newest checkpoint, .*checkpoint-1000$",
     ),
     Row(
+        "a training run with two models and no checkpoints",
+        "bert",
+        _in_folders("best_model", "final"),
+        r"has no config\.json; give the directory of a model, [^,]*/best_model or [^,]*/final$",
+    ),
+    Row(
+        "a training run with a model and checkpoints",
+        "bert",
+        both(_training_output, lambda path: shutil.copytree(path / "checkpoint-500", path / "final")),
+        "newest checkpoint, .*checkpoint-1000, or .*final$",
+    ),
+    Row(
+        "a folder of sentence-transformers without its model",
+        "bert",
+        _in_folders("2_Dense"),
+        r"has no config\.json; expected",
+    ),
+    Row(
         "a training run of an adapter",
         "bert",
         both(_training_output, _adapters_in_checkpoints),
-        "training run; give its newest checkpoint, .*checkpoint-1000$",
+        "training run: give its newest checkpoint, .*checkpoint-1000$",
     ),
     # Weights in shards.
     *(

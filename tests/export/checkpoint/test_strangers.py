@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from crossrt.engine.errors import CheckpointError
 from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.strangers import looks_known_and_is_not
+from tests.export.checkpoint.test_odd_checkpoints import KINDS, _write
 
 QWEN3 = {"model_type": "qwen3", "hidden_act": "silu", "rope_theta": 1000000, "rms_norm_eps": 1e-6}
 DECODER = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight")
@@ -143,7 +147,7 @@ TABLE: list[tuple[str, dict[str, Any], tuple[str, ...], str, str]] = [
         GTE,
         ("new.embeddings.word_embeddings.weight", "new.encoder.layer.0.attention.qkv_proj.weight", "classifier.weight"),
         "GTE encoder with rotary positions",
-        r"Text Embeddings Inference \(/rerank\), vLLM",
+        r"Text Embeddings Inference \(/rerank\), vLLM.*GteForSequenceClassification",
     ),
     (
         "castorini/monot5-base-msmarco",
@@ -176,7 +180,7 @@ TABLE: list[tuple[str, dict[str, Any], tuple[str, ...], str, str]] = [
     (
         "google/bigbird-roberta-base, fine-tuned",
         {"architectures": ["BigBirdForSequenceClassification"], "model_type": "big_bird"},
-        ("bert.encoder.layer.0.attention.self.query.weight", "classifier.dense.weight"),
+        (*BERT, "bert.pooler.weight", "classifier.dense.weight", "classifier.out_proj.weight"),
         "of an architecture that crossrt does not know",
         "CrossEncoder.*--onnx-file",
     ),
@@ -221,3 +225,126 @@ def test_a_prefix_of_some_tensors_alone_is_named(checkpoint: Path, tmp_path: Pat
     save_file(held | {"step": torch.ones(1)}, path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"some names that begin with the module\."):
         Checkpoint.read(path)
+
+
+KNOWN = "bert electra roberta xlm-roberta camembert distilbert deberta-v2 mpnet albert modernbert".split()
+"""The model types that crossrt exports."""
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "num_labels": 1,
+    "max_position_embeddings": 64,
+}
+LIKE_KNOWN: dict[str, dict[str, Any]] = {
+    "BigBird": {},
+    "MegatronBert": {},
+    "ModernBertDecoder": {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+    },
+    "XLMRobertaXL": {},
+    "Xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+}
+"""Classes with tensors of the names of BERT, ModernBERT and RoBERTa, which compute something else."""
+
+
+def _saved(name: str, path: Path, **fields: Any) -> Path:
+    """Write a small model of a class of transformers."""
+    model_class = getattr(transformers, name)
+    model_class(model_class.config_class(**SMALL | fields)).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("left", [None, "model_type", "architectures"])
+@pytest.mark.parametrize("kind", LIKE_KNOWN)
+def test_a_class_of_transformers_that_crossrt_does_not_know_is_refused(
+    kind: str, left: str | None, tmp_path: Path
+) -> None:
+    path = _saved(f"{kind}ForSequenceClassification", tmp_path, **LIKE_KNOWN[kind])
+    fields = json.loads((path / "config.json").read_text())
+    fields.pop(left, None)
+    (path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=r"architecture that crossrt does not know|head named score") as caught:
+        Checkpoint.read(path)
+    assert (fields.get("architectures") or [fields["model_type"]])[0] in str(caught.value)
+    assert re.search(r"  instead   .*sentence-transformers \(CrossEncoder\)", str(caught.value))
+
+
+def test_no_other_model_type_of_transformers_is_taken_for_a_known_one(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    for kind in transformers.CONFIG_MAPPING:
+        assert looks_known_and_is_not(tmp_path, {"model_type": kind}, tensors) == (kind not in KNOWN), kind
+    for kind, name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.items():
+        assert looks_known_and_is_not(tmp_path, {"architectures": [name]}, tensors) == (kind not in KNOWN), kind
+
+
+def test_custom_code_of_an_unknown_model_type_is_read_by_its_tensors(checkpoint: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    fields = json.loads((path / "config.json").read_text())
+    own = {"model_type": "my-bert", "architectures": ["MyBertReranker"], "auto_map": {"AutoModel": "code.Model"}}
+    (path / "config.json").write_text(json.dumps(fields | own))
+    assert Checkpoint.read(path).layout.model_type == "bert"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{kind}ForMultipleChoice" for kind in ("Bert", "DistilBert", "DebertaV2", "Albert", "ModernBert")),
+        *("ModernBertForTokenClassification", "BertForTokenClassification", "RobertaForTokenClassification"),
+    ],
+)
+def test_a_model_for_another_task_is_refused(name: str, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"embedding_size": 8} if name.startswith("Albert") else {}
+    if name.startswith("ModernBert"):
+        sizes = LIKE_KNOWN["ModernBertDecoder"]
+    _saved(name, tmp_path, **sizes)
+    with pytest.raises(CheckpointError, match=rf"a model for another task \({name}\)[\s\S]*  instead   transformers"):
+        Checkpoint.read(tmp_path)
+
+
+MODERNBERT = {"kind": "ModernBert", **LIKE_KNOWN["ModernBertDecoder"]}
+LAST_TOKEN = {
+    "modules.json": [
+        {"type": "sentence_transformers.base.modules.transformer.Transformer", "path": ""},
+        {"type": "sentence_transformers.base.modules.router.Router", "path": "1_Router"},
+    ],
+    "config_sentence_transformers.json": {"model_type": "CrossEncoder"},
+}
+
+
+@pytest.mark.parametrize(
+    ("of", "files", "said"),
+    [
+        ({"kind": "Albert", "embedding_size": 8}, {"config.json": {"num_hidden_groups": 2}}, "num_hidden_groups is 2"),
+        (KINDS["bert"], {"config.json": {"is_decoder": True}}, "is_decoder = true"),
+        (KINDS["bert"], {"config.json": {"position_embedding_type": "relative_key"}}, "relative_key"),
+        (KINDS["bert"], {"config.json": {"hidden_act": "silu"}}, "gelu, relu, gelu_new, gelu_pytorch_tanh are"),
+        (KINDS["bert"], {"config.json": {"quantization_config": {"quant_method": "gptq"}}}, r"\(gptq\)"),
+        (KINDS["bert"], {"config.json": {"num_hidden_layers": 3}}, "says 3 layers"),
+        (MODERNBERT, {"config.json": {"rope_scaling": {"type": "yarn"}}}, "rope_scaling"),
+        (KINDS["roberta"], {"config.json": {"num_labels": 3}}, "declares 3 labels"),
+        (KINDS["bert"], LAST_TOKEN, "has the modules Transformer in '', Router"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_known_architecture_does_not_support_is_told_with_the_alternatives(
+    of: dict[str, Any], files: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    _write(path, **of)
+    for name, fields in files.items():
+        held = json.loads((path / name).read_text()) | fields if (path / name).is_file() else fields
+        (path / name).write_text(json.dumps(held))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        Checkpoint.read(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert re.match(rf"  found     {of['kind']}ForSequenceClassification \(model_type '", lines[1])
+    assert lines[2].startswith("  expected a cross-encoder with a classification head: BERT, ELECTRA")
+    assert lines[3].startswith("  instead   sentence-transformers (CrossEncoder)")

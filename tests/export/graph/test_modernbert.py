@@ -220,6 +220,14 @@ def test_what_transformers_4_wrote_scores_the_same(tmp_path: Path) -> None:
     assert defaults.thetas == {kind: each["rope_theta"] for kind, each in config.rope_parameters.items()}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("recipe", ["fp16", "int8 projections"])
+def test_engines_build(recipe: str, original: Path, load_benchmark: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    row = load_benchmark("rtx_builds").built("modernbert", Checkpoint.read(original), recipe)
+    assert row["engine_bytes"] > 1e6
+    assert row["attention"].startswith("4 of 4")
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_the_architecture_is_in_the_manifest(pooling: str, tmp_path: Path) -> None:
     path = write_modernbert(tmp_path / "checkpoint", classifier_pooling=pooling, spare_words=5)
