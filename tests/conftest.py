@@ -228,6 +228,20 @@ def bundle(make_bundle: Callable[..., Path], checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bundle of `checkpoint` with weights for the native kernels; skip where they cannot run. Not to be changed."""
+    from crossrt.engine.kernels.support import why_not_native
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
+    from crossrt.export.export import export_bundle
+
+    if why := why_not_native():
+        pytest.skip(why)
+    out = tmp_path_factory.mktemp("native") / "bundle"
+    export_bundle(Checkpoint.read(checkpoint), out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def demo_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the bundle of the demo checkpoint: the one that is named on the command line, or else a new one."""
     given: Path | None = request.config.option.demo_bundle
