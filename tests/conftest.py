@@ -334,6 +334,22 @@ def see_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
     cpus.processor.cache_clear()
 
 
+@pytest.fixture
+def loaded_kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of the library, such as `native_avx2`, of every session that opens with native kernels."""
+    from crossrt.engine.backends import native_cpu
+
+    names: list[str] = []
+    real = native_cpu.kernel_library
+
+    def load(file: Path) -> Any:
+        names.append(file.name.partition(".")[0])
+        return real(file)
+
+    monkeypatch.setattr(native_cpu, "kernel_library", load)
+    return names
+
+
 @pytest.fixture(scope="session")
 def model(bundle: Path) -> CrossEncoder:
     """Return an opened model of `bundle`, shared by all tests."""

@@ -1,6 +1,5 @@
 """Where a library of the native kernels cannot be used, what comes next computes instead, with a warning."""
 
-import ctypes
 import itertools
 import platform
 import re
@@ -15,7 +14,6 @@ import pytest
 
 from crossrt import CrossEncoder
 from crossrt.engine import native_library as module
-from crossrt.engine.backends import native_cpu
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError
 from crossrt.engine.hardware.cpus import instructions
@@ -114,27 +112,13 @@ def break_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Break:
     return copy_and_break
 
 
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the libraries that sessions compute by."""
-    names: list[str] = []
-    real = native_cpu.kernel_library
-
-    def load(file: Path) -> ctypes.CDLL:
-        names.append(file.name.partition(".")[0])
-        return real(file)
-
-    monkeypatch.setattr(native_cpu, "kernel_library", load)
-    return names
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_next_kind_computes_and_after_the_last_the_next_backend(
     fault: str,
     native_bundle: Path,
     kinds: list[Kind],
     break_kernels: Break,
-    loaded: list[str],
+    loaded_kernels: list[str],
     pairs: list[tuple[str, str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -149,16 +133,20 @@ def test_the_next_kind_computes_and_after_the_last_the_next_backend(
             np.testing.assert_allclose(model.predict(pairs), expected, atol=1e-4)
         instead = f"the kernels for {following.name}" if following else "onnxruntime"
         assert caplog.messages == [f"{each}. fp32 is computed by {instead} instead" for each in said]
-    assert loaded == [kind.library for kind in kinds[1:]]
+    assert loaded_kernels == [kind.library for kind in kinds[1:]]
 
 
 def test_asking_for_the_native_kernels_takes_the_next_kind_and_without_one_is_an_error(
-    native_bundle: Path, kinds: list[Kind], break_kernels: Break, loaded: list[str], caplog: pytest.LogCaptureFixture
+    native_bundle: Path,
+    kinds: list[Kind],
+    break_kernels: Break,
+    loaded_kernels: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     *first, last = kinds
     said = break_kernels(first, "cut off")
     CrossEncoder(native_bundle, device="cpu", backend="native").close()
-    assert loaded == [last.library]
+    assert loaded_kernels == [last.library]
     assert caplog.messages == [f"{each}. fp32 is computed by the kernels for {last.name} instead" for each in said]
     said = break_kernels(kinds, "cut off")
     words = f"native cannot run here in fp32: {re.escape(said[0])}; use another backend"
