@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.native_functions import FUNCTIONS
 
 NEEDED = ("ziglang", "lief", "wheel", "build", "auditwheel")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -91,11 +92,33 @@ def test_the_wheel_for_linux_on_x86_64_has_its_tag_and_libraries_that_load(
 
 
 @needs_zig
+@pytest.mark.parametrize("tag", ["manylinux_2_28_x86_64", "manylinux_2_28_aarch64", "macosx_11_0_arm64", "win_amd64"])
+def test_a_library_must_export_every_function_that_python_calls(wheels: ModuleType, tag: str, tmp_path: Path) -> None:
+    """In the formats of Linux, macOS and Windows. The library has the names alone."""
+    platform = platform_of(wheels, tag)
+    for interface, functions in FUNCTIONS.items():
+        names = [interface, *functions]
+        for missing in (None, names[0], names[-1]):
+            source = tmp_path / f"{interface}.cpp"
+            # Without `extern "C"` the function has another name in the library.
+            linkage = {name: "" if name == missing else 'extern "C" ' for name in names}
+            source.write_text("".join(f"{linkage[name]}int {name}() {{ return 1; }}\n" for name in names))
+            # Zig takes minutes to compile the C++ library for a platform, which these functions do not need.
+            library = wheels.Library(f"native_{interface}", source, interface, ("-nostdlib++",))
+            file = wheels.compile_library(platform, library, tmp_path)
+            if missing is None:
+                wheels.check_library(platform, library, file)
+            else:
+                with pytest.raises(SystemExit, match=f"for {tag} does not export {missing}, but"):
+                    wheels.check_library(platform, library, file)
+
+
+@needs_zig
 def test_a_library_that_lacks_its_functions_or_loads_others_is_refused(wheels: ModuleType, tmp_path: Path) -> None:
     platform = platform_of(wheels, "manylinux_2_28_x86_64")
     compiled = wheels.compile_library(platform, wheels.PLAIN[1], tmp_path)
     wheels.check_library(platform, wheels.PLAIN[1], compiled)
-    with pytest.raises(SystemExit, match="does not export crossrt_wordpiece_interface"):
+    with pytest.raises(SystemExit, match="does not export crossrt_wordpiece_add, crossrt_wordpiece_add_token, "):
         wheels.check_library(platform, wheels.PLAIN[0], compiled)
     bound = tmp_path / "bound.so"
     subprocess.run(["patchelf", "--add-needed", "libstdc++.so.6", "--output", bound, compiled], check=True)
