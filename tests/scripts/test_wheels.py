@@ -1,10 +1,14 @@
 """A wheel is for all versions of Python and one platform, and holds the libraries of its architecture."""
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +16,11 @@ from types import ModuleType
 
 import pytest
 
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.support import native_kind, why_not_native
 from crossrt.engine.native_functions import FUNCTIONS
+from tests.conftest import REPOSITORY
 
 NEEDED = ("ziglang", "lief", "wheel", "build", "auditwheel")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -124,3 +131,36 @@ def test_a_library_that_lacks_its_functions_or_loads_others_is_refused(wheels: M
     subprocess.run(["patchelf", "--add-needed", "libstdc++.so.6", "--output", bound, compiled], check=True)
     with pytest.raises(SystemExit, match=r"loads libstdc\+\+\.so\.6, which not every system has"):
         wheels.check_library(platform, wheels.PLAIN[1], bound)
+
+
+@needs_zig
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(sysconfig.get_platform() != "linux-x86_64", reason="the wheel is for Linux on x86-64")
+@pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+def test_the_wheel_scores_the_demo_bundle_where_there_is_no_compiler(
+    wheels: ModuleType, demo_bundle: Path, tmp_path: Path
+) -> None:
+    """In an empty environment. What crossrt needs besides comes from the package index, as wheels."""
+    _, wheel = wheels.build(tmp_path / "out", [platform_of(wheels, "manylinux_2_28_x86_64")])
+    venv.create(tmp_path / "environment", with_pip=True)
+    python = tmp_path / "environment/bin/python"
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PATH": str(programs)}
+
+    def run(*words: str | Path) -> str:
+        child = subprocess.run([python, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert child.returncode == 0, child.stdout + child.stderr
+        return child.stdout
+
+    run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", wheel)
+    assert "onnxruntime" not in run("-m", "pip", "list")
+    said = run(shutil.copy(REPOSITORY / "scripts/check_installed.py", tmp_path), demo_bundle)
+    assert "tokenization: compiled" in said
+    models = Bundle.open(demo_bundle).manifest.models
+    scored = dict(re.findall(r"^(\w+): (native_\w+), \[", said, re.MULTILINE))
+    assert scored.keys() == {name for name, model in models.items() if model.native_file}
+    kind = native_kind()
+    assert kind is not None
+    assert scored["fp32"] == kind.library
