@@ -2,12 +2,23 @@
 
 import ctypes
 import logging
+import platform
+import struct
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+
+from .errors import BackendError
+from .native_functions import FUNCTIONS
 
 FOLDER = Path(__file__).with_name("kernels")
 WHEEL_SUFFIXES = (".so", ".dylib", ".dll")
 """What scripts/wheels calls the libraries: they need no Python, so one wheel is for all versions of Python."""
+ELF_HEADER = struct.Struct("<6s12xH20xQ10xHH2x")
+"""The header of a 64-bit file for Linux: what it begins with, the architecture, and where the table of sections is, with the size
+and the number of its entries."""
+ELF_64 = b"\x7fELF\x02\x01"
+ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+"""Numbers of architectures in that header, and what `platform.machine()` calls them."""
 
 logger = logging.getLogger("crossrt")
 
@@ -21,27 +32,71 @@ def native_library(name: str) -> Path | None:
     return next((file for suffix in suffixes if (file := FOLDER / f"{name}{suffix}").is_file()), None)
 
 
-def load_library(file: Path, function: str, interface: int) -> ctypes.CDLL | None:
-    """Load a compiled library.
+def open_library(file: Path, function: str, interface: int) -> ctypes.CDLL:
+    """Load a compiled library, and declare its functions (`FUNCTIONS`).
 
-    Returns None, with a warning, for a file that cannot be loaded, such as another machine's, and for one that was compiled for
-    another version of crossrt: its `function` does not return `interface`, and calls to it would read garbage.
+    Raises BackendError, saying why, for a file that cannot be loaded, such as a damaged one or another machine's, and for one
+    that was compiled for another version of crossrt: its `function` does not return `interface`, and calls to it would read
+    garbage, or it lacks functions.
     """
     try:
+        if _is_cut_off(file):
+            raise OSError("it is shorter than its header says")
         library = ctypes.CDLL(str(file))
     except OSError as error:
-        logger.warning("%s is not used: it cannot be loaded (%s)", file, error)
-        return None
+        why = _other_machine(file) or str(error).removeprefix(f"{file}: ")
+        raise BackendError(f"{file} cannot be loaded ({why}); install crossrt again") from error
     try:
         found = getattr(library, function)()
     except AttributeError:
         found = "none"
     if found != interface:
-        logger.warning(
-            "%s is not used: it was compiled for another version of crossrt (interface %s, expected %d); install crossrt again",
-            file,
-            found,
-            interface,
+        raise BackendError(
+            f"{file} was compiled for another version of crossrt (interface {found}, expected {interface}); install crossrt "
+            "again"
         )
-        return None
+    for name, (result, arguments) in FUNCTIONS[function].items():
+        try:
+            declared = getattr(library, name)
+        except AttributeError as error:
+            raise BackendError(f"{file} lacks the function {name}; install crossrt again") from error
+        declared.restype, declared.argtypes = result, arguments
     return library
+
+
+def load_library(file: Path, function: str, interface: int) -> ctypes.CDLL | None:
+    """Load a compiled library that crossrt can do without. Returns None, with a warning, where `open_library` raises an error."""
+    try:
+        return open_library(file, function, interface)
+    except BackendError as error:
+        logger.warning("%s. It is not used", error)
+        return None
+
+
+def _is_cut_off(file: Path) -> bool:
+    """Tell whether the end of a library for Linux is missing, as after a copy that was interrupted.
+
+    The loader would not notice: it maps the file, and the process ends by SIGBUS when it reads what is not there. GCC's and Zig's
+    linkers write the table of sections last.
+    """
+    kind, _, sections, size, count = _elf_header(file)
+    return kind == ELF_64 and sections + size * count > file.stat().st_size
+
+
+def _other_machine(file: Path) -> str:
+    """Say that a library for Linux is of another architecture. The loader only says that it cannot open the file."""
+    kind, number, *_ = _elf_header(file)
+    machine = ELF_MACHINES.get(number, f"architecture {number}")
+    if kind != ELF_64 or machine == platform.machine():
+        return ""
+    return f"it is for {machine}, and this is {platform.machine()}"
+
+
+def _elf_header(file: Path) -> tuple[bytes, int, int, int, int]:
+    """Return the fields of `ELF_HEADER`; zeros for a file that has no header or cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            found: tuple[bytes, int, int, int, int] = ELF_HEADER.unpack(opened.read(ELF_HEADER.size))
+            return found
+    except (OSError, struct.error):
+        return b"", 0, 0, 0, 0

@@ -12,8 +12,9 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.instruction_sets import KINDS
 from crossrt.engine.kernels.support import native_kind, why_not_native
-from crossrt.engine.native_library import native_library
+from crossrt.engine.native_library import load_library, native_library
 from crossrt.engine.precision import Precision
+from crossrt.engine.text.wordpiece import INTERFACE
 
 QUERY = "play chess against the computer"
 PASSAGES = (
@@ -34,7 +35,8 @@ def main(bundle: str) -> int:
     used = sorted({name for kind in KINDS for name in kind.instructions} & present)
     print(f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}")
     print(f"instructions that kernels use: {' '.join(used) or 'none'}")
-    failed = native_library("native_wordpiece") is None
+    file = native_library("native_wordpiece")
+    failed = file is None or load_library(file, "crossrt_wordpiece_interface", INTERFACE) is None
     print(f"tokenization: {'the package tokenizers' if failed else 'compiled'}")
     models = Bundle.open(bundle).manifest.models
     for precision in (Precision(name) for name in models if models[name].native_file):

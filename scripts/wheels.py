@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("engine/kernels")
 KINDS = runpy.run_path(str(ROOT / KERNELS / "instruction_sets.py"))["KINDS"]
+FUNCTIONS = runpy.run_path(str(ROOT / "engine/native_functions.py"))["FUNCTIONS"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ class Library:
     """A library of a wheel.
 
     - `name`: of the file, without the suffix.
-    - `interface`: the function that returns the version of its interface.
+    - `interface`: the function that returns the version of its interface. `FUNCTIONS` has the others by it.
     - `flags`: the compiler's, for the instructions that it may use.
     """
 
@@ -198,8 +199,10 @@ def check_library(platform: Platform, library: Library, file: Path) -> None:
     lief.logging.disable()  # it remarks on what Zig leaves out of a Mach-O file
     binary = lief.parse(str(file))
     exported = {function.name.lstrip("_") for function in binary.exported_functions}
-    if library.interface not in exported:
-        sys.exit(f"{file.name} for {platform.tag} does not export {library.interface}, but {sorted(exported)[:10]}")
+    missing = {library.interface, *FUNCTIONS[library.interface]} - exported
+    if missing:
+        others = sorted(exported)[:10]
+        sys.exit(f"{file.name} for {platform.tag} does not export {', '.join(sorted(missing))}, but {others}")
     loaded = {each if isinstance(each, str) else each.name for each in binary.libraries}
     loaded -= {f"@rpath/{file.name}"}  # macOS lists the library's own name
     foreign = [name for name in loaded if not any(fnmatch(name, allowed) for allowed in platform.system_libraries)]

@@ -228,6 +228,20 @@ def bundle(make_bundle: Callable[..., Path], checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def native_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bundle of `checkpoint` with weights for the native kernels; skip where they cannot run. Not to be changed."""
+    from crossrt.engine.kernels.support import why_not_native
+    from crossrt.export.checkpoint.checkpoint import Checkpoint
+    from crossrt.export.export import export_bundle
+
+    if why := why_not_native():
+        pytest.skip(why)
+    out = tmp_path_factory.mktemp("native") / "bundle"
+    export_bundle(Checkpoint.read(checkpoint), out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def demo_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the bundle of the demo checkpoint: the one that is named on the command line, or else a new one."""
     given: Path | None = request.config.option.demo_bundle
@@ -334,6 +348,22 @@ def describe_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calla
         monkeypatch.setattr("platform.machine", lambda: machine)
 
     return describe
+
+
+@pytest.fixture
+def loaded_kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of the library, such as `native_avx2`, of every session that opens with native kernels."""
+    from crossrt.engine.backends import native_cpu
+
+    names: list[str] = []
+    real = native_cpu.kernel_library
+
+    def load(file: Path) -> Any:
+        names.append(file.name.partition(".")[0])
+        return real(file)
+
+    monkeypatch.setattr(native_cpu, "kernel_library", load)
+    return names
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DESCRIBED = Path("/proc/cpuinfo")
+X86 = platform.machine() in ("x86_64", "AMD64") and DESCRIBED.exists()
+"""Whether the kinds below are kinds of this machine, and their flags can be hidden."""
 HOOK = Path(__file__).parent / "as_processor"
 """On the path of child processes, whose interpreters import `sitecustomize` from it."""
 OPTIONAL = re.compile(
@@ -29,10 +31,16 @@ OPTIONAL = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of processor: the optional flags that it has, and oneDNN's name for it, which those of ARM do not need."""
+    """A kind of processor: the optional flags that it has, and which kernels compute FP32 and INT8 there.
+
+    `fp32` and `int8` are names of the native kernels' kinds; None where there are none. `onednn` is oneDNN's name for the kind, which
+    those of ARM do not need.
+    """
 
     name: str
     flags: frozenset[str]
+    fp32: str | None
+    int8: str | None
     onednn: str = ""
 
 
@@ -40,25 +48,23 @@ AVX2 = frozenset({"avx", "avx2", "fma", "f16c"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 VNNI = AVX512 | {"avx512_vnni"}
 BF16 = VNNI | {"avx512_bf16"}
+AMX = BF16 | {"avx_vnni", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"}
 NEON_DOT = frozenset({"asimd", "asimddp"})
 KINDS = {
     kind.name: kind
     for kind in (
         # Also what a processor of another architecture is.
-        Kind(name="generic", flags=frozenset(), onednn="SSE41"),
-        Kind(name="avx2", flags=AVX2, onednn="AVX2"),
-        Kind(name="avx2_vnni", flags=AVX2 | {"avx_vnni"}, onednn="AVX2_VNNI"),
-        Kind(name="avx512", flags=AVX512, onednn="AVX512_CORE"),
-        Kind(name="avx512_vnni", flags=VNNI, onednn="AVX512_CORE_VNNI"),
-        Kind(name="avx512_bf16", flags=BF16, onednn="AVX512_CORE_BF16"),
-        Kind(
-            name="amx",
-            flags=BF16 | {"avx_vnni", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"},
-            onednn="AVX512_CORE_AMX",
-        ),
-        Kind(name="neon", flags=frozenset({"asimd"})),
-        Kind(name="neon_dot", flags=NEON_DOT),
-        Kind(name="neon_bf16", flags=NEON_DOT | {"i8mm", "bf16"}),
+        Kind(name="generic", flags=frozenset(), onednn="SSE41", fp32=None, int8=None),
+        Kind(name="avx2", flags=AVX2, onednn="AVX2", fp32="avx2", int8="avx2"),
+        Kind(name="avx2_vnni", flags=AVX2 | {"avx_vnni"}, onednn="AVX2_VNNI", fp32="avx2_vnni", int8="avx2_vnni"),
+        Kind(name="avx512", flags=AVX512, onednn="AVX512_CORE", fp32="avx512", int8="avx2"),
+        Kind(name="avx512_vnni", flags=VNNI, onednn="AVX512_CORE_VNNI", fp32="avx512", int8="avx512"),
+        Kind(name="avx512_bf16", flags=BF16, onednn="AVX512_CORE_BF16", fp32="avx512_bf16", int8="avx512_bf16"),
+        # The kernels for AMX are taken only where they are named, and OpenVINO may compute INT8.
+        Kind(name="amx", flags=AMX, onednn="AVX512_CORE_AMX", fp32="avx512_bf16", int8="avx512_bf16"),
+        Kind(name="neon", flags=frozenset({"asimd"}), fp32="neon", int8="neon"),
+        Kind(name="neon_dot", flags=NEON_DOT, fp32="neon_dot", int8="neon_dot"),
+        Kind(name="neon_bf16", flags=NEON_DOT | {"i8mm", "bf16"}, fp32="neon_bf16", int8="neon_bf16"),
     )
 }
 """From the least to the most capable: those of x86-64, then those of ARM."""

@@ -8,8 +8,6 @@ import ctypes
 import queue
 import threading
 import weakref
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +17,11 @@ from ..bundle.bundle import Bundle
 from ..bundle.native_weights import ACTIVATIONS, ARCHITECTURES, POOLINGS, ModelDims, NativeModel
 from ..closable import CLOSED
 from ..errors import BackendError, InputError
-from ..kernels.support import native_kernels, why_not_native
-from ..native_library import load_library
+from ..kernels.support import kernel_library, native_kernels, why_not_native
 from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
 
-INTERFACE = 6
-"""The version of the library's functions. Raised with each change of what they take, here and in native/c_api.h."""
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 """`ModelDims.bits` in C++, by precision."""
 OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS = range(4)
@@ -75,23 +70,6 @@ class _ModelDims(ctypes.Structure):
         return cls(**plain, **encoded)
 
 
-@cache
-def kernel_library(file: Path) -> ctypes.CDLL:
-    """Return compiled kernels, loaded once per process. Raises BackendError for those of another version or architecture."""
-    library = load_library(file, "crossrt_interface", INTERFACE)
-    if library is None:
-        raise BackendError(f"the backend native cannot run here: {file} is not of this crossrt; install crossrt again")
-    pointer, integer = ctypes.c_void_p, ctypes.c_int32
-    library.crossrt_new_workspace.restype = pointer
-    library.crossrt_open.restype = integer
-    library.crossrt_open.argtypes = [ctypes.POINTER(_ModelDims), pointer, ctypes.c_int64, ctypes.POINTER(pointer)]
-    library.crossrt_new_workspace.argtypes = [pointer, integer]
-    library.crossrt_close.argtypes = library.crossrt_free_workspace.argtypes = [pointer]
-    library.crossrt_score.restype = integer
-    library.crossrt_score.argtypes = [pointer, pointer, ctypes.c_int64, *[pointer] * 5]
-    return library
-
-
 class NativeSession:
     """A bundle's native weights, opened. See `Session`.
 
@@ -122,7 +100,9 @@ class NativeSession:
         self._library = library = kernel_library(kernels)
         self._model = model  # the kernels read its arrays
         encoder = ctypes.c_void_p()
-        status = library.crossrt_open(_ModelDims.of(model.dims), addresses, len(addresses), ctypes.byref(encoder))
+        status = library.crossrt_open(
+            ctypes.byref(_ModelDims.of(model.dims)), addresses, len(addresses), ctypes.byref(encoder)
+        )
         if status == WRONG_ARRAYS:
             raise BackendError(
                 f"the backend native cannot run here: {kernels} is not of this crossrt; install crossrt again"

@@ -10,6 +10,7 @@ is refused before the kernels see it.
 import dataclasses
 import json
 import mmap
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -316,7 +317,7 @@ class NativeModel:
 
     @classmethod
     def open(cls, path: Path) -> "NativeModel":
-        """Map a file. Raises BundleError if it cannot be read, or is anything else than what `write` writes."""
+        """Map a file. Raises BundleError if it cannot be read, has a newer format, or is not what `write` writes."""
         try:
             with path.open("rb") as file:
                 content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -326,7 +327,7 @@ class NativeModel:
             header = parsed(bytes(content[8 : 8 + length]).decode())
             if not isinstance(header, dict):
                 raise ValueError("its header is no object")
-            dims = _dims_of(header.pop("__metadata__", None))
+            dims = _dims_of(path, header.pop("__metadata__", None))
             dims.check()
             arrays, begin = [], 0
             # Lazily: the first tensor that is not in the header ends the loop, so a header that claims many layers costs nothing.
@@ -378,13 +379,18 @@ def write(file: BinaryIO, dims: ModelDims, arrays: Mapping[str, npt.NDArray[Any]
         file.write(np.ascontiguousarray(arrays[name], dtype=DTYPES[dtype]).tobytes())
 
 
-def _dims_of(metadata: Any) -> ModelDims:
-    """Read the metadata of a header, whose values are all strings. Raises ValueError."""
+def _dims_of(path: Path, metadata: Any) -> ModelDims:
+    """Read the metadata of a header, whose values are all strings. Raises ValueError, and BundleError for a newer format."""
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) and len(value) <= 64 for value in metadata.values()
     ):
         raise ValueError("its header has no sizes")
-    version = metadata.pop("format", None)
+    version = metadata.pop("format", "")
+    if _number_of(version) > _number_of(FORMAT):
+        raise BundleError(
+            f"{path} has the format {version!r}, and this crossrt reads up to {FORMAT!r}: install a newer crossrt, export the "
+            "bundle again with this one, or use another backend"
+        )
     if version != FORMAT and version not in OLDER_FORMATS:
         raise ValueError(f"it is not of the format {FORMAT!r}")
     absent = OLDER_FORMATS.get(version, ())
@@ -393,6 +399,12 @@ def _dims_of(metadata: Any) -> ModelDims:
     return record(
         ModelDims, {name: value if name in TEXT_FIELDS else parsed(value) for name, value in metadata.items()}
     )
+
+
+def _number_of(version: str) -> int:
+    """Return the number of a format; 0 for a text that is not the name of one."""
+    found = re.fullmatch(r"crossrt native ([1-9][0-9]{0,8})", version)
+    return int(found[1]) if found else 0
 
 
 def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str, Any]:

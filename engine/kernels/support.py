@@ -1,17 +1,22 @@
 """Whether the native kernels can run in this process: what the processor has, and what this installation has compiled."""
 
+import ctypes
+import itertools
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from ..errors import OptionError
+from ..errors import BackendError, OptionError
 from ..hardware.cpus import instructions, tiles_permitted
-from ..native_library import native_library
+from ..native_library import native_library, open_library
 from ..precision import Precision
 from .instruction_sets import KINDS, Kind
 
+INTERFACE = 6
+"""The version of the kernels' functions. Raised with each change of what they take, here and in native/c_api.h."""
 KERNELS_VARIABLE = "CROSSRT_KERNELS"
 """An environment variable: the kinds of native kernels to choose among, separated by commas, instead of all that were tried."""
 NARROW = "native_narrow"
@@ -37,9 +42,22 @@ def only_kinds(*names: str) -> Iterator[None]:
 def native_kind(precision: Precision = Precision.FP32) -> Kind | None:
     """Return the kind of kernels that computes a precision here, or None if none can.
 
-    Raises OptionError for an environment variable that names no kind.
+    It is the fastest whose library can be loaded; `faulty_kernels` tells of those that cannot. Raises OptionError for an
+    environment variable that names no kind.
     """
-    return next((kind for kind in _compiled(precision) if not _lacking(kind, precision)), None)
+    return next((kind for kind in _executable(precision) if not _fault(kind)), None)
+
+
+def faulty_kernels(precision: Precision) -> list[str]:
+    """Say of each library that would be used rather than that of `native_kind`, if it could be loaded, why it cannot."""
+    faults = map(_fault, _executable(precision))
+    return list(itertools.takewhile(bool, faults))
+
+
+@cache
+def kernel_library(file: Path) -> ctypes.CDLL:
+    """Return compiled kernels, loaded once per process. Raises BackendError as `open_library` does."""
+    return open_library(file, "crossrt_interface", INTERFACE)
 
 
 def judged_as(backend: str, precision: Precision) -> str:
@@ -79,12 +97,29 @@ def why_not_native(precision: Precision = Precision.FP32) -> str:
             f"this installation's kernels were compiled without {of_machine[-1].instructions[-1]}: install crossrt again, with "
             "GCC 11 or later"
         )
-    return f"this processor lacks {', '.join(sorted(_lacking(compiled[-1], precision)))}"
+    faults = faulty_kernels(precision)
+    return faults[0] if faults else f"this processor lacks {', '.join(sorted(_lacking(compiled[-1], precision)))}"
 
 
 def _compiled(precision: Precision) -> list[Kind]:
     """The kinds of this architecture that compute a precision and are part of this installation, the fastest first."""
     return [kind for kind in _of_machine(precision) if native_library(kind.library) is not None]
+
+
+def _executable(precision: Precision) -> list[Kind]:
+    """Those whose instructions the processor has."""
+    return [kind for kind in _compiled(precision) if not _lacking(kind, precision)]
+
+
+def _fault(kind: Kind) -> str:
+    """Say why a compiled library cannot be used. Empty when it can."""
+    file = native_library(kind.library)
+    try:
+        if file is not None:
+            kernel_library(file)
+    except BackendError as error:
+        return str(error)
+    return ""
 
 
 def _of_machine(precision: Precision) -> list[Kind]:

@@ -7,9 +7,11 @@ from ..backends.registry import (
     GPU_BACKENDS,
 )
 from ..bundle.bundle import Bundle
-from ..errors import OptionError
+from ..errors import BackendError, OptionError
+from ..kernels.support import faulty_kernels, native_kind
+from ..log import warn_once
 from ..precision import Precision
-from .execution_config import ExecutionConfig
+from .execution_config import CpuConfig, ExecutionConfig
 from .select_cpu import choose_cpu
 
 
@@ -30,7 +32,8 @@ def choose_execution(
 
     `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU that can run this bundle, otherwise the CPU. See
     `choose_gpu` for GPUs, with the options `rebuild`, `engine` and `trust_engines`, and `choose_cpu` for the CPU, with `threads`
-    and `tuned`. Raises OptionError for an unknown value, and BackendError, saying what to install, when the backend is missing.
+    and `tuned`. Where a library of the native kernels cannot be loaded, what comes next takes its place, with a warning. Raises
+    OptionError for an unknown value, and BackendError, saying what to install, when the backend is missing.
     """
     if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
         known = ", ".join(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
@@ -57,6 +60,25 @@ def choose_execution(
         )
         if on_gpu is not None:
             return on_gpu
-    return choose_cpu(
-        bundle, precision=precision, backend=backend, threads=threads, allow_failed=allow_failed, tuned=tuned
-    )
+    try:
+        config = choose_cpu(
+            bundle, precision=precision, backend=backend, threads=threads, allow_failed=allow_failed, tuned=tuned
+        )
+    except BackendError as error:
+        faults = [fault for each in Precision for fault in faulty_kernels(each)]
+        if backend not in ("auto", "native") or not faults or faults[0] in str(error):
+            raise
+        raise BackendError(f"{error}. The native kernels: {faults[0]}") from error
+    if backend in ("auto", "native"):
+        _warn_of_faulty_kernels(bundle, config)
+    return config
+
+
+def _warn_of_faulty_kernels(bundle: Bundle, config: CpuConfig) -> None:
+    model = bundle.manifest.models.get(config.precision.value)
+    if model is None or model.native_file is None:
+        return
+    kind = native_kind(config.precision) if config.native else None
+    instead = config.backend if kind is None else f"the kernels for {kind.name}"
+    for fault in faulty_kernels(config.precision):
+        warn_once(f"{fault}. {config.precision.value} is computed by {instead} instead")

@@ -37,22 +37,7 @@ MARKS = "\U0001d16d", "\u1b44"
 @cache
 def _library() -> ctypes.CDLL | None:
     file = native_library("native_wordpiece")
-    library = None if file is None else load_library(file, "crossrt_wordpiece_interface", INTERFACE)
-    if library is None:
-        return None
-    pointer, text, number, whole = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int64
-    for name, result, arguments in (
-        ("open", pointer, [text, whole, whole, number, number]),
-        ("largest_id", number, [pointer]),
-        ("close", None, [pointer]),
-        ("add_token", ctypes.c_bool, [pointer, text, whole]),
-        ("knows", ctypes.c_bool, [pointer, ctypes.c_uint32]),
-        ("add", ctypes.c_bool, [pointer, ctypes.c_uint32, ctypes.c_uint8, text, number, number]),
-        ("tokens", whole, [pointer, text, pointer, whole, whole, number, pointer, pointer]),
-    ):
-        function = getattr(library, f"crossrt_wordpiece_{name}")
-        function.restype, function.argtypes = result, arguments
-    return library
+    return None if file is None else load_library(file, "crossrt_wordpiece_interface", INTERFACE)
 
 
 class WordPiece:

@@ -10,16 +10,20 @@ from crossrt import CrossEncoder
 from crossrt.engine.hardware.cpus import instructions
 from tests import processors
 
+pytestmark = pytest.mark.skipif(not processors.X86, reason="the kinds of processor are those of x86-64 on Linux")
 
-@pytest.mark.skipif(not processors.DESCRIBED.exists(), reason="only Linux describes its processors in a file")
+
 def test_fp32_has_the_same_scores_there(
-    bundle: Path, pairs: list[tuple[str, str]], see_processor: Callable[[str], None]
+    native_bundle: Path, pairs: list[tuple[str, str]], see_processor: Callable[[str], None], loaded_kernels: list[str]
 ) -> None:
-    with CrossEncoder(bundle, device="cpu") as model:
-        before = model.predict(pairs)
-    for kind in (kind for kind in processors.KINDS if not processors.lacking(kind)):
-        see_processor(kind)
+    with CrossEncoder(native_bundle, device="cpu", backend="onnxruntime") as model:
+        expected = model.predict(pairs)
+    for kind in (kind for kind in processors.KINDS.values() if not processors.lacking(kind.name)):
+        see_processor(kind.name)
         optional = {name for name in instructions() if processors.OPTIONAL.fullmatch(name)}
-        assert optional == processors.KINDS[kind].flags, "no other processor is seen"
-        with CrossEncoder(bundle, device="cpu") as model:
-            np.testing.assert_allclose(model.predict(pairs), before, atol=1e-4, err_msg=kind)
+        assert optional == kind.flags, "no other processor is seen"
+        loaded_kernels.clear()
+        with CrossEncoder(native_bundle, device="cpu") as model:
+            assert model.backend == ("native" if kind.fp32 else "onnxruntime")
+            assert loaded_kernels == ([f"native_{kind.fp32}"] if kind.fp32 else [])
+            np.testing.assert_allclose(model.predict(pairs), expected, atol=1e-4, err_msg=kind.name)

@@ -1,10 +1,14 @@
 """A wheel is for all versions of Python and one platform, and holds the libraries of its architecture."""
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +16,11 @@ from types import ModuleType
 
 import pytest
 
+from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.support import native_kind, why_not_native
+from crossrt.engine.native_functions import FUNCTIONS
+from tests.conftest import REPOSITORY
 
 NEEDED = ("ziglang", "lief", "wheel", "build", "auditwheel")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -91,13 +99,68 @@ def test_the_wheel_for_linux_on_x86_64_has_its_tag_and_libraries_that_load(
 
 
 @needs_zig
+@pytest.mark.parametrize("tag", ["manylinux_2_28_x86_64", "manylinux_2_28_aarch64", "macosx_11_0_arm64", "win_amd64"])
+def test_a_library_must_export_every_function_that_python_calls(wheels: ModuleType, tag: str, tmp_path: Path) -> None:
+    """In the formats of Linux, macOS and Windows. The library has the names alone."""
+    platform = platform_of(wheels, tag)
+    for interface, functions in FUNCTIONS.items():
+        names = [interface, *functions]
+        for missing in (None, names[0], names[-1]):
+            source = tmp_path / f"{interface}.cpp"
+            # Without `extern "C"` the function has another name in the library.
+            linkage = {name: "" if name == missing else 'extern "C" ' for name in names}
+            source.write_text("".join(f"{linkage[name]}int {name}() {{ return 1; }}\n" for name in names))
+            # Zig takes minutes to compile the C++ library for a platform, which these functions do not need.
+            library = wheels.Library(f"native_{interface}", source, interface, ("-nostdlib++",))
+            file = wheels.compile_library(platform, library, tmp_path)
+            if missing is None:
+                wheels.check_library(platform, library, file)
+            else:
+                with pytest.raises(SystemExit, match=f"for {tag} does not export {missing}, but"):
+                    wheels.check_library(platform, library, file)
+
+
+@needs_zig
 def test_a_library_that_lacks_its_functions_or_loads_others_is_refused(wheels: ModuleType, tmp_path: Path) -> None:
     platform = platform_of(wheels, "manylinux_2_28_x86_64")
     compiled = wheels.compile_library(platform, wheels.PLAIN[1], tmp_path)
     wheels.check_library(platform, wheels.PLAIN[1], compiled)
-    with pytest.raises(SystemExit, match="does not export crossrt_wordpiece_interface"):
+    with pytest.raises(SystemExit, match="does not export crossrt_wordpiece_add, crossrt_wordpiece_add_token, "):
         wheels.check_library(platform, wheels.PLAIN[0], compiled)
     bound = tmp_path / "bound.so"
     subprocess.run(["patchelf", "--add-needed", "libstdc++.so.6", "--output", bound, compiled], check=True)
     with pytest.raises(SystemExit, match=r"loads libstdc\+\+\.so\.6, which not every system has"):
         wheels.check_library(platform, wheels.PLAIN[1], bound)
+
+
+@needs_zig
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(sysconfig.get_platform() != "linux-x86_64", reason="the wheel is for Linux on x86-64")
+@pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "they run")
+def test_the_wheel_scores_the_demo_bundle_where_there_is_no_compiler(
+    wheels: ModuleType, demo_bundle: Path, tmp_path: Path
+) -> None:
+    """In an empty environment. What crossrt needs besides comes from the package index, as wheels."""
+    _, wheel = wheels.build(tmp_path / "out", [platform_of(wheels, "manylinux_2_28_x86_64")])
+    venv.create(tmp_path / "environment", with_pip=True)
+    python = tmp_path / "environment/bin/python"
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PATH": str(programs)}
+
+    def run(*words: str | Path) -> str:
+        child = subprocess.run([python, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert child.returncode == 0, child.stdout + child.stderr
+        return child.stdout
+
+    run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", wheel)
+    assert "onnxruntime" not in run("-m", "pip", "list")
+    said = run(shutil.copy(REPOSITORY / "scripts/check_installed.py", tmp_path), demo_bundle)
+    assert "tokenization: compiled" in said
+    models = Bundle.open(demo_bundle).manifest.models
+    scored = dict(re.findall(r"^(\w+): (native_\w+), \[", said, re.MULTILINE))
+    assert scored.keys() == {name for name, model in models.items() if model.native_file}
+    kind = native_kind()
+    assert kind is not None
+    assert scored["fp32"] == kind.library

@@ -140,14 +140,6 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[ModelDims, dict[str, np
     return make
 
 
-@pytest.fixture
-def unloaded() -> Iterator[None]:
-    """Load the library anew, in the test and after it."""
-    native_cpu.kernel_library.cache_clear()
-    yield
-    native_cpu.kernel_library.cache_clear()
-
-
 # Those of other machines are tested in tests/engine/kernels/test_isa.py.
 @pytest.fixture(params=[kind for kind in KINDS if platform.machine() in kind.machines], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
@@ -724,6 +716,33 @@ def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_mat
         session_of(dataclasses.replace(bundle, manifest=manifest))
 
 
+@pytest.mark.parametrize("version", ["crossrt native 7", "crossrt native 10", "crossrt native 100000000"])
+def test_weights_of_a_newer_crossrt_ask_for_it(version: str, bundle_of: Callable[..., Bundle]) -> None:
+    """Whatever else such a format has."""
+    dims = dims_of()
+    bundle = bundle_of(dims, random_arrays(dims))
+    newer = altered(
+        file_of(bundle).read_bytes(), lambda header: header["__metadata__"].update(format=version, rotary_base="10000")
+    )
+    file_of(bundle).write_bytes(newer)
+    words = f"has the format '{version}', and this crossrt reads up to 'crossrt native 6': install a newer crossrt"
+    with pytest.raises(BundleError, match=rf"model\.int8\.native {words}"):
+        session_of(bundle)
+
+
+@pytest.mark.parametrize(
+    "version", ["another", "crossrt native 0", "crossrt native 1", "crossrt native 07", "crossrt native 7.1", ""]
+)
+def test_weights_of_an_unknown_format_are_refused(version: str, bundle_of: Callable[..., Bundle]) -> None:
+    dims = dims_of()
+    bundle = bundle_of(dims, random_arrays(dims))
+    content = file_of(bundle).read_bytes()
+    file_of(bundle).write_bytes(altered(content, lambda header: header["__metadata__"].update(format=version)))
+    words = r"cannot be used \(it is not of the format 'crossrt native 6'\); export the bundle again"
+    with pytest.raises(BundleError, match=words):
+        session_of(bundle)
+
+
 def test_a_header_of_many_layers_is_refused_before_anything_is_made_for_them(bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of()
     bundle = bundle_of(dims, random_arrays(dims))
@@ -749,28 +768,6 @@ def test_arrays_of_another_version_are_refused_before_one_is_read_that_is_not_th
         monkeypatch.setattr(NativeModel, "open", lambda _, other=other: other)
         with pytest.raises(BackendError, match=r"native_\w+.* is not of this crossrt; install crossrt again"):
             session_of(bundle)
-
-
-@pytest.mark.parametrize("number", ["return 99;", None])
-def test_a_library_of_another_version_is_refused_in_words(
-    number: str | None,
-    tmp_path: Path,
-    unloaded: None,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    bundle_of: Callable[..., Bundle],
-) -> None:
-    if shutil.which("g++") is None:
-        pytest.skip("no g++ here, which compiles the library")
-    source = f'extern "C" int crossrt_interface() {{ {number} }}' if number else "int nothing;"
-    (tmp_path / "old.cpp").write_text(source)
-    old = tmp_path / "old.so"
-    subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "old.cpp", "-o", old], check=True)
-    monkeypatch.setattr(native_cpu, "native_kernels", lambda _: old)
-    dims = dims_of()
-    with pytest.raises(BackendError, match=r"old\.so is not of this crossrt; install crossrt again"):
-        session_of(bundle_of(dims, random_arrays(dims)))
-    assert f"interface {99 if number else 'none'}, expected" in caplog.text
 
 
 def test_the_struct_that_python_passes_has_the_fields_of_the_one_in_cpp() -> None:

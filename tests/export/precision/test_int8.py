@@ -297,20 +297,30 @@ def test_int8_of_7_bits_is_judged_where_it_can_be_computed(exported: Bundle) -> 
         assert errors[0] < errors[1] < 4 * errors[0]
 
 
-@pytest.mark.skipif(not processors.DESCRIBED.exists(), reason="only Linux describes its processors in a file")
+@needs_kernels
+@pytest.mark.skipif(not processors.X86, reason="the kinds of processor are those of x86-64 on Linux")
 def test_a_lesser_processor_computes_int8_as_it_was_judged(
-    exported: Bundle, calibration: CalibrationSet, see_processor: Callable[[str], None]
+    exported: Bundle,
+    calibration: CalibrationSet,
+    see_processor: Callable[[str], None],
+    loaded_kernels: list[str],
 ) -> None:
     """As when a container moves to another host. The errors are at most those that were measured for what computes there."""
-    judged = exported.manifest.models["int8"].score_errors
+    model_of = exported.manifest.models["int8"]
+    assert model_of.backends["native"]
+    assert model_of.backends["native_narrow"]
     pairs = calibration.pairs[:40]
     with CrossEncoder(exported.path, device="cpu") as model:
         exact = model.logits(pairs)
-    for kind in (kind for kind in processors.KINDS if not processors.lacking(kind)):
-        see_processor(kind)
+    for kind in (kind for kind in processors.KINDS.values() if not processors.lacking(kind.name)):
+        see_processor(kind.name)
+        native = kind.int8 if kind.name != "amx" or not model_of.backends.get("openvino") else None
+        loaded_kernels.clear()
         with CrossEncoder(exported.path, precision="int8", device="cpu") as model:
-            error = judged[judged_as(model.backend, Precision.INT8)]
-            assert np.abs(model.logits(pairs) - exact).max() < 6 * error.deviation, kind
+            assert (model.backend == "native") == (native is not None)
+            assert loaded_kernels == ([] if native is None else [f"native_{native}"])
+            error = model_of.score_errors[judged_as(model.backend, Precision.INT8)]
+            assert np.abs(model.logits(pairs) - exact).max() < 6 * error.deviation, kind.name
 
 
 @needs_kernels
