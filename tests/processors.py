@@ -33,8 +33,8 @@ OPTIONAL = re.compile(
 class Kind:
     """A kind of processor: the optional flags that it has, and which kernels compute FP32 and INT8 there.
 
-    `fp32` and `int8` are names of the native kernels' kinds; None where there are none. `onednn` is oneDNN's name for the kind, which
-    those of ARM do not need.
+    `fp32` and `int8` are names of the native kernels' kinds; None where there are none. `onednn` is oneDNN's name for the kind,
+    which those of ARM do not need.
     """
 
     name: str

@@ -161,12 +161,12 @@ class Run:
 
         A job with `exact` or `windows` begins when it is tokenized; which of its texts wait is not known.
         """
-        texts, pending, encoded = len(self.job.pairs), self.pending, self.encoded
+        texts, pending, text = len(self.job.pairs), self.pending, self.text
         if self.cancellation is not None:
             return 0 if self.tokenized else texts
-        if pending is None or encoded is None or not len(encoded.ids):
+        if pending is None or not isinstance(text, EncodedPairs) or not len(text.ids):
             return texts
-        return ceil(texts * pending.waiting_tokens / len(encoded.ids))
+        return ceil(texts * pending.waiting_tokens / len(text.ids))
 
     def count(self, tokens: int) -> None:
         """Replace the estimate by the number of tokens. Called in the event loop."""
