@@ -119,9 +119,34 @@ def is_softmax(activation: Activation) -> bool:
 
 
 def is_monotonic(activation: Activation) -> bool:
-    """Tell whether an activation is known to keep the order of scores: sigmoid, tanh or identity, by name or as torch has it."""
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", type(activation).__name__)
-    return name.lower() in ("identity", "sigmoid", "tanh")
+    """Tell whether an activation is known to keep the order of scores: sigmoid, tanh or identity, by name, crossrt's or torch's.
+
+    Another function of the same name may do anything.
+    """
+    return _is_one_of(activation, ("identity", "sigmoid", "tanh"))
+
+
+def is_identity(activation: Activation) -> bool:
+    """Tell whether an activation is known to leave scores as they are: identity, by name, or crossrt's or torch's own."""
+    return _is_one_of(activation, ("identity",))
+
+
+def _is_one_of(activation: Activation, names: tuple[str, ...]) -> bool:
+    if isinstance(activation, str):
+        return activation.lower() in names
+    known: list[Any] = [NAMED[name] for name in names]
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        # A subclass of a module may compute something else.
+        modules = {"identity": torch.nn.Identity, "sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh}
+        if type(activation) in [modules[name] for name in names]:
+            return True
+        functions = {
+            "sigmoid": (torch.sigmoid, torch.special.expit, torch.nn.functional.sigmoid),
+            "tanh": (torch.tanh, torch.nn.functional.tanh),
+        }
+        known += [function for name in names for function in functions.get(name, ())]
+    return any(activation is each for each in known)
 
 
 def _wants_a_tensor(error: TypeError | AttributeError) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from .cross_encoder import CrossEncoder
 from .errors import OptionError
+from .labels import need_label
 from .options import whole
 from .store.passage_store import PassageStore
 from .text.inputs import checked_passages
@@ -23,6 +24,10 @@ class Cascade:
     """
 
     def __init__(self, first: CrossEncoder, second: CrossEncoder, *, keep: int) -> None:
+        for name, model in (("first", first), ("second", second)):
+            if not isinstance(model, CrossEncoder):
+                raise OptionError(f"the {name} model is {type(model).__name__}; open it with crossrt.CrossEncoder")
+            need_label(model.relevant_label, model.label_names, model.num_labels)
         self.first = first
         self.second = second
         self.keep = whole("keep", keep, least=1)
@@ -54,17 +59,21 @@ class Cascade:
             raise OptionError(
                 f"top_k={top_k}, and the first model keeps {self.keep} passages; raise keep, or lower top_k"
             )
+        first_options = dict(first_options or {})
+        if "top_k" in first_options:
+            raise OptionError("first_options has top_k, which is the cascade's keep; give it there")
         if passages is not None or passage_ids is not None:
-            kept = self.first.rank(
-                query, top_k=self.keep, passage_ids=passage_ids, passages=passages, **(first_options or {})
-            )
+            ids = None if passage_ids is None else list(passage_ids)
+            if documents is not None or return_documents:
+                first_options |= {"documents": documents, "return_documents": return_documents}  # which it refuses
+            kept = self.first.rank(query, top_k=self.keep, passage_ids=ids, passages=passages, **first_options)
             # In the order given, which decides among equal scores.
             rows = sorted(each["corpus_id"] for each in kept)
-            ids = [list(passage_ids or ())[row] for row in rows]
-            found = self.second.rank(query, top_k=top_k, passage_ids=ids, passages=passages, **options)
+            kept_ids = [ids[row] for row in rows] if ids is not None else []
+            found = self.second.rank(query, top_k=top_k, passage_ids=kept_ids, passages=passages, **options)
         else:
             texts = checked_passages(documents)
-            kept = self.first.rank(query, texts, top_k=self.keep, **(first_options or {}))
+            kept = self.first.rank(query, texts, top_k=self.keep, **first_options)
             rows = sorted(each["corpus_id"] for each in kept)
             found = self.second.rank(
                 query, [texts[row] for row in rows], top_k=top_k, return_documents=return_documents, **options

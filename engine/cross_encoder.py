@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from . import compatibility
-from .activation import Activation, Floats, apply, is_monotonic
+from .activation import Activation, Floats, apply, is_identity, is_monotonic
 from .attributes import CrossEncoderAttributes, ModelCardData
 from .batching.batch import Batch
 from .bundle.bundle import Bundle
@@ -256,8 +256,9 @@ class CrossEncoder(CrossEncoderAttributes):
         all passages are scored in the cheaper precision, and those that may be among the best are scored again in FP32. See
         `exact_top_k` and docs/exact_top_k.md for what this promises. It needs an FP32 model in the bundle, which is opened at
         the first such call, and the errors that the export measured. None means exact where `precision="auto"` chose a cheaper
-        precision, and `top_k` is at most half of the passages. An activation that is not known to be monotonic, and a model in
-        FP32, score all passages in FP32.
+        precision, and `top_k` is at most half of the passages. All passages are scored in FP32 where the model is in FP32, where
+        `top_k` is more than half of them, for an activation that is not known to be monotonic, and for `apply_softmax` with
+        several labels and an activation other than identity.
 
         With `windows`, long passages are scored in pieces, see `Windows`, and each result has a `window`: the first and the
         last character + 1 of the best one in the text; of prepared passages, whose texts are not there, the tokens.
@@ -307,8 +308,12 @@ class CrossEncoder(CrossEncoderAttributes):
             cancellation=cancellation,
         )
         with _progress(show_progress_bar, len(items)) as progress:
-            rows, found = self._best(request, items, top_k, activation_fn, exact, progress)
+            rows, found = self._best(request, items, top_k, activation_fn, bool(apply_softmax), exact, progress)
         scores = self.relevance(found.logits, activation_fn, apply_softmax=bool(apply_softmax))
+        if np.isnan(scores).any():
+            raise BackendError(
+                f"the activation gives NaN, which has no order, for {np.isnan(scores).sum()} of {len(scores)} passages"
+            )
         results: list[dict[str, Any]] = []
         for place in best_first(scores, top_k):
             index = int(rows[place])
@@ -342,6 +347,8 @@ class CrossEncoder(CrossEncoderAttributes):
         scores long passages in pieces, whose logits are aggregated. `total` is the number of pairs for the progress bar,
         where `pairs` has no length. Raises BackendError once the model is closed.
         """
+        if max_length is not None and windows is not None:
+            raise OptionError(f"max_length={max_length} and windows exclude each other: set the windows' length")
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
         request = self._request(TextPairs(tokenizer=tokenizer, prompt=prompt), batch_size, windows)
         with _progress(show_progress_bar, total) as progress:
@@ -461,6 +468,7 @@ class CrossEncoder(CrossEncoderAttributes):
         items: Sequence[Any],
         top_k: int | None,
         activation_fn: Activation | None,
+        apply_softmax: bool,
         exact: bool | None,
         progress: Callable[[int], object],
     ) -> tuple[npt.NDArray[np.int64], Scored]:
@@ -471,9 +479,11 @@ class CrossEncoder(CrossEncoderAttributes):
             return everything, request.score(items, self._scorer, progress=progress)
         activation: Activation = "identity"
         if activation_fn is not None or self.num_labels == 1:
-            activation = self.activation_fn if activation_fn is None else activation_fn
+            activation = self._activation(activation_fn)
         precise = self._exact.scorer()
-        if not is_monotonic(activation) or 2 * top_k > len(items):
+        # The softmax of activated logits orders otherwise than the margin, by which the passages to score again are found.
+        of_activated = apply_softmax and self.num_labels > 1 and not is_identity(self._activation(activation_fn))
+        if of_activated or not is_monotonic(activation) or 2 * top_k > len(items):
             return everything, request.score(items, precise, progress=progress)
         return exact_best(
             request,
@@ -485,6 +495,9 @@ class CrossEncoder(CrossEncoderAttributes):
             activate=partial(apply, activation),
             progress=progress,
         )
+
+    def _activation(self, chosen: Activation | None) -> Activation:
+        return self.activation_fn if chosen is None else chosen
 
     def relevance(
         self, logits: Floats, activation_fn: Activation | None = None, *, apply_softmax: bool = False

@@ -28,6 +28,15 @@ class CrossrtError(Exception):
 class InputError(CrossrtError, ValueError):
     """A pair, query or passage that cannot be scored."""
 
+    def __init__(self, problem: str, *, pair: int | None = None) -> None:
+        """Take what is wrong. With the index of a `pair`, the message begins with it."""
+        super().__init__(problem if pair is None else f"pair {pair}{problem}")
+        self._problem, self._pair = problem, pair
+
+    def after(self, pairs: int) -> "InputError":
+        """Return the same error where so many pairs lie before those that were looked at."""
+        return self if self._pair is None else InputError(self._problem, pair=self._pair + pairs)
+
 
 class OptionError(CrossrtError, ValueError):
     """An option with a value that is not allowed."""

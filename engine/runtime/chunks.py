@@ -6,6 +6,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
 from .pending import Pending
 from .scorer import Scorer
 
@@ -39,9 +40,14 @@ def scored_in_chunks(
     """
     scorer.check_open()
     waiting: tuple[Encoded, Pending] | None = None
+    begun = 0
     try:
         for chunk, last in chunks(items, scorer.first_chunk, size):
-            encoded = encode(chunk)
+            try:
+                encoded = encode(chunk)
+            except InputError as error:
+                raise error.after(begun) from error.__cause__
+            begun += len(chunk)
             pending = submit(encoded, last and waiting is None)
             before, waiting = waiting, (encoded, pending)
             if before is not None:

@@ -34,9 +34,15 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
     place = judged_as(config.backend, config.precision) if config.device == "cpu" else "gpu"
     error = None if model is None else model.score_errors.get(place)
     if error is None:
+        known = () if model is None else model.score_errors
         raise BundleError(
-            f"{bundle.path} does not say how far the scores of {config.precision.value} on {config.backend} lie from "
-            "FP32's, as bundles of earlier versions do not; export it again, or use precision='fp32'"
+            f"{bundle.path} does not say how far the scores of {config.precision.value} on {config.backend} lie from FP32's"
+            + (
+                f"; it says so of {', '.join(known)}. Open it with one of these as backend=, or with precision='fp32'"
+                if known
+                else ", as bundles of earlier versions do not. Export it again (crossrt export CHECKPOINT BUNDLE --precision "
+                f"fp32,{config.precision.value}), or use precision='fp32'"
+            )
         )
     return error
 
@@ -61,8 +67,10 @@ class ExactRankings:
         `exact` None means exact where `auto` chose the precision, and `top_k` is at most half of the items. Raises OptionError
         and BundleError, saying what is missing, where `exact` was asked for and is not possible.
         """
+        if exact is not None and not isinstance(exact, (bool, np.bool_)):
+            raise OptionError(f"exact={exact!r}: give True, False, or None for what precision='auto' does")
         config = self._cheap.config
-        if exact is False or config.precision is Precision.FP32:
+        if (exact is not None and not exact) or config.precision is Precision.FP32:
             return None
         if exact is None and (self._options["precision"] != "auto" or top_k is None or 2 * top_k > count):
             return None

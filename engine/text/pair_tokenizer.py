@@ -287,7 +287,7 @@ def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = N
     for index, pair in enumerate(pairs):
         if not all(map(_is_text, pair)):
             raise InputError(
-                f"pair {index} holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first"
+                " holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first", pair=index
             ) from cause
 
 

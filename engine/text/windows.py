@@ -22,9 +22,9 @@ class Windows:
 
     A window has at most `length` tokens, the query and the special tokens included, and begins `stride` tokens of the
     passage after the one before it. Where the query leaves less room than `stride`, windows follow one another without
-    a gap. `aggregate` is `max`, the best window (MaxP of Dai and Callan 2019, arXiv:1905.09217); `first` (FirstP), for
-    which no other window is computed; `mean`; `mean:N`, of the N best windows; or `sum`. Logits are aggregated, before
-    the activation.
+    a gap. `length` takes the place of the `max_length` that the model was opened with. `aggregate` is `max`, the best window
+    (MaxP of Dai and Callan 2019, arXiv:1905.09217); `first` (FirstP), for which no other window is computed; `mean`;
+    `mean:N`, of the N best windows; or `sum`. Logits are aggregated, before the activation.
 
     Raises OptionError for a length, stride or aggregation that is not allowed.
     """
@@ -40,7 +40,8 @@ class Windows:
             raise OptionError(
                 f"a stride of {self.stride} tokens would leave out tokens between windows of {self.length}; give at most that"
             )
-        if self.aggregate not in AGGREGATIONS and not TOP_MEAN.fullmatch(self.aggregate):
+        is_text = isinstance(self.aggregate, str)
+        if not is_text or (self.aggregate not in AGGREGATIONS and not TOP_MEAN.fullmatch(self.aggregate)):
             raise OptionError(
                 f"unknown aggregation {self.aggregate!r} of windows; one of {', '.join(AGGREGATIONS)}, or mean:N for the mean "
                 "of the N best"
@@ -82,8 +83,9 @@ class Windows:
         if len(room) and room.min() < 1:
             pair = int(np.flatnonzero(room < 1)[0])
             raise InputError(
-                f"pair {pair}: a query of {queries[pair]} tokens and {special_tokens} special tokens leave no room for the "
-                f"passage in a window of {self.length}; make windows longer"
+                f": a query of {queries[pair]} tokens and {special_tokens} special tokens leave no room for the passage in a "
+                f"window of {self.length}; make windows longer",
+                pair=pair,
             )
         stride = np.minimum(self.stride, room)
         counts = np.ones(len(passages), dtype=np.int64)

@@ -131,6 +131,73 @@ def test_models_with_several_labels_rank_by_fp32s_margin(
     assert same(*found)
 
 
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "identity"])
+def test_the_softmax_of_activated_logits_is_ranked_as_in_fp32(
+    make_rounded: Callable[..., Path], labels: int, activation: str
+) -> None:
+    path = make_rounded(labels=labels, seed=labels)
+    options: dict[str, Any] = {} if labels == 2 else {"relevant_label": 1}
+    with opened(path, "fp32", **options) as precise, opened(path, **options) as cheap:
+        for seed in range(4):
+            documents = passages(60, seed=seed)
+            found = [
+                model.rank(QUERY, documents, top_k=6, apply_softmax=True, activation_fn=activation, exact=True)
+                for model in (cheap, precise)
+            ]
+            assert same(*found)
+
+
+def test_a_function_that_only_has_the_name_of_an_activation_is_scored_whole(
+    models: tuple[CrossEncoder, CrossEncoder],
+) -> None:
+    def identity(logits: Any) -> Any:
+        return -logits
+
+    precise, cheap = models
+    documents = passages(80, seed=8)
+    expected = precise.rank(QUERY, documents, top_k=7, activation_fn=identity)
+    assert same(cheap.rank(QUERY, documents, top_k=7, exact=True, activation_fn=identity), expected)
+
+
+@pytest.mark.parametrize("exact", [0, 1, "false", "no", [], np.array([True])])
+def test_exact_is_true_false_or_none(models: tuple[CrossEncoder, CrossEncoder], exact: Any) -> None:
+    for model in models:
+        with pytest.raises(OptionError, match="give True, False, or None"):
+            model.rank(QUERY, passages(10), top_k=2, exact=exact)
+
+
+def test_numpys_truth_values_are_truth_values(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    precise, cheap = models
+    documents = passages(60)
+    assert cheap.rank(QUERY, documents, top_k=4, exact=np.False_) == cheap.rank(QUERY, documents, top_k=4)
+    assert same(cheap.rank(QUERY, documents, top_k=4, exact=np.True_), precise.rank(QUERY, documents, top_k=4))
+
+
+def test_scores_that_an_activation_makes_nan_are_refused(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    def broken(logits: Any) -> Any:
+        return logits * np.nan
+
+    for model in models:
+        with pytest.raises(BackendError, match="the activation gives NaN, which has no order, for 10 of 10 passages"):
+            model.rank(QUERY, passages(10), activation_fn=broken)
+
+
+def test_an_error_in_a_late_chunk_names_the_pair_among_all(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    pairs = [(QUERY, "a city")] * 9001
+    pairs[9000] = (QUERY, "\ud800")
+    with pytest.raises(InputError, match=r"^pair 9000 holds a lone surrogate"):
+        models[0].predict(pairs)
+    pairs[9000] = ("a river " * 20, "a city")
+    with pytest.raises(InputError, match=r"^pair 9000: a query of"):
+        models[0].predict(pairs, windows=Windows(length=24, stride=12))
+
+
+def test_a_length_and_windows_exclude_each_other(models: tuple[CrossEncoder, CrossEncoder]) -> None:
+    with pytest.raises(OptionError, match="max_length=16 and windows exclude each other"):
+        models[0].logits([(QUERY, "a city")], max_length=16, windows=Windows(length=24, stride=12))
+
+
 def test_short_lists_odd_k_and_empty_lists(models: tuple[CrossEncoder, CrossEncoder]) -> None:
     precise, cheap = models
     for count, k in ((0, 3), (1, 1), (4, 10), (10, 0)):
@@ -153,7 +220,10 @@ def test_what_is_missing_is_said(rounded: Path, tmp_path: Path) -> None:
     fields["schema"] = 2
     del fields["models"]["int8"]["score_errors"], fields["models"]["fp32"]["score_errors"]
     (old / MANIFEST).write_text(json.dumps(fields))
-    with opened(old) as cheap, pytest.raises(BundleError, match=r"does not say how far.*export it again"):
+    with (
+        opened(old) as cheap,
+        pytest.raises(BundleError, match=r"does not say how far.*Export it again \(crossrt export"),
+    ):
         cheap.rank(QUERY, passages(5), top_k=2, exact=True)
     del fields["models"]["fp32"]
     (old / MANIFEST).write_text(json.dumps(fields))

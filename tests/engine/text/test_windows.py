@@ -164,6 +164,8 @@ def test_nan_of_a_window_is_not_hidden_by_the_best_of_the_others() -> None:
         ({"length": "64"}, "length of windows='64': give a whole number"),
         ({"aggregate": "median"}, "unknown aggregation 'median'"),
         ({"aggregate": "mean:0"}, "unknown aggregation 'mean:0'"),
+        ({"aggregate": None}, "unknown aggregation None"),
+        ({"aggregate": ["max"]}, "unknown aggregation"),
     ],
 )
 def test_windows_that_make_no_sense_are_refused(wrong: dict[str, object], said: str) -> None:
