@@ -122,8 +122,9 @@ def measured_in(result: Mapping[str, Any], row: Row) -> Iterator[Cell]:
             yield each["backend"], each["precision"]
     for each in result.get("systems", ()):  # of benchmarks/cpu.py
         system, _, backend = each["system"].partition(", ")
-        if system.startswith("crossrt ") and "failed" not in each:
-            names = {title: name for name, title in BACKENDS.items()}
+        names = {title: name for name, title in BACKENDS.items()}
+        # An exact ranking is no precision of a backend.
+        if system.startswith("crossrt ") and "failed" not in each and (not backend or backend in names):
             yield names[backend] if backend else "native", system.removeprefix("crossrt ").lower()
     for backend in result.get("pairs_per_s", ()):  # in FP32
         yield backend, "fp32"

@@ -189,4 +189,4 @@ def test_check_sees_that_opentelemetry_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     words = (str(bundle), "--device", "cpu", "--port", "0", "--otlp-endpoint", "http://127.0.0.1:4318/v1/traces")
     assert run(*words, "--check", patch=monkeypatch) == 1
-    assert "pip install opentelemetry-sdk" in capsys.readouterr().err
+    assert 'pip install "crossrt[serve,otlp]"' in capsys.readouterr().err

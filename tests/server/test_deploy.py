@@ -13,7 +13,7 @@ import typer.main
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 
 from crossrt.__main__ import app
-from crossrt.commands.serve import VARIABLES
+from crossrt.commands.shared.variables import PREFIX
 from crossrt.server.routes import PROBES
 
 from .conftest import Served
@@ -85,12 +85,12 @@ def test_pods_get_no_variables_that_the_server_takes_for_options() -> None:
     pods = [each["spec"]["template"]["spec"] for each in parts if each["kind"] == "Deployment"]
     assert services
     assert pods
-    known = {f"{VARIABLES}_{name}".upper() for name in options()}
+    known = {f"{PREFIX}_{name}".upper() for name in options()}
     for pod in pods:
         names = {each["name"] for container in pod["containers"] for each in container.get("env", [])}
         if pod.get("enableServiceLinks", True):
             names.update(name for service in services for name in service_links(service))
-        assert {name for name in names if name.startswith(f"{VARIABLES}_")} <= known
+        assert {name for name in names if name.startswith(f"{PREFIX}_")} <= known
 
 
 def test_compose_gives_grafana_the_dashboard_and_its_source() -> None:
