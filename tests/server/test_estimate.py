@@ -30,6 +30,7 @@ def test_pairs_count_as_they_are_truncated(tokenizer: PairTokenizer) -> None:
     counted = len(tokenizer.encode([(QUERY, text) for text in texts]).ids)
     estimate = estimated_tokens(job(texts), 128)
     assert 100 * 128 < estimate < 1.1 * counted
+    assert estimated_tokens(job([ENGLISH * 50] * 100), 128) == 100 * 128
     assert estimated_tokens(job(texts, limits=TextLimits(pair=64)), 128) < 0.6 * estimate
     assert estimated_tokens(job(texts, limits=TextLimits(passage=10, query=2)), 128) < 0.2 * estimate
 
