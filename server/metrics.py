@@ -62,20 +62,23 @@ class PathMetrics:
     """The metrics of one path."""
 
     def __init__(self, path: str, statuses: Iterable[int]) -> None:
-        """Take the statuses that its answers can have."""
+        """Take the statuses that its answers usually have. Others are registered when they come."""
+        self._path = path
         self._seconds = Observed(REQUEST_SECONDS.labels(path), SECONDS)
         self._counters = {status: REQUESTS.labels(path, str(status)) for status in sorted(statuses)}
         self._counts = dict.fromkeys(self._counters, 0)
 
     def count(self, status: int, seconds: float) -> None:
         """Count a request that ended."""
-        self._counts[status] += 1
+        self._counts[status] = self._counts.get(status, 0) + 1
         self._seconds.add(seconds)
 
     def flush(self) -> None:
         """Hand what was counted to Prometheus."""
         self._seconds.flush()
         for status, count in self._counts.items():
+            if status not in self._counters:
+                self._counters[status] = REQUESTS.labels(self._path, str(status))
             self._counters[status].inc(count)
             self._counts[status] = 0
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
+
+from crossrt.server.metrics import PathMetrics
 
 from .conftest import Served, Start, eventually
 
@@ -42,6 +45,14 @@ def series(server: Served) -> dict[str, float]:
     lines = server.get("/metrics").body.decode().splitlines()
     found = (line.rsplit(" ", 1) for line in lines if line.startswith("crossrt_requests_total{"))
     return {name: float(value) for name, value in found}
+
+
+def test_a_status_that_was_not_expected_is_counted_too() -> None:
+    metrics = PathMetrics("/of-a-test", {200})
+    metrics.count(499, 0.1)
+    metrics.flush()
+    labels = {"path": "/of-a-test", "status": "499"}
+    assert REGISTRY.get_sample_value("crossrt_requests_total", labels) == 1
 
 
 def test_every_status_of_every_path_is_registered_at_the_start(start: Start, tmp_path: Path) -> None:
