@@ -87,6 +87,8 @@ class RequestLog:
 
 def _shown(value: object) -> str:
     """Return a value as a line of text has it: in quotes where it has spaces or line breaks, so that nobody can forge lines."""
+    if isinstance(value, (int, float)):
+        return repr(value)
     text = str(value)
     return text if PLAIN.fullmatch(text) else msgspec.json.encode(text).decode()
 
