@@ -216,5 +216,5 @@ def test_without_a_browser_the_tests_that_need_one_are_skipped_and_named(
     assert done.returncode == 0, done.stderr
     first, *named = done.stdout.splitlines()
     assert "no chromium" in first
-    assert len(named) == 5
+    assert len(named) == 14
     assert "tests/report/page/test_page.py::test_a_screenshot_is_not_blank" in named

@@ -13,6 +13,7 @@ import pytest
 
 from crossrt.engine import native_library as module
 from crossrt.engine.errors import BackendError
+from crossrt.engine.hardware.cpus import INTERFACE
 from crossrt.engine.native_functions import FUNCTIONS
 from crossrt.engine.native_library import ELF_64, WHEEL_SUFFIXES, load_library, native_library, open_library
 from tests.conftest import REPOSITORY
@@ -75,20 +76,20 @@ def test_a_library_that_cannot_be_used_is_refused_in_words(
     change, words = FAULTS[fault]
     file = tmp_path / "native_processor.so"
     file.write_bytes(library)
-    assert open_library(file, "crossrt_processor_interface", 1)
+    assert open_library(file, "crossrt_processor_interface", INTERFACE)
     broken = tmp_path / "broken.so"
     broken.write_bytes(change(library))
     with pytest.raises(BackendError, match=re.escape(f"{broken} {words}")) as error:
-        open_library(broken, "crossrt_processor_interface", 1)
+        open_library(broken, "crossrt_processor_interface", INTERFACE)
     assert str(error.value).endswith("; install crossrt again")
     with caplog.at_level(logging.WARNING, "crossrt"):
-        assert load_library(broken, "crossrt_processor_interface", 1) is None
+        assert load_library(broken, "crossrt_processor_interface", INTERFACE) is None
     assert caplog.messages == [f"{error.value}. It is not used"]
 
 
 @pytest.mark.parametrize(
     ("function", "interface", "found"),
-    [("crossrt_processor_interface", 99, "1"), ("crossrt_interface", 1, "none")],
+    [("crossrt_processor_interface", 99, str(INTERFACE)), ("crossrt_interface", 1, "none")],
 )
 def test_a_library_of_another_version_is_refused_in_words(
     function: str, interface: int, found: str, library: bytes, tmp_path: Path

@@ -355,11 +355,11 @@ def test_a_score_that_is_no_number_is_refused(
 
     def overflowing(self: CrossEncoder, logits: Any, *arguments: Any, **options: Any) -> Any:
         scores = relevance(self, logits, *arguments, **options)
-        scores[3] = float("nan")
+        scores[3] = float("inf")
         return scores
 
     monkeypatch.setattr(CrossEncoder, "relevance", overflowing)
-    with pytest.raises(BackendError, match=r"bundle.fp32 scores passage p21 of query q0 as nan: numbers overflow"):
+    with pytest.raises(BackendError, match=r"bundle.fp32 scores passage p21 of query q0 as inf: numbers overflow"):
         evaluate(systems(bundle), collect(), tmp_path, measures=MEASURES)
 
 
