@@ -9,7 +9,7 @@ from ..engine.errors import DataFileError
 from .shared.app import app
 from .shared.arguments import as_typed
 from .shared.option_groups import with_option_groups
-from .shared.options import BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
+from .shared.options import BatchSize, CascadeOptions, Exact, HubOptions, ModelOptions, Precision, WindowOptions
 from .shared.output import for_a_person, say, say_json
 
 
@@ -29,6 +29,7 @@ def rank(
     *,
     top_k: Annotated[int | None, typer.Option(help="Show only the best K.")] = None,
     exact: Exact = None,
+    cascade: CascadeOptions,
     windows: WindowOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     batch_size: BatchSize = 32,
@@ -40,20 +41,21 @@ def rank(
     from ..engine.cross_encoder import CrossEncoder
     from ..engine.files.source import STANDARD_INPUT
 
-    source = hub.for_bundles([bundle])
+    cascade.check()
+    source = hub.for_bundles(cascade.bundles(bundle))
     query = as_typed(query, "the query")
     ids, texts = _passages(files or [STANDARD_INPUT])
-    with CrossEncoder(bundle, precision=precision, **asdict(opened), **source) as model:
-        results = model.rank(
-            query,
-            texts,
-            top_k=top_k,
-            return_documents=True,
-            exact=exact,
-            windows=windows.windows(),
-            batch_size=batch_size,
-            show_progress_bar=for_a_person() and len(texts) > 16,
-        )
+    opening = {"precision": precision, **asdict(opened), **source}
+    shared = {
+        "windows": windows.windows(),
+        "batch_size": batch_size,
+        "show_progress_bar": for_a_person() and len(texts) > 16,
+    }
+    with (
+        CrossEncoder(bundle, **opening) as model,
+        cascade.ranker(model, shared, **opening) as (ranker, rank_options),
+    ):
+        results = ranker.rank(query, texts, top_k=top_k, return_documents=True, exact=exact, **rank_options)
     rows = [
         {
             "rank": place,

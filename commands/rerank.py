@@ -1,7 +1,6 @@
 """`crossrt rerank`: a run, scored again."""
 
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,17 @@ from ..engine.errors import OptionError
 from .shared.app import app
 from .shared.arguments import as_typed, check_standard_input
 from .shared.option_groups import with_option_groups
-from .shared.options import RUNS, TEXTS, BatchSize, Exact, HubOptions, ModelOptions, Precision, WindowOptions
+from .shared.options import (
+    RUNS,
+    TEXTS,
+    BatchSize,
+    CascadeOptions,
+    Exact,
+    HubOptions,
+    ModelOptions,
+    Precision,
+    WindowOptions,
+)
 from .shared.output import for_a_person
 from .shared.ray_options import RayOptions
 
@@ -58,13 +67,7 @@ def rerank(
         int | None, typer.Option(min=1, help="Write only the best K of each query, by the new scores; all by default.")
     ] = None,
     exact: Exact = None,
-    first: Annotated[
-        str | None,
-        typer.Option(
-            help="A cascade: a small bundle that scores all candidates, of which BUNDLE scores the best --keep."
-        ),
-    ] = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="Candidates of each query that --first keeps.")] = None,
+    cascade: CascadeOptions,
     windows: WindowOptions,
     tag: Annotated[str, typer.Option(help="Name of the run in its last column.")] = "crossrt",
     batch_size: BatchSize = 32,
@@ -90,18 +93,18 @@ def rerank(
     if bool(passages) == (store is not None):
         raise OptionError("give --passages or --store, one of them")
     check_standard_input(queries=queries, run=run, passages=passages)
-    if (first is None) != (keep is None):
-        raise OptionError("--first BUNDLE and --keep N go together")
+    cascade.check()
     on_ray.refuse_without_ray()
-    options: dict[str, Any] = {"top_k": top_k, "exact": exact, "windows": windows.windows(), "batch_size": batch_size}
+    shared: dict[str, Any] = {"windows": windows.windows(), "batch_size": batch_size}
+    options = {"top_k": top_k, "exact": exact}
     if on_ray.ray is not None:
-        if store is None or first is not None:
+        if store is None or cascade.first is not None:
             raise OptionError("--ray takes passages by --store, and no --first")
         source = hub.for_bundles([bundle])
-        shared = {**asdict(opened), **options, "depth": depth, "tag": tag, "precision": precision}
-        _on_ray(run, queries, store, bundle, out, **shared, **on_ray.arguments(), source=source)
+        all_options = {**asdict(opened), **options, **shared, "depth": depth, "tag": tag, "precision": precision}
+        _on_ray(run, queries, store, bundle, out, **all_options, **on_ray.arguments(), source=source)
         return
-    source = hub.for_bundles([bundle, *([] if first is None else [first])])
+    source = hub.for_bundles(cascade.bundles(bundle))
     texts: PassageStore | dict[str, str]
     if store is not None:
         texts = PassageStore(store)
@@ -111,24 +114,23 @@ def rerank(
         query_texts, texts, candidates = read_collection(queries, passages, run, depth=depth)
     total = sum(len(scores) for scores in candidates.values())
     written = 0
-    with ExitStack() as models:
-        model = models.enter_context(CrossEncoder(bundle, precision=precision, **asdict(opened), **source))
-        ranker: CrossEncoder | Cascade = model
-        sees_all = model
-        if first is not None and keep is not None:
-            sees_all = models.enter_context(CrossEncoder(first, precision=precision, **asdict(opened), **source))
-            ranker = Cascade(sees_all, model, keep=keep)
-            options["first_options"] = {name: options[name] for name in ("windows", "batch_size")}
+    opening = {"precision": precision, **asdict(opened), **source}
+    with (
+        CrossEncoder(bundle, **opening) as model,
+        cascade.ranker(model, shared, **opening) as (ranker, rank_options),
+    ):
         with (
             run_output(out, tag=tag) as add,
             tqdm(total=total, desc="Reranking", unit="pair", disable=not for_a_person()) as bar,
         ):
             for query, scores in candidates.items():
-                ranked = _ranked(ranker, query_texts[query], list(scores), texts, options)
+                ranked = _ranked(ranker, query_texts[query], list(scores), texts, options | rank_options)
                 add(query, ranked)
                 written += len(ranked)
                 bar.update(len(scores))
-        cut = _cut(sees_all.truncation, sees_all.max_length)
+        cut = _cut(model.truncation, model.max_length)
+        if isinstance(ranker, Cascade):
+            cut = _cut(ranker.first.truncation, ranker.first.max_length, " by the first model") + cut
     print(f"{out}: {len(candidates)} queries, {total} passages{_kept(written, total)}{cut}", file=sys.stderr)
 
 
@@ -166,7 +168,7 @@ def _kept(written: int, total: int) -> str:
     return "" if written == total else f", the best {written} written"
 
 
-def _cut(truncation: "Truncation", max_length: int) -> str:
+def _cut(truncation: "Truncation", max_length: int, by: str = "") -> str:
     if not truncation.cut:
         return ""
-    return f"; {truncation.cut} were cut to {max_length} tokens and lost {truncation.tokens:,} (--window scores them whole)"
+    return f"; {truncation.cut} were cut to {max_length} tokens{by} and lost {truncation.tokens:,} (--window scores them whole)"

@@ -34,8 +34,10 @@ class Cascade:
 
     @property
     def truncation(self) -> Truncation:
-        """How many pairs the first model cut, which scores all passages. See `CrossEncoder.truncation`."""
-        return self.first.truncation
+        """How many pairs both models cut, each the pairs that it scored. See `CrossEncoder.truncation`."""
+        if self.first is self.second:
+            return self.first.truncation
+        return self.first.truncation + self.second.truncation
 
     def rank(
         self,

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.manifest import SCHEMA
+from crossrt.engine.cascade import Cascade
 
 PASSAGES = ["berlin is a city", "the river is long and green", "people live in paris", "eggs and salt"]
 
@@ -147,6 +148,29 @@ def test_parity_passes_for_its_checkpoint_and_exits_with_1_for_another(
     larger = crossrt("parity", bundle, "--against", make_checkpoint(num_hidden_layers=3, intermediate_size=96))
     assert larger.returncode == 1
     assert "not the same model: layers is 2 and 3, intermediate_size is 64 and 96" in larger.stderr
+
+
+def test_rank_lets_a_first_bundle_cut_the_list(
+    bundle: Path, make_bundle: Callable[..., Path], tmp_path: Path, model: CrossEncoder
+) -> None:
+    (tmp_path / "passages").write_text("\n".join(PASSAGES))
+    words = (
+        "rank",
+        bundle,
+        "where is the river",
+        tmp_path / "passages",
+        "--json",
+        "--first",
+        small := make_bundle(seed=9),
+    )
+    with CrossEncoder(small, device="cpu") as first:
+        expected = Cascade(first, model, keep=2).rank("where is the river", PASSAGES)
+    found = json.loads(crossrt(*words, "--keep", "2").stdout)
+    assert [row["id"] for row in found] == [str(entry["corpus_id"] + 1) for entry in expected]
+    np.testing.assert_allclose([row["score"] for row in found], [entry["score"] for entry in expected], atol=2e-5)
+    refused = crossrt(*words)
+    assert refused.returncode == 2
+    assert "--first BUNDLE and --keep N go together" in refused.stderr
 
 
 def test_rank_reads_lines_or_tsv_from_a_file_or_stdin(bundle: Path, tmp_path: Path, model: CrossEncoder) -> None:

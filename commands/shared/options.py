@@ -1,5 +1,7 @@
 """Options that several commands share: single ones as types, and groups as dataclasses (see `option_groups`)."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +12,8 @@ from ...engine.errors import OptionError
 from .arguments import check_standard_input
 
 if TYPE_CHECKING:
+    from ...engine.cascade import Cascade
+    from ...engine.cross_encoder import CrossEncoder
     from ...engine.text.windows import Windows
     from ...export.tensorrt.build import BuildOptions
 
@@ -153,6 +157,45 @@ class WindowOptions:
             return None
         stride = max(1, self.window // 2) if self.stride is None else self.stride
         return Windows(length=self.window, stride=stride, aggregate=self.aggregate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeOptions:
+    """A small bundle in front of the one that decides."""
+
+    first: Annotated[
+        str | None,
+        typer.Option(
+            help="A cascade: a small bundle that scores all passages, of which BUNDLE scores the best --keep."
+        ),
+    ] = None
+    keep: Annotated[int | None, typer.Option(min=1, help="Passages of each query that --first keeps.")] = None
+
+    def check(self) -> None:
+        """Raise OptionError for one option without the other."""
+        if (self.first is None) != (self.keep is None):
+            raise OptionError("--first BUNDLE and --keep N go together")
+
+    def bundles(self, bundle: str) -> list[str]:
+        """Return the bundles to open: the one that decides, and the first one if there is one."""
+        return [bundle] if self.first is None else [bundle, self.first]
+
+    @contextmanager
+    def ranker(
+        self, model: "CrossEncoder", shared: Mapping[str, Any], **opened: Any
+    ) -> "Iterator[tuple[CrossEncoder | Cascade, dict[str, Any]]]":
+        """Open the first bundle with the options `opened`. Yield what ranks, and the options of its `rank`.
+
+        That is `model`, or a cascade of both. `shared` are options of `rank` that both models get.
+        """
+        from ...engine.cascade import Cascade
+        from ...engine.cross_encoder import CrossEncoder
+
+        if self.first is None or self.keep is None:
+            yield model, dict(shared)
+            return
+        with CrossEncoder(self.first, **opened) as first:
+            yield Cascade(first, model, keep=self.keep), {**shared, "first_options": dict(shared)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The processor of this machine, the number of processors this process may use, and `CORES`, which counts those in use."""
 
 import ctypes
-import importlib.metadata
 import math
 import os
 import platform
@@ -140,13 +139,15 @@ def check_numpy() -> None:
     """
     if not lacks_sse41():
         return
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        version = importlib.metadata.version("numpy")
-    except importlib.metadata.PackageNotFoundError:
+        numpy = version("numpy")
+    except PackageNotFoundError:
         return
-    if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (2, 4):
+    if tuple(map(int, re.findall(r"\d+", numpy)[:2])) >= (2, 4):
         raise BackendError(
-            f"NumPy {version} cannot run on this processor, which lacks SSE4.1. Give the virtual machine or the emulator a newer "
+            f"NumPy {numpy} cannot run on this processor, which lacks SSE4.1. Give the virtual machine or the emulator a newer "
             'processor (QEMU: -cpu max), or pip install "numpy<2.4"'
         )
 

@@ -7,7 +7,7 @@ from ..backends.registry import ONNX_BACKENDS, installed_backends
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..hardware.cpus import has_vnni, instructions, lacks_sse41, usable_cpus
-from ..kernels.support import KERNELS_VARIABLE, NARROW, judged_as, native_kind, why_not_native
+from ..kernels.support import KERNELS_VARIABLE, NARROW, faulty_kernels, judged_as, native_kind, why_not_native
 from ..options import whole
 from ..precision import Precision
 from .execution_config import CpuConfig
@@ -153,9 +153,14 @@ def _why_not(bundle: Bundle, precision: Precision) -> str:
     model = bundle.manifest.models.get(precision.value)
     if model is not None and model.native_file is not None and judged_as("native", precision) == NARROW:
         failed = NARROW in model.backends
+        cause = (
+            "the native kernels with 8-bit products (VNNI) cannot be loaded"
+            if faulty_kernels(precision)
+            else "this processor has no 8-bit products (VNNI)"
+        )
         return (
-            f"this processor has no 8-bit products (VNNI), so the backend native computes int8 with activations of 7 bits, and "
-            f"{bundle.path} {'failed its check so' if failed else 'was not checked so'}. Take another backend"
+            f"{cause}, so the backend native computes int8 with activations of 7 bits, and {bundle.path} "
+            f"{'failed its check so' if failed else 'was not checked so'}. Take another backend"
             f"{'' if failed else ', export it again'}, or take this one as it is with allow_failed=True"
         )
     return (

@@ -86,11 +86,19 @@ def test_a_first_bundle_cuts_the_list(
 def test_windows_are_for_both_models_of_a_cascade(
     bundle: Path, make_bundle: Callable[..., Path], files: list[str], tmp_path: Path, capsys: Any
 ) -> None:
-    cascade = ("--first", str(make_bundle(seed=9)), "--keep", "3")
+    small = make_bundle(seed=9)
+    cascade = ("--first", str(small), "--keep", "7")
     reranked(bundle, files, tmp_path / "out", *cascade)
-    assert "4 were cut to 64 tokens and lost" in capsys.readouterr().err, "by the first model, which sees all"
+    with CrossEncoder(small, device="cpu") as first, CrossEncoder(bundle, device="cpu") as second:
+        ranked(Cascade(first, second, keep=7))
+        cut = [model.truncation for model in (first, second)]
+    assert cut[0].cut == 4
+    assert 0 < cut[1].cut <= 4
+    said = capsys.readouterr().err
+    assert f"; 4 were cut to 64 tokens by the first model and lost {cut[0].tokens:,} (" in said
+    assert f"; {cut[1].cut} were cut to 64 tokens and lost {cut[1].tokens:,} (" in said
     reranked(bundle, files, tmp_path / "out", *cascade, "--window", "32", "--stride", "8")
-    assert capsys.readouterr().err.rstrip().endswith("2 queries, 16 passages, the best 6 written")
+    assert capsys.readouterr().err.rstrip().endswith("2 queries, 16 passages, the best 14 written")
 
 
 @pytest.mark.parametrize(

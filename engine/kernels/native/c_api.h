@@ -10,7 +10,7 @@ using namespace crossrt;
 
 namespace crossrt {
 
-// The version of these functions and of `ModelDims`. Raised with each change of what they take, here and in native_cpu.py, so
+// The version of these functions and of `ModelDims`. Raised with each change of what they take, here and in support.py, so
 // that Python does not call a library that was compiled for another version.
 constexpr int INTERFACE = 6;
 
