@@ -14,60 +14,14 @@ import numpy.typing as npt
 
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
-from ..bundle.native_weights import ACTIVATIONS, ARCHITECTURES, POOLINGS, ModelDims, NativeModel
+from ..bundle.native_weights import NativeModel
 from ..closable import CLOSED
 from ..errors import BackendError, InputError
+from ..kernels.encoder import INVALID_INPUT, OUT_OF_MEMORY, open_encoder
 from ..kernels.support import kernel_library, native_kernels, why_not_native
 from ..precision import Precision
 from ..text.encoded_pairs import EncodedPairs
 from .base import check_length
-
-BITS = {"int8": 8, "bf16": 16, "fp32": 32}
-"""`ModelDims.bits` in C++, by precision."""
-OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS = range(4)
-"""What `crossrt_open` and `crossrt_score` return (`Status` in native/c_api.h)."""
-
-
-class _ModelDims(ctypes.Structure):
-    """`ModelDims` of native/model_dims.h, field by field."""
-
-    _fields_ = (
-        ("hidden", ctypes.c_int32),
-        ("heads", ctypes.c_int32),
-        ("head", ctypes.c_int32),
-        ("intermediate", ctypes.c_int32),
-        ("layers", ctypes.c_int32),
-        ("types", ctypes.c_int32),
-        ("vocab", ctypes.c_int32),
-        ("positions", ctypes.c_int32),
-        ("labels", ctypes.c_int32),
-        ("dense", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
-        ("bits", ctypes.c_int32),
-        ("padding", ctypes.c_int32),
-        ("architecture", ctypes.c_int32),
-        ("pooling", ctypes.c_int32),
-        ("window", ctypes.c_int32),
-        ("head_norm", ctypes.c_int32),
-        ("embedding", ctypes.c_int32),
-        ("hidden_activation", ctypes.c_int32),
-        ("activation_balance", ctypes.c_int32),
-        ("epsilon", ctypes.c_float),
-    )
-
-    @classmethod
-    def of(cls, dims: ModelDims) -> "_ModelDims":
-        encoded = {
-            "activation": ACTIVATIONS.index(dims.activation),
-            "bits": BITS[dims.precision],
-            "padding": -1 if dims.padding is None else dims.padding,
-            "architecture": ARCHITECTURES.index(dims.architecture),
-            "pooling": POOLINGS.index(dims.pooling),
-            "embedding": dims.embedding or 0,
-            "hidden_activation": ACTIVATIONS.index(dims.hidden_activation),
-        }
-        plain = {name: getattr(dims, name) for name, _ in cls._fields_ if name not in encoded}
-        return cls(**plain, **encoded)
 
 
 class NativeSession:
@@ -96,18 +50,9 @@ class NativeSession:
         model = NativeModel.open(file)
         model.check_belongs(file, bundle.manifest, precision)
         self._labels = model.dims.labels
-        addresses = (ctypes.c_void_p * len(model.arrays))(*(array.ctypes.data for array in model.arrays))
         self._library = library = kernel_library(kernels)
         self._model = model  # the kernels read its arrays
-        encoder = ctypes.c_void_p()
-        status = library.crossrt_open(
-            ctypes.byref(_ModelDims.of(model.dims)), addresses, len(addresses), ctypes.byref(encoder)
-        )
-        if status == WRONG_ARRAYS:
-            raise BackendError(
-                f"the backend native cannot run here: {kernels} is not of this crossrt; install crossrt again"
-            )
-        self._encoder = encoder.value
+        self._encoder = open_encoder(library, kernels, model.dims, model.arrays)
         workspaces = (
             [library.crossrt_new_workspace(self._encoder, threads) for _ in range(streams)] if self._encoder else []
         )

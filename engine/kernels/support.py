@@ -13,6 +13,7 @@ from ..errors import BackendError, OptionError
 from ..hardware.cpus import instructions, tiles_permitted
 from ..native_library import native_library, open_library
 from ..precision import Precision
+from .encoder import check_arrays
 from .instruction_sets import KINDS, Kind
 
 INTERFACE = 6
@@ -42,15 +43,15 @@ def only_kinds(*names: str) -> Iterator[None]:
 def native_kind(precision: Precision = Precision.FP32) -> Kind | None:
     """Return the kind of kernels that computes a precision here, or None if none can.
 
-    It is the fastest whose library can be loaded; `faulty_kernels` tells of those that cannot. Raises OptionError for an
+    It is the fastest whose library can be used; `faulty_kernels` tells of those that cannot. Raises OptionError for an
     environment variable that names no kind.
     """
-    return next((kind for kind in _executable(precision) if not _fault(kind)), None)
+    return next((kind for kind in _executable(precision) if not _fault(kind, precision)), None)
 
 
 def faulty_kernels(precision: Precision) -> list[str]:
-    """Say of each library that would be used rather than that of `native_kind`, if it could be loaded, why it cannot."""
-    faults = map(_fault, _executable(precision))
+    """Say of each library that would be used rather than that of `native_kind`, if it could be used, why it cannot."""
+    faults = (_fault(kind, precision) for kind in _executable(precision))
     return list(itertools.takewhile(bool, faults))
 
 
@@ -58,6 +59,12 @@ def faulty_kernels(precision: Precision) -> list[str]:
 def kernel_library(file: Path) -> ctypes.CDLL:
     """Return compiled kernels, loaded once per process. Raises BackendError as `open_library` does."""
     return open_library(file, "crossrt_interface", INTERFACE)
+
+
+@cache
+def check_library(file: Path, precision: Precision) -> None:
+    """Check, once per process, what kernels expect of a model in `precision`. Raises BackendError where they cannot be used."""
+    check_arrays(kernel_library(file), file, precision)
 
 
 def judged_as(backend: str, precision: Precision) -> str:
@@ -111,12 +118,12 @@ def _executable(precision: Precision) -> list[Kind]:
     return [kind for kind in _compiled(precision) if not _lacking(kind, precision)]
 
 
-def _fault(kind: Kind) -> str:
+def _fault(kind: Kind, precision: Precision) -> str:
     """Say why a compiled library cannot be used. Empty when it can."""
     file = native_library(kind.library)
     try:
         if file is not None:
-            kernel_library(file)
+            check_library(file, precision)
     except BackendError as error:
         return str(error)
     return ""

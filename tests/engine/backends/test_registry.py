@@ -62,7 +62,7 @@ def kinds(
     described, kinds, vnni = PROCESSORS[request.param]
     describe_processor(described)
     monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
-    monkeypatch.setattr(support, "kernel_library", lambda file: None)  # these files are not there
+    monkeypatch.setattr(support, "check_library", lambda file, precision: None)  # these files are not there
     assert has_vnni() is vnni
     return kinds
 
@@ -152,7 +152,7 @@ def test_an_arm_processor_computes_by_the_best_kind_whose_instructions_it_has(
     features, kinds = ARM_PROCESSORS[name]
     describe_processor(f"processor\t: 0\nFeatures\t: {features}\nCPU part\t: 0xd40\n", machine)
     monkeypatch.setattr(support, "native_library", lambda name: tmp_path / name)
-    monkeypatch.setattr(support, "kernel_library", lambda file: None)  # these files are not there
+    monkeypatch.setattr(support, "check_library", lambda file, precision: None)  # these files are not there
     for precision in COMPUTED_BY_SOME:
         found = native_kind(precision)
         assert (found and found.name) == kinds.get(precision.value)

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from crossrt.engine.backends.native_cpu import _ModelDims
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.native_weights import NativeModel, write
 from crossrt.engine.hardware.cpus import instructions
+from crossrt.engine.kernels.encoder import EncoderDims
 from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS, Kind
 from tests.conftest import REPOSITORY
 from tests.engine.backends.native_arithmetic import logits_of
@@ -215,7 +215,7 @@ def scored(program: Path, cpu: str, model: NativeModel, batch: Batch, *, threads
     pairs = batch.pairs()
     rows = np.arange(len(pairs))
     arrays = (np.array([threads], np.int32), rows, pairs.offsets, pairs.ids, pairs.type_ids, *model.arrays)
-    records = [bytes(_ModelDims.of(model.dims)), *(array.tobytes() for array in arrays)]
+    records = [bytes(EncoderDims.of(model.dims)), *(array.tobytes() for array in arrays)]
     content = b"".join(len(record).to_bytes(8, "little") + record for record in records)
     done = subprocess.run([QEMU, "-cpu", cpu, program], input=content, capture_output=True)
     assert done.returncode == 0, done.stderr

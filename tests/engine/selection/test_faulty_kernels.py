@@ -17,8 +17,10 @@ from crossrt.engine import native_library as module
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError
 from crossrt.engine.hardware.cpus import instructions
+from crossrt.engine.kernels.encoder import WRONG_ARRAYS
 from crossrt.engine.kernels.instruction_sets import KINDS, Kind
 from crossrt.engine.kernels.support import INTERFACE
+from crossrt.engine.native_functions import FUNCTIONS
 from crossrt.engine.native_library import native_library
 from crossrt.engine.selection.select import choose_execution
 
@@ -46,12 +48,23 @@ def of_another_architecture(file: Path) -> None:
     file.write_bytes(content)
 
 
-def of_another_interface(file: Path) -> None:
+def compiled(file: Path, code: str) -> None:
     if shutil.which("g++") is None:
         pytest.skip("no g++ here, which compiles the library")
     source = file.with_suffix(".cpp")
-    source.write_text('extern "C" int crossrt_interface() { return 99; }')
+    source.write_text(f'extern "C" {{ {code} }}')
     subprocess.run(["g++", "-shared", "-fPIC", source, "-o", file], check=True)
+
+
+def of_another_interface(file: Path) -> None:
+    compiled(file, "int crossrt_interface() { return 99; }")
+
+
+def of_other_weights(file: Path) -> None:
+    """It expects an array more or less of every model, and its interface's number was not raised."""
+    others = (name for name in FUNCTIONS["crossrt_interface"] if name != "crossrt_open")
+    code = f"int crossrt_interface() {{ return {INTERFACE}; }} int crossrt_open() {{ return {WRONG_ARRAYS}; }}"
+    compiled(file, " ".join((code, *(f"void {name}() {{}}" for name in others))))
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -65,6 +78,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         of_another_interface,
         f"was compiled for another version of crossrt (interface 99, expected {INTERFACE})",
     ),
+    "of other weights": (of_other_weights, "was compiled for another version of crossrt (it expects other weights)"),
 }
 """What happened to a library, and what is said of it."""
 

@@ -1,0 +1,105 @@
+"""`open_encoder`: has a library of native kernels take the arrays of a model. `check_arrays`: whether it takes this version's."""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle.native_weights import ACTIVATIONS, ARCHITECTURES, DTYPES, PANEL, POOLINGS, ModelDims
+from ..errors import BackendError
+from ..precision import Precision
+
+BITS = {"int8": 8, "bf16": 16, "fp32": 32}
+"""`ModelDims.bits` in C++, by precision."""
+OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS = range(4)
+"""What `crossrt_open` and `crossrt_score` return (`Status` in native/c_api.h)."""
+
+
+class EncoderDims(ctypes.Structure):
+    """`ModelDims` of native/model_dims.h, field by field."""
+
+    _fields_ = (
+        ("hidden", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("head", ctypes.c_int32),
+        ("intermediate", ctypes.c_int32),
+        ("layers", ctypes.c_int32),
+        ("types", ctypes.c_int32),
+        ("vocab", ctypes.c_int32),
+        ("positions", ctypes.c_int32),
+        ("labels", ctypes.c_int32),
+        ("dense", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("architecture", ctypes.c_int32),
+        ("pooling", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+        ("head_norm", ctypes.c_int32),
+        ("embedding", ctypes.c_int32),
+        ("hidden_activation", ctypes.c_int32),
+        ("activation_balance", ctypes.c_int32),
+        ("epsilon", ctypes.c_float),
+    )
+
+    @classmethod
+    def of(cls, dims: ModelDims) -> "EncoderDims":
+        """Return the same dimensions for C++."""
+        encoded = {
+            "activation": ACTIVATIONS.index(dims.activation),
+            "bits": BITS[dims.precision],
+            "padding": -1 if dims.padding is None else dims.padding,
+            "architecture": ARCHITECTURES.index(dims.architecture),
+            "pooling": POOLINGS.index(dims.pooling),
+            "embedding": dims.embedding or 0,
+            "hidden_activation": ACTIVATIONS.index(dims.hidden_activation),
+        }
+        plain = {name: getattr(dims, name) for name, _ in cls._fields_ if name not in encoded}
+        return cls(**plain, **encoded)
+
+
+def open_encoder(library: ctypes.CDLL, file: Path, dims: ModelDims, arrays: Sequence[npt.NDArray[Any]]) -> int | None:
+    """Return the library's encoder of a model, None where there is too little memory. It reads the arrays as long as it lives.
+
+    Raises BackendError, naming the library's `file`, where the library expects more or fewer arrays of such a model.
+    """
+    addresses = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+    encoder = ctypes.c_void_p()
+    status = library.crossrt_open(ctypes.byref(EncoderDims.of(dims)), addresses, len(addresses), ctypes.byref(encoder))
+    if status == WRONG_ARRAYS:
+        raise BackendError(
+            f"{file} was compiled for another version of crossrt (it expects other weights); install crossrt again"
+        )
+    return encoder.value
+
+
+def check_arrays(library: ctypes.CDLL, file: Path, precision: Precision) -> None:
+    """Raise BackendError where a library expects other arrays of a model in `precision` than this version of crossrt has.
+
+    It opens the smallest BERT and the smallest ModernBERT with all optional parts, whose weights are zeros.
+    """
+    for optional in (
+        {"architecture": "bert", "types": 1, "embedding": PANEL, "activation_balance": precision is Precision.INT8},
+        {"architecture": "modernbert", "types": 0},
+    ):
+        dims = ModelDims(
+            precision=precision.value,
+            hidden=PANEL,
+            heads=1,
+            head=PANEL,
+            intermediate=PANEL,
+            layers=2,
+            vocab=1,
+            positions=1,
+            labels=1,
+            dense=2,
+            activation="gelu",
+            epsilon=1e-5,
+            head_norm=True,
+            **optional,
+        )
+        arrays = [np.zeros(shape, DTYPES[dtype]) for _, dtype, shape in dims.tensors()]
+        library.crossrt_close(open_encoder(library, file, dims, arrays))
