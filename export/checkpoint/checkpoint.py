@@ -37,7 +37,7 @@ class Checkpoint:
 
     Weights are read on demand by `tensor`, under crossrt's names: `word`, `position`, `type`, `embedding_norm`, `project`,
     `relative`, `layer.3.query`, ... and `head.0`, `head.norm`, `head.1`. `leftover` names tensors that no part of the model uses.
-    `wrapped` says that all names in the file had a prefix of a PyTorch wrapper, which was removed. `relevant_label` is None for
+    `wrapped` says that names in the file had parts of PyTorch's wrappers, which were removed. `relevant_label` is None for
     more than two labels of which none was chosen, `chosen_activation` is None unless the caller chose `activation`. `token_types`
     says whether the model has several token types and its tokenizer returns them (`export_bundle` asks the tokenizer); without,
     every token is of type 0.
@@ -242,5 +242,5 @@ class Checkpoint:
         return next(modules[candidate] for candidate in candidates if candidate in modules)
 
     def original_tensors(self) -> dict[str, Any]:
-        """Return all tensors under the checkpoint's own names, as stored, without the prefixes of PyTorch's wrappers."""
+        """Return all tensors under the checkpoint's own names, as stored, without the parts of PyTorch's wrappers."""
         return dict(self._tensors)

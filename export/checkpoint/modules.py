@@ -37,7 +37,7 @@ POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 """The modes that are computed, by the names that older versions of sentence-transformers give them."""
 KNOWN = (
     "crossrt knows one Transformer whose head is part of it, and a Transformer, Pooling (cls or mean) and one or two Dense "
-    "modules, the first of the model's width with Tanh, GELU or ReLU, the last with Identity, and LayerNorm or nothing between"
+    "modules, the first with Tanh, GELU or ReLU, the last with Identity, and LayerNorm or nothing between"
 )
 
 
@@ -124,8 +124,6 @@ def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, A
                 f"{place}: the layer reads {weight.shape[1]} values, and the one before writes {width}"
             )
         width = weight.shape[0]
-        if place != layers[-1] and weight.shape[0] != weight.shape[1]:
-            raise CheckpointError(f"{place}: the layer is {list(weight.shape)}, not square; {KNOWN}")
         renamed |= {f"{name}.weight": weight, f"{name}.bias": bias}
     for module in modules[2:]:
         if module.kind == "LayerNorm":

@@ -7,7 +7,7 @@ from typing import Any
 from ...engine.errors import CheckpointError
 from .dimensions import MPNET_BUCKETS, Dimensions, table_shape
 from .files import shown, some, whole_number
-from .heads import HEAD_LAYERS, Head, Layout
+from .heads import DENSE_HEADS, HEAD_LAYERS, Head, Layout
 from .modernbert import ModernBertDimensions, modernbert_tensor_names
 
 
@@ -90,6 +90,8 @@ def check_tensors(
     last = len(HEAD_LAYERS[head].linears) - 1
     labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
     hidden = dimensions.hidden
+    # A Dense module may have another width than the model.
+    inner = table_shape(path, tensors, names["head.0.weight"])[0] if last and head in DENSE_HEADS else hidden
     wide = dimensions.intermediate
     between = 2 * wide if layout.encoder == "modernbert" else wide
     shapes: dict[str, tuple[int, ...]] = {}
@@ -106,10 +108,13 @@ def check_tensors(
             shapes[name] = (dimensions.embedding if dimensions.disentangled is None else hidden,)
         elif role == "project":
             shapes[name] = (hidden, dimensions.embedding) if kind == "weight" else (hidden,)
+        elif part == "head.norm":
+            shapes[name] = (inner,)
         elif role.endswith("norm"):
             shapes[name] = (hidden,)
-        elif part == f"head.{last}":
-            shapes[name] = (labels, hidden) if kind == "weight" else (labels,)
+        elif part.startswith("head."):
+            rows, columns = labels if part == f"head.{last}" else inner, hidden if part == "head.0" else inner
+            shapes[name] = (rows, columns) if kind == "weight" else (rows,)
         elif role == "intermediate":
             shapes[name] = (between, hidden) if kind == "weight" else (between,)
         elif role == "output":

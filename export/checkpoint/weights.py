@@ -19,8 +19,11 @@ BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Where the weights may be. The first one that is there is read, as in transformers."""
-WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and classes that keep the model in an attribute `model` put before every name."""
+WRAPPERS = ("module.", "model.")
+"""What DataParallel and classes that keep the model in an attribute `model` put before every name."""
+WRAPPED_PARTS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile, FSDP and activation checkpointing put into the names of the parts that they wrap, also within a model. No
+module of a model has such a name."""
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -118,10 +121,20 @@ def _check_state_dict(file: Path, tensors: Any) -> None:
 
 
 def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors without the prefixes in `WRAPPERS`, in any order, where every name has them."""
+    """Return the tensors by the names that they have without PyTorch's wrappers.
+
+    Those in `WRAPPED_PARTS` are left out everywhere, and the prefixes in `WRAPPERS`, in any order, where every name has them.
+    """
+    tensors = {_without_wrapped_parts(name): value for name, value in tensors.items()}
     while prefix := next((one for one in WRAPPERS if tensors and all(name.startswith(one) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return dict(tensors)
+
+
+def _without_wrapped_parts(name: str) -> str:
+    for part in WRAPPED_PARTS:
+        name = name.replace(part, "")
+    return name
 
 
 def check_not_quantised(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:

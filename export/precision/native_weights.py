@@ -57,8 +57,8 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
     They require an encoder that computes as BERT's or ModernBERT's with one of `hidden_activations`, and on GPUs attention heads
-    of at most 128 channels. The mean of all tokens is computed for ModernBERT alone, and LayerNorm in the head with the
-    encoder's epsilon.
+    of at most 128 channels. The mean of all tokens is computed for ModernBERT alone, LayerNorm in the head with the encoder's
+    epsilon, and a head of two linear layers where the first has as many outputs as the model has channels.
     """
     dimensions = checkpoint.dimensions
     is_modern = isinstance(dimensions, ModernBertDimensions)
@@ -70,6 +70,8 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
         known = known and padded(dimensions.hidden // dimensions.heads) <= MAX_GPU_HEAD
     if checkpoint.has("head.norm"):
         known = known and checkpoint.head_norm_eps == dimensions.norm_eps
+    if checkpoint.has("head.1"):
+        known = known and len(checkpoint.tensor("head.0.weight")) == dimensions.hidden
     return known and _activation(dimensions.hidden_act) in hidden_activations(for_gpus=for_gpus, gated=is_modern)
 
 

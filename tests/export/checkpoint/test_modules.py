@@ -36,7 +36,7 @@ from crossrt.export.graph.writer import graph_of
 from crossrt.export.precision.native_weights import can_be_native, gradient_sites
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.score_gradients import score_gradients
-from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _odd_place, _write
+from tests.export.checkpoint.test_odd_checkpoints import KINDS, PAIRS, _odd_place, _write, both
 
 TANH, GELU, RELU, IDENTITY = torch.nn.Tanh, torch.nn.GELU, torch.nn.ReLU, torch.nn.Identity
 
@@ -165,6 +165,26 @@ def test_dense_and_layernorm_on_every_trunk_score_as_in_sentence_transformers(
         computed = session.run(["logits"], feeds_of(session, batch))[0][:, 0]
         np.testing.assert_allclose(computed, expected[rows], rtol=0, atol=1e-5)
     assert np.ptp(expected) > 0.1, "the pairs differ"
+
+
+@pytest.mark.parametrize("width", [8, 24])
+@pytest.mark.parametrize(("trunk", "pooling"), [("bert", "cls"), ("modernbert", "mean")])
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_first_dense_module_of_another_width_scores_as_in_sentence_transformers(
+    normed: bool, trunk: str, pooling: str, width: int, tmp_path: Path
+) -> None:
+    layers = [dense(16, width, GELU), *([norm(width)] if normed else []), dense(width, 1, IDENTITY, last=True)]
+    path = saved(tmp_path, TRUNKS[trunk], layers, pooling_mode=pooling)
+    expected = TheirCrossEncoder(str(path), device="cpu").predict(PAIRS)
+    checkpoint = Checkpoint.read(path)
+    assert not can_be_native(checkpoint), "their head is as wide as the model"
+    assert not can_be_native(checkpoint, for_gpus=True)
+    bundle, reports = export_bundle(checkpoint, tmp_path / "bundle", precisions=[Precision.FP16])
+    assert all(reports), "\n".join(map(str, reports))
+    for backend in ("onnxruntime", "openvino"):
+        with CrossEncoder(bundle.path, backend=backend, device="cpu", precision="fp32") as model:
+            np.testing.assert_allclose(model.predict(PAIRS), expected, rtol=0, atol=1e-4)
+    assert len({*np.ravel(expected).tolist()}) == expected.size, "the pairs differ"
 
 
 def test_a_model_of_the_kind_of_the_ettin_rerankers_is_exported_with_fp16(tmp_path: Path) -> None:
@@ -307,14 +327,14 @@ def normed(**sizes: int) -> Callable[[Path], None]:
         (edit("sentence_bert_config.json", transformer_task="fill-mask"), "transformer_task is 'fill-mask'"),
         (edit("sentence_bert_config.json", module_output_name="sentence_embedding"), "module_output_name"),
         (edit("config.json", model_type="t5"), "model_type is 't5'; under a head of Dense modules, bert, electra"),
-        (layer("2_Dense", (8, 16)), r"2_Dense: the layer is \[8, 16\], not square"),
+        (layer("2_Dense", (8, 16)), "3_Dense: the layer reads 16 values, and the one before writes 8"),
+        (both(layer("2_Dense", (8, 8)), layer("3_Dense", (1, 8))), r"dense.0.weight is \[8, 8\], expected \[8, 16\]"),
         (layer("3_Dense", (1, 8)), "3_Dense: the layer reads 8 values, and the one before writes 16"),
-        (layer("2_Dense", (8, 8)), "3_Dense: the layer reads 16 values, and the one before writes 8"),
         (layer("2_Dense", (16,)), "a table linear.weight is expected"),
         (layer("2_Dense", (16, 16), "weight"), "hold weight; a table linear.weight is expected"),
         (lambda path: (path / "2_Dense/model.safetensors").unlink(), "2_Dense has neither"),
         (lambda path: (path / "2_Dense/config.json").unlink(), "2_Dense has no config.json"),
-        (listed(TRANSFORMER, POOLING), "Dense modules, the first of the model's width"),
+        (listed(TRANSFORMER, POOLING), "Dense modules, the first with Tanh"),
         (listed(TRANSFORMER, FIRST, LAST), "has the modules Transformer in '', Dense in '2_Dense', Dense"),
         (listed(TRANSFORMER, LOGIT_SCORE), "LogitScore reads one token's logit of a generative model"),
         (

@@ -7,6 +7,7 @@ refusal, or none where the scores must be those of transformers.
 import json
 import pickle
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -448,7 +449,24 @@ def _unprefixed(path: Path) -> dict[str, Any]:
         held |= load_file(part)
     for part in path.glob("*.bin"):
         held |= torch.load(part, weights_only=True)
-    return {name.replace("module.", "").replace("_orig_mod.", "").removeprefix("model."): held[name] for name in held}
+    wrappers = "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module."
+    plain = {}
+    for name, value in held.items():
+        for wrapper in wrappers:
+            name = name.replace(wrapper, "")
+        plain[name.removeprefix("model.")] = value
+    return plain
+
+
+def _wrapped_inside(*rules: tuple[str, str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The parts of a model that match each pattern are wrapped one by one, as FSDP does it."""
+
+    def renamed(name: str) -> str:
+        for pattern, wrapper in rules:
+            name = re.sub(pattern, rf"\g<0>{wrapper}.", name)
+        return name
+
+    return lambda held: {renamed(name): value for name, value in held.items()}
 
 
 def same(path: Path) -> None:
@@ -498,7 +516,29 @@ TABLE = [
     Row("the names of a class with a model in it", "bert", tensors(_prefixed("model.")), state=_unprefixed),
     *(
         Row(f"names that begin with {prefix}", "bert", tensors(_prefixed(prefix)), state=_unprefixed)
-        for prefix in ("module.model.", "model.module.", "_orig_mod.module.model.")
+        for prefix in (
+            "module.model.",
+            "model.module.",
+            "_orig_mod.module.model.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_fsdp_wrapped_module.",
+            "_fsdp_wrapped_module._orig_mod.model.",
+        )
+    ),
+    Row("a compiled trunk", "bert", tensors(_wrapped_inside((r"^bert\.", "_orig_mod"))), state=_unprefixed),
+    *(
+        Row(
+            f"{kind} whose layers FSDP wraps, with activation checkpointing",
+            kind,
+            tensors(
+                _wrapped_inside(
+                    (r"layer\.\d+\.", "_fsdp_wrapped_module._checkpoint_wrapped_module"), (r"^", "_fsdp_wrapped_module")
+                )
+            ),
+            state=_unprefixed,
+        )
+        for kind in ("bert", "distilbert", "roberta")
     ),
     Row("in shards", "bert", sharded("safetensors")),
     Row("in one shard", "bert", sharded("safetensors", count=1)),
@@ -881,8 +921,9 @@ def _scores_of_transformers(path: Path, row: Row) -> np.ndarray[Any, Any]:
         )
     model_class = transformers.AutoModelForSequenceClassification
     if row.state is not None:
-        load |= {"config": transformers.AutoConfig.from_pretrained(path), "state_dict": row.state(path)}
-        model_class = transformers.BertForSequenceClassification
+        config = transformers.AutoConfig.from_pretrained(path)
+        load |= {"config": config, "state_dict": row.state(path)}
+        model_class = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     model = model_class.from_pretrained(None if row.state else path, dtype=torch.float32, **load).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         path, **({"config": load["config"]} if "config" in load else {})
