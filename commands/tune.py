@@ -33,13 +33,15 @@ def tune(
     from ..calibration.calibration_set import CalibrationSet
     from ..engine.bundle.bundle import Bundle
     from ..engine.runtime.autotune import ROUNDS, candidates, fastest, tune
-    from ..engine.selection.select_cpu import choose_cpu
+    from ..engine.selection.execution_config import CpuConfig
+    from ..engine.selection.select import choose_execution
     from ..engine.selection.tuning import Tuning
     from ..engine.text.tokenizer import read_tokenizer
     from ..engine.text.typical_pairs import typical_pairs
 
     opened = Bundle.open(bundle)
-    config = choose_cpu(opened, precision=precision, threads=threads, tuned=False)
+    config = choose_execution(opened, precision=precision, device="cpu", threads=threads, tuned=False)
+    assert isinstance(config, CpuConfig)
     if pairs is not None:
         texts = list(CalibrationSet.from_pairs_file(pairs, size=100).pairs)
     else:

@@ -11,17 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from crossrt import CrossEncoder
+from crossrt.__main__ import app
 from crossrt.engine import native_library as module
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError
+from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.encoder import WRONG_ARRAYS
 from crossrt.engine.kernels.instruction_sets import KINDS, Kind
 from crossrt.engine.kernels.support import INTERFACE
 from crossrt.engine.native_functions import FUNCTIONS
 from crossrt.engine.native_library import native_library
+from crossrt.engine.runtime import autotune
 from crossrt.engine.selection.select import choose_execution
 
 pytestmark = [
@@ -174,6 +178,25 @@ def test_asking_for_another_backend_warns_of_nothing(
     break_kernels(kinds, "cut off")
     CrossEncoder(native_bundle, device="cpu", backend="onnxruntime").close()
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("command", ["tune", "info"])
+def test_commands_that_say_what_runs_here_warn_in_the_same_words(
+    command: str,
+    native_bundle: Path,
+    kinds: list[Kind],
+    break_kernels: Break,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(autotune, "ROUNDS", 1)
+    said = break_kernels(kinds[:1], "cut off")
+    done = CliRunner().invoke(app, [command, str(native_bundle), "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    instead = f"the kernels for {kinds[1].name}" if len(kinds) > 1 else "onnxruntime"
+    assert caplog.messages == [f"{each}. fp32 is computed by {instead} instead" for each in said]
 
 
 def test_where_no_other_backend_is_installed_the_error_names_the_library(
