@@ -33,7 +33,7 @@ from .selection.select import choose_execution
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
 from .text.inputs import check_text, checked_pair, checked_pairs, checked_passages, is_single
-from .text.pair_source import PairSource, StoredPassages, TextPairs
+from .text.pair_source import PairSource, StoredPassages, TextPairs, TokenizedPairs
 from .text.pair_tokenizer import PairTokenizer
 from .text.text_limits import NO_LIMITS, TextLimits
 from .text.truncation import Truncation, TruncationCounter
@@ -242,6 +242,7 @@ class CrossEncoder(CrossEncoderAttributes):
         priority: int = 0,
         cancellation: Cancellation | None = None,
         limits: TextLimits | None = None,
+        encoded: EncodedPairs | None = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
@@ -266,6 +267,9 @@ class CrossEncoder(CrossEncoderAttributes):
         `limits` is as in `encode`, for texts alone. With `windows` the query and the passages are cut before, and the length of a
         window is that of a pair: `limits.pair` is then refused.
 
+        `encoded` has the pairs of the query and each of the `documents` as `encode` returned them, so that they are not tokenized
+        again; prompt, limits and windows are then refused.
+
         `priority` is as in `submit`. Another thread can give up the call with `cancellation`, an object of
         `crossrt.engine.runtime.cancellation.Cancellation`: what has not begun is not computed, and the call raises BackendError.
 
@@ -283,11 +287,19 @@ class CrossEncoder(CrossEncoderAttributes):
             top_k = whole("top_k", top_k, least=0, hint=", or None for all")
         check_text(query, "the query")
         self._need_label()  # fail before computing anything
+        refused = {"prompt": prompt or prompt_name, "limits": limits, "windows": windows, "passages": passages}
         prompt = self._prompt(prompt, prompt_name)
         texts: list[str] = []
         items: list[Any]
         source: PairSource[Any]
-        if passage_ids is not None or passages is not None:
+        if encoded is not None:
+            _check_alone(refused)
+            texts = checked_passages(documents)
+            if len(encoded) != len(texts):
+                raise OptionError(f"encoded has {len(encoded)} pairs, and there are {len(texts)} documents")
+            items = list(range(len(texts)))
+            source = TokenizedPairs(pairs=encoded)
+        elif passage_ids is not None or passages is not None:
             if passage_ids is None or passages is None or documents is not None or return_documents:
                 raise OptionError(
                     "passage_ids and passages go together, in place of documents, and return no texts: a store holds none"
@@ -684,6 +696,13 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _check_alone(others: Mapping[str, object]) -> None:
+    """Raise OptionError for an option of `rank` that goes with texts, beside `encoded`."""
+    for name, value in others.items():
+        if value:
+            raise OptionError(f"encoded and {name} exclude each other: the pairs are tokenized already")
 
 
 def _check_limits(windows: Windows | None, limits: TextLimits) -> None:

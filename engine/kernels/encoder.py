@@ -81,10 +81,9 @@ def check_arrays(library: ctypes.CDLL, file: Path, precision: Precision) -> None
 
     It opens the smallest BERT and the smallest ModernBERT with all optional parts, whose weights are zeros.
     """
-    for optional in (
-        {"architecture": "bert", "types": 1, "embedding": PANEL, "activation_balance": precision is Precision.INT8},
-        {"architecture": "modernbert", "types": 0},
-    ):
+    bert = {"types": 1, "embedding": PANEL, "activation_balance": precision is Precision.INT8}
+    models: dict[str, dict[str, Any]] = {"bert": bert, "modernbert": {"types": 0}}
+    for architecture, optional in models.items():
         dims = ModelDims(
             precision=precision.value,
             hidden=PANEL,
@@ -98,6 +97,7 @@ def check_arrays(library: ctypes.CDLL, file: Path, precision: Precision) -> None
             dense=2,
             activation="gelu",
             epsilon=1e-5,
+            architecture=architecture,
             head_norm=True,
             **optional,
         )

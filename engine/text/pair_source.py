@@ -1,8 +1,10 @@
-"""What a request's items are, and how they become tokens: pairs of texts, or the ids of prepared passages."""
+"""What a request's items are, and how they become tokens: pairs of texts, pairs of tokens, or the ids of prepared passages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+import numpy as np
 
 from .encoded_pairs import EncodedPairs, Prepared
 from .pair_tokenizer import PairTokenizer
@@ -48,6 +50,25 @@ class TextPairs:
     def size(self, pair: tuple[str, str], *, whole: bool) -> int:
         """See `PairSource.size`. A text is tokenized before it is truncated."""
         return len(pair[0]) + len(pair[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedPairs:
+    """Items are the numbers of `pairs`, which have no windows."""
+
+    pairs: EncodedPairs
+
+    def encode(self, numbers: Sequence[int]) -> EncodedPairs:
+        """Return the pairs with these numbers."""
+        return self.pairs.select(np.array(numbers, dtype=np.int64))
+
+    def encode_windows(self, numbers: Sequence[int], windows: Windows) -> WindowedPairs:
+        """Raise NotImplementedError: truncated passages cannot be cut into windows."""
+        raise NotImplementedError
+
+    def size(self, number: int, *, whole: bool) -> int:
+        """See `PairSource.size`."""
+        return TOKEN_CHARACTERS * int(self.pairs.offsets[number + 1] - self.pairs.offsets[number])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

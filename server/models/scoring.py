@@ -46,7 +46,8 @@ waits for a thread where so many others have one."""
 
 
 Tokenized: TypeAlias = EncodedPairs | WindowCounts
-"""A job's tokens; of one with `windows` their number, since windows are cut when they are scored."""
+"""A job's tokens; of one with `windows` their number. Its texts are tokenized again when they are scored: their tokens would take
+much memory while the job waits, and tokenization is a small part of the work."""
 
 
 class Submitted(Protocol):
@@ -337,18 +338,18 @@ class Scoring:
     def _ranked(self, run: Run) -> Outcome:
         job, text = run.job, run.text
         assert text is not None
+        tokens = {"encoded": text} if isinstance(text, EncodedPairs) else {"windows": job.windows, "limits": job.limits}
         found = self.model.rank(
             job.pairs[0][0],
             [text for _, text in job.pairs],
             top_k=job.top,
             exact=bool(job.exact),
-            windows=job.windows,
             activation_fn="identity",
             batch_size=self._settings.batch_size,
             show_progress_bar=False,
             priority=job.priority,
             cancellation=run.cancellation,
-            limits=job.limits,
+            **tokens,
         )
         relevance = np.array([each["score"] for each in found], dtype=np.float32)
         cut = text.cut

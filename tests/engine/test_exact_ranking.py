@@ -23,6 +23,8 @@ from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.encoded_pairs import EncodedPairs
+from crossrt.engine.text.pair_tokenizer import PairTokenizer
+from crossrt.engine.text.text_limits import TextLimits
 from crossrt.engine.text.tokenizer import read_tokenizer
 from crossrt.engine.text.truncation import Truncation
 from crossrt.engine.text.windows import Windows
@@ -61,6 +63,38 @@ def test_the_best_are_those_of_fp32_with_its_scores(models: tuple[CrossEncoder, 
             each["corpus_id"] for each in expected
         ]
     assert plain < 20, "the rounded model alone ranks otherwise, or nothing was tested"
+
+
+@pytest.mark.parametrize("limits", [None, TextLimits(passage=6)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_pairs_that_were_encoded_are_not_tokenized_again(
+    exact: bool, limits: TextLimits | None, models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cheap = models
+    documents = passages(100, seed=3)
+    expected = cheap.rank(QUERY, documents, top_k=5, exact=exact, limits=limits)
+    encoded = cheap.encode([(QUERY, document) for document in documents], limits=limits)
+    for name in ("encode", "encode_within"):
+        monkeypatch.setattr(PairTokenizer, name, lambda *_, **__: pytest.fail("tokenized again"))
+    assert same(cheap.rank(QUERY, documents, top_k=5, exact=exact, encoded=encoded), expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "said"),
+    [
+        (4, {}, "encoded has 4 pairs, and there are 5 documents"),
+        (5, {"windows": WINDOWS}, "encoded and windows exclude each other"),
+        (5, {"limits": TextLimits(pair=9)}, "encoded and limits exclude each other"),
+        (5, {"prompt": "x"}, "encoded and prompt exclude each other"),
+    ],
+)
+def test_encoded_pairs_that_do_not_fit_are_refused(
+    count: int, options: dict[str, Any], said: str, models: tuple[CrossEncoder, CrossEncoder]
+) -> None:
+    documents = passages(5, seed=3)
+    encoded = models[1].encode([(QUERY, document) for document in documents[:count]])
+    with pytest.raises(OptionError, match=said):
+        models[1].rank(QUERY, documents, encoded=encoded, **options)
 
 
 def test_few_pairs_are_scored_in_fp32(

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from crossrt.__main__ import app
 from crossrt.commands.shared.variables import PREFIX
 from crossrt.server.routes import PROBES
 
-from .conftest import Served
+from .conftest import Served, Start
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -55,6 +57,20 @@ def test_every_probe_is_one_of_the_server() -> None:
     paths = re.findall(r"path: (/\w+)", text) + re.findall(r"8080(/\w+)", text)
     assert len(paths) == 4
     assert set(paths) <= set(PROBES)
+
+
+def test_the_health_check_of_the_image_tells_whether_the_server_is_ready(start: Start) -> None:
+    (words,) = re.findall(r"^HEALTHCHECK [^\[]*CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    served = start()
+    command = [word.replace("8080", str(served.port)) for word in json.loads(words)]
+    assert command[0] == "python"
+
+    def status() -> int:
+        return subprocess.run([sys.executable, *command[1:]], capture_output=True, timeout=20).returncode
+
+    assert status() == 0
+    served.end()
+    assert status() != 0
 
 
 def test_every_metric_of_the_dashboard_is_exported(stub: Served) -> None:

@@ -117,12 +117,27 @@ class Model:
         ones = np.ones(len(pairs), dtype=np.int64)
         return WindowCounts(tokens=ones, cut=0 * ones)
 
+    def rank(self, query: str, documents: list[str], *, encoded: EncodedPairs, **_: Any) -> list[dict[str, Any]]:
+        return [{"corpus_id": place, "score": len(encoded)} for place in range(len(documents))]
+
     def close(self) -> None:
         pass
 
 
-def job(pieces: int, windows: Windows | None) -> Job:
-    return Job(pairs=[("q", "x" * 40)] * (pieces * PIECE_TEXTS), windows=windows)
+def job(pieces: int, windows: Windows | None, *, exact: bool | None = None) -> Job:
+    return Job(pairs=[("q", "x" * 40)] * (pieces * PIECE_TEXTS), windows=windows, exact=exact)
+
+
+def test_a_job_with_exact_is_tokenized_once() -> None:
+    async def run() -> tuple[int, set[float]]:
+        model: Any = Model()
+        model.go_on.set()
+        scoring = Scoring(model, ModelSettings(name="m", bundle="b"))
+        outcome = await scoring.start(job(3, None, exact=True)).future
+        await asyncio.to_thread(scoring.close)
+        return int(model.calls), {*outcome.relevance}
+
+    assert asyncio.run(run()) == (3, {3.0 * PIECE_TEXTS})
 
 
 @pytest.mark.parametrize("windows", [None, Windows(length=9, stride=1)])
