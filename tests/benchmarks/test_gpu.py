@@ -68,6 +68,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load_benchmark: Any
     processes.__dict__.update({**subprocess.__dict__, "run": run})
     monkeypatch.setattr(module, "subprocess", processes)
     monkeypatch.setattr(module, "gpus", lambda: (GPU,))
+    shapes: ModuleType = load_benchmark("gpu_shapes")
+    monkeypatch.setattr(shapes, "ROWS", (1, 8))
+    monkeypatch.setattr(shapes, "REPEATS", 2)
 
     def measure(*words: Any) -> tuple[int, list[dict[str, Any]]]:
         """Run it; return the exit status and what the result says of each bundle."""

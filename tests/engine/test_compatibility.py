@@ -246,7 +246,6 @@ def test_the_model_cards_snippets_run_with_the_import_changed_alone(
     """The name in the snippet is a local directory here: no checkpoint is fetched."""
     shutil.copytree(checkpoint, tmp_path / "cross-encoder/ms-marco-MiniLM-L6-v2")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path / "cache"))
     changed = re.sub(r"^from (sentence_transformers|transformers) import .*$", imports, snippet, count=1, flags=re.M)
     assert changed != snippet
     assert changed.splitlines()[-3:] == snippet.splitlines()[-3:]

@@ -23,6 +23,12 @@ def calibration() -> CalibrationSet:
     return CalibrationSet.sample([pair for pair in pairs if pair[0] in queries], source="built-in")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no picture of what each part loses in INT8, which takes a second or more."""
+    monkeypatch.setattr("crossrt.export.steps.int8.can_draw", lambda: False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WatchedExport:
     """An export with the files that it hashed and the models that it opened, by precision and backend."""

@@ -427,8 +427,8 @@ def test_both_passes_have_the_priority(start: Start, fields: dict[str, Any]) -> 
 
     with ThreadPoolExecutor(24) as clients:
         post_all(0, 200, times=1, waiting=1)
-        post_all(5, 10, times=20, waiting=21)
-        post_all(-1, 10, times=1, waiting=22)
+        post_all(5, 2, times=20, waiting=21)
+        post_all(-1, 2, times=1, waiting=22)
     assert sorted(ended[:2]) == [-1, 0], "the stub finishes a pass that has begun, whatever comes meanwhile"
     assert ended[2:] == [5] * 20
 

@@ -3,7 +3,7 @@
 import ctypes
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,32 +225,64 @@ def test_a_score_is_its_pairs_own_whatever_lies_beside_it(opened: Any) -> None:
         np.testing.assert_allclose(pipeline.submit(alone, batch_size=1).wait()[0], together[row], atol=2e-3)
 
 
-@compiler
-@pytest.mark.parametrize(
-    ("right", "wrong"),
-    [
-        ("if (key >= block_keys) one", "if (key >= block_keys + 16) one"),  # attention to padding
-        ("tile_key += TILE", "tile_key += 2 * TILE"),  # keys are left out
-        ("first_key += KEY_BLOCK", "first_key += 2 * KEY_BLOCK"),
-        ("sums[half] *= rescale;", ""),  # the softmax is not rescaled
-        ("sum_of_warp(squares) / CHANNELS", "sum_of_warp(squares) / WIDTH"),  # padding counts in the variance
-        ("+ positions[channel + 1]", "+ positions[channel]"),
-    ],
-)
-def test_a_wrong_kernel_is_noticed(
-    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
-) -> None:
+def with_mutants(folder: Path, mutants: Iterable[tuple[str, str, str]]) -> Path:
+    """Write the source with all wrong expressions; the variable `mutant` says which of them is computed, by its place.
+
+    Each mutant is a piece of the source with {} for an expression, the expression, and a wrong one. All are in one library, which
+    is compiled once.
+    """
     source = emulated_gpu.SOURCE.read_text(encoding="utf-8")
-    assert right in source
-    (tmp_path / "encoder.cu").write_text(source.replace(right, wrong), encoding="utf-8")
-    monkeypatch.setattr(emulated_gpu, "SOURCE", tmp_path / "encoder.cu")
+    for place, (piece, right, wrong) in enumerate(mutants):
+        assert piece.format(right) in source
+        source = source.replace(piece.format(right), piece.format(f"(mutant == {place} ? ({wrong}) : ({right}))"))
+    file = folder / "encoder.cu"
+    file.write_text('extern "C" { int mutant; }\n' + source, encoding="utf-8")
+    return file
+
+
+def difference_of_mutant(number: int, bundle: Bundle, pairs: EncodedPairs, expected: Any, folder: Path) -> float:
+    """Return the most by which the logits of a mutant differ from what is expected."""
+    made: list[EmulatedKernels] = []
+
+    def kernels(device: Any, macros: Mapping[str, object]) -> EmulatedKernels:
+        made.append(EmulatedKernels(device, macros, folder / "kernels"))
+        return made[-1]
+
+    device = MemoryDevice(total=4 << 30)
+    with device.current():
+        executor = NativeGpuExecutor(bundle, device, kernels=kernels, products=EmulatedProducts)
+    pipeline = GpuScorer(bundle, CONFIG, [executor])
+    ctypes.c_int.in_dll(made[0].library, "mutant").value = number
+    difference = np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected).max()
+    pipeline.close()
+    return float(difference)
+
+
+MUTANTS = [
+    ("if (key >= {}) one", "block_keys", "block_keys + 16"),  # attention to padding
+    ("tile_key += {}", "TILE", "2 * TILE"),  # keys are left out
+    ("first_key += {}", "KEY_BLOCK", "2 * KEY_BLOCK"),
+    ("sums[half] *= {};", "rescale", "1"),  # the softmax is not rescaled
+    ("sum_of_warp(squares) / {}", "CHANNELS", "WIDTH"),  # padding counts in the variance
+    ("+ positions[{}]", "channel + 1", "channel"),
+]
+
+
+@compiler
+@pytest.mark.parametrize("number", range(-1, len(MUTANTS)), ids=["none", *(f"{p}-{w}" for p, _, w in MUTANTS)])
+def test_a_wrong_kernel_is_noticed(
+    bundle_of: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(emulated_gpu, "SOURCE", with_mutants(tmp_path, MUTANTS))
     dims = dims_of(precision="fp32", hidden=36, heads=2, layers=3)
-    pipeline, _ = opened(dims)
+    arrays = random_arrays(dims)
     pairs = pairs_of([1, 16, 65, 300], dims)
-    assert np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected_of(dims, pairs)).max() > ALLOWED
+    bundle = bundle_of(*for_gpus(dims, arrays))
+    difference = difference_of_mutant(number, bundle, pairs, expected_of(dims, pairs, arrays), tmp_path)
+    assert (difference < ALLOWED) == (number < 0)
 
 
-# Expressions, wrong ones in their place, and what the head reads. All are in one library, which is compiled once.
+# And what the head reads.
 MODERN_MUTANTS = [
     ("2 * WINDOW", "(2 * WINDOW + 4)", "mean"),  # keys too many
     ("distance > 15 + WINDOW || distance < -15 - WINDOW", "distance > WINDOW || distance < -WINDOW", "mean"),  # too few
@@ -267,37 +299,21 @@ MODERN_MUTANTS = [
 
 
 @compiler
-@pytest.mark.parametrize("number", range(len(MODERN_MUTANTS)), ids=lambda number: MODERN_MUTANTS[number][0])
+@pytest.mark.parametrize(
+    "number", range(-1, len(MODERN_MUTANTS)), ids=["none", *(right for right, _, _ in MODERN_MUTANTS)]
+)
 def test_a_wrong_kernel_of_a_modernbert_is_noticed(
     bundle_of: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    source = emulated_gpu.SOURCE.read_text(encoding="utf-8")
-    for place, (right, wrong, _) in enumerate(MODERN_MUTANTS):
-        assert right in source
-        source = source.replace(right, f"(mutant == {place} ? ({wrong}) : ({right}))")
-    (tmp_path / "encoder.cu").write_text('extern "C" { int mutant; }\n' + source, encoding="utf-8")
-    monkeypatch.setattr(emulated_gpu, "SOURCE", tmp_path / "encoder.cu")
+    mutants = [("{}", right, wrong) for right, wrong, _ in MODERN_MUTANTS]
+    monkeypatch.setattr(emulated_gpu, "SOURCE", with_mutants(tmp_path, mutants))
     dims = dims_of(**SMALL | {"pooling": MODERN_MUTANTS[number][2]})
     # With other seeds some mutants change the logits by less than is allowed.
     arrays = modern_arrays(dims, [1, 1], seed=5)
-    bundle = bundle_of(*for_gpus(dims, arrays))
-    made: list[EmulatedKernels] = []
-
-    def kernels(device: Any, macros: Mapping[str, object]) -> EmulatedKernels:
-        made.append(EmulatedKernels(device, macros, tmp_path / "kernels"))
-        return made[-1]
-
-    device = MemoryDevice(total=4 << 30)
-    with device.current():
-        executor = NativeGpuExecutor(bundle, device, kernels=kernels, products=EmulatedProducts)
-    pipeline = GpuScorer(bundle, CONFIG, [executor])
     pairs = pairs_of([1, 16, 145], dims)
-    expected = expected_of(dims, pairs, arrays)
-    mutant = ctypes.c_int.in_dll(made[0].library, "mutant")
-    mutant.value = number
-    difference = np.abs(pipeline.submit(pairs, batch_size=1).wait() - expected).max()
-    pipeline.close()
-    assert not difference < ALLOWED
+    bundle = bundle_of(*for_gpus(dims, arrays))
+    difference = difference_of_mutant(number, bundle, pairs, expected_of(dims, pairs, arrays), tmp_path)
+    assert (difference < ALLOWED) == (number < 0)
 
 
 @compiler

@@ -91,7 +91,7 @@ def real_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(texts=st.lists(TEXT, max_size=4), index=st.integers(0, len(NORMALIZERS) - 1))
 def test_ids_are_the_real_tokenizers(texts: list[str], index: int) -> None:
     tokenizer, words = opened(index)
@@ -103,7 +103,7 @@ def encoder_of(index: int, max_length: int, truncation_side: TruncationSide) -> 
     return PairTokenizer(opened(index)[0], max_length=max_length, truncation_side=truncation_side)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.one_of(st.just("who"), TEXT), TEXT), max_size=6),
     max_length=st.sampled_from([4, 5, 6, 9, 12, 31, 64]),

@@ -53,6 +53,21 @@ needs_kernels = pytest.mark.skipif(
 LIMITS = TOLERANCE[Precision.INT8]
 
 
+@pytest.fixture
+def onnxruntime_alone(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export for ONNX Runtime alone: half the time, where other backends are not what a test is about."""
+    for step in ("int8", "native"):
+        monkeypatch.setattr(f"crossrt.export.steps.{step}.installed_backends", lambda *_: ("onnxruntime",))
+
+
+@pytest.fixture
+def pairs_file(calibration: CalibrationSet, tmp_path: Path) -> Path:
+    """The pairs of `calibration`, for the command line."""
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"{query}\t{passage}\n" for query, passage in calibration.pairs))
+    return file
+
+
 # -- what is published
 
 
@@ -164,7 +179,7 @@ def test_untuned_int8_goes_to_the_native_kernels_where_they_run_and_were_judged(
 
 
 def test_the_command_judges_int8_by_lists_or_says_that_it_needs_some(
-    exported: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exported: Bundle, pairs_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*words: object) -> int:
         command = ["crossrt", "parity", exported.path, "--against", DEMO / "checkpoint", *words]
@@ -177,7 +192,7 @@ def test_the_command_judges_int8_by_lists_or_says_that_it_needs_some(
     assert "int8 is judged by how it ranks: give --queries" in capsys.readouterr().err
     assert run() == 0
     assert capsys.readouterr().out.endswith("not checked: fp16, int8 (--precision fp32,fp16,int8)\n")
-    assert run("--precision", "fp32,int8", "--json", "--pairs", DEMO / "calibration/pairs.tsv") == 0
+    assert run("--precision", "fp32,int8", "--json", "--pairs", pairs_file) == 0
     full, int8 = json.loads(capsys.readouterr().out)
     assert (full["precision"], int8["precision"], int8["passed"]) == ("fp32", "int8", True)
     assert int8["ranking"]["queries"] >= 20
@@ -324,6 +339,7 @@ def test_a_lesser_processor_computes_int8_as_it_was_judged(
 
 
 @needs_kernels
+@pytest.mark.usefixtures("undrawn")
 def test_native_weights_that_lose_the_order_are_left_out(
     calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +351,7 @@ def test_native_weights_that_lose_the_order_are_left_out(
         return changed
 
     monkeypatch.setattr(native, "balanced", worse(native.balanced))
+    monkeypatch.setattr("crossrt.export.steps.int8.installed_backends", lambda *_: ("onnxruntime",))  # and natively
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
     assert not next(report for report in reports if (report.precision, report.backend) == ("int8", "native"))
@@ -461,20 +478,19 @@ def command(checkpoint: Path, *words: object) -> list[str]:
     return ["crossrt", "export", str(checkpoint), *map(str, words)]
 
 
+@pytest.mark.usefixtures("onnxruntime_alone")
 def test_a_failed_gate_publishes_nothing_and_keep_going_marks_it(
     checkpoint: Path,
-    calibration: CalibrationSet,
+    pairs_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pairs = tmp_path / "pairs.tsv"
-    pairs.write_text("".join(f"{query}\t{passage}\n" for query, passage in calibration.pairs))
     impossible = replace(LIMITS, top10_overlap=1.01)
     monkeypatch.setattr("crossrt.export.steps.int8.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
     monkeypatch.setattr("crossrt.export.parity.parity.TOLERANCE", {**TOLERANCE, Precision.INT8: impossible})
     out = tmp_path / "b"
-    words = command(checkpoint, out, "--precision", "int8", "--calibrate", pairs)
+    words = command(checkpoint, out, "--precision", "int8", "--calibrate", pairs_file)
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -500,6 +516,7 @@ def test_a_failed_gate_publishes_nothing_and_keep_going_marks_it(
         assert model.precision is Precision.FP32
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_backend_in_whose_arithmetic_int8_failed_is_not_taken(
     checkpoint: Path,
     calibration: CalibrationSet,
@@ -574,6 +591,7 @@ def test_int8_is_judged_by_lists_and_keeps_the_order_of_held_out_ones(exported: 
 # -- bad input
 
 
+@pytest.mark.usefixtures("onnxruntime_alone")
 def test_a_tensor_that_never_changes_is_named(tmp_path: Path, calibration: CalibrationSet) -> None:
     shutil.copytree(DEMO / "checkpoint", tmp_path / "c")
     tensors = safetensors.torch.load_file(tmp_path / "c/model.safetensors")
@@ -639,7 +657,7 @@ def test_what_cannot_be_calibrated_is_said_and_the_bundle_is_as_it_was(
 
 
 def test_a_disk_that_fills_while_int8_is_written_leaves_the_bundle_as_it_was(
-    calibration: CalibrationSet, bundle: Path, tmp_path: Path
+    pairs_file: Path, bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "b"
     shutil.copytree(bundle, out)
@@ -651,11 +669,10 @@ def test_a_disk_that_fills_while_int8_is_written_leaves_the_bundle_as_it_was(
         "def limited(*a):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (4000000, 4000000)); whole(*a)\n"
         "int8.save_checked = limited\n"
+        "import crossrt.export.steps.native as native; native.installed_backends = lambda *_: ('onnxruntime',)\n"
         "sys.argv[0] = 'crossrt'; from crossrt.__main__ import main; main()"
     )
-    pairs = tmp_path / "pairs.tsv"
-    pairs.write_text("".join(f"{query}\t{passage}\n" for query, passage in calibration.pairs))
-    words = command(DEMO / "checkpoint", out, "--force", "--precision", "int8", "--calibrate", pairs)
+    words = command(DEMO / "checkpoint", out, "--force", "--precision", "int8", "--calibrate", pairs_file)
     child = subprocess.run([sys.executable, "-c", program, *words[1:]], capture_output=True, text=True)
     assert child.returncode == 1
     assert "File too large" in child.stderr
@@ -686,6 +703,7 @@ def test_nan_weights_are_named(make_checkpoint: Callable[..., Path], tmp_path: P
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.usefixtures("onnxruntime_alone")
 def test_parity_error_carries_the_report(checkpoint: Path, calibration: CalibrationSet, tmp_path: Path) -> None:
     """Random weights have no order to keep, and say nothing about INT8 but this."""
     wild = Checkpoint.read(checkpoint)

@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Print what crossrt with some extras needs, one requirement a line:  scripts/requirements.py export,cpu.
+
+With it `scripts/environment` installs packages while crossrt itself is compiled.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import tomllib
+
+
+def requirements(extras: str) -> list[str]:
+    """Return the requirements of crossrt and of extras, whose names are separated by commas."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def needed(names: str) -> Iterator[str]:
+        for name in names.split(","):
+            for line in project["optional-dependencies"][name]:
+                own = re.fullmatch(r"crossrt\[(.+)\]", line)
+                yield from needed(own[1]) if own else [line]
+
+    return list(dict.fromkeys([*project["dependencies"], *needed(extras)]))
+
+
+if __name__ == "__main__":
+    print(*requirements(sys.argv[1]), sep="\n")
