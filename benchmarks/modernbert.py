@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Is a ModernBERT as much faster than PyTorch as a BERT of the same width?
+"""Are a ModernBERT and an XLM-R as much faster than PyTorch as a BERT of the same width?
 
     benchmarks/modernbert.py --out benchmarks/results/modernbert.json
 
-Scores random pairs with seeded random weights at the sizes of BERT-base (12 layers) and ModernBERT-base (22 layers, each with
-half of the multiplications), by the native kernels in every precision that the processor has, by OpenVINO and ONNX Runtime in
-FP32, and by PyTorch: transformers in batches of 32 pairs sorted by length, as sentence-transformers does. All go from raw text
-to scores, with a thread for each processor, one after the other in each round. Speed does not depend on the weights; the scores
-mean nothing, and INT8 is not judged.
+Scores random pairs with seeded random weights at the sizes of BERT-base (12 layers), XLM-R-base (12 layers, 250,002 tokens, a
+Unigram tokenizer as SentencePiece makes them) and ModernBERT-base (22 layers, each with half of the multiplications), by the
+native kernels in every precision that the processor has, by OpenVINO and ONNX Runtime in FP32, and by PyTorch: transformers in
+batches of 32 pairs sorted by length, as sentence-transformers does. All go from raw text to scores, with a thread for each
+processor, one after the other in each round. Speed does not depend on the weights; the scores mean nothing, and INT8 is not
+judged.
 """
 
 import argparse
@@ -39,19 +40,27 @@ from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.graph.writer import onnx_from_checkpoint
 from crossrt.export.precision.native_weights import native_from_checkpoint
 
-SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+BERT_SPECIAL = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+XLMR_SPECIAL = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 WORDS = 30_000
+LONGEST = 1024
+"""Tokens of the longest pair."""
 SIZES: dict[str, Any] = {
     "hidden_size": 768,
     "num_attention_heads": 12,
     "num_labels": 1,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": LONGEST + 2,  # an XLM-R's positions begin with 2
 }
 MODELS = {
     "BERT-base": (
         transformers.BertConfig,
         transformers.BertForSequenceClassification,
         {"num_hidden_layers": 12, "intermediate_size": 3072},
+    ),
+    "XLM-R-base": (
+        transformers.XLMRobertaConfig,
+        transformers.XLMRobertaForSequenceClassification,
+        {"num_hidden_layers": 12, "intermediate_size": 3072, "vocab_size": 250_002, "type_vocab_size": 1},
     ),
     "ModernBERT-base": (
         transformers.ModernBertConfig,
@@ -63,28 +72,52 @@ REQUESTS = {"95 tokens": (32, 95, 30), "400 tokens": (8, 400, 60), "1,000 tokens
 """Pairs of a request, and the mean and standard deviation of their tokens."""
 
 
-def write_checkpoint(name: str, path: Path) -> Path:
-    """Write a seeded checkpoint whose tokenizer has one token a word."""
-    path.mkdir(parents=True)
-    tokens = [*SPECIAL, *(f"w{number}" for number in range(WORDS))]
-    ids = {token: number for number, token in enumerate(tokens)}
+def word_tokenizer() -> tuple[Tokenizer, dict[str, str]]:
+    """Return a tokenizer with one token a word and BERT's special tokens, and these."""
+    ids = {
+        token: number for number, token in enumerate((*BERT_SPECIAL.values(), *(f"w{word}" for word in range(WORDS))))
+    }
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B [SEP]",
         special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
     )
+    return tokenizer, BERT_SPECIAL
+
+
+def unigram_tokenizer() -> tuple[Tokenizer, dict[str, str]]:
+    """Return a Unigram tokenizer with one token a word and its digits besides, and XLM-R's special tokens."""
+    special = [token for name, token in XLMR_SPECIAL.items() if name != "mask"]
+    words = [f"\u2581w{word}" for word in range(WORDS)]
+    pieces = [(token, 0.0) for token in special] + [(word, -10.0) for word in words]
+    pieces += [(piece, -14.0) for piece in ("\u2581", "w", *"0123456789")]
+    tokenizer = Tokenizer(models.Unigram([*pieces, ("<mask>", 0.0)], unk_id=special.index("<unk>")))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", special.index("<s>")), ("</s>", special.index("</s>"))],
+    )
+    return tokenizer, XLMR_SPECIAL
+
+
+def write_checkpoint(name: str, path: Path) -> Path:
+    """Write a seeded checkpoint whose tokenizer has one token a word."""
+    path.mkdir(parents=True)
+    tokenizer, special = unigram_tokenizer() if name.startswith("XLM-R") else word_tokenizer()
+    tokenizer.add_special_tokens(list(special.values()))
     tokenizer.save(str(path / "tokenizer.json"))
-    settings: dict[str, Any] = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": SIZES["max_position_embeddings"]}
+    settings: dict[str, Any] = {f"{kind}_token": token for kind, token in special.items()}
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": LONGEST}
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     configuration, architecture, fields = MODELS[name]
-    special = {f"{kind}_token_id": ids[f"[{kind.upper()}]"] for kind in ("cls", "sep", "pad")}
+    ids: dict[str, Any] = {f"{kind}_token_id": tokenizer.token_to_id(special[kind]) for kind in ("cls", "sep", "pad")}
+    ids |= {"bos_token_id": None, "eos_token_id": None}
     torch.manual_seed(0)
-    config = configuration(vocab_size=len(tokens), bos_token_id=None, eos_token_id=None, **special, **SIZES, **fields)
+    config = configuration(**{"vocab_size": tokenizer.get_vocab_size(), **ids, **SIZES, **fields})
     architecture(config).save_pretrained(path)
     return path
 
@@ -107,7 +140,7 @@ def write_bundle(checkpoint: Checkpoint, bundle: Path, name: str) -> Path:
 def random_pairs(count: int, mean: int, deviation: int) -> list[tuple[str, str]]:
     """Return pairs of a query of seven words and a passage."""
     rng = np.random.default_rng(mean)
-    lengths = np.clip(np.rint(rng.normal(mean, deviation, count)).astype(int), 20, SIZES["max_position_embeddings"])
+    lengths = np.clip(np.rint(rng.normal(mean, deviation, count)).astype(int), 20, LONGEST)
 
     def words(number: int) -> str:
         return " ".join(f"w{number}" for number in rng.integers(0, WORDS, number))
@@ -140,9 +173,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     arguments = parser.parse_args()
     rows = []
-    for name in MODELS:
+    for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             scorers = systems(name, Path(folder))
             for request, shape in REQUESTS.items():
