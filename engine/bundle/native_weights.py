@@ -26,13 +26,14 @@ from ..precision import Precision
 from ..text.tokenizer import MOST_TOKENS
 from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
 
-FORMAT = "crossrt native 6"
+FORMAT = "crossrt native 7"
 FIELDS_OF_FORMAT_4 = ("architecture", "pooling", "window", "head_norm", "embedding")
-NEWER_FIELDS = ("activation_balance", "hidden_activation", *FIELDS_OF_FORMAT_4, "padding")
-"""Fields of `ModelDims` that came after the oldest format, with formats 6, 5, 4 and 3."""
+NEWER_FIELDS = ("rotated", "activation_balance", "hidden_activation", *FIELDS_OF_FORMAT_4, "padding")
+"""Fields of `ModelDims` that came after the oldest format, with formats 7, 6, 5, 4 and 3."""
 OLDER_FORMATS = {
-    "crossrt native 5": NEWER_FIELDS[:1],
-    "crossrt native 4": NEWER_FIELDS[:2],
+    "crossrt native 6": NEWER_FIELDS[:1],
+    "crossrt native 5": NEWER_FIELDS[:2],
+    "crossrt native 4": NEWER_FIELDS[:3],
     "crossrt native 3": NEWER_FIELDS[:-1],
     "crossrt native 2": NEWER_FIELDS,
 }
@@ -125,6 +126,7 @@ class ModelDims:
     - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
     - `hidden_activation`: what is between the two feed-forward layers.
     - `activation_balance`: whether INT8 has factors for its channels. A ModernBERT's are in the weights of its gates.
+    - `rotated`: whether INT8 rotates what it quantizes, except attention's contexts: see `Int8::rotate` in native/precision.h.
     """
 
     precision: str
@@ -148,6 +150,7 @@ class ModelDims:
     embedding: int | None = None
     hidden_activation: str = "gelu"
     activation_balance: bool = False
+    rotated: bool = False
 
     @property
     def is_modern(self) -> bool:
@@ -292,6 +295,8 @@ class ModelDims:
             raise ValueError(f"architecture {self.architecture!r} or pooling {self.pooling!r} is none")
         if self.activation_balance and (self.is_modern or not self.is_int8):
             raise ValueError("the channels of activations are balanced in a BERT in INT8")
+        if self.rotated and not self.is_int8:
+            raise ValueError("what is quantized is rotated, in INT8 alone")
         if self.head_norm and self.dense == 1:
             raise ValueError("LayerNorm in the head comes between two linear layers")
         if self.embedding is not None and self.is_modern:

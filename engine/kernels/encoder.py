@@ -42,6 +42,7 @@ class EncoderDims(ctypes.Structure):
         ("embedding", ctypes.c_int32),
         ("hidden_activation", ctypes.c_int32),
         ("activation_balance", ctypes.c_int32),
+        ("rotated", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
     )
 

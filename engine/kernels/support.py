@@ -16,7 +16,7 @@ from ..precision import Precision
 from .encoder import check_arrays
 from .instruction_sets import KINDS, Kind
 
-INTERFACE = 6
+INTERFACE = 7
 """The version of the kernels' functions. Raised with each change of what they take, here and in native/c_api.h."""
 KERNELS_VARIABLE = "CROSSRT_KERNELS"
 """An environment variable: the kinds of native kernels to choose among, separated by commas, instead of all that were tried."""

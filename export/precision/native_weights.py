@@ -39,6 +39,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
 from ..checkpoint.modernbert import FULL, SLIDING, ModernBertDimensions, rotary_tables
 from .balance import Balance, balanced
+from .rotation import rotated_moments, unrotating
 from .score_gradients import GradientSample
 from .weight_rounding import rounded
 
@@ -113,6 +114,7 @@ def native_from_checkpoint(
         embedding=dimensions.embedding if checkpoint.has("project") else None,
         hidden_activation=_activation(dimensions.hidden_act),
         activation_balance=precision == Precision.INT8 and not modern,
+        rotated=precision == Precision.INT8,
         **modern,
     )
     arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
@@ -250,16 +252,17 @@ class _ArrayBuilder:
         parts["value.weight"] = parts["value.weight"] * factors[:, None]
         parts["value.bias"] = (parts["value.bias"] - shift) * factors
         if last:
-            self._linear(
-                f"{name}.query", parts["query.weight"] / norm.factors, parts["query.bias"], width, attention_width
-            )
+            weight = parts["query.weight"] / norm.factors
+            self._linear(f"{name}.query", weight, parts["query.bias"], width, attention_width, rotated=True)
             self._last_key_value(name, parts)
         else:
             weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
             moments = self._moments(previous_norm, norm)
             gradients = self._output_moments(previous_norm, lambda rows: self._heads_of_parts(rows, scales, context))
             weight = weight / norm.factors
-            self._linear(f"{name}.query_key_value", weight, bias, width, 3 * attention_width, moments, gradients)
+            self._linear(
+                f"{name}.query_key_value", weight, bias, width, 3 * attention_width, moments, gradients, rotated=True
+            )
         output = self._tensor(f"{name}.attention_output.weight")
         bias = self._bias(f"{name}.attention_output") + output @ context.shift
         output = _pad_heads((output / context.factors).T, dims).T
@@ -287,14 +290,23 @@ class _ArrayBuilder:
             gradients = self._output_moments(norm_name)
         if dims.activation_balance:
             self._arrays[f"{name}.activation.balance"] = _pad_channels(factors, dims.intermediate)
-        self._linear(
-            f"{name}.intermediate", intermediate, bias, width, outputs, self._moments(norm_name, norm), gradients
-        )
+        moments = self._moments(norm_name, norm)
+        self._linear(f"{name}.intermediate", intermediate, bias, width, outputs, moments, gradients, rotated=True)
         bias = self._bias(f"{name}.output")
         if not dims.is_modern:
             bias = bias + norm.shift
         gradients = self._output_moments(f"{name}.activation")
-        self._linear(f"{name}.output", output, bias, dims.intermediate, width, output_moments, gradients, added=True)
+        self._linear(
+            f"{name}.output",
+            output,
+            bias,
+            dims.intermediate,
+            width,
+            output_moments,
+            gradients,
+            added=True,
+            rotated=True,
+        )
 
     def _feed_forward_output(self, number: int) -> tuple[Floats, Floats, Floats | None]:
         """Return the weight of the second feed-forward layer, the factors of its inputs, and what its weights are rounded by.
@@ -337,7 +349,8 @@ class _ArrayBuilder:
         bias = self._bias("project") + weight @ norm.shift - read.shift
         moments, gradients = self._moments("embedding_norm", norm), self._output_moments("embedding_norm")
         weight = weight / norm.factors
-        self._linear("project", weight, bias, self._dims.embedding_width, self._dims.width, moments, gradients)
+        inputs, width = self._dims.embedding_width, self._dims.width
+        self._linear("project", weight, bias, inputs, width, moments, gradients, rotated=True)
         if self._dims.is_int8:
             self._arrays["project.balance"] = _pad_channels(read.factors, self._dims.width)
         return read
@@ -370,7 +383,7 @@ class _ArrayBuilder:
             quantized = torch.ones(channels)
             quantized[outliers] = 0
             sample = replace(sample, rows=sample.rows * quantized, gradients=sample.gradients * quantized)
-            return balanced(none, sample, weights * quantized.numpy(), shifts=False)
+            return balanced(none, sample, weights * quantized.numpy(), shifts=False, rotates=True)
         if stats is not None:
             first = _first_balance(stats.low, stats.high, stats.rows.mean(axis=0, dtype=np.float64), weights)
         elif sample is not None:
@@ -381,7 +394,8 @@ class _ArrayBuilder:
         if sample is None:
             return first
         # [CLS] is quantized twice where queries are made.
-        return balanced(first, sample, weights, cls_is_exact=readers[0].endswith("query"))
+        is_query, is_context = readers[0].endswith("query"), name.endswith("context")
+        return balanced(first, sample, weights, cls_is_exact=is_query, rotates=not is_context)
 
     def _moments(self, name: str, balance: Balance) -> Floats | None:
         """Return the moments of a tensor as the kernels quantize it, or None where calibration has not observed it."""
@@ -415,10 +429,11 @@ class _ArrayBuilder:
         gradients: Floats | None = None,
         *,
         added: bool = False,
+        rotated: bool = False,
     ) -> None:
         """Build a linear layer. INT8 weights are rounded by `moments` of its input and of the score's `gradients` by its output.
 
-        `added` tells that its result is added to the hidden states.
+        `added` tells that its result is added to the hidden states, `rotated` that INT8 rotates what it reads.
         """
         weight = _pad_channels(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
         bias = _pad_channels(bias, outputs)
@@ -431,6 +446,8 @@ class _ArrayBuilder:
             moments = _pad_channels(_pad_channels(moments, inputs).T, inputs)
         if gradients is not None:
             gradients = _pad_channels(_pad_channels(gradients, outputs).T, outputs)
+        if rotated:
+            weight, moments = unrotating(weight), None if moments is None else rotated_moments(moments)
         integers, scale = rounded(weight, moments, gradients)
         self._arrays[f"{name}.weight"] = _pack_panels(integers, interleaved=4)
         self._arrays[f"{name}.scale"] = scale

@@ -12,7 +12,7 @@ namespace crossrt {
 
 // The version of these functions and of `ModelDims`. Raised with each change of what they take, here and in support.py, so
 // that Python does not call a library that was compiled for another version.
-constexpr int INTERFACE = 6;
+constexpr int INTERFACE = 7;
 
 enum Status { OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS };
 

@@ -70,12 +70,16 @@ class EncoderOf : public Encoder {
         typename Precision::FeedForwardScratch feed_forward;
         AttentionScratch<Element, Factor> attention;
         float* row;  // [width], or [embedding_width]
+        float* rotated;  // INT8: the row that is being quantized, rotated; null where rows are not rotated
 
         ThreadScratch(Workspace& workspace, const ModelDims& dims, int tokens)
             : intermediate(workspace.allocate<Element>(size_t(FFN_ROW_BLOCK) * dims.intermediate)),
               feed_forward(workspace, FFN_ROW_BLOCK, dims.intermediate),
               attention(workspace, tokens, dims.is_modern() ? dims.head : std::max(dims.head, dims.width())),
-              row(workspace.allocate<float>(std::max(dims.width(), dims.embedding_width()))) {}
+              row(workspace.allocate<float>(std::max(dims.width(), dims.embedding_width()))),
+              rotated(dims.rotated ? workspace.allocate<float>(
+                                         std::max({dims.width(), dims.embedding_width(), dims.intermediate}))
+                                   : nullptr) {}
     };
     struct Activations : Workspace {
         float *hidden, *context;   // [tokens, width], [tokens, attention_width]
@@ -136,7 +140,7 @@ public:
             const Share share{begin, end, first_pair(begin), first_pair(end)};
             const ThreadScratch& scratch = activations.scratch[rank];
             embed(pairs, share, activations, scratch);
-            if (model.projection && begin < end) project_embeddings(share, activations);
+            if (model.projection && begin < end) project_embeddings(share, activations, scratch);
             for (int number = 0; number < int(model.layers.size()); number++) {
                 const Layer& layer = model.layers[number];
                 if (begin < end) project(number, pairs, share, activations, scratch);
@@ -212,8 +216,8 @@ private:
     }
 
     // Normalizes a row of hidden states in place.
-    void normalize(const LayerNorm& norm, float* row, const ActivationRows& to) const {
-        Precision::layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, norm.smoothing, to);
+    void normalize(const LayerNorm& norm, float* row, const ActivationRows& to, const ThreadScratch& scratch) const {
+        Precision::layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, norm.smoothing, scratch.rotated, to);
     }
 
     // Normalizes the sum of a layer's part and its input: a BERT's in place. A ModernBERT adds to sums as they are, and normalizes
@@ -224,7 +228,7 @@ private:
             row = scratch.row;
             std::copy_n(sum, dims.width(), row);
         }
-        normalize(norm, row, to);
+        normalize(norm, row, to, scratch);
         return row;
     }
 
@@ -291,13 +295,13 @@ private:
                     store(to + n, sum);
                 }
                 Precision::layer_norm(to, channels, int(width), norm, dims.epsilon, norm.smoothing,
-                                      quantized.from_row(row - share.begin));
+                                      scratch.rotated, quantized.from_row(row - share.begin));
             }
         }
     }
 
     // hidden = embeddings W + b, for the tokens of a thread.
-    void project_embeddings(const Share& share, const Activations& activations) const {
+    void project_embeddings(const Share& share, const Activations& activations, const ThreadScratch& scratch) const {
         const ptrdiff_t width = dims.width();
         const int count = share.end - share.begin;
         float* hidden = activations.hidden + share.begin * width;
@@ -307,7 +311,8 @@ private:
                           });
         const ActivationRows quantized = activations.quantized_hidden.from_row(share.first_row());
         for (int row = 0; row < count; row++)
-            Precision::quantize_smoothed(hidden + row * width, int(width), model.projection->smoothing, quantized.from_row(row));
+            Precision::quantize_smoothed(hidden + row * width, int(width), model.projection->smoothing, scratch.rotated,
+                                         quantized.from_row(row));
     }
 
     // A layer's queries, keys and values of a thread's tokens.
@@ -326,7 +331,8 @@ private:
             float* hidden = activations.hidden + ptrdiff_t(row) * dims.width();
             const bool is_sum = dims.is_modern() && number > 0;
             const float* normalized = is_sum ? normalize_sum(norm_before(number), hidden, quantized, scratch) : hidden;
-            Precision::quantize_residual(normalized, dims.width(), smoothing, quantized, rows.from_row(count + residuals));
+            Precision::quantize_residual(normalized, dims.width(), smoothing, scratch.rotated, quantized,
+                                         rows.from_row(count + residuals));
         }
         const auto row_of = [=](int n) { return pair[n].row - share.begin; };
         const Store products{activations.query_key_value + share.begin * stride, stride};
@@ -390,14 +396,16 @@ private:
         }
         const auto& last = *model.last;
         const typename Precision::Smoothing& smoothing = smoothing_before(dims.layers - 1);
+        float* rotated = activations.scratch[0].rotated;
         for (int begin = 0; begin < count; begin += TILE) {
             const int rows = std::min(TILE, count - begin);
             const ActivationRows quantized = activations.quantized_hidden;
             for (int n = 0; n < rows; n++) {
                 const float* hidden = activations.hidden + ptrdiff_t(begin + n) * width;
-                Precision::quantize_smoothed(hidden, width, smoothing, quantized.from_row(n));
+                Precision::quantize_smoothed(hidden, width, smoothing, rotated, quantized.from_row(n));
                 if (Precision::CLS_RESIDUAL)
-                    Precision::quantize_residual(hidden, width, smoothing, quantized.from_row(n), quantized.from_row(rows + n));
+                    Precision::quantize_residual(hidden, width, smoothing, rotated, quantized.from_row(n),
+                                                 quantized.from_row(rows + n));
             }
             const Store queries{activations.cls_query, attention_width};
             multiply_with_residuals(last.query, quantized, rows, Precision::CLS_RESIDUAL * rows, [](int n) { return n; }, queries,
@@ -465,7 +473,8 @@ private:
                                                 layer.activation_balance.apply(out + LANES, activate(high)));
                                       });
             });
-            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, rows, scratch.feed_forward, add_to(hidden));
+            Precision::ffn_down(layer.ffn_down, layer.outliers, scratch.intermediate, rows, scratch.feed_forward,
+                                scratch.rotated, add_to(hidden));
             for (int row = 0; row < rows; row++)
                 normalize_sum(layer.output_norm, hidden + row * width, quantized.from_row(row), scratch);
         }

@@ -28,6 +28,7 @@ struct ModelDims {
     int embedding;  // channels of embeddings that are projected to the hidden states; 0 where nothing is projected
     int hidden_activation;  // `Activation` of the feed-forward part; `activation` is the head's
     int activation_balance;  // whether INT8 has factors for the channels of the feed-forward part
+    int rotated;  // whether INT8 rotates what it quantizes (`Int8::rotate`)
     float epsilon;
 
     // Channels of a row of hidden states with its padding.

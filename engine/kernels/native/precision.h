@@ -7,6 +7,7 @@
 //     Linear             the packed weights of a linear layer (gemm.h)
 //     ActivationRows     rows [rows, width] of activations as linear layers read them
 //     quantize_row       makes such a row of FP32: INT8 quantizes it, BF16 converts it, FP32 copies it
+//     quantize_smoothed  does so with a LayerNorm's outputs, which INT8 multiplies by factors and rotates
 //     layer_norm         normalizes a row of FP32 and makes such a row of it at once
 //     linear             multiplies such rows with a linear layer
 //     ffn_down           the same for the second feed-forward layer, which INT8 computes in its own way
@@ -14,9 +15,10 @@
 //     CLS_RESIDUAL, quantize_residual                  the same: see there
 //
 // INT8 is dynamic quantization with a scale and a zero point for each token, and weights with a scale for each output channel. A
-// token's range is found as its row is made, so a score depends on no calibration text and on no other pair. Two things keep
-// outliers from taking the range: smoothing (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438) and outlier channels in FP32, as in
-// LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339), but chosen once, by calibration. docs/decisions/0012 has their effect.
+// token's range is found as its row is made, so a score depends on no calibration text and on no other pair. Three things keep
+// outliers from taking the range: smoothing (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438), rotations (QuaRot, Ashkboos et al.
+// 2024, arXiv:2404.00456) and outlier channels in FP32, as in LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339), but chosen once,
+// by calibration. docs/decisions/0012 and 0033 have their effect.
 
 #pragma once
 
@@ -140,6 +142,46 @@ struct Int8 {
               outliers(workspace.allocate<float>(size_t(count) * OutlierChannels::COUNT)) {}
     };
 
+    // A Hadamard rotation of neighbouring vectors: of groups of COUNT channels that are 16 apart, each times the root of COUNT. A
+    // channel that is larger than the others is spread over its group, so that the row's range is smaller. The weights have been
+    // multiplied by the inverse in the export (export/precision/rotation.py).
+    template <int COUNT>
+    static ALWAYS_INLINE void rotate(FloatVec (&values)[COUNT]) {
+#pragma GCC unroll 3
+        for (int half = 1; half < COUNT; half *= 2) {
+#pragma GCC unroll 8
+            for (int i = 0; i < COUNT; i++) {
+                if (i & half) continue;
+                const FloatVec sum = values[i] + values[i + half];
+                values[i + half] = values[i] - values[i + half];
+                values[i] = sum;
+            }
+        }
+    }
+    // Writes the rotated row to `to` [width] and returns its quantization. `values(n)` gives the 16 values from channel `n` on.
+    // `width` is a multiple of 32.
+    template <class Values>
+    static ALWAYS_INLINE RowQuantization rotate_row(int width, float* to, Values&& values) {
+        FloatVec low = broadcast(0), high = broadcast(0);
+        const auto rotate_group = [&]<int COUNT>(int n) ALWAYS_INLINE_LAMBDA {
+            FloatVec group[COUNT];
+#pragma GCC unroll 8
+            for (int i = 0; i < COUNT; i++) group[i] = values(n + i * LANES);
+            rotate(group);
+#pragma GCC unroll 8
+            for (int i = 0; i < COUNT; i++) {
+                low = minimum(low, group[i]);
+                high = maximum(high, group[i]);
+                store(to + n + i * LANES, group[i]);
+            }
+        };
+        int n = 0;
+        for (; n + 8 * LANES <= width; n += 8 * LANES) rotate_group.template operator()<8>(n);
+        for (; n + 4 * LANES <= width; n += 4 * LANES) rotate_group.template operator()<4>(n);
+        if (n < width) rotate_group.template operator()<2>(n);
+        return RowQuantization(lowest(low), highest(high));
+    }
+
     // `values(n)` gives the 16 values from channel `n` on.
     template <class Values>
     static ALWAYS_INLINE void quantize_row(int width, const RowQuantization& quantization, const ActivationRows& to,
@@ -161,23 +203,41 @@ struct Int8 {
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
     }
-    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing& smoothing,
+    // Quantizes a row that is rotated first where there is room for it in `rotated`.
+    template <class Values>
+    static ALWAYS_INLINE void quantize_rotated(int width, float* rotated, const ActivationRows& to, Values&& values) {
+        if (!rotated) return quantize_row(width, to, values);
+        quantize_row(width, rotate_row(width, rotated, values), to,
+                     [&](int n) ALWAYS_INLINE_LAMBDA { return load(rotated + n); });
+    }
+    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing& smoothing, float* rotated,
                                                 const ActivationRows& to) {
-        quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {
+        quantize_rotated(width, rotated, to, [&](int n) ALWAYS_INLINE_LAMBDA {
             return load(row + n) * load(smoothing.factor + n);
         });
     }
     // Quantizes the residual of a smoothed row: what `quantized`, its quantization, has lost.
-    static ALWAYS_INLINE void quantize_residual(const float* row, int width, const Smoothing& smoothing,
+    static ALWAYS_INLINE void quantize_residual(const float* row, int width, const Smoothing& smoothing, float* rotated,
                                                 const ActivationRows& quantized, const ActivationRows& to) {
-        quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {
-            const FloatVec kept =
-                fmadd(load(quantized.values + n), broadcast(*quantized.scale), broadcast(*quantized.shift));
-            return fmsub(load(row + n), load(smoothing.factor + n), kept);
-        });
+        const auto smoothed = [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n) * load(smoothing.factor + n); };
+        const auto kept = [&](int n) ALWAYS_INLINE_LAMBDA {
+            return fmadd(load(quantized.values + n), broadcast(*quantized.scale), broadcast(*quantized.shift));
+        };
+        if (rotated) {
+            rotate_row(width, rotated, smoothed);
+            quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(rotated + n) - kept(n); });
+        } else {
+            quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA {
+                return fmsub(load(row + n), load(smoothing.factor + n), kept(n));
+            });
+        }
     }
     static ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
-                                         const Smoothing& smoothing, const ActivationRows& to) {
+                                         const Smoothing& smoothing, float* rotated, const ActivationRows& to) {
+        if (rotated) {
+            crossrt::layer_norm(row, channels, width, params, epsilon, [](int, FloatVec) ALWAYS_INLINE_LAMBDA {});
+            return quantize_smoothed(row, width, smoothing, rotated, to);
+        }
         FloatVec low = broadcast(0), high = broadcast(0);
         crossrt::layer_norm(row, channels, width, params, epsilon, [&](int n, FloatVec values) ALWAYS_INLINE_LAMBDA {
             values = values * load(smoothing.factor + n);
@@ -206,7 +266,7 @@ struct Int8 {
     // The second feed-forward layer for `count` rows [count, in] in BF16, which are overwritten.
     template <class Epilogue>
     static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations, int count,
-                                       const FeedForwardScratch& scratch, Epilogue&& epilogue) {
+                                       const FeedForwardScratch& scratch, float* rotated, Epilogue&& epilogue) {
         const int width = layer.in;
         for (int row = 0; row < count; row++) {
             BFloat16* values = activations + ptrdiff_t(row) * width;
@@ -214,9 +274,13 @@ struct Int8 {
                 scratch.outliers[row * OutlierChannels::COUNT + n] = to_float(values[outliers.channels[n]]);
                 values[outliers.channels[n]] = 0;
             }
-            const Extremes range = extremes(values, width);
-            quantize_row(width, RowQuantization(range.low, range.high), scratch.rows.from_row(row),
-                         [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); });
+            const auto loaded = [&](int n) ALWAYS_INLINE_LAMBDA { return load(values + n); };
+            if (rotated) {
+                quantize_rotated(width, rotated, scratch.rows.from_row(row), loaded);
+            } else {
+                const Extremes range = extremes(values, width);
+                quantize_row(width, RowQuantization(range.low, range.high), scratch.rows.from_row(row), loaded);
+            }
         }
         linear(layer, scratch.rows, count, 0, layer.out,
                [&](int row, int out, FloatVec low, FloatVec high) ALWAYS_INLINE_LAMBDA {
@@ -275,12 +339,12 @@ struct Floating {
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         for (int n = 0; n < width; n += 2 * LANES) store(to.values + n, load(row + n), load(row + n + LANES));
     }
-    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing&, const ActivationRows& to) {
+    static ALWAYS_INLINE void quantize_smoothed(const float* row, int width, const Smoothing&, float*, const ActivationRows& to) {
         quantize_row(row, width, to);
     }
-    static void quantize_residual(const float*, int, const Smoothing&, const ActivationRows&, const ActivationRows&) {}
+    static void quantize_residual(const float*, int, const Smoothing&, float*, const ActivationRows&, const ActivationRows&) {}
     static ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
-                                         const Smoothing&, const ActivationRows& to) {
+                                         const Smoothing&, float*, const ActivationRows& to) {
         crossrt::layer_norm(row, channels, width, params, epsilon,
                             [&](int n, FloatVec values) ALWAYS_INLINE_LAMBDA { store(to.values + n, values); });
     }
@@ -297,7 +361,7 @@ struct Floating {
 
     template <class Epilogue>
     static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels&, Element* activations, int count,
-                                       const FeedForwardScratch&, Epilogue&& epilogue) {
+                                       const FeedForwardScratch&, float*, Epilogue&& epilogue) {
         linear(layer, ActivationRows(activations, layer.in), count, 0, layer.out, epilogue);
     }
 };

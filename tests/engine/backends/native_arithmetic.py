@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import hadamard
 from scipy.special import erf
 
 from crossrt.engine.bundle.native_weights import PANEL, NativeModel, padded
@@ -93,6 +94,8 @@ def _output(dims: Any, arrays: dict[str, Floats], number: int, activation: Float
     if dims.is_int8:
         kept = activation[:, arrays["kept"][number]] @ arrays[f"layer.{number}.output.kept"]
         activation[:, arrays["kept"][number]] = 0
+    if dims.rotated:
+        activation = _rotated(activation)
     return np.asarray(_linear(arrays, f"layer.{number}.output", _quantized_rows(dims, activation, steps)) + kept)
 
 
@@ -172,9 +175,21 @@ def _smoothed(dims: Any, values: Floats, balance: Floats | None, steps: int) -> 
     """Rows as linear layers read them; in INT8 with what the quantization of the first has lost."""
     if not dims.is_int8:
         return _rounded(dims, values)
-    smoothed = values * balance
+    smoothed = _rotated(values * balance) if dims.rotated else values * balance
     integers, scale, shift = _quantize(smoothed, steps)
     return integers, scale, shift, smoothed[:1] - (integers * scale + shift)[:1]
+
+
+def _rotated(rows: Floats) -> Floats:
+    """Hadamard matrices of 1 and -1, of as many of 8 channels that are 16 apart as fit, then of 4 and of 2."""
+    matrix = np.zeros((rows.shape[1], rows.shape[1]))
+    begin = 0
+    for size in (8, 4, 2):
+        while begin + 16 * size <= len(matrix):
+            place = slice(begin, begin + 16 * size)
+            matrix[place, place] = np.kron(hadamard(size), np.eye(16))
+            begin += 16 * size
+    return np.asarray(rows @ matrix)
 
 
 def _projected(

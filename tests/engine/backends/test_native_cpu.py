@@ -73,8 +73,8 @@ def dims_of(**others: Any) -> ModelDims:
         "epsilon": 1e-12,
     }
     known |= others
-    is_bert = known.get("architecture", "bert") == "bert"
-    return ModelDims(**{"activation_balance": is_bert and known["precision"] == "int8"} | known)
+    is_bert, is_int8 = known.get("architecture", "bert") == "bert", known["precision"] == "int8"
+    return ModelDims(**{"activation_balance": is_bert and is_int8, "rotated": is_int8} | known)
 
 
 def random_arrays(dims: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
@@ -209,6 +209,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
         "dense": 2,
         "activation": "none",
         "hidden_activation": "gelu",
+        "rotated": False,
         "lengths": [5],
         "seed": 179,
     },
@@ -227,15 +228,16 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     dense=st.integers(1, 2),
     activation=st.sampled_from(ACTIVATIONS),
     hidden_activation=st.sampled_from(HIDDEN_ACTIVATIONS),
+    rotated=st.booleans(),
     lengths=st.lists(
         st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 64, 65, 128, POSITIONS])), min_size=1, max_size=9
     ),
     seed=st.integers(0, 1000),
 )
 def test_the_kernels_compute_what_numpy_computes(
-    kind: Kind, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, **fields: Any
+    kind: Kind, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, rotated: bool, **fields: Any
 ) -> None:
-    dims = dims_of(**fields)
+    dims = dims_of(**fields | {"rotated": rotated and fields["precision"] == "int8"})
     assume(not why_not_native(Precision(dims.precision)))  # AVX2 has no BF16
     bundle = bundle_of(dims, random_arrays(dims, seed))
     batch = a_batch(lengths, types=dims.types, seed=seed)
@@ -323,7 +325,9 @@ def test_most_pairs_agree_with_numpy_in_all_digits(
     differences = np.abs(session.run(batch) - logits_of(model, pairs_of(batch), **arithmetic_of(kind, precision)))
     # The mean of all tokens has a part in every number that was rounded the other way.
     assert np.median(differences) < (1e-3 if dims.pooling == "mean" else 1e-4)
-    assert differences.max() < (1e-5 if precision == "fp32" else 0.1)
+    # What a number moves that was rounded the other way. Seven bits have half the steps.
+    one_step = 0.2 if kind.int8 == "narrow" else 0.1
+    assert differences.max() < (1e-5 if precision == "fp32" else one_step)
 
 
 @pytest.mark.processor
@@ -682,14 +686,21 @@ def test_activations_are_balanced_in_a_bert_in_int8_alone(fields: dict[str, Any]
         dims_of(**fields, activation_balance=True).check()
 
 
+@pytest.mark.parametrize("fields", [{"precision": "fp32"}, {"precision": "fp16"}], ids=["fp32", "fp16"])
+def test_rows_are_rotated_in_int8_alone(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="rotated, in INT8 alone"):
+        dims_of(**fields, rotated=True).check()
+
+
 def as_before(content: bytes, version: int) -> bytes:
-    """A file as it was before the format knew balanced activations, activations other than GELU, ModernBERT, or whether positions
-    pass over padding.
+    """A file as it was before the format knew rotations, balanced activations, activations other than GELU, ModernBERT, or
+    whether positions pass over padding.
     """
 
     def older(header: dict[str, Any]) -> None:
         absent = [
-            "activation_balance",
+            "rotated",
+            *(("activation_balance",) if version < 6 else ()),
             *(("hidden_activation",) if version < 5 else ()),
             *(("architecture", "pooling", "window", "head_norm", "embedding") if version < 4 else ()),
             *(("padding",) if version < 3 else ()),
@@ -704,12 +715,14 @@ def as_before(content: bytes, version: int) -> bytes:
 def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_matters(
     bundle_of: Callable[..., Bundle],
 ) -> None:
-    dims = dims_of(activation_balance=False, layers=6)  # so many that a vector of layers moves them as it grows
+    dims = dims_of(
+        activation_balance=False, rotated=False, layers=6
+    )  # so many that a vector of layers moves them as it grows
     bundle = bundle_of(dims, random_arrays(dims))
     batch = a_batch([5, 9])
     expected = session_of(bundle).run(batch)
     content = file_of(bundle).read_bytes()
-    for version in (5, 4, 3, 2):
+    for version in (6, 5, 4, 3, 2):
         file_of(bundle).write_bytes(as_before(content, version))
         np.testing.assert_array_equal(session_of(bundle).run(batch), expected)
     manifest = dataclasses.replace(bundle.manifest, architecture={"head": "roberta"})
@@ -717,7 +730,7 @@ def test_weights_of_an_older_crossrt_are_computed_with_but_not_where_padding_mat
         session_of(dataclasses.replace(bundle, manifest=manifest))
 
 
-@pytest.mark.parametrize("version", ["crossrt native 7", "crossrt native 10", "crossrt native 100000000"])
+@pytest.mark.parametrize("version", ["crossrt native 8", "crossrt native 10", "crossrt native 100000000"])
 def test_weights_of_a_newer_crossrt_ask_for_it(version: str, bundle_of: Callable[..., Bundle]) -> None:
     """Whatever else such a format has."""
     dims = dims_of()
@@ -726,20 +739,20 @@ def test_weights_of_a_newer_crossrt_ask_for_it(version: str, bundle_of: Callable
         file_of(bundle).read_bytes(), lambda header: header["__metadata__"].update(format=version, rotary_base="10000")
     )
     file_of(bundle).write_bytes(newer)
-    words = f"has the format '{version}', and this crossrt reads up to 'crossrt native 6': install a newer crossrt"
+    words = f"has the format '{version}', and this crossrt reads up to 'crossrt native 7': install a newer crossrt"
     with pytest.raises(BundleError, match=rf"model\.int8\.native {words}"):
         session_of(bundle)
 
 
 @pytest.mark.parametrize(
-    "version", ["another", "crossrt native 0", "crossrt native 1", "crossrt native 07", "crossrt native 7.1", ""]
+    "version", ["another", "crossrt native 0", "crossrt native 1", "crossrt native 08", "crossrt native 8.1", ""]
 )
 def test_weights_of_an_unknown_format_are_refused(version: str, bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of()
     bundle = bundle_of(dims, random_arrays(dims))
     content = file_of(bundle).read_bytes()
     file_of(bundle).write_bytes(altered(content, lambda header: header["__metadata__"].update(format=version)))
-    words = r"cannot be used \(it is not of the format 'crossrt native 6'\); export the bundle again"
+    words = r"cannot be used \(it is not of the format 'crossrt native 7'\); export the bundle again"
     with pytest.raises(BundleError, match=words):
         session_of(bundle)
 

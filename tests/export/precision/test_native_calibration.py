@@ -16,6 +16,7 @@ from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.precision import native_weights
 from crossrt.export.precision.balance import Balance, Floats, balanced
 from crossrt.export.precision.native_weights import gradient_sites, native_from_checkpoint
+from crossrt.export.precision.rotation import gains, rotated, rotated_moments, unrotating
 from crossrt.export.precision.score_gradients import TOKENS, GradientSample, score_gradients
 from crossrt.export.precision.weight_rounding import rounded
 from tests.export.graph.test_modernbert import write_modernbert
@@ -96,7 +97,40 @@ def quantized(rows: Floats) -> Floats:
     return np.asarray(np.rint(rows / step) * step)
 
 
-def test_channels_are_balanced_so_that_the_score_moves_less() -> None:
+@pytest.mark.parametrize("width", [32, 64, 96, 128, 224, 384])
+def test_weights_make_up_for_the_rotation_of_what_they_read(width: int) -> None:
+    rng = np.random.default_rng(width)
+    rows, weight = rng.normal(size=(5, width)), rng.normal(size=(32, width))
+    turned = rotated(torch.tensor(rows)).numpy()
+    np.testing.assert_allclose(turned @ unrotating(weight).T, rows @ weight.T, atol=1e-12)
+    np.testing.assert_allclose(rotated_moments(rows.T @ rows), turned.T @ turned, atol=1e-10)
+    np.testing.assert_allclose((turned**2 / gains(width).numpy()).sum(), (rows**2).sum())
+
+
+def test_a_rotation_is_of_eight_channels_that_are_16_apart() -> None:
+    one = torch.zeros(1, 256)
+    one[0, 128 + 5] = 8
+    expected = np.zeros(256)
+    expected[128 + 5 :: 16] = 8
+    np.testing.assert_array_equal(rotated(one)[0].numpy(), expected)
+    one[0, 128 + 5], one[0, 128 + 5 + 7 * 16] = 0, 8
+    expected[128 + 5 :: 16] = [8, -8, -8, 8, -8, 8, 8, -8]  # the last row of Sylvester's matrix
+    np.testing.assert_array_equal(rotated(one)[0].numpy(), expected)
+
+
+def test_a_large_channel_costs_less_where_rows_are_rotated() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 128))
+    rows[:, 3] *= 20
+    weight = rng.normal(size=(32, 128))
+    plain = quantized(rows) @ weight.T - rows @ weight.T
+    turned = rotated(torch.tensor(rows)).numpy()
+    error = quantized(turned) @ unrotating(weight).T - turned @ unrotating(weight).T
+    assert error.std() < 0.5 * plain.std()
+
+
+@pytest.mark.parametrize("rotates", [False, True])
+def test_channels_are_balanced_so_that_the_score_moves_less(rotates: bool) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(800, 64)) * rng.uniform(0.2, 2, 64) + rng.normal(0, 3, 64)
     weights = rng.normal(size=(32, 64))
@@ -107,13 +141,15 @@ def test_channels_are_balanced_so_that_the_score_moves_less() -> None:
     first = Balance(np.ones(64), np.zeros(64))
 
     def error(balance: Balance) -> float:
-        read = (rows - balance.shift) * balance.factors
-        integers, scale = rounded(weights / balance.factors)
-        moved = quantized(read) @ (integers * scale[:, None]).T - read @ (weights / balance.factors).T
+        read, weight = (rows - balance.shift) * balance.factors, weights / balance.factors
+        if rotates:
+            read, weight = rotated(torch.tensor(read)).numpy(), unrotating(weight)
+        integers, scale = rounded(weight)
+        moved = quantized(read) @ (integers * scale[:, None]).T - read @ weight.T
         return float(np.std((moved * output_gradients).sum(1)))
 
-    assert error(balanced(first, sample, weights)) < 0.6 * error(first)
-    only_scaled = balanced(first, sample, weights, shifts=False)
+    assert error(balanced(first, sample, weights, rotates=rotates)) < 0.6 * error(first)
+    only_scaled = balanced(first, sample, weights, shifts=False, rotates=rotates)
     assert not only_scaled.shift.any()
     assert error(only_scaled) < 0.9 * error(first)
 
@@ -178,6 +214,7 @@ def test_gradients_are_brought_into_the_order_and_the_units_of_the_weights(
 
     monkeypatch.setattr(native_weights, "balanced", balance)
     monkeypatch.setattr(native_weights, "rounded", keep)
+    monkeypatch.setattr(native_weights, "unrotating", lambda weight: weight)
     monkeypatch.setattr(native_weights._ArrayBuilder, "_outlier_channels", lambda *_: np.arange(4))
     native_from_checkpoint(checkpoint, tmp_path / "file", Precision.INT8, gradients=samples)
     assert len(given) == 4 * checkpoint.dimensions.layers - (
