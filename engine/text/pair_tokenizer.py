@@ -1,6 +1,7 @@
 """`PairTokenizer`: tokenizes query-passage pairs."""
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -191,12 +192,20 @@ class PairTokenizer:
 
     def window_text(self, passage: str, place: int, size: int) -> tuple[int, int]:
         """Return where the tokens `place` to `place + size` of a passage stand in its text: the first character, and the
-        one after the last."""
+        one after the last.
+
+        The last character has the marks that follow it, such as an accent of its own, where no other token has them.
+        """
         if not size:
             return 0, 0
         with explained(self._name):
             offsets = self._tokenizer.encode(passage, add_special_tokens=False).offsets
-        return offsets[place][0], offsets[place + size - 1][1]
+        after = place + size
+        end, following = offsets[after - 1][1], offsets[after][0] if after < len(offsets) else len(passage)
+        # The package tokenizers leaves out of its offsets what a normalizer strips from a character, or joins with it.
+        while end < following and _extends(passage[end]):
+            end += 1
+        return offsets[place][0], end
 
     def _limited(
         self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits
@@ -289,6 +298,15 @@ def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = N
             raise InputError(
                 " holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first", pair=index
             ) from cause
+
+
+def _extends(character: str) -> bool:
+    """Tell whether a character is no character of its own for a reader: a mark, a joiner, or a later part of a Hangul syllable."""
+    return (
+        unicodedata.category(character).startswith("M")
+        or character in "\u200c\u200d"
+        or "\u1160" <= character <= "\u11ff"
+    )
 
 
 def _is_text(text: str) -> bool:
