@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from ..errors import InputError, StoreError
 from ..options import whole
-from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide
+from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide, ragged
 from .pair_template import PairTemplate
 from .text_limits import NO_LIMITS, TextLimits, clipped
 from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
@@ -186,9 +187,9 @@ class PairTokenizer:
         """
         store.check_whole(passage_ids)
         queries = self._query_spans(query, len(passage_ids), prompt)
-        windowed = self._windowed(queries, store.held(passage_ids), windows)
-        self._check_ids(store, windowed.pairs)
-        return windowed
+        ids, starts, lengths = passages = store.held(passage_ids)
+        self._check_ids(store, ids[ragged(starts, lengths)])
+        return self._windowed(queries, passages, windows)
 
     def window_text(self, passage: str, place: int, size: int) -> tuple[int, int]:
         """Return where the tokens `place` to `place + size` of a passage stand in its text: the first character, and the
@@ -220,9 +221,14 @@ class PairTokenizer:
     def _windowed(self, queries: Spans, passages: Spans, windows: Windows) -> WindowedPairs:
         cut = windows.cut(queries[2], passages, special_tokens=self._template.special_tokens)
         ids, starts, lengths = queries
-        owners = cut.owners
-        pairs = self._template.joined((ids, starts[owners], lengths[owners]), cut.spans, max_length=windows.length)
-        return WindowedPairs(pairs=pairs, offsets=cut.offsets, places=cut.places, sizes=cut.spans[2])
+        return WindowedPairs(
+            queries=(ids, starts[cut.owners], lengths[cut.owners]),
+            passages=cut.spans,
+            template=self._template,
+            length=windows.length,
+            offsets=cut.offsets,
+            places=cut.places,
+        )
 
     def _spans(self, pairs: Sequence[tuple[str, str]], prompt: str) -> tuple[Spans, Spans]:
         """Tokenize the queries and the passages of pairs; consecutive pairs with the same query share it."""
@@ -247,7 +253,7 @@ class PairTokenizer:
         query that is not valid Unicode. Several threads may call at once.
         """
         pairs = self._pairs(self._query_spans(query, len(passage_ids), prompt), store.tokens(passage_ids))
-        self._check_ids(store, pairs)
+        self._check_ids(store, pairs.ids)
         return pairs
 
     def _query_spans(self, query: str, count: int, prompt: str | None) -> Spans:
@@ -265,8 +271,8 @@ class PairTokenizer:
         rows = np.zeros(count, dtype=np.int64)
         return ids, starts[rows], lengths[rows]
 
-    def _check_ids(self, store: Prepared, pairs: EncodedPairs) -> None:
-        if len(pairs.ids) and not 0 <= pairs.ids.min() <= pairs.ids.max() <= self.largest_id:
+    def _check_ids(self, store: Prepared, ids: npt.NDArray[np.integer]) -> None:
+        if len(ids) and not 0 <= ids.min() <= ids.max() <= self.largest_id:
             raise StoreError(
                 f"{store.path} is damaged: it holds token ids beyond {self.largest_id}, the largest of its tokenizer; prepare it "
                 "again"
@@ -301,7 +307,7 @@ def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = N
 
 
 def _extends(character: str) -> bool:
-    """Tell whether a character is no character of its own for a reader: a mark, a joiner, or a later part of a Hangul syllable."""
+    """Tell whether readers see a character as part of the one before: a mark, a joiner, a later part of a Hangul syllable."""
     return (
         unicodedata.category(character).startswith("M")
         or character in "\u200c\u200d"

@@ -71,7 +71,7 @@ def test_windows_hold_what_slicing_gives(
     windows = Windows(length=length, stride=stride, aggregate="first" if first else "max")
     found = encoder.encode_windows([(query, passage) for passage in passages], windows)
     expected = [sliced(kind, query, passage, length, stride, first) for passage in passages]
-    assert [ids for ids, _ in rows_of(found.pairs)] == [ids for each in expected for ids in each]
+    assert [ids for ids, _ in rows_of(found.pairs())] == [ids for each in expected for ids in each]
     assert np.diff(found.offsets).tolist() == [len(each) for each in expected]
     assert len(found) == len(passages)
     counted = encoder.count_windows([(query, passage) for passage in passages], windows)
@@ -90,12 +90,12 @@ def test_limits_cut_texts_before_windows_are_cut(side: TruncationSide) -> None:
     )
     expected = encoder.encode_windows([(query, passage), (query, "city")], windows)
     found = encoder.encode_windows(pairs, windows, limits=limits)
-    assert rows_of(found.pairs) == rows_of(expected.pairs)
+    assert rows_of(found.pairs()) == rows_of(expected.pairs())
     # Places are those in the whole passage, of which the left side lost two tokens.
     lost = 2 if side == "left" else 0
     assert found.places.tolist() == [*(expected.places[:-1] + lost).tolist(), 0]
     counted = encoder.count_windows(pairs, windows, limits=limits)
-    assert counted.tokens.sum() == len(expected.pairs.ids)
+    assert counted.tokens.sum() == len(expected.pairs().ids)
     assert counted.cut.tolist() == [1 + 2, 1]
 
 
@@ -114,7 +114,7 @@ def test_one_window_is_the_pair_as_it_is_without_windows() -> None:
     encoder = PairTokenizer(real("bert"), max_length=512)
     pairs = [("the river", "city " * 5), ("a", "")]
     windowed = encoder.encode_windows(pairs, Windows(length=512, stride=256))
-    assert rows_of(windowed.pairs) == rows_of(encoder.encode(pairs))
+    assert rows_of(windowed.pairs()) == rows_of(encoder.encode(pairs))
 
 
 def test_a_window_is_found_in_the_text() -> None:
