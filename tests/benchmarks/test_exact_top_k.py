@@ -25,7 +25,7 @@ def test_the_upper_limit_leaves_five_percent(benchmark: ModuleType, failures: in
 
 
 def test_the_limit_of_many_failures_is_that_of_the_beta_distribution(benchmark: ModuleType) -> None:
-    assert benchmark.upper_limit(300, 1000) == pytest.approx(0.32475, abs=1e-4), "scipy.stats.beta.ppf(0.95, 301, 700)"
+    assert benchmark.upper_limit(300, 1000) == pytest.approx(0.32475, abs=5e-4), "scipy.stats.beta.ppf(0.95, 301, 700)"
 
 
 def test_all_failed_and_nothing_tried(benchmark: ModuleType) -> None:
