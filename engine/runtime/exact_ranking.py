@@ -51,7 +51,7 @@ OF_LIST = 4
 FIXED = 10
 """An exact ranking is faster than FP32 throughout where a list has `OF_LIST` passages for each of the best, and `FIXED` more.
 
-With the native kernels INT8 is 1.3 to 3.2 times as fast as FP32. At 1.5 times it saves a third of FP32's time, and scoring again
+With the native kernels INT8 is 1.3 to 3.4 times as fast as FP32. At 1.5 times it saves a third of FP32's time, and scoring again
 4/3 of the best k costs that of 4/3 k passages: even at 4 k. A second pass costs 0.6 ms besides, as much as four short passages of
 the smallest model. See docs/decisions/0025."""
 
