@@ -22,7 +22,7 @@ from crossrt.engine.runtime import exact_ranking
 from crossrt.engine.runtime.cancellation import Cancellation
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.pending import Pending
-from crossrt.engine.selection.execution_config import CpuConfig
+from crossrt.engine.selection.execution_config import CpuConfig, GpuConfig
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.encoded_pairs import EncodedPairs
@@ -142,6 +142,8 @@ def test_an_exact_ranking_is_faster_where_it_was_measured_so(top_k: int, count: 
     assert exact_ranking.is_faster(config, top_k, count) == faster
     for other in ("onnxruntime", "openvino"):
         assert not exact_ranking.is_faster(replace(config, backend=other), top_k, count)
+    gpu = GpuConfig(precision=Precision.FP16, backend="native", reason="asked for", ordinals=(0,))
+    assert not exact_ranking.is_faster(gpu, top_k, count), "not measured"
 
 
 def test_fp32_is_exact_already(rounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
