@@ -1,19 +1,25 @@
 #!/usr/bin/env python3
 """How often an exact ranking from a cheaper precision is FP32's, and how fast it is.
 
-    benchmarks/exact_top_k.py BUNDLE --queries Q.tsv --passages P.tsv --run R.trec [--quick] --out exact_top_k.json
+    benchmarks/exact_top_k.py quality BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out exact_top_k.json
+    benchmarks/exact_top_k.py speed BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out exact_top_k_speed.json
 
-Quality: the candidates of each query, and for some queries further passages of the collection, are scored in both
+Quality: the candidates of each query, and for some queries further passages of the collection, are scored in all
 precisions once. Thousands of lists are then drawn from them, of several lengths, and the best k of each are found as
-`rank(..., exact=True)` finds them. A list fails when its k best, or their order, are not FP32's.
+`rank(..., exact=True)` finds them. A list fails when its k best, or their order, are not FP32's. Of each kind of lists the
+upper 95 % limit of the failure rate is given (one-sided, exact binomial). It takes the lists to be independent. Those of one
+query are not, so there is a second limit: of the share of queries with any list that fails. Near ties are counted apart.
 
-Speed: `rank` of the same lists in FP32, in the cheaper precision, and exactly, interleaved request by request after a warm-up
-that is not counted. Ratios are of the same request, as median with the 5th and 95th percentile.
+Speed: `rank` of the same lists in FP32, in the cheaper precision, exactly, and exactly with BF16 instead of FP32 as the second
+pass, interleaved request by request after a warm-up that is not counted. Ratios are of the same request, as median with the
+5th and 95th percentile. No timing is needed for the quality.
 """
 
 import argparse
+import math
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,132 +29,298 @@ from result import write_result
 
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.errors import CrossrtError
 from crossrt.engine.files.trec import read_collection
-from crossrt.engine.runtime.top_k import exact_top_k
+from crossrt.engine.runtime.top_k import TopK, exact_top_k
 
 Floats = npt.NDArray[np.float32]
+Lists = list[tuple[str, list[str]]]
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
 KS = (1, 3, 5, 10, 20, 50, 100)
-NEAR = 1e-3
-"""Scores closer than this at the k-th place make a near tie."""
+NEAR = 0.01
+"""FP32 scores closer than this at the k-th place make a near tie."""
+CONFIDENCE = 0.95
+SMALL = ((10, 1), (10, 3), (14, 1), (20, 2), (20, 5), (30, 5), (50, 10))
+"""Lengths and k of the short lists that are timed, around the rule of `precision="auto"`."""
+FEW_WORDS = 8
+"""Words of a short passage."""
 
 
 def main() -> None:
     """Measure, print, and write JSON when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("quality", "speed"))
     parser.add_argument("bundle", type=Path)
     for name in ("queries", "passages", "run"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--precision", default="int8")
     parser.add_argument("--backend", default="auto")
-    parser.add_argument("--long", type=int, default=12, help="queries that are scored with 1,000 passages")
-    parser.add_argument("--draws", type=int, default=20, help="lists drawn of each query and length")
-    parser.add_argument("--requests", type=int, default=40, help="lists of 100 that are timed")
-    parser.add_argument("--long-requests", type=int, default=6, help="lists of 1,000 that are timed")
+    parser.add_argument("--long", type=int, default=12, help="quality: queries that are scored with 1,000 passages")
+    parser.add_argument("--draws", type=int, default=20, help="quality: lists drawn of each query and length")
+    parser.add_argument("--requests", type=int, default=40, help="speed: lists of 100, and of each short length")
+    parser.add_argument("--long-requests", type=int, default=6, help="speed: lists of 1,000")
     parser.add_argument("--quick", action="store_true", help="a glance: fewer of everything")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.long, arguments.draws, arguments.requests, arguments.long_requests = 1, 2, 4, 1
-    lists = lists_of(arguments.queries, arguments.passages, arguments.run, arguments.long)
+    queries, passages, candidates = read_collection(arguments.queries, arguments.passages, arguments.run)
+    lists = [(queries[query], [passages[name] for name in scores]) for query, scores in candidates.items()]
     options: dict[str, Any] = {"device": "cpu", "backend": arguments.backend}
     with (
         CrossEncoder(arguments.bundle, precision="fp32", **options) as precise,
         CrossEncoder(arguments.bundle, precision=arguments.precision, **options) as cheap,
+        Half(arguments.bundle, options) as half,
     ):
         error = cheap.bundle.manifest.models[arguments.precision].score_errors[cheap.backend]
-        if arguments.quick:
-            lists = lists[:6]
-        scored = [
-            [model.logits([(query, text) for text in texts])[:, 0] for model in (precise, cheap)]
-            for query, texts in lists
-        ]
-        rows = quality(scored, error, arguments.draws)
-        times = {
-            "1 x 100": timed(precise, cheap, [each for each in lists if len(each[1]) <= 100][: arguments.requests]),
-            "1 x 1,000": timed(
-                precise, cheap, [each for each in lists if len(each[1]) > 100][: arguments.long_requests]
-            ),
-        }
-        result = {
+        result: dict[str, Any] = {
             "model": cheap.bundle.manifest.source["id"],
             "run": arguments.run.name,
             "precision": f"{arguments.precision} on {cheap.backend}",
+            "second pass in BF16": half.about,
             "error": asdict(error),
-            "quality": rows,
-            "speed, k = 10": times,
         }
-    for row in rows:
-        print(
-            f"list {row['length']:>5,}  k {row['k']:>3}  {row['lists']:>5,} lists ({row['near_ties']} near ties)  "
-            f"other set {row['other_set']:>3}  other order {row['other_order']:>3}  scored again {row['rescored']:6.1f}, at most "
-            f"{row['rescored_most']:>4}  rounds {row['rounds']:.2f}   {arguments.precision} alone: other set "
-            f"{row['plain_other_set']}, other order {row['plain_other_order']}"
-        )
-    for name, row in times.items():
-        print(name, row)
+        models = [precise, cheap, *([half.model] if half.model else [])]
+        if arguments.part == "quality":
+            lists = lists[:6] if arguments.quick else lists
+            long = lengthened(lists[: arguments.long], list(passages.values()), 1000)
+            own, longer = (
+                [[model.logits([(query, text) for text in texts])[:, 0] for model in models] for query, texts in each]
+                for each in (lists, long)
+            )
+            of_query = [[scores, *longer[number : number + 1]] for number, scores in enumerate(own)]
+            result |= quality(of_query, error, arguments.draws)
+            print_quality(result, arguments.precision)
+        else:
+            result["speed"] = speed(models, error, lists, list(passages.values()), arguments)
     if arguments.out is not None:
         write_result(arguments.out, result)
 
 
-def lists_of(queries: Path, passages: Path, run: Path, long: int) -> list[tuple[str, list[str]]]:
-    """Return the query and the candidates of each list of the run; the first `long` queries have 1,000 passages more."""
-    query_texts, passage_texts, candidates = read_collection(queries, passages, run)
-    everything = list(passage_texts.values())
+class Half:
+    """The bundle's model in BF16, or None and `about` with the reason."""
+
+    def __init__(self, bundle: Path, options: dict[str, Any]) -> None:
+        self.model: CrossEncoder | None = None
+        try:
+            self.model = CrossEncoder(bundle, precision="bf16", **options)
+            self.about = f"bf16 on {self.model.backend}"
+        except CrossrtError as error:
+            self.about = f"not measured: {error}"
+
+    def __enter__(self) -> "Half":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.model is not None:
+            self.model.close()
+
+
+def lengthened(lists: Lists, everything: Sequence[str], length: int) -> Lists:
+    """Return the lists with other passages of the collection, `length` in all."""
     chance = np.random.default_rng(0)
-    lists = []
-    for number, (query, scores) in enumerate(candidates.items()):
-        own = [passage_texts[name] for name in scores]
-        lists.append((query_texts[query], own))
-        if number < long:
-            others = [everything[row] for row in chance.permutation(len(everything))[:1000].tolist()]
-            lists.append((query_texts[query], list(dict.fromkeys([*own, *others]))[:1000]))
-    return lists
+    longer = []
+    for query, own in lists:
+        others = [everything[row] for row in chance.permutation(len(everything))[:length].tolist()]
+        longer.append((query, list(dict.fromkeys([*own, *others]))[:length]))
+    return longer
 
 
-def quality(scored: list[list[Floats]], error: ScoreError, draws: int) -> list[dict[str, Any]]:
-    """Draw lists of each length, and count those whose k best are not those of the precise scores."""
+# -- quality
+
+
+@dataclass(kw_only=True)
+class Way:
+    """How often one way to rank fails, over the lists of some kind."""
+
+    other_set: int = 0
+    other_list: int = 0
+    """Of another set or in another order."""
+    near_ties_other_list: int = 0
+    failed_queries: set[int] = field(default_factory=set)
+    rescored: list[int] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+
+    def add(self, query: int, rows: list[int], best: list[int], *, near: bool, found: TopK | None = None) -> None:
+        """Count one list, whose best rows in FP32 are `best`."""
+        self.other_set += set(rows) != set(best)
+        if rows != best:
+            self.other_list += 1
+            self.near_ties_other_list += near
+            self.failed_queries.add(query)
+        if found is not None:
+            self.rescored.append(found.rescored)
+            self.rounds.append(found.rounds)
+
+    def merge(self, other: "Way") -> None:
+        """Count the lists of another kind too."""
+        self.other_set += other.other_set
+        self.other_list += other.other_list
+        self.near_ties_other_list += other.near_ties_other_list
+        self.failed_queries |= other.failed_queries
+
+    def row(self, lists: int, near_ties: int, queries: int) -> dict[str, Any]:
+        """Return the counts, with the upper limits of their rates."""
+        row: dict[str, Any] = {
+            "other_set": self.other_set,
+            "other_list": self.other_list,
+            "upper_95": upper_limit(self.other_list, lists),
+            "queries_with_another_list": len(self.failed_queries),
+            "upper_95_of_queries": upper_limit(len(self.failed_queries), queries),
+            "near_ties_other_list": self.near_ties_other_list,
+            "upper_95_of_near_ties": upper_limit(self.near_ties_other_list, near_ties),
+        }
+        if self.rescored:
+            row |= {
+                "rescored": round(float(np.mean(self.rescored)), 1),
+                "rescored_most": max(self.rescored),
+                "rounds": round(float(np.mean(self.rounds)), 2),
+            }
+        return row
+
+
+def quality(scored: Sequence[Sequence[Sequence[Floats]]], error: ScoreError, draws: int) -> dict[str, Any]:
+    """Draw lists of each length, and count those whose k best are not FP32's.
+
+    `scored` has for each query its lists, and for each of these the scores in FP32, in the cheaper precision and, where it was
+    measured, in BF16.
+    """
     chance = np.random.default_rng(1)
-    rows = []
+    rows, totals = [], Kind()
     for length in LENGTHS:
         for k in (k for k in KS if k <= length):
-            row: dict[str, Any] = {"length": length, "k": k}
-            counts = dict.fromkeys(
-                ("lists", "near_ties", "other_set", "other_order", "plain_other_set", "plain_other_order"), 0
-            )
-            rescored, rounds = [], []
-            for precise, cheap in (each for each in scored if len(each[0]) >= length):
-                for _ in range(1 if length == len(precise) else draws):
-                    drawn = chance.permutation(len(precise))[:length]
-                    ours, theirs = precise[drawn], cheap[drawn]
-                    best = np.argsort(-ours, kind="stable")
-                    found = exact_top_k(theirs, k, lambda rows, ours=ours: ours[rows], error)  # type: ignore[misc]
-                    plain = np.argsort(-theirs, kind="stable")[:k]
-                    counts["lists"] += 1
-                    counts["near_ties"] += bool(k < length and ours[best[k - 1]] - ours[best[k]] < NEAR)
-                    counts["other_set"] += set(found.rows.tolist()) != set(best[:k].tolist())
-                    counts["other_order"] += found.rows.tolist() != best[:k].tolist()
-                    counts["plain_other_set"] += set(plain.tolist()) != set(best[:k].tolist())
-                    counts["plain_other_order"] += plain.tolist() != best[:k].tolist()
-                    rescored.append(found.rescored)
-                    rounds.append(found.rounds)
-            if counts["lists"]:
-                means = {"rescored": round(float(np.mean(rescored)), 1), "rounds": round(float(np.mean(rounds)), 2)}
-                rows.append(row | counts | means | {"rescored_most": max(rescored)})
+            kind = Kind()
+            for query, lists in enumerate(scored):
+                for scores in (each for each in lists if len(each[0]) >= length):
+                    for _ in range(1 if length == len(scores[0]) else draws):
+                        drawn = chance.permutation(len(scores[0]))[:length]
+                        kind.add(query, [each[drawn] for each in scores], k, error)
+            if kind.lists:
+                rows.append({"length": length, "k": k, **kind.row()})
+                totals.merge(kind)
+    return {"all": totals.row(), "quality": rows}
+
+
+@dataclass(kw_only=True)
+class Kind:
+    """Lists of one kind, and how often each way to rank them fails."""
+
+    lists: int = 0
+    near_ties: int = 0
+    queries: set[int] = field(default_factory=set)
+    ways: dict[str, Way] = field(default_factory=dict)
+
+    def add(self, query: int, scores: Sequence[Floats], k: int, error: ScoreError) -> None:
+        """Rank one list in every way. `scores` are as in `quality`."""
+        precise, cheap, *others = scores
+        order = np.argsort(-precise, kind="stable")
+        best = order[:k].tolist()
+        near = bool(k < len(precise) and precise[order[k - 1]] - precise[order[k]] < NEAR)
+        self.lists += 1
+        self.near_ties += near
+        self.queries.add(query)
+        self._way("alone").add(query, np.argsort(-cheap, kind="stable")[:k].tolist(), best, near=near)
+        for name, second in zip(("exact", "second pass in BF16"), (precise, *others), strict=False):
+            found = exact_top_k(cheap, k, lambda rows, second=second: second[rows], error)  # type: ignore[misc]
+            self._way(name).add(query, found.rows.tolist(), best, near=near, found=found)
+
+    def merge(self, other: "Kind") -> None:
+        """Count the lists of another kind too."""
+        self.lists += other.lists
+        self.near_ties += other.near_ties
+        self.queries |= other.queries
+        for name, way in other.ways.items():
+            self._way(name).merge(way)
+
+    def row(self) -> dict[str, Any]:
+        """Return the counts as JSON."""
+        ways = {name: way.row(self.lists, self.near_ties, len(self.queries)) for name, way in self.ways.items()}
+        return {"lists": self.lists, "queries": len(self.queries), "near_ties": self.near_ties, **ways}
+
+    def _way(self, name: str) -> Way:
+        return self.ways.setdefault(name, Way())
+
+
+def upper_limit(failures: int, trials: int) -> float | None:
+    """Return the upper limit of the failure rate at `CONFIDENCE`, one-sided (Clopper and Pearson); None without trials.
+
+    It is the rate at which so few failures have the probability 1 - `CONFIDENCE`. For none it is about 3 / `trials`.
+    """
+    if not trials:
+        return None
+    low, high = failures / trials, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_most(failures, trials, middle) > 1 - CONFIDENCE else (low, middle)
+    return float(f"{high:.3g}")
+
+
+def _at_most(failures: int, trials: int, rate: float) -> float:
+    """Return the probability of at most so many failures in independent trials."""
+    if rate >= 1:
+        return float(failures >= trials)
+    if rate <= 0:
+        return 1.0
+    ways = (math.lgamma(trials + 1) - math.lgamma(n + 1) - math.lgamma(trials - n + 1) for n in range(failures + 1))
+    return math.fsum(
+        math.exp(each + n * math.log(rate) + (trials - n) * math.log1p(-rate)) for n, each in enumerate(ways)
+    )
+
+
+def print_quality(result: dict[str, Any], precision: str) -> None:
+    """Print a line for each kind of lists and way to rank."""
+    for row in [*result["quality"], {"length": "all", "k": "all", **result["all"]}]:
+        print(
+            f"list {row['length']}, k {row['k']}: {row['lists']:,} lists of {row['queries']} queries, "
+            f"{row['near_ties']} near ties"
+        )
+        for name, way in row.items():
+            if isinstance(way, dict):
+                again = f", {way['rescored']} scored again" if "rescored" in way else ""
+                near = way["upper_95_of_near_ties"]
+                print(
+                    f"    {precision if name == 'alone' else ''} {name}: {way['other_list']} other lists (rate at most "
+                    f"{way['upper_95']:.2%}), in {way['queries_with_another_list']} queries (at most "
+                    f"{way['upper_95_of_queries']:.1%}), {way['near_ties_other_list']} of near ties"
+                    f"{'' if near is None else f' (at most {near:.1%})'}{again}"
+                )
+
+
+# -- speed
+
+
+def speed(
+    models: Sequence[CrossEncoder], error: ScoreError, lists: Lists, everything: Sequence[str], arguments: Any
+) -> dict[str, Any]:
+    """Time lists of 100 and of 1,000 with k = 10, and short lists, of passages as they are and of a few words."""
+    kinds: list[tuple[int, int, int | None, int]] = [
+        (100, 10, None, arguments.requests),
+        (1000, 10, None, arguments.long_requests),
+        *((length, k, words, arguments.requests) for words in (None, FEW_WORDS) for length, k in SMALL),
+    ]
+    rows = {}
+    for length, k, words, count in kinds:
+        texts = [(query, texts[:length]) for query, texts in lengthened(lists[:count], everything, length)]
+        if words is not None:
+            texts = [(query, [" ".join(text.split()[:words]) for text in each]) for query, each in texts]
+        name = f"1 x {length:,}, k = {k}" + ("" if words is None else f", {words} words a passage")
+        rows[name] = timed(models, error, texts, k)
+        print(name, rows[name], flush=True)
     return rows
 
 
-def timed(
-    precise: CrossEncoder, cheap: CrossEncoder, lists: list[tuple[str, list[str]]], k: int = 10
-) -> dict[str, Any]:
-    """Time `rank` of each list in FP32, in the cheaper precision, and exactly; and count equal results."""
-    ways: dict[str, Any] = {
-        "fp32": lambda query, texts: precise.rank(query, texts, top_k=k),
-        "cheap": lambda query, texts: cheap.rank(query, texts, top_k=k, exact=False),
-        "exact": lambda query, texts: cheap.rank(query, texts, top_k=k, exact=True),
+def timed(models: Sequence[CrossEncoder], error: ScoreError, lists: Lists, k: int) -> dict[str, Any]:
+    """Time the ways to rank each list, and count results that are FP32's."""
+    precise, cheap, *others = models
+    ways: dict[str, Callable[[str, list[str]], list[int]]] = {
+        "fp32": lambda query, texts: ids(precise.rank(query, texts, top_k=k)),
+        "cheap": lambda query, texts: ids(cheap.rank(query, texts, top_k=k, exact=False)),
+        "exact": lambda query, texts: ids(cheap.rank(query, texts, top_k=k, exact=True)),
     }
+    if others:
+        ways["second pass in BF16"] = lambda query, texts: refined(cheap, others[0], error, query, texts, k)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    equal = 0
+    equal = dict.fromkeys(ways, 0)
     for number, (query, texts) in enumerate([*lists[:1], *lists]):
         found = {}
         order = list(ways)
@@ -158,17 +330,36 @@ def timed(
             if number:
                 seconds[name].append(time.perf_counter() - begin)
         if number:
-            equal += [each["corpus_id"] for each in found["exact"]] == [each["corpus_id"] for each in found["fp32"]]
-    ratios = {f"exact over {name}": np.array(seconds[name]) / np.array(seconds["exact"]) for name in ("fp32", "cheap")}
-    return {
+            for name in ways:
+                equal[name] += found[name] == found["fp32"]
+    row: dict[str, Any] = {
         "lists": len(lists),
         "equal to fp32": equal,
-        "ms": {name: round(1e3 * float(np.median(values)), 1) for name, values in seconds.items()},
-        **{
-            name: [round(float(value), 3) for value in (np.median(each), *np.percentile(each, (5, 95)))]
-            for name, each in ratios.items()
-        },
+        "ms": {name: round(1e3 * float(np.median(values)), 2) for name, values in seconds.items()},
     }
+    for name in list(ways)[2:]:
+        for other in ("fp32", "cheap", *(["exact"] if name != "exact" else [])):
+            ratios = np.array(seconds[other]) / np.array(seconds[name])
+            row[f"{name} over {other}"] = [
+                round(float(value), 3) for value in (np.median(ratios), *np.percentile(ratios, (5, 95)))
+            ]
+    return row
+
+
+def ids(found: list[dict[str, Any]]) -> list[int]:
+    """Return the numbers of the passages that `rank` returned."""
+    return [each["corpus_id"] for each in found]
+
+
+def refined(
+    cheap: CrossEncoder, second: CrossEncoder, error: ScoreError, query: str, texts: list[str], k: int
+) -> list[int]:
+    """Rank as an exact ranking does, with the second pass on another opened model."""
+    pairs = [(query, text) for text in texts]
+    found = exact_top_k(
+        cheap.logits(pairs)[:, 0], k, lambda rows: second.logits([pairs[row] for row in rows])[:, 0], error
+    )
+    return [int(row) for row in found.rows]
 
 
 if __name__ == "__main__":

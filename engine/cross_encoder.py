@@ -256,10 +256,11 @@ class CrossEncoder(CrossEncoderAttributes):
         With `exact`, a model in a cheaper precision returns the `top_k` passages that FP32 ranks highest, with FP32's scores:
         all passages are scored in the cheaper precision, and those that may be among the best are scored again in FP32. See
         `exact_top_k` and docs/exact_top_k.md for what this promises. It needs an FP32 model in the bundle, which is opened at
-        the first such call, and the errors that the export measured. None means exact where `precision="auto"` chose a cheaper
-        precision, and `top_k` is at most half of the passages. All passages are scored in FP32 where the model is in FP32, where
-        `top_k` is more than half of them, for an activation that is not known to be monotonic, and for `apply_softmax` with
-        several labels and an activation other than identity.
+        the first such call, and the errors that the export measured. None means exact where `precision="auto"` chose INT8 on the
+        native kernels of a CPU, and there are at least 4 `top_k` + 10 passages: there it is faster than FP32. With `exact` all
+        passages are scored in FP32 where the model is in FP32, where `top_k` is more than half of them, for an activation that
+        is not known to be monotonic, and for `apply_softmax` with several labels and an activation other than identity; without
+        it `auto` then ranks by the cheaper precision alone.
 
         With `windows`, long passages are scored in pieces, see `Windows`, and each result has a `window`: the first and the
         last character + 1 of the best one in the text; of prepared passages, whose texts are not there, the tokens.
@@ -492,17 +493,17 @@ class CrossEncoder(CrossEncoderAttributes):
         activation: Activation = "identity"
         if activation_fn is not None or self.num_labels == 1:
             activation = self._activation(activation_fn)
-        precise = self._exact.scorer()
         # The softmax of activated logits orders otherwise than the margin, by which the passages to score again are found.
         of_activated = apply_softmax and self.num_labels > 1 and not is_identity(self._activation(activation_fn))
         if of_activated or not is_monotonic(activation) or 2 * top_k > len(items):
-            return everything, request.score(items, precise, progress=progress)
+            scorer = self._scorer if exact is None else self._exact.scorer()  # `auto` wants what is faster
+            return everything, request.score(items, scorer, progress=progress)
         return exact_best(
             request,
             items,
             top_k,
             cheap=self._scorer,
-            precise=precise,
+            precise=self._exact.scorer(),
             error=error,
             activate=partial(apply, activation),
             progress=progress,

@@ -1,6 +1,5 @@
 """`evaluate`: every model's ranking of a collection, and its measures."""
 
-import itertools
 import json
 import math
 import time
@@ -147,17 +146,17 @@ def _best(
     config: RankerConfig, ranker: CrossEncoder | Cascade, collection: Collection, query: str, ids: Sequence[str]
 ) -> tuple[dict[str, float], Effort]:
     """Return the scores of the passages that the row returns for a query, and what that took."""
-    filled = list(ids)
+    copies = 1
     if config.rest is None and isinstance(config.models[0].execution, CpuConfig):
         # The first request of a model, when it has fewer pairs than streams, is computed by other kernels than later ones, and
-        # an interrupted evaluation has two first requests. So short lists are filled up by repeating their passages.
-        streams = config.models[0].execution.streams
-        filled = list(itertools.islice(itertools.cycle(ids), max(len(ids), streams)))
-    passages = collection.passages.to_rank(filled)
+        # an interrupted evaluation has two first requests. So short lists are repeated. Whole copies, so that what they count
+        # can be divided by their number: counts are of the user's own pairs.
+        copies = max(1, -(-config.models[0].execution.streams // len(ids)))
+    passages = collection.passages.to_rank([*ids] * copies)
     cut, begin = ranker.truncation, time.perf_counter()
     found = ranker.rank(collection.queries[query], **passages, **config.rank_options)
     seconds = time.perf_counter() - begin
-    effort = Effort(seconds=seconds, pairs=len(filled), truncation=ranker.truncation.since(cut))
+    effort = Effort(seconds=seconds, pairs=len(ids), truncation=ranker.truncation.since(cut).of_one(copies))
     scores = {ids[each["corpus_id"]]: each["score"] for each in found if each["corpus_id"] < len(ids)}
     for passage, score in scores.items():
         if not math.isfinite(score):

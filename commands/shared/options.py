@@ -108,7 +108,7 @@ Exact = Annotated[
     typer.Option(
         "--exact/--no-exact",
         help="Find the K best as FP32 ranks them, though a cheaper precision scores most passages; by default with --precision "
-        "auto and a K of at most half of the list.",
+        "auto on the native kernels, where a list has 4 K + 10 passages.",
     ),
 ]
 

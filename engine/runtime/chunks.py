@@ -1,6 +1,6 @@
 """`scored_in_chunks`: scores any number of items while keeping memory bounded and the device busy."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -25,18 +25,19 @@ Encoded = TypeVar("Encoded")
 
 def scored_in_chunks(
     items: Iterable[Item],
-    encode: Callable[[list[Item]], Encoded],
+    encode: Callable[[list[Item]], Sequence[Encoded]],
     submit: Callable[[Encoded, bool], Pending],
     scorer: Scorer,
     size: Callable[[Item], int],
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Iterator[tuple[Encoded, npt.NDArray[np.float32]]]:
-    """Yield chunks of items, in their order, as `encode` returns them, with the raw logits of their pairs [pairs, labels].
+    """Yield the parts of chunks of items, in their order, as `encode` returns them, with the raw logits of their pairs
+    [pairs, labels].
 
-    `submit` starts to score an encoded chunk, and is told whether the caller only waits from then on: see `inline` of
-    `Scorer.submit`. A chunk is tokenized while the chunk before it is computed. `size` says about how many characters an item
-    has. `progress` is called with numbers of finished pairs. Raises what `items`, `encode`, `submit` and the scorer raise, after
-    the chunks that were submitted are cancelled.
+    `submit` starts to score a part, and is told whether the caller only waits from then on: see `inline` of `Scorer.submit`. A
+    chunk is tokenized while the part before it is computed. `size` says about how many characters an item has. `progress` is
+    called with numbers of finished pairs. Raises what `items`, `encode`, `submit` and the scorer raise, after the parts that
+    were submitted are cancelled.
     """
     scorer.check_open()
     waiting: tuple[Encoded, Pending] | None = None
@@ -44,14 +45,15 @@ def scored_in_chunks(
     try:
         for chunk, last in chunks(items, scorer.first_chunk, size):
             try:
-                encoded = encode(chunk)
+                parts = encode(chunk)
             except InputError as error:
                 raise error.after(begun) from error.__cause__
             begun += len(chunk)
-            pending = submit(encoded, last and waiting is None)
-            before, waiting = waiting, (encoded, pending)
-            if before is not None:
-                yield before[0], before[1].wait(progress)
+            for part in parts:
+                pending = submit(part, last and len(parts) == 1 and waiting is None)
+                before, waiting = waiting, (part, pending)
+                if before is not None:
+                    yield before[0], before[1].wait(progress)
         if waiting is not None:
             yield waiting[0], waiting[1].wait(progress)
     except BaseException:

@@ -1,6 +1,6 @@
 """`Request`: how the items of one call are turned into tokens and scored, on whichever scorer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,9 @@ from .pending import Pending
 from .scorer import Scorer
 
 Counts = npt.NDArray[np.int64]
+
+MOST_TOKENS = 1_000_000
+"""Tokens of windows that are scored together: with a small stride a long passage has hundreds of times its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,28 +65,41 @@ class Request:
         self, items: Iterable[Any], scorer: Scorer, *, progress: Callable[[int], object] = lambda rows: None
     ) -> Scored:
         """Score items in their order. Raises what the source and the scorer raise."""
+        if self.windows is not None:
+            return self._joined(list(self._score_windows(items, self.windows, scorer, progress)))
         found: list[Scored] = []
-        if self.windows is None:
-            encode = partial(self._encoded, self.source.encode)
-            chunks = scored_in_chunks(items, encode, partial(self._submit, scorer), scorer, self._size, progress)
-            for encoded, logits in chunks:
-                if self.counter is not None:
-                    self.counter.add(encoded)
-                found.append(Scored(logits=logits, best=None))
-        else:
-            windows = self.windows
-            windowed = scored_in_chunks(
-                items,
-                partial(self._encoded, lambda chunk: self.source.encode_windows(chunk, windows)),
-                lambda each, inline: self._submit(scorer, each.pairs, inline),
-                scorer,
-                self._size,
-                progress,
-            )
-            for pairs, logits in windowed:
-                best = self._best_windows(pairs, logits)
-                found.append(Scored(logits=windows.aggregated(logits, pairs.offsets), best=best))
+        encode = partial(self._encoded, lambda chunk: [self.source.encode(chunk)])
+        for encoded, logits in scored_in_chunks(
+            items, encode, partial(self._submit, scorer), scorer, self._size, progress
+        ):
+            if self.counter is not None:
+                self.counter.add(encoded)
+            found.append(Scored(logits=logits, best=None))
         return self._joined(found)
+
+    def _score_windows(
+        self, items: Iterable[Any], windows: Windows, scorer: Scorer, progress: Callable[[int], object]
+    ) -> Iterator[Scored]:
+        """Yield what the items of each chunk are scored. The windows of one long passage may be many parts."""
+
+        def encode(chunk: list[Any]) -> list[tuple[WindowedPairs, slice]]:
+            windowed = self.source.encode_windows(chunk, windows)
+            return [(windowed, rows) for rows in windowed.parts(MOST_TOKENS)]
+
+        def submit(part: tuple[WindowedPairs, slice], inline: bool) -> Pending:
+            windowed, rows = part
+            return self._submit(scorer, windowed.pairs(rows), inline)
+
+        parts: list[Floats] = []
+        for (windowed, rows), logits in scored_in_chunks(
+            items, partial(self._encoded, encode), submit, scorer, self._size, progress
+        ):
+            parts.append(logits)
+            if rows.stop == windowed.offsets[-1]:
+                whole = np.concatenate(parts)
+                parts.clear()
+                best = self._best_windows(windowed, whole)
+                yield Scored(logits=windows.aggregated(whole, windowed.offsets), best=best)
 
     def _size(self, item: Any) -> int:
         """Return about how many characters of an item, or of all its windows, become tokens."""
@@ -94,7 +110,7 @@ class Request:
         overlapping = size > windows.length and windows.aggregate != "first"  # a token has at least one character
         return size * -(-windows.length // windows.stride) if overlapping else size
 
-    def _encoded(self, encode: Callable[[list[Any]], Encoded], chunk: list[Any]) -> Encoded:
+    def _encoded(self, encode: Callable[[list[Any]], Sequence[Encoded]], chunk: list[Any]) -> Sequence[Encoded]:
         if self.cancellation is not None:
             self.cancellation.check()  # before a chunk of a cancelled call is tokenized for nothing
         return encode(chunk)

@@ -1,17 +1,19 @@
 """`PairTokenizer`: tokenizes query-passage pairs."""
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from ..errors import InputError, StoreError
 from ..options import whole
-from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide
+from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide, ragged
 from .pair_template import PairTemplate
 from .text_limits import NO_LIMITS, TextLimits, clipped
 from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
@@ -185,18 +187,26 @@ class PairTokenizer:
         """
         store.check_whole(passage_ids)
         queries = self._query_spans(query, len(passage_ids), prompt)
-        windowed = self._windowed(queries, store.held(passage_ids), windows)
-        self._check_ids(store, windowed.pairs)
-        return windowed
+        ids, starts, lengths = passages = store.held(passage_ids)
+        self._check_ids(store, ids[ragged(starts, lengths)])
+        return self._windowed(queries, passages, windows)
 
     def window_text(self, passage: str, place: int, size: int) -> tuple[int, int]:
         """Return where the tokens `place` to `place + size` of a passage stand in its text: the first character, and the
-        one after the last."""
+        one after the last.
+
+        The last character has the marks that follow it, such as an accent of its own, where no other token has them.
+        """
         if not size:
             return 0, 0
         with explained(self._name):
             offsets = self._tokenizer.encode(passage, add_special_tokens=False).offsets
-        return offsets[place][0], offsets[place + size - 1][1]
+        after = place + size
+        end, following = offsets[after - 1][1], offsets[after][0] if after < len(offsets) else len(passage)
+        # The package tokenizers leaves out of its offsets what a normalizer strips from a character, or joins with it.
+        while end < following and _extends(passage[end]):
+            end += 1
+        return offsets[place][0], end
 
     def _limited(
         self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits
@@ -211,9 +221,14 @@ class PairTokenizer:
     def _windowed(self, queries: Spans, passages: Spans, windows: Windows) -> WindowedPairs:
         cut = windows.cut(queries[2], passages, special_tokens=self._template.special_tokens)
         ids, starts, lengths = queries
-        owners = cut.owners
-        pairs = self._template.joined((ids, starts[owners], lengths[owners]), cut.spans, max_length=windows.length)
-        return WindowedPairs(pairs=pairs, offsets=cut.offsets, places=cut.places, sizes=cut.spans[2])
+        return WindowedPairs(
+            queries=(ids, starts[cut.owners], lengths[cut.owners]),
+            passages=cut.spans,
+            template=self._template,
+            length=windows.length,
+            offsets=cut.offsets,
+            places=cut.places,
+        )
 
     def _spans(self, pairs: Sequence[tuple[str, str]], prompt: str) -> tuple[Spans, Spans]:
         """Tokenize the queries and the passages of pairs; consecutive pairs with the same query share it."""
@@ -238,7 +253,7 @@ class PairTokenizer:
         query that is not valid Unicode. Several threads may call at once.
         """
         pairs = self._pairs(self._query_spans(query, len(passage_ids), prompt), store.tokens(passage_ids))
-        self._check_ids(store, pairs)
+        self._check_ids(store, pairs.ids)
         return pairs
 
     def _query_spans(self, query: str, count: int, prompt: str | None) -> Spans:
@@ -256,8 +271,8 @@ class PairTokenizer:
         rows = np.zeros(count, dtype=np.int64)
         return ids, starts[rows], lengths[rows]
 
-    def _check_ids(self, store: Prepared, pairs: EncodedPairs) -> None:
-        if len(pairs.ids) and not 0 <= pairs.ids.min() <= pairs.ids.max() <= self.largest_id:
+    def _check_ids(self, store: Prepared, ids: npt.NDArray[np.integer]) -> None:
+        if len(ids) and not 0 <= ids.min() <= ids.max() <= self.largest_id:
             raise StoreError(
                 f"{store.path} is damaged: it holds token ids beyond {self.largest_id}, the largest of its tokenizer; prepare it "
                 "again"
@@ -289,6 +304,15 @@ def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = N
             raise InputError(
                 " holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first", pair=index
             ) from cause
+
+
+def _extends(character: str) -> bool:
+    """Tell whether readers see a character as part of the one before: a mark, a joiner, a later part of a Hangul syllable."""
+    return (
+        unicodedata.category(character).startswith("M")
+        or character in "\u200c\u200d"
+        or "\u1160" <= character <= "\u11ff"
+    )
 
 
 def _is_text(text: str) -> bool:

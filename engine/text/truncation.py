@@ -25,6 +25,10 @@ class Truncation:
             pairs=self.pairs - before.pairs, cut=self.cut - before.cut, tokens=self.tokens - before.tokens
         )
 
+    def of_one(self, repeats: int) -> "Truncation":
+        """Return what was counted of one of `repeats` copies of the same pairs."""
+        return Truncation(pairs=self.pairs // repeats, cut=self.cut // repeats, tokens=self.tokens // repeats)
+
 
 class TruncationCounter:
     """Counts pairs and what they lost. Several threads may add and read at once."""

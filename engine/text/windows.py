@@ -11,6 +11,7 @@ from ..activation import Floats
 from ..errors import InputError, OptionError
 from ..options import whole
 from .encoded_pairs import EncodedPairs, Spans
+from .pair_template import PairTemplate
 
 AGGREGATIONS = ("max", "first", "mean", "sum")
 TOP_MEAN = re.compile(r"mean:([1-9]\d{0,8})")
@@ -149,13 +150,38 @@ class WindowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WindowedPairs:
-    """The windows of n query-passage pairs as pairs of their own. `offsets`, `places` and `sizes` are those of the windows:
-    the passage's windows, the number of the window's first token within the passage, and its tokens of the passage."""
+    """The windows of n query-passage pairs, which `pairs` makes pairs of their own.
 
-    pairs: EncodedPairs
+    `queries` and `passages` are the tokens of each window, which `template` joins to at most `length`. The windows of passage i
+    are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1]; `places` int64 [windows] is the number of each window's first token
+    within the passage. Overlapping windows share their tokens here, and have their own only in what `pairs` returns.
+    """
+
+    queries: Spans
+    passages: Spans
+    template: PairTemplate
+    length: int
     offsets: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """The tokens of the passage in each window, int64 [windows]."""
+        return self.passages[2]
+
+    def pairs(self, rows: slice = slice(None)) -> EncodedPairs:
+        """Return these windows, or all of them, as pairs."""
+        (query_ids, query_starts, query_lengths), (ids, starts, lengths) = self.queries, self.passages
+        return self.template.joined(
+            (query_ids, query_starts[rows], query_lengths[rows]),
+            (ids, starts[rows], lengths[rows]),
+            max_length=self.length,
+        )
+
+    def parts(self, most_tokens: int) -> list[slice]:
+        """Return consecutive rows that are all windows, each of at most `most_tokens` tokens or one window."""
+        windows, rows = len(self.places), max(1, most_tokens // self.length)
+        return [slice(begin, min(begin + rows, windows)) for begin in range(0, windows, rows)]

@@ -5,6 +5,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from crossrt import CrossEncoder
 from crossrt.engine.activation import apply
 from crossrt.engine.bundle.manifest import MANIFEST
 from crossrt.engine.errors import BackendError, BundleError, InputError, OptionError, StoreError
+from crossrt.engine.precision import Precision
 from crossrt.engine.runtime import exact_ranking
 from crossrt.engine.runtime.cancellation import Cancellation
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.pending import Pending
+from crossrt.engine.selection.execution_config import CpuConfig, GpuConfig
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.encoded_pairs import EncodedPairs
@@ -124,13 +127,57 @@ def test_the_error_is_that_of_the_kernels_that_the_model_was_opened_with(
     assert len(models[1].rank(QUERY, passages(30, seed=0), top_k=3, exact=True)) == 3
 
 
-def test_auto_with_a_top_k_is_exact_and_without_is_as_before(rounded: Path) -> None:
+def test_auto_with_a_top_k_is_exact_where_that_is_faster_and_else_as_before(
+    rounded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     documents = passages(60, seed=3)
     with opened(rounded, "fp32") as precise, opened(rounded) as cheap, opened(rounded, "auto") as auto:
         assert auto.precision.value == "int8"
+        assert same(auto.rank(QUERY, documents, top_k=5), cheap.rank(QUERY, documents, top_k=5)), "by ONNX Runtime"
+        monkeypatch.setattr(exact_ranking, "is_faster", lambda config, top_k, count: (top_k, count) == (5, 60))
         assert same(auto.rank(QUERY, documents, top_k=5), precise.rank(QUERY, documents, top_k=5))
+        assert same(auto.rank(QUERY, documents, top_k=6), cheap.rank(QUERY, documents, top_k=6))
         assert same(auto.rank(QUERY, documents), cheap.rank(QUERY, documents))
         assert same(auto.rank(QUERY, documents, top_k=5, exact=False), cheap.rank(QUERY, documents, top_k=5))
+        assert same(auto.rank(QUERY, documents, top_k=6, exact=True), precise.rank(QUERY, documents, top_k=6))
+
+
+def test_auto_scores_no_list_in_fp32_throughout(rounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an activation that may turn the order round FP32 would have to score all."""
+    monkeypatch.setattr(exact_ranking, "is_faster", lambda config, top_k, count: True)
+    monkeypatch.setattr(exact_ranking, "open_scorer", lambda *_: pytest.fail("FP32 was opened"))
+    documents = passages(60, seed=3)
+
+    def turned(logits: Any) -> Any:
+        return -logits
+
+    with opened(rounded) as cheap, opened(rounded, "auto") as auto:
+        found, expected = (model.rank(QUERY, documents, top_k=5, activation_fn=turned) for model in (auto, cheap))
+    assert same(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "count", "faster"),
+    [
+        (1, 13, False),
+        (1, 14, True),
+        (2, 10, False),
+        (5, 20, False),
+        (5, 30, True),
+        (10, 50, True),
+        (10, 49, False),
+        (100, 1000, True),
+    ],
+)
+def test_an_exact_ranking_is_faster_where_it_was_measured_so(top_k: int, count: int, faster: bool) -> None:
+    config = CpuConfig(
+        precision=Precision.INT8, backend="native", threads=2, streams=2, batch_size=32, reason="asked for"
+    )
+    assert exact_ranking.is_faster(config, top_k, count) == faster
+    for other in ("onnxruntime", "openvino"):
+        assert not exact_ranking.is_faster(replace(config, backend=other), top_k, count)
+    gpu = GpuConfig(precision=Precision.FP16, backend="native", reason="asked for", ordinals=(0,))
+    assert not exact_ranking.is_faster(gpu, top_k, count), "not measured"
 
 
 def test_fp32_is_exact_already(rounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,16 +311,16 @@ def test_judgments_may_change_between_two_measurements(
     assert before.rankings[1].means != after.rankings[1].means
 
 
-def test_a_list_shorter_than_the_streams_is_filled_up(
+def test_a_list_shorter_than_the_streams_is_repeated_and_counted_once(
     collect: Collect, bundle: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that no request is computed by the wide session, which a model opens only after its first such request."""
     files["run"].write_text("q0 Q0 p3 1 2 t\nq0 Q0 p4 2 1 t\nq1 Q0 p5 1 1 t\n")
-    (plain,) = systems(bundle)
+    (plain,) = systems(bundle, max_length=11)
     wide = dataclasses.replace(plain, execution=dataclasses.replace(plain.execution, streams=5))
     for folder in ("plain", "wide"):
         (tmp_path / folder).mkdir()
-    evaluate([plain], collect(), tmp_path / "plain", measures=MEASURES)
+    results = [evaluate([plain], collect(), tmp_path / "plain", measures=MEASURES)]
     asked: list[int] = []
     rank = CrossEncoder.rank
 
@@ -329,8 +329,14 @@ def test_a_list_shorter_than_the_streams_is_filled_up(
         return rank(self, query, documents, **options)
 
     monkeypatch.setattr(CrossEncoder, "rank", spied)
-    evaluate([wide], collect(), tmp_path / "wide", measures=MEASURES)
-    assert asked == [5, 5]
+    results.append(evaluate([wide], collect(), tmp_path / "wide", measures=MEASURES))
+    for folder, result in zip(("plain", "wide"), results, strict=True):
+        counted = result.rankings[-1].truncation
+        assert counted is not None
+        assert (counted.pairs, counted.cut) == (3, 3), "of the user's own pairs, all of which are longer than 11 tokens"
+        noted = json.loads((tmp_path / folder / ".bundle.fp32.run.trec.checkpoint").read_text())["effort"]
+        assert noted["pairs"] == 3
+    assert asked == [6, 5], "whole copies of lists of two and one"
     runs = [read_run(tmp_path / folder / "bundle.fp32.run.trec") for folder in ("plain", "wide")]
     assert runs[0].keys() == runs[1].keys()
     for query, scores in runs[0].items():

@@ -262,7 +262,7 @@ def test_the_tokens_of_windows_are_counted_and_bounded(start: Start, bundle: Pat
     body = {"query": QUERY, "documents": [text, "a city"], "window": 20}
     answer = server.post("/v1/rerank", {**body, "stride": 8})
     windows = model._pair_tokenizer.encode_windows([(QUERY, text), (QUERY, "a city")], Windows(length=20, stride=8))
-    assert answer.json["usage"]["total_tokens"] == len(windows.pairs.ids) < 2000
+    assert answer.json["usage"]["total_tokens"] == len(windows.pairs().ids) < 2000
     refused = server.post("/v1/rerank", {**body, "stride": 1})
     assert refused.status == 400
     assert "tokens in its windows, and 2000 are allowed (--max-request-tokens)" in refused.json["message"]

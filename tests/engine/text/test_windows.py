@@ -3,12 +3,13 @@
 import json
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from crossrt.engine.errors import InputError, OptionError
 from crossrt.engine.text.encoded_pairs import EncodedPairs, TruncationSide
@@ -70,7 +71,7 @@ def test_windows_hold_what_slicing_gives(
     windows = Windows(length=length, stride=stride, aggregate="first" if first else "max")
     found = encoder.encode_windows([(query, passage) for passage in passages], windows)
     expected = [sliced(kind, query, passage, length, stride, first) for passage in passages]
-    assert [ids for ids, _ in rows_of(found.pairs)] == [ids for each in expected for ids in each]
+    assert [ids for ids, _ in rows_of(found.pairs())] == [ids for each in expected for ids in each]
     assert np.diff(found.offsets).tolist() == [len(each) for each in expected]
     assert len(found) == len(passages)
     counted = encoder.count_windows([(query, passage) for passage in passages], windows)
@@ -89,12 +90,12 @@ def test_limits_cut_texts_before_windows_are_cut(side: TruncationSide) -> None:
     )
     expected = encoder.encode_windows([(query, passage), (query, "city")], windows)
     found = encoder.encode_windows(pairs, windows, limits=limits)
-    assert rows_of(found.pairs) == rows_of(expected.pairs)
+    assert rows_of(found.pairs()) == rows_of(expected.pairs())
     # Places are those in the whole passage, of which the left side lost two tokens.
     lost = 2 if side == "left" else 0
     assert found.places.tolist() == [*(expected.places[:-1] + lost).tolist(), 0]
     counted = encoder.count_windows(pairs, windows, limits=limits)
-    assert counted.tokens.sum() == len(expected.pairs.ids)
+    assert counted.tokens.sum() == len(expected.pairs().ids)
     assert counted.cut.tolist() == [1 + 2, 1]
 
 
@@ -113,7 +114,7 @@ def test_one_window_is_the_pair_as_it_is_without_windows() -> None:
     encoder = PairTokenizer(real("bert"), max_length=512)
     pairs = [("the river", "city " * 5), ("a", "")]
     windowed = encoder.encode_windows(pairs, Windows(length=512, stride=256))
-    assert rows_of(windowed.pairs) == rows_of(encoder.encode(pairs))
+    assert rows_of(windowed.pairs()) == rows_of(encoder.encode(pairs))
 
 
 def test_a_window_is_found_in_the_text() -> None:
@@ -126,6 +127,33 @@ def test_a_window_is_found_in_the_text() -> None:
         again = real("bert").encode(passage[begin:end], add_special_tokens=False).ids
         assert again == tokens[place : place + size]
     assert encoder.window_text("", 0, 0) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("passage", "normalizer", "shown"),
+    [
+        ("cafe\u0301 river", None, "cafe\u0301"),
+        ("cafe\u0301", None, "cafe\u0301"),
+        ("cafe\u0301\u0323s", None, "cafe\u0301\u0323"),
+        ("cafe \u0301river", None, "cafe"),
+        ("cafe\u0301 river", normalizers.NFC(), "cafe\u0301"),
+        ("\u1112\u1161\u11ab river", normalizers.NFC(), "\u1112\u1161\u11ab"),
+    ],
+    ids=ascii,
+)
+def test_a_window_ends_with_a_whole_character(passage: str, normalizer: Any, shown: str) -> None:
+    """The tokenizer's offsets leave out an accent that it strips, or joins with its letter."""
+    tokenizer = real("bert")
+    if normalizer is not None:
+        pieces = ["<unk>", "caf\u00e9", "cafe", "\ud55c"]
+        tokenizer = Tokenizer(models.WordLevel({piece: row for row, piece in enumerate(pieces)}, unk_token="<unk>"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.WhitespaceSplit()
+    encoder = PairTokenizer(tokenizer, max_length=512)
+    tokens = tokenizer.encode(shown, add_special_tokens=False).ids
+    begin, end = encoder.window_text(passage, 0, len(tokens))
+    assert passage[begin:end] == shown
+    first = tokenizer.encode(passage, add_special_tokens=False).ids[: len(tokens)]
+    assert first == tokens, "these tokens"
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATIONS)
