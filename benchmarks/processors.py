@@ -104,7 +104,7 @@ def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             if is_installed("openvino"):
                 backends.append("openvino")
             # Without CPUID to hide instructions from it, ONNX Runtime uses all that the processor has: the same for each kind.
-            seen_before = any(each["backend"] == "onnxruntime" for each in systems)
+            seen_before = any((each["backend"], each["precision"]) == ("onnxruntime", precision) for each in systems)
             if is_installed("onnxruntime") and precision != "bf16" and (hides() or not seen_before):
                 backends.append("onnxruntime")
             if arguments.checkpoint and is_installed("sentence_transformers") and precision == "fp32":

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -352,19 +353,19 @@ def ray_plan_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def kinds_table() -> str:
-    """The native kernels for each kind of processor, beside other runtimes with the same instructions, on real weights."""
+def kinds_table(name: str) -> str:
+    """The native kernels for each kind of processor, beside other runtimes with the same instructions."""
     lines = [
         "| kernels | precision | pairs/s | beside OpenVINO | ONNX Runtime | PyTorch | own FP32 | mean error, overlap |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in load("processors_minilm")["rows"]:
+    for row in load(name)["rows"]:
         if row["backend"] == "native":
             beside = [with_spread(row, peer) for peer in ("openvino", "onnxruntime", "pytorch", "own_fp32")]
-            exact = row["precision"] == "fp32"
-            error = "-" if exact else f"{row['mean_error']:.3f}, {row['top10_overlap']:.3f}"
+            exact, overlap = row["precision"] == "fp32", row.get("top10_overlap")  # of random weights there is none
+            error = "-" if exact else f"{row['mean_error']:.3f}" + ("" if overlap is None else f", {overlap:.3f}")
             beside[3] = "1" if exact else beside[3]
-            rate = f"{row['pairs_per_second']:.0f}"
+            rate = f"{row['pairs_per_second']:,.0f}"
             lines.append(f"| `{row['kind']}` | {row['precision'].upper()} | {rate} | {' | '.join(beside)} | {error} |")
     return "\n".join(lines) + "\n"
 
@@ -397,7 +398,9 @@ def with_spread(row: dict[str, Any], peer: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "cpu-matrix": cpu_matrix,
-    "kinds": kinds_table,
+    "kinds": partial(kinds_table, "processors_minilm"),
+    "kinds-amd": partial(kinds_table, "processors_minilm_amd"),
+    "kinds-tinybert-amd": partial(kinds_table, "processors_tinybert_amd"),
     "kinds-of-models": kinds_of_models_table,
     "peers": peers_table,
     "shapes": shapes_table,
@@ -414,6 +417,8 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "kinds": ("processors_minilm",),
+    "kinds-amd": ("processors_minilm_amd",),
+    "kinds-tinybert-amd": ("processors_tinybert_amd",),
     "kinds-of-models": ("processors_tinybert", "processors_base"),
     "zoo": ("zoo",),
     "quality": ("evaluate_minilm", "evaluate_demo"),

@@ -39,7 +39,7 @@ ROWS = (
     Row(
         "**AVX512-BF16, AMD** (Zen 4 and later)",
         "avx512_bf16",
-        ("cpu",),
+        ("cpu", "processors_minilm_amd"),
         frozenset({("onnxruntime", "fp16")}),
     ),
     Row(
