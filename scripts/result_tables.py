@@ -28,6 +28,7 @@ DOCUMENTS = tuple(
     for name in (
         "README.md",
         "docs/measurements.md",
+        "docs/exact_top_k.md",
         "docs/precisions.md",
         "docs/serving.md",
         "docs/distributed.md",
@@ -353,6 +354,68 @@ def ray_plan_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+EXACT_MODELS = (("MiniLM-L-6", "exact_top_k"), ("demo model", "exact_top_k_demo"))
+EXACT_WAYS = (("INT8 alone", "alone"), ("exact", "exact"), ("second pass in BF16", "second pass in BF16"))
+EXACT_LISTS = ((10, 1), (50, 1), (50, 10), (100, 1), (100, 10), (1000, 1), (1000, 10), (1000, 100))
+"""Lengths of lists, and k, that are shown."""
+
+
+def exact_limits_table() -> str:
+    """How many of all drawn lists are not FP32's, and the upper limits of that rate."""
+    lines = [
+        "| model | lists | of queries | way to rank | other list | rate at most | queries with another list | share at most "
+        "| near ties, failed | at most |",
+        "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for model, name in EXACT_MODELS:
+        found = load(name)["all"]
+        for way, key in EXACT_WAYS:
+            row, ties = found[key], found["near_ties"]
+            lines.append(
+                f"| {model} | {found['lists']:,} | {found['queries']} | {way} | {row['other_list']:,} | {row['upper_95']:.2%} "
+                f"| {row['queries_with_another_list']} | {row['upper_95_of_queries']:.1%} "
+                f"| {row['near_ties_other_list']:,} of {ties:,} | {row['upper_95_of_near_ties']:.2%} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def exact_lists_table() -> str:
+    """The same for some lengths of lists and k."""
+    lines = [
+        "| model | passages | k | lists | near ties | INT8 alone: other best k | INT8 alone: other list | exact: other list "
+        "| rate at most | scored again | BF16 second: other list |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for model, name in EXACT_MODELS:
+        rows = {(row["length"], row["k"]): row for row in load(name)["quality"]}
+        for length, k in EXACT_LISTS:
+            row = rows[length, k]
+            alone, exact = row["alone"], row["exact"]
+            lines.append(
+                f"| {model} | {length:,} | {k} | {row['lists']:,} | {row['near_ties']} | {alone['other_set']} "
+                f"| {alone['other_list']} | {exact['other_list']} | {exact['upper_95']:.2%} | {exact['rescored']:.1f} "
+                f"| {row['second pass in BF16']['other_list']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def exact_speed_table() -> str:
+    """How fast an exact ranking is beside FP32 and INT8."""
+    lines = [
+        "| request | model | FP32 | INT8 | exact | of FP32's speed | of INT8's speed | second pass in BF16, of INT8's speed |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for model, name in EXACT_MODELS:
+        rows = load(f"{name}_speed")["speed"]
+        for length in ("100", "1,000"):
+            row = rows[f"1 x {length}, k = 10"]
+            times = " | ".join(f"{row['ms'][way]:,.0f} ms" for way in ("fp32", "cheap", "exact"))
+            ratios = ("exact over fp32", "exact over cheap", "second pass in BF16 over cheap")
+            spreads = " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*row[ratio]) for ratio in ratios)
+            lines.append(f"| 1 x {length} | {model} | {times} | {spreads} |")
+    return "\n".join(lines) + "\n"
+
+
 def kinds_table(name: str) -> str:
     """The native kernels for each kind of processor, beside other runtimes with the same instructions."""
     lines = [
@@ -402,6 +465,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "kinds-amd": partial(kinds_table, "processors_minilm_amd"),
     "kinds-tinybert-amd": partial(kinds_table, "processors_tinybert_amd"),
     "kinds-of-models": kinds_of_models_table,
+    "exact-limits": exact_limits_table,
+    "exact-lists": exact_lists_table,
+    "exact-speed": exact_speed_table,
     "peers": peers_table,
     "shapes": shapes_table,
     "zoo": zoo_table,
@@ -420,6 +486,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "kinds-amd": ("processors_minilm_amd",),
     "kinds-tinybert-amd": ("processors_tinybert_amd",),
     "kinds-of-models": ("processors_tinybert", "processors_base"),
+    "exact-limits": ("exact_top_k", "exact_top_k_demo"),
+    "exact-lists": ("exact_top_k", "exact_top_k_demo"),
+    "exact-speed": ("exact_top_k_speed", "exact_top_k_demo_speed"),
     "zoo": ("zoo",),
     "quality": ("evaluate_minilm", "evaluate_demo"),
     "gpu": ("gpu", "gpu_onnxruntime", "zoo"),
