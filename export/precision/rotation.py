@@ -26,7 +26,7 @@ def rotated(values: torch.Tensor) -> torch.Tensor:
     """
     parts = []
     for begin, end, vectors in _groups(values.shape[-1]):
-        part = values[..., begin:end].unflatten(-1, (-1, vectors, LANES))
+        part = values[..., begin:end].reshape(*values.shape[:-1], -1, vectors, LANES)
         parts.append((_hadamard(vectors).to(values.dtype) @ part).flatten(-3))
     return torch.cat(parts, -1)
 
