@@ -346,7 +346,9 @@ def test_native_weights_that_lose_the_order_are_left_out(
     def worse(balanced: Any) -> Any:
         def changed(*arguments: Any, **options: Any) -> Balance:
             found = balanced(*arguments, **options)
-            return Balance(found.factors * 10 ** np.random.default_rng(0).uniform(0, 4, len(found.factors)), found.shift)
+            return Balance(
+                found.factors * 10 ** np.random.default_rng(0).uniform(0, 4, len(found.factors)), found.shift
+            )
 
         return changed
 
