@@ -250,7 +250,8 @@ def test_the_kernels_compute_what_numpy_computes(
     expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch), **arithmetic)
     # A value halfway between two INT8 steps may be rounded the other way, because FP32 sums depend on their order. Then NumPy's
     # own results spread as far when its inputs are perturbed by as little as that.
-    other = [row for row in range(len(computed)) if not np.allclose(computed[row], expected[row], rtol=0, atol=0.3)]
+    near = 0.6 if kind.int8 == "narrow" else 0.3  # seven bits have half the steps
+    other = [row for row in range(len(computed)) if not np.allclose(computed[row], expected[row], rtol=0, atol=near)]
     moved = [expected]
     chance = np.random.default_rng(0)
     for _ in range(32 if other else 0):
