@@ -214,6 +214,20 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
         "seed": 179,
     },
 )
+@example(  # with 7 bits, a perturbation of 2e-6 takes NumPy's first logit from -1.03 to -1.49, and the kernels have -1.47
+    **{"hidden": 256, "heads": 4, "head": 64, "intermediate": 32, "precision": "int8", "layers": 3, "types": 1},
+    **{
+        "padding": None,
+        "embedding": 40,
+        "labels": 3,
+        "dense": 2,
+        "activation": "none",
+        "hidden_activation": "gelu",
+        "rotated": True,
+        "lengths": [31],
+        "seed": 6,
+    },
+)
 @given(
     hidden=st.sampled_from([32, 40, 64, 96, 256]),
     heads=st.integers(1, 4),
@@ -248,19 +262,36 @@ def test_the_kernels_compute_what_numpy_computes(
         session.close()
     arithmetic = arithmetic_of(kind, dims.precision)
     expected = logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch), **arithmetic)
-    # A value halfway between two INT8 steps may be rounded the other way, because FP32 sums depend on their order. Then NumPy's
-    # own results spread as far when its inputs are perturbed by as little as that.
-    near = 0.6 if kind.int8 == "narrow" else 0.3  # seven bits have half the steps
-    other = [row for row in range(len(computed)) if not np.allclose(computed[row], expected[row], rtol=0, atol=near)]
-    moved = [expected]
-    chance = np.random.default_rng(0)
-    for _ in range(32 if other else 0):
+    other = [row for row in range(len(computed)) if not np.allclose(computed[row], expected[row], rtol=0, atol=0.3)]
+    if other:
+        other = not_by_rounding(other, computed, expected, bundle_of, dims, batch, seed, arithmetic)
+    assert not other, (computed[other], expected[other])
+
+
+def not_by_rounding(
+    rows: list[int],
+    computed: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+    bundle_of: Callable[..., Bundle],
+    dims: ModelDims,
+    batch: Batch,
+    seed: int,
+    arithmetic: dict[str, Any],
+) -> list[int]:
+    """Return which of these rows differ from what NumPy computes by more than numbers that were rounded the other way.
+
+    A number halfway between two INT8 steps may be, because FP32 sums depend on their order. Then NumPy's own results spread as
+    far when positions, LayerNorms and biases are perturbed by as little as that.
+    """
+    moved, chance = [expected], np.random.default_rng(0)
+    for _ in range(32):
         arrays = random_arrays(dims, seed)
-        arrays["position"] *= 1 + 2e-6 * chance.standard_normal(arrays["position"].shape)
+        for name in arrays:
+            if name == "position" or name.endswith(("norm.weight", ".bias")):
+                arrays[name] = arrays[name] * (1 + 2e-6 * chance.standard_normal(arrays[name].shape))
         moved.append(logits_of(NativeModel.open(file_of(bundle_of(dims, arrays))), pairs_of(batch), **arithmetic))
     low, high = np.min(moved, axis=0) - 0.05, np.max(moved, axis=0) + 0.05
-    other = [row for row in other if not (low[row] <= computed[row]).all() or not (computed[row] <= high[row]).all()]
-    assert not other, (computed[other], expected[other])
+    return [row for row in rows if not ((low[row] <= computed[row]) & (computed[row] <= high[row])).all()]
 
 
 SHORT_PAIRS = [7, 12, 33, 5, 11] * 3
@@ -322,13 +353,15 @@ def test_most_pairs_agree_with_numpy_in_all_digits(
     bundle = bundle_of(dims, random_arrays(dims))
     batch = a_batch([7, 19, 32, 33, 50, 64, 77, 95, 130, 11] * 4)
     session = session_of(bundle)
-    model = NativeModel.open(file_of(bundle))
-    differences = np.abs(session.run(batch) - logits_of(model, pairs_of(batch), **arithmetic_of(kind, precision)))
+    arithmetic = arithmetic_of(kind, precision)
+    computed, expected = session.run(batch), logits_of(NativeModel.open(file_of(bundle)), pairs_of(batch), **arithmetic)
+    differences = np.abs(computed - expected)
     # The mean of all tokens has a part in every number that was rounded the other way.
     assert np.median(differences) < (1e-3 if dims.pooling == "mean" else 1e-4)
-    # What a number moves that was rounded the other way. Seven bits have half the steps.
-    one_step = 0.2 if kind.int8 == "narrow" else 0.1
-    assert differences.max() < (1e-5 if precision == "fp32" else one_step)
+    other = np.flatnonzero(differences.max(axis=1) >= (1e-5 if precision == "fp32" else 0.1)).tolist()
+    if other and precision == "int8":
+        other = not_by_rounding(other, computed, expected, bundle_of, dims, batch, 0, arithmetic)
+    assert not other, differences[other]
 
 
 @pytest.mark.processor
