@@ -23,11 +23,12 @@ def rank(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE]...", help="Passages: one a line, `id <tab> text`, JSON Lines or Parquet; - is stdin."
+            metavar="[FILE]...",
+            help="Passages: one on each line, `id <tab> text`, JSON Lines or Parquet; by default, and for -, standard input.",
         ),
     ] = None,
     *,
-    top_k: Annotated[int | None, typer.Option(help="Show only the best K.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Show only the best K; all by default.")] = None,
     exact: Exact = None,
     cascade: CascadeOptions,
     windows: WindowOptions,
@@ -75,10 +76,11 @@ def rank(
 def _passages(words: list[str]) -> tuple[list[str], list[str]]:
     """Return ids and texts. Lines without ids, which are a passage each or JSON objects, are numbered. Raises DataFileError."""
     from ..engine.files.source import Source
-    from ..engine.files.texts import check_columns, is_json, json_object, numbered_text, text_of
+    from ..engine.files.texts import check_columns, check_no_header, is_json, json_object, numbered_text, text_of
 
     source = Source.of(words)
     lines = list(source.lines())
+    check_no_header(lines[0])
     objects = json_object(lines[0].text) is not None
     if objects or all("\t" in line.text for line in lines):
         found = [(objects and numbered_text(line, place)) or text_of(line) for place, line in enumerate(lines, start=1)]

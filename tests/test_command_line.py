@@ -88,6 +88,10 @@ def test_a_wrong_value_exits_with_2_and_a_failure_with_1_without_a_traceback(bun
     wrong = crossrt("rank", bundle, "q", "-", "--threads", "0", stdin=b"a\n")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "threads=0" in wrong.stderr
+    # Python's rank(top_k=0) gives an empty list, as in sentence-transformers; an empty table would look like no result.
+    none = crossrt("rank", bundle, "q", "-", "--top-k", "0", stdin=b"a\n")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "--top-k" in none.stderr
     failed = crossrt("info", tmp_path / "nothing")
     assert failed.returncode == 1
     assert failed.stderr.startswith("crossrt: ")
@@ -284,6 +288,8 @@ def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path: Path) ->
         ('["a river", "a city"]\n', "is JSON"),
         ("1\ttitle\ta river\n2\ttitle\ta city\n", "every line has 3 columns, and `id <tab> text` has 2"),
         ("1\turl\ttitle\ta river\n", "every line has 4 columns"),
+        ('"id","text"\r\n1,a river\r\n', 'line 1: \'"id","text"\' is a header and not a passage; convert CSV'),
+        ("pid\tPassage\n1\ta river\n", "line 1: 'pid\\tPassage' is a header and not a passage; remove this line"),
     ],
 )
 def test_passages_in_another_form_are_refused_with_what_was_seen(bundle: Path, content: str, message: str) -> None:
@@ -306,7 +312,16 @@ def test_passages_may_be_json_lines(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{not json}\na river\n", "[1] a river\n[2] a city\n", "1\ta\triver\n2\tcity\n", '"quoted"\n', "17\n"]
+    "content",
+    [
+        "{not json}\na river\n",
+        "[1] a river\n[2] a city\n",
+        "1\ta\triver\n2\tcity\n",
+        '"quoted"\n',
+        "17\n",
+        "text\n",
+        "a text, with an id\n",
+    ],
 )
 def test_passages_that_only_look_like_another_form_are_ranked(bundle: Path, content: str) -> None:
     ranked = crossrt("rank", bundle, "q", "-", "--json", stdin=content.encode())

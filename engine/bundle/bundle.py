@@ -51,7 +51,11 @@ class Bundle:
         try:
             with manifest_file.open("rb") as file:
                 text = file.read(MOST_BYTES + 1).decode()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            if path.is_file():
+                raise BundleError(
+                    f"{path} is a file, and a bundle is a directory; give the directory that `crossrt export` wrote"
+                ) from None
             words = f"{path} OUT" if (path / "config.json").is_file() else f"CHECKPOINT {path}"
             raise BundleError(
                 f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export {words}"

@@ -99,9 +99,11 @@ def fetched_checkpoint(
 
     With `onnx` also download the repository's own `model.onnx`, or the file that `onnx_file` names, as a path in the repository
     or in its folder `onnx`. A name without an owner is one of `owner`'s. If the repository is a bundle, download all files that
-    its manifest lists. Raises SourceError for a name that is neither a directory nor a hub id, for an ONNX file that is not
-    there, and for a download that fails.
+    its manifest lists. Raises SourceError for a file, for a name that is neither a directory nor a hub id, for an ONNX file
+    that is not there, and for a download that fails.
     """
+    if Path(source).expanduser().is_file():
+        raise SourceError(f"{source} is a file; give the directory of a bundle or of a checkpoint, or a hub id")
     if not HUB_ID.fullmatch(source) or Path(source).suffix in (".onnx", ".json", ".bin", ".safetensors"):
         raise SourceError(
             f"{source} is not a directory that exists, nor a hub id like cross-encoder/ms-marco-MiniLM-L6-v2"

@@ -1,6 +1,7 @@
 """`read_texts`: queries or passages by their ids, from `id <tab> text` lines or JSON objects."""
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -102,6 +103,16 @@ def check_columns(tabs: Collection[int], source: object, form: str) -> None:
             f"{source}: every line has {max(tabs) + 1} columns, and {form} has 2; leave out the others, with `cut -f 1,3` for "
             "the first and the third, or join with a space what is to be scored together"
         )
+
+
+def check_no_header(line: Line) -> None:
+    """Raise DataFileError for a first line of column names, such as `id,text`: it would be ranked as a passage."""
+    names = {name.strip('" ').lower() for name in re.split("[,\t]", line.text)}
+    if names <= {*ID_FIELDS, *TEXT_FIELDS, TITLE_FIELD} and names & {*ID_FIELDS} and names & {*TEXT_FIELDS}:
+        advice = (
+            "remove this line" if "\t" in line.text else "convert CSV to `id <tab> text` lines, JSON Lines or Parquet"
+        )
+        raise DataFileError(f"{line.where}: {shown(line.text)} is a header and not a passage; {advice}")
 
 
 def shown(line: str) -> str:

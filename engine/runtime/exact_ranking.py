@@ -95,7 +95,7 @@ class ExactRankings:
         ):
             return None
         if top_k is None:
-            raise OptionError("exact=True finds the best passages: give top_k, how many")
+            raise OptionError("exact=True needs top_k, the number of best passages to return")
         if self._error is None and exact:
             return score_error(self._bundle, config)  # raises BundleError, which says why
         return self._error

@@ -122,7 +122,7 @@ class ParityReport:
                 else []
             ),
             f"  top-10 overlap       {shown(self.top10_overlap, 4)}",
-            f"  tokenized otherwise  {self.token_mismatches}",
+            f"  token mismatches     {self.token_mismatches}",
             f"  NaN or Inf           {self.not_finite}",
             "  worst pairs          reference      candidate",
         ]

@@ -51,6 +51,11 @@ def read_rerank(body: bytes) -> Body:
     try:
         return _tei(body) if tei else _documents(body)
     except RequestError as error:
-        if error.kind == "validation" and (tei or b'"documents"' in body):
+        if error.kind == "validation":
+            if not tei and b'"documents"' not in body:  # the decoder would ask for `documents` alone
+                needed = (
+                    "an object with `query` and `texts`, or with `query` and `documents`, is needed; see /openapi.json"
+                )
+                raise RequestError("validation", needed) from error
             error.tei = tei
         raise

@@ -54,10 +54,10 @@ def _noise(speeds: Speeds) -> list[str]:
     line = f"one and the same work varied by {speeds.noise:.0%} (95th percentile over median)"
     wide = [row.label for row in speeds.rows if row.pairs_per_s and row.pairs_per_s.width > WIDE]
     if speeds.noise > NOISY or wide:
-        of = f", spreads are wide of {', '.join(wide)}" if wide else ""
+        of = f", with wide spreads for {', '.join(wide)}" if wide else ""
         return [
             line,
-            f"THE MACHINE IS NOISY{of}: figures have the digits that this leaves, and smaller differences say nothing",
+            f"THE MACHINE IS NOISY{of}: figures are rounded accordingly, and smaller differences mean nothing",
         ]
     return [line]
 

@@ -377,6 +377,10 @@ def test_a_name_that_is_nothing_is_explained(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match="is not a directory that exists, nor a hub id"):
         CrossEncoder("/no/such/directory")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(SourceError, match="is a file; give the directory of a bundle or of a checkpoint, or a hub id"):
+        CrossEncoder(tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").unlink()
     with pytest.raises(SourceError, match="could not be downloaded from the hub"):
         CrossEncoder("nobody/nothing", local_files_only=True, cache_folder=tmp_path)
     with pytest.raises(SourceError, match="holds no checkpoint"):

@@ -291,7 +291,7 @@ def test_short_lists_odd_k_and_empty_lists(models: tuple[CrossEncoder, CrossEnco
 
 def test_what_is_missing_is_said(rounded: Path, tmp_path: Path) -> None:
     with opened(rounded) as cheap:
-        with pytest.raises(OptionError, match="exact=True finds the best passages: give top_k"):
+        with pytest.raises(OptionError, match="exact=True needs top_k, the number of best passages"):
             cheap.rank(QUERY, passages(5), exact=True)
         with pytest.raises(OptionError, match="top_k=-1"):
             cheap.rank(QUERY, passages(5), top_k=-1, exact=True)

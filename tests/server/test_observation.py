@@ -364,3 +364,4 @@ def test_errors_in_a_body_have_the_form_of_its_dialect(guarded: Served, path: st
     neither = guarded.post(path, {"query": "a"}, key)
     form, status = ("either", 400) if path == "/rerank" else ("tei", 422)
     assert (neither.status, set(neither.json)) == (status, FORMS[form])
+    assert "`query` and `texts`, or with `query` and `documents`" in neither.json["error"]

@@ -193,6 +193,8 @@ def test_what_is_no_manifest_is_refused(copied: Path, tmp_path: Path) -> None:
             Bundle.open(copied)
     with pytest.raises(BundleError, match="is not a bundle: it has no manifest"):
         Bundle.open(tmp_path / "nothing")
+    with pytest.raises(BundleError, match=f"{MANIFEST} is a file, and a bundle is a directory"):
+        Bundle.open(copied / MANIFEST)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -111,7 +111,7 @@ def test_a_noisy_machine_is_called_noisy(speeds_of: Make, speed_of: Make) -> Non
     assert " 123 (122 to 125)" in table_of(speeds_of(calm))
     assert "THE MACHINE IS NOISY:" in table_of(speeds_of(calm, noise=0.5))
     said = table_of(speeds_of(wide))
-    assert "THE MACHINE IS NOISY, spreads are wide of b.fp32 onnxruntime" in said
+    assert "THE MACHINE IS NOISY, with wide spreads for b.fp32 onnxruntime" in said
     assert "123" not in said
     once = dataclasses.replace(calm, pairs_per_s=Spread(median=123.4, p5=123.4, p95=123.4, repeats=1))
     assert " 100 (100 to 100)" in table_of(speeds_of(once, noise=0.3)), "a single repeat has no spread of its own"
