@@ -30,51 +30,52 @@ def evaluate(
         ),
     ],
     dataset: Annotated[
-        str | None, typer.Option(help="An id of ir_datasets, such as msmarco-passage/dev/small,")
+        str | None, typer.Option(help="An id of ir_datasets, such as msmarco-passage/dev/small. Give this or files.")
     ] = None,
-    queries: Annotated[list[str] | None, typer.Option(help=f"or files: queries, which are {TEXTS},")] = None,
-    passages: Annotated[list[str] | None, typer.Option(help="passages in the same forms,")] = None,
-    store: Annotated[Path | None, typer.Option(help="or a store that `crossrt prepare` made of them,")] = None,
-    qrels: Annotated[list[str] | None, typer.Option(help="and qrels of TREC or BEIR.")] = None,
+    queries: Annotated[list[str] | None, typer.Option(help=f"Queries: {TEXTS}.")] = None,
+    passages: Annotated[
+        list[str] | None, typer.Option(help="Passages, in the same formats as queries. Give these or --store.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Passages as a store that `crossrt prepare` made.")] = None,
+    qrels: Annotated[list[str] | None, typer.Option(help="Relevance judgments: qrels of TREC or BEIR.")] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             help=f"The run to rerank, {RUNS}; by default the data set's own candidates, or else a BM25 run made here."
         ),
     ] = None,
-    bm25: Annotated[
-        bool, typer.Option("--bm25", help="Make a BM25 run even where the data set has candidates.")
-    ] = False,
+    bm25: Annotated[bool, typer.Option("--bm25", help="Make a BM25 run even if the data set has candidates.")] = False,
     precision: Annotated[str, typer.Option(help="Precisions of every bundle, such as fp32,int8.")] = "fp32",
     measures: Annotated[str, typer.Option(help="Measures, by their names in ir_measures.")] = "nDCG@10 RR@10 AP R@100",
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="What the others are compared with: BUNDLE.PRECISION or candidates; by default the first bundle."
+            help="The row that the others are compared with: BUNDLE.PRECISION or candidates; by default the first bundle."
         ),
     ] = None,
     exact: ExactRowOptions,
     first: Annotated[
         str | None,
         typer.Option(
-            help="Also rank by cascades: this small bundle scores all candidates, and the others the best --keep."
+            help="Also measure cascades: this small bundle scores all candidates, and the others only the best --keep."
         ),
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(help="How many candidates --first keeps; several rows as in 10,20,50.")
+        str | None,
+        typer.Option(help="How many candidates --first keeps; several numbers, as in 10,20,50, give several rows."),
     ] = None,
     depth: Annotated[
         int | None,
         typer.Option(help="Rerank the best K candidates of each query; by default all, or 100 of a BM25 run."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, for a try-out.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Start again: delete the runs that are there.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Only the first N judged queries, to try things out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start again: delete existing runs.")] = False,
     windows: WindowOptions,
     batch_size: BatchSize = 32,
     opened: ModelOptions,
     hub: HubOptions,
 ) -> None:
-    """Measure how well bundles rank, each in each precision, beside the original order, with confidence intervals."""
+    """Measure how well bundles rank, each in each precision, compared with the original order, with confidence intervals."""
     from ..evaluation.collection import Collection
     from ..evaluation.dataset import collection_of_dataset
     from ..evaluation.evaluate import evaluate, opened_folder

@@ -43,19 +43,22 @@ def export(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Real pairs, `query <tab> passage` lines, to choose what FP16 and INT8 leave in higher precision,"
+            help="Real pairs, as `query <tab> passage` lines, that calibrate INT8 and FP16. Needed for good INT8."
         ),
     ] = None,
     calibrate_run: Annotated[
-        TrecFiles | None, typer.Option(metavar="QUERIES PASSAGES RUN", help="or as TREC files.")
+        TrecFiles | None, typer.Option(metavar="QUERIES PASSAGES RUN", help="The same as three TREC files.")
     ] = None,
     judge: Annotated[
         TrecFiles | None,
         typer.Option(
-            metavar="QUERIES PASSAGES RUN", help="Lists of other queries, whose order FP16 and INT8 must keep."
+            metavar="QUERIES PASSAGES RUN",
+            help="Lists of other queries as three TREC files; FP16 and INT8 must keep their order.",
         ),
     ] = None,
-    judge_qrels: Annotated[Path | None, typer.Option(help="TREC qrels of these lists, for nDCG@10 and RR@10.")] = None,
+    judge_qrels: Annotated[
+        Path | None, typer.Option(help="TREC qrels for --judge, which add nDCG@10 and RR@10.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="What INT8 quantizes: projections, full or ffn.")] = "projections",
     method: Annotated[
         str, typer.Option(help="How INT8 chooses activation ranges: token, minmax, percentile, entropy or mse.")

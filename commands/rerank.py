@@ -48,13 +48,15 @@ def rerank(
     out: Annotated[
         Path,
         typer.Option(
-            help="The run to write: a TREC run, or MS MARCO's columns, JSON Lines or Parquet for a name in .tsv, .jsonl or "
-            ".parquet; - is standard output."
+            help="The run to write: MS MARCO's columns for a name in .tsv, JSON Lines for .jsonl, Parquet for .parquet, "
+            "otherwise a TREC run; - is standard output."
         ),
     ],
-    passages: Annotated[list[str] | None, typer.Option(help="Passages, in the forms of queries,")] = None,
+    passages: Annotated[
+        list[str] | None, typer.Option(help="Passages, in the same formats as queries. Give these or --store.")
+    ] = None,
     store: Annotated[
-        str | None, typer.Option(help="or a store that `crossrt prepare` made of them; with --ray also its URL.")
+        str | None, typer.Option(help="Passages as a store that `crossrt prepare` made; with --ray also its URL.")
     ] = None,
     depth: Annotated[
         int | None,

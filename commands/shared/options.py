@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="fp32, the default; bf16, fp16, int8; or auto: INT8 (FP16 on a GPU) if it passed its check, else FP32."
+        help="fp32 (the default), bf16, fp16, int8, or auto: INT8 (FP16 on a GPU) if it passed its check, otherwise FP32."
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU that can run the bundle, else the CPU.")
+    str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU that can run the bundle, otherwise the CPU.")
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads of the CPU; by default one for each usable processor.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; by default one for each usable processor.")]
 MaxLength = Annotated[
     int | None,
-    typer.Option(help="Longest pair in tokens, above which pairs are truncated; by default the model's own."),
+    typer.Option(help="Longest pair in tokens; longer pairs are truncated. By default the model's own."),
 ]
 RelevantLabel = Annotated[
     str | None,
     typer.Option(
-        help="Index or name of the label to rank by, for models with several; by default the checkpoint's own."
+        help="Index or name of the label to rank by, for models with several labels; by default the checkpoint's own."
     ),
 ]
 TEXTS = "`id <tab> text` lines, JSON Lines or Parquet"
 RUNS = "a TREC run, MS MARCO's three columns, JSON Lines or Parquet"
 """The forms of files, for the help of options. See `engine/files/texts.py` and `trec.py`."""
 
-BatchSize = Annotated[int, typer.Option(help="Most pairs in one batch.")]
+BatchSize = Annotated[int, typer.Option(help="Largest number of pairs in a batch.")]
 TrustEngines = Annotated[
     bool,
     typer.Option(
@@ -107,8 +107,8 @@ Exact = Annotated[
     bool | None,
     typer.Option(
         "--exact/--no-exact",
-        help="Find the K best as FP32 ranks them, though a cheaper precision scores most passages; by default with --precision "
-        "auto on the native kernels, where a list has 4 K + 10 passages.",
+        help="Return the same K best as FP32: a cheaper precision scores all passages, and FP32 those that may be among the best. "
+        "By default only with --precision auto on the native kernels, for lists of at least 4 K + 10 passages.",
     ),
 ]
 
@@ -118,7 +118,10 @@ class ExactRowOptions:
     """Whether cheaper precisions are also measured as exact rankings."""
 
     exact: Annotated[
-        bool, typer.Option("--exact", help="Measure each cheaper precision also as rerank --exact ranks with it.")
+        bool,
+        typer.Option(
+            "--exact", help="Also measure each cheaper precision as an exact ranking, as rerank --exact makes it."
+        ),
     ] = False
     top_k: Annotated[int | None, typer.Option(min=1, help="How many passages --exact finds; 10 by default.")] = None
 
@@ -137,7 +140,7 @@ class WindowOptions:
     window: Annotated[
         int | None,
         typer.Option(
-            help="Score long passages in windows of so many tokens, the query included; without, they are cut."
+            help="Score long passages in windows of this many tokens, the query included, instead of cutting them."
         ),
     ] = None
     stride: Annotated[
@@ -166,7 +169,7 @@ class CascadeOptions:
     first: Annotated[
         str | None,
         typer.Option(
-            help="A cascade: a small bundle that scores all passages, of which BUNDLE scores the best --keep."
+            help="Make a cascade: this small bundle scores all passages, and BUNDLE only the best --keep of them."
         ),
     ] = None
     keep: Annotated[int | None, typer.Option(min=1, help="Passages of each query that --first keeps.")] = None
@@ -202,9 +205,15 @@ class CascadeOptions:
 class TrecOptions:
     """Pairs as files of retrieval experiments: the candidates of a run, with their texts."""
 
-    queries: Annotated[Path | None, typer.Option(help="Or as TREC files: `id <tab> query` lines,")] = None
-    passages: Annotated[Path | None, typer.Option(help="`id <tab> passage` lines,")] = None
-    run: Annotated[Path | None, typer.Option(help="and a TREC run over them.")] = None
+    queries: Annotated[
+        Path | None, typer.Option(help="Real pairs as TREC files: queries, as `id <tab> query` lines.")
+    ] = None
+    passages: Annotated[
+        Path | None, typer.Option(help="Real pairs as TREC files: passages, as `id <tab> passage` lines.")
+    ] = None
+    run: Annotated[
+        Path | None, typer.Option(help="Real pairs as TREC files: a TREC run over --queries and --passages.")
+    ] = None
 
     def files(self, *, pairs: Path | None = None) -> tuple[Path, Path, Path] | None:
         """Return queries, passages and run, or None when none is given.
@@ -224,7 +233,9 @@ class TrecOptions:
 Pairs = Annotated[
     Path | None, typer.Option(help="Real pairs to check besides the built-in ones: `query <tab> passage` lines.")
 ]
-Sample = Annotated[int | None, typer.Option(help="Check a seeded random sample of this many of them.")]
+Sample = Annotated[
+    int | None, typer.Option(help="Check only a random sample of this many real pairs, always the same.")
+]
 
 
 def user_pairs(pairs: Path | None, trec: TrecOptions, sample: int | None) -> list[tuple[str, str]]:
@@ -242,7 +253,7 @@ class EngineOptions:
     """How TensorRT engines are built."""
 
     workspace: Annotated[
-        int, typer.Option(help="Most device memory, in MiB, that a TensorRT kernel may use while it runs.")
+        int, typer.Option(help="Largest device memory, in MiB, that a TensorRT kernel may use while it runs.")
     ] = 4096
     optimization_level: Annotated[
         int | None,
