@@ -107,7 +107,7 @@ Exact = Annotated[
     bool | None,
     typer.Option(
         "--exact/--no-exact",
-        help="Return the same K best as FP32: a cheaper precision scores all passages, and FP32 those that may be among the best. "
+        help="Return the same K best as FP32: a cheaper precision scores all passages, and FP32 those that may be the best. "
         "By default only with --precision auto on the native kernels, for lists of at least 4 K + 10 passages.",
     ),
 ]
