@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 class ListeningOptions:
     """Where the server is found."""
 
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 or :: for all.")] = "127.0.0.1"
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 or :: means all addresses.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and logs it.")] = 8080
-    uds: Annotated[Path | None, typer.Option(help="Unix socket to listen on instead.")] = None
+    uds: Annotated[Path | None, typer.Option(help="Unix socket to listen on instead of an address.")] = None
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that share the address. One is fastest, unless requests are tiny.")
     ] = 1
-    tls_certificate: Annotated[Path | None, typer.Option(help="Certificate chain for HTTPS, a PEM file,")] = None
-    tls_key: Annotated[Path | None, typer.Option(help="and its private key.")] = None
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Certificate chain for HTTPS, a PEM file; needs --tls-key.")
+    ] = None
+    tls_key: Annotated[Path | None, typer.Option(help="Private key of --tls-certificate, a PEM file.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +45,11 @@ class AccessOptions:
 
     api_keys: Annotated[
         Path | None,
-        typer.Option(help="File with one key a line; SIGHUP reads it again. Probes and /metrics need none."),
+        typer.Option(help="File with an API key on each line; SIGHUP reads it again. Probes and /metrics need no key."),
     ] = None
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Origin whose pages may call, or *; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Origin whose web pages may send requests, or *; may be given several times."),
     ] = None
 
 
@@ -54,13 +57,13 @@ class AccessOptions:
 class LimitOptions:
     """What one request to a model may hold."""
 
-    max_documents: Annotated[int, typer.Option(min=1, help="Most texts of a request.")] = 2048
-    max_request_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a request.")] = 1_048_576
+    max_documents: Annotated[int, typer.Option(min=1, help="Largest number of texts in a request.")] = 2048
+    max_request_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens in a request.")] = 1_048_576
     max_queue_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens that may wait for a model; beyond them requests get 429.")
+        int, typer.Option(min=1, help="Largest number of tokens that may wait for a model; further requests get 429.")
     ] = 2_097_152
     truncate: Annotated[
-        bool, typer.Option("--truncate/--no-truncate", help="Truncate pairs that are too long, or refuse them.")
+        bool, typer.Option("--truncate/--no-truncate", help="Truncate pairs that are too long, or refuse the request.")
     ] = True
 
 
@@ -69,16 +72,23 @@ class TimeOptions:
     """How long things may take, in seconds."""
 
     request_timeout: Annotated[
-        float, typer.Option(help="A request; clients ask for less with the header x-request-timeout.")
+        float, typer.Option(help="Seconds for a request; a client can ask for less with the header x-request-timeout.")
     ] = 60.0
-    header_timeout: Annotated[float, typer.Option(help="A client's headers.")] = 10.0
-    body_timeout: Annotated[float, typer.Option(help="A client's body.")] = 30.0
-    write_timeout: Annotated[float, typer.Option(help="A client that does not read its answer.")] = 60.0
-    keep_alive: Annotated[float, typer.Option(help="A connection between two requests.")] = 75.0
+    header_timeout: Annotated[float, typer.Option(help="Seconds for a client to send the headers of a request.")] = 10.0
+    body_timeout: Annotated[float, typer.Option(help="Seconds for a client to send the body of a request.")] = 30.0
+    write_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for a client that does not read its answer.")
+    ] = 60.0
+    keep_alive: Annotated[float, typer.Option(help="Seconds to keep a connection open between two requests.")] = 75.0
     shutdown_delay: Annotated[
-        float, typer.Option(help="Going on after SIGTERM, while readiness fails and balancers turn elsewhere.")
+        float,
+        typer.Option(
+            help="Seconds to go on serving after SIGTERM, while readiness fails, so that load balancers turn elsewhere."
+        ),
     ] = 5.0
-    shutdown_timeout: Annotated[float, typer.Option(help="Finishing what was accepted after that.")] = 30.0
+    shutdown_timeout: Annotated[
+        float, typer.Option(help="Seconds to finish accepted requests after --shutdown-delay.")
+    ] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +98,14 @@ class ObservationOptions:
     log_format: Annotated[str, typer.Option(help="text or json.")] = "text"
     log_requests: Annotated[
         str,
-        typer.Option(help="Requests that get a line: all, usual (no probes or /metrics that succeed), failed, none."),
+        typer.Option(help="Requests to log: all, usual (without successful probes and /metrics), failed, none."),
     ] = "usual"
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log queries and texts too.")] = False
     gauges: Annotated[
-        list[str] | None, typer.Option(help="Export the gauges of tei or vllm too; may be given several times.")
+        list[str] | None, typer.Option(help="Also export the gauges of tei or vllm; may be given several times.")
     ] = None
     otlp_endpoint: Annotated[
-        str | None, typer.Option(help="URL that gets traces by OTLP over HTTP; needs crossrt[otlp].")
+        str | None, typer.Option(help="URL to send traces to, by OTLP over HTTP; needs crossrt[otlp].")
     ] = None
     tei_validation_status: Annotated[
         int, typer.Option(help="Status of validation errors for TEI's clients: 422, or 413 as TEI had until 1.8.")
@@ -112,7 +122,7 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="[NAME=]BUNDLE...",
-            help="Bundles, checkpoint directories or hub ids to serve, the first by default.",
+            help="Bundles, checkpoint directories or hub ids to serve; the first is the default model.",
         ),
     ] = None,
     *,
@@ -130,12 +140,12 @@ def serve(
             "--check",
             is_eager=True,
             callback=refuse_unknown_variables,
-            help="Check the options and the address, open the models, score a token, and end.",
+            help="Check the options and the address, open the models, score a token with each, and exit.",
         ),
     ] = False,
     listening: ListeningOptions,
     access: AccessOptions,
-    max_payload: Annotated[int, typer.Option(min=1, help="Most bytes of a request's body.")] = 16 << 20,
+    max_payload: Annotated[int, typer.Option(min=1, help="Largest body of a request in bytes.")] = 16 << 20,
     limits: LimitOptions,
     times: TimeOptions,
     observation: ObservationOptions,
@@ -146,9 +156,9 @@ def serve(
 ) -> None:
     """Serve models over HTTP to clients of TEI, Cohere, Jina, Voyage, vLLM and NIM.
 
-    Every option is also an environment variable, CROSSRT_ and its name: CROSSRT_PORT, CROSSRT_API_KEYS. CROSSRT_MODELS has the
-    bundles, separated by commas. Options precede variables, and variables the file of --config. SIGHUP opens replaced bundles
-    again, SIGTERM ends in an orderly way.
+    Every option can also be set by an environment variable, such as CROSSRT_PORT for --port. CROSSRT_MODELS has the bundles,
+    separated by commas. Options take precedence over variables, and variables over the file of --config. SIGHUP opens replaced
+    bundles again, SIGTERM finishes accepted requests and exits.
     """
     need_serve()
     from ..server import serving, workers
