@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ..engine.errors import BackendError, OptionError
@@ -20,8 +21,19 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the actors' arguments are in the driver's object store, which ends with the job
 }
 """What Ray reads when it is imported, unless the user has set it."""
+MISSING = 'this needs Ray: pip install "crossrt[ray]"'
 TIMEOUT = 10.0
 """Seconds to wait for the head of a cluster. Ray itself tries for more than two minutes."""
+
+
+def check_ray(address: str) -> None:
+    """Raise OptionError for an address that is none, and BackendError where Ray, or pyarrow, which it needs, is not installed.
+
+    It imports neither. A job asks before it writes its first file.
+    """
+    _host_and_port(address)
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise BackendError(MISSING)
 
 
 @contextmanager
@@ -39,7 +51,7 @@ def connected(address: str) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError:
-        raise BackendError('this needs Ray: pip install "crossrt[ray]"') from None
+        raise BackendError(MISSING) from None
     if ray.is_initialized():
         yield ray
         return

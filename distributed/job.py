@@ -18,7 +18,7 @@ from ..engine.options import whole
 from ..engine.store.passage_store import DESCRIPTION, StoreDescription
 from ..engine.text.windows import Windows
 from .actors import scored
-from .cluster import LOCAL, connected, pool_in
+from .cluster import LOCAL, check_ray, connected, pool_in
 from .fetched import described, fetched
 from .folder import BEGUN, ROWS, Folder, is_url
 from .identity import Identity, bundle_digest, store_digest
@@ -94,7 +94,7 @@ def rerank(
     out = Path(out)
     _check(on_error, device, gpus, parts, out)
     if exact and top_k is None:
-        raise OptionError("exact rankings find the best passages: give --top-k (top_k=), how many")
+        raise OptionError("an exact ranking needs the number of passages to return: give --top-k (top_k=)")
     model = {
         "device": "cuda" if gpus else "cpu",
         "precision": precision,
@@ -116,6 +116,7 @@ def rerank(
     work = _work(place, opened, _absolute(store), folder, model=model, rank=rank, skip=on_error == SKIP)
     identity = _identity(work, block=whole("block", block, least=1), cut=whole("cut", cut, least=1))
     candidates = Candidates(run, queries, depth=depth)
+    check_ray(ray)
     with _own(folder):
         identity.claim(folder)
         plan = planned(folder, blocks(candidates.rows(None if whole_lists else cut), block))
