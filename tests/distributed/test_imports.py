@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+
 import pytest
 
 from crossrt.distributed import cluster, rerank
