@@ -151,7 +151,7 @@ class Multiplexed:
             more = message["type"] == "http.request" and message.get("more_body", False)
         try:
             asked = msgspec.json.decode(b"".join(message.get("body", b"") for message in messages), type=_Named).model
-        except msgspec.DecodeError:  # the app says what is wrong
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the app says what is wrong
             asked = None
         messages.reverse()
 

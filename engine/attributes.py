@@ -253,6 +253,7 @@ class CrossEncoderAttributes(ModelAttributes):
         except ImportError as error:
             raise AttributeError(ABSENT["tokenizer"]) from error
         file = self.bundle.tokenizer_file
+        self.bundle.check_same()
         added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens") or ()
         texts = {token["id"]: token["content"] for token in added}
         special = {

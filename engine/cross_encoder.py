@@ -604,12 +604,16 @@ class CrossEncoder(CrossEncoderAttributes):
         return TokenModel(self)
 
     def _tokenizer_for(self, max_length: int | None) -> PairTokenizer:
+        """Return the tokenizer that truncates pairs to `max_length`: that of the bundle as it was when it was opened."""
         manifest = self.bundle.manifest
         if max_length is not None and whole("max_length", max_length, least=1) > manifest.max_positions:
             raise OptionError(
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
             )
+        opened: PairTokenizer | None = vars(self).get("_pair_tokenizer")
+        if opened is not None:
+            return opened.of_length(manifest.max_length if max_length is None else max_length)
         tokenizer = self.bundle.pair_tokenizer(max_length=max_length)
         for what, largest, count in (
             ("token id", tokenizer.largest_id, manifest.vocab_size),
@@ -654,7 +658,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def _warn_unchecked(self) -> None:
         """Warn where the scores of the opened precision were never compared with PyTorch's."""
-        precision, path = self.precision.value, self.bundle.path.absolute()
+        precision, path = self.precision.value, self.bundle.path
         model = self.bundle.manifest.models.get(precision)
         if model is not None and model.parity is None:
             warn_once(
@@ -690,7 +694,7 @@ class CrossEncoder(CrossEncoderAttributes):
         self._scorer.check_open()
         options = {**self._options, "max_length": self.max_length}
         state = {name: value for name, value in vars(self).items() if name not in REOPENED}
-        return _reopened, (type(self), str(self.bundle.path.absolute()), options), state
+        return _reopened, (type(self), str(self.bundle.path), options), state
 
     def __enter__(self) -> "CrossEncoder":
         return self

@@ -1,5 +1,6 @@
 """Logs on standard error: a line for each request, without its texts unless they are asked for, and the server's own lines."""
 
+import contextlib
 import logging
 import re
 import sys
@@ -81,8 +82,10 @@ class RequestLog:
         else:
             shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
             line = f"{stamp(now)} {level.upper()} {shown}".encode()
-        sys.stderr.buffer.write(line + b"\n")
-        sys.stderr.buffer.flush()
+        # A disk that is full, or a standard error that was closed, must not end the client's connection.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.buffer.write(line + b"\n")
+            sys.stderr.buffer.flush()
 
 
 def _shown(value: object) -> str:

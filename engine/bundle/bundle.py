@@ -34,10 +34,15 @@ from .manifest import MANIFEST, TOKENIZER, Manifest
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose files were checked. Holds no file open; any number of threads may use it."""
+    """A bundle on disk whose files were checked. Holds no file open; any number of threads may use it.
+
+    `path` is absolute in one that `open` returned, so that a program may change its working directory. One that an export is
+    making is not `published` yet: its directory has no manifest.
+    """
 
     path: Path
     manifest: Manifest
+    published: bool = False
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> "Bundle":
@@ -62,7 +67,7 @@ class Bundle:
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{manifest_file} cannot be read ({error})") from error
-        bundle = cls(path, Manifest.from_json(text, where=manifest_file))
+        bundle = cls(path.absolute(), Manifest.from_json(text, where=manifest_file), published=True)
         bundle._check_files(verify)
         return bundle
 
@@ -116,8 +121,43 @@ class Bundle:
 
     @property
     def tokenizer_sha256(self) -> str:
-        """The sha256 of the tokenizer file's content, in hex. Stores of prepared passages record it."""
-        return content_sha256(self.tokenizer_file)
+        """The sha256 of the tokenizer file's content, in hex. Stores of prepared passages record it.
+
+        Raises BundleError for a file that cannot be read, and for that of another bundle, as `check_same` does.
+        """
+        try:
+            digest = content_sha256(self.tokenizer_file)
+        except OSError as error:
+            raise BundleError(f"{self.tokenizer_file} cannot be read ({error.strerror})") from error
+        if self.published and digest != self.sha256(TOKENIZER):
+            self.check_same()
+        return digest
+
+    def check_same(self) -> None:
+        """Raise BundleError where the directory does not hold the weights and the tokenizer any more that it held when opened.
+
+        Whatever is opened of a bundle later than the rest, as at the first small request or in a fork, could otherwise be
+        another model's. Precisions, engines and reports may be added meanwhile.
+        """
+        if not self.published:
+            return
+        try:
+            now = Bundle.open(self.path)._contents()
+        except BundleError as error:
+            raise BundleError(f"{self.path} was removed or altered since it was opened: {error}") from error
+        if not self._contents().items() <= now.items():
+            raise BundleError(
+                f"{self.path} was replaced by another bundle since it was opened; open the model again to score with that one"
+            )
+
+    def _contents(self) -> dict[str, str]:
+        """Return the sha256 of the tokenizer and of all weights, by file, as the manifest has them."""
+        engines = {engine.file for engine in self.manifest.engines}
+        return {
+            file.name: file.sha256
+            for file in self.manifest.files
+            if file.name == TOKENIZER or not (file.name.endswith((".json", ".svg")) or file.name in engines)
+        }
 
     def sha256(self, name: str) -> str:
         """Return the sha256 that the manifest has for a file, in hex. `name` is as in the manifest, such as `onnx/model.onnx`.

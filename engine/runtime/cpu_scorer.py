@@ -170,9 +170,15 @@ class CpuScorer(Closable):
             if wide not in self._sessions:
                 threads = self._streams[wide].processors
                 with OPENING:
-                    self._sessions[wide] = self.config.open(
+                    session = self.config.open(
                         self._bundle, threads=threads, streams=1 if wide else self.config.streams
                     )
+                try:
+                    self._bundle.check_same()
+                except BundleError:
+                    session.close()
+                    raise
+                self._sessions[wide] = session
             return self._sessions[wide]
 
 

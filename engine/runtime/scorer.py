@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from ..batching.batch import Batch
 from ..bundle.bundle import Bundle
+from ..errors import BundleError
 from ..selection.execution_config import CpuConfig, ExecutionConfig
 from ..text.encoded_pairs import EncodedPairs
 from .cpu_scorer import CpuScorer
@@ -59,4 +60,10 @@ def open_scorer(bundle: Bundle, config: ExecutionConfig) -> Scorer:
     from ..selection.select_gpu import open_executors
     from .gpu_scorer import GpuScorer
 
-    return GpuScorer(bundle, config, open_executors(bundle, config))
+    scorer = GpuScorer(bundle, config, open_executors(bundle, config))
+    try:
+        bundle.check_same()
+    except BundleError:
+        scorer.close()
+        raise
+    return scorer

@@ -99,6 +99,7 @@ class PassageStore:
     def __init__(self, path: str | Path) -> None:
         """Open a store. Raises StoreError when the directory is not a store, is not finished, or was truncated."""
         self.path = Path(path)
+        self._absolute = self.path.absolute()  # now: a program may change its working directory
         self.description = StoreDescription.read(self.path / DESCRIPTION)
         for name, size in self.description.files.items():
             try:
@@ -245,7 +246,7 @@ class PassageStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy maps the files again. Pickling the arrays would copy the whole store.
-        return type(self), (self.path.absolute(),)
+        return type(self), (self._absolute,)
 
     def __repr__(self) -> str:
         return f"PassageStore({str(self.path)!r}, {len(self):,} passages)"

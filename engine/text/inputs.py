@@ -1,6 +1,6 @@
 """Checks what users pass as pairs and texts, and brings it into one form."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,10 @@ def checked_pair(pair: Any, index: int) -> tuple[str, str]:
 
 def checked_passages(documents: Any) -> list[str]:
     """Return an iterable of texts as a list. Raises InputError, naming the index, for anything else."""
-    if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+    if isinstance(documents, (str, bytes)):
         raise InputError("documents is one text; pass a list of passages")
+    if isinstance(documents, Mapping) or not isinstance(documents, Iterable):
+        raise InputError(f"documents is {_described(documents)}; pass a list of passages")
     texts = list(documents)
     for index, text in enumerate(texts):
         check_text(text, f"passage {index}")

@@ -1,10 +1,10 @@
 """`PairTokenizer`: tokenizes query-passage pairs."""
 
+import copy
 import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,9 @@ class PairTokenizer:
     """The largest token type that the tokenizer gives."""
     _name = "the tokenizer"
     """The tokenizer's name in messages."""
+    _joining: PairTemplate | None = None
+    _shortening: tokenizers.Tokenizer | None = None
+    """Made when they are first needed: how two texts are joined, and the tokenizer with truncation to `max_length`."""
 
     def __init__(
         self,
@@ -52,10 +55,7 @@ class PairTokenizer:
     def _open(
         self, tokenizer: tokenizers.Tokenizer, max_length: int, truncation_side: TruncationSide, prompt: str | None
     ) -> None:
-        with explained(self._name):
-            special = tokenizer.num_special_tokens_to_add(is_pair=True)
-        hint = f": a pair has {special} special tokens, and needs room for text"
-        self.max_length = whole("max_length", max_length, least=special + 1, hint=hint)
+        self.max_length = self._checked_length(tokenizer, max_length)
         self.truncation_side = truncation_side
         self.prompt = prompt or ""
         tokenizer.no_padding()
@@ -91,6 +91,22 @@ class PairTokenizer:
         pair_tokenizer._name = str(path)
         pair_tokenizer._open(read_tokenizer(path), max_length, truncation_side, prompt)
         return pair_tokenizer
+
+    def of_length(self, max_length: int) -> "PairTokenizer":
+        """Return this tokenizer with another `max_length`. Raises OptionError for one that leaves no room for text.
+
+        No file is read, and what takes memory is shared.
+        """
+        other = copy.copy(self)
+        other.max_length = self._checked_length(self._tokenizer, max_length)
+        other._shortening = None
+        return other
+
+    def _checked_length(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> int:
+        with explained(self._name):
+            special = tokenizer.num_special_tokens_to_add(is_pair=True)
+        hint = f": a pair has {special} special tokens, and needs room for text"
+        return whole("max_length", max_length, least=special + 1, hint=hint)
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
         """Tokenize pairs of texts. `prompt`, which may be empty, replaces the tokenizer's own prompt in this call.
@@ -283,18 +299,23 @@ class PairTokenizer:
             queries, passages, max_length=self.max_length, truncation_side=self.truncation_side
         )
 
-    @cached_property
+    # Not cached_property: before Python 3.12 that has a lock, which a fork would find locked for ever.
+    @property
     def _template(self) -> PairTemplate:
-        return PairTemplate.of(self._tokenizer)
+        if self._joining is None:
+            self._joining = PairTemplate.of(self._tokenizer)
+        return self._joining
 
-    @cached_property
+    @property
     def _truncating(self) -> tokenizers.Tokenizer:
-        # A copy: setting truncation while a thread encodes with the tokenizer raises "Already borrowed".
-        tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-        tokenizer.enable_truncation(
-            max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
-        )
-        return tokenizer
+        if self._shortening is None:
+            # A copy: setting truncation while a thread encodes with the tokenizer raises "Already borrowed".
+            tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+            tokenizer.enable_truncation(
+                max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
+            )
+            self._shortening = tokenizer
+        return self._shortening
 
 
 def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = None) -> None:

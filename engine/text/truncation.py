@@ -1,5 +1,6 @@
 """`TruncationCounter`: how many pairs were cut because they were longer than the model takes."""
 
+import os
 import threading
 from dataclasses import dataclass
 
@@ -30,11 +31,14 @@ class Truncation:
         return Truncation(pairs=self.pairs // repeats, cut=self.cut // repeats, tokens=self.tokens // repeats)
 
 
+_lock = threading.Lock()
+"""Guards the totals of all counters. A fork has a new one: a thread of its parent may have held the old one."""
+
+
 class TruncationCounter:
-    """Counts pairs and what they lost. Several threads may add and read at once."""
+    """Counts pairs and what they lost. Several threads may add and read at once, also in a fork."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._total = Truncation()
 
     @property
@@ -47,5 +51,14 @@ class TruncationCounter:
         cut = pairs.cut
         tokens = 0 if cut is None else int(cut.sum())
         lost = int(np.count_nonzero(cut)) if cut is not None and tokens else 0
-        with self._lock:
+        with _lock:
             self._total += Truncation(pairs=len(pairs), cut=lost, tokens=tokens)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

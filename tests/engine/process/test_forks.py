@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -244,3 +245,45 @@ def test_workers_of_gunicorn_with_preload_score_and_stop_at_once(opened: tuple[P
     # A worker that hangs is killed after --graceful-timeout; the margin is for a busy machine.
     assert time.monotonic() - begin < 20, said
     assert "SIGKILL" not in said
+
+
+def test_a_fork_while_another_thread_counts_what_was_cut_scores(opened: tuple[Path, str]) -> None:
+    program = """
+from crossrt.engine.text.truncation import Truncation
+
+held, leave, add, parent = threading.Event(), threading.Event(), Truncation.__add__, os.getpid()
+
+def slowly(self, other):
+    if os.getpid() == parent and threading.current_thread().name == "counts":
+        held.set()
+        leave.wait()
+    return add(self, other)
+
+Truncation.__add__ = slowly
+thread = threading.Thread(target=model.predict, args=(pairs,), name="counts")
+thread.start()
+held.wait()
+status, found = in_fork(scored)
+leave.set()
+thread.join()
+print(json.dumps([status, found]))
+"""
+    status, found = answers(program, *opened)
+    assert status == 7
+    assert found is True or (opened[1] == "openvino" and "BackendError" in found)
+
+
+def test_a_fork_does_not_open_the_bundle_that_took_the_place_of_the_opened_one(
+    bundle: Path, make_bundle: Any, tmp_path: Path
+) -> None:
+    place = shutil.copytree(bundle, tmp_path / "model")
+    program = f"""
+os.rename(bundle, bundle + ".old")
+os.rename({str(shutil.copytree(make_bundle(seed=7), tmp_path / "other"))!r}, bundle)
+print(json.dumps([*in_fork(scored), scored()]))
+"""
+    status, found, kept = answers(program, place, "onnxruntime")
+    assert status == 7
+    assert "BundleError" in found
+    assert "replaced by another bundle since it was opened" in found
+    assert kept is True
