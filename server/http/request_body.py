@@ -25,7 +25,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: i
 
     Raises RequestError for one that is too large, too slow or compressed, and ClientGoneError where it breaks off.
     """
-    if headers.get(b"content-encoding", b"identity") != b"identity":
+    if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
         raise RequestError("encoding", "the body is compressed (content-encoding); send it as it is")
     if int(headers.get(b"content-length", b"0")) > most:
         await _discard(receive)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from .upgrades import UpgradeIgnoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Patience:
     answer: float
 
 
-class Connection(HttpToolsProtocol):
+class Connection(UpgradeIgnoring):
     """Remembers since when its client sends headers, sends a body, and leaves its answer unread; None where it does not."""
 
     headers_since: float | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,37 @@ def test_a_client_that_waits_to_be_told_to_continue_is_told_once(stub: Served) -
         assert connection.recv(65536).startswith(b"HTTP/1.1 100 Continue")
         connection.sendall(body)
         assert until_closed(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+UPGRADE = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+"""What Java's HttpClient sends with the first request of a connection."""
+
+
+def test_a_client_that_asks_for_http_2_is_answered_in_http_1_1(stub: Served) -> None:
+    expected = stub.post("/v2/rerank", json.loads(BODY)).json["results"]
+    for at in (0, 40, len(request(*UPGRADE)) - len(BODY), len(request(*UPGRADE)) - 5):  # where what is sent is divided
+        with stub.connect() as connection:
+            sent = request(*UPGRADE)
+            connection.sendall(sent[:at])
+            time.sleep(0.05)
+            connection.sendall(sent[at:] + request(b"connection: close"))
+            answers = until_closed(connection)
+        assert answers.count(b"HTTP/1.1 200 OK") == 2
+        assert answers.count(json.dumps(expected, separators=(",", ":")).encode()) == 2
+    assert "upgrade" not in stub.log.lower()
+
+
+def test_chunks_and_web_sockets_are_read_as_if_nothing_else_was_asked_for(stub: Served) -> None:
+    with stub.connect() as connection:
+        lines = (b"POST /v2/rerank HTTP/1.1", b"host: h", b"transfer-encoding: chunked", b"expect: 100-continue", *UPGRADE)
+        connection.sendall(b"\r\n".join((*lines, b"", b"")))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n")
+        answer = until_closed(connection)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" in answer
 
 
 def test_an_answer_of_several_megabytes_is_whole(stub: Served) -> None:

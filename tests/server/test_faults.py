@@ -128,6 +128,7 @@ def test_numbers_that_would_overflow_are_refused(stub: Served, field: str) -> No
 
 def test_a_compressed_body_is_refused(stub: Served) -> None:
     assert stub.post("/rerank", TEXTS, {"content-encoding": "gzip"}).status == 415
+    assert stub.post("/rerank", TEXTS, {"content-encoding": "Identity"}).status == 200
 
 
 @pytest.fixture(scope="module")
@@ -616,3 +617,16 @@ def test_nothing_of_the_server_is_loaded_by_importing_crossrt() -> None:
     code = f"import sys, crossrt.engine.cross_encoder; print(sorted({names} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_log_that_cannot_be_written_ends_no_connection(start: Start) -> None:
+    """The server of this test has a log that works until it listens, and from then on one without room."""
+    served = start(prefix=("bash", "-c", 'exec "$0" "$@" 2> >(sed -u "/serving on/q" >&2)'))
+    connection = served.connection()
+    for _ in range(5):
+        connection.request("POST", "/rerank", json.dumps(TEXTS))
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+        assert connection.sock is not None, "the server has closed the connection"
+    connection.close()
