@@ -163,7 +163,7 @@ def export(
     if tensorrt:
         lengths_of = calibration.pairs if calibration else checked
         bundle = build_engines(bundle, precisions, pairs=lengths_of, options=options, judging=judging)
-    say("\n".join([f"{out}: {size_of(bundle.path)}", *models_of(bundle.manifest)]))
+    say("\n".join([f"{bundle.path}: {size_of(bundle.path)}", *models_of(bundle.manifest)]))
 
 
 def _need_tensorrt() -> None:

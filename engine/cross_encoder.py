@@ -658,7 +658,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def _warn_unchecked(self) -> None:
         """Warn where the scores of the opened precision were never compared with PyTorch's."""
-        precision, path = self.precision.value, self.bundle.path
+        precision, path = self.precision.value, self.bundle.folder
         model = self.bundle.manifest.models.get(precision)
         if model is not None and model.parity is None:
             warn_once(
@@ -694,7 +694,7 @@ class CrossEncoder(CrossEncoderAttributes):
         self._scorer.check_open()
         options = {**self._options, "max_length": self.max_length}
         state = {name: value for name, value in vars(self).items() if name not in REOPENED}
-        return _reopened, (type(self), str(self.bundle.path), options), state
+        return _reopened, (type(self), str(self.bundle.folder), options), state
 
     def __enter__(self) -> "CrossEncoder":
         return self

@@ -9,6 +9,7 @@
     ├── SourceError       a checkpoint or model name that cannot be found or fetched
     ├── CheckpointError   a checkpoint that is not a cross-encoder we can export
     ├── BundleError       a bundle that is missing, altered, of a newer schema, or in the way
+    │   └── ReplacedError    another bundle took its place since the model was opened
     ├── StoreError        a store of prepared passages that cannot be used, or lacks a passage
     ├── BackendError      a runtime that is not installed, or cannot do what is asked
     │   └── CudaError     a CUDA call that failed; carries CUDA's name for it
@@ -64,6 +65,10 @@ class CheckpointError(CrossrtError):
 
 class BundleError(CrossrtError):
     """A bundle that is missing, altered, of a newer schema, or in the way."""
+
+
+class ReplacedError(BundleError):
+    """A bundle that was replaced, altered or removed since a model was opened from it, which needs another part of it now."""
 
 
 class StoreError(CrossrtError):

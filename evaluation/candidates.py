@@ -26,7 +26,8 @@ def bm25_run(
     """Write the best passages of each query by BM25 as a TREC run into `folder`, unless the same run is there already.
 
     Passages that share no word with the query are not candidates. The index is built in memory: 3 KB for a passage of 55
-    words. Raises OptionError for prepared passages, which have no texts, and BackendError where bm25s is missing.
+    words. Raises OptionError for prepared passages, which have no texts, DataFileError for ids with spaces, and BackendError
+    where bm25s is missing.
     """
     if not isinstance(passages, TextPassages):
         raise OptionError(
@@ -46,7 +47,7 @@ def bm25_run(
 
         def read() -> Iterable[str]:
             for name, text in tqdm(texts, desc="Reading for BM25", unit="passage", disable=not progress):
-                ids.append(name)
+                ids.append(_one_word(name, texts.where))
                 yield text
 
         tokenizer = bm25s.tokenization.Tokenizer(stopwords=SETTINGS["stopwords"])
@@ -56,6 +57,7 @@ def bm25_run(
             raise DataFileError(f"{texts.where} holds no passages")
         retriever.index((tokens, tokenizer.get_vocab_dict()), show_progress=progress)
         for query, text in tqdm(queries.items(), desc="BM25", unit="query", disable=not progress):
+            _one_word(query, "the queries")
             known = tokenizer.tokenize([text], update_vocab="never", allow_empty=False, show_progress=False)
             if known[0]:
                 found, scores = retriever.retrieve(
@@ -74,6 +76,16 @@ def bm25_run(
         "queries": Provenance.digest(dict(queries)),
     }
     return made(folder / CANDIDATES, made_of, write)
+
+
+def _one_word(name: str, where: str) -> str:
+    """Return an id. Raises DataFileError for one with spaces, which the lines of a run could not hold."""
+    if len(name.split()) != 1:
+        raise DataFileError(
+            f"{where}: the id {name!r} is not one word, and a BM25 run of it could not be read; give ids without spaces, or the "
+            "candidates with --run"
+        )
+    return name
 
 
 def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) -> Path:

@@ -32,7 +32,7 @@ def described(
         "relevant_label": model.relevant_label,
         "activation_fn": model.activation_fn if isinstance(model.activation_fn, str) else None,
     }
-    return str(model.bundle.path), {name: value for name, value in options.items() if value is not None}
+    return str(model.bundle.path.absolute()), {name: value for name, value in options.items() if value is not None}
 
 
 def relevance(

@@ -83,6 +83,10 @@ class _Workers:
             self._wait()
             self._listen()
             self._replace_dead()
+            if self._ending:
+                # The workers close theirs when they stop accepting. This one would go on taking connections for nobody.
+                self._listening.close()
+                self._due.clear()
             for number in [number for number, when in self._due.items() if when <= time.monotonic()]:
                 del self._due[number]
                 self._start(number)
@@ -100,7 +104,8 @@ class _Workers:
     def _listen(self) -> None:
         """Do what workers and signals ask for."""
         while self._woken.poll():
-            self._reloads.ask(self._woken.recv().force)
+            if (told := self._woken.recv()) is not None:
+                self._reloads.ask(told.force)
         for number, worker in self._running.items():
             try:
                 while worker.connection.poll():
@@ -158,6 +163,7 @@ class _Workers:
 
     def _end(self, number: int, frame: Any) -> None:
         self._ending = True
+        self._wake.send(None)
         for worker in self._running.values():
             if worker.process.pid is not None and worker.process.exitcode is None:
                 os.kill(worker.process.pid, number)

@@ -24,7 +24,7 @@ every file.
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BundleError
+from ..errors import BundleError, ReplacedError
 from ..files.digests import content_sha256, sha256_of
 from ..files.record import MOST_BYTES
 from ..precision import Precision
@@ -36,13 +36,14 @@ from .manifest import MANIFEST, TOKENIZER, Manifest
 class Bundle:
     """A bundle on disk whose files were checked. Holds no file open; any number of threads may use it.
 
-    `path` is absolute in one that `open` returned, so that a program may change its working directory. One that an export is
-    making is not `published` yet: its directory has no manifest.
+    `path` is the directory as it was given, for messages. `opened_at` is where it was when it was opened, absolute and without
+    symbolic links, since a program may change its working directory, and a link may be set to the next bundle. It is None for a
+    bundle that an export is making, whose directory has no manifest yet.
     """
 
     path: Path
     manifest: Manifest
-    published: bool = False
+    opened_at: Path | None = None
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> "Bundle":
@@ -67,9 +68,14 @@ class Bundle:
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{manifest_file} cannot be read ({error})") from error
-        bundle = cls(path.absolute(), Manifest.from_json(text, where=manifest_file), published=True)
+        bundle = cls(path, Manifest.from_json(text, where=manifest_file), opened_at=path.resolve())
         bundle._check_files(verify)
         return bundle
+
+    @property
+    def folder(self) -> Path:
+        """The directory that its files are read from."""
+        return self.opened_at or self.path
 
     def model_file(self, precision: Precision, *, gpu: bool = False, fused: bool = False) -> Path:
         """Return the ONNX file of a precision. Raises BundleError, naming the precisions there are, for one that is missing.
@@ -89,7 +95,7 @@ class Bundle:
                 f"{self.path} holds no {precision.value} model; it holds {held}. "
                 f"Make one that does with: crossrt export CHECKPOINT OUT --precision fp32,{precision.value}"
             )
-        return self.path / ((fused and model.fused_file) or (gpu and model.gpu_file) or model.file)
+        return self.folder / ((fused and model.fused_file) or (gpu and model.gpu_file) or model.file)
 
     def native_file(self, precision: Precision) -> Path:
         """Return the weights file of the backend `native` in a precision. Raises BundleError for a bundle without one."""
@@ -99,7 +105,7 @@ class Bundle:
                 f"{self.path} has no {precision.value} weights for the backend native; export it again with --precision "
                 f"{precision.value}"
             )
-        return self.path / model.native_file
+        return self.folder / model.native_file
 
     def pair_tokenizer(self, *, max_length: int | None = None) -> PairTokenizer:
         """Read the tokenizer. It truncates pairs to `max_length` tokens, by default the bundle's, on the checkpoint's side.
@@ -117,36 +123,36 @@ class Bundle:
     @property
     def tokenizer_file(self) -> Path:
         """The path of `tokenizer.json`."""
-        return self.path / TOKENIZER
+        return self.folder / TOKENIZER
 
     @property
     def tokenizer_sha256(self) -> str:
         """The sha256 of the tokenizer file's content, in hex. Stores of prepared passages record it.
 
-        Raises BundleError for a file that cannot be read, and for that of another bundle, as `check_same` does.
+        Raises BundleError for a file that cannot be read, and ReplacedError as `check_same` does.
         """
         try:
             digest = content_sha256(self.tokenizer_file)
         except OSError as error:
             raise BundleError(f"{self.tokenizer_file} cannot be read ({error.strerror})") from error
-        if self.published and digest != self.sha256(TOKENIZER):
+        if self.opened_at is not None and digest != self.sha256(TOKENIZER):
             self.check_same()
         return digest
 
     def check_same(self) -> None:
-        """Raise BundleError where the directory does not hold the weights and the tokenizer any more that it held when opened.
+        """Raise ReplacedError where the directory does not hold the weights and the tokenizer any more that it held when opened.
 
         Whatever is opened of a bundle later than the rest, as at the first small request or in a fork, could otherwise be
         another model's. Precisions, engines and reports may be added meanwhile.
         """
-        if not self.published:
+        if self.opened_at is None:
             return
         try:
-            now = Bundle.open(self.path)._contents()
+            now = Bundle.open(self.opened_at)._contents()
         except BundleError as error:
-            raise BundleError(f"{self.path} was removed or altered since it was opened: {error}") from error
+            raise ReplacedError(f"{self.path} was removed or altered since it was opened: {error}") from error
         if not self._contents().items() <= now.items():
-            raise BundleError(
+            raise ReplacedError(
                 f"{self.path} was replaced by another bundle since it was opened; open the model again to score with that one"
             )
 
@@ -176,11 +182,11 @@ class Bundle:
         others -= {file}
         beside = {f"{name}{ending}" for name in others for ending in (".data", "_data")}
         names = [each.name for each in self.manifest.files if not each.name.endswith((".json", ".svg"))]
-        return {name: content_sha256(self.path / name) for name in names if name not in others | beside}
+        return {name: content_sha256(self.folder / name) for name in names if name not in others | beside}
 
     def name_of(self, path: Path) -> str:
         """Return the manifest's name of a file of the bundle."""
-        return path.relative_to(self.path).as_posix()
+        return path.relative_to(self.folder).as_posix()
 
     def _check_files(self, verify: bool) -> None:
         for file in self.manifest.files:

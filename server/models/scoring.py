@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import numpy as np
 
 from ...engine.activation import Floats, sigmoid, softmax
-from ...engine.errors import BundleError, InputError, OptionError, ShapeError
+from ...engine.errors import BundleError, InputError, OptionError, ReplacedError, ShapeError
 from ...engine.labels import need_label
 from ...engine.runtime.cancellation import Cancellation
 from ...engine.scores import raw_relevance
@@ -328,6 +328,8 @@ class Scoring:
             return
         try:
             outcome: Outcome | BaseException = self._ranked(run)
+        except ReplacedError as error:  # FP32 was not opened before, and would be another model's
+            outcome = RequestError("unhealthy", f"{error}; SIGHUP lets crossrt serve do so")
         except BundleError as error:  # the bundle has no FP32 model, or does not know its error, and `exact` needs both
             outcome = RequestError("validation", str(error))
         except BaseException as error:

@@ -10,7 +10,7 @@ import pytest
 
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.errors import BundleError
+from crossrt.engine.errors import ReplacedError
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.store.passage_store import PassageStore
 from crossrt.engine.store.preparation import WHOLE, prepare
@@ -45,7 +45,7 @@ def test_small_requests_go_on_with_the_model_that_was_opened(place: Path, other:
         assert model.predict(PAIR) == pytest.approx(expected, abs=1e-4)
         scorer = model._scorer
         assert isinstance(scorer, CpuScorer)
-        with pytest.raises(BundleError, match="replaced by another bundle since it was opened; open the model again"):
+        with pytest.raises(ReplacedError, match="replaced by another bundle since it was opened; open the model again"):
             scorer.wait_until_wide(20)
         assert model.predict(PAIR) == pytest.approx(expected, abs=1e-4)
         assert stranger.predict(PAIR) != pytest.approx(expected, abs=1e-2)
@@ -54,7 +54,7 @@ def test_small_requests_go_on_with_the_model_that_was_opened(place: Path, other:
 def test_an_exact_ranking_does_not_decide_by_another_model(place: Path, other: Path) -> None:
     with CrossEncoder(place, precision="int8", device="cpu") as model:
         replace(place, other)
-        with pytest.raises(BundleError, match="replaced by another bundle"):
+        with pytest.raises(ReplacedError, match="replaced by another bundle"):
             model.rank(QUERY, passages(40), top_k=3, exact=True)
         assert len(model.rank(QUERY, passages(40), top_k=3)) == 3
 
@@ -86,7 +86,7 @@ def test_a_store_of_another_tokenizer_is_refused_though_the_bundle_has_it_now(
     )
     with CrossEncoder(place, device="cpu") as model:
         replace(place, replaced)
-        with pytest.raises(BundleError, match="replaced by another bundle"):
+        with pytest.raises(ReplacedError, match="replaced by another bundle"):
             model.rank(QUERY, passage_ids=["p1"], passages=store)
 
 
@@ -96,7 +96,7 @@ def test_a_bundle_that_gained_a_report_is_the_same(place: Path) -> None:
     manifest.write_text(manifest.read_text().replace('"schema": ', '"tools": {}, "schema": ', 1))
     opened.check_same()
     (place / "tokenizer.json").write_text("{}")
-    with pytest.raises(BundleError, match=r"removed or altered since it was opened: .*tokenizer\.json is damaged"):
+    with pytest.raises(ReplacedError, match=r"removed or altered since it was opened: .*tokenizer\.json is damaged"):
         opened.check_same()
 
 
@@ -126,3 +126,17 @@ def test_a_model_goes_on_when_the_program_changes_its_folder(
         with pickle.loads(pickle.dumps(model)) as copy:
             assert copy.predict(PAIR) == pytest.approx(model.predict(PAIR), abs=1e-4)
         assert len(pickle.loads(pickle.dumps(store))) == 1
+
+
+def test_a_link_may_be_set_to_the_next_bundle(place: Path, other: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(place)
+    with CrossEncoder(link, precision="int8", device="cpu") as model, CrossEncoder(place, device="cpu") as fp32:
+        link.unlink()
+        link.symlink_to(other)
+        found = model.rank(QUERY, passages(40), top_k=3, exact=True)
+        assert [each["corpus_id"] for each in found] == [
+            each["corpus_id"] for each in fp32.rank(QUERY, passages(40), top_k=3)
+        ]
+        with pickle.loads(pickle.dumps(model)) as copy:
+            assert copy.rank(QUERY, passages(40), top_k=3, exact=True) == found

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("bm25s")
 
-from crossrt.engine.errors import OptionError
+from crossrt.engine.errors import DataFileError, OptionError
 from crossrt.evaluation.candidates import bm25_run, made
 from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.passage_file import PassageFile
@@ -86,3 +86,11 @@ def test_prepared_passages_have_no_texts_to_search(tmp_path: Path) -> None:
     prepared.where = "p.store"
     with pytest.raises(OptionError, match=r"p.store holds no texts to make a BM25 run from"):
         bm25_run({"1": "a"}, prepared, tmp_path)
+
+
+@pytest.mark.parametrize(("query", "passage"), [("q 1", "p1"), ("q1", "p 1")])
+def test_ids_that_a_run_cannot_hold_are_refused(tmp_path: Path, query: str, passage: str) -> None:
+    (tmp_path / "p").write_text(f"{passage}\tberlin\nother\triver\n")
+    with pytest.raises(DataFileError, match=r"the id '[pq] 1' is not one word"):
+        bm25_run({query: "berlin"}, PassageFile(tmp_path / "p"), tmp_path)
+    assert not (tmp_path / "candidates.run.trec").exists()

@@ -77,6 +77,29 @@ def test_a_reload_reaches_all_workers_and_sigterm_ends_them_with_status_0(start:
     assert all(json.loads(line) for line in server.lines)
 
 
+def test_nobody_takes_connections_any_more_while_workers_finish(start: Start, bundle: Path) -> None:
+    server = start("--device", "cpu", "--workers", "2", "--shutdown-timeout", "20", bundle=bundle)
+    eventually(lambda: server.log.count("serving on") == 2)
+    body = json.dumps(BODY).encode()
+    with server.connect() as connection:
+        connection.sendall(b"POST /rerank HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(body) + body[:9])
+        eventually(lambda: server.metric("crossrt_requests_in_progress") >= 2)  # this one, and that for the metrics
+        server.signal(signal.SIGTERM)
+
+        def refused() -> bool:
+            try:
+                server.connect().close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        eventually(refused, 10)
+        assert server.process.poll() is None
+        connection.sendall(body[9:])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert server.process.wait(20) == 0
+
+
 def test_a_request_to_reload_reaches_all_workers_before_it_is_answered(
     start: Start, bundle: Path, make_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
