@@ -346,6 +346,24 @@ def test_a_replaced_bundle_is_served_after_sighup(
     assert server.post("/rerank", body).status == 200
 
 
+def test_an_exact_ranking_waits_for_the_reload_of_a_replaced_bundle(
+    start: Start, make_rounded: Callable[..., Path], rounded: Path, tmp_path: Path
+) -> None:
+    place = shutil.copytree(rounded, tmp_path / "served")
+    server = start("--device", "cpu", "--precision", "int8", "--backend", "onnxruntime", bundle=place)
+    body = {"query": QUERY, "texts": [*TEXTS, *TEXTS], "top_k": 2, "exact": True}
+    place.rename(tmp_path / "old")
+    shutil.copytree(make_rounded(seed=7), place)
+    answer = server.post("/rerank", body)
+    assert answer.status == 503
+    assert "replaced by another bundle since it was opened" in answer.json["error"]
+    assert "SIGHUP" in answer.json["error"]
+    assert server.post("/rerank", {**body, "exact": False}).status == 200
+    assert server.get("/readyz").status == 200
+    server.signal(signal.SIGHUP)
+    assert eventually(lambda: server.post("/rerank", body).status == 200)
+
+
 def test_three_reloads_under_load_lose_no_request(
     start: Start, make_bundle: Callable[..., Path], bundle: Path, tmp_path: Path
 ) -> None:
