@@ -13,6 +13,7 @@ from ..engine.bundle.resolve import bundle_from_source
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import OptionError
 from ..engine.files.digests import content_sha256, sha256_of
+from ..engine.kernels.support import NARROW, judged_as
 from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
 from ..engine.runtime.exact_ranking import score_error
@@ -109,6 +110,7 @@ class ModelConfig:
         file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision)
         return {
             "model": content_sha256(file),
+            **self._native_int8,
             "tokenizer": self.bundle.tokenizer_sha256,
             "head": f"label {self.relevant_label} of {manifest.labels}, {manifest.activation}",
             "precision": self.precision.value,
@@ -120,6 +122,19 @@ class ModelConfig:
             **self._batching,
             **({} if self.options.windows is None else {"windows": str(self.options.windows)}),
             **({} if self.top_k is None else {"method": self.method, "bundle": self.bundle_sha256}),
+        }
+
+    @property
+    def _native_int8(self) -> dict[str, str]:
+        """What the scores of the native kernels in INT8 depend on besides: weights of their own, which another export may round
+        otherwise than the graph's, and how many bits the activations have on this processor."""
+        execution = self.execution
+        if not (isinstance(execution, CpuConfig) and execution.native and self.precision is Precision.INT8):
+            return {}
+        narrow = judged_as(execution.backend, self.precision) == NARROW
+        return {
+            "native weights": content_sha256(self.bundle.native_file(self.precision)),
+            **({"activations": "7 bits"} if narrow else {}),
         }
 
     @property

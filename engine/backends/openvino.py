@@ -149,6 +149,7 @@ def _compiled(
             "check the bundle with: crossrt info --verify"
         ) from error
     if cache is not None:
+        bundle.check_same()  # or else another model would be kept under the key of this one
         content = io.BytesIO()
         compiled.export_model(content)
         cache.store(key, content.getbuffer())

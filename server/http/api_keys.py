@@ -28,7 +28,7 @@ class ApiKeys:
         if self._file is None:
             return
         try:
-            lines = self._file.read_text(encoding="utf-8").splitlines()
+            lines = self._file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(f"--api-keys {self._file} cannot be read: {error}") from error
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

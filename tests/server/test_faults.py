@@ -280,7 +280,7 @@ def test_keys_are_needed_but_for_probes_and_metrics(start: Start, tmp_path: Path
         assert server.get(path).status == 200
     assert server.get("/info").status == server.post("/admin/reload", None).status == 401
     assert server.post("/admin/reload", None, {"x-api-key": "first"}).json == {"stub": "opened"}
-    keys.write_text("third\n")
+    keys.write_text("third\n", encoding="utf-8-sig")  # as editors on Windows write it
     server.signal(signal.SIGHUP)
     assert eventually(lambda: server.post("/rerank", TEXTS, {"x-api-key": "third"}).status == 200)
     assert server.post("/rerank", TEXTS, {"x-api-key": "first"}).status == 401
