@@ -205,7 +205,10 @@ class Scoring:
         if job.characters <= TOKENIZED_AT_ONCE:
             self._prepare(run)
         else:
-            self._tokenizing.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
+            try:
+                self._tokenizing.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
+            except RuntimeError as error:  # the system gives no more threads
+                self.give_up(run, error)
         return run
 
     def give_up(self, run: Run, error: BaseException) -> None:
@@ -279,7 +282,11 @@ class Scoring:
         self._tell(run.count, tokens)
         if run.cancellation is not None:
             self._to_rank.put((run.job.priority, next(self._numbers), run))
-            self._ranking.submit(self._rank_next)
+            try:
+                self._ranking.submit(self._rank_next)
+            except RuntimeError:  # the system gives no more threads
+                run.abandoned = True  # it stays in the queue, and is not to be computed for nobody
+                raise
         else:
             assert isinstance(text, EncodedPairs)
             self._submit(run, text)

@@ -15,6 +15,7 @@ from crossrt.server.dialects.request_error import RequestError
 from crossrt.server.models import tokenizing
 from crossrt.server.models.model_settings import ModelLimits, ModelSettings
 from crossrt.server.models.scoring import Scoring
+from crossrt.server.models.served_model import Opened, ServedModel
 from crossrt.server.models.tokenizing import PIECE_CHARACTERS, PIECE_TEXTS, Tokenizing, piece_end
 
 
@@ -171,3 +172,28 @@ def test_a_job_with_too_many_tokens_is_tokenized_no_further(windows: Windows | N
         return int(model.calls)
 
     assert asyncio.run(run()) == 2
+
+
+@pytest.mark.parametrize(("name", "exact"), [("_tokenizing", None), ("_ranking", True)])
+def test_a_system_without_threads_for_a_job_leaves_nothing_in_the_queue(
+    monkeypatch: pytest.MonkeyPatch, name: str, exact: bool | None
+) -> None:
+    def no_more() -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> tuple[int, int, int]:
+        model: Any = Model()
+        model.go_on.set()
+        served = ServedModel(ModelSettings(name="m", bundle="b"), lambda settings: model)
+        served._opened = Opened(model, served.settings)
+        scoring = served._opened.scoring
+        kept: Any = getattr(scoring, name)
+        pool = kept._threads if name == "_tokenizing" else kept
+        monkeypatch.setattr(pool, "_adjust_thread_count", no_more)
+        with pytest.raises(RequestError, match="can't start new thread"):
+            await served.score(job(5, None, exact=exact), receive=asyncio.Event().wait, seconds=20)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        await asyncio.to_thread(scoring.close)
+        return served.queue.tokens, served.queue.requests, len(served.runs)
+
+    assert asyncio.run(run()) == (0, 0, 0)
