@@ -140,12 +140,18 @@ def _on_ray(run: list[str], queries: list[str], store: str, bundle: str, out: Pa
     """Rerank on Ray, and exit with `SET_ASIDE` when passages could not be scored."""
     from ..distributed import rerank as rerank_on_ray
     from ..distributed.merge import errors_file
+    from ..engine.kernels.support import NARROW
 
     done = rerank_on_ray(run, queries, store, bundle, out, **options, progress=for_a_person(), log=True)
     kept, cut = _kept(done.written + done.failures, done.pairs), _cut(done.truncation, done.max_length)
     print(f"{out}: {done.queries} queries, {done.pairs} passages{kept}{cut}", file=sys.stderr)
     if len(done.backends) > 1:
-        print(f"nodes scored with {' and '.join(done.backends)}, which differ in the last digits", file=sys.stderr)
+        differ = (
+            "which order passages in another way: give nodes with the same kind of processor, or another --precision or --backend"
+            if NARROW in done.backends
+            else "which differ in the last digits"
+        )
+        print(f"nodes scored with {' and '.join(done.backends)}, {differ}", file=sys.stderr)
     if done.failures:
         print(f"{done.failures} passage(s) were set aside: {errors_file(out)} names them", file=sys.stderr)
         raise typer.Exit(SET_ASIDE)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from crossrt import CrossEncoder, PassageStore
+from crossrt.distributed import scorer
 from crossrt.distributed.folder import BEGUN, PARTS, ROWS, Folder
 from crossrt.distributed.identity import bundle_digest, store_digest
 from crossrt.distributed.part import Part
@@ -66,6 +67,13 @@ def test_a_part_has_the_scores_of_rank_in_the_order_of_the_run(work: Work) -> No
         assert found.backend == model.backend
     assert found.bundle == f"demo@{work.bundle_digest}"
     assert found.truncation.pairs == BLOCK.pairs
+
+
+def test_a_part_tells_activations_of_7_bits_from_those_of_8(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "judged_as", lambda backend, precision: f"{backend} in {precision.value}, narrow")
+    scored(work, BLOCK)
+    with CrossEncoder(work.bundle, device="cpu") as model:
+        assert part(work, BLOCK).backend == f"{model.backend} in fp32, narrow"
 
 
 def test_a_committed_block_is_not_scored_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
