@@ -15,7 +15,7 @@ from ..batching.batch import Batch
 from ..batching.plan import MOST_TOKENS, BatchPlan, plan_batches, plan_single_batch, plan_unpadded
 from ..bundle.bundle import Bundle
 from ..closable import Closable
-from ..errors import BackendError, BundleError
+from ..errors import BackendError, BundleError, CrossrtError
 from ..hardware.cpus import CORES
 from ..process.forks import OPENING, keep_for_ever
 from ..selection.execution_config import CpuConfig
@@ -160,6 +160,20 @@ class CpuScorer(Closable):
         threads, streams = self.config.threads, self.config.streams
         return {False: Streams(streams, max(1, threads // streams)), True: Streams(1, threads)}
 
+    def _opened(self, threads: int, streams: int) -> Session:
+        """Open a session of the bundle that the scorer was made with. Raises ReplacedError where another one took its place."""
+        try:
+            session = self.config.open(self._bundle, threads=threads, streams=streams)
+        except CrossrtError:
+            self._bundle.check_same()  # which says why
+            raise
+        try:
+            self._bundle.check_same()
+        except BundleError:
+            session.close()
+            raise
+        return session
+
     def _session(self, *, wide: bool) -> Session:
         self.check_open()
         # Without the lock, which a thread may hold for seconds while it opens the other session.
@@ -170,15 +184,7 @@ class CpuScorer(Closable):
             if wide not in self._sessions:
                 threads = self._streams[wide].processors
                 with OPENING:
-                    session = self.config.open(
-                        self._bundle, threads=threads, streams=1 if wide else self.config.streams
-                    )
-                try:
-                    self._bundle.check_same()
-                except BundleError:
-                    session.close()
-                    raise
-                self._sessions[wide] = session
+                    self._sessions[wide] = self._opened(threads, 1 if wide else self.config.streams)
             return self._sessions[wide]
 
 

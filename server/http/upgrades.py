@@ -1,8 +1,8 @@
 """`UpgradeIgnoring`: uvicorn's connection, which reads a request that asks for another protocol as if it did not ask.
 
-Java's HttpClient asks for HTTP/2 (`Upgrade: h2c`) with the first request of a connection, also where that has a body. A server may
-ignore it (RFC 9110, section 7.8). httptools takes such a request to end with its headers, so that uvicorn would answer it as one
-without a body, and read the body as another request.
+Java's HttpClient asks for HTTP/2 (`Upgrade: h2c`) with the first request of a connection, also where that has a body. A server
+may ignore it (RFC 9110, section 7.8). httptools takes such a request to end with its headers, so that uvicorn would answer it as
+one without a body, and read the body as another request.
 """
 
 import httptools

@@ -57,6 +57,9 @@ def test_an_exact_ranking_does_not_decide_by_another_model(place: Path, other: P
         with pytest.raises(ReplacedError, match="replaced by another bundle"):
             model.rank(QUERY, passages(40), top_k=3, exact=True)
         assert len(model.rank(QUERY, passages(40), top_k=3)) == 3
+        shutil.rmtree(place)
+        with pytest.raises(ReplacedError, match="removed or altered since it was opened"):
+            model.rank(QUERY, passages(40), top_k=3, exact=True)
 
 
 def test_a_length_for_one_call_needs_no_file(place: Path) -> None:
@@ -81,9 +84,7 @@ def test_a_store_of_another_tokenizer_is_refused_though_the_bundle_has_it_now(
     (replaced / "manifest.json").write_text(manifest.replace(known.tokenizer_sha256, new))
     (tmp_path / "passages.tsv").write_text("p1\tberlin is a city\n")
     tokenizer = read_tokenizer(replaced / "tokenizer.json")
-    store = prepare(
-        str(tmp_path / "passages.tsv"), tmp_path / "store", tokenizer, tokenizer_sha256=new, limit=WHOLE
-    )
+    store = prepare(str(tmp_path / "passages.tsv"), tmp_path / "store", tokenizer, tokenizer_sha256=new, limit=WHOLE)
     with CrossEncoder(place, device="cpu") as model:
         replace(place, replaced)
         with pytest.raises(ReplacedError, match="replaced by another bundle"):

@@ -75,7 +75,11 @@ def test_a_client_that_waits_to_be_told_to_continue_is_told_once(stub: Served) -
         assert until_closed(connection).startswith(b"HTTP/1.1 200 OK")
 
 
-UPGRADE = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+UPGRADE = (
+    b"connection: Upgrade, HTTP2-Settings",
+    b"upgrade: h2c",
+    b"http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+)
 """What Java's HttpClient sends with the first request of a connection."""
 
 
@@ -95,7 +99,13 @@ def test_a_client_that_asks_for_http_2_is_answered_in_http_1_1(stub: Served) -> 
 
 def test_chunks_and_web_sockets_are_read_as_if_nothing_else_was_asked_for(stub: Served) -> None:
     with stub.connect() as connection:
-        lines = (b"POST /v2/rerank HTTP/1.1", b"host: h", b"transfer-encoding: chunked", b"expect: 100-continue", *UPGRADE)
+        lines = (
+            b"POST /v2/rerank HTTP/1.1",
+            b"host: h",
+            b"transfer-encoding: chunked",
+            b"expect: 100-continue",
+            *UPGRADE,
+        )
         connection.sendall(b"\r\n".join((*lines, b"", b"")))
         assert connection.recv(65536).startswith(b"HTTP/1.1 100 Continue")
         connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
