@@ -284,6 +284,6 @@ print(json.dumps([*in_fork(scored), scored()]))
 """
     status, found, kept = answers(program, place, "onnxruntime")
     assert status == 7
-    assert "BundleError" in found
+    assert "ReplacedError" in found
     assert "replaced by another bundle since it was opened" in found
     assert kept is True
