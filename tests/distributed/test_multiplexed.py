@@ -109,6 +109,7 @@ def test_an_unknown_name_and_a_body_that_is_none_are_refused_by_the_app(conversa
         assert status == 404
         assert "there is no model 'none'; this server has small, large" in answer["message"]
         assert (await asked.post(b"{"))[0] == 400
+        assert (await asked.post(b'{"query": ' + b"[" * 100_000))[0] == 400
         assert (await asked.post(b'{"query": "q", "documents": [], "model": 7}'))[0] == 400
 
     conversation(talk)
