@@ -28,7 +28,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: i
     if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
         raise RequestError("encoding", "the body is compressed (content-encoding); send it as it is")
     if int(headers.get(b"content-length", b"0")) > most:
-        await _discard(receive)
+        if headers.get(b"expect", b"").lower() != b"100-continue":  # then nothing comes that is not asked for
+            await _discard(receive)
         raise _too_large(most)
     parts, size, more = [], 0, True
     while more:

@@ -111,6 +111,9 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(start: Start) -> 
     assert answer.status == 413
     assert "1000" in in_words(answer)
     assert "--max-payload" in in_words(answer)
+    with server.connect() as client:  # that asks before it sends
+        client.sendall(b"POST /rerank HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 100000000\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 413"
     with server.connect() as client:  # without a length
         client.sendall(b"POST /rerank HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         client.sendall((b"400\r\n" + b"x" * 1024 + b"\r\n") * 2 + b"0\r\n\r\n")
