@@ -1,12 +1,15 @@
 """The command line."""
 
+import errno
 import io
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from .commands.shared.app import app
 from .engine.errors import CrossrtError, OptionError, ParityError
@@ -27,11 +30,43 @@ def main() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the parent process may have chosen to ignore it
         signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv[1:]
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is no failure
     with _quiet_when_nobody_reads(), _errors_in_words(debug):
         app(prog_name="crossrt")
+
+
+class _ClosedOutput(io.TextIOBase):
+    """Standard output that was closed: what is written to it is an error, and not lost in silence."""
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase`."""
+        self.fileno()
+        return 0
+
+    def fileno(self) -> int:
+        """See `io.IOBase`."""
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+
+
+def _open_closed_streams() -> None:
+    """Stand in for standard streams that whoever started this process has closed. Python has None in their place.
+
+    There is nothing to read then, errors go nowhere, and output is an error. Their descriptors are taken, so that no other file
+    gets them.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = Path(os.devnull).open(mode)  # noqa: SIM115, kept open
+            os.set_inheritable(nothing.fileno(), True)
+            setattr(sys, name, nothing if name != "stdout" else _ClosedOutput())
+            _kept.append(nothing)
+
+
+_kept: list[IO[str]] = []
+"""Files that stand in for standard streams."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

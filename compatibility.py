@@ -23,7 +23,8 @@ def patch() -> None:
     late = sorted(
         name
         for name, module in list(sys.modules.items())
-        if name.partition(".")[0] != "sentence_transformers" and vars(module).get("CrossEncoder") is theirs
+        if name.partition(".")[0] != "sentence_transformers"
+        and getattr(module, "__dict__", {}).get("CrossEncoder") is theirs
     )
     if late:
         warn_once(

@@ -239,6 +239,33 @@ def test_errors_that_nobody_reads_end_the_command_quietly_too(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("closed", "status", "out", "error"),
+    [
+        ("2>&-", 0, "one", ""),
+        (">&-", 1, "", "crossrt: standard output: Bad file descriptor"),
+        ("<&-", 1, "", "standard input is empty"),
+    ],
+)
+def test_a_command_may_be_started_with_closed_streams(
+    bundle: Path, tmp_path: Path, closed: str, status: int, out: str, error: str
+) -> None:
+    passages = tmp_path / "passages"
+    passages.write_text("one\ntwo\n")
+    file = "-" if closed == "<&-" else str(passages)
+    shell = [
+        "bash",
+        "-c",
+        f'exec "$0" -m crossrt rank "$1" one "$2" --top-k 2 {closed}',
+        sys.executable,
+        str(bundle),
+        file,
+    ]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert (done.returncode, out in done.stdout, error in done.stderr) == (status, True, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     "locale",
     [
         {"PYTHONIOENCODING": "ascii"},

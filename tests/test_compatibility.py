@@ -45,3 +45,7 @@ def test_a_module_that_imported_the_class_earlier_is_named(tmp_path: Path) -> No
     (tmp_path / "framework.py").write_text("from sentence_transformers import CrossEncoder\n")
     code = "import sys; sys.path.append(sys.argv[1]); import framework; import crossrt.compatibility as c; c.patch()"
     assert "framework imported sentence-transformers' CrossEncoder already" in run(code, tmp_path).stderr
+
+
+def test_an_import_that_was_blocked_is_no_module() -> None:
+    run("import sys; sys.modules['tensorflow'] = None; import crossrt.compatibility as c; c.patch()")

@@ -16,6 +16,8 @@ MOST = 2**31 - 1
 """The largest number that a field takes, so that none overflows where it is computed with."""
 Positive = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+Priority = Annotated[int, msgspec.Meta(ge=-MOST, le=MOST)]
+"""None is served before the probe of readiness, which has -MOST - 1."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +45,7 @@ class Body(msgspec.Struct, kw_only=True):
     """Whether the clients of this dialect read TEI's errors and headers."""
 
     model: str | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     exact: bool | None = None
     window: Positive | None = None
     stride: Positive | None = None

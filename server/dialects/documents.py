@@ -1,6 +1,6 @@
 """The dialect that Cohere, Jina, Voyage, vLLM and llama.cpp share: `documents`, answered by one object for all."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -20,6 +20,8 @@ class Text(msgspec.Struct):
 
 
 Document = str | dict[str, Any]
+Fields = Annotated[list[str], msgspec.Meta(max_length=100)]
+"""Names of fields. Every document is asked for each, and a body has room for a million."""
 
 
 class Result(msgspec.Struct, gc=False):
@@ -84,7 +86,7 @@ class Rerank(LimitedBody, kw_only=True):
     top_n: Count | None = None
     top_k: Count | UnsetType | None = UNSET
     return_documents: bool | None = None
-    rank_fields: list[str] | None = None
+    rank_fields: Fields | None = None
     raw_scores: bool | None = None
     use_activation: bool | None = None
     truncation: bool | None = None
@@ -141,12 +143,16 @@ class Rerank(LimitedBody, kw_only=True):
     def _text(self, place: int, document: Document) -> str:
         if isinstance(document, str):
             return document
-        texts = [document[field] for field in self.rank_fields or ("text",) if field in document]
+        fields = dict.fromkeys(
+            self.rank_fields or ("text",)
+        )  # each once: a long text named often would fill the memory
+        texts = [document[field] for field in fields if field in document]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise RequestError(
                 "validation",
                 f"`documents[{place}]` has no text in {', '.join(self.rank_fields or ['text'])}; give texts, objects with a "
                 "`text`, or name the fields in `rank_fields`",
+                logged=f"`documents[{place}]` has no text in the fields that are scored",
             )
         return "\n".join(texts)
 

@@ -121,12 +121,15 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(start: Start) -> 
     assert server.post("/rerank", TEXTS).status == 200
 
 
-@pytest.mark.parametrize("field", ["top_n", "top_k", "max_tokens_per_query", "max_tokens_per_doc", "window"])
+@pytest.mark.parametrize(
+    "field", ["top_n", "top_k", "max_tokens_per_query", "max_tokens_per_doc", "window", "priority"]
+)
 def test_numbers_that_would_overflow_are_refused(stub: Served, field: str) -> None:
     answer = stub.post("/v1/rerank", {**DOCUMENTS, field: 2**63})
     assert answer.status == 400
     assert field in in_words(answer)
     assert stub.post("/rerank", {**TEXTS, "top_k": -1}).status == 422
+    assert stub.post("/rerank", {**TEXTS, "priority": -(2**31)}).status == 422  # that of the probe
 
 
 def test_a_compressed_body_is_refused(stub: Served) -> None:

@@ -254,6 +254,7 @@ def test_reasons_are_short_and_hold_nothing_that_the_client_sent(json_log: Serve
         ("/rerank", {"query": ["SECRET"], "texts": ["SECRET"]}),
         ("/v1/rerank", {**DOCUMENTS, "truncation_side": "SECRET - at `$.x"}),
         ("/v1/rerank", {"query": "SECRET", "documents": [{"SECRET": 1}]}),
+        ("/v1/rerank", {"query": "SECRET", "documents": [{"text": 1}], "rank_fields": ["SECRET"]}),
         ("/v1/rerank", b'{"query": "SECRET'),
         ("/v1/ranking", {"query": {"text": "SECRET"}, "passages": [], "truncate": "SECRET"}),
         ("/score", {"text_1": ["SECRET"] * 2, "text_2": ["SECRET"] * 3}),

@@ -96,6 +96,15 @@ def test_documents_may_be_objects_and_one_text(server: Served) -> None:
     assert len(server.post("/rerank", {"query": QUERY, "documents": "one text"}).json["results"]) == 1
 
 
+def test_a_field_that_is_named_again_and_again_is_scored_once(server: Served) -> None:
+    body = {"query": QUERY, "documents": [{"text": "berlin"}], "rank_fields": ["text"] * 100}
+    once = server.post("/v1/rerank", {**body, "rank_fields": ["text"]})
+    assert server.post("/v1/rerank", body).json["usage"] == once.json["usage"]
+    refused = server.post("/v1/rerank", {**body, "rank_fields": ["text"] * 101})
+    assert refused.status == 400
+    assert "rank_fields" in refused.json["message"]
+
+
 @pytest.mark.parametrize(
     "names", [("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2")]
 )
