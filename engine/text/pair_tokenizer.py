@@ -216,13 +216,15 @@ class PairTokenizer:
         if not size:
             return 0, 0
         with explained(self._name):
-            offsets = self._tokenizer.encode(passage, add_special_tokens=False).offsets
+            # Unlike `encode` this lets other threads go on: a megabyte takes a second.
+            [encoding] = self._tokenizer.encode_batch([passage], add_special_tokens=False)
         after = place + size
-        end, following = offsets[after - 1][1], offsets[after][0] if after < len(offsets) else len(passage)
+        end = encoding.token_to_chars(after - 1)[1]
+        following = encoding.token_to_chars(after)[0] if after < len(encoding) else len(passage)
         # The package tokenizers leaves out of its offsets what a normalizer strips from a character, or joins with it.
         while end < following and _extends(passage[end]):
             end += 1
-        return offsets[place][0], end
+        return encoding.token_to_chars(place)[0], end
 
     def _limited(
         self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits

@@ -1,6 +1,9 @@
 """Windows hold the tokens that plain slicing of the real tokenizer's tokens gives, and leave none out."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -208,3 +211,28 @@ def test_a_query_that_leaves_no_room_is_refused_by_its_number() -> None:
         encoder.encode_windows(pairs, Windows(length=64, stride=32))
     with pytest.raises(InputError, match="pair 0 holds a lone surrogate"):
         encoder.encode_windows([("a", "\ud800")], Windows(length=64, stride=32))
+
+
+def test_other_threads_go_on_while_the_place_of_a_window_is_looked_for() -> None:
+    encoder = PairTokenizer.from_file(DEMO, max_length=128)
+    passage = " ".join(f"the river number {number}" for number in range(10_000))
+    stop, pauses = threading.Event(), list[float]()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not stop.wait(0.001):
+            now = time.perf_counter()
+            pauses.append(now - last)
+            last = now
+
+    shares = []
+    with ThreadPoolExecutor(1) as threads:
+        ticking = threads.submit(tick)
+        for _ in range(3):  # a busy machine pauses too
+            pauses.clear()
+            begin = time.perf_counter()
+            encoder.window_text(passage, 30_000, 100)
+            shares.append(max(pauses, default=1.0) / (time.perf_counter() - begin))
+        stop.set()
+        ticking.result()
+    assert min(shares) < 0.5
