@@ -219,12 +219,12 @@ class PairTokenizer:
             # Unlike `encode` this lets other threads go on: a megabyte takes a second.
             [encoding] = self._tokenizer.encode_batch([passage], add_special_tokens=False)
         after = place + size
-        end = encoding.token_to_chars(after - 1)[1]
-        following = encoding.token_to_chars(after)[0] if after < len(encoding) else len(passage)
+        end = _characters(encoding, after - 1)[1]
+        following = _characters(encoding, after)[0] if after < len(encoding) else len(passage)
         # The package tokenizers leaves out of its offsets what a normalizer strips from a character, or joins with it.
         while end < following and _extends(passage[end]):
             end += 1
-        return encoding.token_to_chars(place)[0], end
+        return _characters(encoding, place)[0], end
 
     def _limited(
         self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits
@@ -327,6 +327,13 @@ def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = N
             raise InputError(
                 " holds a lone surrogate, which is no valid Unicode; decode it with errors='replace' first", pair=index
             ) from cause
+
+
+def _characters(encoding: tokenizers.Encoding, token: int) -> tuple[int, int]:
+    """Return the first character of a token, and the one after its last."""
+    found = encoding.token_to_chars(token)
+    assert found is not None
+    return found
 
 
 def _extends(character: str) -> bool:
