@@ -151,8 +151,8 @@ def test_gauges_of_tei_and_vllm_count_what_waits_and_what_runs(start: Start) -> 
     assert borrowed(server) == dict.fromkeys(names, ("gauge", 0))
     with ThreadPoolExecutor(4) as clients:
         clients.submit(server.post, "/rerank", {"query": "a", "texts": ["b"] * 100})
-        begun = eventually(lambda: (found := borrowed(server))["te_queue_size"][1] > 0 and found)
-        assert begun["vllm:num_requests_running"][1] == 1, "it has begun, so that its other texts wait"
+        begun = eventually(lambda: (found := borrowed(server))["vllm:num_requests_running"][1] == 1 and found)
+        assert begun["te_queue_size"][1] > 0, "it has begun, and its other texts wait"
         for _ in range(3):
             clients.submit(server.post, "/rerank", {"query": "a", "texts": ["b"] * 10})
         waiting = eventually(lambda: (found := borrowed(server))["vllm:num_requests_waiting"][1] == 3 and found)
