@@ -133,7 +133,7 @@ def rerank(
         cut = _cut(model.truncation, model.max_length)
         if isinstance(ranker, Cascade):
             cut = _cut(ranker.first.truncation, ranker.first.max_length, " by the first model") + cut
-    print(f"{out}: {len(candidates)} queries, {total} passages{_kept(written, total)}{cut}", file=sys.stderr)
+    print(f"{out}: {len(candidates):,} queries, {total:,} passages{_kept(written, total)}{cut}", file=sys.stderr)
 
 
 def _on_ray(run: list[str], queries: list[str], store: str, bundle: str, out: Path, **options: Any) -> None:
@@ -144,7 +144,7 @@ def _on_ray(run: list[str], queries: list[str], store: str, bundle: str, out: Pa
 
     done = rerank_on_ray(run, queries, store, bundle, out, **options, progress=for_a_person(), log=True)
     kept, cut = _kept(done.written + done.failures, done.pairs), _cut(done.truncation, done.max_length)
-    print(f"{out}: {done.queries} queries, {done.pairs} passages{kept}{cut}", file=sys.stderr)
+    print(f"{out}: {done.queries:,} queries, {done.pairs:,} passages{kept}{cut}", file=sys.stderr)
     if len(done.backends) > 1:
         differ = (
             "which order passages in another way: give nodes with the same kind of processor, or another --precision or --backend"
@@ -153,7 +153,7 @@ def _on_ray(run: list[str], queries: list[str], store: str, bundle: str, out: Pa
         )
         print(f"nodes scored with {' and '.join(done.backends)}, {differ}", file=sys.stderr)
     if done.failures:
-        print(f"{done.failures} passage(s) were set aside: {errors_file(out)} names them", file=sys.stderr)
+        print(f"{done.failures:,} passage(s) were set aside: {errors_file(out)} names them", file=sys.stderr)
         raise typer.Exit(SET_ASIDE)
 
 
@@ -173,10 +173,13 @@ def _ranked(
 
 
 def _kept(written: int, total: int) -> str:
-    return "" if written == total else f", the best {written} written"
+    return "" if written == total else f", the best {written:,} written"
 
 
 def _cut(truncation: "Truncation", max_length: int, by: str = "") -> str:
     if not truncation.cut:
         return ""
-    return f"; {truncation.cut} were cut to {max_length} tokens{by} and lost {truncation.tokens:,} (--window scores them whole)"
+    return (
+        f"; {truncation.cut:,} were cut to {max_length:,} tokens{by} and lost {truncation.tokens:,} tokens "
+        "(--window scores them whole)"
+    )

@@ -11,6 +11,8 @@ from backports import zstd
 
 from crossrt import Cascade, CrossEncoder, Windows
 from crossrt.__main__ import main
+from crossrt.commands.rerank import _cut, _kept
+from crossrt.engine.text.truncation import Truncation
 
 QUERIES = {"q1": "where is the river", "q2": "how long does it take"}
 PASSAGES = {
@@ -62,9 +64,14 @@ def test_only_the_best_k_are_written(bundle: Path, files: list[str], tmp_path: P
         cut = model.truncation
     assert cut.cut == 4
     said = capsys.readouterr().err
-    assert (
-        f"2 queries, 16 passages, the best 6 written; 4 were cut to 64 tokens and lost {cut.tokens:,} (--window" in said
-    )
+    assert "2 queries, 16 passages, the best 6 written; " in said
+    assert f"; 4 were cut to 64 tokens and lost {cut.tokens:,} tokens (--window" in said
+
+
+def test_numbers_of_the_last_line_have_separators() -> None:
+    cut = _cut(Truncation(pairs=10_000, cut=2_073, tokens=195_870), 8_192)
+    assert cut == "; 2,073 were cut to 8,192 tokens and lost 195,870 tokens (--window scores them whole)"
+    assert _kept(1_000, 10_000) == ", the best 1,000 written"
 
 
 def test_windows_lose_nothing(bundle: Path, files: list[str], tmp_path: Path, capsys: Any) -> None:
@@ -95,8 +102,8 @@ def test_windows_are_for_both_models_of_a_cascade(
     assert cut[0].cut == 4
     assert 0 < cut[1].cut <= 4
     said = capsys.readouterr().err
-    assert f"; 4 were cut to 64 tokens by the first model and lost {cut[0].tokens:,} (" in said
-    assert f"; {cut[1].cut} were cut to 64 tokens and lost {cut[1].tokens:,} (" in said
+    assert f"; 4 were cut to 64 tokens by the first model and lost {cut[0].tokens:,} tokens (" in said
+    assert f"; {cut[1].cut} were cut to 64 tokens and lost {cut[1].tokens:,} tokens (" in said
     reranked(bundle, files, tmp_path / "out", *cascade, "--window", "32", "--stride", "8")
     assert capsys.readouterr().err.rstrip().endswith("2 queries, 16 passages, the best 14 written")
 
