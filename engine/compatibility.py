@@ -5,7 +5,9 @@ Each keyword is renamed, or translated into an option of crossrt, or ignored bec
 in the signatures of sentence-transformers, another makes the calls of its known clients.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -87,8 +89,10 @@ def renamed(others: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     return options
 
 
-def constructor_options(others: Mapping[str, Any]) -> dict[str, Any]:
+def constructor_options(others: Mapping[str, Any], constructor: Callable[..., Any]) -> dict[str, Any]:
     """Translate `model_kwargs`, `processor_kwargs` and `config_kwargs` into crossrt's options.
+
+    `others` are the keywords that `constructor` does not name.
 
     Returns any of `dtype` (the precision that a dtype asks for), `device`, `max_length`, `num_labels`, `revision`,
     `token`, `cache_folder` and `local_files_only`. Raises UnsupportedOptionError for a key that crossrt has no option for, and
@@ -105,7 +109,7 @@ def constructor_options(others: Mapping[str, Any]) -> dict[str, Any]:
                 options.setdefault(SHARED[name], value)
             elif name not in WITHOUT_EFFECT_IN[kind]:
                 options.update(translate(name, value))
-    refuse(rest)
+    refuse(rest, constructor, _TRANSLATIONS)
     return options
 
 
@@ -151,13 +155,22 @@ _TRANSLATIONS = {
 }
 
 
-def refuse(others: Mapping[str, Any]) -> None:
-    """Raise UnsupportedOptionError for the first keyword that requests something that crossrt does not do."""
+def refuse(others: Mapping[str, Any], function: Callable[..., Any], further: Iterable[str] = ()) -> None:
+    """Raise UnsupportedOptionError for the first keyword that requests something that crossrt does not do.
+
+    `others` are the keywords that `function` does not name. The message for an unknown one suggests the most similar parameter
+    of `function` or name in `further`.
+    """
     for name, value in others.items():
         if name in WITHOUT_EFFECT:
             continue
         if name not in ALTERNATIVES:
-            raise UnsupportedOptionError(f"unknown keyword {name!r}; docs/compatibility.md lists every keyword")
+            known = {*inspect.signature(function).parameters, *further} - {"self", "others"}
+            nearest = get_close_matches(name, known, n=1)
+            suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
+            raise UnsupportedOptionError(
+                f"unknown keyword {name!r};{suggestion} docs/compatibility.md lists every keyword"
+            )
         if _requests_nothing(value):
             continue
         raise UnsupportedOptionError(f"{name}={value!r} is not supported: {ALTERNATIVES[name]}")

@@ -112,7 +112,7 @@ class CrossEncoder(CrossEncoderAttributes):
         cache_folder = others.pop("cache_folder", cache_folder)
         activation_fn = others.pop("activation_fn", activation_fn)
         token = others.pop("token", token)
-        mapped = compatibility.constructor_options(others)
+        mapped = compatibility.constructor_options(others, CrossEncoder.__init__)
         if model_name_or_path is None:
             raise OptionError("model_name_or_path is missing: give a bundle, a checkpoint directory or a hub id")
         if isinstance(model_name_or_path, Bundle):
@@ -190,7 +190,7 @@ class CrossEncoder(CrossEncoderAttributes):
         others = compatibility.renamed(others, {"inputs": inputs, "activation_fn": activation_fn})
         inputs = others.pop("inputs", inputs)
         activation_fn = others.pop("activation_fn", activation_fn)
-        compatibility.refuse({"pool": pool, **others})
+        compatibility.refuse({"pool": pool, **others}, CrossEncoder.predict)
         self.check_device(device)
         if inputs is None:
             raise InputError("expected pairs of texts, got None; pass [(query, passage), ...]")
@@ -282,7 +282,7 @@ class CrossEncoder(CrossEncoderAttributes):
         activation_fn = others.pop("activation_fn", activation_fn)
         for ignored in ("convert_to_numpy", "convert_to_tensor"):  # sentence-transformers 6 ignores them too
             others.pop(ignored, None)
-        compatibility.refuse({"pool": pool, **others})
+        compatibility.refuse({"pool": pool, **others}, CrossEncoder.rank)
         self.check_device(device)
         if top_k is not None:
             top_k = whole("top_k", top_k, least=0, hint=", or None for all")

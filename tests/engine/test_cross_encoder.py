@@ -225,7 +225,9 @@ def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]
         ({"precision": "fp7"}, "unknown precision 'fp7'; one of fp32, bf16, fp16, int8, or auto"),
         ({"backend": "tpu"}, "unknown backend 'tpu'; one of auto, onnxruntime"),
         ({"model_kwargs": {"load_in_8bit": True}}, r"model_kwargs\['load_in_8bit'\]"),
-        ({"nonsense": 1}, "unknown keyword 'nonsense'"),
+        ({"nonsense": 1}, "unknown keyword 'nonsense'; docs/compatibility.md lists"),
+        ({"presicion": "int8"}, r"unknown keyword 'presicion'; did you mean 'precision'\? docs/compatibility.md lists"),
+        ({"model_kwarg": {}}, r"did you mean 'model_kwargs'\?"),
     ],
 )
 def test_an_option_that_is_not_allowed_is_an_error(bundle: Path, options: dict[str, Any], message: str) -> None:
@@ -260,8 +262,12 @@ def test_keywords_of_sentence_transformers_are_mapped_or_refused_by_name(
     np.testing.assert_array_equal(model.predict(sentences=pairs, num_workers=0, prompt=None), expected)
     with pytest.raises(UnsupportedOptionError, match="one process uses all processors"):
         model.predict(pairs, pool={"processes": 2})
-    with pytest.raises(TypeError, match="unknown keyword"):
-        model.predict(pairs, nonsense=1)
+    with pytest.raises(TypeError, match=r"unknown keyword 'window'; did you mean 'windows'\?"):
+        model.predict(pairs, window=None)
+    with pytest.raises(TypeError, match=r"unknown keyword 'topk'; did you mean 'top_k'\?"):
+        model.rank("a", ["b"], topk=1)
+    with pytest.raises(TypeError, match=r"'processing_kwargs'\?"):  # model_kwargs are for the constructor alone
+        model.predict(pairs, model_kwargs={})
     with CrossEncoder(
         model_name=str(bundle), default_activation_function="sigmoid", tokenizer_args={"model_max_length": 32}
     ) as old:
