@@ -71,8 +71,9 @@ class BundleModel:
 class Manifest:
     """The content of `manifest.json`; docs/bundle.md has every field.
 
-    `source` and `architecture` are information for people. Of `architecture` the runtime reads only `hidden_size`, to choose a
-    backend, and `vocab_size` and `token_types`, to check token ids and types.
+    `source` and `architecture` are information for people. Of `architecture` the runtime reads only `hidden_size` and
+    `model_type`, to choose a backend, `vocab_size` and `token_types`, to check token ids and types, and `head`, to refuse old
+    native weights of RoBERTa.
 
     `relevant_label` is None for a model with more than two labels of which none was chosen to rank by. `label_names` has a name
     for each label, or is empty. `prompts` are the checkpoint's saved prompts by name; `prompt` is the text of its default prompt,
