@@ -33,6 +33,7 @@ DOCUMENTS = tuple(
         "docs/serving.md",
         "docs/distributed.md",
         "docs/decisions/0029-kinds-of-processors.md",
+        "docs/decisions/0031-modernbert-natively.md",
     )
 )
 
@@ -451,6 +452,20 @@ def kinds_of_models_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def modernbert_table() -> str:
+    """BERT, XLM-R and ModernBERT of one width as multiples of PyTorch."""
+    rows = load("modernbert")["rows"]
+    requests = list(dict.fromkeys(row["request"] for row in rows))
+    lines = [f"| | {' | '.join(requests)} |", "|---|" + "--:|" * len(requests)]
+    for model, scorer in dict.fromkeys((row["model"], row["scorer"]) for row in rows):
+        if scorer != "PyTorch FP32":
+            of_system = [row for row in rows if (row["model"], row["scorer"]) == (model, scorer)]
+            cells = ["{:.2f} ({:.2f}-{:.2f})".format(row["times_pytorch"], *row["times_pytorch_range"]) for row in of_system]
+            name = scorer.replace("openvino", "OpenVINO").replace("onnxruntime", "ONNX Runtime")
+            lines.append(f"| {model}, {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def with_spread(row: dict[str, Any], peer: str) -> str:
     """How many times as fast as a peer: the median, and the 10th and 90th percentile."""
     if peer not in row["times_as_fast_as"]:
@@ -465,6 +480,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kinds-amd": partial(kinds_table, "processors_minilm_amd"),
     "kinds-tinybert-amd": partial(kinds_table, "processors_tinybert_amd"),
     "kinds-of-models": kinds_of_models_table,
+    "modernbert": modernbert_table,
     "exact-limits": exact_limits_table,
     "exact-lists": exact_lists_table,
     "exact-speed": exact_speed_table,
@@ -486,6 +502,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "kinds-amd": ("processors_minilm_amd",),
     "kinds-tinybert-amd": ("processors_tinybert_amd",),
     "kinds-of-models": ("processors_tinybert", "processors_base"),
+    "modernbert": ("modernbert",),
     "exact-limits": ("exact_top_k", "exact_top_k_demo"),
     "exact-lists": ("exact_top_k", "exact_top_k_demo"),
     "exact-speed": ("exact_top_k_speed", "exact_top_k_demo_speed"),

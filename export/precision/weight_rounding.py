@@ -76,31 +76,56 @@ def _gptq(weight: Floats, moments: Floats) -> Floats:
 def _descend(weight: Floats, integers: Floats, moments: Floats, gradients: Floats) -> None:
     """Change `integers` [outputs, inputs], a column at a time, each time the one that lessens tr(E A E^T B) most.
 
-    `moments` is A and `gradients` is B.
+    `moments` is A and `gradients` is B. If the weight of an output and an input changes by s, the sum falls by
+    (2 t - s) s A_input B_output with t = (B E A)_(output, input) / (A_input B_output), where A_input and B_output are elements of
+    the diagonals. So t is by how much the weight would best change.
     """
-    errors = (weight - integers) @ moments
+    inputs = integers.shape[1]
+    # A column of the weights is a row here, so that it lies together in memory.
+    columns = np.ascontiguousarray(integers.T, dtype=np.float32)
+    errors = np.asarray(weight.T - columns, dtype=np.float32)
+    of_outputs = np.diag(gradients).astype(np.float32)
+    effects = (gradients / np.diag(gradients)).astype(np.float32)
+    couplings = (moments / np.diag(moments)[:, None]).astype(np.float32)
     for _ in range(SWEEPS):
         changes = 0
-        for column, moment in enumerate(np.diag(moments)):
-            changed = _descend_column(integers[:, column], gradients @ errors[:, column], moment * gradients)
-            outputs = np.flatnonzero(changed)
-            errors[outputs] -= np.outer(changed[outputs], moments[column])
-            changes += len(outputs)
+        for start in range(0, inputs, BLOCK):
+            stop = min(start + BLOCK, inputs)
+            before = columns[start:stop].copy()
+            best = couplings[start:stop] @ errors @ effects
+            for number in range(start, stop):
+                own = best[number - start]
+                moved = own.copy()
+                changes += _descend_column(columns[number], own, of_outputs, effects)
+                moved -= own
+                following = couplings[number + 1 : stop, number, None]
+                best[number + 1 - start :] -= following * moved
+            errors[start:stop] -= columns[start:stop] - before
         if changes < integers.size / 1000:
             break
+    integers[:] = columns.T
 
 
-def _descend_column(integers: Floats, slope: Floats, curvature: Floats) -> Floats:
-    """Change `integers` [outputs], and return by how much."""
-    before = integers.copy()
-    own = np.diag(curvature)
-    for _ in range(STEPS):
-        best = slope / own
-        steps = np.rint(integers + best).clip(-MAX_WEIGHT, MAX_WEIGHT) - integers
-        gains = (2 * best - steps) * steps * own
-        output = int(np.argmax(gains))
-        if not gains[output] > 1e-12 * own[output]:
-            break
-        integers[output] += steps[output]
-        slope -= curvature[output] * steps[output]
-    return np.asarray(integers - before)
+def _descend_column(integers: Floats, best: Floats, curvatures: Floats, effects: Floats) -> int:
+    """Change `integers` [outputs] and by how much each would `best` change; return the number of steps.
+
+    A step of an output is worth its curvature, and moves `best` by its row of `effects` [outputs, outputs].
+    """
+    low, high = -MAX_WEIGHT - integers, MAX_WEIGHT - integers
+    steps, gains = np.empty_like(best), np.empty_like(best)
+    for count in range(STEPS):
+        np.rint(best, out=steps)
+        np.minimum(np.maximum(steps, low, out=steps), high, out=steps)
+        np.add(best, best, out=gains)
+        gains -= steps
+        gains *= steps
+        gains *= curvatures
+        output = int(gains.argmax())
+        if not gains[output] > 1e-6 * curvatures[output]:
+            return count
+        step = steps[output]
+        integers[output] += step
+        low[output] -= step
+        high[output] -= step
+        best -= step * effects[output]
+    return STEPS
