@@ -460,7 +460,9 @@ def modernbert_table() -> str:
     for model, scorer in dict.fromkeys((row["model"], row["scorer"]) for row in rows):
         if scorer != "PyTorch FP32":
             of_system = [row for row in rows if (row["model"], row["scorer"]) == (model, scorer)]
-            cells = ["{:.2f} ({:.2f}-{:.2f})".format(row["times_pytorch"], *row["times_pytorch_range"]) for row in of_system]
+            cells = [
+                "{:.2f} ({:.2f}-{:.2f})".format(row["times_pytorch"], *row["times_pytorch_range"]) for row in of_system
+            ]
             name = scorer.replace("openvino", "OpenVINO").replace("onnxruntime", "ONNX Runtime")
             lines.append(f"| {model}, {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
