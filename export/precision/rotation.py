@@ -28,12 +28,26 @@ def rotated(values: torch.Tensor) -> torch.Tensor:
     for begin, end, vectors in _groups(values.shape[-1]):
         part = values[..., begin:end].reshape(*values.shape[:-1], -1, vectors, LANES)
         parts.append((_hadamard(vectors).to(values.dtype) @ part).flatten(-3))
-    return torch.cat(parts, -1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def gains(width: int) -> torch.Tensor:
     """Return by how much `rotated` enlarges the square of each channel, float32 [width]."""
     return torch.cat([torch.full((end - begin,), float(vectors)) for begin, end, vectors in _groups(width)])
+
+
+def rotation_of(width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return of which channels each channel of `rotated` is a sum, int64 [width, 8], and with which signs, float32 [width, 8].
+
+    The sign is 0 where a group has fewer channels.
+    """
+    members, signs = torch.zeros(width, VECTORS[0], dtype=torch.int64), torch.zeros(width, VECTORS[0])
+    for begin, end, vectors in _groups(width):
+        channels = torch.arange(begin, end).reshape(-1, vectors, LANES)
+        in_group = channels.transpose(1, 2)[:, None].expand(-1, vectors, -1, -1)
+        members[begin:end, :vectors] = in_group.reshape(-1, vectors)
+        signs[begin:end, :vectors] = _hadamard(vectors).repeat(len(channels), 1).repeat_interleave(LANES, 0)
+    return members, signs
 
 
 def unrotating(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

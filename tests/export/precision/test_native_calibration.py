@@ -10,11 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from crossrt.calibration.token_moments import TokenMoments
+from crossrt.engine.bundle.native_weights import padded
 from crossrt.engine.precision import Precision
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
-from crossrt.export.precision import native_weights
-from crossrt.export.precision.balance import Balance, Floats, balanced
+from crossrt.export.precision import native_weights, weight_rounding
+from crossrt.export.precision.balance import Balance, Floats, ScoreVariance, balanced
 from crossrt.export.precision.native_weights import gradient_sites, native_from_checkpoint
 from crossrt.export.precision.rotation import gains, rotated, rotated_moments, unrotating
 from crossrt.export.precision.score_gradients import TOKENS, GradientSample, score_gradients
@@ -75,6 +76,50 @@ def test_rounding_by_the_scores_gradients_makes_errors_of_outputs_cancel_one_ano
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_weights_are_rounded_again_one_at_a_time_where_the_score_gains_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed again by the definition: in each column, all changes of one weight are tried and the best is taken."""
+    monkeypatch.setattr(weight_rounding, "BLOCK", 4)  # fewer than the columns, which a change has to reach all the same
+    rng = np.random.default_rng(3)
+    rows, gradients = (rng.normal(size=(50, 3)) @ rng.normal(size=(3, size)) for size in (10, 7))
+    moments, by_outputs = rows.T @ rows + np.eye(10), gradients.T @ gradients + np.eye(7)
+    weight = rng.uniform(-127, 127, size=(7, 10))
+
+    def error(integers: Floats) -> float:
+        lost = weight - integers
+        return float(np.trace(lost @ moments @ lost.T @ by_outputs))
+
+    expected = np.rint(weight)
+    first = error(expected)
+    for _ in range(weight_rounding.SWEEPS):
+        for column in range(10):
+            while True:
+                tried = []
+                for output in range(7):
+                    for value in range(-127, 128):
+                        changed = expected.copy()
+                        changed[output, column] = value
+                        tried.append((error(changed), output, value))
+                best, output, value = min(tried)
+                if best >= error(expected) - 1e-9 * first:
+                    break
+                expected[output, column] = value
+    found = np.rint(weight)
+    weight_rounding._descend(weight, found, moments, by_outputs)
+    np.testing.assert_array_equal(found, expected)
+    assert error(found) < 0.5 * first
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_weight_leaves_the_range_of_int8_however_often_it_is_changed(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, gradients = (rng.normal(size=(50, 2)) @ rng.normal(size=(2, size)) for size in (10, 40))
+    found = np.full((40, 10), 127.0)
+    by_outputs = gradients.T @ gradients + 0.1 * np.eye(40)
+    weight_rounding._descend(rng.uniform(126, 127, size=found.shape), found, rows.T @ rows + np.eye(10), by_outputs)
+    assert found.min() < 127
+    assert np.abs(found).max() == 127
+
+
 @pytest.mark.parametrize("bad", [np.zeros((32, 32)), np.full((32, 32), np.nan)], ids=["zeros", "NaN"])
 def test_gradients_without_information_change_nothing(bad: Floats) -> None:
     rows, weight = correlated(500, 64), np.random.default_rng(1).normal(size=(32, 64))
@@ -127,6 +172,45 @@ def test_a_large_channel_costs_less_where_rows_are_rotated() -> None:
     turned = rotated(torch.tensor(rows)).numpy()
     error = quantized(turned) @ unrotating(weight).T - turned @ unrotating(weight).T
     assert error.std() < 0.5 * plain.std()
+
+
+@pytest.mark.parametrize("cls_is_exact", [False, True])
+@pytest.mark.parametrize(("channels", "rotates"), [(40, False), (40, True), (128, True), (312, True)])
+def test_the_scores_variance_and_its_gradients_are_those_of_its_formula(
+    channels: int, rotates: bool, cls_is_exact: bool
+) -> None:
+    rng = torch.Generator().manual_seed(channels)
+    width, outputs, tokens = padded(channels), 24, 60
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    is_cls = (torch.arange(tokens) % 9 == 0).float()
+    weight = torch.rand(tokens, generator=rng)
+    rows, gradients, by_outputs = random(tokens, channels) + 1, random(tokens, channels), random(tokens, outputs)
+    sample = GradientSample(rows, gradients, by_outputs, weight, is_cls, torch.zeros(outputs, outputs))
+    weights, start = random(outputs, channels).numpy(), random(channels).numpy()
+    variance = ScoreVariance(sample, weights, start, cls_is_exact=cls_is_exact, rotates=rotates)
+    factors, shift = (0.5 * random(channels)).exp().requires_grad_(), (0.3 * random(channels)).requires_grad_()
+
+    def turned(values: torch.Tensor) -> torch.Tensor:
+        values = torch.nn.functional.pad(values, (0, width - channels))
+        return rotated(values) if rotates else values
+
+    gain = gains(width) if rotates else torch.ones(width)
+    read = turned((rows - torch.tensor(start) - shift) * factors)
+    ranges = read.amax(1).clamp(min=0) - read.amin(1).clamp(max=0)
+    counted = weight * (1 - is_cls) if cls_is_exact else weight
+    by_activations = counted * (ranges / 254) ** 2 * ((gradients / factors) ** 2 / gain[:channels]).sum(1)
+    steps = (turned(torch.tensor(weights) / factors) / gain).abs().amax(1) / 127
+    by_weights = weight * ((by_outputs * steps) ** 2).sum(1) * (read**2).sum(1)
+    expected = (by_activations + by_weights).sum()
+    found = variance(factors, shift)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for ours, plain in zip(
+        torch.autograd.grad(found, (factors, shift)), torch.autograd.grad(expected, (factors, shift)), strict=True
+    ):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()))
 
 
 @pytest.mark.parametrize("rotates", [False, True])
