@@ -15,6 +15,8 @@ server. `--tables` measures some of the tables only; `--out` keeps the others th
   amount of work, so that no request is under way when the time is taken.
 - waiting: seconds of a list of 10: one after the other, at 70 % of the throughput above, and beside lists of 1,000 (`wrk`).
   Requests come at given times whether or not earlier ones are answered: evenly, or as a Poisson process.
+- workers: pairs a second of one worker and of one for each processor, measured as `closed`, and milliseconds of a list of 100
+  that comes alone (`wrk`). The two servers take turns. Rows of bundles with other names are kept.
 - peers: pairs a second of other servers, measured as `closed`.
 """
 
@@ -45,7 +47,7 @@ from crossrt.engine.text.typical_pairs import typical_pairs
 CLIENTS = 64
 MIXED = (5, 10, 20, 50, 100, 200, 500, 1000)
 LISTS = {"10": (10,), "100": (100,), "mixed": MIXED}
-TABLES = ("overhead", "closed", "waiting", "peers")
+TABLES = ("overhead", "closed", "waiting", "workers", "peers")
 THREADS = 4
 """Threads that call `rank` in one process."""
 WRK = """
@@ -81,10 +83,10 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--seconds", type=float, default=8, help="about how long each row takes")
-    parser.add_argument("--rounds", type=int, default=3, help="of the tables overhead and closed")
+    parser.add_argument("--rounds", type=int, default=3, help="of the tables overhead, closed and workers")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument(
-        "--lists", nargs="+", choices=LISTS, default=list(LISTS), help="of the table closed and of the peers"
+        "--lists", nargs="+", choices=LISTS, default=list(LISTS), help="of the tables closed, workers and peers"
     )
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL", help="another server's rerank path")
     parser.add_argument("--out", type=Path)
@@ -215,6 +217,32 @@ def waiting(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any
     return rows
 
 
+def workers(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
+    """Return pairs a second of one worker and of one for each processor, by bundle and lists, and the time of a list alone."""
+    rows, name, several = {}, arguments.bundle.name, len(os.sched_getaffinity(0))
+    options = (None, str(arguments.bundle), "--precision", arguments.precision)
+    with server(*options) as one, server(*options, "--workers", str(several)) as others:
+        urls = [f"{served.url}/v1/rerank" for served in (one, others)]
+        speed, _ = (hey(url, bodies, (100,), CLIENTS) for url in urls)  # and both are warm
+        for lists in arguments.lists:
+            sizes = LISTS[lists]
+            requests = rounded(speed * arguments.seconds * len(sizes) / sum(sizes), CLIENTS)
+            measured = [[hey(url, bodies, sizes, requests) for url in urls] for _ in range(arguments.rounds)]
+            single, many = (statistics.median(each) for each in zip(*measured, strict=True))
+            rows[f"{name}, {lists}"] = said(
+                bundle=name,
+                lists=lists,
+                workers=several,
+                one_worker=round(single, 1),
+                several_workers=round(many, 1),
+                ratio=round(many / single, 3),
+                rounds=[[round(value, 1) for value in each] for each in measured],
+            )
+        alone = [wrk(url, bodies.file(100), arguments.seconds / 2, connections=1)["p50_ms"] for url in urls]
+        rows[f"{name}, alone"] = said(bundle=name, workers=several, p50_ms_of_100_alone=alone)
+    return rows
+
+
 def peers(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
     """Return pairs a second of other servers, by name and lists."""
     rows: dict[str, Any] = result.get("peers", {})
@@ -229,7 +257,7 @@ def peers(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any])
     return rows
 
 
-MEASURES = {"overhead": overhead, "closed": closed, "waiting": waiting, "peers": peers}
+MEASURES = {"overhead": overhead, "closed": closed, "waiting": waiting, "workers": workers, "peers": peers}
 
 
 # -- servers and load

@@ -14,10 +14,13 @@ NATIVE_FILE = "model.fp32.native"
 
 
 def fp32(context: ExportContext) -> StepResult:
-    """Write the FP32 graph and judge it."""
+    """Write the FP32 graph and judge it.
+
+    The judging set is not ranked: FP32 has no limits on rankings, so that ranking could not change the verdict.
+    """
     model = BundleModel(file=ONNX_FILES["fp32"])
     context.builder.write(model.file, lambda path: _write(context, path))
-    report = context.judge.report(context.builder.bundle_with(Precision.FP32, model), Precision.FP32)
+    report = context.judge.report(context.builder.bundle_with(Precision.FP32, model), Precision.FP32, ranked=False)
     return StepResult(report=report, model=replace(model, parity=report.summary()))
 
 

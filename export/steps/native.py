@@ -26,4 +26,5 @@ def write_and_judge(
     builder = context.builder
     builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision))
     model = replace(model, native_file=file)
-    return context.judge.report(builder.bundle_with(precision, model), precision, backend="native"), model
+    bundle, ranked = builder.bundle_with(precision, model), precision is not Precision.FP32  # for FP32's reason see fp32.py
+    return context.judge.report(bundle, precision, backend="native", ranked=ranked), model
