@@ -256,6 +256,22 @@ def waiting_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def workers_table() -> str:
+    """Pairs a second of one worker and of several, and the time of a list alone."""
+    rows = load("serving")["workers"].values()
+    alone = {row["bundle"]: row["p50_ms_of_100_alone"] for row in rows if "lists" not in row}
+    lines = [
+        "| model | lists of | one worker: pairs a second | two workers | ratio | a list of 100 alone, ms: one worker | two |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        if "lists" in row:
+            times = " | ".join(f"{value:.0f}" for value in alone[row["bundle"]])
+            speeds = f"{row['one_worker']:,.0f} | {row['several_workers']:,.0f} | {row['ratio']:.2f}"
+            lines.append(f"| {row['bundle']} | {row['lists']} | {speeds} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
 def overhead_table() -> str:
     """Requests a second without a model."""
     rows = load("serving")["overhead"].values()
@@ -493,6 +509,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu": gpu_table,
     "serving": serving_table,
     "waiting": waiting_table,
+    "workers": workers_table,
     "overhead": overhead_table,
     "ray": ray_table,
     "ray-memory": ray_memory_table,
@@ -513,6 +530,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "gpu": ("gpu", "gpu_onnxruntime", "zoo"),
     "serving": ("serving",),
     "waiting": ("serving",),
+    "workers": ("serving",),
     "overhead": ("serving",),
     "ray": ("ray", "ray_amd"),
     "ray-memory": ("ray",),
