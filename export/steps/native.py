@@ -26,5 +26,6 @@ def write_and_judge(
     builder = context.builder
     builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision))
     model = replace(model, native_file=file)
-    bundle, ranked = builder.bundle_with(precision, model), precision is not Precision.FP32  # for FP32's reason see fp32.py
+    bundle = builder.bundle_with(precision, model)
+    ranked = precision is not Precision.FP32  # which has no limits on rankings
     return context.judge.report(bundle, precision, backend="native", ranked=ranked), model
