@@ -45,7 +45,7 @@ class Kind:
         return Path("engine/kernels/native") / f"{self.name}.cpp"
 
     def lacking(self, precision: str, present: Set[str]) -> tuple[str, ...]:
-        """Return the instructions that a precision needs and that are not in `present`, those of the processor."""
+        """Return the instructions that a precision needs and a processor with the instructions `present` lacks."""
         return tuple(name for name in (*self.instructions, *self.precisions[precision]) if name not in present)
 
     @property

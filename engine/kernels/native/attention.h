@@ -132,8 +132,8 @@ struct AttentionScratch {
 // No window: every query sees all keys.
 constexpr int ALL_TOKENS = -1;
 
-// Writes `value` to those of the first `seen` columns whose key the row's query does not see. Row r is of query `first` + r, and
-// column c is of key `begin` + c. A query sees the keys that are at most `window` positions away.
+// In each row, writes `value` to the columns of the keys that the query does not see, among the first `seen` columns. Row r
+// belongs to query `first` + r, and column c to key `begin` + c. A query sees the keys that are at most `window` positions away.
 template <class Number>
 inline void fill_beyond_window(Number* to, Number value, int columns, int rows, int first, int begin, int seen, int window) {
     for (int r = 0; r < rows; r++) {

@@ -114,7 +114,7 @@ struct Int8 {
     struct OutlierChannels {
         static constexpr int COUNT = 4;
         const float* weight;  // [COUNT][out]
-        const int32_t* channels;  // [COUNT]; at the end of the file are those of all layers
+        const int32_t* channels;  // [COUNT]; the file has the channels of all layers at its end
         explicit OutlierChannels(WeightReader& weights) : weight(weights.read<float>()), channels(nullptr) {}
     };
 
