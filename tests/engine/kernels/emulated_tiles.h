@@ -1,5 +1,6 @@
-// AMX's tile instructions as functions in plain C++, for processors without them: what Intel's manual (Instruction Set Extensions
-// Programming Reference, chapter 3) gives as their operation. Included before isa/amx.h, whose source is then compiled for AVX512.
+// AMX's tile instructions as functions in plain C++, for processors without them. They follow the operations in Intel's manual
+// (Instruction Set Extensions Programming Reference, chapter 3). This file is included before isa/amx.h, whose source is then
+// compiled for AVX512.
 
 #pragma once
 
@@ -66,7 +67,7 @@ void tile_store(void* to, ptrdiff_t stride) {
     for (int row = 0; row < tiles.rows[T]; row++)
         std::memcpy(static_cast<char*>(to) + row * stride, tiles.tile[T].bytes[row], tiles.bytes_of_row[T]);
 }
-// `product(a, b)` adds up the products of two words.
+// `product(a, b)` returns the sum of the products of the numbers in two words.
 template <class Sum, int C, int A, int B, class Product>
 void tile_dot(Product&& product) {
     fault_unless(tiles.configured && tiles.rows[C] == tiles.rows[A] && tiles.bytes_of_row[A] == 4 * tiles.rows[B] &&
