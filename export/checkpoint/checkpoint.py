@@ -191,8 +191,8 @@ class Checkpoint:
 
     @property
     def positions_pass_over_padding(self) -> bool:
-        """Whether positions count only tokens that are not padding, from the padding id + 1, as in RoBERTa. The position of padding
-        is its id."""
+        """Whether positions count only tokens that are not padding, from the padding id + 1, as in RoBERTa. Padding has its id as
+        position."""
         return self.layout.positions_pass_over_padding
 
     @property

@@ -37,8 +37,10 @@ class Head(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadLayers:
-    """The linear layers of a head, first to last, by their names in the checkpoint. Between them are the activation and, if `norm`
-    names one, LayerNorm."""
+    """The linear layers of a head, first to last, by their names in the checkpoint.
+
+    Between them are the activation and, if `norm` names one, LayerNorm.
+    """
 
     linears: tuple[str, ...]
     activation: str | None
