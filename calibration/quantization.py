@@ -57,7 +57,7 @@ class Quantization:
             smooth = smooth.copy()
             smooth[:, list(self.kept)] = 0
         greatest = np.abs(smooth).max(axis=1)
-        # A row of zeros gets the scale of 1, because it is zero at any scale.
+        # Any scale except 0 works for a row of zeros.
         scales = np.maximum(np.where(greatest > 0, greatest, 1) / LEVELS, least_scale).astype(np.float32)
         return np.clip(np.rint(smooth / scales[:, None]), -LEVELS, LEVELS).astype(np.int8), scales
 

@@ -1,4 +1,4 @@
-"""`choose_quantization`: finds the quantization of a tensor that changes the outputs of the layers that read it least."""
+"""`choose_quantization`: finds the quantization of a tensor that least changes the outputs of the layers that read it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product

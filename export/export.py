@@ -144,12 +144,16 @@ def export_bundle(
     first two only if the kernels run here), FP16 with ONNX Runtime's fused operators, and, if both INT8 and FP16 are wanted, a
     second INT8 file for GPUs whose other tensors are FP16. A further file that fails is left out.
 
-    An existing bundle at `out` is replaced only with `force`, and then atomically. Raises ParityError, with the report, when a
-    precision differs by more than its tolerance, or the second INT8 file does; `out` then stays as it was. With `keep_going`
-    the bundle is published nevertheless: the manifest marks the precision as failed, and a second INT8 file that failed is left
-    out. A failure of FP32 always raises. Settings in the checkpoint's files that crossrt does not know are logged as warnings and
-    kept in the manifest's `source`. Raises OptionError for options that do not go together, and when rankings are to be judged
-    but it is unknown which label means relevant.
+    An existing bundle at `out` is replaced only with `force`, and then atomically. Settings in the checkpoint's files that
+    crossrt does not know are logged as warnings and kept in the manifest's `source`.
+
+    Raises ParityError, with the report, when a precision differs by more than its tolerance; `out` then stays as it was. INT8
+    must also pass in OpenVINO, if that is installed, and in its second file. With `keep_going` the bundle is published
+    nevertheless: the manifest marks the precision as failed, and a second INT8 file that failed is left out. A failure of FP32
+    always raises.
+
+    Raises OptionError for options that do not go together, and when rankings are to be judged but it is unknown which label means
+    relevant.
     """
     wanted = tuple(precision for precision in PRECISIONS if precision in (FP32, *precisions))
     _check_options(checkpoint, exporter, wanted)

@@ -23,7 +23,7 @@ WITH_HEAD = {
     "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
     "module_output_name": "scores",
 }
-"""sentence_bert_config.json, and with `ONE_MODULE` as modules.json, of a bundle whose checkpoint had several modules."""
+"""If a checkpoint has several modules, `ONE_MODULE` replaces modules.json, and this replaces sentence_bert_config.json."""
 ACTIVATIONS = {
     "identity": "torch.nn.modules.linear.Identity",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
@@ -42,10 +42,10 @@ def write_hub_files(
     special_tokens: Mapping[str, str],
     token_types: bool,
 ) -> None:
-    """Write config.json, tokenizer_config.json and, where `source` has one, config_sentence_transformers.json.
+    """Write config.json, tokenizer_config.json and, if `source` has one, config_sentence_transformers.json.
 
-    The module files of sentence-transformers are written if that last file is. `source` is the directory that the model came
-    from. `config` is its config.json, with missing fields added. `token_types` says whether the tokenizer returns token types.
+    With the last file, the module files of sentence-transformers are written too. `source` is the directory from which the model
+    came. `config` is its config.json, with missing fields added. `token_types` says whether the tokenizer returns token types.
     tokenizer.json and the models must already be in `directory`.
     """
     activation = ACTIVATIONS[manifest.activation]

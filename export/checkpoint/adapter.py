@@ -112,7 +112,7 @@ def _plain(name: str) -> str:
 
 
 def _base(path: Path, config: Mapping[str, Any]) -> Path:
-    """Return the directory of the base model. A relative path is relative to the working or the adapter's directory."""
+    """Return the directory of the base model. A relative path is looked up in the working directory and the adapter's."""
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(

@@ -17,7 +17,7 @@ class Head(str, Enum):
 
     BERT = "bert"  # pooler: dense, tanh; classifier
     ELECTRA = "electra"  # dense, GELU, out_proj
-    ELECTRA_PLAIN = "electra-plain"  # out_proj alone, on an ELECTRA trunk (Capreolus)
+    ELECTRA_PLAIN = "electra-plain"  # only out_proj, on an ELECTRA trunk (Capreolus)
     ROBERTA = "roberta"  # dense, tanh, out_proj
     DISTILBERT = "distilbert"  # pre_classifier, ReLU, classifier
     BERT_CAT = "bert-cat"  # one linear layer on a DistilBERT trunk, own class (Hofstätter et al. 2020)

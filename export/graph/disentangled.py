@@ -7,7 +7,7 @@ row of a table that is computed at export.
 transformers computes the scores with all 2 * span rows and then gathers them by an index [batch, heads, queries, keys]. Here the
 row of each distance is gathered before the product, [heads, 2 * tokens, head]. The products are then moved into place by
 reshaping, as in Huang et al. 2018, arXiv:1809.04281. With 12 heads of 64 channels and 512 rows, on two cores, the terms of four
-layers take (in ms, in transformers' way and in this one):
+layers take this many ms, first in transformers' order and then in this one:
 
 - one pair of 40 tokens: ONNX Runtime 7.3 and 0.7, OpenVINO 2.5 and 0.6
 - 16 pairs of 100 tokens: ONNX Runtime 220 and 127, OpenVINO 67 and 33

@@ -73,7 +73,7 @@ class EncoderGraph(TypedGraph):
         self.head(hidden)
 
     def embeddings(self) -> str:
-        """Sum of word, position and token type embeddings, normalised: [batch, sequence, hidden]."""
+        """Sum of word, position and token type embeddings after LayerNorm, [batch, sequence, hidden]."""
         total = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
         if self.checkpoint.positions_pass_over_padding:
             total = self.add("Add", [total, self._roberta_positions()], "embeddings.word_position")
@@ -98,7 +98,7 @@ class EncoderGraph(TypedGraph):
             return self.linear("project", normed)
         # OpenVINO 2026.4 computes a linear layer incorrectly if its output is scaled and shifted before QuantizeLinear: in an
         # ALBERT with three layers the mean error of the logits was 0.28 instead of 0.003. An operator in between prevents this
-        # fusion. (The maximum with the smallest FP32 number changes no value.)
+        # fusion. (The maximum with the lowest FP32 number changes no value.)
         linear = self.linear("project", normed, output="project.linear")
         return self.add("Max", [linear, self.lowest()], "project")
 

@@ -49,7 +49,7 @@ class ModernBertGraph(EncoderGraph):
         self.head(self.norm("final_norm", hidden))
 
     def _window(self, padding: str) -> str:
-        """The mask of layers with a window, [batch, 1, S, S]: `padding`, plus the lowest number for tokens too far apart."""
+        """The mask of layers with a window, [batch, 1, S, S]: `padding`, but the lowest number for tokens too far apart."""
         positions = np.arange(self._dimensions.positions)
         row = self.first_rows(self.integers("positions.all", positions), self._length, "positions.row")
         column = self.add("Unsqueeze", [row, self.integers("axis_1d", [1])], "positions.column")

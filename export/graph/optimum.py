@@ -12,7 +12,7 @@ from ..checkpoint.heads import Head
 
 
 def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the FP32 ONNX model of a checkpoint by `optimum.exporters.onnx`.
+    """Write the FP32 ONNX model of a checkpoint with `optimum.exporters.onnx`.
 
     Raises BackendError when optimum-onnx is not installed. Raises CheckpointError for heads that Optimum would load as another
     model, whose scores look plausible but are wrong, and when the export fails.

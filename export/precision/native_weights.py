@@ -93,8 +93,9 @@ def native_from_checkpoint(
     """Write the file, in INT8, BF16 or FP32 for CPUs, or in FP16 for GPUs.
 
     Only INT8 uses `stats`, the calibration's statistics of activations by name, and `gradients`, the samples at `gradient_sites`.
-    An activation that is in neither is not smoothed or shifted. Weights that read an activation without statistics are rounded to
-    nearest. Raises CheckpointError for weights that are NaN or Inf.
+    An activation that is in neither is not smoothed or shifted; those between the feed-forward layers need gradients for it.
+    Weights that read an activation without statistics are rounded to nearest. Raises CheckpointError for weights that are NaN or
+    Inf.
     """
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
@@ -441,9 +442,11 @@ class _ArrayBuilder:
         added: bool = False,
         rotated: bool = False,
     ) -> None:
-        """Build a linear layer. For INT8, `rounded` takes the `moments` of its input and of the `gradients` by its output.
+        """Build a linear layer.
 
-        `added` says that its result is added to the hidden states, `rotated` that INT8 rotates its input.
+        For INT8, weights are rounded by the second `moments` of the input and the second moments of the score's `gradients` with
+        respect to the output (see `rounded`). `added` says that the result is added to the hidden states, `rotated` that INT8
+        rotates the input.
         """
         weight = _pad_channels(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
         bias = _pad_channels(bias, outputs)
