@@ -56,8 +56,8 @@ def name_from_config(
 
     The first of these values that is the dotted path of a torch class decides:
     `config_sentence_transformers.json["activation_fn"]`; `config["sentence_transformers"]["activation_fn"]` or, if that key is
-    missing, `config["sbert_ce_default_activation_function"]`; otherwise `default`. A dotted path outside torch is remote code, so it is
-    skipped, as in sentence-transformers. Raises OptionError for an activation of torch that crossrt does not have.
+    missing, `config["sbert_ce_default_activation_function"]`; otherwise `default`. A dotted path outside torch is remote code,
+    so it is skipped, as in sentence-transformers. Raises OptionError for an activation of torch that crossrt does not have.
     """
     saved = config.get("sentence_transformers") or {}
     places = (
@@ -122,8 +122,8 @@ def is_softmax(activation: Activation) -> bool:
 def is_monotonic(activation: Activation) -> bool:
     """Tell whether an activation is known to keep the order of scores.
 
-    Sigmoid, tanh and identity are, given by name or as crossrt's or torch's own. Another function of the same name may do
-    anything.
+    This holds for sigmoid, tanh and identity, given by name or as crossrt's or torch's own. Another function of the same name
+    may do anything.
     """
     return _is_one_of(activation, ("identity", "sigmoid", "tanh"))
 
