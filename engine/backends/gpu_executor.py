@@ -45,8 +45,8 @@ class GpuExecutor(Protocol):
     def context(self, stream: int, workspace: int) -> GpuContext:
         """Return a new context that enqueues on this stream. The device must be current.
 
-        `workspace` is a device pointer to `self.workspace` bytes. The contexts of one stream share them, since the batches of a
-        stream are computed one after the other.
+        `workspace` is a device pointer to `self.workspace` bytes. The contexts of one stream share this memory, since the
+        batches of a stream are computed one after the other.
         """
 
     def close(self) -> None:

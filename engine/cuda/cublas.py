@@ -13,8 +13,8 @@ WORKSPACE = 32 << 20
 """Bytes of device memory that a product may use while it computes. NVIDIA recommends 32 MiB for Hopper."""
 
 TUNED_ROWS = 4_096
-"""Fewest rows for which the algorithms of a product are timed. The first algorithm that cuBLAS suggests can be 10 % slower than
-the best one."""
+"""Rows from which on the algorithms of a product are timed. The first algorithm that cuBLAS suggests can be 10 % slower than the
+best one."""
 CANDIDATES = 8
 """Algorithms that are timed."""
 REPEATS = 3
@@ -63,7 +63,7 @@ class Cublas:
     """cuBLASLt on one device. The device must be current in every call."""
 
     def __init__(self, cuda: Cuda) -> None:
-        """Load the library. Raises BackendError where it is not installed."""
+        """Load the library. Raises BackendError if it is not installed."""
         self.cuda = cuda
         self._library = load_cublas()
         handle = ctypes.c_void_p()
@@ -145,7 +145,7 @@ class Product:
             raise
 
     def _heuristic(self, most: int) -> list[Any]:
-        """Return at most `most` algorithms that cuBLAS suggests, the one that it estimates to be fastest first."""
+        """Return at most `most` algorithms that cuBLAS suggests, with the one that it expects to be fastest first."""
         preference, workspace = self._create("MatmulPreference"), ctypes.c_size_t(WORKSPACE)
         self._cublas._call(
             "cublasLtMatmulPreferenceSetAttribute",
@@ -162,9 +162,9 @@ class Product:
     def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int, spare: int = 0) -> None:
         """Enqueue the product on a stream. The other arguments are device pointers, aligned to 256 bytes.
 
-        The first call of a product of `TUNED_ROWS` or more rows times the candidate algorithms and keeps the fastest. That call
-        waits for the stream, and cannot be captured in a graph. Where a product adds to y, it writes the timed results to
-        `spare`, which has room for y.
+        The first call of a product with `TUNED_ROWS` or more rows times the candidate algorithms and keeps the fastest. That
+        call waits for the stream, and cannot be captured in a graph. If the product adds to y, it writes the timed results to
+        `spare`, which must have room for y.
         """
         if self._kind.biased:
             self._set(_BIAS, ctypes.c_void_p(bias))
@@ -192,7 +192,7 @@ class Product:
             return min(self._candidates, key=ms)
 
     def _put(self, algorithm: Any, stream: int, x: int, weight: int, y: int, to: int, workspace: int) -> None:
-        """Enqueue the product of an algorithm. With `adds`, what is written `to` is its sum with y."""
+        """Enqueue the product by this algorithm, and write the result `to`. With `adds` the result is the sum with y."""
         weights, xs, ys = self._layouts
         self._cublas._call(
             "cublasLtMatmul",

@@ -1,7 +1,8 @@
-"""`Cuda`: the protocol of the CUDA driver calls that crossrt uses; and the owners of buffers, streams, events and graphs.
+"""`Cuda`: the protocol of the CUDA driver calls that crossrt uses; also the classes that own buffers, streams, events and
+graphs.
 
-`cuda-bindings` or PyCUDA implements the protocol, whichever `open_cuda` finds first. Whoever opens an object here closes it.
-Every failed driver call raises `CudaError`.
+`cuda-bindings` or PyCUDA implements the protocol, whichever `open_cuda` finds first. The caller that opens an object must close
+it. Every failed driver call raises `CudaError`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +16,11 @@ from ..errors import BackendError, CudaError
 
 Bytes = npt.NDArray[np.uint8]
 ALIGNMENT = 256
-"""Alignment of addresses in bytes. TensorRT and tensor cores require no more, and every CUDA allocation has it."""
+"""Alignment of addresses in bytes. It is enough for TensorRT and tensor cores, and every CUDA allocation has it."""
 
 
 def laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Place parts of these sizes in bytes one after the other. Return the aligned offset of each, and the total size."""
+    """Place parts of these sizes, in bytes, one after the other. Return the aligned offset of each, and the total size."""
     places, end = {}, 0
     for name, size in sizes.items():
         places[name] = end
@@ -51,10 +52,10 @@ class Cuda(Protocol):
         """Free device memory."""
 
     def allocate_pinned(self, size: int) -> Bytes:
-        """Return page-locked host memory, which the device copies from and to without the CPU."""
+        """Return page-locked host memory, which the device can copy from and to without the CPU."""
 
     def free_pinned(self, memory: Bytes) -> None:
-        """Free host memory; no view of it may be used any more."""
+        """Free host memory. No view of it may be used afterwards."""
 
     def create_stream(self) -> int:
         """Return a stream that does not synchronize with the default stream."""
@@ -84,7 +85,7 @@ class Cuda(Protocol):
         """Return the milliseconds between two recorded events."""
 
     def begin_capture(self, stream: int) -> None:
-        """Start to capture the work that is enqueued on the stream, instead of doing it."""
+        """Start to capture the work that is enqueued on the stream, instead of executing it."""
 
     def end_capture(self, stream: int) -> int:
         """Return the captured work as a graph that can be launched."""
@@ -184,12 +185,12 @@ class Stream(_Owned):
         self._cuda.record(event.handle, self.handle)
 
     def captured(self, work: Callable[[], None]) -> Graph:
-        """Return a graph of the work that `work` enqueues on this stream; none of it is done."""
+        """Return a graph of the work that `work` enqueues on this stream. None of it is executed."""
         self._cuda.begin_capture(self.handle)
         try:
             work()
         except BaseException:
-            # A stream that is left capturing cannot be used again. The graph that ends the capture is invalid and freed.
+            # A stream that is left capturing cannot be used again. The graph that ends the capture is invalid, so free it.
             with suppress(CudaError):
                 self._cuda.destroy_graph(self._cuda.end_capture(self.handle))
             raise

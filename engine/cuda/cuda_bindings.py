@@ -94,7 +94,7 @@ class CudaBindings:
 
     def begin_capture(self, stream: int) -> None:
         """See `Cuda.begin_capture`."""
-        # Thread-local: calls that torch makes in other threads meanwhile must not invalidate the capture.
+        # Thread-local, so that calls that torch makes in other threads meanwhile do not invalidate the capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         checked(driver.cuStreamBeginCapture(stream, mode))
 

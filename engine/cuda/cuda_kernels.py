@@ -1,4 +1,4 @@
-"""`CudaKernels`: CUDA source, compiled by NVRTC for a GPU and a model's sizes when the model is opened, and cached."""
+"""`CudaKernels`: CUDA kernels, compiled by NVRTC for a GPU and a model's sizes when the model is opened, and cached."""
 
 import ctypes
 import hashlib
@@ -18,7 +18,7 @@ from .cuda_bindings import checked
 NATIVE = Path(__file__).parent.parent / "kernels" / "native"
 FOLDER = "kernels"
 KEPT = 64
-"""Programs kept in the cache, one per GPU, compiler version and model sizes. Each has a few hundred kilobytes."""
+"""Programs kept in the cache, one per GPU, compiler version and set of model sizes. Each has a few hundred kilobytes."""
 THREADS = 128
 """Threads per block, of every kernel."""
 
@@ -73,7 +73,7 @@ def capabilities_of_compiler() -> frozenset[str]:
 def _program(macros: Mapping[str, object], capability: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
     """Return source and header, and the compiler's options.
 
-    The options hold the compiler's version, so that another version compiles again.
+    The options contain the compiler's version, so that another version compiles again.
     """
     source = tuple((NATIVE / name).read_bytes() for name in ("encoder.cu", "device.cuh"))
     major, minor = _called(nvrtc.nvrtcVersion)
@@ -100,7 +100,7 @@ def _compiled(source: tuple[bytes, ...], options: tuple[str, ...]) -> bytes:
 
 
 def _called(call: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Return the values of an NVRTC call without its error code. Raises BackendError where it fails or is not installed."""
+    """Return the values of an NVRTC call without its error code. Raises BackendError if it fails or NVRTC is not installed."""
     try:
         code, *values = call(*arguments)
     except RuntimeError as error:  # the bindings raise it where the library is missing
