@@ -502,7 +502,7 @@ class CrossEncoder(CrossEncoderAttributes):
         # The softmax of activated logits may give another order than the margin, which decides what is scored again.
         of_activated = apply_softmax and self.num_labels > 1 and not is_identity(self._activation(activation_fn))
         if of_activated or not is_monotonic(activation) or 2 * top_k > len(items):
-            scorer = self._scorer if exact is None else self._exact.scorer()  # with None, the faster one
+            scorer = self._scorer if exact is None else self._exact.scorer()  # None asks for speed
             return everything, request.score(items, scorer, progress=progress)
         return exact_best(
             request,
@@ -664,7 +664,7 @@ class CrossEncoder(CrossEncoderAttributes):
             )
 
     def _warn_unchecked(self) -> None:
-        """Warn where the scores of the opened precision were never compared with PyTorch's."""
+        """Warn if the scores of the opened precision were never compared with PyTorch's."""
         precision, path = self.precision.value, self.bundle.folder
         model = self.bundle.manifest.models.get(precision)
         if model is not None and model.parity is None:

@@ -8,7 +8,7 @@
     ├── DataFileError     a TSV, TREC or pairs file that cannot be used; names the file and the line
     ├── SourceError       a checkpoint or model name that cannot be found or fetched
     ├── CheckpointError   a checkpoint that is not a cross-encoder we can export
-    ├── BundleError       a bundle that is missing, altered, of a newer schema, or at the output path already
+    ├── BundleError       a bundle that is missing, altered, of a newer schema, or already at the output path
     │   └── ReplacedError    a bundle that was replaced, altered or removed since the model was opened
     ├── StoreError        a store of prepared passages that cannot be used, or lacks a passage
     ├── BackendError      a runtime that is not installed, or cannot do what is asked
@@ -64,7 +64,7 @@ class CheckpointError(CrossrtError):
 
 
 class BundleError(CrossrtError):
-    """A bundle that is missing, altered, of a newer schema, or at the output path already."""
+    """A bundle that is missing, altered, of a newer schema, or already at the output path."""
 
 
 class ReplacedError(BundleError):

@@ -13,7 +13,7 @@ RELEVANT = frozenset(
 )
 """Names of labels that mean relevant, in lower case with spaces instead of `_` and `-`."""
 IRRELEVANT = frozenset({"irrelevant", "contradiction", "no", "false", "negative", "unanswerable"})
-"""Names of labels that mean not relevant. So does a name of `RELEVANT` with "not" or "non" before it."""
+"""Names of labels that mean not relevant. A name of `RELEVANT` with "not" or "non" before it means the same."""
 
 
 def relevant_by_name(names: Sequence[str], labels: int) -> int | None:

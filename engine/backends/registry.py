@@ -1,4 +1,4 @@
-"""The backends that crossrt knows, and which of them are installed. Finding out which are installed imports none."""
+"""The backends that crossrt knows, and which of them are installed. `installed_backends` imports none of them."""
 
 import importlib
 import importlib.metadata

@@ -55,7 +55,7 @@ class Batch:
 def unpadded_indices(
     pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Return where the tokens of these rows stand when padded to `width`, and where they come from.
+    """Return where the tokens of these rows are when padded to `width`, and where they come from.
 
     The first array, bool [rows, width], is true at tokens and false at padding. The second, int64 [tokens], indexes
     `pairs.ids` in the order of the true positions.

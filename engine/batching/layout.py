@@ -18,8 +18,8 @@ Rows = npt.NDArray[np.int64]
 class BatchLayout(Protocol):
     """How batches are shaped and stored. `PaddedLayout` pads rows to one length; `PackedLayout` stores pairs without padding.
 
-    A `Shape` is the number of computed rows, which may be more than the pairs, and of tokens: of each row if padded, of all rows
-    together if packed.
+    A `Shape` is (rows, tokens). Rows are those that are computed, which may be more than the pairs. Tokens are those of each row
+    if padded, and of all rows together if packed.
     """
 
     @property
@@ -28,7 +28,7 @@ class BatchLayout(Protocol):
 
     @property
     def largest(self) -> Sequence[Shape]:
-        """The shapes to allocate memory for. The arrays of any other shape fit into those of one of them."""
+        """The shapes to allocate memory for. The arrays of any other shape fit into those of one of these."""
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
         """Cut pairs of these lengths (int64 [n], tokens) into batches, and return the rows of each.

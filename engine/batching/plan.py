@@ -13,7 +13,7 @@ from .batch import Batch
 
 BATCH_COST = 8
 """Cost of one more batch, in tokens: the time to start every operator once more. docs/decisions/0008 measured costs of 16 to
-256. Smaller costs are faster, with little difference from 64 down."""
+256. Smaller costs are faster, with little difference between 64 and 16."""
 
 ROWS = (1, 4, 16)
 """Numbers of rows that a batch may have if there should be few shapes."""

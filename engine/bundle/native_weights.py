@@ -67,7 +67,7 @@ OUTLIER_CHANNELS = 4
 native/precision.h)."""
 GATE_SCALE = 16
 """On GPUs the products of a ModernBERT's values and gates are divided by this before they are stored in FP16, since a product of
-two numbers overflows sooner than they do. The product with the next weights is multiplied by it."""
+two numbers overflows sooner than the numbers. The product with the next weights is multiplied by it."""
 ALIGNMENT = 64
 """Bytes of a vector load: each panel begins at a multiple of this."""
 WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
@@ -76,7 +76,7 @@ ACTIVATIONS = ("none", "tanh", "relu", "gelu", "gelu_tanh", "silu")
 """Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h. `gelu_tanh` is the tanh
 approximation of GELU."""
 GPU_ACTIVATIONS = ("none", "tanh", "relu", "gelu")
-"""The activations that the GPU kernels compute there."""
+"""The activations between these layers that the GPU kernels compute."""
 ARCHITECTURES = ("bert", "modernbert")
 """Encoders that the kernels compute, in the order of `Architecture` in native/model_dims.h."""
 POOLINGS = ("cls", "mean")
@@ -103,7 +103,8 @@ def hidden_activations(*, for_gpus: bool, gated: bool) -> tuple[str, ...]:
     """Return the activations that the kernels compute between the feed-forward layers, which are `gated` in a ModernBERT."""
     if not for_gpus:
         return ("gelu", "gelu_tanh", "relu", "silu")
-    # A BERT's is fused into cuBLAS's product, whose only GELU is the tanh approximation. A ModernBERT's is in the gate kernel.
+    # A BERT's activation is fused into cuBLAS's product, whose only GELU is the tanh approximation. A ModernBERT's is part of
+    # the gate kernel.
     return ("gelu",) if gated else ("gelu", "gelu_tanh")
 
 

@@ -18,7 +18,7 @@ def installed_bindings() -> str | None:
 
 
 def open_cuda(ordinal: int) -> Cuda:
-    """Open a device. Raises BackendError, saying what to install, where there are no bindings."""
+    """Open a device. Raises BackendError, saying what to install, if there are no bindings."""
     package = installed_bindings()
     if package == "cuda.bindings":
         from .cuda_bindings import CudaBindings

@@ -13,8 +13,8 @@ WORKSPACE = 32 << 20
 """Bytes of device memory that a product may use while it computes. NVIDIA recommends 32 MiB for Hopper."""
 
 TUNED_ROWS = 4_096
-"""Rows from which on the algorithms of a product are timed. The first algorithm that cuBLAS suggests can be 10 % slower than the
-best one."""
+"""The algorithms of a product are timed if it has at least this many rows. The first algorithm that cuBLAS suggests can be 10 %
+slower than the best one."""
 CANDIDATES = 8
 """Algorithms that are timed."""
 REPEATS = 3

@@ -1,5 +1,4 @@
-"""`Cuda`: the protocol of the CUDA driver calls that crossrt uses; also the classes that own buffers, streams, events and
-graphs.
+"""`Cuda`: the protocol of the CUDA driver calls that crossrt uses. Also classes that own buffers, streams, events and graphs.
 
 `cuda-bindings` or PyCUDA implements the protocol, whichever `open_cuda` finds first. The caller that opens an object must close
 it. Every failed driver call raises `CudaError`.

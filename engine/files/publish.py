@@ -126,9 +126,9 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Rename the directory `partial` to `target` in one step. An old `target` may afterwards lie at `partial`."""
+    """Rename the directory `partial` to `target` in one step. Afterwards an old `target` may be at `partial`."""
     if target.exists() and _exchanged(partial, target):
-        return  # the old directory now lies at `partial`, and the caller removes it
+        return  # the old directory is now at `partial`, and the caller removes it
     if target.exists():
         # Without renameat2 this takes two renames, and for a moment there is no directory at `target`.
         old = target.with_name(_partial_name(target.name))

@@ -39,10 +39,10 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 
 
 class Line(NamedTuple):
-    """A line that is not empty: the file's name, the line's number from 1, its range of bytes, and its text without the line
-    end.
+    """A line that is not empty.
 
-    `position` is the first byte, `end` the byte after the last.
+    `path` is the file's name, `number` counts lines from 1, `position` is the first byte, and `end` the byte after the last.
+    `text` has no line end.
     """
 
     path: str

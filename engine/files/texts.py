@@ -42,7 +42,7 @@ def read_texts(given: Given, *, only: Collection[str] | None = None) -> dict[str
 def located_texts(source: Source) -> Iterator[tuple[Line, Text]]:
     """Yield every line with its text.
 
-    Raises DataFileError, at the end also for a file that has more than two columns in every line.
+    Raises DataFileError for a line that cannot be used, and at the end for a file with more than two columns in every line.
     """
     tabs: set[int] = set()
     for line in source.lines():

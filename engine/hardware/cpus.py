@@ -127,7 +127,7 @@ def has_vnni() -> bool:
 
 
 def lacks_sse41() -> bool:
-    """Tell whether this is x86-64 without SSE4.1, such as QEMU's processor `qemu64`. OpenVINO needs SSE4.1 without a check."""
+    """Tell whether this is x86-64 without SSE4.1, such as QEMU's `qemu64`. OpenVINO needs SSE4.1 and does not check for it."""
     known = _known_instructions()
     return platform.machine() in X86_64 and known is not None and "sse4_1" not in known
 
@@ -157,9 +157,9 @@ def check_numpy() -> None:
 def tiles_permitted() -> bool:
     """Ask Linux for permission to use AMX's tile registers in this process, and tell whether it is given.
 
-    A process must ask, because the registers add 8 KiB to a thread's state (Linux, Documentation/arch/x86/xstate.rst).
-    Permission is not given by kernels before 5.16, under an emulator, and to a process whose signal stacks are too small. The
-    first tile instruction would then end the process.
+    A process must ask, because the registers add 8 KiB to a thread's state (Linux, Documentation/arch/x86/xstate.rst). The
+    request fails on kernels before 5.16, under an emulator, and in a process whose signal stacks are too small. The first tile
+    instruction would then end the process.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64" or "amx_tile" not in instructions():
         return False
@@ -188,8 +188,8 @@ def _quota(root: Path) -> float | None:
 class Cores:
     """Counts the processors in use, so that the models of a process together never use more processors than there are.
 
-    Any number of threads may wait. They are served in order of arrival, so threads that want one processor cannot overtake a
-    thread that wants all of them for ever.
+    Any number of threads may wait. They are served in order of arrival, so a thread that wants all processors is not overtaken
+    for ever by threads that want one.
     """
 
     def __init__(self, count: int) -> None:

@@ -13,7 +13,7 @@ __all__ = ["PROCESS", "openvino"]
 
 PROCESS = os.getpid()
 """Id of the process that loaded OpenVINO. A process forked from it cannot use OpenVINO: a fork may inherit a lock of TBB,
-OpenVINO's threading library, that no thread will ever release. Of 200 forks beside threads that opened models and computed, one
+OpenVINO's threading library, that no thread will ever release. Of 200 forks while other threads opened models and computed, one
 hung at such a lock."""
 
 # The first array that OpenVINO's Python bindings convert fills their tables of types. If two threads do this at the same time,

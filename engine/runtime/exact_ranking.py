@@ -51,7 +51,7 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
 
 OF_LIST = 4
 FIXED = 10
-"""An exact ranking of the best k is faster than FP32 for the whole list if the list has at least `OF_LIST` k + `FIXED` passages.
+"""An exact ranking of the best k is faster than FP32 for the whole list if that has at least `OF_LIST` * k + `FIXED` passages.
 
 With the native kernels INT8 is 1.3 to 3.4 times as fast as FP32. At 1.5 times, INT8 saves a third of FP32's time for the list,
 and about 4/3 k passages are scored again in FP32. So both ways take equal time at 4 k passages. The second pass costs another

@@ -64,7 +64,7 @@ class GpuPipeline:
         return True
 
     def _start_anew(self) -> None:
-        """Begin at the first lanes again, which hold the CUDA graphs of earlier small requests."""
+        """Start at the first lanes again. They hold the CUDA graphs of earlier small requests."""
         self._tokens = [0] * len(self._devices)
         self._batches = [0] * len(self._devices)
 

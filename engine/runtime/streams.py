@@ -61,7 +61,7 @@ class Streams:
         while True:
             if not self._compute_next():
                 with self._lock:
-                    if self._turns.empty:  # otherwise a request came since, and `submit` relied on this call
+                    if self._turns.empty:  # otherwise a request came just now, and `submit` relied on this call
                         self._computing -= 1
                         return
 

@@ -13,8 +13,8 @@ from ..scores import best_first
 Rows = npt.NDArray[np.int64]
 
 WHOLE = 0.6
-"""If more than this share of the pairs is to be scored precisely, all are, at once. Leaving some out would save little, and a
-further round costs a wait."""
+"""If more than this share of the pairs is to be scored precisely, all pairs are, at once. Leaving some out would save little,
+and a further round costs a wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

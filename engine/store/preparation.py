@@ -185,8 +185,8 @@ def _grow(
     source: Source, partial: Path, tokenize: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
 ) -> None:
     plain = source.plain
-    # A plain file is read from where the earlier run stopped. Other sources are read from the start, and the lines that it has
-    # read are skipped.
+    # A plain file is read from where the earlier run stopped. Other sources are read from the start, and the lines that the
+    # earlier run has read are skipped.
     lines = (
         source.lines(after=state.line, position=state.position)
         if plain

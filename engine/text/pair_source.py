@@ -31,8 +31,10 @@ class PairSource(Protocol[Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPairs:
-    """Items are pairs of texts. `prompt` is put before each query; None means the tokenizer's own. `limits` keeps fewer
-    tokens."""
+    """Items are pairs of texts.
+
+    `prompt` is put before each query; None means the tokenizer's own. `limits` keeps fewer tokens.
+    """
 
     tokenizer: PairTokenizer
     prompt: str | None = None

@@ -39,7 +39,7 @@ class PairTokenizer:
     """The tokenizer's name in messages."""
     _joining: PairTemplate | None = None
     _shortening: tokenizers.Tokenizer | None = None
-    """Both are created at the first use: how two texts are joined, and the tokenizer with truncation to `max_length`."""
+    """Created at the first use: how two texts are joined, and the tokenizer with truncation to `max_length`."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class Windows:
         return f"{self.length} tokens, stride {self.stride}, {self.aggregate}"
 
     def cut(self, queries: npt.NDArray[np.int64], passages: Spans, *, special_tokens: int) -> "CutPassages":
-        """Cut passages into windows, beside queries of these lengths (int64 [n], tokens).
+        """Cut passages into windows, for queries of these lengths (int64 [n], tokens).
 
         `passages` has one span for each query. Raises InputError, naming the pair, for a query that leaves no room.
         """

@@ -1,6 +1,6 @@
 """`WordPiece`: BERT's tokenization in C++ (engine/kernels/native/wordpiece.cpp), with the same ids as the package tokenizers.
 
-The package tokenizers is asked once per character how it normalizes it. Words and their pieces are found without it.
+For each character, the package tokenizers is asked once what it is normalized to. Words and their pieces are found without it.
 """
 
 import ctypes
@@ -93,8 +93,7 @@ class WordPiece:
         return cls(tokenizer, library, handle, fields["added_tokens"]) if handle else None
 
     def tokens(self, texts: Sequence[str], threads: int = 1) -> Spans:
-        """Tokenize texts without special tokens, with at most `threads` threads. Raises UnicodeEncodeError for lone
-        surrogates."""
+        """Tokenize texts without special tokens on at most `threads` threads. Raises UnicodeEncodeError for lone surrogates."""
         encoded = [text.encode() for text in texts]
         joined = b"".join(encoded)
         count = len(encoded)
