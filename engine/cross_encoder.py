@@ -592,7 +592,10 @@ class CrossEncoder(CrossEncoderAttributes):
 
     @property
     def truncation(self) -> Truncation:
-        """How many pairs were scored since the model was opened, and how many of them were cut to `max_length`."""
+        """How many pairs were scored since the model was opened, and how many of them were cut to `max_length`.
+
+        Pairs that are scored with `windows` or through `submit` are not counted.
+        """
         return self._counter.total
 
     @property
