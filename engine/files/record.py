@@ -18,9 +18,10 @@ from typing import Any, NoReturn, TypeVar
 from ..errors import OptionError
 
 MOST_BYTES = 1 << 26
-"""Largest accepted JSON text. A manifest has about ten thousand bytes; no file that crossrt writes has a thousandth of this."""
+"""Largest accepted JSON text, in bytes. A manifest has about ten thousand; every file that crossrt writes has less than a
+thousandth of this."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Escape of a surrogate. Only a pair of surrogates is a character; a lone one cannot be encoded in UTF-8."""
+"""Matches the escape of a surrogate. A pair of surrogates is a character; a lone one cannot be encoded in UTF-8."""
 LARGEST = (1 << 63) - 1
 """Largest absolute value of an integer in a record."""
 
