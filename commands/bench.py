@@ -1,4 +1,4 @@
-"""`crossrt bench`: how fast bundles are here, or what changed between two results."""
+"""`crossrt bench` measures how fast bundles are here, or shows what changed between two results."""
 
 import sys
 from pathlib import Path
@@ -63,7 +63,7 @@ def bench(
     trust_engines: TrustEngines = False,
     hub: HubOptions,
 ) -> None:
-    """Measure how fast bundles score here, beside the machine's own ceiling, or compare two such results."""
+    """Measure how fast bundles score here, compared with the machine's own ceiling, or compare two such results."""
     if compare is not None:
         if bundles:
             raise OptionError("--compare takes two results and no bundles")
