@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from ...calibration.token_moments import LEAST_NORM
+from ...engine.labels import need_label
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.reference import Reference
 
@@ -60,10 +61,12 @@ def score_gradients(
     seed: int = 0,
     progress: bool = False,
 ) -> ScoreGradients:
-    """Differentiate the score in PyTorch. `sites` maps a name to the linear layers that read the same tensor.
+    """Differentiate the score that ranks in PyTorch. `sites` maps a name to the linear layers that read the same tensor.
 
-    The score of a model with several labels is the sum of its logits.
+    The score of a model with several labels is the margin of its relevant label. Raises OptionError if the checkpoint has more
+    than two labels and none was chosen.
     """
+    label = need_label(checkpoint.relevant_label, checkpoint.label_names, checkpoint.labels)
     reference = Reference(checkpoint)
     model = reference.model.requires_grad_(False)
     recorder = _Recorder(model, checkpoint, sites)
@@ -73,10 +76,18 @@ def score_gradients(
     for pair in tqdm(sample, desc="Differentiating", unit="pair", disable=not progress):
         with torch.enable_grad():
             computed = model(reference.batch_of(pair, max_length))
-            computed.sum().backward()
+            _margin(computed, label).sum().backward()
         logits.append(computed.detach().float().numpy())
         recorder.take(generator)
     return ScoreGradients(recorder.samples(), sample, np.concatenate(logits))
+
+
+def _margin(logits: torch.Tensor, label: int) -> torch.Tensor:
+    """Return what `engine.labels.margin` returns, [n], of logits [n, labels]."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    others = [number for number in range(logits.shape[1]) if number != label]
+    return logits[:, label] - logits[:, others].logsumexp(1)
 
 
 class _Recorder:
