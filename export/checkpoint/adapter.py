@@ -171,8 +171,10 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     if expected != set(adapter):
         raise CheckpointError(
             f"{path}: the adapter's tensors are not those that {ADAPTER_CONFIG} describes: "
-            + some([f"{name} is missing" for name in sorted(expected - set(adapter))])
-            + some([f"{name} is not used" for name in sorted(set(adapter) - expected)])
+            + some(
+                [f"{name} is missing" for name in sorted(expected - set(adapter))]
+                + [f"{name} is not used" for name in sorted(set(adapter) - expected)]
+            )
         )
     whole.merge_and_unload().save_pretrained(directory)
 

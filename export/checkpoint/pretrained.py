@@ -16,12 +16,6 @@ with telemetry_off():
     import transformers
 
 
-SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
-"""The SentencePiece files of DeBERTa, ALBERT and XLM-R, in this order."""
-CONVERTERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
-"""The packages with which transformers converts these files, and the module of each."""
-
-
 def config_of(checkpoint: Checkpoint) -> Any:
     """Return the transformers configuration, also if config.json lacks a model_type, dimensions or the number of labels.
 

@@ -134,7 +134,8 @@ class OnnxFile:
         kind, location, name, raw = 0, 0, "", None
         elements = 1
         external: dict[str, str] = {}
-        floats = 0
+        integers: list[int | memoryview] = []
+        has_nan = False
         for number, value in _fields(content):
             if number == 1:
                 for size in _numbers(value):
@@ -143,6 +144,8 @@ class OnnxFile:
                 kind = value
             elif number == 14 and isinstance(value, int):
                 location = value
+            elif number == 5:
+                integers.append(value)
             elif not isinstance(value, memoryview):
                 continue
             elif number == 8:
@@ -150,7 +153,9 @@ class OnnxFile:
             elif number == 9:
                 raw = value
             elif number == 4:
-                floats += int(np.isnan(_array(value, np.float32)).sum())
+                has_nan |= bool(np.isnan(_array(value, np.float32)).any())
+            elif number == 10:
+                has_nan |= bool(np.isnan(_array(value, np.float64)).any())
             elif number == 13:
                 entry = {
                     part: str(text, "utf-8", "replace") for part, text in _fields(value) if not isinstance(text, int)
@@ -159,7 +164,13 @@ class OnnxFile:
         self.elements[kind] = self.elements.get(kind, 0) + elements
         if location == EXTERNAL:
             self._external(name, kind, external)
-        elif floats or (raw is not None and kind in _KINDS and np.isnan(_array(raw, _KINDS[kind])).any()):
+            return
+        if raw is not None and kind in _KINDS:
+            has_nan |= bool(np.isnan(_array(raw, _KINDS[kind])).any())
+        if kind == FLOAT16 and integers:  # each int32 holds the 16 bits of a number
+            bits = np.fromiter((number & 0xFFFF for part in integers for number in _numbers(part)), dtype=np.uint16)
+            has_nan |= bool(np.isnan(bits.view(np.float16)).any())
+        if has_nan:
             self.with_nan = name
 
     def _external(self, tensor: str, kind: int, entries: dict[str, str]) -> None:
