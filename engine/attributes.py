@@ -197,8 +197,9 @@ class ModelAttributes:
     def check_device(self, device: Any) -> None:
         """Raise OptionError unless `device`, or each device of a list, is where the model runs."""
         names = device_names(device)
+        own = (None, self.device, self.device.type, *self.device.split(", "))  # several GPUs are `cuda:0, cuda:1`
         for name in names if isinstance(names, list) else [names]:
-            if name not in (None, self.device, self.device.type):
+            if name not in own:
                 raise OptionError(f"this model is on {self.device}: open it with device={str(device)!r}")
 
     def _keep_precision(self: Model, dtype: str) -> Model:

@@ -293,7 +293,13 @@ class CrossEncoder(CrossEncoderAttributes):
             top_k = whole("top_k", top_k, least=0, hint=", or None for all")
         check_text(query, "the query")
         self._need_label()  # fail before computing anything
-        refused = {"prompt": prompt or prompt_name, "limits": limits, "windows": windows, "passages": passages}
+        refused = {
+            "prompt": prompt or prompt_name,
+            "limits": limits,
+            "windows": windows,
+            "passages": passages is not None,
+            "passage_ids": passage_ids is not None,
+        }
         prompt = self._prompt(prompt, prompt_name)
         texts: list[str] = []
         items: list[Any]
@@ -464,10 +470,9 @@ class CrossEncoder(CrossEncoderAttributes):
     def _check_windows(self, windows: Windows) -> None:
         if not isinstance(windows, Windows):
             raise OptionError(f"windows={windows!r}: give crossrt.Windows(length=..., stride=...), or None for none")
-        if windows.length > min(self.bundle.manifest.max_positions, self._scorer.longest):
-            raise OptionError(
-                f"windows of {windows.length} tokens, but the model takes {self._scorer.longest}; give at most that"
-            )
+        most = min(self.bundle.manifest.max_positions, self._scorer.longest)
+        if windows.length > most:
+            raise OptionError(f"windows of {windows.length} tokens, but the model takes {most}; give at most that")
 
     def _request(self, source: PairSource[Any], batch_size: int, windows: Windows | None) -> Request:
         if windows is not None:

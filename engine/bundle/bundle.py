@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ..errors import BundleError, ReplacedError
 from ..files.digests import content_sha256, sha256_of
-from ..files.record import MOST_BYTES
+from ..files.record import MOST_BYTES, read_text
 from ..precision import Precision
 from ..text.pair_tokenizer import PairTokenizer
 from .manifest import MANIFEST, TOKENIZER, Manifest
@@ -55,8 +55,7 @@ class Bundle:
         path = Path(path)
         manifest_file = path / MANIFEST
         try:
-            with manifest_file.open("rb") as file:
-                text = file.read(MOST_BYTES + 1).decode()
+            text = read_text(manifest_file, most=MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_file():
                 raise BundleError(
@@ -66,7 +65,7 @@ class Bundle:
             raise BundleError(
                 f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export {words}"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise BundleError(f"{manifest_file} cannot be read ({error})") from error
         bundle = cls(path, Manifest.from_json(text, where=manifest_file), opened_at=path.resolve())
         bundle._check_files(verify)

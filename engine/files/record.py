@@ -30,8 +30,19 @@ Record = TypeVar("Record")
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file as `parsed` does. Raises OSError for a file that cannot be read."""
+    return parsed(read_text(path, most=MOST_BYTES))
+
+
+def read_text(path: Path, *, most: int) -> str:
+    """Return the text of a UTF-8 file of at most `most` bytes.
+
+    Raises OSError for a file that cannot be read, and ValueError for a larger file and for one that is not UTF-8.
+    """
     with path.open("rb") as file:
-        return parsed(file.read(MOST_BYTES + 1).decode())
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes, which is no size for such a file")
+    return content.decode()
 
 
 def parsed(text: str) -> Any:

@@ -153,7 +153,7 @@ def exact_best(
             window = (0, 0, 1) if best is None else (best.places[place], best.sizes[place], best.counts[place])
             found[row] = scored.logits[place], window
         relevance = raw_relevance(scored.logits, label)
-        return np.where(np.isnan(relevance), np.float32(np.inf), relevance)
+        return np.where(np.isfinite(relevance), relevance, np.float32(np.inf))
 
     sums = estimate.best is not None and request.windows is not None and request.windows.aggregate == "sum"
     weights = estimate.best.counts.astype(np.float32) if sums and estimate.best is not None else None

@@ -8,6 +8,7 @@ from pathlib import Path
 import tokenizers
 
 from ..errors import BundleError, CrossrtError
+from ..files.record import read_text
 
 MOST_BYTES = 1 << 28
 """Largest accepted `tokenizer.json`. One of 250,000 tokens has 17 million bytes."""
@@ -20,10 +21,7 @@ LARGE_NUMBER = re.compile(r":\s*\d{8}")
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """Read a `tokenizer.json`. Raises BundleError, naming the file, if it is not a tokenizer or has ids beyond `MOST_TOKENS`."""
     with explained(path):
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1).decode()
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        text = read_text(path, most=MOST_BYTES)
         tokenizer = tokenizers.Tokenizer.from_str(text)
         # Checked before `to_str`, which loops over all ids. The search is fast and usually avoids the call of `largest_id`.
         if LARGE_NUMBER.search(text) and largest_id(tokenizer) >= MOST_TOKENS:
