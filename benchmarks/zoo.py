@@ -145,7 +145,7 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
     ]
     gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9
     length = min(LIST, max(FEWEST, round(GFLOP / gflop)))
-    plan = Plan(repeats=REPEATS, lists=1, list_length=length, counts=(), starts=0, memory=False, alone=False)
+    plan = Plan(repeats=REPEATS, lists=1, list_length=length, counts=(), starts=0, memory=False, alone=False, judged=0)
     speeds = bench(rows, Texts.typical(), plan, known=found, stretch_s=STRETCH_S)
     card = {
         "ndcg10": model.published_ndcg10,

@@ -109,7 +109,7 @@ def _plan(counts: str, repeats: int, *, quick: bool) -> "Plan":
 
     sizes = [] if counts == "none" else whole_numbers("--counts", counts)
     if quick:
-        return Plan(counts=sizes, repeats=min(repeats, 3), lists=1, starts=2, least_requests=2, latency_s=0.5)
+        return Plan(counts=sizes, repeats=min(repeats, 3), lists=1, starts=2, judged=0, least_requests=2, latency_s=0.5)
     return Plan(counts=sizes, repeats=repeats)
 
 

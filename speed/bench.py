@@ -49,7 +49,7 @@ def bench(
         need_scipy()
     configs = [row for row in rows if isinstance(row, ModelConfig)]
     failed = {row.label: row.why for row in rows if isinstance(row, Missing)}
-    steps = plan.starts + 2 * len(configs) + plan.repeats + len(plan.counts) + 2 + scaling * len(configs)
+    steps = plan.starts + 2 * len(configs) + plan.repeats + len(plan.counts) + 3 + scaling * len(configs)
     with tqdm(total=steps, desc="Measuring", unit="step", disable=not progress) as bar:
 
         def step() -> None:

@@ -104,7 +104,7 @@ def reference_of(row: Row) -> list[Floats]:
     """Return the FP32 logits of the row's bundle for the same requests. Needed if no row of the bundle is in FP32."""
     options = row.config.options
     with CrossEncoder(row.config.bundle.path, device="cpu", max_length=options.max_length) as model:
-        return [model.logits(pairs) for pairs in row.requests]
+        return [model.logits(pairs) for pairs in (*row.requests, *row.untimed)]
 
 
 def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..calibration.judging_set import QUERIES
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.text.encoded_pairs import EncodedPairs
 from ..engine.text.tokenizer import read_tokenizer
@@ -31,7 +32,8 @@ class Plan:
 
     Throughput is measured with `lists` requests of `list_length` pairs in each of `repeats` repeats, latency with one query with
     each of `counts` passages, and the start-up time with `starts` processes. `memory` is the peak memory, and `alone` the speed
-    of the model without tokenization. What is 0, empty or False is not measured.
+    of the model without tokenization. `judged` is the number of lists by which rankings are compared; those that are not timed
+    are scored once. What is 0, empty or False is not measured.
     """
 
     repeats: int = 5
@@ -41,6 +43,7 @@ class Plan:
     starts: int = 5
     memory: bool = True
     alone: bool = True
+    judged: int = QUERIES
     least_requests: int = 3
     latency_s: float = LATENCY_SECONDS
 
@@ -52,6 +55,8 @@ class Row:
     config: ModelConfig
     model: CrossEncoder
     requests: list[Pairs]
+    untimed: list[Pairs]
+    """Further requests, which are scored once for a comparison of rankings."""
     tokens: list[EncodedPairs]
     by_count: dict[int, list[Pairs]]
     warm_up_s: float = 0.0
@@ -60,7 +65,7 @@ class Row:
     alone: list[list[float]] = field(default_factory=list)
     latencies: dict[int, list[float]] = field(default_factory=dict)
     logits: list[Floats] = field(default_factory=list)
-    """The logits of each request, from the first repeat. Empty for an exact ranking."""
+    """The logits of each request, timed and untimed. Empty for an exact ranking."""
     best: list[list[dict[str, Any]]] = field(default_factory=list)
     """For an exact ranking, the passages that it returns for each request, best first."""
 
@@ -69,6 +74,13 @@ class Row:
         if self.config.top_k is None:
             return self.model.logits(pairs)
         return self.model.rank(pairs[0][0], [passage for _, passage in pairs], **self.config.rank_options)
+
+    def keep(self, found: Floats | list[dict[str, Any]]) -> None:
+        """Keep what `score` returned for a request."""
+        if isinstance(found, list):
+            self.best.append(found)
+        else:
+            self.logits.append(found)
 
     @property
     def pairs(self) -> int:
@@ -85,7 +97,10 @@ def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
     """Open a model and make its requests. Raises the errors of `CrossEncoder`."""
     tokenizer = read_tokenizer(config.bundle.tokenizer_file)
     encoder = config.bundle.pair_tokenizer(max_length=config.options.max_length)
-    requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]
+    # Random words, and lists of few queries, say nothing about rankings.
+    judged = plan.judged if len(texts.lists) >= plan.judged else 0
+    requests = [texts.request(number, plan.list_length, tokenizer) for number in range(max(plan.lists, judged))]
+    requests, untimed = requests[: plan.lists], requests[plan.lists :]
     by_count = {
         count: [texts.request(number, count, tokenizer) for number in range(_requests_of(count, plan))]
         for count in plan.counts
@@ -94,6 +109,7 @@ def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
         config=config,
         model=config.open(),
         requests=requests,
+        untimed=untimed,
         tokens=[encoder.encode(pairs) for pairs in requests],
         by_count=by_count,
     )
@@ -132,16 +148,18 @@ def measure(rows: Sequence[Row], plan: Plan, probe: Probe, *, progress: Callable
             for row in _turned(rows, repeat + number):
                 seconds, found = timed(lambda row=row: row.score(row.requests[number]))  # type: ignore[misc] # noqa: B023
                 row.end_to_end[-1].append(seconds)
-                if repeat == 0 and isinstance(found, list):
-                    row.best.append(found)
-                elif repeat == 0:
-                    row.logits.append(found)
+                if repeat == 0:
+                    row.keep(found)
                 if plan.alone and row.config.top_k is None:
                     row.alone[-1].append(timed(lambda row=row: _alone(row, row.tokens[number]))[0])  # type: ignore[misc] # noqa: B023
         progress()
     for count in plan.counts:
         _latencies(rows, count, plan, probe)
         progress()
+    for row in rows:
+        for pairs in row.untimed:
+            row.keep(row.score(pairs))
+    progress()
 
 
 def _latencies(rows: Sequence[Row], count: int, plan: Plan, probe: Probe) -> None:

@@ -104,7 +104,7 @@ def _request_speeds(
     config: ModelConfig, execution: CpuConfig, texts: Texts, plan: Plan, threads: Sequence[int]
 ) -> list[Spread]:
     """Return pairs per second from texts to scores on each number of threads. The numbers take turns."""
-    short = replace(plan, lists=1, counts=(), starts=0)
+    short = replace(plan, lists=1, counts=(), starts=0, judged=0)
     rows = [
         opened(
             replace(
