@@ -117,7 +117,7 @@ def pool_in(ray: Any, *, actors: int | None, threads: int | None, gpus: float) -
         most = max((node.get("GPU", 0) for node in nodes), default=0)
         raise OptionError(f"an actor was to get {gpus:g} GPUs, and the nodes of this cluster have {most:g} at most")
     if threads is None:
-        threads = max(1, min(_share(node, gpus) for node in with_gpus if node.get("CPU", 0) >= 1))
+        threads = max(1, min((_share(node, gpus) for node in with_gpus if node.get("CPU", 0) >= 1), default=1))
     room = sum(_room(node, threads, gpus) for node in with_gpus)
     if not room:
         most = max(node.get("CPU", 0) for node in with_gpus)

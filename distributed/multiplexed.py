@@ -14,6 +14,7 @@ from ..server.dialects.request_error import RequestError
 from ..server.http.api_keys import ApiKeys
 from ..server.http.request_body import Message, Receive, Send
 from ..server.models.served_model import Opener, ServedModel
+from ..server.routes import LIVENESS, PROBES, SCORING
 from ..server.serving import opened
 from ..server.settings import Settings
 from ..server.state import State
@@ -24,6 +25,10 @@ HEADER = b"serve_multiplexed_model_id"
 """Ray Serve's header. Serve routes a request with it to a replica that has the bundle open, if there is one."""
 NAMED: ContextVar[str | None] = ContextVar("named", default=None)
 """Name of the bundle in the header of the current request."""
+
+
+SCORING_PATHS = frozenset(route.path for route in SCORING)
+READINESS = frozenset(PROBES) - frozenset(LIVENESS)
 
 
 class _Named(msgspec.Struct):
@@ -44,12 +49,26 @@ class OpenState(State):
         self.failures: dict[str, str] = {}
         """The reasons why models could not be opened, by model name."""
 
+    @property
+    def names(self) -> list[str]:
+        """See `State.names`."""
+        return list(self.every)
+
+    def needs(self, method: str, path: str) -> bool:
+        """Tell whether a request needs an open model: to score, to describe it, or to see that the server is able to open one.
+
+        Without this, each probe and each reading of the metrics would open the first model and close another one for it.
+        """
+        if method == "POST":
+            return path in SCORING_PATHS
+        return path == "/info" or (path in READINESS and not self.models)
+
     def name(self, asked: str | None) -> str:
         """Return the name of the model that a request asks for: from the header, else from its body's `model`, else the first.
 
         As in `State.model`, a server with one model answers for every name. Raises RequestError for an unknown name.
         """
-        names = list(self.every)
+        names = self.names
         wanted = NAMED.get() or asked
         if wanted is None or len(names) == 1:
             return names[0]
@@ -125,8 +144,9 @@ class Multiplexed:
             return
         header = dict(scope["headers"]).get(HEADER)
         NAMED.set(None if header is None else header.decode("latin-1"))
-        receive, asked = await self._peeked(scope, receive)
-        await self._load(asked)
+        if self.state.needs(scope["method"], "/" + scope["path"].lstrip("/")):
+            receive, asked = await self._peeked(scope, receive)
+            await self._load(asked)
         await self._app(scope, receive, send)
 
     async def _load(self, asked: str | None) -> None:

@@ -120,7 +120,7 @@ class Information:
         return Answer(200, self._page, b"text/html; charset=utf-8")
 
     async def _models(self) -> Answer:
-        models = [{"id": name, "object": "model", "created": 0, "owned_by": "crossrt"} for name in self._state.models]
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "crossrt"} for name in self._state.names]
         return Answer(200, msgspec.json.encode({"object": "list", "data": models}))
 
     async def _info(self) -> Answer:

@@ -51,6 +51,11 @@ class State:
             )
         return found
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all models, the first one first."""
+        return list(self.models)
+
     async def problem(self) -> str | None:
         """Return why the server is not ready, or None if it is."""
         if self.draining:
