@@ -76,7 +76,7 @@ def score_gradients(
     for pair in tqdm(sample, desc="Differentiating", unit="pair", disable=not progress):
         with torch.enable_grad():
             computed = model(reference.batch_of(pair, max_length))
-            _margin(computed, label).sum().backward()
+            _margin(computed, label).sum().backward()  # type: ignore[no-untyped-call]
         logits.append(computed.detach().float().numpy())
         recorder.take(generator)
     return ScoreGradients(recorder.samples(), sample, np.concatenate(logits))
