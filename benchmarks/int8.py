@@ -16,7 +16,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,6 @@ RECIPES = {
     "ffn, token": Recipe(parts="ffn"),
     "full, token": Recipe(parts="full"),
 }
-
-
-@dataclass
-class Half:
-    """The queries that calibrate and the queries that judge."""
-
-    calibrating: Sequence[str]
-    judging: Sequence[str]
 
 
 class Lists:
