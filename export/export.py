@@ -189,6 +189,7 @@ def export_bundle(
         reports = _run(STEPS, context, out, keep_going=keep_going)
         _write_hub_files(builder, checkpoint, tokenizer)
         builder.finish()
+        Bundle.open(directory)  # nothing is published that cannot be opened
     return Bundle.open(out), reports
 
 

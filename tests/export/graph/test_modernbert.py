@@ -154,6 +154,8 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "no layer attends to all": {"layer_types": ["sliding_attention"] * 4, "classifier_pooling": "mean"},
     "a window wider than the texts": {"local_attention": 4 * POSITIONS},
+    "a window wider than any model": {"local_attention": 10**7},
+    "a window wider than any number": {"local_attention": 10**30},
     "a window of an odd width": {"local_attention": 7},
     "a window of one token": {"local_attention": 1, "classifier_pooling": "mean"},
     "one base for all frequencies": {"global_rope_theta": 10_000.0},
