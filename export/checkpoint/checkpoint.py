@@ -13,7 +13,7 @@ from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
 from .adapter import TemporaryFolder, is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
-from .files import check_activation, default_activation, label_names, longest, read_json, truncation_side
+from .files import check_activation, check_name, default_activation, label_names, longest, read_json, truncation_side
 from .heads import DENSE_HEADS, DENSE_NORM_EPSILON, HEAD_LAYERS, Head, Layout, head_of
 from .modernbert import ModernBertDimensions, modernbert_dimensions
 from .modules import dense_head_of
@@ -72,6 +72,7 @@ class Checkpoint:
         Raises CheckpointError for anything but a whole cross-encoder, and says what was found, what was expected and what else
         may serve it.
         """
+        check_name(path)
         if not path.exists():
             raise CheckpointError(f"there is no directory {path}")
         if not path.is_dir():

@@ -53,6 +53,16 @@ def check_no_pointer(file: Path, beginning: bytes) -> None:
         )
 
 
+def check_name(path: Path) -> None:
+    """Raise CheckpointError for a path that is not valid Unicode, which the libraries for weights and graphs cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{path}: the name is not valid UTF-8, and onnx and safetensors cannot open such files; rename it"
+        ) from None
+
+
 def _without_config(path: Path) -> str:
     """Say what a directory without config.json is instead."""
     directory = path.parent

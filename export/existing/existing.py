@@ -21,6 +21,7 @@ from ..bundle.hub_files import write_hub_files
 from ..bundle.manifest import tool_versions, write_manifest
 from ..checkpoint.files import (
     check_activation,
+    check_name,
     default_activation,
     label_names,
     longest,
@@ -93,6 +94,8 @@ def bundle_from_onnx(
         held = onnx_files(directory)
         others = f"; choose one with --onnx-file: {', '.join(held)}" if held else "; export it from PyTorch instead"
         raise CheckpointError(f"{directory} holds no {' or '.join(PLACES)}{others}")
+    check_name(directory)
+    check_name(out.resolve())
     check_target(out, force=force)
     config_file = directory / "config.json"
     config = read_json(config_file)

@@ -608,7 +608,12 @@ TABLE = [
     Row("truncates on top", "bert", tokenizer_config(truncation_side="top"), "truncation_side is 'top'; right or left"),
     Row("a length in letters", "bert", tokenizer_config(model_max_length="64"), "model_max_length is '64'; a number"),
     Row("LayerNorm without an epsilon", "bert", config(layer_norm_eps=0.0)),
-    Row("a lone surrogate", "bert", config(id2label={"0": "\ud800"}), r"config\.json is not JSON that can be read .*surr"),
+    Row(
+        "a lone surrogate",
+        "bert",
+        config(id2label={"0": "\ud800"}),
+        r"config\.json is not JSON that can be read .*surr",
+    ),
     Row(
         "more labels than a bundle can have",
         "bert",

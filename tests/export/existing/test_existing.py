@@ -27,8 +27,10 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, Manifest
 from crossrt.engine.errors import BundleError, CheckpointError, OptionError, SourceError
 from crossrt.engine.precision import Precision
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.existing.existing import bundle_from_onnx
 from crossrt.export.existing.onnx_file import OnnxFile
+from crossrt.export.export import export_bundle
 
 ODD_PAIRS = [
     ("How long does it take", "BERLIN is a City"),
@@ -325,6 +327,21 @@ def test_onnx_file_chooses_among_a_directorys_files(
     (half / "onnx/model.onnx").unlink()
     with pytest.raises(CheckpointError, match=r"choose one with --onnx-file: onnx/model_fp16\.onnx"):
         bundle_from_onnx(half, tmp_path / "other")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_unicode_is_refused_in_words(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        bundle_from_onnx(exported, odd)
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        export_bundle(Checkpoint.read(checkpoint), odd)
+    assert not odd.exists()
+    shutil.copytree(checkpoint, odd)
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        Checkpoint.read(odd)
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        bundle_from_onnx(exported.rename(odd / "exported"), tmp_path / "bundle")
 
 
 def test_a_bundle_is_not_made_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
