@@ -104,7 +104,10 @@ class ModernBertGraph(EncoderGraph):
         return self.attended(name, query, key, self._heads(value, perm=[0, 2, 1, 3]), mask)
 
     def _turned(self, heads: str, cosines: str, sines: str) -> str:
-        """Turn each pair of channels (c, c + d/2) of heads [batch, heads, sequence, d] by its angle. Padding behind them stays 0."""
+        """Turn each pair of channels (c, c + d/2) of heads [batch, heads, sequence, d] by its angle.
+
+        Padding after them stays 0.
+        """
         start, half, end = (self.integers(f"half_heads_x_{n}", [n * self._head // 2]) for n in range(3))
         axis = self.integers("axis_3d", [3])
         first = self.add("Slice", [heads, start, half, axis], f"{heads}.first")
