@@ -1,4 +1,4 @@
-"""`TextLimits`: how many tokens one call keeps, where that is less than its tokenizer would."""
+"""`TextLimits`: limits of one call that keep fewer tokens than its tokenizer would."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from .encoded_pairs import Spans, TruncationSide
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLimits:
-    """Most tokens of a `pair` with its special tokens, and of its `query` and `passage` alone; None means the tokenizer's own.
+    """The most tokens of a `pair`, with its special tokens, and of its `query` and `passage`. None sets no limit.
 
-    `side` is where texts lose tokens; None means the tokenizer's own.
+    `side` is where texts lose tokens; None means the tokenizer's side.
     """
 
     pair: int | None = None
@@ -20,7 +20,7 @@ class TextLimits:
     side: TruncationSide | None = None
 
     def __bool__(self) -> bool:
-        """Tell whether anything is limited."""
+        """Tell whether any field is set."""
         return not (self.pair is None and self.query is None and self.passage is None and self.side is None)
 
 
@@ -28,7 +28,7 @@ NO_LIMITS = TextLimits()
 
 
 def clipped(spans: Spans, most: int | None, side: TruncationSide) -> Spans:
-    """Return spans of at most `most` tokens each, which lose the others on `side`."""
+    """Cut each span to at most `most` tokens. It loses the others on `side`."""
     ids, starts, lengths = spans
     if most is None:
         return spans
