@@ -22,6 +22,7 @@ from .bundle.builder import BundleBuilder
 from .bundle.hub_files import write_hub_files
 from .bundle.manifest import manifest_of
 from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.files import check_name
 from .checkpoint.pretrained import completed_config, special_tokens_of, tokenizer_of
 from .graph.writer import OPSET
 from .parity.judge import ParityJudge
@@ -157,6 +158,7 @@ def export_bundle(
     """
     wanted = tuple(precision for precision in PRECISIONS if precision in (FP32, *precisions))
     _check_options(checkpoint, exporter, wanted)
+    check_name(out.resolve())
     check_target(out, force=force)
     checkpoint = checkpoint.with_relevant_label(relevant_label)
     if judging is not None or INT8 in wanted:
@@ -198,6 +200,7 @@ def export_bundle(
         reports = _run(STEPS, context, out, keep_going=keep_going)
         _write_hub_files(builder, checkpoint, tokenizer)
         builder.finish()
+        Bundle.open(directory)  # nothing is published that cannot be opened
     return Bundle.open(out), reports
 
 

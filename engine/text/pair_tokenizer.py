@@ -60,6 +60,9 @@ class PairTokenizer:
         self.prompt = prompt or ""
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        if tokenizer.post_processor is None:
+            # As transformers does. Without one, `encode` gives the second text the type 1, and `encode_batch_fast` the type 0.
+            tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1")
         self._tokenizer = tokenizer
         with explained(self._name):
             self._words = WordPiece.of(tokenizer)

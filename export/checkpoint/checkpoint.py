@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...engine.errors import CheckpointError, OptionError
+from ...engine.errors import CheckpointError
 from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
 from .adapter import TemporaryFolder, is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
-from .files import default_activation, label_names, longest, read_json, truncation_side
+from .files import check_activation, check_name, default_activation, label_names, longest, read_json, truncation_side
 from .heads import DENSE_HEADS, DENSE_NORM_EPSILON, HEAD_LAYERS, Head, Layout, head_of
 from .modernbert import ModernBertDimensions, modernbert_dimensions
 from .modules import dense_head_of
@@ -75,6 +75,7 @@ class Checkpoint:
         CheckpointError for anything except a complete cross-encoder. The message says what was found, what was expected, and what
         else may run it.
         """
+        check_name(path)
         if not path.exists():
             raise CheckpointError(f"there is no directory {path}")
         if not path.is_dir():
@@ -119,8 +120,7 @@ class Checkpoint:
             dimensions = replace(dimensions, pooling=dense.pooling)
         names = tensor_names(layout, head, dimensions, tensors)
         labels = check_tensors(path, config, layout, head, dimensions, names, tensors)
-        if activation == "softmax" and labels == 1:
-            raise OptionError("softmax over one label is 1 for every pair: choose identity, sigmoid or tanh")
+        check_activation(activation, labels)
         used = set(names.values())
         leftover = tuple(name for name in tensors if name not in used and not name.endswith(BUFFERS))
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
@@ -137,9 +137,9 @@ class Checkpoint:
             relevant_label=relevant_by_name(named, labels),
             chosen_activation=activation,
             activation=activation or default_activation(path, config, labels, own_class=head is Head.BERT_CAT),
-            max_length=min(settings.max_length, dimensions.positions)
-            if settings.max_length
-            else longest(path / "tokenizer_config.json", tokenizer_config, dimensions.positions),
+            max_length=longest(
+                path / "tokenizer_config.json", tokenizer_config, dimensions.positions, saved=settings.max_length
+            ),
             truncation_side=truncation_side(path, tokenizer_config),
             pad_token_id=pad_token_id,
             leftover=leftover,

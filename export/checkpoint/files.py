@@ -7,7 +7,8 @@ from typing import Any
 
 from ...engine.activation import name_from_config
 from ...engine.bundle.resolve import where_models_are
-from ...engine.errors import CheckpointError
+from ...engine.errors import CheckpointError, OptionError
+from ...engine.files.record import SURROGATE
 from ...engine.text.encoded_pairs import TruncationSide
 
 LARGEST_JSON = 256 << 20
@@ -38,6 +39,8 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
     check_no_pointer(path, text[:24].encode())
     try:
         fields = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(fields, ensure_ascii=False).encode()  # a bundle cannot hold a text with a lone surrogate
     except (ValueError, RecursionError) as error:  # a number with too many digits is a ValueError
         raise CheckpointError(f"{path} is not JSON that can be read ({error})") from error
     if not isinstance(fields, dict):
@@ -51,6 +54,16 @@ def check_no_pointer(file: Path, beginning: bytes) -> None:
         raise CheckpointError(
             f"{file} is a Git LFS pointer of {file.stat().st_size} bytes, not the file itself; fetch it with: git lfs pull"
         )
+
+
+def check_name(path: Path) -> None:
+    """Raise CheckpointError for a path that is not valid Unicode, which the libraries for weights and graphs cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{path}: the name is not valid UTF-8, and onnx and safetensors cannot open such files; rename it"
+        ) from None
 
 
 def _without_config(path: Path) -> str:
@@ -77,16 +90,20 @@ def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int,
     return value
 
 
-def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int) -> int:
-    """Return the maximum number of tokens of a pair: the tokenizer's `model_max_length`, but at most `positions`."""
-    value = fields.get("model_max_length")
+def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int, *, saved: int | None) -> int:
+    """Return the maximum number of tokens of a pair, at most `positions`.
+
+    It is the length that sentence-transformers `saved`, or else the tokenizer's `model_max_length`, `max_len` in old files.
+    """
+    if saved is not None:
+        return min(saved, positions)
+    key = "max_len" if "model_max_length" not in fields else "model_max_length"
+    value = fields.get(key)
     if value is None:
         return positions
     # transformers writes 1e30, or 1000000000000000019884624838656, if there is no limit.
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1:
-        raise CheckpointError(
-            f"{tokenizer_config}: model_max_length is {shown(value)}; a number of tokens from 1 is expected"
-        )
+        raise CheckpointError(f"{tokenizer_config}: {key} is {shown(value)}; a number of tokens from 1 is expected")
     return positions if value >= positions else int(value)
 
 
@@ -114,6 +131,12 @@ def first_line(error: BaseException) -> str:
     """Return the type of another library's error and the first line of its message."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0] if said else 'no message'}"
+
+
+def check_activation(chosen: str | None, labels: int) -> None:
+    """Raise OptionError for an activation that the caller chose and that makes all scores equal."""
+    if chosen == "softmax" and labels == 1:
+        raise OptionError("softmax over one label is 1 for every pair: choose identity, sigmoid or tanh")
 
 
 def default_activation(path: Path, config: Mapping[str, Any], labels: int, *, own_class: bool = False) -> str:

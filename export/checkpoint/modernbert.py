@@ -94,7 +94,8 @@ def modernbert_dimensions(
         head_act=_choice(file, config, "classifier_activation", HEAD_ACTIVATIONS, default="gelu"),
         pooling=_choice(file, config, "classifier_pooling", POOLINGS, default="cls"),
         layer_types=_layer_types(file, config, sizes["layers"]),
-        window=whole_number(file, config, "local_attention", least=1, default=128) // 2,
+        # No two tokens are further apart than that.
+        window=min(whole_number(file, config, "local_attention", least=1, default=128) // 2, positions),
         thetas=_thetas(file, config),
         biased=frozenset(name for name, default in BIASES.items() if _flag(file, config, name, default=default)),
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...engine.bundle.manifest import MOST_LABELS
 from ...engine.errors import CheckpointError
 from .dimensions import MPNET_BUCKETS, Dimensions, table_shape
 from .files import shown, some, whole_number
@@ -82,17 +83,15 @@ def check_tensors(
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
         raise CheckpointError(f"{path}: {len(missing)} needed tensor(s) missing: {some(missing)}")
-    unusable = [
-        f"{theirs} has no values (device meta)" if tensors[theirs].is_meta else f"{theirs} is {tensors[theirs].dtype}"
-        for theirs in names.values()
-        if tensors[theirs].is_meta or not tensors[theirs].is_floating_point()
-    ]
+    unusable = [f"{theirs} {why}" for theirs in names.values() if (why := _why_no_weights(tensors[theirs]))]
     if unusable:
         raise CheckpointError(
             f"{path}: {len(unusable)} tensor(s) hold no weights: {some(unusable)}; save the model again"
         )
     last = len(HEAD_LAYERS[head].linears) - 1
     labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
+    if labels > MOST_LABELS:
+        raise CheckpointError(f"{path}: the head has {labels} labels; at most {MOST_LABELS} are supported")
     hidden = dimensions.hidden
     # A Dense module may have a width different from the model's.
     inner = table_shape(path, tensors, names["head.0.weight"])[0] if last and head in DENSE_HEADS else hidden
@@ -137,6 +136,16 @@ def check_tensors(
     if head is not Head.BERT_CAT and declared is not None and declared != labels:
         raise CheckpointError(f"{path}: config.json declares {declared} labels, the head has {labels}")
     return labels
+
+
+def _why_no_weights(tensor: Any) -> str:
+    """Say why a tensor holds no numbers that can be read as weights; empty for one that does."""
+    if tensor.is_meta:
+        return "has no values (device meta)"
+    if not tensor.is_floating_point():
+        return f"is {tensor.dtype}"
+    layout = str(tensor.layout)
+    return "" if layout == "torch.strided" else f"is of the layout {layout}"
 
 
 def declared_labels(path: Path, config: Mapping[str, Any]) -> int | None:

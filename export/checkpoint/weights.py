@@ -76,7 +76,7 @@ def read_file(file: Path) -> dict[str, Any]:
     except Exception as error:  # safetensors and torch raise many types, including UnpicklingError and EOFError
         raise CheckpointError(_unreadable(file, error)) from error
     _check_state_dict(file, tensors)
-    return dict(tensors)
+    return {name: value.detach() for name, value in tensors.items()}  # a pickle may hold parameters
 
 
 def _check_torch_is_safe(file: Path) -> None:

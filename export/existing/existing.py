@@ -6,21 +6,32 @@ derived from its operators and weights, and its number of labels from a run.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...engine.bundle.bundle import Bundle
-from ...engine.bundle.manifest import MANIFEST, ONNX_FILES, TOKENIZER, BundleModel, Manifest
+from ...engine.bundle.manifest import MANIFEST, MOST_POSITIONS, ONNX_FILES, TOKENIZER, BundleModel, Manifest
 from ...engine.errors import CheckpointError
 from ...engine.files.publish import check_target, published_directory
 from ...engine.labels import label_number, relevant_by_name
 from ...engine.text.pair_tokenizer import PairTokenizer
+from ...engine.text.tokenizer import MOST_TOKENS
 from ..bundle.hub_files import write_hub_files
 from ..bundle.manifest import tool_versions, write_manifest
-from ..checkpoint.files import default_activation, label_names, read_json, truncation_side
+from ..checkpoint.files import (
+    check_activation,
+    check_name,
+    default_activation,
+    label_names,
+    longest,
+    read_json,
+    truncation_side,
+    whole_number,
+)
 from ..checkpoint.modules import modules_of
 from ..checkpoint.settings import Settings
+from ..checkpoint.tensor_names import declared_labels
 from .onnx_file import OnnxFile
 from .onnx_run import inputs_of, labels_of, session_of
 from .tokenizer_files import TokenizerFiles
@@ -83,8 +94,11 @@ def bundle_from_onnx(
         held = onnx_files(directory)
         others = f"; choose one with --onnx-file: {', '.join(held)}" if held else "; export it from PyTorch instead"
         raise CheckpointError(f"{directory} holds no {' or '.join(PLACES)}{others}")
+    check_name(directory)
+    check_name(out.resolve())
     check_target(out, force=force)
-    config = read_json(directory / "config.json")
+    config_file = directory / "config.json"
+    config = read_json(config_file)
     _check_inside(directory, model)
     read = OnnxFile.read(model)
     for data in read.external:
@@ -95,8 +109,10 @@ def bundle_from_onnx(
     session = session_of(model)
     inputs = inputs_of(model, session)
     tokenizer = TokenizerFiles.read(directory, config)
-    positions = _positions(directory, config)
+    positions, pad_token_id = _positions(config_file, config), _pad_token_id(config_file, config)
+    architecture = _architecture(config_file, config, inputs)
     settings = Settings.read(directory)
+    max_length = longest(directory / "tokenizer_config.json", tokenizer.config, positions, saved=settings.max_length)
     if len(modules_of(directory) or ()) > 1:
         raise CheckpointError(
             f"{directory / 'modules.json'} has a head of Dense modules, which is not in the ONNX file; export "
@@ -111,10 +127,16 @@ def bundle_from_onnx(
         types_fit = tokenizer.token_types or "token_type_ids" not in inputs
         text = tokenizer.json if types_fit else tokenizer.without_types()
         (partial / TOKENIZER).write_text(text, encoding="utf-8")
-        longest = settings.max_length or int(tokenizer.config.get("model_max_length") or positions)
-        max_length = min(longest, positions)
-        labels = labels_of(model, session, inputs, PairTokenizer.from_file(partial / TOKENIZER, max_length=max_length))
+        pair_tokenizer = PairTokenizer.from_file(partial / TOKENIZER, max_length=max_length)
+        types = architecture["token_types"]
+        if types and pair_tokenizer.largest_type >= types:
+            raise CheckpointError(
+                f"{directory}: the tokenizer gives the token type {pair_tokenizer.largest_type}, and the model has {types}; "
+                "they do not belong together"
+            )
+        labels = labels_of(model, session, inputs, pair_tokenizer)
         _check_declared(directory, config, labels)
+        check_activation(activation, labels)
         names = label_names(config, labels)
         chosen = None if relevant_label is None else label_number(relevant_label, names, labels)
         manifest = Manifest(
@@ -127,13 +149,7 @@ def bundle_from_onnx(
                 "chosen_relevant_label": chosen,
                 "warnings": list(settings.warnings),
             },
-            architecture={
-                "model_type": config.get("model_type"),
-                "layers": config.get("num_hidden_layers", config.get("n_layers")),
-                "hidden_size": config.get("hidden_size", config.get("dim")),
-                "vocab_size": config.get("vocab_size"),
-                "token_types": config.get("type_vocab_size") if "token_type_ids" in inputs else 0,
-            },
+            architecture=architecture,
             labels=labels,
             label_names=names,
             relevant_label=relevant_by_name(names, labels) if chosen is None else chosen,
@@ -143,7 +159,7 @@ def bundle_from_onnx(
             activation=activation or default_activation(directory, config, labels),
             max_length=max_length,
             max_positions=positions,
-            pad_token_id=int(config.get("pad_token_id") or 0),
+            pad_token_id=pad_token_id,
             inputs=dict.fromkeys(inputs, "int64"),
             models={precision: BundleModel(file=ONNX_FILES[precision])},
             tools=tool_versions(),
@@ -158,6 +174,7 @@ def bundle_from_onnx(
             token_types=tokenizer.token_types,
         )
         write_manifest(partial, manifest)
+        Bundle.open(partial)  # nothing is published that cannot be opened
     return Bundle.open(out)
 
 
@@ -172,17 +189,42 @@ def _check_inside(directory: Path, file: Path) -> None:
 
 
 def _check_declared(directory: Path, config: Mapping[str, Any], labels: int) -> None:
-    declared = config.get("num_labels") or (len(config["id2label"]) if config.get("id2label") else None)
+    declared = declared_labels(directory, config)
     if declared is not None and declared != labels:
         raise CheckpointError(f"{directory}/config.json declares {declared} labels, and the ONNX file gives {labels}")
 
 
-def _positions(directory: Path, config: Mapping[str, Any]) -> int:
+def _architecture(file: Path, config: Mapping[str, Any], inputs: Collection[str]) -> dict[str, Any]:
+    """Return the model's sizes from config.json, None for those that it does not give."""
+    names = {"layers": "num_hidden_layers", "hidden_size": "hidden_size", "vocab_size": "vocab_size"}
+    if "n_layers" in config:  # DistilBERT's
+        names |= {"layers": "n_layers", "hidden_size": "dim"}
+    sizes = {ours: whole_number(file, config, theirs, least=1, default=0) or None for ours, theirs in names.items()}
+    kind = config.get("model_type")
+    types: int | None = 0
+    if "token_type_ids" in inputs:
+        types = whole_number(file, config, "type_vocab_size", least=0, default=0) or None
+    return {"model_type": kind if isinstance(kind, str) else None, **sizes, "token_types": types}
+
+
+def _positions(file: Path, config: Mapping[str, Any]) -> int:
     """Return the number of tokens of the longest pair that the model has positions for."""
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int):
-        raise CheckpointError(f"{directory}/config.json does not give max_position_embeddings")
+    positions = whole_number(file, config, "max_position_embeddings", least=1)
     if str(config.get("model_type")) in AFTER_PADDING:
-        padding = config.get("pad_token_id")
-        positions -= (1 if padding is None else int(padding)) + 1
+        positions -= whole_number(file, config, "pad_token_id", least=0, default=1) + 1
+    if not 1 <= positions <= MOST_POSITIONS:
+        raise CheckpointError(
+            f"{file}: max_position_embeddings is {config['max_position_embeddings']}, which leaves {positions} positions for "
+            f"tokens; 1 to {MOST_POSITIONS} are supported"
+        )
     return positions
+
+
+def _pad_token_id(file: Path, config: Mapping[str, Any]) -> int:
+    """Return the id of padding, 0 if config.json gives none or a negative one. Raises CheckpointError if the model lacks the
+    id."""
+    number = max(0, whole_number(file, config, "pad_token_id", least=-(2**31), default=0))
+    vocabulary = whole_number(file, config, "vocab_size", least=1, default=MOST_TOKENS)
+    if number >= vocabulary:
+        raise CheckpointError(f"{file}: pad_token_id is {number}, and the model has {vocabulary} token ids")
+    return number

@@ -1,8 +1,8 @@
 """`TokenizerFiles`: the tokenizer that transformers 5 builds from a directory, built without transformers.
 
-BERT's class rebuilds the tokenizer from the vocabulary and tokenizer_config.json, and ignores the normalizer of tokenizer.json.
-The generic class uses tokenizer.json as it is. Both are reproduced here. The classes of RoBERTa and XLM-R rebuild their
-tokenizers too. Their tokenizer.json is used if it agrees with tokenizer_config.json, and refused if it does not.
+The classes of BERT and MPNet rebuild the tokenizer from the vocabulary and tokenizer_config.json, and ignore the normalizer of
+tokenizer.json. The generic class uses tokenizer.json as it is. Both are reproduced here. The classes in `PREFIX_SPACE` rebuild
+their tokenizers too. Their tokenizer.json is used if it agrees with tokenizer_config.json, and refused if it does not.
 """
 
 import json
@@ -17,20 +17,35 @@ from tokenizers.models import WordPiece
 from ...engine.bundle.manifest import TOKENIZER
 from ...engine.errors import CheckpointError
 from ...engine.text.pair_tokenizer import without_truncation_and_padding
-from ..checkpoint.files import read_json
+from ..checkpoint.files import read_json, shown
 
 BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "LayoutLMTokenizer")
 """Classes that are rebuilt with BERT's normalizer, pre-tokenizer and template."""
 BERT_MODELS = ("bert", "distilbert", "electra", "ernie", "layoutlm", "megatron-bert", "mobilebert", "squeezebert")
 """Values of model_type that use BERT's class if no class is named."""
-PREFIX_SPACE = {"RobertaTokenizer": False, "XLMRobertaTokenizer": True, "CamembertTokenizer": True}
+MPNET = "MPNetTokenizer"
+"""A class that is rebuilt as BERT's, with RoBERTa's template."""
+PREFIX_SPACE = {
+    "RobertaTokenizer": False,
+    "XLMRobertaTokenizer": True,
+    "CamembertTokenizer": True,
+    "DebertaV2Tokenizer": True,
+    "AlbertTokenizer": True,
+}
 """The default of `add_prefix_space` in classes that rebuild their tokenizer."""
+AROUND = {
+    "XLMRobertaTokenizer": ("bos_token", "eos_token", "cls_token", "sep_token"),
+    "CamembertTokenizer": ("bos_token", "eos_token", "cls_token", "sep_token"),
+}
+"""The special tokens that a class in `PREFIX_SPACE` puts around texts, where these are not cls_token and sep_token alone."""
 CLASS_OF_MODEL = {
     **dict.fromkeys(BERT_MODELS, "BertTokenizer"),
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
+    "albert": "AlbertTokenizer",
+    "mpnet": MPNET,
 }
 WITH_TYPES = (*BERT, "DebertaTokenizer", "DebertaV2Tokenizer", "ConvBertTokenizer", "FunnelTokenizer")
 """Classes that return token types unless `model_input_names` says otherwise. The exception among them is DistilBERT's."""
@@ -43,6 +58,16 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 """BERT's special tokens."""
+SPECIAL_OF_MPNET = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "[UNK]",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+"""MPNet's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,24 +98,29 @@ class TokenizerFiles:
                 "tokenizers alone"
             )
         settings = dict(config)
-        if "added_tokens_decoder" not in config:  # as in transformers: the newer setting replaces this older file
+        older: dict[str, Any] = {}
+        if "added_tokens_decoder" not in config:  # as in transformers: the newer setting replaces these older files
             settings |= read_json(directory / "special_tokens_map.json", missing={})
-        special = {
-            key: _text(value)
-            for key, value in settings.items()
-            if key.endswith("_token") and isinstance(value, str | dict)
-        }
+            older = read_json(directory / "added_tokens.json", missing={})
+        named = {key: value for key, value in settings.items() if key.endswith("_token")}
+        for key, value in named.items():
+            if isinstance(value, dict) and not isinstance(value.get("content"), str):
+                raise CheckpointError(
+                    f"{directory}: {key} is {shown(value)}; a text, or an object with its content, is expected"
+                )
+        special = {key: _text(value) for key, value in named.items() if isinstance(value, str | dict)}
         saved = _saved(directory)
-        if name in BERT:
-            special = SPECIAL | special
-            tokenizer = _bert(directory, settings, special, saved)
+        if name in (*BERT, MPNET):
+            special = (SPECIAL_OF_MPNET if name == MPNET else SPECIAL) | special
+            tokenizer = _bert(directory, name, settings, special, older, saved)
         elif saved is None:
             raise CheckpointError(
                 f"{directory} has no tokenizer.json, and {name} cannot be built without transformers; save it there with: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
         else:
-            tokenizer = _as_saved(directory, name, settings, special, saved)
+            tokenizer = _as_saved(directory, name, settings, special, older, saved)
+        _check_unknown_words(directory, tokenizer)
         size, vocabulary = tokenizer.get_vocab_size(), model_config.get("vocab_size")
         if isinstance(vocabulary, int) and size > vocabulary:
             raise CheckpointError(
@@ -116,6 +146,16 @@ class TokenizerFiles:
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
+def _check_unknown_words(directory: Path, tokenizer: Tokenizer) -> None:
+    """Raise CheckpointError for a tokenizer that fails at a word that it does not know, as where it has no such unk_token."""
+    try:
+        tokenizer.encode("\ua66e", "\ua66e")  # a letter that no vocabulary has
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # see `errors_in_words`
+        raise CheckpointError(f"{directory}: the tokenizer cannot be used ({error})") from error
+
+
 def _saved(directory: Path) -> dict[str, Any] | None:
     if not (directory / TOKENIZER).is_file():
         return None
@@ -123,7 +163,12 @@ def _saved(directory: Path) -> dict[str, Any] | None:
 
 
 def _bert(
-    directory: Path, settings: Mapping[str, Any], special: Mapping[str, str], saved: Mapping[str, Any] | None
+    directory: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    special: Mapping[str, str],
+    older: Mapping[str, Any],
+    saved: Mapping[str, Any] | None,
 ) -> Tokenizer:
     try:
         if saved is not None:
@@ -131,7 +176,7 @@ def _bert(
             vocabulary = model["vocab"]
             if not isinstance(vocabulary, dict) or model.get("type", "WordPiece") != "WordPiece":
                 raise CheckpointError(
-                    f"{directory}: tokenizer.json holds a {model.get('type')} model, and BERT's class takes WordPiece; name the "
+                    f"{directory}: tokenizer.json holds a {model.get('type')} model, and {name} takes WordPiece; name the "
                     "tokenizer's own class as tokenizer_class in tokenizer_config.json"
                 )
             tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=special["unk_token"]))
@@ -147,13 +192,20 @@ def _bert(
         )
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece(prefix="##")
-        _add_tokens(tokenizer, settings, special, (saved or {}).get("added_tokens"))
-        start, end = special["cls_token"], special["sep_token"]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{start}:0 $A:0 {end}:0",
-            pair=f"{start}:0 $A:0 {end}:0 $B:1 {end}:1",
-            special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
-        )
+        if name == MPNET:  # its mask takes the space before it along
+            mask = settings.get("mask_token", special["mask_token"])
+            settings = {**settings, "mask_token": {"content": mask, "lstrip": True} if isinstance(mask, str) else mask}
+        _add_tokens(tokenizer, settings, special, older, (saved or {}).get("added_tokens"))
+        ids = tokenizer.get_vocab()
+        start, end = ((token, ids[token]) for token in (special["cls_token"], special["sep_token"]))
+        if name == MPNET:
+            tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=False)
+        else:
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=f"{start[0]}:0 $A:0 {end[0]}:0",
+                pair=f"{start[0]}:0 $A:0 {end[0]}:0 $B:1 {end[0]}:1",
+                special_tokens=[start, end],
+            )
     except CheckpointError:
         raise
     except Exception as error:  # tokenizers raises bare Exception; unexpected JSON raises KeyError and TypeError
@@ -162,47 +214,94 @@ def _bert(
 
 
 def _as_saved(
-    directory: Path, name: str, settings: Mapping[str, Any], special: Mapping[str, str], saved: Mapping[str, Any]
+    directory: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    special: Mapping[str, str],
+    older: Mapping[str, Any],
+    saved: Mapping[str, Any],
 ) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(json.dumps(saved))
-        _add_tokens(tokenizer, settings, special, None)
+        _add_tokens(tokenizer, settings, special, older, None)
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{directory}/tokenizer.json is not a tokenizer that can be read ({error})") from error
-    if name not in PREFIX_SPACE:
-        return tokenizer
-    wanted = bool(settings.get("add_prefix_space", PREFIX_SPACE[name]))
-    for part in _parts(saved.get("pre_tokenizer"), "pretokenizers"):
-        found = {
-            "ByteLevel": part.get("add_prefix_space"),
-            "Metaspace": part.get("prepend_scheme", "always") != "never",
-        }.get(str(part.get("type")))
-        if found is not None and found != wanted:
-            raise CheckpointError(
-                f"{directory}: tokenizer.json and tokenizer_config.json disagree on add_prefix_space ({found} and {wanted}); "
-                "load the tokenizer with transformers and save it again"
-            )
-    used = json.dumps(saved.get("post_processor"))
-    for key in ("cls_token", "sep_token"):
-        if key in special and json.dumps(special[key]) not in used:
-            raise CheckpointError(
-                f"{directory}: tokenizer_config.json has {key} {special[key]!r}, which tokenizer.json does not put around texts; "
-                "load the tokenizer with transformers and save it again"
-            )
+    if name in PREFIX_SPACE:
+        _check_agrees(directory, name, settings, special, tokenizer)
     return tokenizer
 
 
-def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str], saved: Any) -> None:
-    """Add the tokens that are matched as a whole in the text, in the order of their ids, then the missing special tokens."""
+def _check_agrees(
+    directory: Path, name: str, settings: Mapping[str, Any], special: Mapping[str, str], tokenizer: Tokenizer
+) -> None:
+    """Raise CheckpointError where the class `name` would rebuild another tokenizer than that of tokenizer.json."""
+    advice = "load the tokenizer with transformers and save it again"
+    normalizers = [part["type"] for part in _parts(_json(tokenizer.normalizer), "normalizers")]
+    words = {part["type"]: part for part in _parts(_json(tokenizer.pre_tokenizer), "pretokenizers")}
+    held: dict[str, tuple[bool, bool]] = {}  # what tokenizer.json and tokenizer_config.json say, by setting
+    prefix = bool(settings.get("add_prefix_space", PREFIX_SPACE[name]))
+    if "ByteLevel" in words:
+        held["add_prefix_space"] = words["ByteLevel"]["add_prefix_space"], prefix
+    if "Metaspace" in words:
+        held["add_prefix_space"] = words["Metaspace"]["prepend_scheme"] == "always", prefix
+    lower = bool(settings.get("do_lower_case", name == "AlbertTokenizer"))
+    held["do_lower_case"] = "Lowercase" in normalizers, lower and name in ("AlbertTokenizer", "DebertaV2Tokenizer")
+    if name == "AlbertTokenizer":
+        held["keep_accents"] = "StripAccents" not in normalizers, bool(settings.get("keep_accents", False))
+    if name == "DebertaV2Tokenizer":
+        held["split_by_punct"] = "Punctuation" in words, bool(settings.get("split_by_punct", False))
+    for setting, (found, wanted) in held.items():
+        if found != wanted:
+            raise CheckpointError(
+                f"{directory}: tokenizer.json and tokenizer_config.json disagree on {setting} ({found} and {wanted}, as {name} "
+                f"reads it); {advice}"
+            )
+    used = json.dumps(_json(tokenizer.post_processor))
+    for key in AROUND.get(name, ("cls_token", "sep_token")):
+        if key in special and json.dumps(special[key]) not in used:
+            raise CheckpointError(
+                f"{directory}: tokenizer_config.json has {key} {special[key]!r}, which tokenizer.json does not put around texts; "
+                f"{advice}"
+            )
+    model, expected = type(tokenizer.model).__name__, "BPE" if name == "RobertaTokenizer" else "Unigram"
+    if model != expected or "add_prefix_space" not in held:
+        raise CheckpointError(
+            f"{directory}: tokenizer.json holds a {model} model with the pre-tokenizers {', '.join(words) or 'none'}, which is "
+            f"no tokenizer of the class {name}; name the tokenizer's own class as tokenizer_class in tokenizer_config.json"
+        )
+
+
+def _json(step: Any) -> Any:
+    """Return a part of a tokenizer as in tokenizer.json."""
+    return None if step is None else json.loads(step.__getstate__())
+
+
+def _add_tokens(
+    tokenizer: Tokenizer,
+    settings: Mapping[str, Any],
+    special: Mapping[str, str],
+    older: Mapping[str, Any],
+    saved: Any,
+) -> None:
+    """Add the tokens that are matched as a whole in the text, in the order of their ids, then the missing special tokens.
+
+    `older` has the ids of added_tokens.json, `saved` the added tokens of tokenizer.json, which come first.
+    """
     listed = settings.get("added_tokens_decoder")
-    added = [fields | {"id": int(number)} for number, fields in listed.items()] if listed is not None else saved or []
+    further = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    further = list(further.values()) if isinstance(further, dict) else further
+    if listed is not None:
+        added = [fields | {"id": int(number)} for number, fields in listed.items()]
+    else:
+        ours = {*special.values(), *map(_text, further)}
+        by_id = {number: {"content": token, "normalized": token not in ours} for token, number in older.items()}
+        by_id |= {fields["id"]: fields for fields in saved or []}
+        added = [fields | {"id": number} for number, fields in by_id.items()]
     there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for fields in sorted(added, key=lambda each: int(each["id"])):
         if fields["content"] not in there:
             tokenizer.add_tokens([_added(fields)])
             there.add(fields["content"])
-    further = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    further = list(further.values()) if isinstance(further, dict) else further
     for token in [*(settings.get(key, content) for key, content in special.items()), *further]:
         if token and _text(token) not in there:
             tokenizer.add_special_tokens(

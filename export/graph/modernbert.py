@@ -62,8 +62,13 @@ class ModernBertGraph(EncoderGraph):
         """Cosines and sines, [sequence, channels of a head], in the form that `_turned` expects."""
         cosines, sines = rotary_tables(self._dimensions.thetas[kind], self._head, self._dimensions.positions)
         tables = {"cosines": np.concatenate([cosines, cosines], 1), "sines": np.concatenate([-sines, sines], 1)}
+        padding = [(0, 0), (0, self._padded_head - self._head)]
         cosine, sine = (
-            self.first_rows(self.constant(f"rotary.{kind}.{name}.all", table), self._length, f"rotary.{kind}.{name}")
+            self.first_rows(
+                self.constant(f"rotary.{kind}.{name}.all", np.pad(table, padding)),
+                self._length,
+                f"rotary.{kind}.{name}",
+            )
             for name, table in tables.items()
         )
         return cosine, sine
@@ -75,7 +80,7 @@ class ModernBertGraph(EncoderGraph):
         normed = self.norm(f"{name}.attention_norm", hidden) if number else hidden
         context = self._rotary_attention(number, normed, cls_alone=cls_alone)
         residual = self._first_of(hidden, f"{name}.cls", axis=1) if cls_alone else hidden
-        branch = self.linear(f"{name}.attention_output", context)
+        branch = self.linear(f"{name}.attention_output", context, heads_in=True)
         residual = self.add("Add", [residual, branch], f"{name}.attention_residual")
         wide = self._gated(name, self.norm(f"{name}.feed_forward_norm", residual))
         return self.add("Add", [residual, self.linear(f"{name}.output", wide)], f"{name}.output_residual")
@@ -88,7 +93,7 @@ class ModernBertGraph(EncoderGraph):
             query, key, value = self._split(f"{name}.query_key_value", normed, parts, self._scale)
         else:
             cls = self._first_of(normed, f"{name}.normed_cls", axis=1)
-            query = self.linear(f"{name}.query", cls, scales=(self._scale,))
+            query = self.linear(f"{name}.query", cls, scales=(self._scale,), heads_out=True)
             key, value = self._split(f"{name}.key_value", normed, ("key", "value"))
             mask = self._first_of(mask, f"mask.{name}.cls", axis=2)
         query = self._heads(query, perm=[0, 2, 1, 3])
@@ -99,11 +104,19 @@ class ModernBertGraph(EncoderGraph):
         return self.attended(name, query, key, self._heads(value, perm=[0, 2, 1, 3]), mask)
 
     def _turned(self, heads: str, cosines: str, sines: str) -> str:
-        """Apply the rotary embedding: rotate each pair of channels (c, c + d/2) of [batch, heads, sequence, d] by its angle."""
+        """Apply the rotary embedding: rotate each pair of channels (c, c + d/2) of [batch, heads, sequence, d] by its angle.
+
+        The padding of a head stays 0.
+        """
         start, half, end = (self.integers(f"half_heads_x_{n}", [n * self._head // 2]) for n in range(3))
-        first = self.add("Slice", [heads, start, half, self.integers("axis_3d", [3])], f"{heads}.first")
-        second = self.add("Slice", [heads, half, end, self.integers("axis_3d", [3])], f"{heads}.second")
-        swapped = self.add("Concat", [second, first], f"{heads}.swapped", axis=3)
+        axis = self.integers("axis_3d", [3])
+        first = self.add("Slice", [heads, start, half, axis], f"{heads}.first")
+        second = self.add("Slice", [heads, half, end, axis], f"{heads}.second")
+        parts = [second, first]
+        if self._padded_head > self._head:
+            padded = self.integers("padded_head", [self._padded_head])
+            parts.append(self.add("Slice", [heads, end, padded, axis], f"{heads}.padding"))
+        swapped = self.add("Concat", parts, f"{heads}.swapped", axis=3)
         along = self.add("Mul", [heads, cosines], f"{heads}.by_cosine")
         across = self.add("Mul", [swapped, sines], f"{heads}.by_sine")
         return self.add("Add", [along, across], f"{heads}.turned")

@@ -80,7 +80,17 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
         known = known and checkpoint.head_norm_eps == dimensions.norm_eps
     if checkpoint.has("head.1"):
         known = known and len(checkpoint.tensor("head.0.weight")) == dimensions.hidden
-    return known and _activation(dimensions.hidden_act) in hidden_activations(for_gpus=for_gpus, gated=is_modern)
+    known = known and _activation(dimensions.hidden_act) in hidden_activations(for_gpus=for_gpus, gated=is_modern)
+    return known and _are_possible(_dims_of(checkpoint, Precision.FP16 if for_gpus else Precision.FP32))
+
+
+def _are_possible(dims: ModelDims) -> bool:
+    """Tell whether the kernels take dimensions, such as an epsilon of LayerNorm above 0."""
+    try:
+        dims.check()
+    except ValueError:
+        return False
+    return True
 
 
 def native_from_checkpoint(
@@ -97,13 +107,21 @@ def native_from_checkpoint(
     Weights that read an activation without statistics are rounded to nearest. Raises CheckpointError for weights that are NaN or
     Inf.
     """
+    dims = _dims_of(checkpoint, precision)
+    arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
+    with path.open("wb") as file:
+        write(file, dims, arrays)
+
+
+def _dims_of(checkpoint: Checkpoint, precision: Precision) -> ModelDims:
+    """Return the dimensions of a checkpoint's native file."""
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
     layers = HEAD_LAYERS[checkpoint.head]
     modern: dict[str, Any] = {}
     if isinstance(dimensions, ModernBertDimensions):
         modern = {"architecture": "modernbert", "pooling": dimensions.pooling, "window": dimensions.window}
-    dims = ModelDims(
+    return ModelDims(
         precision=precision.value,
         hidden=dimensions.hidden,
         heads=dimensions.heads,
@@ -125,9 +143,6 @@ def native_from_checkpoint(
         rotated=precision == Precision.INT8,
         **modern,
     )
-    arrays = _ArrayBuilder(checkpoint, dims, stats or {}, gradients or {}).build()
-    with path.open("wb") as file:
-        write(file, dims, arrays)
 
 
 def _activation(name: str) -> str:

@@ -381,6 +381,7 @@ def test_the_layers_of_an_albert_are_stored_once(write: Callable[..., Path]) -> 
         ("deberta-v3", {"share_att_key": False}, "deberta.encoder.layer.0.attention.self.pos_key_proj.weight"),
         ("deberta-v3", {"position_biased_input": True}, "'deberta.embeddings.position_embeddings.weight' is missing"),
         ("deberta-v3", {"hidden_act": "mish"}, "hidden activation 'mish' is not supported"),
+        ("deberta-v3", {"max_position_embeddings": 10**9}, "the model has 1000000000 positions; at most 1048576"),
         ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets is 64; only 32 is supported"),
         ("albert", {"num_hidden_groups": 2}, "num_hidden_groups is 2; crossrt knows ALBERT with one layer for all"),
         ("albert", {"inner_group_num": 2}, "inner_group_num is 2; crossrt knows ALBERT with one layer for all"),

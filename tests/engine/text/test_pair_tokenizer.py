@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from crossrt.engine.errors import OptionError
 from crossrt.engine.text.encoded_pairs import TruncationSide
 from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
+from crossrt.engine.text.text_limits import TextLimits
 from crossrt.engine.text.wordpiece import WordPiece
 from tests.engine.samples import in_threads
 from tests.engine.text.real_tokenizer import SIDES, real_rows, rows_of
@@ -71,6 +72,21 @@ def test_without_wordpiece_texts_are_truncated_on_the_same_side(
         pair_tokenizer = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
     rows = rows_of(pair_tokenizer.encode([(query, passage)]))
     assert rows == real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
+
+
+def test_without_a_post_processor_token_types_are_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    bare = Tokenizer(models.WordLevel({"city": 0, "river": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, model_input_names=names)
+    expected = theirs(["city river"], ["river city city"])["token_type_ids"][0]
+    ours = PairTokenizer(bare, max_length=8)
+    for pairs in (
+        ours.encode([("city river", "river city city")]),
+        ours.encode_within([("city river", "river city city")], TextLimits(pair=8)),
+    ):
+        assert pairs.type_ids.tolist() == expected == [0, 0, 1, 1, 1]
 
 
 def test_numpys_integers_are_integers_and_texts_are_not(tokenizer: Tokenizer) -> None:

@@ -306,6 +306,14 @@ def _gamma_and_beta(held: dict[str, Any]) -> dict[str, Any]:
     return held
 
 
+def _parameters(held: dict[str, Any]) -> dict[str, Any]:
+    return {name: torch.nn.Parameter(value) for name, value in held.items()}
+
+
+def _sparse(held: dict[str, Any]) -> dict[str, Any]:
+    return held | {"classifier.weight": held["classifier.weight"].to_sparse()}
+
+
 def _prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda held: {prefix + name: value for name, value in held.items()}
 
@@ -505,6 +513,8 @@ TABLE = [
     ),
     Row("saved in FP64", "bert", tensors(lambda held: {name: one.double() for name, one in held.items()})),
     Row("as pytorch_model.bin", "bert", pytorch_file()),
+    Row("parameters in a pickle", "bert", pytorch_file(_parameters)),
+    Row("a sparse tensor", "bert", pytorch_file(_sparse), r"classifier\.weight is of the layout torch\.sparse_coo"),
     Row("tied to a head of its training", "bert", pytorch_file(_tied)),
     Row("beside an older pytorch_model.bin", "bert", _older_pickle),
     Row(
@@ -597,6 +607,19 @@ TABLE = [
     Row("a tokenizer of more words", "bert", tokenizer_json(_another_token), "they do not belong together"),
     Row("truncates on top", "bert", tokenizer_config(truncation_side="top"), "truncation_side is 'top'; right or left"),
     Row("a length in letters", "bert", tokenizer_config(model_max_length="64"), "model_max_length is '64'; a number"),
+    Row("LayerNorm without an epsilon", "bert", config(layer_norm_eps=0.0)),
+    Row(
+        "a lone surrogate",
+        "bert",
+        config(id2label={"0": "\ud800"}),
+        r"config\.json is not JSON that can be read .*surr",
+    ),
+    Row(
+        "more labels than a bundle can have",
+        "bert",
+        tensors(lambda held: held.update({"classifier.weight": torch.ones(70_000, 16)})),
+        "the head has 70000 labels; at most 65536",
+    ),
     Row("a length of nothing", "bert", tokenizer_config(model_max_length=0), "model_max_length is 0; a number"),
     Row(
         "no tokenizer",

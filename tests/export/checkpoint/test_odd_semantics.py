@@ -130,6 +130,8 @@ CASES_EQUAL = [
         files=saved(activation_fn="somebody.Activation"),
     ),
     Case(name="saved length", files=saved({"max_seq_length": 12})),
+    Case(name="length under its old name", tokenizer={"model_max_length": ..., "max_len": 12}),
+    Case(name="no length, and one under its old name", tokenizer={"model_max_length": None, "max_len": 12}),
     Case(
         name="three labels",
         labels=3,
@@ -240,7 +242,8 @@ def written(case: Case, path: Path) -> Path:
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     transformers.AutoTokenizer.from_pretrained(path).save_pretrained(path)
-    (path / "tokenizer_config.json").write_text(json.dumps(settings | case.tokenizer))
+    changed = {name: value for name, value in (settings | case.tokenizer).items() if value is not ...}
+    (path / "tokenizer_config.json").write_text(json.dumps(changed))
     for name, content in case.files.items():
         (path / name).write_text(json.dumps(content))
     return path

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -26,8 +27,10 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, Manifest
 from crossrt.engine.errors import BundleError, CheckpointError, OptionError, SourceError
 from crossrt.engine.precision import Precision
+from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.existing.existing import bundle_from_onnx
 from crossrt.export.existing.onnx_file import OnnxFile
+from crossrt.export.export import export_bundle
 
 ODD_PAIRS = [
     ("How long does it take", "BERLIN is a City"),
@@ -160,6 +163,34 @@ def test_what_is_not_applied_is_refused_by_name(
     with pytest.raises(CheckpointError, match=message):
         bundle_from_onnx(exported, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    True, False, 0, 1, -1, 64, 10**6, 2**63, 10**30, 0.5, -1.5, 1e30, float("nan"), float("inf"), "", "64", "gelu", "\ud800",
+    [], ["a"], {}, {"0": "a"}, {"0": 0, "1": 1}, {"a": {"b": [None]}},
+)  # fmt: skip
+MORE = (
+    "num_labels", "id2label", "label2id", "tokenizer_class", "sentence_transformers", "sbert_ce_default_activation_function",
+    "truncation_side", "model_max_length", "max_len", "added_tokens_decoder", "extra_special_tokens", "model_input_names",
+    "cls_token", "sep_token", "unk_token", "pad_token", "transformers.js_config",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_odd_fields_are_refused_in_words_or_do_no_harm(exported: Path, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    file = exported / chance.choice(["config.json", "tokenizer_config.json"])
+    known = [*json.loads(file.read_text()), *MORE]
+    edit(file, **{key: chance.choice(ODD_VALUES) for key in chance.sample(known, k=chance.choice([1, 1, 2]))})
+    out = tmp_path / "bundle"
+    try:
+        with CrossEncoder(bundle_from_onnx(exported, out).path, backend="onnxruntime") as model:
+            assert np.isfinite(model.logits(ODD_PAIRS)).all()
+    except CheckpointError as error:
+        assert str(exported) in str(error), "it names the directory"  # noqa: PT017
+        assert not out.exists()
+    except OptionError:  # of an activation, or a length that leaves no room for text
+        assert not out.exists()
 
 
 def test_the_truncation_side_is_carried_over(exported: Path, tmp_path: Path) -> None:
@@ -296,6 +327,21 @@ def test_onnx_file_chooses_among_a_directorys_files(
     (half / "onnx/model.onnx").unlink()
     with pytest.raises(CheckpointError, match=r"choose one with --onnx-file: onnx/model_fp16\.onnx"):
         bundle_from_onnx(half, tmp_path / "other")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_unicode_is_refused_in_words(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        bundle_from_onnx(exported, odd)
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        export_bundle(Checkpoint.read(checkpoint), odd)
+    assert not odd.exists()
+    shutil.copytree(checkpoint, odd)
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        Checkpoint.read(odd)
+    with pytest.raises(CheckpointError, match="the name is not valid UTF-8"):
+        bundle_from_onnx(exported.rename(odd / "exported"), tmp_path / "bundle")
 
 
 def test_a_bundle_is_not_made_of_a_bundle(bundle: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from crossrt.export.checkpoint.heads import Head
 from crossrt.export.checkpoint.modernbert import rotary_tables
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
-from crossrt.export.graph.numerics import FP16, HALF_MAX
+from crossrt.export.graph.numerics import FP16, HALF_MAX, Numerics
 from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import LONGEST, builtin_pairs
@@ -154,6 +154,8 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "no layer attends to all": {"layer_types": ["sliding_attention"] * 4, "classifier_pooling": "mean"},
     "a window wider than the texts": {"local_attention": 4 * POSITIONS},
+    "a window wider than any model": {"local_attention": 10**7},
+    "a window wider than any number": {"local_attention": 10**30},
     "a window of an odd width": {"local_attention": 7},
     "a window of one token": {"local_attention": 1, "classifier_pooling": "mean"},
     "one base for all frequencies": {"global_rope_theta": 10_000.0},
@@ -360,6 +362,18 @@ def test_sums_beyond_fp16_stay_in_fp32(original: Path, tmp_path: Path) -> None:
     # The products of later layers, whose input is normalised, are in FP16 again.
     halves = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
     assert any(name.startswith("layer.3.") and name in halves for name in outputs["layer.3.intermediate"].input)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_heads_that_files_for_gpus_pad_score_as_in_transformers(pooling: str, tmp_path: Path) -> None:
+    path = write_modernbert(tmp_path / "checkpoint", hidden_size=42, num_attention_heads=3, classifier_pooling=pooling)
+    checkpoint = Checkpoint.read(path)
+    encoder = PairTokenizer.from_file(path / "tokenizer.json", max_length=POSITIONS)
+    pairs = pairs_to(POSITIONS)
+    batches = list(batches_of(encoder, pairs, pad_id=checkpoint.pad_token_id))
+    order = np.concatenate([batch.rows for batch in batches])
+    logits = logits_of(graph_of(checkpoint, Numerics(head_multiple=8)), batches)
+    np.testing.assert_allclose(logits, by_transformers(path, pairs)[order], rtol=0, atol=1e-4)
 
 
 def test_fp16_is_exported_and_proved(original: Path, tmp_path: Path) -> None:
