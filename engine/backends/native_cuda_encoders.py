@@ -219,7 +219,7 @@ class ModernBertContext(NativeGpuContext):
                 count=tokens,
             )
             planes = tokens * dims.attention_width // 2
-            self._launch("turn_keys", -(-planes // (8 * WARP)), tokens, addresses["places"], angles, at["projected"])
+            self._launch("rotary_keys", -(-planes // (8 * WARP)), tokens, addresses["places"], angles, at["projected"])
             if number == dims.layers - 1 and dims.pooling == "cls":
                 break
             self._attend("attend_window" if has_window else "attend", shape, addresses, at["projected"], angles)

@@ -53,20 +53,20 @@ class DisentangledAttention:
         kept, rest = graph.integers("kept_axes", [0, 0]), graph.integers("rest", [-1])
         graph.add("Concat", [kept, length, rest], "positions.skewed_shape", axis=0)
 
-    def add_terms(self, layer: str, content: str, query: str, key: str, output: str, *, cls_alone: bool) -> str:
+    def add_terms(self, layer: str, content: str, query: str, key: str, output: str, *, cls_only: bool) -> str:
         """Add `layer`'s terms to the scores `content` [batch, heads, queries, keys], as `output` of the same shape.
 
         `query` is [batch, heads, queries, head], already multiplied by the attention scale. `key` is [batch, heads, keys, head].
-        With `cls_alone` the only query is `[CLS]`.
+        With `cls_only` the only query is `[CLS]`.
         """
         settings, graph = self._settings, self._graph
         terms = []
         if settings.relative and settings.c2p:
             table = self._table(layer, "key", 1.0)
-            terms.append(self._c2p(f"{layer}.attention_c2p", query, table, cls_alone=cls_alone))
+            terms.append(self._c2p(f"{layer}.attention_c2p", query, table, cls_only=cls_only))
         if settings.relative and settings.p2c:
             table = self._table(layer, "query", 1 / (np.sqrt(self._head) * settings.scale))
-            terms.append(self._p2c(f"{layer}.attention_p2c", key, table, cls_alone=cls_alone))
+            terms.append(self._p2c(f"{layer}.attention_p2c", key, table, cls_only=cls_only))
         total = content
         for number, term in enumerate(terms, 1):
             name = output if number == len(terms) else f"{layer}.attention_content_position"
@@ -82,22 +82,22 @@ class DisentangledAttention:
     def _head(self) -> int:
         return self._checkpoint.dimensions.hidden // self._checkpoint.dimensions.heads
 
-    def _c2p(self, name: str, query: str, table: str, *, cls_alone: bool) -> str:
+    def _c2p(self, name: str, query: str, table: str, *, cls_only: bool) -> str:
         """Content-to-position scores (queries with the positions of keys), [batch, heads, queries, keys]."""
         graph = self._graph
-        distances = "positions.cls" if cls_alone else "positions.falling"
+        distances = "positions.cls" if cls_only else "positions.falling"
         rows = graph.add("Gather", [table, distances], f"{name}.rows", axis=1)
         rows = graph.add("Transpose", [rows], f"{name}.columns", perm=[0, 2, 1])
-        if cls_alone:
+        if cls_only:
             return graph.add("MatMul", [query, rows], name)
         return self._in_place(graph.add("MatMul", [query, rows], f"{name}.distances"), name)
 
-    def _p2c(self, name: str, key: str, table: str, *, cls_alone: bool) -> str:
+    def _p2c(self, name: str, key: str, table: str, *, cls_only: bool) -> str:
         """Position-to-content scores (keys with the positions of queries), [batch, heads, queries, keys]."""
         graph = self._graph
-        distances = "positions.cls" if cls_alone else "positions.rising"
+        distances = "positions.cls" if cls_only else "positions.rising"
         rows = graph.add("Gather", [table, distances], f"{name}.rows", axis=1)
-        if cls_alone:  # each key is multiplied with one row
+        if cls_only:  # each key is multiplied with one row
             product = graph.add("Mul", [key, rows], f"{name}.products")
             summed = graph.add("ReduceSum", [product, graph.integers("axis_last", [-1])], f"{name}.sums", keepdims=0)
             return graph.add("Unsqueeze", [summed, graph.integers("axis_2d", [2])], name)

@@ -69,7 +69,7 @@ class EncoderGraph(TypedGraph):
         self.relative_positions()
         bounds = self.bounds() if self.numerics.fused and self.checkpoint.layout.encoder == "bert" else None
         for number in range(layers):
-            hidden = self.layer(number, hidden, mask, bounds, cls_alone=number == cls_layer)
+            hidden = self.layer(number, hidden, mask, bounds, cls_only=number == cls_layer)
         self.head(hidden)
 
     def embeddings(self) -> str:
@@ -169,14 +169,14 @@ class EncoderGraph(TypedGraph):
         together = self.add("Concat", [real, begins, begins], "mask.together", axis=0)
         return self.add("Cast", [together], "mask.bounds", to=TensorProto.INT32)
 
-    def layer(self, number: int, hidden: str, mask: str, bounds: str | None, *, cls_alone: bool) -> str:
-        """One encoder layer, [batch, sequence, hidden]; with `cls_alone` its output is [batch, 1, hidden].
+    def layer(self, number: int, hidden: str, mask: str, bounds: str | None, *, cls_only: bool) -> str:
+        """One encoder layer, [batch, sequence, hidden]; with `cls_only` its output is [batch, 1, hidden].
 
-        With `bounds` its attention is one fused operator, except with `cls_alone`, where attention is too small to matter.
+        With `bounds` its attention is one fused operator, except with `cls_only`, where attention is too small to matter.
         """
         name = f"layer.{number}"
         query_input = hidden
-        if cls_alone:
+        if cls_only:
             query_input = self.add(
                 "Slice",
                 [hidden, self.integers("zero", [0]), self.integers("one_int", [1]), self.integers("axis_1d", [1])],
@@ -185,7 +185,7 @@ class EncoderGraph(TypedGraph):
             if self.checkpoint.layout.encoder == "mpnet":
                 row = [self.integers(key, [value]) for key, value in (("zero", 0), ("one_int", 1), ("axis_2d", 2))]
                 mask = self.add("Slice", [mask, *row], "mask.cls")
-        if bounds is not None and not cls_alone and self._fuses(hidden, *(f"{name}.{part}" for part in ATTENTION)):
+        if bounds is not None and not cls_only and self._fuses(hidden, *(f"{name}.{part}" for part in ATTENTION)):
             context = self._fused_attention(name, hidden, bounds)
         else:
             context = self._attention(name, query_input, hidden, mask)
@@ -228,14 +228,14 @@ class EncoderGraph(TypedGraph):
         query = self._heads(query, perm=[0, 2, 1, 3])
         key = self._heads(key, perm=[0, 2, 3, 1])
         value = self._heads(value, perm=[0, 2, 1, 3])
-        return self.attended(name, query, key, value, mask, cls_alone=query_input != hidden)
+        return self.attended(name, query, key, value, mask, cls_only=query_input != hidden)
 
-    def attended(self, name: str, query: str, key: str, value: str, mask: str, *, cls_alone: bool = False) -> str:
+    def attended(self, name: str, query: str, key: str, value: str, mask: str, *, cls_only: bool = False) -> str:
         """Attention over heads [batch, heads, sequence, channels], with transposed keys; returns [batch, sequence, all heads].
 
-        With `cls_alone` the only query is `[CLS]`.
+        With `cls_only` the only query is `[CLS]`.
         """
-        scores = self._scores(name, query, key, cls_alone=cls_alone)
+        scores = self._scores(name, query, key, cls_only=cls_only)
         scores = self.add("Add", [scores, mask], f"{name}.attention_masked")
         weights = self.add("Softmax", [scores], f"{name}.attention_weights", axis=-1)
         weights = self.rounded(f"{name}.attention_weights", weights)
@@ -244,14 +244,14 @@ class EncoderGraph(TypedGraph):
         merged = self.integers("merge_heads", [0, 0, self._all_heads])
         return self.add("Reshape", [context, merged], f"{name}.context")
 
-    def _scores(self, name: str, query: str, key: str, *, cls_alone: bool) -> str:
+    def _scores(self, name: str, query: str, key: str, *, cls_only: bool) -> str:
         """The attention scores before the mask, [batch, heads, queries, keys]."""
         output = f"{name}.attention_scores"
         if self._disentangled is None or not self._disentangled.has_terms:
             return self.add("MatMul", [query, key], output)
         content = self.add("MatMul", [query, key], f"{name}.attention_content")
         rows = self.add("Transpose", [f"{name}.key.split"], f"{name}.key.rows", perm=[0, 2, 1, 3])
-        return self._disentangled.add_terms(name, content, query, rows, output, cls_alone=cls_alone)
+        return self._disentangled.add_terms(name, content, query, rows, output, cls_only=cls_only)
 
     def _fused_attention(self, name: str, hidden: str, bounds: str) -> str:
         weight, bias = self._weights([f"{name}.{part}" for part in ("query", "key", "value")], (self._scale,))

@@ -31,7 +31,7 @@ class ModernBertGraph(EncoderGraph):
         self._dimensions = checkpoint.dimensions
         self._length = ""
         self._masks: dict[str, str] = {}
-        self._turns: dict[str, tuple[str, str]] = {}
+        self._rotary: dict[str, tuple[str, str]] = {}
 
     def build(self) -> None:
         """Write the whole model."""
@@ -40,12 +40,12 @@ class ModernBertGraph(EncoderGraph):
         padding = self.additive_mask()
         for kind in dict.fromkeys(dimensions.layer_types):
             self._masks[kind] = self._window(padding) if kind == SLIDING else padding
-            self._turns[kind] = self._turning(kind)
+            self._rotary[kind] = self._rotary_constants(kind)
         word = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
         hidden = self.norm("embedding_norm", word)
         for number in range(dimensions.layers):
             last = number == dimensions.layers - 1
-            hidden = self._pre_norm_layer(number, hidden, cls_alone=last and dimensions.pooling == "cls")
+            hidden = self._pre_norm_layer(number, hidden, cls_only=last and dimensions.pooling == "cls")
         self.head(self.norm("final_norm", hidden))
 
     def _window(self, padding: str) -> str:
@@ -58,8 +58,8 @@ class ModernBertGraph(EncoderGraph):
         far = self.add("Greater", [distance, window], "positions.far")
         return self.add("Where", [far, self.lowest(), padding], "mask.window")
 
-    def _turning(self, kind: str) -> tuple[str, str]:
-        """Cosines and sines, [sequence, channels of a head], in the form that `_turned` expects."""
+    def _rotary_constants(self, kind: str) -> tuple[str, str]:
+        """Cosines and sines, [sequence, channels of a head], in the form that `_with_rotary` expects."""
         cosines, sines = rotary_tables(self._dimensions.thetas[kind], self._head, self._dimensions.positions)
         tables = {"cosines": np.concatenate([cosines, cosines], 1), "sines": np.concatenate([-sines, sines], 1)}
         padding = [(0, 0), (0, self._padded_head - self._head)]
@@ -73,22 +73,22 @@ class ModernBertGraph(EncoderGraph):
         )
         return cosine, sine
 
-    def _pre_norm_layer(self, number: int, hidden: str, *, cls_alone: bool) -> str:
-        """One encoder layer, [batch, sequence, hidden]; with `cls_alone` its output is [batch, 1, hidden]."""
+    def _pre_norm_layer(self, number: int, hidden: str, *, cls_only: bool) -> str:
+        """One encoder layer, [batch, sequence, hidden]; with `cls_only` its output is [batch, 1, hidden]."""
         name = f"layer.{number}"
         # The first layer has no LayerNorm before attention, because it reads the normalized embeddings.
         normed = self.norm(f"{name}.attention_norm", hidden) if number else hidden
-        context = self._rotary_attention(number, normed, cls_alone=cls_alone)
-        residual = self._first_of(hidden, f"{name}.cls", axis=1) if cls_alone else hidden
+        context = self._rotary_attention(number, normed, cls_only=cls_only)
+        residual = self._first_of(hidden, f"{name}.cls", axis=1) if cls_only else hidden
         branch = self.linear(f"{name}.attention_output", context, heads_in=True)
         residual = self.add("Add", [residual, branch], f"{name}.attention_residual")
         wide = self._gated(name, self.norm(f"{name}.feed_forward_norm", residual))
         return self.add("Add", [residual, self.linear(f"{name}.output", wide)], f"{name}.output_residual")
 
-    def _rotary_attention(self, number: int, normed: str, *, cls_alone: bool) -> str:
+    def _rotary_attention(self, number: int, normed: str, *, cls_only: bool) -> str:
         name, kind = f"layer.{number}", self._dimensions.layer_types[number]
-        mask, turns = self._masks[kind], self._turns[kind]
-        if not cls_alone:
+        mask, rotary = self._masks[kind], self._rotary[kind]
+        if not cls_only:
             parts = ("query", "key", "value")
             query, key, value = self._split(f"{name}.query_key_value", normed, parts, self._scale)
         else:
@@ -97,13 +97,13 @@ class ModernBertGraph(EncoderGraph):
             key, value = self._split(f"{name}.key_value", normed, ("key", "value"))
             mask = self._first_of(mask, f"mask.{name}.cls", axis=2)
         query = self._heads(query, perm=[0, 2, 1, 3])
-        if not cls_alone:  # [CLS] is at position 0, where all angles are 0
-            query = self._turned(query, *turns)
-        key = self._turned(self._heads(key, perm=[0, 2, 1, 3]), *turns)
+        if not cls_only:  # [CLS] is at position 0, where all angles are 0
+            query = self._with_rotary(query, *rotary)
+        key = self._with_rotary(self._heads(key, perm=[0, 2, 1, 3]), *rotary)
         key = self.add("Transpose", [key], f"{key}.transposed", perm=[0, 1, 3, 2])
         return self.attended(name, query, key, self._heads(value, perm=[0, 2, 1, 3]), mask)
 
-    def _turned(self, heads: str, cosines: str, sines: str) -> str:
+    def _with_rotary(self, heads: str, cosines: str, sines: str) -> str:
         """Apply the rotary embedding: rotate each pair of channels (c, c + d/2) of [batch, heads, sequence, d] by its angle.
 
         The padding of a head stays 0.
@@ -119,7 +119,7 @@ class ModernBertGraph(EncoderGraph):
         swapped = self.add("Concat", parts, f"{heads}.swapped", axis=3)
         along = self.add("Mul", [heads, cosines], f"{heads}.by_cosine")
         across = self.add("Mul", [swapped, sines], f"{heads}.by_sine")
-        return self.add("Add", [along, across], f"{heads}.turned")
+        return self.add("Add", [along, across], f"{heads}.rotary")
 
     def _gated(self, layer: str, normed: str) -> str:
         """The first feed-forward layer: the activation of its first half, multiplied by its second half (the gate)."""

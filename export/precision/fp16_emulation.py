@@ -18,7 +18,7 @@ from ..graph.writer import graph_of
 
 _ATTENTION = "query_key_value query key_value attention_weights context attention_norm activation "
 BERT_STORES = frozenset((_ATTENTION + "attention_output output output_norm").split())
-MODERNBERT_STORES = frozenset((_ATTENTION + "turned feed_forward_norm intermediate").split())
+MODERNBERT_STORES = frozenset((_ATTENTION + "rotary feed_forward_norm intermediate").split())
 """Last parts of the names of a layer's tensors that the native GPU kernels store in FP16."""
 EMBEDDINGS = ("embedding_norm", "project")
 READ_EXACT_EMBEDDINGS = ("layer.0.attention_residual", "layer.0.cls")

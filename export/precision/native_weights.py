@@ -262,7 +262,7 @@ class _ArrayBuilder:
         scales = {"query": np.log2(np.e) / np.sqrt(dims.hidden // dims.heads), "key": 1.0, "value": 1.0}
         parts = {}
         for part, scale in scales.items():
-            pad = _pad_turned_heads if dims.is_modern and part != "value" else _pad_heads
+            pad = _pad_rotary_heads if dims.is_modern and part != "value" else _pad_heads
             parts[f"{part}.weight"] = pad(self._tensor(f"{name}.{part}.weight") * scale, dims)
             parts[f"{part}.bias"] = pad(self._bias(f"{name}.{part}") * scale, dims)
         last = number == dims.layers - 1 and not dims.is_modern
@@ -440,7 +440,7 @@ class _ArrayBuilder:
         """Convert gradients with respect to queries, keys and values to the order and units of the rows of their weights."""
         placed = []
         for (part, scale), each in zip(scales.items(), np.split(rows, len(scales)), strict=True):
-            pad = _pad_turned_heads if self._dims.is_modern and part != "value" else _pad_heads
+            pad = _pad_rotary_heads if self._dims.is_modern and part != "value" else _pad_heads
             placed.append(pad(each / (context.factors[:, None] if part == "value" else scale), self._dims))
         return np.concatenate(placed)
 
@@ -540,7 +540,7 @@ def _pad_heads(values: Floats, dims: ModelDims) -> Floats:
     return np.pad(split, [(0, 0), (0, dims.head - head), (0, 0)]).reshape(dims.heads * dims.head, *values.shape[1:])
 
 
-def _pad_turned_heads(values: Floats, dims: ModelDims) -> Floats:
+def _pad_rotary_heads(values: Floats, dims: ModelDims) -> Floats:
     """Pad both halves of each head, and place channels c and c + half, a pair of the rotary embedding, 16 channels apart."""
     half = dims.hidden // dims.heads // 2
     split = values.reshape(dims.heads, 2, half, -1)

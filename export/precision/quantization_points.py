@@ -68,12 +68,12 @@ def _modernbert_points(dimensions: ModernBertDimensions, recipe: Recipe) -> tupl
     points: list[QuantizationPoint] = []
     for number in range(dimensions.layers):
         name = f"layer.{number}"
-        cls_alone = number == dimensions.layers - 1 and dimensions.pooling == "cls"
+        cls_only = number == dimensions.layers - 1 and dimensions.pooling == "cls"
         if recipe.parts == "projections":
-            readers = ("key", "value") if cls_alone else ("query", "key", "value")
+            readers = ("key", "value") if cls_only else ("query", "key", "value")
             normed = f"{name}.attention_norm" if number else "embedding_norm"
             points.append(_linear(f"{name}.{'_'.join(readers)}", normed, *(f"{name}.{reader}" for reader in readers)))
-        if cls_alone:
+        if cls_only:
             break
         if recipe.parts == "projections":
             points.append(_linear(f"{name}.attention_output", f"{name}.context", f"{name}.attention_output"))

@@ -174,7 +174,7 @@ __device__ uint4 pack(const float* eight) {
 }
 
 // Rotates two channels by an angle, as rotary positions do (RoFormer, Su et al. 2021, arXiv:2104.09864).
-__device__ void turn(float& first, float& second, float cosine, float sine) {
+__device__ void rotate_pair(float& first, float& second, float cosine, float sine) {
     const float before = first;
     first = before * cosine - second * sine;
     second = second * cosine + before * sine;
@@ -221,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(128) normalize(
 // `angles` [positions, HEAD] has the cosines of a position and then the sines. The two channels that are rotated together are 16
 // apart and form a plane. A thread rotates 8 planes. Several blocks of attention read a key, so keys are rotated here. Only one
 // block reads a query, so queries are rotated there.
-extern "C" __global__ void __launch_bounds__(128) turn_keys(
+extern "C" __global__ void __launch_bounds__(128) rotary_keys(
     int tokens, const int* places, const float* angles, half_bits* query_key_value) {
     constexpr int PARTS = ATTENTION_WIDTH / 16;
     const int item = blockIdx.x * 128 + threadIdx.x, token = item / PARTS, part = item % PARTS;
@@ -235,10 +235,10 @@ extern "C" __global__ void __launch_bounds__(128) turn_keys(
     unpack(second, *(const uint4*)(keys + 16));
     for (int i = 0; i < 2; i++) {
         const float4 cosine = cosines[i], sine = sines[i];
-        turn(first[4 * i], second[4 * i], cosine.x, sine.x);
-        turn(first[4 * i + 1], second[4 * i + 1], cosine.y, sine.y);
-        turn(first[4 * i + 2], second[4 * i + 2], cosine.z, sine.z);
-        turn(first[4 * i + 3], second[4 * i + 3], cosine.w, sine.w);
+        rotate_pair(first[4 * i], second[4 * i], cosine.x, sine.x);
+        rotate_pair(first[4 * i + 1], second[4 * i + 1], cosine.y, sine.y);
+        rotate_pair(first[4 * i + 2], second[4 * i + 2], cosine.z, sine.z);
+        rotate_pair(first[4 * i + 3], second[4 * i + 3], cosine.w, sine.w);
     }
     *(uint4*)keys = pack(first);
     *(uint4*)(keys + 16) = pack(second);
@@ -299,7 +299,7 @@ namespace {
 // the pair's first token, its length, and the position in the pair of the tile's first query. A tile with a length of 0 is
 // unused.
 //
-// A ModernBERT's queries are rotated by `angles`, as `turn_keys` rotates its keys. With WINDOWED a query sees the keys that are
+// A ModernBERT's queries are rotated by `angles`, as `rotary_keys` rotates its keys. With WINDOWED a query sees the keys that are
 // at most WINDOW positions away.
 template <bool WINDOWED>
 __device__ void attend_tile(
@@ -327,8 +327,8 @@ __device__ void attend_tile(
             const float* cosines = angles + (long long)row * HEAD + 8 * k + i / 2 * 8 + column;
             const float2 cosine = *(const float2*)cosines, sine = *(const float2*)(cosines + HEAD / 2);
             float first[2] = {low(query[k][i]), high(query[k][i])}, second[2] = {low(query[k + 1][i]), high(query[k + 1][i])};
-            turn(first[0], second[0], cosine.x, sine.x);
-            turn(first[1], second[1], cosine.y, sine.y);
+            rotate_pair(first[0], second[0], cosine.x, sine.x);
+            rotate_pair(first[1], second[1], cosine.y, sine.y);
             query[k][i] = pack_halves(first[0], first[1]);
             query[k + 1][i] = pack_halves(second[0], second[1]);
         }

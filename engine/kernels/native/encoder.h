@@ -184,13 +184,13 @@ private:
 
     // An epilogue that rotates queries and keys by the positions of their tokens (RoFormer, Su et al. 2021, arXiv:2104.09864),
     // and stores queries, keys and values. The two channels that are rotated together are in the same lane of `low` and `high`.
-    struct TurnAndStore {
+    struct RotaryAndStore {
         Store products;
         const float* table;
         const int* positions;
-        int head, turned;  // channels of a head; channels that are rotated, those of all queries and keys
+        int head, rotary;  // channels of a head; channels that are rotated, those of all queries and keys
         ALWAYS_INLINE void operator()(int row, int out, FloatVec low, FloatVec high) const {
-            if (out < turned) {
+            if (out < rotary) {
                 const float* angles = table + ptrdiff_t(positions[row]) * head + out % head / 2;
                 const FloatVec cosine = load(angles), sine = load(angles + head / 2), first = low;
                 low = fmsub(first, cosine, high * sine);
@@ -340,8 +340,8 @@ private:
         const Store products{activations.query_key_value + share.begin * stride, stride};
         if (dims.is_modern()) {
             const float* table = model.rotary[model.has_window[number]];
-            const TurnAndStore turned{products, table, activations.positions + share.begin, dims.head, 2 * dims.attention_width()};
-            multiply_with_residuals(layer, rows, count, residuals, row_of, products, turned);
+            const RotaryAndStore rotary{products, table, activations.positions + share.begin, dims.head, 2 * dims.attention_width()};
+            multiply_with_residuals(layer, rows, count, residuals, row_of, products, rotary);
         } else {
             multiply_with_residuals(layer, rows, count, residuals, row_of, products, products);
         }

@@ -195,13 +195,13 @@ def _rotated(rows: Floats) -> Floats:
 def _projected(
     dims: Any, arrays: dict[str, Floats], name: str, rows: Any, steps: int, angles: Floats | None = None
 ) -> Floats:
-    """Queries, keys and values, the former two turned by `angles`: cosines and sines, [tokens, head].
+    """Queries, keys and values, the former two rotated by `angles`: cosines and sines, [tokens, head].
 
     In INT8 the first row, of [CLS], is quantized twice: itself, and what that has lost.
     """
     projected = _linear(arrays, name, rows)
     if angles is not None:
-        projected = _turned(dims, projected, angles)
+        projected = _rotary(dims, projected, angles)
     projected = _rounded(dims, projected)
     if dims.is_int8:
         lost = _linear(arrays, name, _quantize(rows[3], steps)) - arrays[f"{name}.bias"]
@@ -209,7 +209,7 @@ def _projected(
     return projected
 
 
-def _turned(dims: Any, projected: Floats, angles: Floats) -> Floats:
+def _rotary(dims: Any, projected: Floats, angles: Floats) -> Floats:
     """The two channels of a plane of rotation lie 16 apart: [tokens, parts and heads, planes / 16, 2, 16]."""
     tokens = len(projected)
     cosine, sine = (part.reshape(tokens, 1, -1, 16) for part in np.split(angles, 2, axis=1))

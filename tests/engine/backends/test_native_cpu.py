@@ -104,7 +104,7 @@ def random_arrays(dims: ModelDims, seed: int = 0) -> dict[str, npt.NDArray[Any]]
         elif name.startswith("rotary"):
             angles = rng.uniform(-np.pi, np.pi, (shape[0], shape[1] // 2))
             arrays[name] = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-            arrays[name][0] = np.repeat([1.0, 0.0], shape[1] // 2)  # [CLS] is not turned
+            arrays[name][0] = np.repeat([1.0, 0.0], shape[1] // 2)  # [CLS] is not rotated
         elif name == "has_window":
             arrays[name] = rng.integers(0, 2, shape)
         elif name == "kept":

@@ -60,7 +60,7 @@ const std::map<std::string, std::function<std::function<void()>(void**)>> kernel
     {"embed", named(embed)},
 #if MODERN
     {"normalize", named(normalize)},
-    {"turn_keys", named(turn_keys)},
+    {"rotary_keys", named(rotary_keys)},
     {"attend_window", named(attend_window)},
     {"gate", named(gate)},
     {"mean", named(mean)},
