@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import zlib
@@ -58,12 +59,15 @@ class Source:
     """The lines of files, one file after the other. Any number of threads may read.
 
     A file is plain UTF-8, or compressed by gzip, bzip2, xz or zstd, or a Parquet table, whose rows are read as JSON objects. The
-    first bytes decide, not the name. Standard input is copied to a temporary file, since some readers read twice.
+    first bytes decide, not the name. Standard input, pipes and devices are copied to temporary files, since they can be read
+    once alone.
     """
 
-    def __init__(self, files: Sequence[Path], name: str | None = None) -> None:
+    def __init__(self, files: Sequence[Path], names: Sequence[str] | None = None) -> None:
+        """Take the files, and their names in messages, where these are others."""
         self.files = tuple(files)
-        self.name = name or (str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more")
+        self.names = tuple(map(str, files) if names is None else names)
+        self.name = self.names[0] if len(files) == 1 else f"{self.names[0]} and {len(files) - 1} more"
         self._copies: list[IO[bytes]] = []
         """Temporary files, which exist as long as the source does."""
 
@@ -79,18 +83,23 @@ class Source:
             return cls._of_standard_input()
         if STANDARD_INPUT in map(str, words):
             raise DataFileError("- (standard input) cannot be joined with other files")
-        files = [path for word in words for path in _expanded(str(word))]
-        for path in files:
-            with reading(path), path.open("rb"):
-                pass
-        return cls(files)
+        given_files = [path for word in words for path in _expanded(str(word))]
+        copies = {}
+        for path in given_files:
+            with reading(path), path.open("rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    copies[path] = _copied(file)
+        source = cls(
+            [Path(copies[path].name) if path in copies else path for path in given_files],
+            names=[str(path) for path in given_files],
+        )
+        source._copies += copies.values()
+        return source
 
     @classmethod
     def _of_standard_input(cls) -> "Source":
-        copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-        copy.flush()
-        source = cls([Path(copy.name)], name=STANDARD_INPUT_NAME)
+        copy = _copied(sys.stdin.buffer)
+        source = cls([Path(copy.name)], names=[STANDARD_INPUT_NAME])
         source._copies.append(copy)
         return source
 
@@ -100,7 +109,8 @@ class Source:
     @property
     def short_name(self) -> str:
         """The name without folders."""
-        return Path(self.name).name if len(self.files) == 1 else f"{self.files[0].name} and {len(self.files) - 1} more"
+        first = Path(self.names[0]).name
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
 
     @property
     def plain(self) -> bool:
@@ -148,7 +158,7 @@ class Source:
             line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             copy.write(line if line.endswith(b"\n") else line + b"\n")
         copy.flush()
-        source = Source([Path(copy.name)], name=self.name)
+        source = Source([Path(copy.name)], names=[self.name])
         source._copies += [*self._copies, copy]
         return source
 
@@ -166,8 +176,7 @@ class Source:
 
     def _raw(self, after: int = 0, position: int = 0) -> Iterator[tuple[str, int, int, bytes]]:
         """Yield file, number, first byte and bytes of each line."""
-        for path in self.files:
-            name = self.name if len(self.files) == 1 else str(path)
+        for path, name in zip(self.files, self.names, strict=True):
             with reading(path, name), _opened(path) as file:
                 if position:
                     file.seek(position)
@@ -198,6 +207,14 @@ def reading(path: Path, name: str | None = None) -> Iterator[None]:
 
 def _damaged(name: str | Path, error: Exception) -> DataFileError:
     return DataFileError(f"{name} is damaged or cut short ({error}); get it again")
+
+
+def _copied(file: IO[bytes]) -> IO[bytes]:
+    """Return a temporary file with what a file holds from here on. It exists as long as it is open."""
+    copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
+    shutil.copyfileobj(file, copy)
+    copy.flush()
+    return copy
 
 
 def _expanded(word: str) -> list[Path]:

@@ -5,8 +5,10 @@ import gzip
 import io
 import json
 import lzma
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,6 +86,24 @@ def test_standard_input_is_read_as_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert str(source) == source.short_name == "standard input"
     with pytest.raises(DataFileError, match="cannot be joined"):
         Source.of(["-", tmp_path])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_pipe_is_read_from_its_beginning_and_as_often_as_a_file(tmp_path: Path, pack: Pack) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "z.tsv").write_bytes(b"z\tlast")
+    texts = {str(number): f"passage {number}" for number in range(20_000)}  # many times a pipe's and a reader's buffer
+    content = pack("".join(f"{name}\t{text}\n" for name, text in texts.items()).encode())
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit((tmp_path / "pipe").write_bytes, content)
+        source = Source.of([tmp_path / "pipe", tmp_path / "z.tsv"])
+        assert written.result() == len(content)
+    assert read_texts(source) == read_texts(source) == texts | {"z": "last"}
+    assert str(source) == f"{tmp_path / 'pipe'} and 1 more"
+    assert [line.where for line in source.lines()][-2:] == [
+        f"{tmp_path / 'pipe'}, line 20000",
+        f"{tmp_path / 'z.tsv'}, line 1",
+    ]
 
 
 def test_the_same_files_have_the_same_sha256(tmp_path: Path) -> None:
