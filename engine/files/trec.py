@@ -116,7 +116,7 @@ def read_qrels(given: Given) -> Qrels:
         if fields == BEIR_HEADER and not qrels:
             continue
         try:
-            query, passage, relevance = fields if len(fields) == 3 else (fields[0], *fields[2:])
+            query, passage, relevance = fields if len(fields) == 3 else [*fields[:1], *fields[2:]]
             grade = int(relevance)
         except ValueError:
             raise DataFileError(f"{line.where}: expected {QREL_FORMS}, got {shown(line.text)}") from None
