@@ -289,9 +289,22 @@ def _parquet_rows(path: Path, name: str) -> Iterator[bytes]:
             ]  # a nested column is no id, no text and no score
             for batch in table.iter_batches(columns=simple):
                 for row in batch.to_pylist():
-                    yield json.dumps(row, default=str).encode()
+                    yield json.dumps(row, default=_as_text).encode()
     except pyarrow.ArrowException as error:
         raise DataFileError(f"{name} is no Parquet file that can be read: {error}") from error
+
+
+def _as_text(value: object) -> str | None:
+    """Return a value that JSON has no form for as a text. Bytes are UTF-8: many writers do not mark columns of texts as such.
+
+    Bytes that are something else, such as an image, become null.
+    """
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _decoded(raw: bytes, number: int, name: str) -> str:

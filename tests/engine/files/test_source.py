@@ -134,6 +134,15 @@ def test_a_parquet_tables_rows_are_objects(tmp_path: Path) -> None:
         read_texts(tmp_path / "p.parquet")
 
 
+def test_bytes_in_a_parquet_table_are_texts(tmp_path: Path) -> None:
+    columns = {"id": [b"1", b"2"], "text": ["the élysée".encode(), b"the river"], "image": [b"\xff\xd8", b"\x89PNG"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "p.parquet")
+    assert read_texts(tmp_path / "p.parquet") == {"1": "the élysée", "2": "the river"}
+    parquet.write_table(pyarrow.table(columns | {"text": [b"\xff", b"the river"]}), tmp_path / "p.parquet")
+    with pytest.raises(DataFileError, match=r"p\.parquet, line 1: expected .* with the fields id, text, image"):
+        read_texts(tmp_path / "p.parquet")
+
+
 @pytest.mark.parametrize(
     ("content", "missing", "extra"),
     [(zstd.compress(LINES), "backports.zstd", "zstd"), (b"PAR1\x15", "pyarrow", "parquet")],
