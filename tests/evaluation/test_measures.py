@@ -69,6 +69,7 @@ def test_names_are_ir_measures_own_in_the_order_asked_for() -> None:
         ("AP(rel=2", r"'AP\(rel=2' cannot be computed"),
         ("nDCG(no=1)@10", "cannot be computed"),
         ("P", "'P' cannot be computed .invalid param cutoff"),
+        ("RR@10 nDCG@0", "'nDCG@0' cannot be computed .the cutoff is below 1"),  # trec_eval ends the process
         ("  ", "is empty; give names"),
     ],
 )
