@@ -32,7 +32,7 @@ from .scores import best_first, label_scores, relevance_scores
 from .selection.select import choose_execution
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
-from .text.inputs import check_text, checked_pair, checked_pairs, checked_passages, is_single
+from .text.inputs import check_text, checked_pairs, checked_passages, is_single
 from .text.pair_source import PairSource, StoredPassages, TextPairs, TokenizedPairs
 from .text.pair_tokenizer import PairTokenizer
 from .text.text_limits import NO_LIMITS, TextLimits
@@ -195,10 +195,9 @@ class CrossEncoder(CrossEncoderAttributes):
         if inputs is None:
             raise InputError("expected pairs of texts, got None; pass [(query, passage), ...]")
         single = is_single(inputs)
-        pairs: Iterable[tuple[str, str]] = [checked_pair(inputs, 0)] if single else checked_pairs(inputs)
         total = len(inputs) if not single and isinstance(inputs, Sequence) else None
         logits = self.logits(
-            pairs,
+            [inputs] if single else inputs,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             total=total,
@@ -358,14 +357,15 @@ class CrossEncoder(CrossEncoderAttributes):
 
         `max_length` holds for this call only. `prompt` None means the model's default prompt, if it has one. `windows`
         scores long passages in pieces, whose logits are aggregated. `total` is the number of pairs for the progress bar,
-        where `pairs` has no length. Raises BackendError once the model is closed.
+        where `pairs` has no length. Raises InputError, naming the index, for an item that is not a pair of texts, and
+        BackendError once the model is closed.
         """
         if max_length is not None and windows is not None:
             raise OptionError(f"max_length={max_length} and windows exclude each other: set the windows' length")
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
         request = self._request(TextPairs(tokenizer=tokenizer, prompt=prompt), batch_size, windows)
         with _progress(show_progress_bar, total) as progress:
-            return request.score(pairs, self._scorer, progress=progress).logits
+            return request.score(checked_pairs(pairs), self._scorer, progress=progress).logits
 
     def encode(
         self,

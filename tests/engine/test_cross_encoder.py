@@ -6,8 +6,9 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -94,11 +95,45 @@ def test_no_pairs_give_no_scores(model: CrossEncoder, two_label_bundle: Path) ->
         ([[]], "item 0 has 0 texts"),
         ([{"query": "a"}], "item 0 is dict"),
         ([("a", "b"), ("a", "\ud800")], "pair 1 holds a lone surrogate"),
+        (MappingProxyType({("a", "b"): 1}), "expected pairs of texts, got mappingproxy"),
+        (np.array("a"), "expected pairs of texts, got ndarray"),
     ],
 )
 def test_what_is_no_pair_is_refused_by_index(model: CrossEncoder, inputs: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.predict(inputs)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("a", "b"), ("a", float("nan"))], "the passage of item 1 is float nan, not a text"),
+        ([("a", b"b")], "the passage of item 0 is bytes b'b', not a text; decode it first"),
+        (["ab"], "item 0 is str 'ab', not a pair"),
+        ([("a", "b", "c")], "item 0 has 3 texts"),
+        ({"ab": 1}, "expected pairs of texts, got dict"),
+        (None, "expected pairs of texts, got None"),
+    ],
+)
+def test_logits_refuse_what_predict_refuses(model: CrossEncoder, pairs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.logits(pairs)
+
+
+class Frame:
+    """What of a pandas DataFrame matters here: it is iterated by the names of its columns."""
+
+    columns = ("query", "passage")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+def test_a_data_frame_is_refused_whose_items_are_the_names_of_columns(model: CrossEncoder) -> None:
+    with pytest.raises(InputError, match="documents is Frame .*; pass a list of passages"):
+        model.rank("a", Frame())
+    with pytest.raises(InputError, match="expected pairs of texts, got Frame"):
+        model.predict(Frame())
 
 
 def test_rank_sorts_best_first_and_keeps_ties_in_input_order(model: CrossEncoder) -> None:
