@@ -389,6 +389,8 @@ def test_predict_takes_the_device_it_is_on_and_no_other(model: crossrt.CrossEnco
         {"text": {"truncation": False}},
         {"image": {"size": 3}},
         {"text": {"truncation": "only_first"}},
+        {"max_length": 9},
+        ["text"],
     ],
 )
 def test_what_processing_kwargs_may_not_change_is_refused(model: crossrt.CrossEncoder, options: Any) -> None:
