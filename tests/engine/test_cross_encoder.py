@@ -257,6 +257,8 @@ def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]
         ({"threads": -1}, "threads=-1"),
         ({"threads": 1.5}, "threads=1.5"),
         ({"num_labels": 2}, "num_labels=2, but the model has 1"),
+        ({"trust_engines": "false"}, "trust_engines='false': give True or False"),
+        ({"allow_failed": 1}, "allow_failed=1: give True or False"),
         ({"precision": "fp7"}, "unknown precision 'fp7'; one of fp32, bf16, fp16, int8, or auto"),
         ({"backend": "tpu"}, "unknown backend 'tpu'; one of auto, onnxruntime"),
         ({"model_kwargs": {"load_in_8bit": True}}, r"model_kwargs\['load_in_8bit'\]"),
