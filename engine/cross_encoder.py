@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from . import compatibility
-from .activation import Activation, Floats, apply, is_identity, is_monotonic
+from .activation import Activation, Floats, apply, check_activation, is_identity, is_monotonic
 from .attributes import CrossEncoderAttributes, ModelCardData
 from .batching.batch import Batch
 from .bundle.bundle import Bundle
@@ -132,6 +132,7 @@ class CrossEncoder(CrossEncoderAttributes):
             self._relevant_label = label_number(relevant_label, manifest.label_names, manifest.labels)
         self._pair_tokenizer = self._tokenizer_for(max_length if max_length is not None else mapped.get("max_length"))
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
+        check_activation(self.activation_fn)
         self.model_card_data = ModelCardData() if model_card_data is None else model_card_data
         if devices is None:
             # device_map takes precedence over device, as in sentence-transformers.
@@ -192,6 +193,7 @@ class CrossEncoder(CrossEncoderAttributes):
         activation_fn = others.pop("activation_fn", activation_fn)
         compatibility.refuse({"pool": pool, **others}, CrossEncoder.predict)
         self.check_device(device)
+        activation = self._activation(activation_fn)
         if inputs is None:
             raise InputError("expected pairs of texts, got None; pass [(query, passage), ...]")
         single = is_single(inputs)
@@ -206,7 +208,6 @@ class CrossEncoder(CrossEncoderAttributes):
             windows=windows,
         )
         self.check_finite(logits)
-        activation = self.activation_fn if activation_fn is None else activation_fn
         scores = label_scores(logits, activation, apply_softmax=bool(apply_softmax))
         if len(scores) == 0:
             scores = np.zeros(0, dtype=np.float32)
@@ -287,6 +288,7 @@ class CrossEncoder(CrossEncoderAttributes):
             top_k = whole("top_k", top_k, least=0, hint=", or None for all")
         check_text(query, "the query")
         self._need_label()  # fail before computing anything
+        self._activation(activation_fn)
         refused = {"prompt": prompt or prompt_name, "limits": limits, "windows": windows, "passages": passages}
         prompt = self._prompt(prompt, prompt_name)
         texts: list[str] = []
@@ -510,7 +512,10 @@ class CrossEncoder(CrossEncoderAttributes):
         )
 
     def _activation(self, chosen: Activation | None) -> Activation:
-        return self.activation_fn if chosen is None else chosen
+        """Return the activation of a call. Raises OptionError for what is none, before anything is computed."""
+        activation = self.activation_fn if chosen is None else chosen
+        check_activation(activation)
+        return activation
 
     def relevance(
         self, logits: Floats, activation_fn: Activation | None = None, *, apply_softmax: bool = False

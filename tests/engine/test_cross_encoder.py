@@ -257,6 +257,7 @@ def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]
         ({"threads": -1}, "threads=-1"),
         ({"threads": 1.5}, "threads=1.5"),
         ({"num_labels": 2}, "num_labels=2, but the model has 1"),
+        ({"activation_fn": "cpu"}, "unknown activation 'cpu'; known by name: identity, sigmoid, softmax, tanh"),
         ({"trust_engines": "false"}, "trust_engines='false': give True or False"),
         ({"allow_failed": 1}, "allow_failed=1: give True or False"),
         ({"precision": "fp7"}, "unknown precision 'fp7'; one of fp32, bf16, fp16, int8, or auto"),
@@ -270,6 +271,17 @@ def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]
 def test_an_option_that_is_not_allowed_is_an_error(bundle: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         CrossEncoder(bundle, **options)
+
+
+def test_an_activation_that_is_not_there_is_refused_before_anything_is_scored(model: CrossEncoder) -> None:
+    def nothing() -> Iterator[tuple[str, str]]:
+        raise AssertionError("a pair was asked for")
+        yield
+
+    with pytest.raises(OptionError, match="unknown activation 'sigmod'; known by name"):
+        model.predict(nothing(), activation_fn="sigmod")
+    with pytest.raises(OptionError, match="activation_fn is a name or a callable, not int"):
+        model.rank("a", nothing(), activation_fn=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is an NVIDIA GPU here")
