@@ -130,7 +130,7 @@ class Frame:
 
 
 def test_a_data_frame_is_refused_whose_items_are_the_names_of_columns(model: CrossEncoder) -> None:
-    with pytest.raises(InputError, match="documents is Frame .*; pass a list of passages"):
+    with pytest.raises(InputError, match=r"documents is Frame .*; pass a list of passages"):
         model.rank("a", Frame())
     with pytest.raises(InputError, match="expected pairs of texts, got Frame"):
         model.predict(Frame())
