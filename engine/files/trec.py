@@ -13,7 +13,7 @@ from .source import Given, Line, Source
 from .texts import check_columns, checked_id, field_as_id, is_json, json_object, read_texts, shown
 
 FEW = 20
-"""Fewest lines that `read_pairs` judges by their first column: fewer could begin with words that look like ids by chance."""
+"""Fewest lines that are judged by their first column: fewer could begin with words that look like ids by chance."""
 ID = re.compile(r"\S*\d\S*")
 """A text that looks like an id: one word with a digit."""
 
