@@ -8,13 +8,14 @@ import importlib
 import json
 import lzma
 import os
-import shutil
 import stat
 import sys
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -68,7 +69,7 @@ class Source:
         self.files = tuple(files)
         self.names = tuple(map(str, files) if names is None else names)
         self.name = self.names[0] if len(files) == 1 else f"{self.names[0]} and {len(files) - 1} more"
-        self._copies: list[IO[bytes]] = []
+        self._copies: list[_Copy] = []
         """Temporary files, which exist as long as the source does."""
 
     @classmethod
@@ -88,9 +89,9 @@ class Source:
         for path in given_files:
             with reading(path), path.open("rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    copies[path] = _copied(file)
+                    copies[path] = _Copy(_pieces(file))
         source = cls(
-            [Path(copies[path].name) if path in copies else path for path in given_files],
+            [copies[path].path if path in copies else path for path in given_files],
             names=[str(path) for path in given_files],
         )
         source._copies += copies.values()
@@ -98,8 +99,8 @@ class Source:
 
     @classmethod
     def _of_standard_input(cls) -> "Source":
-        copy = _copied(sys.stdin.buffer)
-        source = cls([Path(copy.name)], names=[STANDARD_INPUT_NAME])
+        copy = _Copy(_pieces(sys.stdin.buffer))
+        source = cls([copy.path], names=[STANDARD_INPUT_NAME])
         source._copies.append(copy)
         return source
 
@@ -153,12 +154,9 @@ class Source:
         """
         if self.plain:
             return self
-        copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
-        for _, number, _, raw in self._raw():
-            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            copy.write(line if line.endswith(b"\n") else line + b"\n")
-        copy.flush()
-        source = Source([Path(copy.name)], names=[self.name])
+        lines = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw for _, number, _, raw in self._raw())
+        copy = _Copy(line if line.endswith(b"\n") else line + b"\n" for line in lines)
+        source = Source([copy.path], names=[self.name])
         source._copies += [*self._copies, copy]
         return source
 
@@ -209,12 +207,20 @@ def _damaged(name: str | Path, error: Exception) -> DataFileError:
     return DataFileError(f"{name} is damaged or cut short ({error}); get it again")
 
 
-def _copied(file: IO[bytes]) -> IO[bytes]:
-    """Return a temporary file with what a file holds from here on. It exists as long as it is open."""
-    copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
-    shutil.copyfileobj(file, copy)
-    copy.flush()
-    return copy
+class _Copy:
+    """A temporary file that is removed with this object. It is not held open, since Windows would not open it again."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="crossrt-")
+        self.path = Path(name)
+        weakref.finalize(self, self.path.unlink, missing_ok=True)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(pieces)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what a file holds from here on."""
+    return iter(partial(file.read, 1 << 20), b"")
 
 
 def _expanded(word: str) -> list[Path]:

@@ -169,6 +169,8 @@ def test_a_temporary_copy_lives_as_long_as_its_source(tmp_path: Path) -> None:
     unpacked = Source.of(tmp_path / "p").unpacked()
     [copy] = unpacked.files
     assert copy.exists()
+    held = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    assert copy.resolve() not in held, "Windows would refuse to open it again"
     del unpacked
     assert not copy.exists()
     assert source_file.Source.of(tmp_path / "p").files == (tmp_path / "p",)
