@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
+import numpy as np
+
 from ..errors import DataFileError, OptionError
 from .source import Given, Line, Source
 from .texts import check_columns, checked_id, field_as_id, is_json, json_object, read_texts, shown
@@ -214,5 +216,7 @@ def write_run(file: IO[str], query: str, scores: Mapping[str, float], *, tag: st
 
 
 def ranked(scores: Mapping[str, float]) -> Sequence[str]:
-    """Return passage ids, best score first, ties by id descending."""
-    return sorted(scores, key=lambda passage: (scores[passage], passage), reverse=True)
+    """Return passage ids, best score first, ties by id descending. As in trec_eval, scores that are equal in 32 bits are ties."""
+    with np.errstate(over="ignore"):  # beyond 32 bits is infinite
+        rounded = np.fromiter(scores.values(), dtype=np.float64, count=len(scores)).astype(np.float32).tolist()
+    return [passage for _, passage in sorted(zip(rounded, scores, strict=True), reverse=True)]
