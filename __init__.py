@@ -1,8 +1,8 @@
-"""MS MARCO cross-encoders, exported with proof and run fast.
+"""Fast inference with MS MARCO cross-encoders, whose exports are checked against PyTorch.
 
     from crossrt import CrossEncoder
 
-Names are resolved on first use, so that `import crossrt` costs milliseconds.
+Names are imported on first use, so that `import crossrt` takes milliseconds.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -15,31 +15,35 @@ from .commands.shared.app import app
 from .engine.errors import CrossrtError, OptionError, ParityError
 
 # isort: off
-# Each registers its command; this is the order of `crossrt --help`.
+# Each import registers a command. Their order is the order in `crossrt --help`.
 from .commands import export, engines, parity  # noqa: F401
 from .commands import rank, rerank, prepare, evaluate  # noqa: F401
 from .commands import serve, triton  # noqa: F401
 from .commands import bench, tune, report, info  # noqa: F401
 
 BROKEN_PIPE = 141
-"""Exit status that a shell reports for a program that SIGPIPE ended: 128 + 13."""
+"""Exit status that a shell reports for a program killed by SIGPIPE: 128 + 13."""
 
 
 def main() -> None:
-    """Run the command line. Exit with 0 on success, 1 on failure, 2 on wrong usage, 143 on SIGTERM."""
+    """Run the command line.
+
+    The exit status is 0 on success, 1 on failure, 2 on wrong usage, 130 on an interrupt, 141 when the reader of the output has
+    gone, and 143 on SIGTERM.
+    """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the parent process may have chosen to ignore it
         signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv[1:]
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is no failure
+            stream.reconfigure(errors="backslashreplace")  # escape characters that the encoding cannot represent
     with _quiet_when_nobody_reads(), _errors_in_words(debug):
         app(prog_name="crossrt")
 
 
 class _ClosedOutput(io.TextIOBase):
-    """Standard output that was closed: what is written to it is an error, and not lost in silence."""
+    """Stand-in for a closed standard output. Writing raises OSError, so that output is not lost silently."""
 
     def write(self, text: str) -> int:
         """See `io.TextIOBase`."""
@@ -52,10 +56,10 @@ class _ClosedOutput(io.TextIOBase):
 
 
 def _open_closed_streams() -> None:
-    """Stand in for standard streams that whoever started this process has closed. Python has None in their place.
+    """Replace the standard streams that were closed before this process started. Python sets these to None.
 
-    There is nothing to read then, errors go nowhere, and output is an error. Their descriptors are taken, so that no other file
-    gets them.
+    The replacement for input is empty, the one for errors discards them, and writing output raises OSError. Each occupies the
+    descriptor of its stream, so that no other file gets that number.
     """
     for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -66,18 +70,18 @@ def _open_closed_streams() -> None:
 
 
 _kept: list[IO[str]] = []
-"""Files that stand in for standard streams."""
+"""Files that occupy the descriptors of closed standard streams. The list keeps them open."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """Exit as on an error, so that unfinished files are removed; a second signal ends the process at once."""
+    """Exit by SystemExit, so that unfinished files are removed. A second signal kills the process at once."""
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)
 
 
 @contextmanager
 def _quiet_when_nobody_reads() -> Iterator[None]:
-    """End silently when the reader of the output has gone, as other tools do: `crossrt rank ... | head -1`."""
+    """Exit silently when the reader closes the pipe, as other tools do: `crossrt rank ... | head -1`."""
     try:
         yield
     except (BrokenPipeError, SystemExit) as error:

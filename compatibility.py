@@ -1,4 +1,4 @@
-"""`patch()` gives crossrt's `CrossEncoder` the name of sentence-transformers', for frameworks that construct it themselves."""
+"""`patch()` replaces sentence-transformers' `CrossEncoder` with crossrt's, for frameworks that construct it themselves."""
 
 import sys
 from importlib import import_module
@@ -8,11 +8,11 @@ from .engine.log import warn_once
 
 
 def patch() -> None:
-    """Let `from sentence_transformers import CrossEncoder` give crossrt's class from now on, in this process.
+    """Make `from sentence_transformers import CrossEncoder` import crossrt's class from now on, in this process.
 
-    Call it before the framework is imported: a module that imported the class earlier goes on with it, which is a warning that
-    names the module. `sentence_transformers.cross_encoder.CrossEncoder` is replaced too, the trainers are not. May be called
-    again. Raises ImportError without sentence-transformers.
+    Call it before the framework is imported. A module that imported the class earlier keeps the old class, and a warning names
+    the module. `sentence_transformers.cross_encoder.CrossEncoder` is replaced too; the trainers are not. Further calls change
+    nothing. Raises ImportError without sentence-transformers.
     """
     packages = [import_module(name) for name in ("sentence_transformers", "sentence_transformers.cross_encoder")]
     theirs = packages[1].CrossEncoder

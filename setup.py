@@ -1,4 +1,4 @@
-"""Compiles the C++ libraries; everything else is in pyproject.toml. Where compiling fails, crossrt is installed without them."""
+"""Compiles the C++ libraries; everything else is in pyproject.toml. If compiling fails, crossrt is installed without them."""
 
 import os
 import platform
@@ -10,24 +10,24 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("engine/kernels/native")
-# From the table that decides at run time where each library is loaded.
+# The table that also decides at run time where each library is loaded.
 KINDS = runpy.run_path("engine/kernels/instruction_sets.py")["KINDS"]
 
-# -g0, because Python's own flags ask for debugging symbols, which make a library ten times as large. Sanitizers name lines by
-# these symbols, and take very long to compile with all optimizations (scripts/sanitize).
+# -g0, because Python's own flags ask for debugging symbols, which make a library ten times as large. Sanitizers need these
+# symbols to report lines, and take very long to compile with all optimizations (scripts/sanitize).
 OPTIMIZATION = ["-O1"] if "-fsanitize" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
 
 
 class BuildLibraries(build_ext):
-    """Compiles libraries in parallel, as many as there are processors. One that does not compile leaves no older one behind."""
+    """Compiles as many libraries at once as there are processors. A library that does not compile leaves no older file behind."""
 
     def finalize_options(self) -> None:
-        """Set the number of compilers that run at once."""
+        """Enable parallel compilation."""
         super().finalize_options()
         self.parallel = True
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile one library. An editable install finds libraries beside their sources, the last one that compiled too."""
+        """Compile one library. If that fails, remove the file of an earlier build, which an editable install would load."""
         try:
             super().build_extension(ext)
         except Exception:
@@ -46,7 +46,7 @@ kernels = [
             *OPTIMIZATION,
             "-fno-math-errno",
             "-pthread",
-            *kind.compiler_flags,  # its -march overrides one in CFLAGS: only the instructions that are named there
+            *kind.compiler_flags,  # its -march overrides one in CFLAGS, which could allow other instructions
             # False alarms of GCC 12: its AVX512 headers use uninitialized registers on purpose.
             "-Wno-uninitialized",
             "-Wno-maybe-uninitialized",
@@ -57,7 +57,7 @@ kernels = [
     for kind in KINDS
     if platform.machine() in kind.machines
 ]
-# These two depend on no instructions, so every machine gets them: tokenization, and what instructions the processor has.
+# These two libraries need no special instructions, so every machine gets them: tokenization and the processor's instructions.
 plain = [
     Extension(
         f"crossrt.engine.kernels.native_{name}",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The least that a server of this API can do in Python: decode the JSON, encode an answer. The floor for `serving.py`.
+"""A minimal server of this API in Python, the baseline for `serving.py`: it decodes the JSON and encodes an answer.
 
-It has uvicorn and msgspec as `crossrt serve` has, and no checks, keys, limits, queue, metrics or logs.
+Like `crossrt serve` it uses uvicorn and msgspec. It has no checks, keys, limits, queue, metrics or logs.
 
     benchmarks/bare_server.py
 """
@@ -23,7 +23,7 @@ class Request(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """The place of a document, and its score, which is its length."""
+    """The index of a document, and its length as its score."""
 
     index: int
     relevance_score: float

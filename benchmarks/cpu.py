@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How fast is crossrt beside its peers on a CPU, from raw text to scores? A request is one query with its candidates.
+"""How fast is crossrt compared with its peers on a CPU, from raw text to scores? A request is one query with its candidates.
 
     benchmarks/peers/environments
     benchmarks/cpu.py CHECKPOINT BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out result.json
 
 Each system is a process in its own environment, with the same weights and number of threads. Every request goes to all
 systems one after the other, in an order that rotates with each request. A process without a request is stopped, so that it
-cannot disturb the others. Ratios are between the times of one request; medians and the 5th and 95th percentile are printed.
-Scores are compared with PyTorch's FP32 scores before a time counts.
+cannot disturb the others. A ratio compares two systems' times for the same request; the output has the median and the 5th and
+95th percentile of these ratios. Scores are compared with PyTorch's FP32 scores, and systems with other scores are marked.
 """
 
 import argparse
@@ -47,14 +47,14 @@ ENVIRONMENTS = {
     "FlashRank": "flashrank",
 }
 EXACT, RANKED = 1e-3, 0.85
-"""Limits for equal scores: the largest difference for systems in FP32, the top-10 overlap for others."""
+"""Limits for equal scores: the largest absolute difference for systems in FP32, the least top-10 overlap for others."""
 
 FEW, SLOW = 5, 3
-"""After FEW requests, a system that takes SLOW times as long as the reference gets no more."""
+"""After FEW requests, a system that takes SLOW times as long as the reference gets no more requests."""
 
 
 class Process:
-    """A running system, stopped while it has no request. `failed` is the reason when it does not run."""
+    """The process of a system, stopped while it has no request. `failed` is the reason if it does not run, or empty."""
 
     def __init__(self, system: str, python: Path, arguments: list[str]) -> None:
         self.system = system
@@ -79,7 +79,7 @@ class Process:
         self._stop()
 
     def score(self, query: str, passages: list[str], *, number: int | None = None) -> None:
-        """Send a request, and keep its time and scores under its number, if it has one."""
+        """Send a request. Keep its time and scores under `number`, unless that is None."""
         if self.failed:
             return
         assert self.child.stdin
@@ -171,7 +171,7 @@ def main() -> None:
 def open_systems(
     arguments: argparse.Namespace, requests: list[tuple[str, list[str]]], running: contextlib.ExitStack
 ) -> list[Process]:
-    """Start every system, the reference first, one after the other."""
+    """Start the systems one after the other, the reference first."""
     calibration = running.enter_context(tempfile.NamedTemporaryFile("w", suffix=".tsv"))  # noqa: SIM115, the stack's
     for query, text in [(query, text) for query, texts in requests for text in texts][::14][:300]:
         print(f"{query}\t{text}", file=calibration)
@@ -194,7 +194,7 @@ def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling:
     numbers = sorted(each.seconds)
     seconds = np.array([each.seconds[number] for number in numbers])
     differences = np.concatenate([abs(each.scores[number] - reference.scores[number]) for number in numbers])
-    differences = differences[~np.isnan(differences)]  # of the passages that were returned
+    differences = differences[~np.isnan(differences)]  # passages that a system did not return have NaN
     overlap = np.mean(
         [top_overlap(reference.scores[number], np.nan_to_num(each.scores[number], nan=-np.inf)) for number in numbers]
     )
@@ -215,7 +215,7 @@ def row(each: Process, reference: Process, *, pairs: int, gflop: float, ceiling:
         "ratio_p5_p95": [round(float(value), 2) for value in np.percentile(ratios, [5, 95])],
         "ms_p50_p95_p99": [round(float(value), 1) for value in np.percentile(milliseconds, [50, 95, 99])],
     }
-    # BF16 has no ceiling here, and an exact ranking computes in two precisions.
+    # There is no ceiling for BF16, and none for an exact ranking, which computes in two precisions.
     if each.system.startswith("crossrt") and "BF16" not in each.system and each.system != EXACT_TOP:
         share = gflop / float(np.mean(seconds)) / ceiling["int8" if "INT8" in each.system else "fp32"]
         assert share < 1, f"{each.system} is at {share:.2f} of the ceiling {ceiling}: the benchmark is invalid"

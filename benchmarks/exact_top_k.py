@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""How often an exact ranking from a cheaper precision is FP32's, and how fast it is.
+"""How often does an exact ranking from a cheaper precision equal FP32's, and how fast is it?
 
     benchmarks/exact_top_k.py quality BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out exact_top_k.json
     benchmarks/exact_top_k.py speed BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --out exact_top_k_speed.json
 
-Quality: the candidates of each query, and for some queries further passages of the collection, are scored in all
-precisions once. Thousands of lists are then drawn from them, of several lengths, and the best k of each are found as
-`rank(..., exact=True)` finds them. A list fails when its k best, or their order, are not FP32's. Of each kind of lists the
-upper 95 % limit of the failure rate is given (one-sided, exact binomial). It takes the lists to be independent. Those of one
-query are not, so there is a second limit: of the share of queries with any list that fails. Near ties are counted apart.
+Quality: the candidates of each query are scored once in every precision. Some queries are also scored with further passages of
+the collection. From these scores, thousands of lists of several lengths are drawn, and the best k of each are found as `rank(...,
+exact=True)` finds them. A list fails when its k best passages, or their order, differ from FP32's. For each length and k, the
+result gives the upper 95 % confidence limit of the failure rate (one-sided, exact binomial). This limit assumes independent
+lists. The lists of one query are not independent, so the result also gives the limit for the share of queries with any failing
+list. Near ties are counted separately.
 
 Speed: `rank` of the same lists in FP32, in the cheaper precision, exactly, and exactly with BF16 instead of FP32 as the second
-pass, interleaved request by request after a warm-up that is not counted. Ratios are of the same request, as median with the
-5th and 95th percentile. No timing is needed for the quality.
+pass. These alternate request by request, after a warm-up that is not counted. A ratio compares two times of the same request; the
+result has the median and the 5th and 95th percentile. The quality part takes no times.
 """
 
 import argparse
@@ -38,12 +39,12 @@ Lists = list[tuple[str, list[str]]]
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
 KS = (1, 3, 5, 10, 20, 50, 100)
 NEAR = 0.01
-"""FP32 scores closer than this at the k-th place make a near tie."""
+"""A list is a near tie if the FP32 scores of its k-th and (k + 1)-th passage differ by less than this."""
 CONFIDENCE = 0.95
 SMALL = ((10, 1), (10, 3), (14, 1), (20, 2), (20, 5), (30, 5), (50, 10))
-"""Lengths and k of the short lists that are timed, around the rule of `precision="auto"`."""
+"""Length and k of the short lists that are timed, around the limit of `precision="auto"`: 4 k + 10 passages."""
 FEW_WORDS = 8
-"""Words of a short passage."""
+"""Number of words in a short passage."""
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 class Half:
-    """The bundle's model in BF16, or None and `about` with the reason."""
+    """The bundle's model in BF16. If it cannot be opened, `model` is None and `about` gives the reason."""
 
     def __init__(self, bundle: Path, options: dict[str, Any]) -> None:
         self.model: CrossEncoder | None = None
@@ -117,7 +118,7 @@ class Half:
 
 
 def lengthened(lists: Lists, everything: Sequence[str], length: int) -> Lists:
-    """Return the lists with other passages of the collection, `length` in all."""
+    """Return the lists, extended with random passages of the collection and cut to `length` passages."""
     chance = np.random.default_rng(0)
     longer = []
     for query, own in lists:
@@ -131,18 +132,18 @@ def lengthened(lists: Lists, everything: Sequence[str], length: int) -> Lists:
 
 @dataclass(kw_only=True)
 class Way:
-    """How often one way to rank fails, over the lists of some kind."""
+    """How often one ranking method fails, over lists of one kind."""
 
     other_set: int = 0
     other_list: int = 0
-    """Of another set or in another order."""
+    """Lists whose k best differ from FP32's in set or in order."""
     near_ties_other_list: int = 0
     failed_queries: set[int] = field(default_factory=set)
     rescored: list[int] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
 
     def add(self, query: int, rows: list[int], best: list[int], *, near: bool, found: TopK | None = None) -> None:
-        """Count one list, whose best rows in FP32 are `best`."""
+        """Count one list. `best` are its best rows in FP32."""
         self.other_set += set(rows) != set(best)
         if rows != best:
             self.other_list += 1
@@ -160,7 +161,7 @@ class Way:
         self.failed_queries |= other.failed_queries
 
     def row(self, lists: int, near_ties: int, queries: int) -> dict[str, Any]:
-        """Return the counts, with the upper limits of their rates."""
+        """Return the counts, with the upper confidence limits of their rates."""
         row: dict[str, Any] = {
             "other_set": self.other_set,
             "other_list": self.other_list,
@@ -180,10 +181,10 @@ class Way:
 
 
 def quality(scored: Sequence[Sequence[Sequence[Floats]]], error: ScoreError, draws: int) -> dict[str, Any]:
-    """Draw lists of each length, and count those whose k best are not FP32's.
+    """Draw lists of each length, and count those whose k best differ from FP32's.
 
-    `scored` has for each query its lists, and for each of these the scores in FP32, in the cheaper precision and, where it was
-    measured, in BF16.
+    `scored` has a sequence of lists for each query. Each list has the scores in FP32, in the cheaper precision and, if measured,
+    in BF16.
     """
     chance = np.random.default_rng(1)
     rows, totals = [], Kind()
@@ -203,7 +204,7 @@ def quality(scored: Sequence[Sequence[Sequence[Floats]]], error: ScoreError, dra
 
 @dataclass(kw_only=True)
 class Kind:
-    """Lists of one kind, and how often each way to rank them fails."""
+    """Lists of one kind, and how often each ranking method fails on them."""
 
     lists: int = 0
     near_ties: int = 0
@@ -211,7 +212,7 @@ class Kind:
     ways: dict[str, Way] = field(default_factory=dict)
 
     def add(self, query: int, scores: Sequence[Floats], k: int, error: ScoreError) -> None:
-        """Rank one list in every way. `scores` are as in `quality`."""
+        """Rank one list by each method. `scores` are the scores of one list, as in `quality`."""
         precise, cheap, *others = scores
         order = np.argsort(-precise, kind="stable")
         best = order[:k].tolist()
@@ -242,9 +243,9 @@ class Kind:
 
 
 def upper_limit(failures: int, trials: int) -> float | None:
-    """Return the upper limit of the failure rate at `CONFIDENCE`, one-sided (Clopper and Pearson); None without trials.
+    """Return the one-sided upper limit of the failure rate at `CONFIDENCE` (Clopper and Pearson), or None without trials.
 
-    It is the rate at which so few failures have the probability 1 - `CONFIDENCE`. For none it is about 3 / `trials`.
+    At this rate, `failures` or fewer have the probability 1 - `CONFIDENCE`. Without failures the limit is about 3 / `trials`.
     """
     if not trials:
         return None
@@ -256,7 +257,7 @@ def upper_limit(failures: int, trials: int) -> float | None:
 
 
 def _at_most(failures: int, trials: int, rate: float) -> float:
-    """Return the probability of at most so many failures in independent trials."""
+    """Return the probability of at most `failures` failures in independent trials with the given failure rate."""
     if rate >= 1:
         return float(failures >= trials)
     if rate <= 0:
@@ -268,7 +269,7 @@ def _at_most(failures: int, trials: int, rate: float) -> float:
 
 
 def print_quality(result: dict[str, Any], precision: str) -> None:
-    """Print a line for each kind of lists and way to rank."""
+    """Print a line for each kind of list and ranking method."""
     for row in [*result["quality"], {"length": "all", "k": "all", **result["all"]}]:
         print(
             f"list {row['length']}, k {row['k']}: {row['lists']:,} lists of {row['queries']} queries, "
@@ -292,7 +293,7 @@ def print_quality(result: dict[str, Any], precision: str) -> None:
 def speed(
     models: Sequence[CrossEncoder], error: ScoreError, lists: Lists, everything: Sequence[str], arguments: Any
 ) -> dict[str, Any]:
-    """Time lists of 100 and of 1,000 with k = 10, and short lists, of passages as they are and of a few words."""
+    """Time lists of 100 and 1,000 passages with k = 10, and short lists of whole passages and of passages cut to a few words."""
     kinds: list[tuple[int, int, int | None, int]] = [
         (100, 10, None, arguments.requests),
         (1000, 10, None, arguments.long_requests),
@@ -310,7 +311,7 @@ def speed(
 
 
 def timed(models: Sequence[CrossEncoder], error: ScoreError, lists: Lists, k: int) -> dict[str, Any]:
-    """Time the ways to rank each list, and count results that are FP32's."""
+    """Time each ranking method on each list, and count the results that equal FP32's."""
     precise, cheap, *others = models
     ways: dict[str, Callable[[str, list[str]], list[int]]] = {
         "fp32": lambda query, texts: ids(precise.rank(query, texts, top_k=k)),
@@ -347,14 +348,14 @@ def timed(models: Sequence[CrossEncoder], error: ScoreError, lists: Lists, k: in
 
 
 def ids(found: list[dict[str, Any]]) -> list[int]:
-    """Return the numbers of the passages that `rank` returned."""
+    """Return the indexes of the passages that `rank` returned."""
     return [each["corpus_id"] for each in found]
 
 
 def refined(
     cheap: CrossEncoder, second: CrossEncoder, error: ScoreError, query: str, texts: list[str], k: int
 ) -> list[int]:
-    """Rank as an exact ranking does, with the second pass on another opened model."""
+    """Rank exactly, with the second pass on another open model."""
     pairs = [(query, text) for text in texts]
     found = exact_top_k(
         cheap.logits(pairs)[:, 0], k, lambda rows: second.logits([pairs[row] for row in rows])[:, 0], error

@@ -3,8 +3,8 @@
 
     benchmarks/exporters.py CHECKPOINT --out benchmarks/results/exporters.json
 
-crossrt's own graph, against PyTorch's TorchScript and dynamo exporters, each with eager and sdpa attention and with the
-mask as transformers makes it (2D) or made once outside (4D). All graphs run in turn on the same batch.
+Compares crossrt's own graph with PyTorch's TorchScript and dynamo exporters. These export with eager and with sdpa attention, and
+with the mask as transformers makes it (2D) or made once outside (4D). All graphs run in turn on the same batch.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Logits(torch.nn.Module):
 
 
 def traced(checkpoint: Path, path: Path, *, attention: str, mask_once: bool, dynamo: bool) -> None:
-    """Export by PyTorch."""
+    """Export with PyTorch."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         checkpoint, dtype=torch.float32, attn_implementation=attention
     ).eval()
@@ -61,7 +61,7 @@ def traced(checkpoint: Path, path: Path, *, attention: str, mask_once: bool, dyn
 
 
 def main() -> None:
-    """Export by each, run all in turn, print and write the table."""
+    """Export with each exporter, run all graphs in turn, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a BERT cross-encoder")
     parser.add_argument("--batch", type=int, default=16)
@@ -111,7 +111,7 @@ def main() -> None:
     types = np.broadcast_to((np.arange(arguments.length) > 8).astype(np.int64), ids.shape)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    logits = {name: session.run(None, feeds)[0] for name, session in sessions.items()}  # warm-up, and the error
+    logits = {name: session.run(None, feeds)[0] for name, session in sessions.items()}  # warm-up, and for max |diff|
     for _ in range(arguments.repeats):
         for name, session in sessions.items():
             start = time.perf_counter()

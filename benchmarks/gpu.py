@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""How fast and how exact is crossrt on a GPU, beside PyTorch? Measures with whatever is installed.
+"""How fast and how exact is crossrt on a GPU, compared with PyTorch? Measures with whatever is installed.
 
     benchmarks/gpu.py BUNDLE... --queries Q.tsv --passages P.tsv --run R.trec --out gpu.json
     benchmarks/gpu.py BUNDLE --checkpoint CHECKPOINT ... --write-reference scores.npz     on any machine with torch
 
-Missing engines are built first, in a copy of each bundle. Then every request goes to all systems, one after the other. Scores
-are compared with PyTorch's FP32 scores (`--reference`, a file, since the Python of TensorRT 8.6 has no torch), or else with the
-bundle's own FP32 model on the CPU, which has passed parity with PyTorch: before the requests, and again after them, when CUDA
-graphs are in use. With torch and `--checkpoint`, PyTorch FP16 through sentence-transformers (SDPA, sorted batches) runs
-in the same turns.
+Missing engines are built first, in a copy of each bundle. Then the systems take turns; in its turn a system scores all requests.
+With torch and `--checkpoint`, PyTorch FP16 through sentence-transformers (SDPA, sorted batches) takes turns with them.
 
-Failures stay in the result with their reasons, and the result is written after every step. The exit status is 0 when at least
-one system ran and all that ran are within the tolerance of their precision, else 1.
+Scores are compared with PyTorch's FP32 scores from `--reference`. That is a file, since the Python of TensorRT 8.6 has no torch.
+Without it, they are compared with the bundle's own FP32 model on the CPU, which has passed parity with PyTorch. The comparison
+runs before the timed requests, and again after them, when CUDA graphs are in use.
+
+Failures stay in the result with their reasons, and the result is written after every step. The exit status is 0 when no bundle
+failed, at least one system ran, and all that ran are within the tolerance of their precision. Otherwise it is 1.
 """
 
 import argparse
@@ -52,7 +53,7 @@ from crossrt.speed.operations import flops_of
 COUNTS = (1, 10, 100)
 PACKAGES = ("tensorrt-rtx", "onnxruntime-gpu", "cuda-bindings", "pycuda", "torch", "sentence-transformers")
 MATMUL = 8192
-"""Rows and columns of the products that measure the device's peak."""
+"""Rows and columns of the matrices whose products measure the device's peak."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,11 +228,11 @@ def measure(
                 rows[name].setdefault("pairs_per_s", {})[work] = round(rate, 1)
                 if work != "all":
                     rows[name]["model_tflops"] = tflops = round(flops / p50 / 1e9, 1)
-                    # The peak is of half precision, so FP32 is not compared with it.
+                    # The peak is measured in half precision, so FP32 is not compared with it.
                     if "failed" not in rates and systems[name].precision is not Precision.FP32:
                         rows[name]["of_matmul"] = round(tflops / max(rates.values()), 3)
         keep()
-    for name, system in systems.items():  # again: by now CUDA graphs have replaced the launches
+    for name, system in systems.items():  # compare again: CUDA graphs have replaced the launches by now
         try:
             again = compared(system, requests, expected, bundle.manifest.relevant_label or 0)
         except Exception as error:
@@ -248,12 +249,12 @@ def measure(
 
 
 def length_of(bundle: Bundle, arguments: argparse.Namespace) -> int:
-    """Tokens of the longest pair, in all systems."""
+    """Return the number of tokens of the longest pair, for all systems."""
     return min(bundle.manifest.max_length, arguments.max_length or bundle.manifest.max_length)
 
 
 def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build an engine into the bundle, in a child process, which may crash or take too long."""
+    """Build an engine into the bundle. A child process does it, since the build may crash or take too long."""
     words = ["--precision", precision, "--device", arguments.device]
     if arguments.max_length:
         words += ["--max-length", str(min(arguments.max_length, Bundle.open(bundle).manifest.max_positions))]
@@ -280,7 +281,7 @@ def built(bundle: Path, precision: str, arguments: argparse.Namespace) -> dict[s
 
 
 def padding(executor: GpuExecutor, model: CrossEncoder, requests: list[Request]) -> dict[str, Any]:
-    """Return the padding by shape buckets, and the number of shapes, for single requests and for all in one."""
+    """Return the padding by shape buckets, and the numbers of batches and shapes, for single requests and for all in one."""
     layout = executor.layout
     found: dict[str, Any] = {}
     for name, lists in (
@@ -318,7 +319,7 @@ def reference(
 
 
 def compared(system: System, requests: list[Request], expected: list[Any] | None, label: int) -> dict[str, Any]:
-    """Score the requests that have expected logits; return how far those of the relevant label are from them."""
+    """Score the requests that have expected logits. Return how much the logits of the relevant label differ from those."""
     judged = {"passed": None} if system.model is not None else {}  # the scores of peers are not judged
     if expected is None:
         return {"precision": system.precision.value, **judged}
@@ -367,10 +368,10 @@ def prepared(bundle: Bundle, requests: list[Request], folder: Path) -> PassageSt
 def in_turns(
     works: dict[str, list[Callable[[], Any]]], rounds: int, warm: dict[str, int]
 ) -> dict[str, list[float] | str]:
-    """Return the milliseconds of each system's pieces of work, or the reason why it failed.
+    """Return each system's times in milliseconds, one for each piece of work and round, or the reason why it failed.
 
-    In its turn a system computes all pieces, like a server: between two of them no other system evicts its code and weights
-    from the caches.
+    In its turn a system computes all its pieces, as a server does. Between two pieces no other system can then evict its code and
+    weights from the caches.
     """
     times: dict[str, list[float] | str] = {name: [] for name in works}
     for turn in range(-max(warm.values(), default=0), rounds):
@@ -393,7 +394,7 @@ def in_turns(
 
 
 def matmul_rates(device: str) -> dict[str, Any]:
-    """Return the TFLOP/s of dense matrix products in half precision, by torch: the peak for the model's rate."""
+    """Return the TFLOP/s of torch's dense matrix products in half precision. The model's rate is compared with this peak."""
     try:
         found = {}
         for kind in ("float16", "bfloat16"):

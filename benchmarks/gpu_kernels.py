@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How long do the kernels and matrix products of the native GPU backend take, alone and as a whole batch in a CUDA graph?
+"""How long do the kernels and matrix products of the native GPU backend take, one by one and as a whole batch in a CUDA graph?
 
     benchmarks/gpu_kernels.py BUNDLE... [large] --out gpu_native_kernels.json
 
 `large` is a BERT-large with random weights, which needs no bundle. Pairs have random tokens and equal lengths. Prints
-microseconds, and TFLOP/s of the products and of the batch, for which only real tokens count.
+microseconds, and the TFLOP/s of the products and of the batch. The batch's rate counts only real tokens.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from crossrt.engine.hardware.gpus import gpus
 from crossrt.engine.text.encoded_pairs import EncodedPairs
 
 BATCHES = ((1, 64), (10, 80), (100, 80), (256, 64), (128, 128), (256, 128), (400, 80), (64, 512))
-"""Number of pairs, and tokens of each."""
+"""Number of pairs in a batch, and of tokens in each pair."""
 LARGE = ModelDims(
     **{"precision": "fp16", "hidden": 1024, "heads": 16, "head": 64, "intermediate": 4096, "layers": 24, "types": 2},
     **{"vocab": 30522, "positions": 512, "labels": 1, "dense": 2, "activation": "tanh", "epsilon": 1e-12},  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The time of a batch of each shape on a GPU. Shape buckets, batch splitting and CUDA graphs are tuned with it."""
+"""Measures a batch of each shape on a GPU. Shape buckets, batch splitting and CUDA graphs are tuned with these times."""
 
 import contextlib
 import time
@@ -20,10 +20,11 @@ WARM, REPEATS = 3, 15
 
 
 def shape_costs(executor: GpuExecutor, *, vocabulary: int, labels: int) -> list[dict[str, Any]]:
-    """Return `rows`, `tokens`, and medians: `ms`, from tokens in memory to logits, and `device_ms`, without the final wait.
+    """Return `rows`, `tokens`, and the medians `ms` and `device_ms` of each shape, in milliseconds.
 
-    `device_ms` is measured by events on the stream, from when the host begins to fill in the tokens until the batch is done.
-    The GPU must be idle otherwise. Shapes that the executor does not take are left out.
+    `ms` is the time from tokens in memory to logits. `device_ms` leaves out the final wait: events on the stream measure it, from
+    when the host begins to fill in the tokens until the batch is done. The GPU must be idle otherwise. Shapes that the executor
+    does not take are left out.
     """
     cuda, layout = executor.cuda, executor.layout
     chance = np.random.default_rng(0)
@@ -61,5 +62,5 @@ def shape_costs(executor: GpuExecutor, *, vocabulary: int, labels: int) -> list[
 
 
 def is_one_batch(layout: BatchLayout, rows: int, tokens: int) -> bool:
-    """Tell whether the layout allows so many pairs of so many tokens as one batch."""
+    """Tell whether the layout puts `rows` pairs of `tokens` tokens into one batch."""
     return len(layout.split(np.full(rows, tokens), batch_cost=1 << 40)) == 1

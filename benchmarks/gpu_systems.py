@@ -1,4 +1,4 @@
-"""The systems that are measured on a GPU: crossrt's backends, variants with a part left out, and PyTorch as the peer."""
+"""The systems that `gpu.py` measures: crossrt's backends, variants of them without one feature, and PyTorch as the peer."""
 
 import argparse
 import contextlib
@@ -21,18 +21,20 @@ from crossrt.engine.selection.select import choose_execution
 Pairs = Sequence[tuple[str, str]]
 PEER = "sentence-transformers FP16"
 WARM = 3
-"""Warm-up passes: requests begin at the first lane, whose third batch of a shape is the first that runs as a CUDA graph."""
+"""Warm-up passes. Requests begin at the first lane, and a lane's third batch of a shape is the first that runs as a CUDA
+graph."""
 
 
 Variant = Callable[[], contextlib.AbstractContextManager[None]]
-"""Changes a part of the backends while a model is opened."""
+"""Returns a context manager that changes a part of the backends while a model is opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A system that scores pairs. `model` is crossrt's, None for PyTorch; `warm` is the number of warm-up passes.
+    """A system that scores pairs.
 
-    `config` and `variant` tell how `model` was opened.
+    `model` is crossrt's model, or None for PyTorch; `config` and `variant` tell how it was opened. `warm` is the number of
+    warm-up passes.
     """
 
     score: Callable[[Pairs], Any]
@@ -44,7 +46,7 @@ class System:
 
     @contextlib.contextmanager
     def executor(self) -> Iterator[GpuExecutor]:
-        """Open the model's engine, or its ONNX file or kernels, once more, to measure it without its scorer."""
+        """Open a second executor of the model (its engine, ONNX file or kernels), to measure it without the scorer."""
         assert self.model is not None
         assert self.config is not None
         with self.variant():
@@ -59,7 +61,7 @@ class System:
 
 @contextlib.contextmanager
 def without_graphs(backend: str) -> Iterator[None]:
-    """Open models that capture no CUDA graphs."""
+    """Models opened in this context capture no CUDA graphs."""
     executors: list[Any] = [TensorRtExecutor, OnnxRuntimeExecutor]
     if backend == "native":  # which needs cuda-bindings
         from crossrt.engine.backends.native_cuda import NativeGpuExecutor
@@ -73,7 +75,7 @@ def without_graphs(backend: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def with_one_lane() -> Iterator[None]:
-    """Open models of ONNX Runtime that compute one batch at a time."""
+    """ONNX Runtime models opened in this context compute one batch at a time."""
     with patch.object(OnnxRuntimeExecutor, "lanes", 1):
         yield
 
@@ -81,11 +83,11 @@ def with_one_lane() -> Iterator[None]:
 def opened(
     bundle: Path, folder: Path, number: int, arguments: argparse.Namespace, length: int
 ) -> tuple[dict[str, System], list[dict[str, Any]]]:
-    """Open all systems; return those that run, and a row for each, with the reason where one does not."""
+    """Open all systems. Return those that run, and a row for every system, with the reason if it does not run."""
     wanted: dict[str, Callable[[], System]] = {}
 
     def ours(backend: str, precision: str, path: Path = bundle, variant: Variant = contextlib.nullcontext) -> System:
-        # The engines were built here, or the user has named a bundle with engines.
+        # The engines can be trusted: they were built here, or are in a bundle that the user named.
         options: dict[str, Any] = {"allow_failed": True, "trust_engines": True}
         options |= {"device": arguments.device, "backend": backend, "precision": precision}
         with variant():

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Which way to FP16 keeps the logits, and which survives a model whose activations do not fit?
+"""Which conversion to FP16 keeps the logits, and which still works when activations exceed FP16's range?
 
     benchmarks/half_precision.py CHECKPOINT --pairs PAIRS.tsv --out benchmarks/results/half_precision.json
 
-crossrt's typed graph, onnxruntime's and onnxconverter-common's converters on crossrt's FP32 graph, and PyTorch in half
-precision, all rounded to FP16 after every operator; on the checkpoint as it is, and with the first layer's feed-forward output
-scaled by a thousand.
+Compares crossrt's typed graph, onnxruntime's and onnxconverter-common's converters on crossrt's FP32 graph, and PyTorch in half
+precision. The ONNX graphs are rounded to FP16 after every operator. Each runs on the checkpoint as it is, and with the first
+layer's feed-forward output scaled by a thousand.
 """
 
 import argparse
@@ -37,7 +37,7 @@ CONVERTERS = ("onnxruntime.transformers.float16", "onnxconverter_common.float16"
 
 
 def main() -> None:
-    """Convert by each, compare on the same batches, print and write the table."""
+    """Convert with each converter, compare on the same batches, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a BERT cross-encoder")
     parser.add_argument("--pairs", type=Path, help="`query <tab> passage` lines")
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def scaled(path: Path, factor: float, out: Path) -> Checkpoint:
-    """Write a copy whose first layer's feed-forward output is `factor` times as large."""
+    """Write a copy of the checkpoint whose first layer's feed-forward output is `factor` times as large."""
     shutil.copytree(path, out)
     model = transformers.BertForSequenceClassification.from_pretrained(out)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def row(case: str, converter: str, logits: Any, expected: Any, model: onnx.Model
 
 
 def torch_half(checkpoint: Path, batches: list[Batch]) -> Any:
-    """Return PyTorch's logits with weights and arithmetic in half."""
+    """Return PyTorch's logits with weights and arithmetic in FP16."""
     model = transformers.BertForSequenceClassification.from_pretrained(
         checkpoint, dtype=torch.float16, attn_implementation="eager"
     ).eval()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How long does `import crossrt` take, beside an empty interpreter and beside sentence-transformers?
+"""How long does `import crossrt` take, compared with an empty interpreter and with sentence-transformers?
 
     benchmarks/import_time.py --out benchmarks/results/import_time.json
 
-Whole processes, run in turn. The bar is 0.3 s over the empty interpreter; above it the exit status is 1.
+Times whole processes, run in turn. The limit is 0.3 s more than an empty interpreter; above it the exit status is 1.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     for repeat in range(arguments.repeats + 1):
         for name, statement in statements.items():
             if name == "sentence_transformers" and repeat > 3:
-                continue  # seconds each
+                continue  # each import takes seconds
             start = time.perf_counter()
             subprocess.run(python_command(statement), check=True, capture_output=True)
             if repeat:  # the first run fills the file cache

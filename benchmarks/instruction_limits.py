@@ -1,4 +1,4 @@
-"""`limits`: the environment in which other runtimes see only the instructions of a kind of processor."""
+"""`limits` returns the environment in which other runtimes see only the instructions of a kind of processor."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ARCH_PRCTL, ARCH_SET_CPUID = 158, 0x1012
-"""The system call of Linux on x86-64, and its code, arch_prctl(2). Its argument is 0 where CPUID is to fault."""
+"""Linux's system call arch_prctl(2) on x86-64, and its code for CPUID faulting. The argument 0 makes CPUID fault."""
 SOURCE = Path(__file__).with_name("hide_instructions.c")
 BITS = {
     "avx512f": (7, 0, 1, 16),
@@ -37,7 +37,7 @@ BITS = {
     "avx_vnni_int16": (7, 1, 3, 10),
     "avx10": (7, 1, 3, 19),
 }
-"""Where CPUID tells of instructions: leaf, subleaf, register (EAX 0 to EDX 3), bit. From the Intel SDM, volume 2A."""
+"""CPUID's flag for each instruction set: leaf, subleaf, register (EAX 0 to EDX 3), bit. From the Intel SDM, volume 2A."""
 AMX = {"amx_tile", "amx_int8", "amx_bf16", "amx_fp16"}
 CASCADE_LAKE = {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl", "avx512_vnni"}
 SEEN = {
@@ -47,7 +47,7 @@ SEEN = {
     "avx512_bf16": {*BITS} - AMX,
     "amx": {*BITS},
 }
-"""By kind of kernels: which of these instructions stay visible."""
+"""The instruction sets of `BITS` that stay visible, by kind of kernels."""
 VARIABLES = {
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "avx2_vnni": {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
@@ -55,22 +55,24 @@ VARIABLES = {
     "avx512_bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
     "amx": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"},
 }
-"""What limits oneDNN, PyTorch and MKL by their own settings. OpenVINO's and ONNX Runtime's products in FP32 obey none."""
+"""Settings of oneDNN, PyTorch and MKL that limit their instructions, by kind of kernels. OpenVINO's and ONNX Runtime's products
+in FP32 obey none of them."""
 
 
 def hides() -> bool:
     """Tell whether CPUID can fault here, so that instructions can be hidden from every library."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    # It never faults unless it is asked to, so this changes nothing. Processors and sandboxes without it give an error.
+    # The argument 1 lets CPUID run without faults, which is the default, so this changes nothing. Processors and sandboxes
+    # without CPUID faulting return an error.
     return bool(ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_SET_CPUID, 1) == 0)
 
 
 def limits(kind: str, folder: Path) -> Mapping[str, str]:
-    """Return the environment of a process whose libraries are to use the instructions of a kind of kernels, and no more.
+    """Return environment variables that limit a process's libraries to the instructions of a kind of kernels.
 
-    Where instructions can be hidden, the library that does it is compiled into `folder`. Elsewhere only the runtimes' own
-    settings are given, which OpenVINO and ONNX Runtime obey in part or not at all.
+    Where instructions can be hidden, the library that hides them is compiled into `folder`. Elsewhere only the runtimes' own
+    settings are returned, which OpenVINO and ONNX Runtime obey in part or not at all.
     """
     own = {**VARIABLES[kind]}
     if "ONEDNN_MAX_CPU_ISA" in own:

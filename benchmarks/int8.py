@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What does each way to INT8 cost in ranking, and what does it gain in speed?
+"""How much ranking quality does each INT8 quantization cost, and how much speed does it gain?
 
     benchmarks/int8.py CHECKPOINT --queries Q.tsv --passages P.tsv --run BM25.trec --qrels QRELS \\
         --nncf-python .venv-nncf/bin/python --out benchmarks/results/int8.json
 
-crossrt's recipes, range methods and smoothings, onnxruntime's static and dynamic quantisation, and NNCF's, on crossrt's
-own FP32 graph. Half of the queries calibrate (in crossrt's default, half of those decide what is restored to floating
-point), and the other half judges; then the halves change places. All run in ONNX Runtime with exact sums. NNCF needs its
-own environment: `pip install nncf onnx onnxruntime`.
+Compares crossrt's recipes, range methods and smoothings with onnxruntime's static and dynamic quantization and with NNCF's, on
+crossrt's own FP32 graph. Half of the queries calibrate and the other half judges; then the halves are swapped. In crossrt's
+default, half of the calibrating queries decide what is restored to floating point. All models run in ONNX Runtime with exact
+sums. NNCF needs its own environment: `pip install nncf onnx onnxruntime`.
 """
 
 import argparse
@@ -62,7 +62,7 @@ RECIPES = {
 
 @dataclass
 class Half:
-    """The pairs that calibrate and the lists that judge; `name` is for the table."""
+    """The queries that calibrate and the queries that judge."""
 
     calibrating: Sequence[str]
     judging: Sequence[str]
@@ -183,7 +183,7 @@ def by_recipe(lists: Lists, pairs: Sequence[tuple[str, str]], recipe: Recipe) ->
 
 
 def by_default(lists: Lists, queries: Sequence[str]) -> onnx.ModelProto:
-    """Search as the export does, in ONNX Runtime alone, with half of the queries for ranges and half to judge by."""
+    """Search as the export does, but only in ONNX Runtime, with half of the queries for ranges and half for judging."""
     middle = (len(queries) + 1) // 2
     calibration = CalibrationSet.sample(lists.pairs(queries[:middle], 100), source="half of the half")
     judge = lists.judge(queries[middle:])
@@ -253,7 +253,7 @@ def by_nncf(lists: Lists, pairs: Sequence[tuple[str, str]], python: Path) -> onn
 
 
 def speeds(models: Mapping[str, onnx.ModelProto], batches: Sequence[Batch]) -> dict[str, Any]:
-    """Return each model's speed as a multiple of FP32's, in turn on the same batches: median, least, greatest."""
+    """Run the models in turn on the same batches. Return each one's speed as a multiple of FP32's: median, least, greatest."""
     sessions = {name: session_of(model) for name, model in models.items()}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(ROUNDS + 1):

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Does a process that is killed at any moment leave only complete files?
+"""Does a command that is killed at any moment leave only complete files?
 
     benchmarks/kills.py --out benchmarks/results/kills.json
     benchmarks/kills.py --quick
 
 Kills `crossrt export`, `prepare`, `rerank` and `evaluate` on the demo model by SIGKILL and SIGTERM, at seeded random moments
-between their start and the time that an undisturbed run takes. After each kill the target must be absent, the old one or the
-whole new one, whose sha256 are compared; then the same command must succeed, with the bytes of the undisturbed run, and leave no
-hidden file. Where a command has caught SIGTERM, there may be none even before. A run that ends before its kill is not counted.
+between their start and the time that an undisturbed run takes. After each kill the target must be absent, the old one, or the
+complete new one; their sha256 are compared. Then the same command must succeed, write the same bytes as the undisturbed run, and
+leave no hidden file. A command that has caught SIGTERM must leave no hidden file even before that. A run that ends before its
+kill is not counted.
 
-Each run is a fork of this process, which has imported everything and computed nothing, so that kills fall on work and not on
+Each run is a fork of this process, which has imported everything and computed nothing. The kills therefore hit work and not
 imports.
 """
 
@@ -52,30 +53,30 @@ HIDDEN = re.compile(r"\..+\.(partial|lock)|\.lock")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command line and the `target` that it writes. `content` describes a complete target, and raises for any other."""
+    """A command line and the `target` that it writes. `content` describes a complete target, and raises for an incomplete one."""
 
     words: tuple[str, ...]
     target: Path
     content: Callable[[Path], Any]
     old: Path | None = None
-    """What the command replaces."""
+    """The target that the command replaces."""
     resumed: tuple[str, ...] = ()
-    """Hidden names that an interrupted run leaves on purpose."""
+    """Names of hidden files that an interrupted run leaves on purpose, for the next one."""
 
     @property
     def name(self) -> str:
-        """The command's."""
+        """The command's name."""
         return self.words[0]
 
     def begin(self, *, replace: bool) -> None:
-        """Put the old target in place, or none."""
+        """Remove the target and its hidden files, then put the old target in place if `replace` is set."""
         for path in [self.target, *self.target.parent.glob(f".{self.target.name}.*")]:
             remove(path)
         if replace and self.old is not None:
             (shutil.copytree if self.old.is_dir() else shutil.copy)(self.old, self.target)
 
     def left(self) -> list[str]:
-        """Hidden files of writing, beside the target and in it."""
+        """Return the names of partial and lock files beside the target and in it."""
         folders = [self.target.parent, *([self.target] if self.target.is_dir() else [])]
         return [path.name for folder in folders for path in folder.iterdir() if HIDDEN.fullmatch(path.name)]
 
@@ -106,8 +107,8 @@ def main() -> None:
 
 
 def campaign(folder: Path, kills: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Kill the commands in turns, by both signals in turns."""
-    # Otherwise every fork would import these.
+    """Kill the commands in turn, alternating the signals."""
+    # Imported here so that the forks need not import them.
     names = arguments.only.split(",")
     modules = ["onnxruntime", "ir_measures", "crossrt.evaluation.collection"]
     modules += ["crossrt.export.export", "transformers.models.bert.modeling_bert"] if "export" in names else []
@@ -129,7 +130,7 @@ def campaign(folder: Path, kills: int, arguments: argparse.Namespace) -> dict[st
     turns = [
         *commands,
         *(command for command in commands if command.name != "export"),
-    ]  # which takes the longest by far
+    ]  # export takes the longest by far, so it is killed half as often
     done = number = 0
     while done < kills and time.monotonic() < end:
         command, kind = turns[number % len(turns)], SIGNALS[number // len(turns) % len(SIGNALS)]
@@ -172,14 +173,14 @@ def state_of(command: Command, old: Any, new: Any) -> str:
         return "old"
     if found == new:
         return "new"
-    # What an evaluation has finished is whole, file by file.
+    # An evaluation in progress may have some files, if each is complete.
     in_progress = command.name == "evaluate" and found.items() <= new.items()
     assert in_progress, f"the target is neither the old nor the new one: {found}"
     return "in progress"
 
 
 def commands_in(folder: Path, names: list[str], bundle: Path | None, log: Path) -> list[Command]:
-    """Make what the commands work on, and return them."""
+    """Create the inputs of the commands, and return the commands."""
     if bundle is None:
         bundle = folder / "bundle"
         whole_run(("export", str(DEMO / "checkpoint"), str(bundle)), log)
@@ -235,7 +236,7 @@ def commands_in(folder: Path, names: list[str], bundle: Path | None, log: Path) 
 
 
 def evaluation(folder: Path) -> dict[str, str]:
-    """Like `hashes`, without the result's commit, which may be another by now, and its speeds, which no two runs share."""
+    """Like `hashes`, but without the result's commit, which may change, and its speeds, which differ in every run."""
     found = hashes(folder)
     if RESULT in found:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -246,12 +247,12 @@ def evaluation(folder: Path) -> dict[str, str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of a folder's files, without hidden ones."""
+    """Return the sha256 of each file in a folder, without hidden files."""
     return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 
 
 def remove(path: Path) -> None:
-    """Remove whatever is there."""
+    """Remove a file or folder, if there is one."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -259,13 +260,16 @@ def remove(path: Path) -> None:
 
 
 def whole_run(words: tuple[str, ...], log: Path) -> None:
-    """Run a command to its end. Raises AssertionError, with what it said, when it fails."""
+    """Run a command to its end. Raises AssertionError with the command's output when it fails."""
     status = killed(words, log, None, signal.SIGKILL)
     assert status == 0, f"crossrt {words[0]} failed by itself: {log.read_text()[-1000:]}"
 
 
 def killed(words: tuple[str, ...], log: Path, delay: float | None, kind: signal.Signals) -> int:
-    """Run a command in a fork and send it a signal after `delay` seconds; return its exit status, or less than 0 for a signal."""
+    """Run a command in a fork and send it a signal after `delay` seconds, or never if that is None.
+
+    Returns its exit status, or the negative number of the signal that ended it.
+    """
     child = os.fork()
     if child == 0:
         run(words, log)
@@ -281,7 +285,7 @@ def killed(words: tuple[str, ...], log: Path, delay: float | None, kind: signal.
 
 
 def run(words: tuple[str, ...], log: Path) -> None:
-    """Be the command line, and never return."""
+    """Run the command line in this process and exit. Never returns."""
     status = 99
     try:
         with log.open("w") as file:

@@ -5,7 +5,7 @@
 
 Sends requests of random shapes: 1 to 32 pairs, small numbers more often, of 3 to 250 words each, and reads the resident
 memory between them. The exit status is 1 when it grows by more than 5 % over the last nine tenths of the requests. The first
-tenth is left out: until every size has occurred, buffers grow.
+tenth is left out, since buffers grow until every size has occurred.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def resident_mb() -> float:
-    """Return this process's resident size."""
+    """Return this process's resident memory in MB."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Are a ModernBERT and an XLM-R as much faster than PyTorch as a BERT of the same width?
+"""Does crossrt speed up ModernBERT and XLM-R over PyTorch as much as a BERT of the same width?
 
     benchmarks/modernbert.py --out benchmarks/results/modernbert.json
 
 Scores random pairs with seeded random weights at the sizes of BERT-base (12 layers), XLM-R-base (12 layers, 250,002 tokens, a
-Unigram tokenizer as SentencePiece makes them) and ModernBERT-base (22 layers, each with half of the multiplications), by the
-native kernels in every precision that the processor has, by OpenVINO and ONNX Runtime in FP32, and by PyTorch: transformers in
-batches of 32 pairs sorted by length, as sentence-transformers does. All go from raw text to scores, with a thread for each
-processor, one after the other in each round. Speed does not depend on the weights; the scores mean nothing, and INT8 is not
+Unigram tokenizer like SentencePiece's) and ModernBERT-base (22 layers, each with half of the multiplications).
+
+The native kernels run in every precision that the processor has, OpenVINO and ONNX Runtime in FP32. PyTorch runs transformers in
+batches of 32 pairs sorted by length, as sentence-transformers does. All go from raw text to scores, with one thread for each
+processor, one after the other in each round. Speed does not depend on the weights. The scores mean nothing, and INT8 is not
 judged.
 """
 
@@ -49,7 +50,7 @@ SIZES: dict[str, Any] = {
     "hidden_size": 768,
     "num_attention_heads": 12,
     "num_labels": 1,
-    "max_position_embeddings": LONGEST + 2,  # an XLM-R's positions begin with 2
+    "max_position_embeddings": LONGEST + 2,  # an XLM-R's positions begin at 2
 }
 MODELS = {
     "BERT-base": (
@@ -69,11 +70,11 @@ MODELS = {
     ),
 }
 REQUESTS = {"95 tokens": (32, 95, 30), "400 tokens": (8, 400, 60), "1,000 tokens": (2, 1000, 10)}
-"""Pairs of a request, and the mean and standard deviation of their tokens."""
+"""Number of pairs in a request, and the mean and standard deviation of their lengths in tokens."""
 
 
 def word_tokenizer() -> tuple[Tokenizer, dict[str, str]]:
-    """Return a tokenizer with one token a word and BERT's special tokens, and these."""
+    """Return a tokenizer with one token per word and BERT's special tokens, and those special tokens."""
     ids = {
         token: number for number, token in enumerate((*BERT_SPECIAL.values(), *(f"w{word}" for word in range(WORDS))))
     }
@@ -88,7 +89,7 @@ def word_tokenizer() -> tuple[Tokenizer, dict[str, str]]:
 
 
 def unigram_tokenizer() -> tuple[Tokenizer, dict[str, str]]:
-    """Return a Unigram tokenizer with one token a word and its digits besides, and XLM-R's special tokens."""
+    """Return a Unigram tokenizer with a token for each word and digit, and XLM-R's special tokens."""
     special = [token for name, token in XLMR_SPECIAL.items() if name != "mask"]
     words = [f"\u2581w{word}" for word in range(WORDS)]
     pieces = [(token, 0.0) for token in special] + [(word, -10.0) for word in words]
@@ -104,7 +105,7 @@ def unigram_tokenizer() -> tuple[Tokenizer, dict[str, str]]:
 
 
 def write_checkpoint(name: str, path: Path) -> Path:
-    """Write a seeded checkpoint whose tokenizer has one token a word."""
+    """Write a checkpoint with seeded random weights, whose tokenizer has one token per word."""
     path.mkdir(parents=True)
     tokenizer, special = unigram_tokenizer() if name.startswith("XLM-R") else word_tokenizer()
     tokenizer.add_special_tokens(list(special.values()))
@@ -123,7 +124,7 @@ def write_checkpoint(name: str, path: Path) -> Path:
 
 
 def write_bundle(checkpoint: Checkpoint, bundle: Path, name: str) -> Path:
-    """Write FP32's graph and the native weights, unchecked. INT8 is not calibrated."""
+    """Write a bundle with FP32's graph and the native weights, without a parity check. INT8 is not calibrated."""
     bundle.mkdir()
     tokenizer = without_truncation_and_padding(tokenizer_of(checkpoint).backend_tokenizer.to_str())
     (bundle / TOKENIZER).write_text(tokenizer, encoding="utf-8")
@@ -138,7 +139,7 @@ def write_bundle(checkpoint: Checkpoint, bundle: Path, name: str) -> Path:
 
 
 def random_pairs(count: int, mean: int, deviation: int) -> list[tuple[str, str]]:
-    """Return pairs of a query of seven words and a passage."""
+    """Return pairs of a query of seven words and a passage. The pairs' lengths in tokens have the given mean and deviation."""
     rng = np.random.default_rng(mean)
     lengths = np.clip(np.rint(rng.normal(mean, deviation, count)).astype(int), 20, LONGEST)
 
@@ -149,7 +150,7 @@ def random_pairs(count: int, mean: int, deviation: int) -> list[tuple[str, str]]
 
 
 def systems(name: str, folder: Path) -> dict[str, Callable[[Sequence[tuple[str, str]]], Any]]:
-    """Return what scores pairs, by its name."""
+    """Return functions that score pairs, by name."""
     checkpoint = Checkpoint.read(write_checkpoint(name, folder / "checkpoint"))
     bundle = write_bundle(checkpoint, folder / "bundle", name)
     reference = Reference(checkpoint)
@@ -192,7 +193,7 @@ def measured(
     pairs: list[tuple[str, str]],
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """Score the pairs by each in turn, after one round that is not counted, and return a row for each."""
+    """Score the pairs with each scorer in turn, after one round that is not counted. Return a row for each scorer."""
     seconds: dict[str, list[float]] = {scorer: [] for scorer in scorers}
     for turn in range(rounds + 1):
         for scorer, score in scorers.items():

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""How fast is the native code for each kind of processor, beside OpenVINO, ONNX Runtime and PyTorch with the same instructions?
+"""How fast are the native kernels for each kind of processor, compared with other runtimes that use the same instructions?
 
     benchmarks/processors.py BUNDLE --checkpoint DIR --queries Q.tsv --passages P.tsv --run R.trec --out RESULT.json
 
-A processor can run the code of lesser kinds than its own. Each system has a process of its own, which is limited to a kind:
-crossrt by loading the kernels for it, all others by hiding the further instructions from them (`instruction_limits.py`). A
-request is one query with its candidates; all systems score it before the next, in an order that is turned round each time.
-Errors are measured from crossrt's own FP32 scores with the best kind. Peers that are not installed are left out.
+The other runtimes are OpenVINO, ONNX Runtime and PyTorch. A processor can also run the code for less capable kinds than its own.
+Each system runs in its own process, which is limited to one kind: crossrt by loading the kernels of that kind, the others by
+hiding the further instructions from them (`instruction_limits.py`). A request is one query with its candidates. All systems score
+a request before the next one, in an order that is reversed each time. Errors are differences from crossrt's own FP32 scores with
+the best kind. Peers that are not installed are left out.
 
-`gmacs_per_second` counts every multiply-add of the model, also those of the last layer that crossrt leaves out.
+`gmacs_per_second` counts every multiply-add of the model, including those of the last layer that crossrt skips.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def main() -> None:
 
 
 def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the systems that can be measured here: what runs, in which precision, and limited to which kind."""
+    """Return the systems that can be measured here: the backend, its precision, and the kind that it is limited to."""
     present = instructions()
     bundle = Bundle.open(arguments.bundle)
     systems: list[dict[str, Any]] = []
@@ -103,7 +104,7 @@ def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             backends = ["native"]
             if is_installed("openvino"):
                 backends.append("openvino")
-            # Without CPUID to hide instructions from it, ONNX Runtime uses all that the processor has: the same for each kind.
+            # Where CPUID cannot hide instructions, ONNX Runtime uses all that the processor has, which is the same for each kind.
             seen_before = any((each["backend"], each["precision"]) == ("onnxruntime", precision) for each in systems)
             if is_installed("onnxruntime") and precision != "bf16" and (hides() or not seen_before):
                 backends.append("onnxruntime")
@@ -114,12 +115,12 @@ def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def is_installed(package: str) -> bool:
-    """Tell whether a peer is installed. One that is not is left out."""
+    """Tell whether a peer is installed."""
     return find_spec(package) is not None
 
 
 def work(order: Mapping[str, Any]) -> None:
-    """Open one system and score the requests of standard input, a JSON object a line."""
+    """Open one system and score the requests from standard input, one JSON value per line."""
     threads = order["threads"]
     if order["backend"] == "pytorch":
         import torch
@@ -156,12 +157,12 @@ def work(order: Mapping[str, Any]) -> None:
 
 
 class Worker:
-    """A system in a process of its own."""
+    """A system in its own process."""
 
     def __init__(self, system: Mapping[str, Any], arguments: argparse.Namespace, folder: Path) -> None:
         seen: Mapping[str, str] = {}
         if system["backend"] != "native":
-            cache = folder / system["kind"]  # OpenVINO's compiled models are for what it sees of a processor
+            cache = folder / system["kind"]  # OpenVINO compiles models for the instructions that it sees
             seen = {**limits(system["kind"], folder), "XDG_CACHE_HOME": str(cache)}
         order = {**system, "bundle": str(arguments.bundle), "threads": arguments.threads}
         order["checkpoint"] = str(arguments.checkpoint)
@@ -196,7 +197,7 @@ def table(
     multiply_adds: npt.NDArray[Any],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Return a row for each system: its speed, beside others of the same request, and its error."""
+    """Return a row for each system: its speed, ratios to other systems for the same requests, and its error."""
     own = {(system["backend"], system["precision"], system["kind"]): number for number, system in enumerate(systems)}
     exact = scores[own["native", "fp32", next(kind for _, _, kind in own)]]
     pairs = np.array([len(passages) for _, passages in requests])
@@ -235,7 +236,7 @@ def table(
 
 
 def multiply_adds(path: Path, requests: Sequence[tuple[str, Sequence[str]]]) -> npt.NDArray[np.float64]:
-    """Return the multiply-adds of each request, of all linear layers and of attention, without any padding."""
+    """Return the multiply-adds of each request, in all linear layers and in attention, without padding."""
     bundle = Bundle.open(path)
     dims = NativeModel.open(bundle.native_file(Precision.FP32)).dims
     tokenizer = bundle.pair_tokenizer()

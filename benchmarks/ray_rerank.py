@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""What does reranking on Ray cost beside one process, and what does it survive?
+"""What does reranking on Ray cost compared with one process, and which failures does it survive?
 
     benchmarks/ray_rerank.py speed BUNDLE --queries Q.tsv --passages P.tsv --pairs 100000 --out FILE.json
     benchmarks/ray_rerank.py start BUNDLE --queries Q.tsv --passages P.tsv --pairs 1000 --out FILE.json
     benchmarks/ray_rerank.py memory BUNDLE --queries Q.tsv --passages P.tsv --pairs 50000 500000 --out FILE.json
     benchmarks/ray_rerank.py kills BUNDLE --queries Q.tsv --passages P.tsv --pairs 60000 --kills 12 --seed 1 --out FILE.json
 
-Each adds to the file. The candidates of a query are a seeded sample of the passages; queries are repeated under other ids
-until there are enough pairs. `speed` runs the commands `crossrt rerank` and `crossrt rerank --ray local` in turns, from their
-start to their end, and needs a quiet machine. `start` does so with a job of one block, which tells what starting and stopping
-takes. `memory` follows the driver's and the actors' own memory, and starts the finished job once more. `kills` has a head
-without processors and two nodes with one each, of which it kills actors, raylets and drivers at random moments, in turns of
-the three. The run must in the end have the bytes of one process, and no part that was committed may have been written again.
+Each mode adds its result to the file. The candidates of a query are a seeded sample of the passages. Queries are repeated under
+other ids until there are enough pairs.
+
+- `speed` runs the commands `crossrt rerank` and `crossrt rerank --ray local` in turns, from start to end. It needs a quiet
+  machine.
+- `start` does the same with a job of one block, which shows how long starting and stopping take.
+- `memory` follows the driver's and the actors' own memory, and runs the finished job once more.
+- `kills` has a head without processors and two nodes with one processor each. It kills actors, raylets and drivers in balanced
+  numbers at random moments. In the end the run must have the same bytes as one process, and no committed part may have been
+  written again.
 """
 
 import argparse
@@ -76,7 +80,7 @@ def main() -> None:
 
 
 class Job:
-    """A run of so many pairs, and the commands that rerank it."""
+    """Writes runs with a given number of pairs, and makes the commands that rerank them."""
 
     def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
         self.folder = folder
@@ -110,7 +114,7 @@ class Job:
         return queries, run
 
     def command(self, files: tuple[Path, Path], out: Path, *options: object) -> list[str]:
-        """Return the words of `crossrt rerank`."""
+        """Return the command line of `crossrt rerank`."""
         return [
             *(sys.executable, "-m", "crossrt", "rerank", str(self.arguments.bundle), "--store", str(self.store)),
             *("--queries", str(files[0]), "--run", str(files[1]), "--out", str(out), "--device", "cpu"),
@@ -119,7 +123,7 @@ class Job:
 
 
 def speed(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time both commands in turns, from their start to their end, and compare their bytes."""
+    """Time both commands in turns, from start to end, and compare the bytes of their outputs."""
     [pairs] = arguments.pairs
     files = job.files(pairs)
     threads = ["--threads", arguments.threads] if arguments.threads else []
@@ -136,7 +140,7 @@ def speed(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def with_rounds(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Return the rounds of two measurements of the same job."""
+    """Return a measurement with the rounds of an earlier one added, if both are of the same job."""
     if before.get("pairs") != found["pairs"] or before["threads_of_an_actor"] != found["threads_of_an_actor"]:
         return found
     rounds = {
@@ -147,13 +151,13 @@ def with_rounds(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]
 
 
 def shares(found: dict[str, Any]) -> dict[str, Any]:
-    """Add the rates, by the medians of the rounds, and Ray's share of one process's."""
+    """Add the rates, from the medians of the rounds, and Ray's rate as a share of one process's."""
     rates = {name: round(found["pairs"] / median(values), 1) for name, values in found["seconds"].items()}
     return {**found, "pairs_per_s": rates, "share": round(rates["ray"] / rates["one process"], 3)}
 
 
 def timed(before: list[str], words: list[str]) -> dict[str, float]:
-    """Run a command, and return its seconds and those of processors, without the time in which `before` waits."""
+    """Run a command under the words `before`. Return its seconds and processor seconds, without the time that `before` waits."""
     code = f"import sys; sys.path[:0] = {sys.path!r}; import ray_rerank; ray_rerank.run_timed(sys.argv[1:])"
     done = subprocess.run([*before, sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -161,9 +165,9 @@ def timed(before: list[str], words: list[str]) -> dict[str, float]:
 
 
 def run_timed(words: list[str]) -> None:
-    """Run a command, and print its seconds, and the processor seconds of all processes that it starts.
+    """Run a command. Print its seconds, and the processor seconds of all processes that it starts.
 
-    Nobody waits for the workers of Ray, so what they used is read while they run.
+    No process waits for Ray's workers, so their processor time is read while they run.
     """
     begin = time.perf_counter()
     used: dict[int, float] = {}
@@ -178,7 +182,7 @@ def run_timed(words: list[str]) -> None:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor seconds that a process has used itself; 0 where it has ended."""
+    """Return the processor seconds that a process has used itself, or 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -189,7 +193,7 @@ def processor_seconds(pid: int) -> float:
 def memory(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the largest resident memory of the driver and of an actor for each number of pairs, without mapped files, in MB.
 
-    `rerun_s` is what the command takes when all parts are there: reading the run, and merging.
+    `rerun_s` is the time of the command when all parts are finished: it only reads the run and merges.
     """
     rows = {}
     for pairs in arguments.pairs:
@@ -212,7 +216,7 @@ def memory(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def kills(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Kill, restart the driver where it was killed, and check every finished run."""
+    """Kill processes, start a killed driver again, and check every finished run."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
@@ -297,12 +301,12 @@ def added(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def wait_of(chance: random.Random) -> float:
-    """Return the seconds to the next kill: sometimes while a driver, an actor or a node is only starting."""
+    """Return the seconds to the next kill. Some are so short that a driver, an actor or a node is still starting."""
     return chance.uniform(0.5, 12)
 
 
 def committed(out: Path) -> dict[str, tuple[int, int]]:
-    """Return inode and time of each part."""
+    """Return the inode and modification time of each committed part."""
     found = {}
     for path in out.parent.glob(f"{out.name}.parts/parts/[0-9a-f]*"):
         status = path.stat()
@@ -316,7 +320,7 @@ def raylet(node: Any) -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes that a process started, and those that they started."""
+    """Return the process ids of all descendants of a process."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -334,7 +338,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def title(pid: int) -> str:
-    """Return the command line of a process, as it calls itself; an empty text where it has ended."""
+    """Return the command line of a process, which it may have set itself, or an empty text if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
@@ -342,7 +346,7 @@ def title(pid: int) -> str:
 
 
 def own_memory(pid: int) -> float:
-    """Return the resident memory of a process without mapped files, in MB; 0 where it has ended."""
+    """Return the resident memory of a process without mapped files, in MB, or 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

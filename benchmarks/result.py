@@ -1,4 +1,4 @@
-"""`write_result`: a result as JSON, with date, machine, versions and commit."""
+"""`write_result` writes a result as JSON, with date, machine, versions and commit."""
 
 import json
 from datetime import date
@@ -10,7 +10,7 @@ from crossrt.measurement.environment import commit, machine, versions
 
 
 def with_facts(result: dict[str, Any]) -> dict[str, Any]:
-    """Put date, machine, versions and commit before a result."""
+    """Return the result with date, machine, versions and commit in front."""
     facts = {"date": date.today().isoformat(), "machine": machine(), "versions": versions(), "commit": commit()}
     return facts | result
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Do the graphs of all architectures build as engines, in every recipe, and do they hold attention in the form that fuses?
+"""Do the graphs of all architectures build as engines in every recipe, with attention in a form that TensorRT can fuse?
 
     benchmarks/rtx_builds.py --out benchmarks/results/rtx_builds.json
 
-Uses TensorRT-RTX, without a GPU, with the real profiles, on two layers of each of the fifteen models and on the complete
-MiniLM-L-6. It tells nothing about speed: kernels are chosen on the GPU that an engine runs on.
+Uses TensorRT-RTX without a GPU, with the real profiles. It builds two layers of each of the fifteen models, and the complete
+MiniLM-L-6. The result says nothing about speed, since the GPU that runs an engine chooses the kernels.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def numerics_of(checkpoint: Checkpoint, recipe: str) -> Numerics:
-    """Return a recipe's numerics; INT8 with the rest in FP16. The scales are arbitrary: the build does not depend on them."""
+    """Return a recipe's numerics. INT8 has the rest in FP16. The scales are arbitrary, since they do not affect the build."""
     if recipe == "fp32":
         return FP32
     precision, _, parts = recipe.partition(" ")
@@ -67,7 +67,7 @@ def numerics_of(checkpoint: Checkpoint, recipe: str) -> Numerics:
 
 
 def built(name: str, checkpoint: Checkpoint, recipe: str) -> dict[str, Any]:
-    """Parse and build a checkpoint's graph; return what came of it. Raises BackendError when nothing did."""
+    """Parse and build a checkpoint's graph. Return facts about the engine. Raises BackendError when the build fails."""
     graph = graph_of(checkpoint, numerics_of(checkpoint, recipe))
     model = graph.SerializeToString()
     profiles = profiles_for(checkpoint.dimensions.positions)

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Does a server keep its memory, its descriptors, its threads and its scores over 100,000 requests?
+"""Do a server's memory, descriptors, threads and scores stay the same over 100,000 requests?
 
     benchmarks/server_soak.py BUNDLE --precision int8 --out benchmarks/results/server_soak.json
 
 Clients of `crossrt serve` send requests drawn from a seeded pool, with 1 to 50 texts of uneven lengths, small numbers more often.
-Each client keeps its connection for 1,000 requests and then opens another. A repeated request must get the scores of its first
-time, within 1e-5 in FP32 and to the last bit in other precisions. Growth is the largest resident memory of the server relative to
-that after the first thousand requests; descriptors and threads are compared with those at that time, without clients. The exit
-status is 1 for an error, a changed score, growth beyond 5 %, or descriptors or threads left behind.
+Each client keeps its connection for 1,000 requests and then opens another. A repeated request must get the same scores as the
+first time, within 1e-5 in FP32 and bit for bit in other precisions. Growth is the largest resident memory of the server relative
+to that after the first thousand requests. The open descriptors and threads at the end are compared with those after the first
+thousand requests, both times without clients. The exit status is 1 for an error, a changed score, growth beyond 5 %, or more
+descriptors or threads than before.
 """
 
 import argparse
@@ -31,7 +32,7 @@ POOL = 500
 """Number of different requests."""
 CONNECTION_REQUESTS = 1000
 SETTLED = 1000
-"""Requests after which memory may not grow any more."""
+"""Number of requests after which memory may not grow any more."""
 LIMIT = 0.05
 ATOL = 1e-5
 SECONDS_LEFT = 2.0
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 class Soak:
-    """What is sent to a server, and what comes back. `resident` is its memory in MB as it went."""
+    """Sends requests to a server and checks the answers. `resident` has the server's memory in MB over time."""
 
     def __init__(self, url: str, pid: int, arguments: argparse.Namespace) -> None:
         chance = random.Random(0)
@@ -106,7 +107,7 @@ class Soak:
         self.resident: list[float] = []
 
     def send(self, requests: int) -> None:
-        """Send so many requests, and wait until the server sees that the clients have gone."""
+        """Send the requests, rounded up to the same number for each client. Then wait until the server sees the clients go."""
         with ThreadPoolExecutor(CLIENTS) as clients:
             list(clients.map(self._send, range(CLIENTS), [-(-requests // CLIENTS)] * CLIENTS))
         time.sleep(SECONDS_LEFT)

@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""How much does HTTP cost, and how long do small requests wait beside large ones?
+"""How much does HTTP cost, and how long do small requests wait while large ones run?
 
     apt-get install wrk hey
     benchmarks/serving.py BUNDLE --precision int8 --out benchmarks/results/serving.json
     benchmarks/serving.py BUNDLE --tables peers --peer infinity=http://127.0.0.1:7997/rerank --out ...    # you started it
 
-Load comes from `hey` and `wrk` on the same machine, over the loopback interface. Their own processor time counts against the
-server. `--tables` measures some of the tables only; `--out` keeps the others that the file has. The tables:
+Load comes from `hey` and `wrk` on the same machine, over the loopback interface. The load generators use processor time that the
+server then lacks. `--tables` measures only some of the tables; `--out` keeps the others that the file has. The tables:
 
-- overhead: requests a second with a stub in place of the model (`stub_server.py`), with lists of 1, 10 and 100 texts (`wrk`).
-  Beside it a handler that does nothing but decode and encode the JSON (`bare_server.py`). The two take turns; medians count.
-- closed: pairs a second for 64 clients, each with one request under way, with lists of 10, of 100, and mixed from 5 to 1,000
-  (`hey`). Beside it the same lists through `rank` in one process. The two take turns, and the medians count. Every run is a fixed
-  amount of work, so that no request is under way when the time is taken.
-- waiting: seconds of a list of 10: one after the other, at 70 % of the throughput above, and beside lists of 1,000 (`wrk`).
-  Requests come at given times whether or not earlier ones are answered: evenly, or as a Poisson process.
-- workers: pairs a second of one worker and of one for each processor, measured as `closed`, and milliseconds of a list of 100
-  that comes alone (`wrk`). The two servers take turns. Rows of bundles with other names are kept.
-- peers: pairs a second of other servers, measured as `closed`.
+- overhead: requests per second with a stub in place of the model (`stub_server.py`), with lists of 1, 10 and 100 texts (`wrk`).
+  The baseline is a handler that only decodes and encodes the JSON (`bare_server.py`). The two take turns; medians are reported.
+- closed: pairs per second for 64 clients, each with one request under way, with lists of 10, of 100, and mixed from 5 to 1,000
+  (`hey`). The baseline is the same lists through `rank` in one process. The two take turns, and medians are reported. Every run
+  is a fixed amount of work, so that no request is under way when the time is taken.
+- waiting: milliseconds of a list of 10: one after the other, at 70 % of the throughput above, and beside lists of 1,000 (`wrk`).
+  Requests arrive at given times, whether or not earlier ones are answered: evenly, or as a Poisson process.
+- workers: pairs per second of one worker and of one worker per processor, measured as in `closed`, and the milliseconds of a list
+  of 100 without other load (`wrk`). The two servers take turns. Rows of bundles with other names are kept.
+- peers: pairs per second of other servers, measured as in `closed`.
 """
 
 import argparse
@@ -49,7 +49,7 @@ MIXED = (5, 10, 20, 50, 100, 200, 500, 1000)
 LISTS = {"10": (10,), "100": (100,), "mixed": MIXED}
 TABLES = ("overhead", "closed", "waiting", "workers", "peers")
 THREADS = 4
-"""Threads that call `rank` in one process."""
+"""Number of threads that call `rank` in one process."""
 WRK = """
 local file = io.open("@BODY@")
 wrk.method, wrk.body = "POST", file:read("*a")
@@ -112,12 +112,12 @@ class Bodies:
         self.folder = folder
 
     def list(self, size: int) -> tuple[str, list[str]]:
-        """Return a query and so many texts."""
+        """Return a query and `size` texts."""
         pairs = typical_pairs(self._tokenizer, size, seed=size)
         return pairs[0][0], [text for _, text in pairs]
 
     def file(self, size: int) -> Path:
-        """Return a file with such a request."""
+        """Return a JSON file with a request of `size` texts."""
         path = self.folder / f"{size}.json"
         query, texts = self.list(size)
         path.write_text(json.dumps({"query": query, "documents": texts, "model": "default"}))
@@ -128,7 +128,7 @@ class Bodies:
 
 
 def overhead(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
-    """Return requests a second, and the server's processor time of each, by the number of texts."""
+    """Return requests per second and processor microseconds per request of the stub and the bare server, by number of texts."""
     rows = {}
     here = Path(__file__)
     with server(here.with_name("stub_server.py")) as stub, server(here.with_name("bare_server.py"), own=()) as bare:
@@ -147,14 +147,14 @@ def overhead(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, An
 
 
 def cost(served: "Server", body: Path, seconds: float) -> tuple[float, float]:
-    """Return requests a second, and microseconds of the server's processor time for each."""
+    """Return requests per second, and microseconds of the server's processor time per request."""
     before = served.processor_seconds()
     found = wrk(f"{served.url}/v1/rerank", body, seconds, connections=16)
     return found["requests"] / found["seconds"], 1e6 * (served.processor_seconds() - before) / found["requests"]
 
 
 def closed(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
-    """Return pairs a second of the server and of `rank`, by the lists."""
+    """Return pairs per second of the server and of `rank`, by list length."""
     rows = {}
     with (
         server(None, str(arguments.bundle), "--precision", arguments.precision) as served,
@@ -181,7 +181,7 @@ def closed(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]
 
 
 def waiting(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
-    """Return the times of a list of 10: alone, at 70 % of the throughput, and beside lists of 1,000."""
+    """Return the times of a list of 10: without other load, at 70 % of the throughput, and beside lists of 1,000."""
     rate = 0.7 * result["closed"]["10"]["pairs_per_second"] / 10
     small, large, seconds = bodies.file(10), bodies.file(1000), arguments.seconds
     rows: dict[str, Any] = {}
@@ -218,12 +218,15 @@ def waiting(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any
 
 
 def workers(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
-    """Return pairs a second of one worker and of one for each processor, by bundle and lists, and the time of a list alone."""
+    """Measure one worker and one worker per processor.
+
+    Returns their pairs per second by bundle and list length, and the median time of a list of 100 without other load.
+    """
     rows, name, several = {}, arguments.bundle.name, len(os.sched_getaffinity(0))
     options = (None, str(arguments.bundle), "--precision", arguments.precision)
     with server(*options) as one, server(*options, "--workers", str(several)) as others:
         urls = [f"{served.url}/v1/rerank" for served in (one, others)]
-        speed, _ = (hey(url, bodies, (100,), CLIENTS) for url in urls)  # and both are warm
+        speed, _ = (hey(url, bodies, (100,), CLIENTS) for url in urls)  # this also warms both up
         for lists in arguments.lists:
             sizes = LISTS[lists]
             requests = rounded(speed * arguments.seconds * len(sizes) / sum(sizes), CLIENTS)
@@ -244,7 +247,7 @@ def workers(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any
 
 
 def peers(arguments: argparse.Namespace, bodies: Bodies, result: dict[str, Any]) -> dict[str, Any]:
-    """Return pairs a second of other servers, by name and lists."""
+    """Return pairs per second of other servers, by name and list length."""
     rows: dict[str, Any] = result.get("peers", {})
     for peer in arguments.peer:
         name, _, url = peer.partition("=")
@@ -270,14 +273,14 @@ class Server:
         self.process, self.url = process, url
 
     def processor_seconds(self) -> float:
-        """Return the processor time of the process so far."""
+        """Return the processor time that the server's main process has used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 OPTIONS = ("--port", "0", "--log-requests", "none", "--shutdown-delay", "0")
 OPTIONS += ("--request-timeout", "600", "--header-timeout", "600", "--max-queue-tokens", "100000000")
-"""No log line a request, and no limit."""
+"""Options without a log line per request and without limits that the load could reach."""
 
 
 @contextmanager
@@ -300,7 +303,7 @@ def server(script: Path | None, *words: str, own: Sequence[str] = OPTIONS) -> It
 
 
 def hey(url: str, bodies: Bodies, sizes: tuple[int, ...], requests: int) -> float:
-    """Return the pairs a second of a number of requests from `CLIENTS` clients, who share the sizes equally."""
+    """Send `requests` requests from `CLIENTS` clients, divided equally among the sizes. Return pairs per second."""
     each, clients = requests // len(sizes), min(CLIENTS, requests) // len(sizes)
     options = ["-n", str(each), "-c", str(clients), "-t", "0", "-m", "POST", "-T", "application/json"]
     commands = [["hey", *options, "-D", str(bodies.file(size)), url] for size in sizes]
@@ -315,7 +318,7 @@ def hey(url: str, bodies: Bodies, sizes: tuple[int, ...], requests: int) -> floa
 
 
 def in_process(model: CrossEncoder, bodies: Bodies, sizes: tuple[int, ...], requests: int) -> float:
-    """Return the pairs a second of the same requests through `rank` in `THREADS` threads."""
+    """Return pairs per second of the same requests through `rank` in `THREADS` threads."""
     lists = [bodies.list(size) for size in sizes] * (requests // len(sizes))
     with ThreadPoolExecutor(THREADS) as pool:
         began = time.monotonic()
@@ -326,7 +329,10 @@ def in_process(model: CrossEncoder, bodies: Bodies, sizes: tuple[int, ...], requ
 def wrk(
     url: str, body: Path, seconds: float, *, connections: int, rate: float | None = None, gaps: str = "evenly"
 ) -> dict[str, float]:
-    """Return how many requests were answered, and p50 and p99 in ms. Without a rate each connection sends at once again."""
+    """Return the number of answered requests, the seconds, and p50 and p99 in milliseconds.
+
+    Without a rate, each connection sends its next request as soon as the last one is answered.
+    """
     script = body.with_suffix(f".{connections}.lua")
     arrivals = "" if rate is None else ARRIVALS.replace("@GAP@", GAPS[gaps]).replace("@RATE@", str(rate))
     script.write_text(WRK.replace("@BODY@", str(body)) + arrivals)
@@ -344,7 +350,7 @@ def wrk(
 
 
 def rounded(number: float, to: int) -> int:
-    """Return the multiple of `to` that is nearest, at least `to`."""
+    """Return the nearest multiple of `to`, but at least `to`."""
     return max(1, round(number / to)) * to
 
 

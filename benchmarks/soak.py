@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Do models that stay open keep their memory and their scores?
+"""Do the memory and the scores of models that stay open remain the same?
 
     benchmarks/soak.py BUNDLE --out benchmarks/results/soak.json
     benchmarks/soak.py BUNDLE --quick                            # 200 requests of each, to try it
 
-Each set-up is a process of its own: native kernels in FP32 and, where the bundle holds it, in INT8, ONNX Runtime, OpenVINO,
-four threads that share a model, passages from a store, and `AutoModelForSequenceClassification` with padded arrays.
-Requests are drawn from a seeded pool, in which the lengths are uneven. A repeated request must get the scores of its first
-time, within 1e-5 (batches are split differently when threads compete). Growth is the largest resident memory in the last nine
-tenths of the requests, relative to that after the first tenth, in which buffers still grow. The exit status is 1 for an error,
-a changed score, or more growth than the limit.
+Each set-up runs in its own process: native kernels in FP32 and, if the bundle has it, in INT8, ONNX Runtime, OpenVINO, four
+threads that share a model, passages from a store, and `AutoModelForSequenceClassification` with padded arrays. Requests are drawn
+from a seeded pool with uneven lengths. A repeated request must get the same scores as the first time, within 1e-5, since batches
+are split differently when threads compete. Growth is the largest resident memory in the last nine tenths of the requests,
+relative to that after the first tenth, in which buffers still grow. The exit status is 1 for an error, a changed score, or more
+growth than the limit.
 """
 
 import argparse
@@ -39,7 +39,7 @@ POOL = 200
 """Number of different requests."""
 ATOL = 1e-5
 LIMIT = 0.10
-"""Limit of growth. OpenVINO caches kernels for every shape that it meets: +2 to +8 % over 20,000 requests."""
+"""Limit of growth. OpenVINO caches kernels for every shape that it meets, which adds 2 to 8 % over 20,000 requests."""
 SIZES = 100
 """Number of memory readings."""
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=16, help="words of the longest passage")
     parser.add_argument("--quick", action="store_true", help="200 requests of each set-up")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", choices=SETUPS, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--only", choices=SETUPS, help=argparse.SUPPRESS)  # given to the process of a set-up
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.requests = 200
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def soaked(setup: str, bundle: Path, requests: int, words: int) -> dict[str, Any]:
-    """Send the requests of one set-up; return memory in MB as it went, growth, errors and scores that changed."""
+    """Send the requests of one set-up. Return memory in MB over time, growth, errors and the number of changed scores."""
     chance = random.Random(0)
     pool = [
         (
@@ -119,14 +119,14 @@ def soaked(setup: str, bundle: Path, requests: int, words: int) -> dict[str, Any
                 thread.start()
             for thread in threads:
                 thread.join()
-    except CrossrtError as error:  # a set-up that cannot run here is no failure, and stays in the table
+    except CrossrtError as error:  # a set-up that cannot run here stays in the table and is not a failure
         return {"skipped": str(error).splitlines()[0]}
     after = sizes[len(sizes) // 10 :]
     return {
         "requests": done,
         "seconds": round(time.perf_counter() - begin, 1),
         "resident_mb": sizes,
-        "growth": round(max(after) / after[0] - 1, 4) if after else 0.0,  # where nothing was scored there are errors
+        "growth": round(max(after) / after[0] - 1, 4) if after else 0.0,  # without readings, `errors` has the reason
         "other_scores": changed,
         "errors": errors[:10],
     }
@@ -134,7 +134,7 @@ def soaked(setup: str, bundle: Path, requests: int, words: int) -> dict[str, Any
 
 @contextmanager
 def scorer(setup: str, bundle: Path, pool: list[tuple[str, list[str]]]) -> Iterator[Scored]:
-    """Open a set-up; yield what scores a request of the pool by its number."""
+    """Open a set-up. Yield a function that scores a request of the pool, given its number."""
     if setup == "auto_model":
         tokenizer = tokenizers.Tokenizer.from_file(str(bundle / "tokenizer.json"))
         tokenizer.enable_padding()

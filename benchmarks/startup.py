@@ -3,8 +3,8 @@
 
     benchmarks/startup.py BUNDLE --out benchmarks/results/startup.json
 
-Times whole processes in turns, from the start to the first printed score. Beside crossrt as it is, this measures alternatives:
-OpenVINO without crossrt's cache of compiled models, and ONNX Runtime with a saved optimized graph.
+Times whole processes in turn, from the start to the first printed score. It also measures two alternatives: OpenVINO without
+crossrt's cache of compiled models, and ONNX Runtime with a saved optimized graph.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
         for repeat in range(arguments.repeats + 1):
             for name, (program, backend, kind) in SYSTEMS.items():
                 seconds = first_score(program, str(arguments.bundle), backend, folder, kind)
-                if repeat:  # the first run fills the file cache and the trials' own
+                if repeat:  # the first run fills the file cache and the caches of the systems
                     times[name].append(seconds)
     rows = {
         name: {
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def first_score(program: str, *words: str) -> float:
-    """Return the seconds from the start of a process to its first line."""
+    """Return the seconds from the start of a process to its first line of output."""
     begin = time.perf_counter()
     with subprocess.Popen(python_command(program, *words), stdout=subprocess.PIPE) as child:
         assert child.stdout

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""`crossrt serve` with a stub in place of the model, to measure and to test the server alone.
+"""`crossrt serve` with a stub in place of the model, to measure and test only the server.
 
     benchmarks/stub_server.py --port 0 --milliseconds 5     # a text takes 5 ms; other words are options of crossrt serve
 
-The score of a text is its length. A text `FAIL` makes the model fail until a text `REPAIR` comes, a text `NAN` gives NaN. Texts
-are scored one by one, request by request, those of a lower priority first. A request that is cancelled gives up the texts that
-have not begun. The file --scored has the number of scored texts.
+The score of a text is its length. The text `FAIL` makes the model fail until the text `REPAIR` comes; the text `NAN` gives NaN.
+Texts are scored one by one, request by request; requests with a lower priority number come first. A cancelled request drops the
+texts that have not begun. The file `--scored` receives the number of scored texts.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class StubPending:
         return self.logits
 
     def cancel(self, *, wait: bool = True) -> None:
-        """Give up what has not begun."""
+        """Drop the texts that have not begun."""
         self.texts.clear()
         self.finish(BackendError("this request was cancelled"))
 
@@ -81,13 +81,13 @@ class StubPending:
 
 
 def nothing(count: int) -> EncodedPairs:
-    """Return as many pairs of ten tokens."""
+    """Return `count` pairs of ten tokens."""
     ids = np.zeros(10 * count, dtype=np.int32)
     return EncodedPairs(ids=ids, type_ids=ids.astype(np.uint8), offsets=np.arange(0, 10 * count + 1, 10))
 
 
 class Scored:
-    """A request of a stub that takes no time."""
+    """A request of the stub when texts take no time. It is done from the start."""
 
     waiting_tokens = 0
 
@@ -99,7 +99,7 @@ class Scored:
         return self._logits
 
     def cancel(self, *, wait: bool = True) -> None:
-        """Nothing is left to give up."""
+        """Do nothing, since the request is done."""
 
     def add_done_callback(self, function: Callable[[Any], object]) -> None:
         """Call the function."""
@@ -107,7 +107,7 @@ class Scored:
 
 
 class StubModel:
-    """Answers as `CrossEncoder` does, without computing. Each text takes `seconds`."""
+    """Has the methods of `CrossEncoder` that the server calls, but no model. Each text takes `seconds`."""
 
     device, max_length, num_labels, label_names, relevant_label = "cpu", 512, 1, ("LABEL_0",), 0
 
@@ -125,7 +125,10 @@ class StubModel:
             threading.Thread(target=self._compute, daemon=True).start()
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, limits: Any = None) -> EncodedPairs:
-        """Make a token of every character, at least one and at most 512 a pair. The first names the text for `submit`."""
+        """Return one token per character, at least 1 and at most 512 per pair. By the first token's id `submit` finds the text.
+
+        When texts take no time, every pair has ten tokens.
+        """
         if not self._seconds:  # as little as possible, to measure the server
             return self._nothing(len(pairs))
         lengths = np.array([len(query) + len(text) for query, text in pairs], dtype=np.int64)
@@ -138,25 +141,25 @@ class StubModel:
         return EncodedPairs(ids=ids, type_ids=ids.astype(np.uint8), offsets=offsets, cut=np.maximum(lengths - 512, 0))
 
     def count_windows(self, pairs: Sequence[tuple[str, str]], windows: Windows, *, limits: Any = None) -> WindowCounts:
-        """Count a token for every character."""
+        """Count one token per character."""
         queries, texts = (np.array([len(text) for text in side], dtype=np.int64) for side in zip(*pairs, strict=True))
         return WindowCounts(tokens=windows.tokens(queries, texts, special_tokens=0), cut=np.zeros_like(texts))
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, priority: int = 0) -> Any:
-        """Start to score; without `seconds` it is done at once."""
+        """Start to score. Without `seconds` the request is done at once."""
         if not self._seconds:
             return Scored(self._ones[: len(pairs)])
         texts = [self._texts.pop(int(pairs.ids[offset])) for offset in pairs.offsets[:-1]]
         return self._queued(texts, priority, pairs.lengths.tolist())
 
     def relevance(self, logits: Any) -> Any:
-        """Return the logits."""
+        """Return the logits as float32 [n]."""
         return logits[:, 0]
 
     def rank(
         self, query: str, documents: list[str], *, top_k: int, priority: int, cancellation: Cancellation, **options: Any
     ) -> list[dict[str, Any]]:
-        """Score the texts in two passes: all, and then the `top_k` longest."""
+        """Score the texts in two passes: first all, then the `top_k` longest."""
         best = sorted(range(len(documents)), key=lambda place: -len(documents[place]))[:top_k]
         for texts in (documents, [documents[place] for place in best]):
             cancellation.check()

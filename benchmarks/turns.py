@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""How long does a small request take beside a large one, and what does that cost the large one?
+"""How long does a small request take while a large one runs, and how much does it slow the large one down?
 
     benchmarks/turns.py BUNDLE --queries Q.tsv --passages P.tsv --run R.trec [--before CHECKOUT] --out turns.json
 
-One thread scores requests of 1,000 pairs in a loop. Beside it, another scores requests of 5 pairs, one after the other, with a
-pause of 0 to 20 ms between two, so that they come at any moment of a batch. The small ones are also timed alone, and the large
-ones too, for the throughput. With `--exact`, small and large requests are exact rankings: `rank(..., top_k=k, exact=True)`.
+One thread scores requests of 1,000 pairs in a loop. Meanwhile another thread scores requests of 5 pairs, one after the other,
+with a pause of 0 to 20 ms in between, so that they arrive at any moment of a batch. Small and large requests are also timed
+without each other. With `--exact`, all requests are exact rankings: `rank(..., top_k=k, exact=True)`.
 
-`--before` names a checkout of another version, with its kernels compiled. Each version runs in a process of its own; the two
-take turns, step by step, so that a slower or faster minute of the machine meets both. Scores are compared bit by bit.
+`--before` names a checkout of another version, with its kernels compiled. Each version runs in its own process. The two take
+turns, step by step, so that slower or faster minutes of the machine affect both. Scores are compared bit by bit.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def summary(steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Child:
-    """A process with one version of the package, which does one step at a time."""
+    """A process with one version of the package. It does one step at a time."""
 
     def __init__(self, arguments: argparse.Namespace, precision: str, checkout: Path, packages: Path) -> None:
         packages.mkdir()
@@ -138,7 +138,7 @@ class Child:
 
 
 def serve_steps(arguments: argparse.Namespace) -> None:
-    """Do the steps that come by standard input, and write the figures of each as a line of JSON."""
+    """Do the steps named on standard input, one per line, and write the figures of each as a line of JSON."""
     from crossrt import CrossEncoder
     from crossrt.engine.files.trec import read_collection
 
@@ -158,7 +158,7 @@ def serve_steps(arguments: argparse.Namespace) -> None:
 
 
 class Steps:
-    """The steps of the measurement, by name."""
+    """The steps of the measurement. Each method is a step."""
 
     def __init__(self, score: Callable[[Pairs], Any], pairs: Pairs, seconds: float) -> None:
         self._score = score
@@ -168,11 +168,11 @@ class Steps:
         self._chance = random.Random(0)
 
     def small(self) -> dict[str, Any]:
-        """Time 50 small requests alone."""
+        """Time 50 small requests without large ones."""
         return {"small": [self._timed_small() for _ in range(50)]}
 
     def large(self) -> dict[str, Any]:
-        """Time one large request alone."""
+        """Time one large request without small ones."""
         begin = time.perf_counter()
         scores = self._score(self._large)
         seconds = time.perf_counter() - begin

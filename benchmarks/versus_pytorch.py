@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How many pairs per second does a bundle score, beside plain PyTorch on the same pairs with as many threads?
+"""How many pairs per second does a bundle score, compared with plain PyTorch on the same pairs with as many threads?
 
     benchmarks/versus_pytorch.py CHECKPOINT BUNDLE --queries Q.tsv --passages P.tsv --run R.trec
 
-Both go from raw text to scores, a request being one query with all its candidates. PyTorch sorts by length and scores
-batches of 32 through transformers, as sentence-transformers does. Runs are interleaved, request by request, after a
-warm-up that is not counted; medians and the 5th and 95th percentile of the requests' ratios are printed.
+Both go from raw text to scores. A request is one query with all its candidates. PyTorch sorts by length and scores batches of 32
+through transformers, as sentence-transformers does. Runs are interleaved, request by request, after a warm-up that is not
+counted. The output has the median and the 5th and 95th percentile of the requests' ratios.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Do windows find what stands deep in a long passage? Ranking quality on long passages that are made of real ones.
+"""Do windows find relevant text deep in a long passage? Measures ranking quality on long passages made of real ones.
 
     benchmarks/windows.py BUNDLE --queries Q.tsv --passages P.tsv --run R.trec --qrels Q.txt --out windows.json
 
-Each candidate of a query becomes a long passage: it is put at a random place among passages that are candidates of other
-queries, of which there are `--others`. Its relevance stays what it was. The candidates as they are show what the model can
-do, and the long passages, cut to the model's length, what is lost. With windows nothing is cut. The windows of some lists are
-also made by a plain loop and scored by sentence-transformers' model, and their order is compared.
+Each candidate of a query becomes a long passage: it is put at a random place among `--others` passages that are candidates of
+other queries. Its relevance stays the same. The unchanged candidates show what the model can achieve. The long passages, cut to
+the model's length, show what truncation loses. With windows nothing is cut. For some lists, a plain loop also makes the windows
+and sentence-transformers' model scores them; the two orders are compared.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from crossrt.evaluation.measures import Measures
 
 AGGREGATIONS = ("max", "first", "mean:2", "mean", "sum")
 TIES = 1e-4
-"""Scores closer than this may swap places between two runtimes."""
+"""Passages with scores closer than this may swap places between two runtimes."""
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def long_passages(query: str, run: dict[str, dict[str, float]], passages: dict[s
 
 
 def compared(bundle: Path, checkpoint: Path, lists: list[tuple[str, list[str]]], windows: Windows) -> dict[str, Any]:
-    """Compare the order of these lists, and their scores, with those of sentence-transformers' model on the same windows."""
+    """Compare the order and scores of these lists with those of sentence-transformers' model on the same windows."""
     import torch
     from sentence_transformers import CrossEncoder as Theirs
 
@@ -125,9 +125,9 @@ def compared(bundle: Path, checkpoint: Path, lists: list[tuple[str, list[str]]],
 
 
 def pieces(tokenizer: Tokenizer, query: str, text: str, windows: Windows) -> list[dict[str, list[int]]]:
-    """Return a passage's windows as a model takes them, cut by a plain loop over its tokens.
+    """Return a passage's windows as a model's inputs, cut by a plain loop over its tokens.
 
-    They are tokens and no texts, since a text that begins within a word has other tokens.
+    They are cut as tokens and not as texts, since a text that begins within a word has other tokens.
     """
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     head = [cls, *tokenizer.encode(query, add_special_tokens=False).ids, sep]

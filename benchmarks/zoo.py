@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How many pairs a second do the fifteen published architectures score here, and what do a million pairs cost?
+"""How many pairs per second do the fifteen published architectures score here, and what do a million pairs cost?
 
     benchmarks/zoo.py --out benchmarks/results/zoo.json --price-per-hour 0.10
     benchmarks/zoo.py --out /tmp/zoo.json --only TinyBERT-L-2-v2 --only electra-base
 
-Measures each at full size with seeded random weights, in FP32, BF16 and INT8 on each backend, in turns, beside the V100 speed
-on the model's card. Speed does not depend on the weights. The scores mean nothing, and INT8 is the exporter's graph with every
-linear layer in 8 bits, with ranges from a few pairs, without calibration or parity checks. A calibrated model keeps some
-channels in floating point, and is somewhat slower.
+Measures each at full size with seeded random weights, in FP32, BF16 and INT8 on each backend, in turns. The table also has the
+V100 speed from the model's card. Speed does not depend on the weights, and the scores mean nothing. INT8 is the exporter's graph
+with every linear layer in 8 bits, with ranges from a few pairs, without calibration or parity checks. A calibrated model keeps
+some channels in floating point, and is somewhat slower.
 
 A request is 100 pairs as long as MS MARCO's, fewer for large models. The result is written after each model, and an interrupted
-run continues there. The price is for one hour of this machine.
+run continues there. `--price-per-hour` is the price of this machine.
 """
 
 import argparse
@@ -61,15 +61,15 @@ from model_zoo import ZooModel, selected, write_model
 
 REPEATS = 3
 GFLOP = 500.0
-"""GFLOP of a request of a large model, so that the largest takes seconds."""
+"""GFLOP of a request to a large model. It limits a request of the largest model to seconds."""
 FEWEST = 16
-"""Pairs of a request: two batches for each of a few processors."""
+"""Least number of pairs in a request: two batches for each of a few processors."""
 RANGE_PAIRS = 8
 STRETCH_S = 0.1
 
 
 def main() -> None:
-    """Measure what the result lacks, write it model by model, and print the table."""
+    """Measure the models that the result lacks, write it after each model, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file; an interrupted run continues there")
     parser.add_argument("--only", action="append", help="part of a model's name; may be repeated")
@@ -87,7 +87,7 @@ def main() -> None:
             continue
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            os.environ[VARIABLE] = folder  # gigabytes that are not opened again
+            os.environ[VARIABLE] = folder  # a temporary cache: it holds gigabytes that are not used again
             bundle = write_bundle(model, Path(folder))
             made = time.perf_counter()
             speeds = measured(model, bundle, found)
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def write_bundle(model: ZooModel, folder: Path) -> Path:
-    """Write the model as a bundle of FP32 and INT8, unchecked."""
+    """Write the model as a bundle of FP32, BF16 and INT8, without parity checks."""
     source = write_model(model, folder / "checkpoints")
     checkpoint = Checkpoint.read(source)
     bundle = folder / model.name.rpartition("/")[2]
@@ -127,7 +127,7 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
     models = {
         "fp32": BundleModel(file=ONNX_FILES["fp32"], native_file="model.fp32.native"),
         "bf16": BundleModel(file=ONNX_FILES["fp32"], native_file="model.bf16.native"),
-        # Narrow INT8 is computed only where it passed. Nothing is checked here.
+        # Narrow INT8 runs only if it passed its check. Nothing is checked here, so it is marked as passed.
         "int8": BundleModel(file=ONNX_FILES["int8"], native_file="model.int8.native", backends={NARROW: True}),
     }
     write_manifest(bundle, replace(manifest, models=models))
@@ -136,16 +136,16 @@ def write_bundle(model: ZooModel, folder: Path) -> Path:
 
 
 def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
-    """Measure all precisions of one bundle by all backends, and put the card's figures beside them."""
+    """Measure all precisions of one bundle on all backends, and add the figures of the model's card."""
     rows = [
         row
         for row in lineup([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
-        # ONNX Runtime has no BF16 on a CPU; what OpenVINO cannot do here is a row that says so.
+        # ONNX Runtime has no BF16 on a CPU. What OpenVINO cannot run here stays as a row that says so.
         if not (isinstance(row, Missing) and row.backend != "openvino")
     ]
     gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9
     length = min(LIST, max(FEWEST, round(GFLOP / gflop)))
-    plan = Plan(repeats=REPEATS, lists=1, list_length=length, counts=(), starts=0, memory=False, alone=False)
+    plan = Plan(repeats=REPEATS, lists=1, list_length=length, counts=(), starts=0, memory=False, alone=False, judged=0)
     speeds = bench(rows, Texts.typical(), plan, known=found, stretch_s=STRETCH_S)
     card = {
         "ndcg10": model.published_ndcg10,
@@ -156,13 +156,13 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
 
 
 def joined(whole: Speeds, more: Speeds) -> Speeds:
-    """Append rows, with shares of the highest ceilings of both results, and the larger noise."""
+    """Append the rows of `more`. Shares refer to the higher ceilings of both results, and the larger noise is kept."""
     rows, found = with_shares([*whole.rows, *more.rows], higher(whole.ceilings, more.ceilings))
     return replace(whole, rows=rows, ceilings=found, noise=max(whole.noise, more.noise))
 
 
 def table(speeds: Speeds, price: float | None) -> list[str]:
-    """Return a table; costs are computed from the speeds."""
+    """Return the lines of the table. Costs are computed from the speeds and the price per hour."""
     lines = [
         f"{speeds.machine['processor']}, {speeds.machine['usable_cpus']} processors; noise {speeds.noise:.0%}",
         f"{'':<58}{'pairs/s':>9}{'of ceiling':>12}{'V100, by its card':>19}"
@@ -172,7 +172,7 @@ def table(speeds: Speeds, price: float | None) -> list[str]:
 
 
 def line(row: Speed, noise: float, price: float | None) -> str:
-    """Return one row: `a million pairs` costs the price of the hours that they take."""
+    """Return one line of the table. A million pairs cost the price of the hours that they take."""
     if row.pairs_per_s is None:
         return f"{row.label:<58}failed: {row.failed}"
     width = width_of(row.pairs_per_s, noise)

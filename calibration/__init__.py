@@ -1,1 +1,1 @@
-"""Calibration data, 8-bit ranges, and ranking measures and reports."""
+"""Calibration data, ranges of 8-bit quantization, and measures and reports of rankings."""

@@ -1,4 +1,4 @@
-"""`CalibrationSet`: a seeded, hashed sample of real pairs."""
+"""`CalibrationSet`: a random sample of real pairs, with its seed and hash."""
 
 import hashlib
 import random
@@ -11,16 +11,16 @@ from ..engine.files.trec import read_collection, read_pairs
 from ..engine.options import whole
 
 FEWEST = 100
-"""Fewest calibration pairs; with fewer a range depends on chance."""
+"""Minimum number of calibration pairs. With fewer pairs, ranges depend on chance."""
 BUILTIN = Path(__file__).resolve().parent.parent / "demo" / "calibration" / "pairs.tsv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSet:
-    """Query-passage pairs drawn uniformly, without repeats, from `source`.
+    """Query-passage pairs drawn uniformly, without duplicates, from `source`.
 
-    A uniform draw keeps the true distribution of lengths and the true mixture of relevant and irrelevant passages. The
-    same source, size and seed give the same pairs and the same `sha256`, which the manifest records.
+    A uniform sample preserves the distribution of lengths and the mixture of relevant and irrelevant passages. The same source,
+    size and seed give the same pairs and the same `sha256`, which the manifest records.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -32,7 +32,7 @@ class CalibrationSet:
     def sample(
         cls, pairs: Sequence[tuple[str, str]], *, source: str, size: int | None = None, seed: int = 0
     ) -> "CalibrationSet":
-        """Draw `size` pairs, or take all. Raises OptionError for a size below one, DataFileError for too few pairs."""
+        """Draw `size` pairs, by default all. Raises OptionError for a size below one and DataFileError for too few pairs."""
         unique = list(dict.fromkeys(pairs))
         if size is not None:
             size = whole("size", size, least=1, hint=", or None for all pairs")
@@ -47,19 +47,19 @@ class CalibrationSet:
         for pair in unique:
             for text in pair:
                 data = text.encode("utf-8", "surrogatepass")
-                # Lengths keep ("ab", "c") and ("a", "bc") apart.
+                # With the lengths, ("ab", "c") and ("a", "bc") have different hashes.
                 digest.update(len(data).to_bytes(8, "little") + data)
         return cls(pairs=tuple(unique), source=source, seed=seed, sha256=digest.hexdigest())
 
     @classmethod
     def builtin(cls) -> "CalibrationSet":
-        """The pairs that come with crossrt: synopses and descriptions of Debian packages."""
+        """Return the pairs that come with crossrt: synopses and descriptions of Debian packages."""
         return cls.from_pairs_file(BUILTIN, source="built-in pairs")
 
     def without_queries(self, queries: Collection[str], *, size: int) -> "CalibrationSet":
-        """Return at most `size` of the pairs, drawn by the seed from those of other queries.
+        """Return at most `size` pairs of queries that are not in `queries`, drawn with the seed.
 
-        Raises DataFileError, saying how many are needed, when fewer than 100 are left.
+        Raises DataFileError, saying how many are needed, when fewer than 100 pairs are left.
         """
         remaining = [pair for pair in self.pairs if pair[0] not in queries]
         if len(remaining) < FEWEST:

@@ -1,4 +1,4 @@
-"""`Judge`: a judging set with the reference's scores, with which candidates are compared."""
+"""`Judge`: compares the rankings of candidates with those of the reference, on a judging set."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ MEASURES = ("nDCG@10", "RR@10")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judge:
-    """A judging set with the reference's scores of its pairs, float32 [pairs]."""
+    """A judging set, and the reference's scores of its pairs, `expected`, float32 [pairs]."""
 
     judging: JudgingSet
     expected: Scores
 
     def report(self, candidate: Scores) -> RankingReport:
-        """Compare a candidate's scores, float32 [pairs], with the reference's. NaN ranks last."""
+        """Compare a candidate's scores, float32 [pairs], with the reference's. NaN is ranked last."""
         candidate = np.nan_to_num(candidate, nan=float(np.finfo(np.float32).min))
         lists = [
             (self.expected[rows.start : rows.stop], candidate[rows.start : rows.stop]) for rows in self.judging.rows

@@ -1,4 +1,4 @@
-"""`JudgingSet`: ranked lists on which a precision shows whether it keeps the order."""
+"""`JudgingSet`: lists of candidates on which the rankings of a precision are judged."""
 
 import hashlib
 import random
@@ -11,7 +11,7 @@ from ..engine.files.trec import read_collection, read_qrels
 
 QUERIES = 20
 CANDIDATES = 50
-"""Fewest queries and candidates of a query that are judged: the top ten of ten candidates always agree."""
+"""Minimum number of queries, and of candidates per query. The top ten of ten candidates would always agree."""
 MOST_CANDIDATES = 100
 MOST_PAIRS = 5000
 SAMPLE = Path(__file__).resolve().parent.parent / "demo" / "sample"
@@ -21,9 +21,9 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgingSet:
-    """Queries with their candidates, at least 20 of at least 50.
+    """At least 20 queries with at least 50 candidates each.
 
-    `candidates` maps a query's id to its passages' ids; `qrels`, where there are any, are relevance by the same ids.
+    `candidates` maps the id of a query to the ids of its passages. `qrels`, if any, are relevance judgements by the same ids.
     """
 
     queries: Mapping[str, str]
@@ -44,9 +44,9 @@ class JudgingSet:
         qrels: Mapping[str, Mapping[str, int]] | None = None,
         seed: int = 0,
     ) -> "JudgingSet":
-        """Take the first 100 candidates of every query that has at least 50; a sample of the queries beyond 5,000 pairs.
+        """Use the first 100 candidates of each query with at least 50. If these are more than about 5,000 pairs, sample queries.
 
-        Raises DataFileError, saying how many are needed, when fewer than 20 queries are left.
+        Raises DataFileError, saying how many are needed, when fewer than 20 queries have enough candidates.
         """
         long = {query: tuple(ids)[:MOST_CANDIDATES] for query, ids in candidates.items() if len(ids) >= CANDIDATES}
         if len(long) < QUERIES:
@@ -70,7 +70,7 @@ class JudgingSet:
     def from_trec(
         cls, queries: Path, passages: Path, run: Path, *, qrels: Path | None = None, seed: int = 0
     ) -> "JudgingSet":
-        """Read a TREC run over texts in two TSV files, and qrels where there are any."""
+        """Read a TREC run, with texts from two TSV files, and qrels if given."""
         query_texts, passage_texts, candidates = read_collection(queries, passages, run)
         return cls.of(
             query_texts,
@@ -83,7 +83,7 @@ class JudgingSet:
 
     @classmethod
     def builtin(cls) -> "JudgingSet":
-        """Twenty of the lists that come with crossrt, fifty candidates each: descriptions of Debian packages."""
+        """Return 20 of the lists that come with crossrt, with 50 candidates each: descriptions of Debian packages."""
         queries, passages, candidates = read_collection(
             *(SAMPLE / name for name in ("queries.tsv", "passages.tsv", "bm25.run.trec"))
         )
@@ -93,10 +93,10 @@ class JudgingSet:
 
     @classmethod
     def pooled(cls, pairs: Pairs, *, source: str, seed: int = 0) -> "JudgingSet":
-        """Make lists from bare pairs: a query's own passages, filled up to 50 with BM25's best of all others.
+        """Make lists from bare pairs: a query's own passages, filled up to 50 with BM25's best among all passages.
 
-        A quarter of the queries are taken, at least 20 and at most 50; the rest is left for calibration. Raises
-        DataFileError, saying how many are needed, for fewer than 20 queries or 50 different passages.
+        A quarter of the queries are used, at least 20 and at most 50. The rest is left for calibration. Raises DataFileError,
+        saying how many are needed, for fewer than 40 queries or 50 different passages.
         """
         by_query: dict[str, list[str]] = {}
         for query, passage in dict.fromkeys(pairs):
@@ -127,14 +127,14 @@ class JudgingSet:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """All pairs, one list after the other."""
+        """All pairs, list after list."""
         return [
             (self.queries[query], self.passages[passage]) for query, ids in self.candidates.items() for passage in ids
         ]
 
     @property
     def rows(self) -> list[range]:
-        """The rows of each list in `pairs`."""
+        """The indices in `pairs` of each list."""
         rows, start = [], 0
         for ids in self.candidates.values():
             rows.append(range(start, start + len(ids)))
@@ -148,7 +148,7 @@ class JudgingSet:
 
 
 def _bm25(queries: Sequence[str], passages: Sequence[str]) -> list[list[int]]:
-    """Return the numbers of the best `CANDIDATES` passages of each query, best first."""
+    """Return the indices of the best `CANDIDATES` passages for each query, best first."""
     import bm25s
 
     retriever = bm25s.BM25()

@@ -1,4 +1,4 @@
-"""`PairedDifference`: a measure before and after, with the uncertainty of the difference."""
+"""`PairedDifference`: a measure of the reference and of the candidate, with a confidence interval of the difference."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ import numpy.typing as npt
 
 RESAMPLES = 10_000
 DRAWS = 4_000_000
-"""Most queries drawn at once: 64 MB, whatever the number of queries."""
+"""Maximum number of queries drawn at once. They take 64 MB, for any number of queries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDifference:
-    """A measure's mean over the queries, by the reference and by the candidate.
+    """A measure's mean over the queries, for the reference and for the candidate.
 
-    `low` and `high` are the 95 % interval of candidate - reference, by a paired bootstrap over the queries.
+    `low` and `high` are the 95 % confidence interval of candidate - reference, from a paired bootstrap over the queries.
     """
 
     reference: float
@@ -32,7 +32,7 @@ class PairedDifference:
         """Compare two arrays [queries]."""
         before, after = np.asarray(reference, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
         differences = after - before
-        # The percentile bootstrap of Efron (1979), resampled with a fixed seed, so that a report can be reproduced.
+        # The percentile bootstrap of Efron (1979). The seed is fixed, so that reports can be reproduced.
         rng, queries = np.random.default_rng(0), len(differences)
         rows = max(1, DRAWS // queries)
         means = np.concatenate(

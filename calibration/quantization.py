@@ -1,4 +1,4 @@
-"""`Quantization`: how one tensor of a model is held in 8 bits."""
+"""`Quantization`: how one tensor of a model is quantized to 8 bits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,14 @@ class Quantization:
     """A tensor x [..., channels] in 8 bits: round((x / smoothing - shift) / scale), clipped to -128 ... 127.
 
     `smoothing` is float32 [channels], or None for ones. The tensor is divided by it, and the weights that read the tensor are
-    multiplied by it (Xiao et al. 2023, SmoothQuant, arXiv:2211.10438). The native kernels store the reciprocal, which they
-    multiply by (`Smoothing` in engine/kernels/native/precision.h).
+    multiplied by it (Xiao et al. 2023, SmoothQuant, arXiv:2211.10438). The native kernels store the reciprocal, with which they
+    multiply (`Smoothing` in engine/kernels/native/precision.h).
 
-    `shift` is float32 [channels], or None for zeros. It is subtracted from the smoothed tensor. To make up for that, the
-    product of the smoothed 8-bit weights with `shift` is added to the layer's bias (Wei et al. 2023, Outlier Suppression+,
-    arXiv:2304.09145). The 8-bit values themselves need no zero point: it stays 0.
+    `shift` is float32 [channels], or None for zeros. It is subtracted from the smoothed tensor. To compensate, the product of the
+    smoothed 8-bit weights with `shift` is added to the layer's bias (Wei et al. 2023, Outlier Suppression+, arXiv:2304.09145).
+    The zero point is always 0.
 
-    The `kept` channels are read in floating point beside the 8-bit product.
+    The `kept` channels are multiplied in floating point; in the 8-bit product they are 0.
     """
 
     scale: float
@@ -33,13 +33,13 @@ class Quantization:
     kept: tuple[int, ...] = ()
 
     def activation(self, values: Floats) -> Floats:
-        """Return [tokens, channels] as the 8-bit product reads them, smoothed and shifted."""
+        """Return [tokens, channels] smoothed, shifted, and rounded to 8 bits, as the 8-bit product reads them."""
         scale = np.float32(self.scale)
         rounded: Floats = np.clip(np.rint(self.smoothed(values) / scale), -LEVELS - 1, LEVELS) * scale
         return rounded
 
     def smoothed(self, values: Floats) -> Floats:
-        """Return [tokens, channels] divided by `smoothing`, less `shift`, with 0 in the kept channels."""
+        """Return [tokens, channels] divided by `smoothing`, minus `shift`, with 0 in the kept channels."""
         smooth: Floats = values.copy() if self.smoothing is None else values * (np.float32(1) / self.smoothing)
         if self.shift is not None:
             smooth -= self.shift
@@ -48,21 +48,21 @@ class Quantization:
         return smooth
 
     def weight(self, weight: Floats, least_scale: float = 0.0) -> tuple[Int8s, Floats]:
-        """Return a weight float32 [out, in] in 8 bits, int8 [out, in], and its scales, float32 [out].
+        """Quantize a weight, float32 [out, in]. Return it as int8 [out, in], and its scales, float32 [out].
 
-        Weights of kept channels are 0, so the activation's values there add nothing. No scale is below `least_scale`.
+        Weights of kept channels are 0, so the activations of these channels add nothing. No scale is below `least_scale`.
         """
         smooth = weight if self.smoothing is None else weight * self.smoothing
         if self.kept:
             smooth = smooth.copy()
             smooth[:, list(self.kept)] = 0
         greatest = np.abs(smooth).max(axis=1)
-        # A row of zeros is zero at any scale.
+        # Any scale except 0 works for a row of zeros.
         scales = np.maximum(np.where(greatest > 0, greatest, 1) / LEVELS, least_scale).astype(np.float32)
         return np.clip(np.rint(smooth / scales[:, None]), -LEVELS, LEVELS).astype(np.int8), scales
 
     def bias(self, weight: Floats, least_scale: float = 0.0) -> Floats:
-        """Return what the shift adds to the bias of a linear layer of this `weight`, float32 [out]."""
+        """Return what the shift adds to the bias of a linear layer with this `weight`, float32 [out]."""
         integers, scales = self.weight(weight, least_scale)
         if self.shift is None:
             return np.zeros(len(scales), dtype=np.float32)
@@ -70,7 +70,7 @@ class Quantization:
         return sums
 
     def spread(self, places: npt.NDArray[np.int64], channels: int) -> "Quantization":
-        """Return it for a wider tensor of `channels`, whose channel `places[i]` is channel i and whose others are zero."""
+        """Return the quantization of a tensor padded to `channels`: channel i becomes channel `places[i]`, the rest is zero."""
 
         def widened(values: Floats | None, rest: float) -> Floats | None:
             if values is None:
@@ -87,7 +87,7 @@ class Quantization:
         )
 
     def product(self, values: Floats, weight: Floats) -> Floats:
-        """Return x W^T as the quantised graph computes it, float32 [tokens, out]."""
+        """Return x W^T as the quantized graph computes it, float32 [tokens, out]."""
         integers, scales = self.weight(weight)
         result: Floats = self.activation(values) @ (integers.astype(np.float32) * scales[:, None]).T
         if self.shift is not None:
@@ -97,7 +97,7 @@ class Quantization:
         return result
 
     def to_json(self) -> dict[str, Any]:
-        """Return what calibration.int8.json has of it."""
+        """Return the entry of calibration.int8.json."""
         return {
             "scale": self.scale,
             "smoothed": self.smoothing is not None,

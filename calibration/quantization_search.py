@@ -1,4 +1,4 @@
-"""`choose_quantization`: the search for the quantisation of a tensor that changes least the layers that read it."""
+"""`choose_quantization`: finds the quantization of a tensor that least changes the outputs of the layers that read it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -12,21 +12,21 @@ from .recipe import Recipe
 from .tensor_stats import Floats, TensorStats
 
 ALPHAS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""SmoothQuant's alphas that are tried."""
+"""Values of SmoothQuant's alpha that are tried."""
 SHRINK = (1.0, 0.8, 0.6)
-"""Parts of the full range that are tried; what lies outside is clipped."""
+"""Fractions of the full range that are tried. Values outside are clipped."""
 KEPT = (0, 4)
-"""Numbers of channels in floating point that are tried."""
+"""Numbers of channels kept in floating point that are tried."""
 WORTH = 0.9
-"""Each further operator beside the integer product must reduce the error at least to this part of the error without it."""
+"""A form with more operators must reduce the error to less than this fraction of that of the form chosen so far."""
 ROWS = 1500
-"""Tokens on which candidates are compared."""
+"""Number of tokens on which candidates are compared."""
 
 
 def choose_quantization(stats: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
-    """Return how to quantise a tensor that is read by linear layers of these `weights`, each float32 [out, in].
+    """Return the quantization of a tensor that is read by linear layers with these `weights`, each float32 [out, in].
 
-    Without weights, for a tensor that feeds no linear layer, `token` means `mse`.
+    Without weights, for a tensor that no linear layer reads, `token` is the same as `mse`.
     """
     if recipe.method == "token" and weights:
         return _least_token_error(stats, weights, recipe)
@@ -39,10 +39,10 @@ def choose_quantization(stats: TensorStats, weights: Sequence[Floats], recipe: R
 
 
 class TokenError:
-    """The error that a quantisation of one tensor causes in the layers that read it, as a mean over tokens.
+    """The error that a quantization of one tensor causes in the layers that read it, as a mean over tokens.
 
-    Each token's squared error is divided by its own squared norm, because LayerNorm follows: in a plain mean, the one
-    token of each text that carries massive activations (Sun et al. 2024, arXiv:2402.17762) outweighs all others.
+    Each token's squared error is divided by the squared norm of its exact output, because LayerNorm follows. In a plain mean, the
+    one token of each text with massive activations (Sun et al. 2024, arXiv:2402.17762) would outweigh all others.
     """
 
     def __init__(self, stats: TensorStats, weights: Sequence[Floats]) -> None:
@@ -54,7 +54,7 @@ class TokenError:
             self._layers.append((weight, exact, norm + 0.1 * np.median(norm) + np.finfo(np.float32).tiny))
 
     def __call__(self, quantization: Quantization) -> float:
-        """Return the mean over tokens and layers; 0 when nothing is lost."""
+        """Return the mean over tokens and layers; 0 if the quantization is exact."""
         errors = [
             (((quantization.product(self._rows, weight) - exact) ** 2).sum(axis=1) / norm).mean()
             for weight, exact, norm in self._layers
@@ -67,7 +67,7 @@ def _least_token_error(stats: TensorStats, weights: Sequence[Floats], recipe: Re
     least = np.inf
     error = TokenError(stats, weights)
     alphas = ALPHAS if recipe.smoothing is None else (recipe.smoothing,)
-    # From the cheapest form to the most expensive: a smoothing or a shift is one more operator, kept channels are three.
+    # From the cheapest form to the most expensive: smoothing and a shift add one operator each, kept channels add three.
     for kept, shifted, smoothed in product(KEPT, (False, True), (False, True)):
         errors = {
             candidate: error(candidate)
@@ -101,7 +101,7 @@ def _candidates(
 
 
 def _smoothing(reach: Floats, weights: Sequence[Floats], alpha: float) -> Floats | None:
-    """Return SmoothQuant's factors (equation 4) for channels of this greatest magnitude, divided by their median."""
+    """Return SmoothQuant's factors (equation 4) for channels whose largest magnitudes are `reach`, divided by their median."""
     if not alpha or not weights:
         return None
     weight = np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0)

@@ -1,11 +1,11 @@
-"""Ranges for symmetric 8-bit quantisation: the magnitude at which a tensor is clipped."""
+"""Ranges for symmetric 8-bit quantization: the magnitude at which a tensor is clipped."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-LEVELS = 127  # of each sign; -128 is not used, so that the range is symmetric
+LEVELS = 127  # steps on each side of 0; the range is symmetric
 BINS = 2048
 PERCENTILE = 99.99
 
@@ -29,7 +29,7 @@ def _percentile(counts: Counts, edges: Counts) -> float:
 
 
 def _mse(counts: Counts, edges: Counts) -> float:
-    """The clip of least squared error, over the histogram."""
+    """Return the clipping point with the smallest squared error, computed from the histogram."""
     middles = (edges[1:] + edges[:-1]) / 2
     clips = edges[-1] * np.linspace(0.02, 1, 99)
     errors = []
@@ -41,14 +41,14 @@ def _mse(counts: Counts, edges: Counts) -> float:
 
 
 def _entropy(counts: Counts, edges: Counts) -> float:
-    """The clip of least Kullback-Leibler divergence (Migacz 2017, "8-bit inference with TensorRT")."""
+    """Return the clipping point with the smallest Kullback-Leibler divergence (Migacz 2017, "8-bit inference with TensorRT")."""
     counts = counts.copy()
-    counts[0] = counts[1]  # ReLU and padding make so many exact zeros that they would outweigh all else
+    counts[0] = counts[1]  # exact zeros, from ReLU and padding, would outweigh everything else
     divergences = {}
     for stop in range(LEVELS + 1, len(counts) + 1, 8):
         reference = counts[:stop].copy()
         reference[-1] += counts[stop:].sum()
-        # The clipped histogram in LEVELS + 1 steps, with each step's count spread evenly over its occupied bins.
+        # The clipped histogram, quantized to LEVELS + 1 steps. Each step's count is spread evenly over its occupied bins.
         step = np.minimum(np.arange(stop) * (LEVELS + 1) // stop, LEVELS)
         nonzero = counts[:stop] > 0
         mass = np.bincount(step, counts[:stop], LEVELS + 1)

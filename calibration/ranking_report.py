@@ -9,10 +9,10 @@ from .paired_difference import PairedDifference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingReport:
-    """How a candidate ranks the lists of a judging set, compared with the reference. Means over all queries.
+    """How a candidate ranks the lists of a judging set, compared with the reference. Values are means over all queries.
 
-    `score_error` is the error of the candidate's scores, which exact rankings need. `changes` are the differences of measures
-    against relevance judgements, by the measure's name; empty where the set has no qrels.
+    `mean_abs_diff` is the mean over all pairs. `score_error` is the error of the candidate's scores, which exact rankings need.
+    `changes` are the differences of measures such as nDCG@10, by the measure's name; empty if the set has no qrels.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""`Recipe`: which tensors of a model are quantised, and how their ranges are chosen."""
+"""`Recipe`: which tensors of a model are quantized, and how their ranges are chosen."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,21 @@ METHODS = ("token", "minmax", "percentile", "entropy", "mse")
 class Recipe:
     """Which products run in 8 bits, and by which method the range of each tensor is chosen.
 
-    `parts` is `projections`, all linear layers of the encoder; `ffn`, its feed-forward layers alone; or `full`, all
-    linear layers, both attention products and both inputs of the residual additions, as NVIDIA quantises BERT.
-    Embeddings, LayerNorm, GELU, softmax and the head stay in floating point.
+    `parts` is `projections`, all linear layers of the encoder; `ffn`, only its feed-forward layers; or `full`, all linear layers,
+    both attention products and both inputs of the residual additions, like NVIDIA's quantization of BERT. Embeddings, LayerNorm,
+    GELU, softmax and the head stay in floating point.
 
-    `method` is `minmax`; `percentile`, of the magnitudes; `entropy`, least Kullback-Leibler divergence; `mse`, least
-    squared error of the tensor; or `token`, which tries ranges, smoothings, shifts and channels that stay in floating point,
-    and takes those with the least error of the layer's output. There each token's error is divided by the norm of the
-    token's exact output. `smoothing` is SmoothQuant's alpha; None leaves it to
-    `token`, and means none to the others. Raises OptionError for any other value.
+    `method` is one of:
+
+    - `minmax`: the largest magnitude.
+    - `percentile`: the 99.99th percentile of the magnitudes.
+    - `entropy`: the range with the smallest Kullback-Leibler divergence.
+    - `mse`: the range with the smallest squared error of the tensor.
+    - `token`: tries ranges, smoothing factors, shifts, and channels that stay in floating point, and uses those with the smallest
+      error of the layers' outputs. The error of each token is divided by the norm of the token's exact output.
+
+    `smoothing` is SmoothQuant's alpha. With None, `token` chooses it, and the other methods do not smooth. Raises OptionError for
+    any other value.
     """
 
     parts: str = "projections"

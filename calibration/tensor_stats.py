@@ -14,9 +14,9 @@ Floats = npt.NDArray[np.float32]
 class TensorStats:
     """Statistics of one tensor on calibration pairs.
 
-    `rows` float32 [tokens, channels] is a uniform sample of its tokens, `low` and `high`, float32 [channels], are the least
-    and the greatest value of each channel over all tokens. `moments` are of more tokens than `rows`, where linear layers read the
-    tensor.
+    `rows`, float32 [tokens, channels], is a uniform sample of its tokens. `low` and `high`, float32 [channels], are the minimum
+    and maximum of each channel over all tokens. `moments`, which are from more tokens than `rows`, exist only if linear layers
+    read the tensor.
     """
 
     rows: Floats

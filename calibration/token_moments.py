@@ -1,4 +1,4 @@
-"""`TokenMoments`: second moments of the tokens that linear layers read, by which their weights are rounded."""
+"""`TokenMoments`: second moments of the tokens that linear layers read, which GPTQ needs to round the layers' weights."""
 
 from typing import Any
 
@@ -6,34 +6,34 @@ import numpy as np
 import numpy.typing as npt
 
 LEAST_NORM = 0.1
-"""The smallest squared norm that a token is divided by, as a share of the median."""
+"""What is added to the squared norm of each token, as a fraction of the median squared norm."""
 
 Floats = npt.NDArray[Any]
 
 
 class TokenMoments:
-    """The sum of x x^T over tokens x, each divided by the norm of what the linear layers that read it make of it.
+    """The sum of x x^T over tokens x. Each token is divided by the norm of the outputs of the linear layers that read it.
 
-    LayerNorm will divide by that norm too. Without it [CLS], whose outliers are a hundred times as large as the other tokens,
-    would decide alone.
+    LayerNorm divides by a similar norm later. Without the division only [CLS] would matter, because its outliers are a hundred
+    times as large as the other tokens.
     """
 
     def __init__(self, channels: int) -> None:
-        """Begin with no tokens."""
-        # A further channel is 1 in each token, so that channels can be shifted later.
+        """Start without tokens."""
+        # An additional channel is 1 in each token, so that `of` can shift channels.
         self._sums = np.zeros((channels + 1, channels + 1), dtype=np.float32)
         self._least: float | None = None
 
     def add(self, rows: Floats, weight: Floats) -> None:
-        """Add tokens, float32 [tokens, channels], that layers of `weight` [outputs, channels] read.
+        """Add tokens, float32 [tokens, channels], that layers with the concatenated `weight` [outputs, channels] read.
 
-        The first tokens decide what `LEAST_NORM` is a share of.
+        The median for `LEAST_NORM` is that of the tokens in the first call.
         """
         if not len(rows):
             return
         squares = np.square(rows @ weight.T).sum(axis=1, dtype=np.float64)
         if self._least is None:
-            self._least = max(LEAST_NORM * float(np.median(squares)), 1e-12)  # not 0, for tokens that are
+            self._least = max(LEAST_NORM * float(np.median(squares)), 1e-12)  # not 0, even if tokens are zeros
         norms = np.sqrt(squares + self._least)
         divided = (np.column_stack([rows, np.ones(len(rows), np.float32)]) / norms[:, None]).astype(np.float32)
         self._sums += divided.T @ divided

@@ -1,1 +1,1 @@
-"""The commands of `crossrt`: each parses words, calls one function, prints."""
+"""The commands of `crossrt`. Each parses its arguments, calls one function and prints the result."""

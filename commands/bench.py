@@ -1,4 +1,4 @@
-"""`crossrt bench`: how fast bundles are here, or what changed between two results."""
+"""`crossrt bench` measures how fast bundles are here, or shows what changed between two results."""
 
 import sys
 from pathlib import Path
@@ -63,7 +63,7 @@ def bench(
     trust_engines: TrustEngines = False,
     hub: HubOptions,
 ) -> None:
-    """Measure how fast bundles score here, beside the machine's own ceiling, or compare two such results."""
+    """Measure how fast bundles score here, compared with the machine's own ceiling, or compare two such results."""
     if compare is not None:
         if bundles:
             raise OptionError("--compare takes two results and no bundles")
@@ -109,7 +109,7 @@ def _plan(counts: str, repeats: int, *, quick: bool) -> "Plan":
 
     sizes = [] if counts == "none" else whole_numbers("--counts", counts)
     if quick:
-        return Plan(counts=sizes, repeats=min(repeats, 3), lists=1, starts=2, least_requests=2, latency_s=0.5)
+        return Plan(counts=sizes, repeats=min(repeats, 3), lists=1, starts=2, judged=0, least_requests=2, latency_s=0.5)
     return Plan(counts=sizes, repeats=repeats)
 
 

@@ -1,4 +1,4 @@
-"""`crossrt engines`: TensorRT engines of a bundle."""
+"""`crossrt engines` builds TensorRT engines of a bundle."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`crossrt evaluate`: how well bundles rank."""
+"""`crossrt evaluate` measures how well bundles rank."""
 
 import sys
 from dataclasses import asdict
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def _warn_of_others(folder: Path, labels: set[str]) -> None:
-    """Say which runs of the folder are not in the result."""
+    """Print which runs of the folder are not in the result."""
     others = {run.name.removesuffix(".run.trec") for run in folder.glob("*.run.trec")} - labels
     if others:
         print(

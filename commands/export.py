@@ -1,4 +1,4 @@
-"""`crossrt export`: a bundle is made of a checkpoint, or of an ONNX file that is there already."""
+"""`crossrt export` makes a bundle from a checkpoint or from an existing ONNX file."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXPORTERS = ("auto", "crossrt", "optimum", "existing")
 
 TrecFiles = tuple[Path, Path, Path]
-"""Queries, passages and run."""
+"""Paths of queries, passages and run."""
 
 
 @app.command(
@@ -167,7 +167,7 @@ def export(
 
 
 def _need_tensorrt() -> None:
-    """Raise BackendError where engines cannot be built: before the export, which takes longer."""
+    """Raise BackendError where engines cannot be built. Called before the export, which takes longer."""
     need_export()
     from ..export.tensorrt.engines import here
 
@@ -179,7 +179,7 @@ def _has_weights(directory: Path) -> bool:
 
 
 def _exporter_of(directory: Path) -> str:
-    """`existing` where there is an ONNX file and no PyTorch, or no weights, to export another from."""
+    """Return `existing` if there is an ONNX file but no PyTorch, or no weights, to export another. Otherwise `crossrt`."""
     from ..engine.bundle.resolve import can_export
     from ..export.existing.existing import existing_onnx
 
@@ -188,7 +188,7 @@ def _exporter_of(directory: Path) -> str:
 
 
 def _take_existing(source: str, directory: Path, out: Path, *, source_id: str, **options: Any) -> None:
-    """Bundle an ONNX file as it is, and print how its parity can be checked."""
+    """Make a bundle from an ONNX file as it is, and print how its parity can be checked."""
     from ..export.existing.existing import bundle_from_onnx
 
     bundle = bundle_from_onnx(directory, out, source_id=source_id, **options)

@@ -1,4 +1,4 @@
-"""`crossrt info`: what a bundle is."""
+"""`crossrt info` describes a bundle."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +45,7 @@ def info(
 
 
 def _described(bundle: "Bundle") -> list[str]:
-    """What the manifest says, as lines."""
+    """Return the manifest's contents as lines of text."""
     from ..engine.labels import described
 
     manifest = bundle.manifest

@@ -1,4 +1,4 @@
-"""`crossrt parity`: a bundle's scores beside its checkpoint's in PyTorch."""
+"""`crossrt parity` compares a bundle's scores with its checkpoint's in PyTorch."""
 
 import json
 import sys
@@ -52,7 +52,7 @@ def parity(
 ) -> None:
     """Compare a bundle's scores with its checkpoint in PyTorch; exit 1 when they differ.
 
-    A run with at least 20 queries of 50 candidates is judged as a ranking too. INT8 is judged by its ranking alone: give such a
+    A run with at least 20 queries of 50 candidates is judged as a ranking too. INT8 is judged only by its ranking: give such a
     run, or --pairs with at least 40 queries, which are made into lists as `crossrt export` does.
     """
     need_export()
@@ -110,7 +110,7 @@ def parity(
 
 
 def _judging(trec: TrecOptions, qrels: Path | None) -> "JudgingSet | None":
-    """The run's lists, or None where they are too few or too short to judge a ranking by."""
+    """Return the run's lists, or None if they are too few or too short to judge a ranking."""
     from ..calibration.judging_set import JudgingSet
 
     files = trec.files()

@@ -1,4 +1,4 @@
-"""`crossrt prepare`: a collection, tokenized once."""
+"""`crossrt prepare` tokenizes a collection once."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`crossrt rank`: the passages of files, ranked for one query."""
+"""`crossrt rank` ranks the passages of files for one query."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -74,7 +74,7 @@ def rank(
 
 
 def _passages(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return ids and texts. Lines without ids, which are a passage each or JSON objects, are numbered. Raises DataFileError."""
+    """Return ids and texts. Lines without an id, plain passages or JSON objects, are numbered. Raises DataFileError."""
     from ..engine.files.source import Source
     from ..engine.files.texts import check_columns, check_no_header, is_json, json_object, numbered_text, shown, text_of
     from ..engine.files.trec import FEW, ID
@@ -107,7 +107,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, expand=True)  # without, a long passage squeezes the others to nothing
+    table = Table(box=None, pad_edge=False, expand=True)  # else a long passage squeezes the other columns to nothing
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("id", no_wrap=True)

@@ -1,4 +1,4 @@
-"""`crossrt report`: results as one page."""
+"""`crossrt report` shows results as one page."""
 
 import sys
 from pathlib import Path

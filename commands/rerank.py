@@ -1,4 +1,4 @@
-"""`crossrt rerank`: a run, scored again."""
+"""`crossrt rerank` scores a run again."""
 
 import sys
 from dataclasses import asdict
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..engine.text.truncation import Truncation
 
 SET_ASIDE = 3
-"""Exit status of a job on Ray that is done, but for passages that were set aside."""
+"""Exit status of a job on Ray that is done, but has set passages aside."""
 
 
 @app.command(
@@ -164,7 +164,7 @@ def _ranked(
     passages: "PassageStore | dict[str, str]",
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """The scores of the passages to write, by their ids."""
+    """Return the scores of the passages to write, by id."""
     if isinstance(passages, dict):
         found = ranker.rank(query, [passages[name] for name in ids], show_progress_bar=False, **options)
     else:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListeningOptions:
-    """Where the server is found."""
+    """Where the server listens."""
 
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 or :: means all addresses.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and logs it.")] = 8080
@@ -55,7 +55,7 @@ class AccessOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """What one request to a model may hold."""
+    """Limits of a model's requests and queue."""
 
     max_documents: Annotated[int, typer.Option(min=1, help="Largest number of texts in a request.")] = 2048
     max_request_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens in a request.")] = 1_048_576
@@ -93,7 +93,7 @@ class TimeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservationOptions:
-    """What the server tells of itself, and how it words validation errors."""
+    """What the server reports about itself, and the status of validation errors."""
 
     log_format: Annotated[str, typer.Option(help="text or json.")] = "text"
     log_requests: Annotated[
@@ -185,7 +185,7 @@ def serve(
 
 
 def _models(words: list[str], config: Path | None, common: dict[str, Any]) -> "Iterator[ModelSettings]":
-    """Yield the models that words name, as NAME=BUNDLE or BUNDLE, and then those of the configuration file."""
+    """Yield the models given by words, as NAME=BUNDLE or BUNDLE, then those of the configuration file."""
     for word in words:
         name, separator, bundle = as_typed(word, "the bundle").partition("=")
         if not separator or Path(word).exists():

@@ -1,4 +1,4 @@
-"""`crossrt triton`: a model for Triton Inference Server."""
+"""`crossrt triton` writes a model for Triton Inference Server."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`crossrt tune`: what is fastest for a bundle here, kept for the next time it is opened."""
+"""`crossrt tune` finds the fastest configuration for a bundle here, and keeps it for the next time the bundle is opened."""
 
 import sys
 from collections.abc import Sequence

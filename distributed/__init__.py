@@ -1,4 +1,4 @@
-"""Reranking on many machines with Ray. Nothing of Ray is imported before a job is started; it needs `crossrt[ray]`."""
+"""Reranking on many machines with Ray. It needs `crossrt[ray]`. Ray is imported only when a job starts."""
 
 from .job import rerank as rerank
 from .summary import Failure as Failure

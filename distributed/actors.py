@@ -1,4 +1,4 @@
-"""`scored`: runs blocks through a pool of actors of Ray Data."""
+"""`scored` runs blocks through a pool of Ray Data actors."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,13 @@ from .scorer import BlockScorer, Work
 
 
 def scored(ray: Any, work: Work, names: Sequence[str], pool: Pool) -> Iterator[str]:
-    """Score the blocks of these names, and yield each that is committed.
+    """Score the blocks with these names. Yield the name of each block that is committed.
 
-    An actor or node that ends is replaced by Ray Data, and its blocks are given to others. Raises DataFileError, which says why,
-    for a block that fails, and BackendError where Ray gives up.
+    Ray Data replaces an actor or node that ends, and gives its blocks to others. Raises DataFileError with the reason for a block
+    that fails, and BackendError when Ray gives up.
     """
     _silence(ray)
-    # One name in each of Ray Data's blocks: left to itself it would put all into one, which is scored by one actor.
+    # One name per block of Ray Data. By default it would put all names into one block, which one actor would score.
     dataset = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names)).map_batches(
         BlockScorer,
         fn_constructor_kwargs={"work": replace(work, threads=pool.threads)},
@@ -42,7 +42,7 @@ def scored(ray: Any, work: Work, names: Sequence[str], pool: Pool) -> Iterator[s
 
 
 def _silence(ray: Any) -> None:
-    """Turn off what Ray Data prints about its own execution: the job has its own progress."""
+    """Turn off what Ray Data prints about its execution, since the job shows its own progress."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -1,4 +1,4 @@
-"""`connected`: a connection to Ray, and what its nodes have to give to actors."""
+"""`connected` connects to Ray, and `pool_in` tells how many actors the cluster has room for."""
 
 import os
 import socket
@@ -16,20 +16,20 @@ LOCAL = "local"
 OBJECT_STORE = 256 << 20
 """Bytes of the object store of a local Ray. Only names of blocks pass through it."""
 ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # reports to Ray's makers
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about GPUs that actors of the CPU do not see
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the actors' arguments are in the driver's object store, which ends with the job
+    "RAY_USAGE_STATS_ENABLED": "0",  # no reports to Ray's makers
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning that CPU actors do not see GPUs
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # no errors when the driver's object store, with the actors' arguments, ends
 }
-"""What Ray reads when it is imported, unless the user has set it."""
+"""Variables that Ray reads when it is imported. Values that the user has set are kept."""
 MISSING = 'this needs Ray: pip install "crossrt[ray]"'
 TIMEOUT = 10.0
 """Seconds to wait for the head of a cluster. Ray itself tries for more than two minutes."""
 
 
 def check_ray(address: str) -> None:
-    """Raise OptionError for an address that is none, and BackendError where Ray, or pyarrow, which it needs, is not installed.
+    """Raise OptionError for an invalid address, and BackendError if Ray, or pyarrow, which it needs, is not installed.
 
-    It imports neither. A job asks before it writes its first file.
+    It imports neither. A job calls this before it writes its first file.
     """
     _host_and_port(address)
     if find_spec("ray") is None or find_spec("pyarrow") is None:
@@ -38,11 +38,11 @@ def check_ray(address: str) -> None:
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Yield the module `ray`, connected to a cluster for the time of the block.
+    """Yield the module `ray`, connected to a cluster while the context lasts.
 
-    `local` starts Ray on this machine, `auto` finds the cluster that this machine belongs to, and `host:port` is that of a
-    cluster's head. A connection that this process has already is used, and stays open. Raises BackendError where Ray is not
-    installed and where nobody answers, OptionError for an address that is none.
+    `local` starts Ray on this machine, `auto` finds the cluster that this machine belongs to, and `host:port` is the address of a
+    cluster's head. If this process is connected already, that connection is used and stays open. Raises BackendError if Ray is
+    not installed or nobody answers, and OptionError for an invalid address.
     """
     place = _host_and_port(address)
     for variable, value in ENVIRONMENT.items():
@@ -60,11 +60,11 @@ def connected(address: str) -> Iterator[Any]:
         options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     elif place is not None:
         _reach(*place)
-    # Ray prints to standard output when a node is lost, where the run may be written to.
+    # When a node is lost, Ray prints to standard output, where the run may be written to.
     with redirect_stdout(sys.stderr):
         try:
             ray.init(**options)
-        except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has no base of its own for these
+        except Exception as error:  # ConnectionError, RuntimeError or ValueError: Ray has no base class for these
             raise BackendError(f"Ray at {address} does not accept this process: {first_line(error)}") from error
         try:
             yield ray
@@ -73,7 +73,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:
-    """Return host and port of an address, None for `local` and `auto`. Raises OptionError for anything else."""
+    """Return host and port of an address, or None for `local` and `auto`. Raises OptionError for anything else."""
     if address in (LOCAL, "auto"):
         return None
     host, colon, port = address.rpartition(":")
@@ -97,7 +97,7 @@ def _reach(host: str, port: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """How many actors there are, and what each of them gets."""
+    """The number of actors, and the processors and GPUs of each."""
 
     actors: int
     threads: int
@@ -107,8 +107,9 @@ class Pool:
 def pool_in(ray: Any, *, actors: int | None, threads: int | None, gpus: float) -> Pool:
     """Return the actors that a cluster has room for: at most `actors`, each with `threads` processors and `gpus`.
 
-    By default an actor gets all processors of the smallest node or, with GPUs, its share of them, and there are as many actors as
-    fit. Raises OptionError where not even one fits.
+    By default an actor gets all processors of the smallest node. With GPUs it gets its share of a node that is divided among as
+    many actors as it has GPUs for; the smallest such share counts. By default there are as many actors as fit. Raises OptionError
+    if not even one fits.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= gpus]
@@ -116,7 +117,7 @@ def pool_in(ray: Any, *, actors: int | None, threads: int | None, gpus: float) -
         most = max((node.get("GPU", 0) for node in nodes), default=0)
         raise OptionError(f"an actor was to get {gpus:g} GPUs, and the nodes of this cluster have {most:g} at most")
     if threads is None:
-        threads = max(1, min(_share(node, gpus) for node in with_gpus if node.get("CPU", 0) >= 1))
+        threads = max(1, min((_share(node, gpus) for node in with_gpus if node.get("CPU", 0) >= 1), default=1))
     room = sum(_room(node, threads, gpus) for node in with_gpus)
     if not room:
         most = max(node.get("CPU", 0) for node in with_gpus)
@@ -127,7 +128,7 @@ def pool_in(ray: Any, *, actors: int | None, threads: int | None, gpus: float) -
 
 
 def _share(node: dict[str, float], gpus: float) -> int:
-    """Return the processors of one actor, if the node is divided among as many as it has GPUs for."""
+    """Return the processors of one actor when the node is divided among as many actors as it has GPUs for."""
     return int(node["CPU"] // max(1, node["GPU"] // gpus)) if gpus else int(node["CPU"])
 
 

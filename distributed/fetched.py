@@ -1,4 +1,4 @@
-"""`fetched`: a store or a bundle on this node, copied from a URL once."""
+"""`fetched` copies a store or a bundle from a URL to this node, once."""
 
 import hashlib
 from pathlib import Path
@@ -12,11 +12,11 @@ from .folder import file_system, is_url
 
 
 def fetched(place: str, description: str) -> Path:
-    """Return the directory on this node that holds what lies at `place`, a path or a URL of fsspec.
+    """Return the directory on this node that holds the content of `place`, a path or a URL of fsspec.
 
-    A path is used where it is. What a URL names is copied into this node's cache, once: other processes wait for the copy. Its
-    `description`, `store.json` or `manifest.json`, decides whether it is the same; a store that was replaced is copied again.
-    Raises StoreError for a URL that cannot be read, and BackendError where this user has no cache.
+    A path is used as it is. The content of a URL is copied into this node's cache once, and other processes wait for the copy.
+    The content of its `description`, `store.json` or `manifest.json`, identifies it, so that a store that was replaced is copied
+    again. Raises StoreError for a URL that cannot be read, and BackendError if this user has no cache.
     """
     if not is_url(place):
         return Path(place)
@@ -35,7 +35,7 @@ def fetched(place: str, description: str) -> Path:
 
 
 def described(place: str, description: str) -> bytes:
-    """Return the content of a store's or a bundle's description. Raises StoreError when it cannot be read."""
+    """Return the content of a store's or a bundle's description file. Raises StoreError if it cannot be read."""
     try:
         if not is_url(place):
             return (Path(place) / description).read_bytes()
@@ -43,7 +43,7 @@ def described(place: str, description: str) -> bytes:
         content: bytes = system.cat_file(f"{path}/{description}")
     except BackendError:
         raise
-    except Exception as error:  # of the file system, which may be any package's
+    except Exception as error:  # any package may provide the file system and raise its own errors
         raise StoreError(f"{place}/{description} cannot be read ({type(error).__name__}: {error})") from error
     return content
 

@@ -1,4 +1,4 @@
-"""`Folder`: files that every node sees, in a directory or in an object store."""
+"""`Folder` holds files that every node sees, in a directory or in an object store."""
 
 import posixpath
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..engine.errors import BackendError
 from ..engine.files.publish import replaced
 
 ROWS, PARTS, BEGUN = "rows", "parts", "begun"
-"""Folders of a job: the rows of blocks without a part; the parts; for each block an empty file for each time it was begun."""
+"""Folders of a job: the rows of blocks that have no part yet, the parts, and for each block an empty file per attempt."""
 
 
 def is_url(place: str) -> bool:
@@ -17,11 +17,11 @@ def is_url(place: str) -> bool:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and the path in it. Raises BackendError where a package for it is missing."""
+    """Return the fsspec file system of a URL, and the path in it. Raises BackendError if a package for it is missing."""
     try:
         import fsspec
 
-        # Other nodes write too, and a remembered listing would not have their files.
+        # A cached listing would lack files that other nodes have written.
         system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise BackendError(f"{url} needs a package that is missing ({error}); install it on every node") from error
@@ -51,7 +51,7 @@ class Folder:
         return None if self._system is not None else self._root
 
     def make(self) -> None:
-        """Create the folder, unless it is there."""
+        """Create the folder, unless it exists."""
         if self._system is None:
             self._root.mkdir(parents=True, exist_ok=True)
         else:
@@ -76,13 +76,13 @@ class Folder:
             file.write(content)
 
     def exists(self, name: str) -> bool:
-        """Tell whether a file is there now."""
+        """Tell whether a file exists now."""
         if self._system is None:
             return (self._root / name).exists()
         return bool(self._system.exists(self._path(name)))
 
     def names(self, under: str) -> set[str]:
-        """Return the names of the files in a folder of this folder, without hidden ones; none where it does not exist."""
+        """Return the names of the files in a subfolder, without hidden ones. The result is empty if it does not exist."""
         if self._system is None:
             folder = self._root / under
             found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
@@ -94,7 +94,7 @@ class Folder:
         return {name for name in found if not name.startswith(".")}
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with its files, if it is there."""
+        """Remove a subfolder with its files, if it exists."""
         if self._system is not None:
             if self._system.exists(self._path(name)):
                 self._system.rm(self._path(name), recursive=True)

@@ -1,4 +1,4 @@
-"""`Identity`: what the scores of a job depend on, kept beside its parts."""
+"""`Identity`: what the scores of a job depend on, stored with its parts."""
 
 import dataclasses
 import hashlib
@@ -19,11 +19,11 @@ FILE = "job.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a part's scores depend on, besides its rows. Parts of one folder have the same identity.
+    """What a part's scores depend on, besides its rows. All parts of a folder have the same identity.
 
-    `bundle` is the bundle's name and the digest of its content, `store` the digest of the store's description, which has the
+    `bundle` is the bundle's name and the digest of its content. `store` is the digest of the store's description, which has the
     tokenizer's digest, the counts of passages and tokens, and the sizes of all files. `options` are those that change scores or
-    choose what computes them. `block` and `cut` decide which rows make a part.
+    choose the backend and device. `block` and `cut` decide which rows make a part.
     """
 
     crossrt: str = __version__
@@ -34,9 +34,9 @@ class Identity:
     cut: int
 
     def claim(self, folder: Folder) -> None:
-        """Write this identity into a folder without parts, or compare it with that of the parts that are there.
+        """Write this identity into a folder without parts, or compare it with the identity of the folder's parts.
 
-        Raises DataFileError, which names the differences.
+        Raises DataFileError that names the differences, or if the stored identity is missing or cannot be read.
         """
         if not folder.names(PARTS):
             folder.write(FILE, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""`rerank`: reranks a run with a pool of actors on Ray, and goes on where an earlier start of the same job was."""
+"""`rerank` reranks a run with a pool of actors on Ray. It continues an earlier start of the same job."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -32,9 +32,9 @@ from .summary import Summary
 
 STOP, SKIP = "stop", "skip"
 BLOCK = 2000
-"""Pairs of a block: seconds of work, which is what a killed actor loses."""
+"""Pairs in a block. A block is seconds of work, which a killed actor loses."""
 CUT = 1000
-"""Candidates of a query above which its list is cut: as many as most runs have."""
+"""Candidates of a query above which its list is scored in pieces. Most runs have this many."""
 
 
 def rerank(
@@ -70,26 +70,27 @@ def rerank(
 ) -> Summary:
     """Score the candidates of a run again on a Ray cluster, and write the new run to `out` as `crossrt rerank` does.
 
-    Files: `run` and `queries` are in the forms of docs/files.md; only this process reads them. `store`, a store of prepared
+    Files: `run` and `queries` are in the formats of docs/files.md; only this process reads them. `store`, a store of prepared
     passages, and `bundle` are paths that every node has, or URLs of fsspec, which every node copies into its cache once. `bundle`
-    may also be a checkpoint or a hub id, opened here with the options of `bundle_from_source` in `source`; the nodes then need
-    the bundle's path in the cache.
+    may also be a checkpoint or a hub id, which is opened here with the options of `bundle_from_source` in `source`. The nodes
+    must then have the bundle at the same path in the cache.
 
-    Cluster: `ray` is `local`, `auto` or `host:port`. A connection that is open already is used instead. An actor gets `threads`
-    processors, as many as it has threads, and `gpus` GPUs. By default there are as many actors as fit; see `pool_in`.
+    Cluster: `ray` is `local`, `auto` or `host:port`. If this process is connected to Ray already, that connection is used
+    instead. An actor gets `threads` processors, one for each of its threads, and `gpus` GPUs. By default there are as many actors
+    as fit; see `pool_in`.
 
     Resuming: `parts` is a folder that all nodes share, as a path or a URL, by default `OUT.parts`. Blocks of at most `block`
-    pairs are committed there as files, atomically. A later call with the same arguments scores only the blocks that have none.
+    pairs are committed there as files, atomically. A later call with the same arguments scores only the blocks without a file.
     Lists of more than `cut` candidates are scored in pieces.
 
     Errors: with `on_error="stop"` a passage that cannot be scored ends the job. With `skip` it is left out and listed in
     `OUT.errors.jsonl`.
 
-    The other options are those of `crossrt rerank`. `progress` draws a bar, `log` prints a line a minute.
+    The other options are those of `crossrt rerank`. `progress` shows a bar, `log` prints a line every minute.
 
     Raises OptionError for options that are not allowed and for more processors or GPUs than any node has, DataFileError for
     files that cannot be used, for parts of another job and for a passage that cannot be scored, StoreError and BundleError for a
-    store and a bundle that cannot be used, and BackendError where Ray is missing, cannot be reached or gives up.
+    store and a bundle that cannot be used, and BackendError if Ray is missing, cannot be reached or gives up.
     """
     begin = time.monotonic()
     out = Path(out)
@@ -105,7 +106,7 @@ def rerank(
         "trust_engines": trust_engines,
     }
     whole_lists = top_k is not None and bool(exact or (exact is None and precision == "auto"))
-    # Without exact rankings the best K are chosen when the parts are merged, so that one job serves every K.
+    # Without exact rankings, merging the parts chooses the best K, so that the parts serve every K.
     rank = {
         "top_k": top_k if whole_lists else None,
         "exact": exact if whole_lists else None,
@@ -143,7 +144,7 @@ def rerank(
 
 
 def _check(on_error: str, device: str | None, gpus: float, parts: str | PathLike[str] | None, out: Path) -> None:
-    """Raise OptionError for options that are not allowed together."""
+    """Raise OptionError for options that are not allowed, or not together."""
     if on_error not in (STOP, SKIP):
         raise OptionError(f"on_error={on_error!r}: give stop or skip")
     if device not in (None, "cuda" if gpus else "cpu"):
@@ -163,9 +164,9 @@ def _work(
     rank: Mapping[str, Any],
     skip: bool,
 ) -> Work:
-    """Return what the actors need to know, but for their threads, which the cluster decides."""
+    """Return what the actors need to know. Their threads are 0 here, since the cluster decides them."""
     if not is_url(store):
-        # Raises StoreError, which says what is wrong with the store and what to do.
+        # This raises StoreError, which says what is wrong with the store and what to do.
         StoreDescription.read(Path(store) / DESCRIPTION)
     return Work(
         bundle=bundle,
@@ -182,7 +183,7 @@ def _work(
 
 
 def _identity(work: Work, *, block: int, cut: int) -> Identity:
-    """Return what the scores depend on. `batch_size` and whether failing passages are set aside change none."""
+    """Return what the scores depend on. `batch_size` and `skip` change no scores."""
     windows = work.rank["windows"]
     rank = {
         "top_k": work.rank["top_k"],
@@ -199,7 +200,7 @@ def _identity(work: Work, *, block: int, cut: int) -> Identity:
 
 
 def _bundle(bundle: str | PathLike[str], source: Mapping[str, Any]) -> tuple[str, Bundle]:
-    """Return where the nodes find the bundle, and the bundle as it is here."""
+    """Return the place where the nodes find the bundle, and the bundle as opened here."""
     given = fspath(bundle)
     if is_url(given):
         return given, Bundle.open(fetched(given, MANIFEST))
@@ -214,7 +215,7 @@ def _absolute(place: str | PathLike[str]) -> str:
 
 @contextmanager
 def _own(folder: Folder) -> Iterator[None]:
-    """Create the folder, and keep other drivers out of it where it is a directory. Raises DataFileError where one works in it."""
+    """Create the folder and, if it is a directory, lock it against other drivers. Raises DataFileError if one works in it."""
     folder.make()
     try:
         with nullcontext() if folder.local is None else held(folder.local / ".driver.lock"):

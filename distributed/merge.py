@@ -1,4 +1,4 @@
-"""`merged`: the parts of a job, written as one run."""
+"""`merged` writes the parts of a job as one run."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from .summary import Failure
 
 @dataclass(slots=True)
 class Merged:
-    """What was found in the parts."""
+    """Totals of the merged parts."""
 
     written: int = 0
     failures: int = 0
@@ -26,10 +26,10 @@ class Merged:
 
 
 def merged(folder: Folder, names: Iterable[str], out: Path, *, tag: str, top_k: int | None, skip: bool) -> Merged:
-    """Write the parts of these names, in their order, as `crossrt rerank` writes a run. Holds one part in memory at a time.
+    """Write the parts with these names, in this order, as `crossrt rerank` writes a run. Holds one part in memory at a time.
 
-    Passages that were set aside are written to `OUT.errors.jsonl`. Raises DataFileError for them unless `skip`, and for a part
-    that is missing or damaged.
+    Passages that were set aside are written to `OUT.errors.jsonl`. Raises DataFileError for such passages unless `skip` is set,
+    and for a part that is missing or damaged.
     """
     found = Merged()
     failures: list[Failure] = []
@@ -37,7 +37,7 @@ def merged(folder: Folder, names: Iterable[str], out: Path, *, tag: str, top_k: 
         for query, scores in _lists(_parts(folder, names, found, failures)):
             best = sorted(scores, key=lambda docno: -scores[docno])[
                 :top_k
-            ]  # stable: as `rank` does, ties in the run's order
+            ]  # the sort is stable: ties stay in the run's order, as in `rank`
             if best:
                 add(query, {docno: scores[docno] for docno in best})
             found.written += len(best)
@@ -54,7 +54,7 @@ def merged(folder: Folder, names: Iterable[str], out: Path, *, tag: str, top_k: 
 
 
 def errors_file(out: Path) -> Path:
-    """Return the path of the file that lists what was set aside."""
+    """Return the path of the file that lists the passages that were set aside."""
     return out.with_name(f"{out.name}.errors.jsonl")
 
 
@@ -74,7 +74,7 @@ def _parts(folder: Folder, names: Iterable[str], found: Merged, failures: list[F
 
 
 def _lists(parts: Iterable[Part]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield each query with all its scores, joined from the pieces of its list, which are consecutive."""
+    """Yield each query with all its scores. The pieces of a list are consecutive and are joined."""
     query: str | None = None
     scores: dict[str, float] = {}
     for part in parts:

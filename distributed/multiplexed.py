@@ -1,4 +1,4 @@
-"""`Multiplexed`: the server's app over many bundles, of which a few are open: those that requests asked for last."""
+"""`Multiplexed`: the server's app for many bundles, of which only the most recently used are open."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ from ..server.dialects.request_error import RequestError
 from ..server.http.api_keys import ApiKeys
 from ..server.http.request_body import Message, Receive, Send
 from ..server.models.served_model import Opener, ServedModel
+from ..server.routes import LIVENESS, PROBES, SCORING
 from ..server.serving import opened
 from ..server.settings import Settings
 from ..server.state import State
@@ -21,19 +22,23 @@ from ..server.state import State
 logger = logging.getLogger("crossrt.server")
 
 HEADER = b"serve_multiplexed_model_id"
-"""Ray Serve's header. It sends a request to a replica that has the bundle open, if there is one."""
+"""Ray Serve's header. Serve routes a request with it to a replica that has the bundle open, if there is one."""
 NAMED: ContextVar[str | None] = ContextVar("named", default=None)
-"""The bundle that the header of the current request names."""
+"""Name of the bundle in the header of the current request."""
+
+
+SCORING_PATHS = frozenset(route.path for route in SCORING)
+READINESS = frozenset(PROBES) - frozenset(LIVENESS)
 
 
 class _Named(msgspec.Struct):
-    """The field of a body that names a model, in every dialect."""
+    """The field of a request body that names a model, in every dialect."""
 
     model: str | None = None
 
 
 class OpenState(State):
-    """The state of a server whose models are opened when they are asked for. `models` are those that are open."""
+    """The state of a server that opens models on demand. `models` are the open ones, `every` are all."""
 
     def __init__(self, settings: Settings, opener: Opener) -> None:
         every = [ServedModel(each, opener) for each in settings.models]
@@ -42,14 +47,28 @@ class OpenState(State):
         self.models = {}
         self.closing: set[asyncio.Task[None]] = set()
         self.failures: dict[str, str] = {}
-        """Why models could not be opened, by name."""
+        """The reasons why models could not be opened, by model name."""
+
+    @property
+    def names(self) -> list[str]:
+        """See `State.names`."""
+        return list(self.every)
+
+    def needs(self, method: str, path: str) -> bool:
+        """Tell whether a request needs an open model: to score, to describe it, or to see that the server is able to open one.
+
+        Without this, each probe and each reading of the metrics would open the first model and close another one for it.
+        """
+        if method == "POST":
+            return path in SCORING_PATHS
+        return path == "/info" or (path in READINESS and not self.models)
 
     def name(self, asked: str | None) -> str:
-        """Return the name of the model that a request asks for: by the header, by its body's `model`, or the first.
+        """Return the name of the model that a request asks for: from the header, else from its body's `model`, else the first.
 
-        As in `State.model`, one model answers whatever the name. Raises RequestError for a name that is unknown.
+        As in `State.model`, a server with one model answers for every name. Raises RequestError for an unknown name.
         """
-        names = list(self.every)
+        names = self.names
         wanted = NAMED.get() or asked
         if wanted is None or len(names) == 1:
             return names[0]
@@ -62,7 +81,10 @@ class OpenState(State):
         return wanted
 
     def model(self, name: str | None) -> ServedModel:
-        """Return the model, which was opened for this request. Raises RequestError where it was closed for others since."""
+        """Return the model that was opened for this request.
+
+        Raises RequestError if it could not be opened, or was closed again to make room for others.
+        """
         name = self.name(name)
         found = self.models.get(name)
         if found is None and name in self.failures:
@@ -73,7 +95,7 @@ class OpenState(State):
 
 
 class OpenedModel:
-    """A model that is open. Ray Serve calls `__del__` when it closes the one that was asked for the longest ago."""
+    """An open model. Ray Serve calls `__del__` when it closes the least recently used one."""
 
     def __init__(self, state: OpenState, model: ServedModel) -> None:
         self._state, self._model = state, model
@@ -81,7 +103,7 @@ class OpenedModel:
         state.models[model.name] = model
 
     def __del__(self) -> None:
-        """Close the model once the requests that use it are done. Any thread may call."""
+        """Close the model once the requests that use it are done. Any thread may call this."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._close)
 
@@ -94,9 +116,10 @@ class OpenedModel:
 
 
 class Multiplexed:
-    """An ASGI application: opens the model that a request names, and passes the request on to the server's app.
+    """An ASGI application that opens the model that a request names, and passes the request on to the server's app.
 
-    `load` opens a model by its name, or does nothing where it is open: `open`, or what Ray Serve makes of it.
+    `load` opens a model by its name. It is `open`, or Ray Serve's multiplexed wrapper of it, which does nothing for an open
+    model.
     """
 
     def __init__(self, settings: Settings, *, opener: Opener = opened) -> None:
@@ -106,11 +129,11 @@ class Multiplexed:
 
     @property
     def queued_tokens(self) -> int:
-        """Tokens of all requests that were accepted and are not scored."""
+        """Tokens of all accepted requests that are not scored yet."""
         return sum(model.queue.tokens for model in self.state.every.values())
 
     async def open(self, name: str) -> OpenedModel:
-        """Open a model. Raises what `CrossEncoder` raises."""
+        """Open a model. Raises the errors of `CrossEncoder`."""
         model = self.state.every[name]
         await model.open()
         return OpenedModel(self.state, model)
@@ -121,12 +144,13 @@ class Multiplexed:
             return
         header = dict(scope["headers"]).get(HEADER)
         NAMED.set(None if header is None else header.decode("latin-1"))
-        receive, asked = await self._peeked(scope, receive)
-        await self._load(asked)
+        if self.state.needs(scope["method"], "/" + scope["path"].lstrip("/")):
+            receive, asked = await self._peeked(scope, receive)
+            await self._load(asked)
         await self._app(scope, receive, send)
 
     async def _load(self, asked: str | None) -> None:
-        """Open the model that a request asks for. The app says what is wrong where there is none, in the client's dialect."""
+        """Open the model that a request asks for. If there is none, the app reports the error in the client's dialect."""
         try:
             name = self.state.name(asked)
         except RequestError:
@@ -139,7 +163,7 @@ class Multiplexed:
             logger.error(self.state.failures[name])
 
     async def _peeked(self, scope: dict[str, Any], receive: Receive) -> tuple[Receive, str | None]:
-        """Read the body of a request, and return a function that gives it once more, with the model that it names."""
+        """Read the body of a request. Return a `receive` that gives it again, and the model that it names."""
         if scope["method"] != "POST" or NAMED.get() is not None or len(self.state.every) == 1:
             return receive, None
         messages: list[Message] = []
@@ -151,7 +175,7 @@ class Multiplexed:
             more = message["type"] == "http.request" and message.get("more_body", False)
         try:
             asked = msgspec.json.decode(b"".join(message.get("body", b"") for message in messages), type=_Named).model
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the app says what is wrong
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the app reports the error
             asked = None
         messages.reverse()
 

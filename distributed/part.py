@@ -1,4 +1,4 @@
-"""`Part`: the scores of one block, as it is committed."""
+"""`Part`: the scores of one block, as they are committed."""
 
 import io
 import json
@@ -19,7 +19,7 @@ NOTES = b"crossrt"
 class Part:
     """The scores of a block's rows: for each row its query, and the scores of its passages in the order of the row.
 
-    `backend` names what computed them. `bundle` is the name and the digest of the bundle.
+    `backend` names the backend that computed them. `bundle` is the name and the digest of the bundle.
     """
 
     scores: tuple[tuple[str, Mapping[str, float]], ...]
@@ -31,8 +31,8 @@ class Part:
     def to_parquet(self) -> bytes:
         """Return a Parquet table with the columns qid, docno, rank, score and bundle.
 
-        `rank` is the place by score among the passages of the row, from 1, ties by id descending, as in a run. Failures, backend
-        and truncation are JSON in the schema's metadata, so that they are committed together with the scores.
+        `rank` is the rank by score among the passages of the row, from 1. Ties are ordered by descending id, as in a run.
+        Failures, backend and truncation are JSON in the schema's metadata, so that they are committed together with the scores.
         """
         import pyarrow
         from pyarrow import parquet
@@ -79,7 +79,7 @@ class Part:
 
 
 def all_failed(block: Block, *, bundle: str, error: str) -> Part:
-    """Return the part of a block of which no passage could be scored."""
+    """Return the part of a block in which no passage could be scored."""
     failures = (Failure(query_id=row.qid, doc_id=docno, error=error) for row in block.rows for docno in row.docnos)
     return Part(scores=(), bundle=bundle, backend="none", failures=tuple(failures))
 

@@ -1,4 +1,4 @@
-"""`Plan`: the blocks of a job, and which of them are to be scored."""
+"""`Plan`: the blocks of a job, and which of them must still be scored."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,11 @@ from .rows import Block
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The names of all blocks in the order of the run, and the pairs of those that have no part yet, by name."""
+    """The blocks of a job.
+
+    `names` are all blocks, in the order of the run. `missing` are the blocks without a part, with their numbers of pairs. `pairs`
+    is the number of pairs in all blocks.
+    """
 
     names: Sequence[str]
     missing: Mapping[str, int]
@@ -17,12 +21,12 @@ class Plan:
 
     @property
     def earlier(self) -> int:
-        """Pairs that earlier starts of the job scored."""
+        """Number of pairs that earlier starts of the job scored."""
         return self.pairs - sum(self.missing.values())
 
 
 def planned(folder: Folder, blocks: Iterable[Block]) -> Plan:
-    """Write the rows of each block that has no part, one block at a time."""
+    """Write the rows of each block that has no part, one block at a time, and return the plan."""
     done = folder.names(PARTS)
     names: list[str] = []
     missing: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""`Progress`: how far a job is, with its speed and the time left."""
+"""`Progress` shows how far a job is, its speed and the time left."""
 
 import sys
 import time
@@ -10,10 +10,10 @@ INTERVAL = 60.0
 
 
 class Progress:
-    """Says how many pairs are scored: as a bar on a terminal, otherwise as a line a minute on standard error."""
+    """Shows how many pairs are scored, as a bar on a terminal or as a line per minute on standard error."""
 
     def __init__(self, total: int, done: int, *, bar: bool, lines: bool) -> None:
-        """`done` pairs were scored by earlier starts of the job, and do not count for the speed."""
+        """`done` is the number of pairs that earlier starts of the job scored. They do not count for the speed."""
         self._bar = tqdm(total=total, initial=done, desc="Reranking", unit="pair", disable=not bar)
         self._lines = lines and not bar
         self._total, self._done, self._new = total, done, 0
@@ -30,7 +30,7 @@ class Progress:
             print(self.line(now - self._begin), file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
-        """Return what was done in so many seconds, in words."""
+        """Return a line with the progress and speed after `seconds` seconds."""
         speed = self._new / seconds if seconds > 0 else 0.0
         left = tqdm.format_interval((self._total - self._done) / speed) if speed else "?"
         return f"{self._done:,} of {self._total:,} pairs, {speed:,.0f} pairs/s, {left} left"

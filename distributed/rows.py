@@ -1,4 +1,4 @@
-"""`Row`: a query with candidates, the unit that is scored together; `Block`: rows that one task scores and commits."""
+"""`Row` is a query with candidates that are scored together. `Block` is a group of rows that one task scores and commits."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ class Block:
 
     @property
     def pairs(self) -> int:
-        """How many query-passage pairs the rows have."""
+        """Number of query-passage pairs in the rows."""
         return sum(len(row.docnos) for row in self.rows)
 
     def to_parquet(self) -> bytes:
@@ -66,9 +66,9 @@ class Block:
 class Candidates:
     """The rows of a run, read one query at a time. Memory does not depend on the number of candidates.
 
-    The lists are those of `read_candidates`: `depth` keeps the best of each query, in trec_eval's order. Raises DataFileError for
-    a line that does not belong into a run or into queries, and for a query of the run that the queries lack; OptionError for a
-    `depth` where all scores of the run are equal.
+    The lists are those of `read_candidates`: `depth` keeps the best candidates of each query, in trec_eval's order. Raises
+    DataFileError for an invalid line of the run or the queries, and for a query of the run that the queries lack. Raises
+    OptionError for a `depth` that cuts lists when all scores of the run are equal.
     """
 
     def __init__(self, run: Given, queries: Given, *, depth: int | None = None) -> None:
@@ -81,7 +81,7 @@ class Candidates:
         self._depth = self._checked_depth(depth)
 
     def rows(self, cut: int | None) -> Iterator[Row]:
-        """Yield each query's candidates, in pieces of about equal size where there are more than `cut`, if that is given.
+        """Yield each query's candidates. A list longer than `cut` is split into pieces of about equal size, if `cut` is given.
 
         Raises DataFileError, naming the line, for a passage that occurs twice.
         """
@@ -111,14 +111,14 @@ class Candidates:
 
 
 def pieces(docnos: Sequence[str], most: int) -> Iterator[Sequence[str]]:
-    """Yield as few pieces of at most `most` ids as there can be, whose sizes differ by 1 at most."""
+    """Split ids into as few pieces of at most `most` as possible. The sizes differ by at most 1."""
     count = -(-len(docnos) // most)
     for number in range(count):
         yield docnos[len(docnos) * number // count : len(docnos) * (number + 1) // count]
 
 
 def blocks(rows: Iterable[Row], pairs: int) -> Iterator[Block]:
-    """Yield consecutive rows as blocks of at most `pairs` pairs; a longer row is a block of its own."""
+    """Yield consecutive rows as blocks of at most `pairs` pairs. A longer row is a block by itself."""
     waiting: list[Row] = []
     count = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""`BlockScorer`: the actor, which scores blocks and commits their parts."""
+"""`BlockScorer` is the actor. It scores blocks and commits their parts."""
 
 import os
 import platform
@@ -23,13 +23,13 @@ from .rows import Block, Row
 from .summary import Failure
 
 ATTEMPTS = 5
-"""How often a block is begun in one run of a job. A block that ends its process each time would otherwise be tried for ever."""
+"""Most attempts at a block in one run of a job. Otherwise a block that kills its process each time would be retried forever."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What an actor needs to know. Places are paths that every node has, or URLs.
+    """What an actor needs to know. `bundle`, `store` and `folder` are paths that every node has, or URLs.
 
     `model` are the options of `CrossEncoder`, `rank` those of `CrossEncoder.rank`. `skip` sets failing passages aside.
     """
@@ -47,19 +47,19 @@ class Work:
 
 
 class BlockScorer:
-    """Scores one block at a time. The model and the store are opened for the first one, and stay open."""
+    """Scores one block at a time. The model and the store are opened for the first block, and stay open."""
 
     def __init__(self, work: Work) -> None:
-        for variable in THREADS:  # before a library reads them
+        for variable in THREADS:  # set before a library reads them
             os.environ[variable] = str(work.threads)
         self._work = work
         self._folder = Folder(work.folder)
         self._opened: tuple[CrossEncoder, PassageStore] | None = None
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Score the blocks that a batch names, and return for each a row with its name, its time and its error, if any.
+        """Score the blocks that a batch names. Return a row for each with its name, its seconds, its error and the node.
 
-        An error is returned in words, and not raised: Ray would wrap it in its own.
+        The error is a text, empty without an error. It is not raised, since Ray would wrap it in an error of its own.
         """
         names, seconds, errors = [str(name) for name in batch["name"]], [], []
         for name in names:
@@ -72,7 +72,7 @@ class BlockScorer:
         try:
             self._commit(name)
         except CudaError:
-            os._exit(1)  # the context may be lost: Ray starts a new process
+            os._exit(1)  # the CUDA context may be lost; Ray starts a new process
         except CrossrtError as error:
             return str(error)
         except Exception as error:
@@ -80,7 +80,7 @@ class BlockScorer:
         return ""
 
     def _commit(self, name: str) -> None:
-        """Score a block and write its part, unless another actor has written it. Raises what scoring raises."""
+        """Score a block and write its part, unless another actor has written it. Raises the errors of scoring."""
         part = f"{PARTS}/{name}"
         if self._folder.exists(part):
             return
@@ -95,7 +95,7 @@ class BlockScorer:
             return
         self._folder.write(f"{BEGUN}/{name}/{uuid.uuid4().hex[:8]}", b"")
         content = self._scored(block).to_parquet()
-        if not self._folder.exists(part):  # an actor that was thought dead may have written the same since
+        if not self._folder.exists(part):  # an actor that seemed dead may have written the same part meanwhile
             self._folder.write(part, content)
 
     def _block(self, name: str) -> Block:
@@ -132,9 +132,10 @@ class BlockScorer:
     def _scores(
         self, model: CrossEncoder, store: PassageStore, row: Row
     ) -> tuple[dict[str, float], Truncation, list[Failure]]:
-        """Return the scores of a row's passages, in its order, what was cut, and those that fail, if they are set aside.
+        """Return the scores of a row's passages in the row's order, the truncation, and the passages that were set aside.
 
-        Raises DataFileError, naming query and passage, for a failing passage otherwise, and what every passage raises.
+        Raises DataFileError, naming query and passage, for a failing passage that is not set aside. An error that no passage
+        causes is raised as it is.
         """
 
         def ranked(docnos: Sequence[str]) -> tuple[dict[str, float], Truncation]:
@@ -163,7 +164,7 @@ class BlockScorer:
     def _causes(
         self, model: CrossEncoder, store: PassageStore, query: str, docnos: Sequence[str]
     ) -> list[tuple[str, str]]:
-        """Return the passages that cannot be scored, with the cause, found by halving the list."""
+        """Find the passages that cannot be scored by bisecting the list. Return each with its error."""
         try:
             model.rank(
                 query,

@@ -1,4 +1,4 @@
-"""`application`: the HTTP server as an application of Ray Serve, with as many replicas as the tokens that wait need."""
+"""`application`: the HTTP server as an application of Ray Serve, with replicas scaled by the number of waiting tokens."""
 
 import math
 from collections.abc import Mapping
@@ -9,18 +9,19 @@ from ..engine.errors import BackendError, OptionError
 from ..server.settings import Settings
 
 ONGOING = 1000
-"""Requests that Serve passes to a replica at a time. They wait in its queue, where they take turns and can be refused."""
+"""Most requests that Serve passes to a replica at a time. They wait in the replica's queue, which shares time fairly and can
+refuse them."""
 QUEUED = "queued_tokens"
 
 
 class QueuedTokens:
-    """The autoscaling policy: a replica for so many tokens of requests that were accepted and are not scored."""
+    """The autoscaling policy: one replica per `tokens_per_replica` tokens of accepted requests that are not scored yet."""
 
     def __init__(self, tokens_per_replica: int) -> None:
         self._tokens = tokens_per_replica
 
     def __call__(self, context: Any) -> tuple[int, Mapping[str, Any]]:
-        """Return the replicas wanted, before Serve's limits and delays. `context` is Serve's AutoscalingContext."""
+        """Return the wanted number of replicas, before Serve's limits and delays. `context` is Serve's AutoscalingContext."""
         queued = sum((context.aggregated_metrics or {}).get(QUEUED, {}).values())
         return max(1, math.ceil(queued / self._tokens)), {}
 
@@ -36,15 +37,16 @@ def application(
     tokens_per_replica: int = 100_000,
     autoscaling: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Return a `ray.serve.Application` that answers as `crossrt serve` does; run it with `ray.serve.run`.
+    """Return a `ray.serve.Application` that answers as `crossrt serve` does. Run it with `ray.serve.run`.
 
-    Every path, dialect, limit and key of `settings` is that of `crossrt serve`; sockets, TLS, workers and signals are Serve's. A
-    replica gets `threads` processors, as many as its models have threads, and `gpus` GPUs. It opens a bundle when a request
-    names it, by Serve's header `serve_multiplexed_model_id` or the field `model` of its body, and keeps up to
+    Paths, dialects, limits and keys of `settings` work as in `crossrt serve`. Ray Serve handles sockets, TLS, workers and
+    signals. A replica gets `threads` processors, one for each thread of its models, and `gpus` GPUs. It opens a bundle when a
+    request names it, by Serve's header `serve_multiplexed_model_id` or by the field `model` of its body, and keeps up to
     `bundles_per_replica` open. Serve starts replicas, up to `max_replicas`, until each has fewer than `tokens_per_replica` tokens
     waiting. `autoscaling` has further fields of Serve's AutoscalingConfig, such as delays.
 
-    Raises BackendError where Ray Serve is not installed, OptionError for numbers below 1.
+    Raises BackendError if Ray Serve is not installed, and OptionError for `threads`, `bundles_per_replica` or
+    `tokens_per_replica` below 1.
     """
     counts = {"threads": threads, "bundles_per_replica": bundles_per_replica, "tokens_per_replica": tokens_per_replica}
     if wrong := [name for name, value in counts.items() if value < 1]:

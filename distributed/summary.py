@@ -1,4 +1,4 @@
-"""What a job did: `Summary`, and each `Failure`."""
+"""The result of a job: `Summary`, and each `Failure`."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from ..engine.text.truncation import Truncation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A passage of a query that was set aside, and why."""
+    """A passage of a query that was set aside, and its error."""
 
     query_id: str
     doc_id: str
@@ -16,9 +16,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a job did.
+    """The result of a job.
 
-    `pairs` is the number of candidates, of which `earlier` were scored by an earlier start of the job, `written` are in the
+    `pairs` is the number of candidates. Of these, `earlier` were scored by an earlier start of the job, `written` are in the
     output and `failures` were set aside.
     """
 
@@ -31,5 +31,5 @@ class Summary:
     max_length: int
     truncation: Truncation = field(default_factory=Truncation)
     backends: tuple[str, ...] = ()
-    """What scored, by name: backends, whose scores differ in their last digits, or `native_narrow` for the native kernels' INT8
-    with activations of 7 bits, which orders passages in another way."""
+    """Names of what scored. Most are backends, whose scores differ in their last digits. `native_narrow` stands for the native
+    kernels' INT8 with activations of 7 bits, which orders passages differently."""

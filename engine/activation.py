@@ -1,6 +1,7 @@
 """Activations: functions that turn raw logits into scores, always in float32.
 
-In 16 bits a sigmoid saturates, and equal scores lose the order. So an activation never runs in the model's precision.
+In 16 bits a sigmoid saturates, and scores that become equal lose their order. So an activation never runs in the model's
+precision.
 """
 
 import functools
@@ -54,10 +55,10 @@ def name_from_config(
 ) -> str:
     """Return the name of the activation that a checkpoint asks for. It is looked up as in sentence-transformers 6.
 
-    The first of these that names a class of torch counts: `config_sentence_transformers.json["activation_fn"]`;
-    `config["sentence_transformers"]["activation_fn"]` or, where that key is missing,
-    `config["sbert_ce_default_activation_function"]`; otherwise `default`. A dotted path outside torch is remote code: it is not
-    run but skipped, as in sentence-transformers. Raises OptionError for an activation of torch that crossrt does not have.
+    The first of these values that is the dotted path of a torch class decides:
+    `config_sentence_transformers.json["activation_fn"]`; `config["sentence_transformers"]["activation_fn"]` or, if that key is
+    missing, `config["sbert_ce_default_activation_function"]`; otherwise `default`. A dotted path outside torch is remote code,
+    so it is skipped, as in sentence-transformers. Raises OptionError for an activation of torch that crossrt does not have.
     """
     saved = config.get("sentence_transformers") or {}
     places = (
@@ -88,8 +89,8 @@ def apply(activation: Activation, logits: Floats) -> Floats:
     """Apply `activation` to float32 logits [n, labels] or [n] and return float32 of the shape it gives.
 
     `activation` is a key of `NAMED`, a function of NumPy arrays, or a torch module or function. torch is used only when the
-    program has imported it already: a function that fails for an array is then called with a tensor, as in
-    sentence-transformers. Raises OptionError for anything else, and what the function raises.
+    program has already imported it: a function that fails for an array is then called with a tensor, as in
+    sentence-transformers. Raises OptionError for anything else, and any error of the function.
     """
     check_activation(activation)
     if isinstance(activation, str):
@@ -121,7 +122,7 @@ def check_activation(activation: Any) -> None:
 def is_softmax(activation: Activation) -> bool:
     """Tell whether an activation is a softmax or log-softmax: by name, or a class or function of torch or SciPy.
 
-    A softmax needs all labels of a pair; `rank` applies other activations to the relevance score alone.
+    A softmax needs all labels of a pair; `rank` applies other activations to the relevance score only.
     """
     if isinstance(activation, functools.partial):
         activation = activation.func
@@ -130,15 +131,16 @@ def is_softmax(activation: Activation) -> bool:
 
 
 def is_monotonic(activation: Activation) -> bool:
-    """Tell whether an activation is known to keep the order of scores: sigmoid, tanh or identity, by name, crossrt's or torch's.
+    """Tell whether an activation is known to keep the order of scores.
 
-    Another function of the same name may do anything.
+    This holds for sigmoid, tanh and identity, given by name or as crossrt's or torch's own. Another function of the same name
+    may do anything.
     """
     return _is_one_of(activation, ("identity", "sigmoid", "tanh"))
 
 
 def is_identity(activation: Activation) -> bool:
-    """Tell whether an activation is known to leave scores as they are: identity, by name, or crossrt's or torch's own."""
+    """Tell whether an activation is known to leave scores as they are: identity, given by name or as crossrt's or torch's own."""
     return _is_one_of(activation, ("identity",))
 
 

@@ -140,7 +140,7 @@ class ModelAttributes:
 
     @property
     def device(self) -> Device:
-        """The model's device: a text such as `cpu` or `cuda:0` that also has the `type` and `index` of a torch.device."""
+        """The model's device: a string such as `cpu` or `cuda:0` that also has the `type` and `index` of a torch.device."""
         return Device(self._scorer.config.device)
 
     @property
@@ -154,7 +154,7 @@ class ModelAttributes:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """The model's configuration. It is read-only in effect: changing it changes no score."""
+        """The model's configuration. Changing it changes no score."""
         return ModelConfig.of(self.bundle)
 
     def eval(self: Model) -> Model:
@@ -162,10 +162,10 @@ class ModelAttributes:
         return self
 
     def to(self: Model, *target: Any, device: Any = None, dtype: Any = None, **ignored: Any) -> Model:
-        """Return the model if it is on that device already; device and precision are chosen when the model is opened.
+        """Return the model if it is already on that device. Device and precision are chosen when the model is opened.
 
-        Raises OptionError for another device. Another dtype is only a warning, since the scores are right in the precision that
-        the model was opened in.
+        Raises OptionError for another device. Another dtype only logs a warning, since the scores are correct in the precision
+        that the model was opened in.
         """
         for value in (*target, device, dtype):
             if is_dtype(value):
@@ -197,8 +197,9 @@ class ModelAttributes:
     def check_device(self, device: Any) -> None:
         """Raise OptionError unless `device`, or each device of a list, is where the model runs."""
         names = device_names(device)
+        own = (None, self.device, self.device.type, *self.device.split(", "))  # several GPUs are `cuda:0, cuda:1`
         for name in names if isinstance(names, list) else [names]:
-            if name not in (None, self.device, self.device.type):
+            if name not in own:
                 raise OptionError(f"this model is on {self.device}: open it with device={str(device)!r}")
 
     def _keep_precision(self: Model, dtype: str) -> Model:

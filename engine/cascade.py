@@ -1,4 +1,4 @@
-"""`Cascade`: a small model cuts a list down, and a large one decides among what is left."""
+"""`Cascade`: a small model shortens a list, and a large one ranks what is left."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from .text.truncation import Truncation
 
 
 class Cascade:
-    """Ranks by two models. The `first` one scores all passages, and the `second` one those that the first ranks among `keep`.
+    """Ranks with two models. `first` scores all passages, and `second` scores the `keep` passages that `first` ranks highest.
 
-    Unlike an exact ranking, a cascade promises nothing: a passage that the first model ranks low is lost, however high the
+    Unlike an exact ranking, a cascade guarantees nothing: a passage that the first model ranks low is lost, however high the
     second would rank it. `crossrt evaluate --first` measures what that costs on your own lists.
 
-    The models may differ in tokenizer, labels and activation, since their scores are never compared with one another. They stay
-    the caller's, who closes them. Several threads may rank at once. Raises OptionError for a `keep` that is not allowed, and
-    for models with several labels of which none was chosen.
+    The models may differ in tokenizer, labels and activation, since their scores are never compared with one another. The caller
+    owns the models and closes them. Several threads may rank at once. Raises OptionError for a `keep` that is not allowed, and
+    for a model with several labels and no relevant label chosen.
     """
 
     def __init__(self, first: CrossEncoder, second: CrossEncoder, *, keep: int) -> None:
@@ -34,7 +34,7 @@ class Cascade:
 
     @property
     def truncation(self) -> Truncation:
-        """How many pairs both models cut, each the pairs that it scored. See `CrossEncoder.truncation`."""
+        """The counts of scored and truncated pairs, summed over both models. See `CrossEncoder.truncation`."""
         if self.first is self.second:
             return self.first.truncation
         return self.first.truncation + self.second.truncation
@@ -51,11 +51,11 @@ class Cascade:
         first_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> list[dict[str, Any]]:
-        """Return the best `top_k` of the `keep` passages, or all of these, with the second model's scores, best first.
+        """Return the best `top_k` of the `keep` passages, or all of them, with the second model's scores, best first.
 
-        The result is that of `CrossEncoder.rank`, and `corpus_id` counts in all documents. `options` are options of
+        The result has the form of `CrossEncoder.rank`; `corpus_id` is an index into all documents. `options` are options of
         `CrossEncoder.rank` for the second model, `first_options` for the first. Raises what `CrossEncoder.rank` raises, and
-        OptionError for a `top_k` above `keep`: so many passages are not scored by the second model.
+        OptionError for a `top_k` above `keep`, since the second model scores only `keep` passages.
         """
         if top_k is not None and whole("top_k", top_k, least=0) > self.keep:
             raise OptionError(
@@ -67,9 +67,9 @@ class Cascade:
         if passages is not None or passage_ids is not None:
             ids = None if passage_ids is None else list(passage_ids)
             if documents is not None or return_documents:
-                first_options |= {"documents": documents, "return_documents": return_documents}  # which it refuses
+                first_options |= {"documents": documents, "return_documents": return_documents}  # `rank` refuses these
             kept = self.first.rank(query, top_k=self.keep, passage_ids=ids, passages=passages, **first_options)
-            # In the order given, which decides among equal scores.
+            # In the order given, which breaks ties.
             rows = sorted(each["corpus_id"] for each in kept)
             kept_ids = [ids[row] for row in rows] if ids is not None else []
             found = self.second.rank(query, top_k=top_k, passage_ids=kept_ids, passages=passages, **options)

@@ -6,10 +6,10 @@ CLOSED = "this model is closed; open the bundle again"
 
 
 class Closable:
-    """Remembers whether the object was closed, and says so in one message.
+    """Remembers whether the object was closed, and raises the same error everywhere.
 
     `close` of a subclass sets `_closed` before it frees anything, and may be called again. `closed` and `check_open` take no
-    lock and may be called from any thread. They do not stop another thread from closing the object a moment later: a subclass
+    lock and may be called from any thread. They do not stop another thread from closing the object a moment later. So a subclass
     whose `close` frees memory that a running call uses must wait for that call.
     """
 

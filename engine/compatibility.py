@@ -39,7 +39,7 @@ ALTERNATIVES = {
 """Keyword -> what to do instead. None, False and empty collections are accepted, since they request nothing."""
 
 WITHOUT_EFFECT = frozenset({"num_workers", "chunk_size", "trust_remote_code", "classifier_dropout"})
-"""Keywords that are ignored, because no score depends on them: crossrt never runs remote code, dropout is for training, and the
+"""Keywords that are ignored because no score depends on them. crossrt never runs remote code, dropout is for training, and the
 others only divide the work."""
 
 KEYWORDS = frozenset({*RENAMED, *RENAMED.values(), *ALTERNATIVES, *WITHOUT_EFFECT})
@@ -76,7 +76,7 @@ DTYPES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16",
 
 
 def renamed(others: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `others` under the current names. Where a keyword is given under both names, the current name's value counts.
+    """Return `others` under the current names. If a keyword is given under both names, the current name's value is used.
 
     `given` has the values of the current keywords that are parameters of the caller.
     """
@@ -177,7 +177,10 @@ def refuse(others: Mapping[str, Any], function: Callable[..., Any], further: Ite
 
 
 def check_prompt_name(name: Any) -> None:
-    """Raise OptionError unless `name` is a text. A number is a positional `batch_size`, as in older sentence-transformers."""
+    """Raise OptionError unless `name` is a string. A number means that the caller passed `batch_size` by position.
+
+    `batch_size` had this position in older versions of sentence-transformers.
+    """
     if not isinstance(name, str):
         raise OptionError(
             f"prompt_name={name!r} is no name: in the order of sentence-transformers 6 a prompt comes where older versions had "
@@ -186,7 +189,7 @@ def check_prompt_name(name: Any) -> None:
 
 
 def per_call_max_length(processing_kwargs: Mapping[str, Any] | None) -> int | None:
-    """Return `max_length` from `processing_kwargs={"text": {"max_length": 256}}`, or None where it is not there.
+    """Return `max_length` from `processing_kwargs={"text": {"max_length": 256}}`, or None if it is not there.
 
     `truncation=True` and `padding` are accepted, since pairs are always truncated and padding changes no score. Raises
     UnsupportedOptionError for anything else.
@@ -230,7 +233,7 @@ def backend_named(backend: str) -> str:
 def device_names(device: Any) -> str | list[str] | None:
     """Return the name of a device, or the names of a list of devices, from what a user passes.
 
-    A torch.device becomes its name, a number a GPU, and `cpu:0` becomes `cpu`.
+    A torch.device becomes its name, the number 1 becomes `cuda:1`, and `cpu:0` becomes `cpu`.
     """
     if device is None:
         return None

@@ -47,34 +47,34 @@ REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_sco
 
 
 class CrossEncoder(CrossEncoderAttributes):
-    """A cross-encoder that scores query-passage pairs; replaces `sentence_transformers.CrossEncoder` for inference.
+    """A cross-encoder that scores query-passage pairs. It replaces `sentence_transformers.CrossEncoder` for inference.
 
-    Source: `model_name_or_path` is a bundle, by its path or as an opened `Bundle`, a checkpoint directory or a hub id. A
-    checkpoint or hub id is exported once, into a cache; `revision`, `token`, `cache_folder` and `local_files_only` are as in
+    Source: `model_name_or_path` is a bundle (its path or an opened `Bundle`), a checkpoint directory or a hub id. A checkpoint
+    or hub model is exported once, into a cache. `revision`, `token`, `cache_folder` and `local_files_only` work as in
     sentence-transformers.
 
-    Precision: `precision` is `fp32`, `bf16`, `fp16`, `int8` or `auto`. None means FP32; a bundle without FP32, such as one
-    made of an INT8 ONNX file, then raises BundleError. `auto` takes INT8 on a CPU, or FP16 on a GPU, if it passed its parity
-    check, and otherwise FP32; never BF16. Of a bundle without FP32 it takes the first precision. `allow_failed` also opens a
-    precision that failed its check, and silences the warning about one that was never checked.
+    Precision: `precision` is `fp32`, `bf16`, `fp16`, `int8` or `auto`. None means FP32, and raises BundleError for a bundle
+    without FP32, such as one made from an INT8 ONNX file. `auto` takes INT8 on a CPU or FP16 on a GPU if that precision passed
+    its parity check, and FP32 otherwise, but never BF16. In a bundle without FP32, `auto` takes the first precision.
+    `allow_failed` also opens a precision that failed its check, and silences the warning about one that was never checked.
 
-    Device: `device` is `cpu`, `cuda` or `cuda:1`; `devices` names several GPUs. None takes the first GPU that can run the
-    bundle, otherwise the CPU. `backend` is `auto`, `native` or `onnxruntime`, on a CPU also `openvino`, on a GPU also
-    `tensorrt`. `threads` defaults to the processors that this process may use. `rebuild` builds a missing TensorRT engine for
-    the GPU, once, into a cache, which takes minutes. `trust_engines` allows the TensorRT engines that came with the bundle;
-    they are machine code, so only allow engines of people you trust. `engine` names the engine file to use, where a bundle has
+    Device: `device` is `cpu`, `cuda` or `cuda:1`; `devices` names several GPUs. None takes `cuda:0` if it can run the bundle,
+    and the CPU otherwise. `backend` is `auto`, `native` or `onnxruntime`; on a CPU also `openvino`, on a GPU also `tensorrt`.
+    `threads` defaults to the number of processors that this process may use. `rebuild` builds a missing TensorRT engine for the
+    GPU and keeps it in a cache. That takes minutes, once. `trust_engines` allows the TensorRT engines that came with the bundle.
+    They run as machine code, so only allow engines from people you trust. `engine` names the engine file to use if a bundle has
     several.
 
-    Labels: `num_labels`, when given, must be the model's number of labels. `relevant_label` is the index or name of the label
-    that `rank` sorts by, for a model with several; the bundle's own is the default. `activation_fn` replaces the bundle's
-    activation, `max_length` its longest pair in tokens. Evaluators of sentence-transformers write their metrics to
+    Labels: `num_labels`, if given, must be the model's number of labels. `relevant_label` is the index or name of the label that
+    `rank` sorts by in a model with several labels; the default is the bundle's. `activation_fn` replaces the bundle's
+    activation, and `max_length` its longest pair in tokens. Evaluators of sentence-transformers write their metrics to
     `model_card_data`.
 
-    Several threads may call the methods that score at once. Use `with`, or `close()`, to free the model. A model can be pickled
-    and copied: the copy opens the same bundle again, by its absolute path and with the same options.
+    Several threads may call the scoring methods at once. Use `with` or `close()` to free the model. A model can be pickled and
+    copied: the copy opens the same bundle again, by its absolute path and with the same options.
 
-    Raises SourceError when the model cannot be found, BundleError when a bundle is damaged, BackendError when no
-    backend is installed, OptionError for an option that is not allowed.
+    Raises SourceError if the model cannot be found, BundleError if a bundle is damaged, BackendError if no backend is
+    installed, and OptionError for an option that is not allowed.
     """
 
     def __init__(
@@ -177,13 +177,15 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> Any:
         """Score one pair or any iterable of pairs of texts.
 
-        Returns float32 scores in the order given: `(n,)` for one label, `(n, labels)` for several; for a single pair a scalar
-        or `(labels,)`. `convert_to_tensor` returns a torch tensor, `convert_to_numpy=False` a list of torch tensors; otherwise
-        torch is not imported. `activation_fn` replaces the model's activation in this call only. `apply_softmax` takes the
-        softmax over the labels of a model with several. `prompt`, or the prompt that the model saved as `prompt_name`, is put
-        before each query instead of the model's default prompt; an empty prompt puts nothing there. `batch_size` bounds the
-        rows of a batch on a CPU and changes no score. `processing_kwargs={"text": {"max_length": 256}}` sets `max_length` for
-        this call only. `windows` scores long passages in pieces; see `Windows`.
+        Returns float32 scores in the order of the pairs: `(n,)` for a model with one label, `(n, labels)` for several. A single
+        pair gives a scalar or `(labels,)`. `convert_to_tensor` returns a torch tensor, `convert_to_numpy=False` a list of torch
+        tensors; otherwise torch is not imported.
+
+        `activation_fn` replaces the model's activation in this call only. `apply_softmax` takes the softmax over the labels of a
+        model with several labels. `prompt`, or the prompt that the model saved as `prompt_name`, is put before each query
+        instead of the model's default prompt; an empty prompt puts nothing there. `batch_size` limits the rows of a batch on a
+        CPU and changes no score. `processing_kwargs={"text": {"max_length": 256}}` sets `max_length` for this call only.
+        `windows` scores long passages in pieces; see `Windows`.
 
         Raises InputError, naming the index, for an item that is not a pair of texts, OptionError for an option
         that is not allowed, and BackendError for a closed model and for scores that are NaN or Inf.
@@ -247,36 +249,39 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> list[dict[str, Any]]:
         """Rank passages for one query, best first; equal scores keep the order given.
 
-        Returns the `top_k` best, or all, as dictionaries with `corpus_id` (index into `documents`), `score` (float) and, with
-        `return_documents`, `text`. Instead of `documents`, `passage_ids` can name passages of the store `passages`, which are
-        tokenized already; `corpus_id` is then an index into `passage_ids`, and `passage_id` the id. A model with several labels
-        ranks by the margin of its relevant label; with `apply_softmax` by the softmax of that label: see `relevance`. `prompt`
-        and `prompt_name` are as in `predict`.
+        Returns the `top_k` best passages, or all, as dictionaries with `corpus_id` (index into `documents`), `score` (float)
+        and, with `return_documents`, `text`. Instead of `documents`, `passage_ids` can name passages of the store `passages`,
+        which are already tokenized. `corpus_id` is then an index into `passage_ids`, and `passage_id` is the id. A model with
+        several labels ranks by the margin of its relevant label, or with `apply_softmax` by the softmax of that label; see
+        `relevance`. `prompt` and `prompt_name` are as in `predict`.
 
-        With `exact`, a model in a cheaper precision returns the `top_k` passages that FP32 ranks highest, with FP32's scores:
-        all passages are scored in the cheaper precision, and those that may be among the best are scored again in FP32. See
-        `exact_top_k` and docs/exact_top_k.md for what this promises. It needs an FP32 model in the bundle, which is opened at
-        the first such call, and the errors that the export measured. None means exact where `precision="auto"` chose INT8 on the
-        native kernels of a CPU, and there are at least 4 `top_k` + 10 passages: there it is faster than FP32. With `exact` all
-        passages are scored in FP32 where the model is in FP32, where `top_k` is more than half of them, for an activation that
-        is not known to be monotonic, and for `apply_softmax` with several labels and an activation other than identity; without
-        it `auto` then ranks by the cheaper precision alone.
+        With `exact`, a model in a cheaper precision returns the `top_k` passages that FP32 ranks highest, with FP32's scores.
+        It scores all passages in the cheaper precision, and those that may be among the best again in FP32. See `exact_top_k`
+        and docs/exact_top_k.md for the guarantee. The bundle must contain an FP32 model, which is opened at the first such call,
+        and the score errors that the export measured. `exact=None` means exact if `precision="auto"` chose INT8 on the native
+        kernels of a CPU and there are at least 4 `top_k` + 10 passages: then it is faster than FP32.
 
-        With `windows`, long passages are scored in pieces, see `Windows`, and each result has a `window`: the first and the
-        last character + 1 of the best one in the text; of prepared passages, whose texts are not there, the tokens.
+        With `exact`, all passages are scored in FP32 in four cases: the model is in FP32, `top_k` is more than half of the
+        passages, the activation is not known to be monotonic, or `apply_softmax` is used with several labels and an activation
+        other than identity. In the last three cases `exact=None` ranks by the cheaper precision only.
 
-        `limits` is as in `encode`, for texts alone. With `windows` the query and the passages are cut before, and the length of a
-        window is that of a pair: `limits.pair` is then refused.
+        With `windows`, long passages are scored in pieces (see `Windows`). Each result then has a `window`, which locates the
+        best piece in the text: its first character, and its last character + 1. For prepared passages, whose texts are not
+        stored, these are token numbers.
 
-        `encoded` has the pairs of the query and each of the `documents` as `encode` returned them, so that they are not tokenized
-        again; prompt, limits and windows are then refused.
+        `limits` is as in `encode`, and applies to texts only, not to prepared passages. With `windows`, the query and the
+        passages are cut to their limits first. `limits.pair` is then refused, since the window's length limits the pair.
 
-        `priority` is as in `submit`. Another thread can give up the call with `cancellation`, an object of
-        `crossrt.engine.runtime.cancellation.Cancellation`: what has not begun is not computed, and the call raises BackendError.
+        `encoded` holds the pairs of the query with each of the `documents`, as `encode` returned them, so that they are not
+        tokenized again. Prompt, limits, windows and prepared passages are then refused.
+
+        `priority` is as in `submit`. Another thread can cancel the call through `cancellation`, a
+        `crossrt.engine.runtime.cancellation.Cancellation`. Batches that have not begun are then not computed, and the call
+        raises BackendError.
 
         Raises InputError, naming the index, for a passage that is not a text, StoreError for an id that the store lacks and for
-        a store of another tokenizer, OptionError for a model with more than two labels of which none was chosen as relevant,
-        and BackendError for a closed model and for scores that are NaN or Inf.
+        a store of another tokenizer, OptionError for a model with more than two labels and no relevant label chosen, and
+        BackendError for a closed model and for scores that are NaN or Inf.
         """
         others = compatibility.renamed(others, {"activation_fn": activation_fn})
         activation_fn = others.pop("activation_fn", activation_fn)
@@ -289,7 +294,13 @@ class CrossEncoder(CrossEncoderAttributes):
         check_text(query, "the query")
         self._need_label()  # fail before computing anything
         self._activation(activation_fn)
-        refused = {"prompt": prompt or prompt_name, "limits": limits, "windows": windows, "passages": passages}
+        refused = {
+            "prompt": prompt or prompt_name,
+            "limits": limits,
+            "windows": windows,
+            "passages": passages is not None,
+            "passage_ids": passage_ids is not None,
+        }
         prompt = self._prompt(prompt, prompt_name)
         texts: list[str] = []
         items: list[Any]
@@ -357,9 +368,9 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> Floats:
         """Return the raw logits of pairs of texts, float32 [n, labels], before any activation; they may be NaN or Inf.
 
-        `max_length` holds for this call only. `prompt` None means the model's default prompt, if it has one. `windows`
-        scores long passages in pieces, whose logits are aggregated. `total` is the number of pairs for the progress bar,
-        where `pairs` has no length. Raises InputError, naming the index, for an item that is not a pair of texts, and
+        `max_length` applies to this call only. `prompt=None` means the model's default prompt, if it has one. `windows` scores
+        long passages in pieces, whose logits are aggregated. `total` is the number of pairs that the progress bar shows. Raises
+        InputError, naming the index, for an item that is not a pair of texts, and
         BackendError once the model is closed.
         """
         if max_length is not None and windows is not None:
@@ -377,10 +388,10 @@ class CrossEncoder(CrossEncoderAttributes):
         max_length: int | None = None,
         limits: TextLimits | None = None,
     ) -> EncodedPairs:
-        """Tokenize pairs of texts as `predict` does, all in one go. `max_length` and `prompt` are as in `logits`.
+        """Tokenize pairs of texts as `predict` does, all at once. `max_length` and `prompt` are as in `logits`.
 
         `limits` keeps fewer tokens of this call's pairs, queries or passages, or truncates on the other side; see `TextLimits`.
-        Raises InputError, naming the index, for an item that is not a pair of texts. Several threads may call at once, also
+        Raises InputError, naming the index, for an item that is not a pair of texts. Several threads may call this at once, even
         after `close`.
         """
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
@@ -409,21 +420,22 @@ class CrossEncoder(CrossEncoderAttributes):
     def submit(self, pairs: EncodedPairs, *, batch_size: int = 32, priority: int = 0) -> Pending:
         """Start to score the pairs that `encode` returned, and return without waiting. `Pending.wait` returns their raw logits.
 
-        The logits are float32 [n, labels], in the order of the pairs. `Pending.cancel` gives up a request. Several threads may
-        submit at once. The requests of one model take turns, so that a small one is not held up by a large one; requests with a
-        lower `priority` are served first. Raises ShapeError for a pair longer than a GPU's engine takes, and BackendError once
-        the model is closed.
+        The logits are float32 [n, labels], in the order of the pairs. `Pending.cancel` cancels a request. Several threads may
+        submit at once. The requests of one model take turns, so that a small request does not wait for a large one. Requests
+        with a lower `priority` are served first. Raises ShapeError for a pair longer than a GPU's engine takes, and BackendError
+        once the model is closed.
         """
         return self._scorer.submit(
             pairs, batch_size=whole("batch_size", batch_size, least=1), priority=whole("priority", priority)
         )
 
     def run(self, batch: Batch) -> Floats:
-        """Score one padded batch as it is given, with all threads, and return raw logits, float32 [rows, labels].
+        """Score one padded batch with all threads, and return raw logits, float32 [rows, labels].
 
-        Use it to compare runtimes on the same arrays; `submit` chooses batches and padding itself, and is faster. Several
-        threads may call at once. Raises ShapeError for a batch longer than the model takes, and BackendError once the model
-        is closed.
+        Use it to compare runtimes on the same arrays; `submit` chooses batches and padding itself, and is faster. ONNX Runtime
+        and OpenVINO on a CPU compute the arrays as given. The native kernels and GPUs remove the padding first. Several threads
+        may call this at once. Raises ShapeError for a batch longer than the model takes, and BackendError once the model is
+        closed.
         """
         return self._scorer.run(batch)
 
@@ -437,7 +449,7 @@ class CrossEncoder(CrossEncoderAttributes):
         prompt: str | None = None,
         windows: Windows | None = None,
     ) -> Floats:
-        """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` of their texts.
+        """Return the raw logits of one query with prepared passages, float32 [n, labels], as `logits` gives for their texts.
 
         Raises StoreError for an id that the store lacks and for a store that was prepared for another tokenizer.
         """
@@ -460,10 +472,9 @@ class CrossEncoder(CrossEncoderAttributes):
     def _check_windows(self, windows: Windows) -> None:
         if not isinstance(windows, Windows):
             raise OptionError(f"windows={windows!r}: give crossrt.Windows(length=..., stride=...), or None for none")
-        if windows.length > min(self.bundle.manifest.max_positions, self._scorer.longest):
-            raise OptionError(
-                f"windows of {windows.length} tokens, but the model takes {self._scorer.longest}; give at most that"
-            )
+        most = min(self.bundle.manifest.max_positions, self._scorer.longest)
+        if windows.length > most:
+            raise OptionError(f"windows of {windows.length} tokens, but the model takes {most}; give at most that")
 
     def _request(self, source: PairSource[Any], batch_size: int, windows: Windows | None) -> Request:
         if windows is not None:
@@ -487,7 +498,7 @@ class CrossEncoder(CrossEncoderAttributes):
         exact: bool | None,
         progress: Callable[[int], object],
     ) -> tuple[npt.NDArray[np.int64], Scored]:
-        """Return the rows to rank, and what they are scored; the `top_k` best are among them."""
+        """Return the rows to rank, and their scores. The rows include the `top_k` best."""
         everything = np.arange(len(items))
         error = self._exact.error(exact, top_k, len(items))
         if error is None or top_k is None:
@@ -495,10 +506,10 @@ class CrossEncoder(CrossEncoderAttributes):
         activation: Activation = "identity"
         if activation_fn is not None or self.num_labels == 1:
             activation = self._activation(activation_fn)
-        # The softmax of activated logits orders otherwise than the margin, by which the passages to score again are found.
+        # The softmax of activated logits may give another order than the margin, which decides what is scored again.
         of_activated = apply_softmax and self.num_labels > 1 and not is_identity(self._activation(activation_fn))
         if of_activated or not is_monotonic(activation) or 2 * top_k > len(items):
-            scorer = self._scorer if exact is None else self._exact.scorer()  # `auto` wants what is faster
+            scorer = self._scorer if exact is None else self._exact.scorer()  # None asks for speed
             return everything, request.score(items, scorer, progress=progress)
         return exact_best(
             request,
@@ -524,9 +535,10 @@ class CrossEncoder(CrossEncoderAttributes):
 
         For one label it is the activation of the logit. For several labels it is the margin: the relevant logit minus the
         logsumexp of the others (for two labels, `relevant - other`). The sigmoid of the margin is the softmax of the relevant
-        label, so both order alike, but the margin does not saturate. `activation_fn` is applied to the margin; the model's own
-        activation is not. A softmax, as `activation_fn` or by `apply_softmax`, is taken over each pair's labels, as in `predict`.
-        Raises OptionError for a model with more than two labels of which none was chosen, and BackendError for NaN or Inf.
+        label, so both give the same order, but the margin does not saturate. `activation_fn` is applied to the margin; the
+        model's own activation is not. A softmax, by `activation_fn` or `apply_softmax`, is taken over each pair's labels, as in
+        `predict`. Raises OptionError for a model with more than two labels and no relevant label chosen, and BackendError for
+        NaN or Inf.
         """
         self.check_finite(logits)
         label = self._need_label()
@@ -535,7 +547,7 @@ class CrossEncoder(CrossEncoderAttributes):
         )
 
     def check_finite(self, logits: Floats) -> None:
-        """Raise BackendError, naming the model and the first pair, for logits that are NaN or Inf, which have no order."""
+        """Raise BackendError, naming the model and the first such pair, for logits that are NaN or Inf, which have no order."""
         if not np.isfinite(logits).all():
             rows = np.flatnonzero(~np.isfinite(logits.reshape(len(logits), -1)).all(axis=1))
             raise BackendError(
@@ -566,12 +578,12 @@ class CrossEncoder(CrossEncoderAttributes):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The names of the labels from the checkpoint; empty where it has none."""
+        """The names of the labels from the checkpoint; empty if it has none."""
         return self.bundle.manifest.label_names
 
     @property
     def relevant_label(self) -> int | None:
-        """Index of the label that `rank` sorts by; None for a model with more than two labels of which none was chosen."""
+        """Index of the label that `rank` sorts by; None for a model with more than two labels if none was chosen."""
         return self._relevant_label
 
     @property
@@ -590,7 +602,10 @@ class CrossEncoder(CrossEncoderAttributes):
 
     @property
     def truncation(self) -> Truncation:
-        """How many pairs were scored since the model was opened, and how many of them were cut to `max_length`."""
+        """How many pairs were scored since the model was opened, and how many of them were cut to `max_length`.
+
+        Pairs that are scored with `windows` or through `submit` are not counted.
+        """
         return self._counter.total
 
     @property
@@ -609,7 +624,7 @@ class CrossEncoder(CrossEncoderAttributes):
         return TokenModel(self)
 
     def _tokenizer_for(self, max_length: int | None) -> PairTokenizer:
-        """Return the tokenizer that truncates pairs to `max_length`: that of the bundle as it was when it was opened."""
+        """Return a tokenizer that truncates pairs to `max_length`. The tokenizer file is read once, when the model is opened."""
         manifest = self.bundle.manifest
         if max_length is not None and whole("max_length", max_length, least=1) > manifest.max_positions:
             raise OptionError(
@@ -633,7 +648,7 @@ class CrossEncoder(CrossEncoderAttributes):
         return tokenizer
 
     def _fitting(self, tokenizer: PairTokenizer) -> PairTokenizer:
-        """Return the tokenizer, or one that truncates to fewer tokens where the GPU's engine takes fewer."""
+        """Return the tokenizer, or one that truncates to fewer tokens if the GPU's engine takes fewer."""
         longest = self._scorer.longest
         if tokenizer.max_length <= longest:
             tokenizer.threads = self._scorer.tokenizing_threads
@@ -662,7 +677,7 @@ class CrossEncoder(CrossEncoderAttributes):
             )
 
     def _warn_unchecked(self) -> None:
-        """Warn where the scores of the opened precision were never compared with PyTorch's."""
+        """Warn if the scores of the opened precision were never compared with PyTorch's."""
         precision, path = self.precision.value, self.bundle.folder
         model = self.bundle.manifest.models.get(precision)
         if model is not None and model.parity is None:
@@ -672,7 +687,7 @@ class CrossEncoder(CrossEncoderAttributes):
             )
 
     def _opened_scorer(self, dtype: str | None) -> Scorer:
-        """Open the model. Where the precision of a torch `dtype` is not available, open FP32, which is more exact, and warn."""
+        """Open the model. If the precision of a torch `dtype` is not available, open FP32, which is more exact, and warn."""
         try:
             config = choose_execution(self.bundle, **self._options)
             if dtype is None or config.precision is not Precision.FP16 or config.device != "cpu":
@@ -688,9 +703,9 @@ class CrossEncoder(CrossEncoderAttributes):
         return scorer
 
     def close(self) -> None:
-        """Wait for the requests that are being computed, then free the model. May be called again, from any thread.
+        """Cancel the batches that wait, wait for those that are being computed, then free the model.
 
-        Scoring, pickling and copying afterwards raise BackendError.
+        May be called again, from any thread. Scoring, pickling and copying afterwards raise BackendError.
         """
         self._scorer.close()
         self._exact.close()
@@ -709,7 +724,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
 
 def _check_alone(others: Mapping[str, object]) -> None:
-    """Raise OptionError for an option of `rank` that goes with texts, beside `encoded`."""
+    """Raise OptionError for an option of `rank` that cannot be combined with `encoded`."""
     for name, value in others.items():
         if value:
             raise OptionError(f"encoded and {name} exclude each other: the pairs are tokenized already")
@@ -731,7 +746,7 @@ def _reopened(kind: type[CrossEncoder], path: str, options: dict[str, Any]) -> C
 
 @contextmanager
 def _progress(shown: bool | None, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar if it is wanted: None shows it where sentence-transformers does, by the level of the log."""
+    """Show a progress bar if `shown` is true. With None the log level decides, as in sentence-transformers."""
     if shown is None:
         shown = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     if not shown:  # a disabled bar still takes a tenth of the time of a single pair

@@ -8,8 +8,8 @@
     ├── DataFileError     a TSV, TREC or pairs file that cannot be used; names the file and the line
     ├── SourceError       a checkpoint or model name that cannot be found or fetched
     ├── CheckpointError   a checkpoint that is not a cross-encoder we can export
-    ├── BundleError       a bundle that is missing, altered, of a newer schema, or in the way
-    │   └── ReplacedError    another bundle took its place since the model was opened
+    ├── BundleError       a bundle that is missing, altered, of a newer schema, or already at the output path
+    │   └── ReplacedError    a bundle that was replaced, altered or removed since the model was opened
     ├── StoreError        a store of prepared passages that cannot be used, or lacks a passage
     ├── BackendError      a runtime that is not installed, or cannot do what is asked
     │   └── CudaError     a CUDA call that failed; carries CUDA's name for it
@@ -30,12 +30,12 @@ class InputError(CrossrtError, ValueError):
     """A pair, query or passage that cannot be scored."""
 
     def __init__(self, problem: str, *, pair: int | None = None) -> None:
-        """Take what is wrong. With the index of a `pair`, the message begins with it."""
+        """`problem` says what is wrong. If the index of a `pair` is given, the message begins with it."""
         super().__init__(problem if pair is None else f"pair {pair}{problem}")
         self._problem, self._pair = problem, pair
 
     def after(self, pairs: int) -> "InputError":
-        """Return the same error where so many pairs lie before those that were looked at."""
+        """Return the same error with the index raised by `pairs`, the number of pairs before those that were checked."""
         return self if self._pair is None else InputError(self._problem, pair=self._pair + pairs)
 
 
@@ -64,11 +64,11 @@ class CheckpointError(CrossrtError):
 
 
 class BundleError(CrossrtError):
-    """A bundle that is missing, altered, of a newer schema, or in the way."""
+    """A bundle that is missing, altered, of a newer schema, or already at the output path."""
 
 
 class ReplacedError(BundleError):
-    """A bundle that was replaced, altered or removed since a model was opened from it, which needs another part of it now."""
+    """A bundle that was replaced, altered or removed after a model was opened from it, when the model needs to read it again."""
 
 
 class StoreError(CrossrtError):
@@ -80,7 +80,7 @@ class BackendError(CrossrtError):
 
 
 class CudaError(BackendError):
-    """A CUDA call that failed. `name` is CUDA's name of the error; the message says what to do."""
+    """A CUDA call that failed. `name` is CUDA's name for the error; the message says what to do."""
 
     HINTS: ClassVar = {
         "OUT_OF_MEMORY": "the device has no memory left: close what else uses it, or build the engine with fewer "

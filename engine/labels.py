@@ -13,15 +13,15 @@ RELEVANT = frozenset(
 )
 """Names of labels that mean relevant, in lower case with spaces instead of `_` and `-`."""
 IRRELEVANT = frozenset({"irrelevant", "contradiction", "no", "false", "negative", "unanswerable"})
-"""Names of labels that mean not relevant. A name of `RELEVANT` after "not" or "non" means that too."""
+"""Names of labels that mean not relevant. A name of `RELEVANT` with "not" or "non" before it means the same."""
 
 
 def relevant_by_name(names: Sequence[str], labels: int) -> int | None:
-    """Return the index of the label that means "relevant", judged by the names; None where the user has to choose.
+    """Return the index of the label that means "relevant", judged by the names; None if the user has to choose.
 
-    A single label is the relevant one. Of two labels it is the one whose name says so, or the other one of a label that says the
-    opposite; otherwise label 1, as in the published two-label rerankers. For more labels there is no convention, so the result
-    is None.
+    A single label is the relevant one. Of two labels, it is the one whose name means relevant. If only the opposite is named, it
+    is the other label. Otherwise it is label 1, as in the published two-label rerankers. For more labels there is no convention,
+    so the result is None.
     """
     if labels == 1:
         return 0
@@ -35,8 +35,8 @@ def label_number(choice: Any, names: Sequence[str], labels: int) -> int:
     """Return the index of the label that the caller chose by index or by name.
 
     An exact name takes precedence over one that differs in case. A head without names has those of transformers, LABEL_0 and so
-    on. A text of digits that is not a name counts as an index, for command lines. Raises OptionError, listing the labels, for
-    anything else.
+    on. A string of digits that is not a name counts as an index, so that command lines can pass one. Raises OptionError, listing
+    the labels, for anything else.
     """
     if isinstance(choice, str):
         names = names or [f"LABEL_{number}" for number in range(labels)]
@@ -53,7 +53,7 @@ def label_number(choice: Any, names: Sequence[str], labels: int) -> int:
 
 
 def need_label(label: int | None, names: Sequence[str], labels: int) -> int:
-    """Return `label`. Raises OptionError, saying how to choose one, where it is None."""
+    """Return `label`. Raises OptionError, saying how to choose one, if it is None."""
     if label is None:
         raise OptionError(
             f"the model has {labels} labels, and nothing says which of them means relevant, so it cannot rank: choose one "
@@ -64,7 +64,7 @@ def need_label(label: int | None, names: Sequence[str], labels: int) -> int:
 
 
 def described(names: Sequence[str], labels: int) -> str:
-    """Return the labels as text for messages, such as `0 (contradiction), 1 (entailment)`."""
+    """Return the labels as a string for messages, such as `0 (contradiction), 1 (entailment)`."""
     return ", ".join(f"{number} ({names[number]})" if names else str(number) for number in range(labels))
 
 
@@ -72,8 +72,8 @@ def margin(logits: npt.NDArray[np.float32], label: int) -> npt.NDArray[np.float3
     """Return the margin of `label`, float32 [n], from logits [n, labels].
 
     For one label it is the logit. For several it is the logit of `label` minus the logsumexp of the others; for two labels
-    that is the difference of the logits. The sigmoid of the margin is the softmax of `label`. So the margin orders as the
-    softmax does, but does not saturate.
+    that is the difference of the logits. The sigmoid of the margin is the softmax of `label`. So the margin gives the same order
+    as the softmax, but does not saturate.
     """
     if logits.shape[1] == 1:
         return logits[:, 0]
@@ -82,7 +82,7 @@ def margin(logits: npt.NDArray[np.float32], label: int) -> npt.NDArray[np.float3
 
 
 def _side(name: str) -> bool | None:
-    """Tell whether a name means relevant (True) or not relevant (False); None where it means neither."""
+    """Tell whether a name means relevant (True), not relevant (False) or neither (None)."""
     words = name.lower().replace("_", " ").replace("-", " ").strip()
     if words in IRRELEVANT:
         return False

@@ -8,9 +8,9 @@ logger = logging.getLogger("crossrt")
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning, once per process and message. `warn_once.cache_clear()` starts anew, for tests.
+    """Log a warning, once per process and message. Tests reset this with `warn_once.cache_clear()`.
 
-    The logger is `crossrt`. The module `warnings` is not used: the cause is often an option of a library between the user and
-    crossrt, which must not fail a program that turns warnings into errors.
+    The logger is `crossrt`. The module `warnings` is not used, since a program may turn its warnings into errors. Often the cause
+    is an option set by a library between the user and crossrt, and that must not make the program fail.
     """
     logger.warning(message)

@@ -1,7 +1,7 @@
-"""The functions of the compiled libraries that Python calls, with what they return and take.
+"""The functions of the compiled libraries that Python calls, with their signatures.
 
-This one table decides what a library must export. `open_library` refuses a library that lacks a function, and scripts/wheels.py
-refuses to pack one. scripts/wheels.py runs this file by its path, so it imports nothing of crossrt.
+This table defines what a library must export. `open_library` refuses a library that lacks a function, and scripts/wheels.py
+refuses to pack one. scripts/wheels.py runs this file by its path, so this file imports nothing from crossrt.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from ctypes import c_bool, c_char_p, c_int32, c_int64, c_uint8, c_uint32, c_void
 from typing import Any
 
 Signature = tuple[type[Any] | None, tuple[type[Any], ...]]
-"""What a function returns, and what it takes."""
+"""The return type of a function, and its argument types."""
 
 FUNCTIONS: Mapping[str, Mapping[str, Signature]] = {
     "crossrt_interface": {
@@ -35,4 +35,4 @@ FUNCTIONS: Mapping[str, Mapping[str, Signature]] = {
         "crossrt_processor_instructions": (None, (c_char_p, c_int32)),
     },
 }
-"""By the function that returns the version of a library's interface: the library's other functions."""
+"""Name of the function that returns the version of a library's interface -> the library's other functions."""

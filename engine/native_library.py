@@ -1,4 +1,4 @@
-"""Compiled libraries of crossrt's own, which an installation may lack. All lie in engine/kernels/."""
+"""Finds and loads crossrt's compiled libraries. They are in engine/kernels/; an installation may lack them."""
 
 import ctypes
 import logging
@@ -12,13 +12,13 @@ from .native_functions import FUNCTIONS
 
 FOLDER = Path(__file__).with_name("kernels")
 WHEEL_SUFFIXES = (".so", ".dylib", ".dll")
-"""What scripts/wheels calls the libraries: they need no Python, so one wheel is for all versions of Python."""
+"""Suffixes that scripts/wheels.py gives the libraries. They do not depend on Python, so one wheel serves all Python versions."""
 ELF_HEADER = struct.Struct("<6s12xH20xQ10xHH2x")
-"""The header of a 64-bit file for Linux: what it begins with, the architecture, and where the table of sections is, with the size
-and the number of its entries."""
+"""The header of a 64-bit ELF file: its first bytes, the architecture, and the offset of the section table with the size and
+number of its entries."""
 ELF_64 = b"\x7fELF\x02\x01"
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
-"""Numbers of architectures in that header, and what `platform.machine()` calls them."""
+"""Number of an architecture in that header -> its name in `platform.machine()`."""
 
 logger = logging.getLogger("crossrt")
 
@@ -26,7 +26,8 @@ logger = logging.getLogger("crossrt")
 def native_library(name: str) -> Path | None:
     """Return the file of a compiled library, such as `native_avx512`, or None if this installation does not have it.
 
-    A library that was compiled by an installation from source has the suffix of this Python's extensions, and comes first.
+    A library that was compiled during an installation from source takes precedence. It has the suffix of this Python's
+    extensions.
     """
     suffixes = dict.fromkeys((*EXTENSION_SUFFIXES, *WHEEL_SUFFIXES))
     return next((file for suffix in suffixes if (file := FOLDER / f"{name}{suffix}").is_file()), None)
@@ -35,9 +36,9 @@ def native_library(name: str) -> Path | None:
 def open_library(file: Path, function: str, interface: int) -> ctypes.CDLL:
     """Load a compiled library, and declare its functions (`FUNCTIONS`).
 
-    Raises BackendError, saying why, for a file that cannot be loaded, such as a damaged one or another machine's, and for one
-    that was compiled for another version of crossrt: its `function` does not return `interface`, and calls to it would read
-    garbage, or it lacks functions.
+    Raises BackendError, saying why, for a file that cannot be loaded, such as a damaged one or one for another machine. Also
+    raises it for a library of another version of crossrt, since calls to it would read garbage. Such a library lacks functions,
+    or its `function` does not return `interface`.
     """
     try:
         if _is_cut_off(file):
@@ -65,7 +66,7 @@ def open_library(file: Path, function: str, interface: int) -> ctypes.CDLL:
 
 
 def load_library(file: Path, function: str, interface: int) -> ctypes.CDLL | None:
-    """Load a compiled library that crossrt can do without. Returns None, with a warning, where `open_library` raises an error."""
+    """Load a compiled library that crossrt can do without. Returns None, with a warning, if `open_library` raises an error."""
     try:
         return open_library(file, function, interface)
     except BackendError as error:
@@ -74,17 +75,20 @@ def load_library(file: Path, function: str, interface: int) -> ctypes.CDLL | Non
 
 
 def _is_cut_off(file: Path) -> bool:
-    """Tell whether the end of a library for Linux is missing, as after a copy that was interrupted.
+    """Tell whether the end of a library for Linux is missing, as after an interrupted copy.
 
-    The loader would not notice: it maps the file, and the process ends by SIGBUS when it reads what is not there. GCC's and Zig's
-    linkers write the table of sections last.
+    The loader would not notice: it maps the file, and SIGBUS ends the process when it reads the missing part. GCC's and Zig's
+    linkers write the section table last, so a file that ends before the end of that table is cut off.
     """
     kind, _, sections, size, count = _elf_header(file)
     return kind == ELF_64 and sections + size * count > file.stat().st_size
 
 
 def _other_machine(file: Path) -> str:
-    """Say that a library for Linux is of another architecture. The loader only says that it cannot open the file."""
+    """Return a message if a library for Linux is of another architecture, otherwise an empty string.
+
+    The loader only says that it cannot open the file.
+    """
     kind, number, *_ = _elf_header(file)
     machine = ELF_MACHINES.get(number, f"architecture {number}")
     if kind != ELF_64 or machine == platform.machine():

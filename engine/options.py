@@ -8,10 +8,10 @@ from .errors import OptionError
 
 
 def whole(name: str, value: Any, *, least: int | None = None, hint: str = "") -> int:
-    """Return an option's value as an int, of at least `least` if that is given. NumPy integers are accepted; `True` and `"128"`
-    are not.
+    """Return an option's value as an int of at least `least`, if that is given.
 
-    Raises OptionError, naming the option, for anything else. `hint` is appended to its message.
+    NumPy integers are accepted; `True` and `"128"` are not. Raises OptionError, naming the option, for anything else. `hint` is
+    appended to its message.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or (least is not None and value < least):
         limit = "" if least is None else f" from {least}"

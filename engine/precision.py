@@ -6,7 +6,7 @@ from .errors import OptionError
 
 
 class Precision(str, Enum):
-    """A precision of a bundle. Each has an ONNX file, except BF16, which is computed from the FP32 file or has native weights."""
+    """A precision of a bundle. Each has an ONNX file, except BF16, which uses the FP32 file or native weights."""
 
     FP32 = "fp32"
     BF16 = "bf16"

@@ -7,7 +7,7 @@ from .labels import margin
 
 
 def label_scores(logits: Floats, activation: Activation, *, apply_softmax: bool = False) -> Floats:
-    """Return the activated logits of [n, labels]: float32 (n,) for one label, (n, labels) for several.
+    """Apply the activation to logits [n, labels]. Returns float32 (n,) for one label, (n, labels) for several.
 
     `apply_softmax` then takes the softmax over each pair's labels; it has no effect on one label.
     """
@@ -29,7 +29,7 @@ def relevance_scores(
     """Return one score per pair, float32 [n], from logits [n, labels] and the `label` that means relevant.
 
     One label: the activation of its logit, `chosen` or else the model's `default`. Several labels: the margin of `label` (see
-    `labels.margin`), through `chosen` if it is given. The default is not applied to a margin. A softmax, as `chosen` or by
+    `labels.margin`), with `chosen` applied if it is given. The default is not applied to a margin. A softmax, by `chosen` or
     `apply_softmax`, is taken over each pair's labels instead, as in `label_scores`.
     """
     activation = default if chosen is None else chosen

@@ -93,7 +93,7 @@ class TokenModel(ModelAttributes):
         `attention_mask` defaults to ones, `token_type_ids` to zeros. Returns a `SequenceClassifierOutput` with raw logits, or
         with `return_dict=False` a tuple of them. They are a torch tensor on the device of `input_ids` if that is a tensor,
         otherwise a NumPy array. Raises InputError for arrays of another rank, dtype or size and for token ids or types that
-        the model does not have, also in padding; UnsupportedOptionError for other inputs of transformers' models; BackendError
+        the model does not have, even in padding; UnsupportedOptionError for other inputs of transformers' models; BackendError
         for a closed model and for logits that are NaN or Inf.
         """
         _refuse(others)
@@ -145,7 +145,7 @@ def _integers(values: Any, name: str, shape: tuple[int, ...] | None) -> npt.NDAr
 
 
 def _check_within(values: Any, count: int | None, name: str) -> None:
-    """Raise InputError for negative values, and for values of `count` or more where `count` is known."""
+    """Raise InputError for negative values, and for values of `count` or more if `count` is known."""
     least, most = int(values.min()), int(values.max())
     if least < 0 or (count is not None and most >= count):
         raise InputError(

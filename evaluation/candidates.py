@@ -17,17 +17,17 @@ CANDIDATES = "candidates.run.trec"
 DEPTH = 100
 """Default number of BM25 candidates per query."""
 SETTINGS = {"k1": 0.9, "b": 0.4, "method": "lucene", "stopwords": "english", "stemmer": None}
-"""k1 and b as in Anserini for MS MARCO and BEIR. Without a stemmer the run finds slightly less than Anserini's."""
+"""k1 and b are those of Anserini for MS MARCO and BEIR. Without a stemmer the run finds slightly less than Anserini's."""
 
 
 def bm25_run(
     queries: Mapping[str, str], passages: Passages, folder: Path, *, depth: int | None = None, progress: bool = False
 ) -> Path:
-    """Write the best passages of each query by BM25 as a TREC run into `folder`, unless the same run is there already.
+    """Write the best passages of each query by BM25 as a TREC run into `folder`, unless the same run exists already.
 
-    Passages that share no word with the query are not candidates. The index is built in memory: 3 KB for a passage of 55
-    words. Raises OptionError for prepared passages, which have no texts, DataFileError for ids with spaces and where nothing
-    is found, and BackendError where bm25s is missing.
+    Passages that share no word with the query are not candidates. The index is built in memory and takes 3 KB for a passage of 55
+    words. Raises OptionError for prepared passages, which have no texts, DataFileError for ids with spaces, for an empty
+    collection and if nothing is found, and BackendError if bm25s is missing.
     """
     if not isinstance(passages, TextPassages):
         raise OptionError(
@@ -84,7 +84,7 @@ def bm25_run(
 
 
 def _one_word(name: str, where: str) -> str:
-    """Return an id. Raises DataFileError for one with spaces, which the lines of a run could not hold."""
+    """Return the id. Raises DataFileError for an id with spaces, which a line of a run cannot hold."""
     if len(name.split()) != 1:
         raise DataFileError(
             f"{where}: the id {name!r} is not one word, and a BM25 run of it could not be read; give ids without spaces, or the "
@@ -94,7 +94,7 @@ def _one_word(name: str, where: str) -> str:
 
 
 def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) -> Path:
-    """Write a file atomically, unless it exists and was made of the same inputs `of`; return its path.
+    """Write a file atomically, unless it exists and was made from the same inputs `of`. Return its path.
 
     The inputs are noted in a hidden file beside it.
     """
@@ -103,7 +103,7 @@ def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) ->
         if path.exists() and json.loads(note.read_text(encoding="utf-8")) == dict(of):
             return path
     except (OSError, ValueError, RecursionError):
-        pass  # without the note it is unknown what the file was made of
+        pass  # without the note it is unknown what the file was made from
     note.unlink(missing_ok=True)
     with replaced_text(path) as file:
         write(file)

@@ -1,4 +1,4 @@
-"""`Collection`: queries with candidates, passages and relevance judgments, checked against one another."""
+"""`Collection`: queries with candidates, passages and relevance judgments, checked for consistency."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from .run_file import RunFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """What is evaluated: the first `depth` candidates of each judged query, or all of them.
+    """What is evaluated: the first `depth` candidates of each judged query, or all candidates.
 
     `evaluated` maps each judged query with candidates to the number of candidates that are scored, in the run's order.
-    `unanswered` are judged queries without candidates, which count as empty lists. `unjudged` is the number of the run's
-    queries without judgments, which are left out. Queries and judgments are held in memory; passages and candidates are
-    looked up one query at a time. `ordered` is False when all scores of the candidates are equal.
+    `unanswered` are judged queries without candidates, which count as empty lists; with `limit` there are none. `unjudged` is the
+    number of the run's queries without judgments, which are left out. Queries and judgments are held in memory. Passages and
+    candidates are looked up one query at a time. `ordered` is False if all candidates of each query have equal scores.
     """
 
     name: str
@@ -54,11 +54,12 @@ class Collection:
         limit: int | None = None,
         progress: bool = False,
     ) -> "Collection":
-        """Check that everything fits together; reads all candidates once, or with `limit` those of the first judged queries.
+        """Check that everything fits together. Read all candidates once or, with `limit`, those of the first judged queries.
 
-        The sources are those of files, or names for messages. Raises DataFileError, naming file and line, for a judged query
-        that is not among the queries, for a query or passage of the run that does not exist, for a passage that occurs twice,
-        and when no query of the run is judged.
+        The sources are `Source`s of files, or names for messages. Raises DataFileError, naming file and line, for a judged query
+        that is not among the queries, for a query or passage of the run that does not exist, for a passage that occurs twice, and
+        if no query of the run is judged. Raises OptionError for `depth` and `limit` below 1, and for a `depth` that cuts lists of
+        equal scores.
         """
         for option, value in (("depth", depth), ("limit", limit)):
             if value is not None and value < 1:
@@ -111,7 +112,7 @@ class Collection:
                 "passages": passages.source,
                 "run": Provenance.of_source(run.source),
                 "qrels": _source(qrels_source, qrels),
-                # The scored queries in their order, without --limit: an interrupted evaluation continues with the same.
+                # All judged queries of the run in their order, regardless of --limit, which may change between starts.
                 "judged": Provenance(name="queries that are judged", sha256=Provenance.digest(judged)),
             },
         )
@@ -129,7 +130,7 @@ class Collection:
         limit: int | None = None,
         progress: bool = False,
     ) -> "Collection":
-        """Read files. Without a run, BM25 makes one in `folder`, of 100 candidates or `depth`. See `of`."""
+        """Read files. Without a run, a BM25 run of `depth` or 100 candidates is made in `folder`. See `of`."""
         queries, qrels = Source.of(queries), Source.of(qrels)
         query_texts, judged = read_texts(queries), read_qrels(qrels)
         run = None if run is None else Source.of(run)
@@ -157,12 +158,12 @@ class Collection:
         return sum(self.evaluated.values())
 
     def lists(self, start: int = 0) -> Iterator[tuple[str, list[str]]]:
-        """Yield the evaluated queries with the ids of their candidates, best first, from the `start`-th query on."""
+        """Yield the evaluated queries from index `start` on, each with the ids of its candidates, best first."""
         for query in list(self.evaluated)[start:]:
             yield query, list(self.run.candidates(query, self.depth))
 
     def describe(self) -> list[str]:
-        """Return lines that tell what is evaluated and what is left out."""
+        """Return lines that say what is evaluated and what is left out."""
         depth = "" if self.depth is None else f", the first {self.depth} of each"
         said = [f"{self.name}: {len(self.evaluated)} queries with {self.pairs:,} candidates{depth}"]
         if self.limit is not None:
@@ -189,7 +190,7 @@ def _where(source: Source | str, query: str) -> str:
 
 
 def _with_folder(source: Source) -> str:
-    """The source's name with its first file's folder, which often tells more than `run.trec`."""
+    """Return the source's name with its first file's folder, which often says more than a name such as `run.trec`."""
     if source.name == STANDARD_INPUT_NAME:
         return source.name
     return f"{Path(source.names[0]).absolute().parent.name}/{source.short_name}"

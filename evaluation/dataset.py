@@ -1,4 +1,4 @@
-"""Collections of ir_datasets, by their ids: `msmarco-passage/trec-dl-2019/judged`, `beir/scifact/test`, ..."""
+"""Collections of ir_datasets by id, such as `msmarco-passage/trec-dl-2019/judged` or `beir/scifact/test`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,11 +56,12 @@ def collection_of_dataset(
     limit: int | None = None,
     progress: bool = False,
 ) -> Collection:
-    """Load a data set by its id, with the candidates of `run`, or without a run its own.
+    """Load a data set by its id, with the candidates of `run` or, without a run, its own candidates.
 
-    Where it has no candidates, or with `bm25`, a BM25 run of 100 candidates per query, or `depth`, is made. Runs are written
-    into `folder`. `store` holds its passages prepared. Raises SourceError, with the places that were tried, for a data set
-    that is not available, OptionError for an id that ir_datasets does not know, and what `Collection.of` raises.
+    If it has no candidates, or with `bm25`, a BM25 run of `depth` or 100 candidates per query is made. Runs are written into
+    `folder`. `store` holds its prepared passages. Raises SourceError, with the places that were tried, for a data set that is not
+    available, OptionError for an id that ir_datasets does not know and for a data set without queries, judgments or passages,
+    BackendError without ir_datasets, and the errors of `Collection.of`.
     """
     try:
         import ir_datasets
@@ -119,7 +120,7 @@ def _own_candidates(name: str, dataset: Any, judged: set[str], folder: Path) -> 
 
 @contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Turn any error of ir_datasets, reading or downloading, into one that says where it looked and what to do."""
+    """Turn any error of ir_datasets into a SourceError that says where it looked and what to do."""
     try:
         yield
     except (SourceError, DataFileError):
@@ -139,7 +140,7 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 def _tried(error: Exception) -> list[str]:
-    """The addresses that failed, each with its reason; for other errors, the message."""
+    """Return the addresses that failed, each with its error, or for other errors the message."""
     mirrors = error.args[1] if len(error.args) == 2 and isinstance(error.args[1], list) else [(None, error)]
     found = []
     for mirror, reason in mirrors:

@@ -1,4 +1,4 @@
-"""`evaluate`: every model's ranking of a collection, and its measures."""
+"""`evaluate` ranks a collection with every model and measures the rankings."""
 
 import json
 import math
@@ -31,9 +31,9 @@ from .run_file import RunFile
 RESULT, PER_QUERY = "result.json", "queries.jsonl"
 
 Values = dict[str, list[list[float]]]
-"""The measures of each query, in the order of `Measures.names`, by the ranking's label."""
+"""The measures of each query, in the order of `Measures.names`, by ranking label."""
 Tens = dict[str, list[list[str]]]
-"""The best ten passages of each query that has candidates, by the ranking's label."""
+"""The best ten passages of each query that has candidates, by ranking label."""
 
 
 def evaluate(
@@ -46,18 +46,19 @@ def evaluate(
     restart: bool = False,
     progress: bool = False,
 ) -> Evaluation:
-    """Rerank the collection's candidates with each row, measure all rankings, and write everything into `folder`,
-    which the caller holds with `opened_folder`.
+    """Rerank the collection's candidates with each row, measure all rankings, and write everything into `folder`.
 
-    `configs` come from `lineup`: a row that leaves passages out, such as a cascade, comes after the row that ranks these.
-    `LABEL.run.trec` is the run of a row, `queries.jsonl` holds the measures of every query, and `result.json` the result.
-    Queries are scored one at a time, and each is flushed to disk before the next, so that an interrupted evaluation
-    continues where it stopped and ends with the same bytes, but for the times; finished runs are not computed again.
-    `baseline` is the label that the others are compared with: by default the first row, or for a single one the
-    candidates. Judged queries without candidates count as empty lists.
+    The caller has locked the folder with `opened_folder`. `configs` come from `lineup`. A row that leaves passages out, such as a
+    cascade, comes after the row that ranks these passages. `LABEL.run.trec` is the run of a row, `queries.jsonl` holds the
+    measures of every query, and `result.json` the result.
 
-    Raises DataFileError when the folder holds another evaluation's runs, unless `restart` replaces them;
-    OptionError for an unknown baseline; BackendError for a model that gives a score that is not a number.
+    Queries are scored one at a time, and each is flushed to disk before the next. An interrupted evaluation therefore continues
+    where it stopped, and its output has the same bytes except for the times. Finished runs are not computed again. `baseline` is
+    the label of the row that the others are compared with, by default the first row, or the candidates if there is only one row.
+    Judged queries without candidates count as empty lists.
+
+    Raises DataFileError if the folder holds another evaluation's runs, unless `restart` replaces them; OptionError for an unknown
+    baseline; BackendError for a model that gives a score that is not a finite number.
     """
     labels = [*([CANDIDATES] if collection.ordered else []), *(config.label for config in configs)]
     if baseline is None:
@@ -80,7 +81,7 @@ def evaluate(
 
 @contextmanager
 def opened_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder, created if missing, for this process. Raises DataFileError when that is not possible."""
+    """Lock a folder for this process. Create it if it is missing. Raises DataFileError if that is not possible."""
     lock = folder / ".lock"
     with ExitStack() as holding:
         try:
@@ -120,7 +121,7 @@ def _score(
 ) -> None:
     waiting = [config for config in configs if not runs[config.label].finished]
     if len(waiting) > 1:
-        # Find a model that cannot be opened, or cannot use the passages, before the others take hours.
+        # A model that cannot be opened, or cannot use the passages, should fail before the others take hours.
         for model in {model.label: model for config in waiting for model in config.models}.values():
             with model.open() as opened:
                 collection.passages.check(opened)
@@ -145,12 +146,12 @@ def _score(
 def _best(
     config: RankerConfig, ranker: CrossEncoder | Cascade, collection: Collection, query: str, ids: Sequence[str]
 ) -> tuple[dict[str, float], Effort]:
-    """Return the scores of the passages that the row returns for a query, and what that took."""
+    """Return the scores of the passages that the row returns for a query, and the time and truncation."""
     copies = 1
     if config.rest is None and isinstance(config.models[0].execution, CpuConfig):
-        # The first request of a model, when it has fewer pairs than streams, is computed by other kernels than later ones, and
-        # an interrupted evaluation has two first requests. So short lists are repeated. Whole copies, so that what they count
-        # can be divided by their number: counts are of the user's own pairs.
+        # A model's first request uses other kernels than later ones if it has fewer pairs than streams, and an interrupted
+        # evaluation has two first requests. So a short list is repeated until it has enough pairs. Only whole copies are added,
+        # so that the truncation counts can be divided by their number.
         copies = max(1, -(-config.models[0].execution.streams // len(ids)))
     passages = collection.passages.to_rank([*ids] * copies)
     cut, begin = ranker.truncation, time.perf_counter()
@@ -180,7 +181,7 @@ def _followed(best: Mapping[str, float], rest: Mapping[str, float]) -> dict[str,
 def _measured(
     configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
 ) -> tuple[Values, Tens]:
-    """Measure the rankings in the run files, the candidates first. Each file is read once, a query at a time."""
+    """Measure the candidates and the rankings in the run files. Each file is read once, one query at a time."""
     rankings: dict[str, Iterable[tuple[str, list[str]]]] = {}
     if collection.ordered:
         rankings[CANDIDATES] = collection.lists()
@@ -220,7 +221,7 @@ def _result(
             for place, name in enumerate(measures.names)
         }
         means = {name: change.candidate for name, change in changes.items()}
-        # Candidates as the baseline have an order to improve on, and not one to keep.
+        # When the candidates are the baseline, their order is to be improved and not to be kept.
         compared = label != baseline != CANDIDATES
         agreement = Agreement.of(zip(tens[baseline], tens[label], strict=True)) if compared else None
         about = _about(of[label], runs[label], agreement) if label in of else {}

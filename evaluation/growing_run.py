@@ -1,4 +1,4 @@
-"""`GrowingRun`: a TREC run that is written query by query and survives the end of the process."""
+"""`GrowingRun`: a TREC run that is written query by query and can be continued by a later process."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from ..engine.text.truncation import Truncation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What the queries of a run took: `seconds` to rank `pairs`, and what was cut from those that were not scored in windows."""
+    """Cost of a run's queries: `seconds` to rank `pairs`, and the truncation of pairs that were not scored in windows."""
 
     seconds: float = 0.0
     pairs: int = 0
@@ -46,13 +46,14 @@ class _Noted:
 
 
 class GrowingRun:
-    """The run `target`, written one query at a time; it gets its name when it holds `queries` queries.
+    """The run `target`, written one query at a time. The file gets this name once it holds `queries` queries.
 
-    Until then it grows in a hidden file beside the target. After every query that file is flushed to disk, and then a
-    checkpoint notes how much of it is valid, so that a later process continues from there, however this one ended.
-    `work` is what the scores depend on, as JSON: a run of other work, or with more queries, is refused with DataFileError
-    unless `restart` deletes it. The checkpoint stays when the run is finished: a finished run is not computed again, and
-    continues when more queries are asked for.
+    Until then it grows in a hidden file beside the target. After every query that file is flushed to disk, and then a checkpoint
+    notes how much of it is valid. A later process can continue from there, however this one ended. The checkpoint stays when the
+    run is finished, so that a finished run is not computed again, and continues when more queries are asked for.
+
+    `work` is what the scores depend on, as JSON. An existing run of other work, or with more than `queries` queries, is refused
+    with DataFileError unless `restart` deletes it.
     """
 
     def __init__(self, target: Path, *, work: Mapping[str, Any], queries: int, restart: bool = False) -> None:
@@ -61,7 +62,7 @@ class GrowingRun:
         self.done = 0
         """Number of queries in the run."""
         self.effort: Effort | None = Effort()
-        """What these queries took; None for a run that an earlier version began, which did not note it."""
+        """Cost of these queries, or None for a run that was begun by an earlier version, which did not note it."""
         self._work = dict(work)
         self._size = 0
         self._partial = target.with_name(f".{target.name}.partial")
@@ -73,11 +74,11 @@ class GrowingRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete and has its name."""
+        """Whether the run is complete and renamed to `target`."""
         return self.done == self.queries and self.target.exists()
 
     def append(self, query: str, scores: Mapping[str, float], *, tag: str, effort: Effort = NONE) -> None:
-        """Add the passages of a query, best first. They are flushed to disk when this returns."""
+        """Add the passages of a query, best first. They are on disk when this returns."""
         block = io.StringIO()
         write_run(block, query, scores, tag=tag)
         with (
@@ -92,7 +93,7 @@ class GrowingRun:
         self._note()
 
     def finish(self) -> None:
-        """Give the run its name."""
+        """Rename the complete run to `target`."""
         assert self.done == self.queries
         if not self.target.exists():
             self._partial.replace(self.target)
@@ -143,7 +144,7 @@ class GrowingRun:
             )
         if self._partial.is_file():
             with open(self._partial, "ab", opener=own_file) as file:
-                file.truncate(size)  # written by a killed process after its last checkpoint
+                file.truncate(size)  # drop what a killed process wrote after its last checkpoint
         self.done, self._size, self.effort = done, size, noted.effort if done else Effort()
 
     def _note(self) -> None:

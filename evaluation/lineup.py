@@ -1,4 +1,4 @@
-"""`lineup`: the rows of an evaluation, each a model, an exact ranking or a cascade."""
+"""`lineup` makes the rows of an evaluation. Each is a model, an exact ranking or a cascade."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,11 @@ def lineup(
 ) -> list[RankerConfig]:
     """Return `models`, each followed by its exact ranking of the best `exact_top_k`, then `first`, then the cascades.
 
-    FP32 has no exact ranking, since it is exact. A cascade is a model of `first` in front of each of `models` in the same
-    precision, for each number of passages to `keep`. A model that is in both is one row.
+    FP32 is exact, so it has no exact ranking. There is a cascade for each model of `first`, each of `models` in the same
+    precision from another bundle, and each number of passages in `keep`. A model that is in both `models` and `first` is one row.
 
-    Raises OptionError for numbers below 1, for exact rankings of FP32 alone, and for a cascade of one bundle; BundleError
-    where an exact ranking lacks what it needs in the bundle.
+    Raises OptionError for numbers below 1, for exact rankings if all models are FP32, and if no cascade is possible since all
+    bundles are the same. Raises BundleError if the bundle lacks what an exact ranking needs.
     """
     rows: list[RankerConfig] = []
     for model in models:

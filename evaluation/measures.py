@@ -17,7 +17,10 @@ class Measures:
 
     @classmethod
     def parse(cls, text: str) -> "Measures":
-        """Parse names that spaces separate. Raises OptionError for one that ir_measures does not know or cannot compute."""
+        """Parse names separated by spaces. Raises OptionError for a name that ir_measures does not know or cannot compute.
+
+        Raises BackendError without ir_measures.
+        """
         try:
             import ir_measures
         except ImportError:
@@ -28,7 +31,7 @@ class Measures:
                 measure = ir_measures.parse_measure(name)
                 if measure.params.get("cutoff", 1) < 1:
                     raise ValueError("the cutoff is below 1")  # trec_eval would end the process
-                # Some names parse but have no provider here, or need a parameter: find out before scoring starts.
+                # Some names parse but have no provider here, or need a parameter. Find these before scoring starts.
                 list(ir_measures.iter_calc([measure], {"1": {"1": 1}}, {"1": {"1": 1.0}}))
             except (
                 Exception
@@ -49,8 +52,8 @@ class Measures:
         """
         import ir_measures
 
-        # Ranks take the place of scores: trec_eval and the RR@k of ir_measures break ties in opposite directions, and here the
-        # order is already fixed.
+        # Ranks replace the scores, since the order is fixed here, and trec_eval and the RR@k of ir_measures break ties in
+        # opposite directions.
         run = {passage: float(-place) for place, passage in enumerate(ranking)}
         found = {
             str(metric.measure): float(metric.value)

@@ -1,4 +1,4 @@
-"""`open_passages`: the passages of `--passages` or of `--store`."""
+"""`open_passages` opens the passages of `--passages` or `--store`."""
 
 from pathlib import Path
 

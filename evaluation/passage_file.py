@@ -15,15 +15,15 @@ from ..measurement.provenance import Provenance
 from .passages import TextPassages
 
 PIECE = 100_000
-"""Lines indexed between two updates of the progress bar."""
+"""Number of lines indexed between two updates of the progress bar."""
 
 
 class PassageFile(TextPassages):
-    """Files of texts (`texts.py`), indexed by id; the texts stay on disk.
+    """Files of texts (`texts.py`), indexed by id. The texts stay on disk.
 
-    The index takes the width of the longest id plus 8 bytes for each passage, and three times that while it is built, in one
-    pass. What is not one plain file is unpacked into a temporary one. Raises DataFileError, naming the line, for a line that is
-    no passage and for a repeated id.
+    The index takes the width of the longest id plus 8 bytes for each passage, and three times that while it is built. It is built
+    in one pass. Anything but one plain text file, such as compressed files, Parquet or several files, is unpacked into a
+    temporary file. Raises DataFileError, naming the line, for a line that is no passage and for a repeated id.
     """
 
     def __init__(self, given: Given, *, progress: bool = False) -> None:
@@ -66,7 +66,7 @@ class PassageFile(TextPassages):
         return [name for name, row in zip(ids, self._rows(ids).tolist(), strict=True) if row < 0]
 
     def texts(self, ids: Sequence[str]) -> list[str]:
-        """Return the texts of these ids, all of which must exist. Raises DataFileError when the file was changed."""
+        """Return the texts of these ids, all of which must exist. Raises DataFileError if the file was changed."""
         texts = []
         [path] = self._lines.files
         with path.open("rb") as file:

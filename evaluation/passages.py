@@ -9,24 +9,24 @@ from ..measurement.provenance import Provenance
 
 
 class Passages(Protocol):
-    """The passages of a collection, by id. One thread at a time."""
+    """The passages of a collection, by id. Only one thread at a time may use them."""
 
     where: str
-    """Their name in messages: a path, or a data set."""
+    """Where the passages are from, for messages: a path or a data set."""
     source: Provenance
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return the ids that no passage has."""
 
     def check(self, model: CrossEncoder) -> None:
-        """Raise StoreError when this model cannot score these passages."""
+        """Raise StoreError if this model cannot score these passages."""
 
     def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments of `rank` that stand for these passages, all of which must exist."""
+        """Return the arguments of `rank` for these passages, all of which must exist."""
 
 
 class TextPassages(ABC):
-    """Passages whose texts are looked up."""
+    """Passages whose texts can be looked up."""
 
     where: str
     source: Provenance
@@ -44,7 +44,7 @@ class TextPassages(ABC):
         """Yield every id with its text, in the collection's order."""
 
     def check(self, model: CrossEncoder) -> None:  # noqa: B027  there is nothing to check
-        """Every model reads texts."""
+        """Do nothing, since every model reads texts."""
 
     def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
         """See `Passages.to_rank`."""

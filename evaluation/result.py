@@ -1,4 +1,4 @@
-"""`Evaluation`: the result of `crossrt evaluate`, printed and stored as JSON."""
+"""`Evaluation`: the result of `crossrt evaluate`, which is printed and stored as JSON."""
 
 import dataclasses
 import json
@@ -21,11 +21,11 @@ KIND = "crossrt evaluation"
 class Ranking:
     """One row: the ranking of a model, or the original order of the candidates, which has no bundle and no run.
 
-    `means` are over the queries, by measure. `changes` are the differences from the baseline, None for the baseline
-    itself. `run` names the TREC run beside the result. `method` says how an exact ranking or a cascade ranks, whose `model`
-    is the one that decides; it is None where a model scores all candidates. `agreement` compares the best ten with the
-    baseline's. `pairs_per_s` is the speed while the run was made, which was not in turns with the others, and
-    `truncation` says how many pairs were cut to `max_length` tokens.
+    `means` are over the queries, by measure. `changes` are the differences from the baseline, None for the baseline itself. `run`
+    names the TREC run beside the result. `method` says how an exact ranking or a cascade ranks, and is None if one model scores
+    all candidates. `model` is the model that decides the final order. `agreement` compares the best ten with the baseline's.
+    `pairs_per_s` is the speed while the run was made; the rows did not take turns, so these speeds are not compared. `truncation`
+    says how many pairs were cut to `max_length` tokens.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What was evaluated, on which machine, and how well each model ranked. Holds no texts and no paths."""
+    """What was evaluated, on which machine, and how well each model ranked. It holds no texts and no paths."""
 
     __pydantic_config__: ClassVar = CHECKED
 
@@ -67,12 +67,12 @@ class Evaluation:
     rankings: Sequence[Ranking]
 
     def to_json(self) -> str:
-        """Return indented JSON that `read` reads back to an equal evaluation."""
+        """Return indented JSON, which `read` turns into an equal evaluation."""
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
-        """Read what `to_json` wrote. Raises DataFileError, naming the file, for anything else or of another schema."""
+        """Read what `to_json` wrote. Raises DataFileError, naming the file, for other content or another schema."""
         return read_kept(cls, path, kind=KIND, schema=SCHEMA, command="crossrt evaluate")
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class Evaluation:
         return "\n".join([*lines, *self._tops_and_speeds(width)])
 
     def _tops_and_speeds(self, width: int) -> list[str]:
-        """Return a table of each row's best passages beside the baseline's, of its speed, and of what was cut."""
+        """Return the lines of a table: each row's agreement with the baseline, its speed and its truncation."""
         heads = (f"top {TOP} kept", "the same list", "pairs/s", "pairs cut")
         lines = ["  ".join([" " * width, *heads]).rstrip()]
         for ranking in self.rankings:

@@ -1,4 +1,4 @@
-"""`RunFile`: a run on disk, read one query at a time."""
+"""`RunFile`: a run on disk that is read one query at a time."""
 
 from array import array
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from ..engine.files.trec import candidate_of, line_of, located_candidates, ranke
 
 
 class RunFile:
-    """A run of any size and form, indexed by query; every line is checked when it is opened.
+    """A run of any size and format, indexed by query. Every line is checked when the run is opened.
 
-    The index takes 24 bytes for each block of consecutive lines of one query. The lines of a query need not be consecutive,
-    but usually are, and then the index is tiny. Raises DataFileError, naming the line, for a line that does not belong into
-    a run and for a score that is not finite. Any number of threads may read. A run that is not one plain file is unpacked into a
-    temporary one.
+    The index takes 24 bytes for each block of consecutive lines of one query. The lines of a query need not be consecutive, but
+    usually are, and then the index is tiny. Anything but one plain text file, such as compressed files, Parquet or several files,
+    is unpacked into a temporary file. Any number of threads may read. Raises DataFileError, naming the line, for a line that does
+    not belong to a run and for a score that is not finite.
     """
 
     def __init__(self, given: Given) -> None:
@@ -45,13 +45,14 @@ class RunFile:
     def candidates(self, query: str, depth: int | None = None) -> dict[str, float]:
         """Return the first `depth` passages of a query, or all, with their scores, best first in the order of trec_eval.
 
-        A query that the run lacks has none. Raises DataFileError, naming the line, for a passage that occurs twice.
+        The result is empty for a query that the run lacks. Raises DataFileError, naming the line, for a passage that occurs
+        twice.
         """
         scores = self.scores(query)
         return {passage: scores[passage] for passage in ranked(scores)[:depth]}
 
     def scores(self, query: str) -> dict[str, float]:
-        """Return all passages of a query with their scores, in the order of the file. Raises what `candidates` raises."""
+        """Return all passages of a query with their scores, in the order of the file. Raises the errors of `candidates`."""
         scores: dict[str, float] = {}
         blocks = self._blocks.get(query, array("q"))
         for line in self._lines.lines_in(zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True)):
@@ -62,5 +63,5 @@ class RunFile:
         return scores
 
     def line_of(self, query: str, passage: str | None = None) -> int:
-        """Return the number of the first line with this query, and this passage. Reads the file again; for messages."""
+        """Return the number of the first line with this query and passage. For messages, since it reads the file again."""
         return line_of(self._lines, query, passage)

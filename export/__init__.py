@@ -1,1 +1,1 @@
-"""Exports PyTorch checkpoints to bundles, and compares each of them with PyTorch."""
+"""Exports PyTorch checkpoints to bundles, and compares every exported model with PyTorch."""

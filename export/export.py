@@ -1,4 +1,4 @@
-"""`export_bundle`: a checkpoint becomes a bundle, and nothing that fails parity is published."""
+"""`export_bundle`: exports a checkpoint as a bundle, and checks every model in it against PyTorch."""
 
 import logging
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ logger = logging.getLogger("crossrt")
 
 EXPORTERS = ("crossrt", "optimum")
 CALIBRATION_PAIRS = 2000
-"""The most pairs that INT8's ranges are chosen on; more change little and take longer."""
+"""Maximum number of pairs on which INT8's ranges are chosen. More pairs change little and take longer."""
 
 FP32, BF16, FP16, INT8 = Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8
 PRECISIONS = (FP32, BF16, FP16, INT8)
@@ -129,22 +129,31 @@ def export_bundle(
 ) -> tuple[Bundle, tuple[ParityReport, ...]]:
     """Export a checkpoint, check each precision against PyTorch, and publish them as a bundle at `out`.
 
-    FP32 is always exported, since the other precisions are judged beside it. `activation` names the one that the caller chose
-    over the checkpoint's own. `relevant_label`, an index or a name, is the label to rank by instead of the checkpoint's own
-    choice; a model with more than two has none unless it is given.
+    FP32 is always exported. BF16 shares its ONNX file, and INT8 engines of TensorRT are compared with it.
 
-    `pairs` are checked besides the built-in ones. `calibration` are the pairs on which the other precisions decide which
-    tensors they can hold; without them INT8 takes the built-in ones. Every precision is judged on `judging`, or else, for
-    INT8, on lists pooled from the calibration pairs; pairs of judged queries are left out of calibration. INT8 follows
-    `recipe`; where FP16 is wanted too, a second INT8 file for GPUs has its rest in FP16. Such further files have reports of
-    their own: FP32 and INT8 for the native kernels, where they run here, and FP16 in ONNX Runtime's fused operators. These
-    are left out where they fail.
+    `activation` is recorded as the caller's choice; pass the one with which the checkpoint was read. `relevant_label`, an index
+    or a name, is the label to rank by, in place of the checkpoint's own choice. A model with more than two labels has no label to
+    rank by unless this is given.
 
-    An existing bundle is kept unless `force`, and then replaced in one step. Raises ParityError, with the report, when
-    a precision differs beyond its tolerance; `out` is then as it was. With `keep_going` the bundle is published with
-    that precision marked as failed, unless it is FP32, and without a second INT8 file that failed. Settings in the checkpoint's
-    files that crossrt does not know are logged as warnings and kept in the manifest's `source`. Raises OptionError for options
-    that do not go together, and where rankings are to be judged and no label is known to be the relevant one.
+    `pairs` are checked in addition to the built-in pairs. INT8 chooses its ranges on the `calibration` pairs, by default the
+    built-in ones; FP16 uses them, if given, to choose which tensors stay in FP32. Every precision except FP32 is also judged by
+    how it ranks the lists of `judging`. Without `judging`, INT8 is judged on lists that are pooled from the calibration pairs.
+    Pairs of judged queries are removed from the calibration pairs. INT8 follows `recipe`.
+
+    Some precisions get further files, each with a report of its own: weights for the native kernels in FP32, INT8 and FP16 (the
+    first two only if the kernels run here), FP16 with ONNX Runtime's fused operators, and, if both INT8 and FP16 are wanted, a
+    second INT8 file for GPUs whose other tensors are FP16. A further file that fails is left out.
+
+    An existing bundle at `out` is replaced only with `force`, and then atomically. Settings in the checkpoint's files that
+    crossrt does not know are logged as warnings and kept in the manifest's `source`.
+
+    Raises ParityError, with the report, when a precision differs by more than its tolerance; `out` then stays as it was. INT8
+    must also pass in OpenVINO, if that is installed, and in its second file. With `keep_going` the bundle is published
+    nevertheless: the manifest marks the precision as failed, and a second INT8 file that failed is left out. A failure of FP32
+    always raises.
+
+    Raises OptionError for options that do not go together, and when rankings are to be judged but it is unknown which label means
+    relevant.
     """
     wanted = tuple(precision for precision in PRECISIONS if precision in (FP32, *precisions))
     _check_options(checkpoint, exporter, wanted)
@@ -153,7 +162,7 @@ def export_bundle(
     if judging is not None or INT8 in wanted:
         need_label(checkpoint.relevant_label, checkpoint.label_names, checkpoint.labels)
     tokenizer = tokenizer_of(checkpoint)
-    # transformers gives every token type 0 where the tokenizer returns no types.
+    # If the tokenizer returns no token types, transformers gives every token type 0.
     returns_types = "token_type_ids" in tokenizer("a", "b")
     checkpoint = replace(checkpoint, token_types=checkpoint.token_types and returns_types)
     for warning in checkpoint.warnings:
@@ -171,7 +180,7 @@ def export_bundle(
     with published_directory(out, force=force) as directory:
         builder = BundleBuilder(directory, manifest_of(checkpoint, source))
         builder.write_text(TOKENIZER, without_truncation_and_padding(tokenizer.backend_tokenizer.to_str()))
-        if INT8 in wanted:  # before hours are spent on anything else
+        if INT8 in wanted:  # first, because this raises for too few pairs and other steps may take hours
             calibration, judging = _calibrating_and_judging(calibration, judging)
         judged = [*builtin_pairs(checkpoint.max_length), *(pairs or ())]
         context = ExportContext(
@@ -193,9 +202,9 @@ def export_bundle(
 
 
 def _check_truncation(context: ExportContext, tokenizer: Any, out: Path) -> None:
-    """Raise ParityError unless pairs of too many tokens are cut as transformers cuts them.
+    """Raise ParityError unless pairs with too many tokens are truncated as in transformers.
 
-    Token ids suffice: the longest pairs of a model with many positions need too much memory to be scored (`LONGEST`).
+    Only token ids are compared. If a model has many positions, scoring its longest pairs needs too much memory (see `LONGEST`).
     """
     length = context.checkpoint.max_length
     pairs = overlong_pairs(length)
@@ -209,7 +218,7 @@ def _check_truncation(context: ExportContext, tokenizer: Any, out: Path) -> None
 
 
 def _run(steps: Sequence[Step], context: ExportContext, out: Path, *, keep_going: bool) -> tuple[ParityReport, ...]:
-    """Run the steps that are due; return their reports. Raises ParityError for a failure that stops the export."""
+    """Run the steps that are due and return their reports. Raises ParityError for a failure that stops the export."""
     reports = []
     for step in steps:
         result = step.run(context) if step.is_due(context) else None
@@ -224,7 +233,7 @@ def _run(steps: Sequence[Step], context: ExportContext, out: Path, *, keep_going
 
 
 def _check_options(checkpoint: Checkpoint, exporter: str, wanted: Sequence[Precision]) -> None:
-    """Raise OptionError for options that do not go together or cannot be had here."""
+    """Raise OptionError for options that do not go together or are not available here."""
     if exporter not in EXPORTERS:
         raise OptionError(f"unknown exporter {exporter!r}; one of {', '.join(EXPORTERS)}")
     if len(wanted) > 1 and exporter == "optimum":
@@ -240,7 +249,7 @@ def _check_options(checkpoint: Checkpoint, exporter: str, wanted: Sequence[Preci
 def _calibrating_and_judging(
     calibration: CalibrationSet | None, judging: JudgingSet | None
 ) -> tuple[CalibrationSet, JudgingSet]:
-    """Part the pairs into those that calibrate INT8 and the lists that judge it, which share no query."""
+    """Split the pairs into those that calibrate INT8 and the lists that judge it. The two share no query."""
     calibration = calibration or CalibrationSet.builtin()
     if judging is None:
         judging = JudgingSet.pooled(calibration.pairs, source=calibration.source, seed=calibration.seed)

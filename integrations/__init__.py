@@ -1,1 +1,1 @@
-"""Rerankers for frameworks: one module for each, which needs the framework and is imported on use."""
+"""Rerankers for frameworks. Each has a module, which needs the framework and is imported only on use."""

@@ -15,9 +15,9 @@ from .model import described, opened
 class CrossrtRanker:
     """Returns the `top_k` documents that are most relevant to a query, best first, as copies with the new score.
 
-    Of documents with one id the one with the highest score is kept, as Haystack's other rankers do. The values of
+    Of documents with the same id, the one with the highest score is kept, as in Haystack's other rankers. The values of
     `meta_fields_to_embed` are put before the content. `model` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`,
-    and `model_kwargs` are the options to open it with, which `warm_up` or the first `run` does.
+    and `model_kwargs` are the options to open it with. `warm_up` or the first `run` opens it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CrossrtRanker:
         top_k = self.top_k if top_k is None else _checked(top_k)
         unique: dict[str, Document] = {}
         for document in sorted(documents, key=lambda each: float("-inf") if each.score is None else each.score):
-            unique[document.id] = document  # the best of one id comes last, and stays
+            unique[document.id] = document  # the best document of an id comes last and replaces the others
         candidates = [unique.pop(document.id) for document in documents if document.id in unique]
         self.warm_up()
         assert self._encoder is not None
@@ -56,17 +56,17 @@ class CrossrtRanker:
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None
     ) -> dict[str, list[Document]]:
-        """Return what `run` returns, from a thread."""
+        """Run `run` in a thread and return its result."""
         return await asyncio.to_thread(self.run, query, documents, top_k)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` makes the same ranker of; the model goes by its path."""
+        """Return a dictionary from which `from_dict` makes the same ranker. The model is stored as its path."""
         names = ("model", "top_k", "meta_fields_to_embed", "embedding_separator", "model_kwargs")
         return default_to_dict(self, **{name: getattr(self, name) for name in names})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "CrossrtRanker":
-        """Return the ranker of `to_dict`."""
+        """Return the ranker that `to_dict` described."""
         return default_from_dict(cls, data)
 
     def _text(self, document: Document) -> str:

@@ -1,4 +1,4 @@
-"""LangChain: `CrossrtRerank` compresses documents to the best, `CrossrtCrossEncoder` scores pairs. Needs langchain-core."""
+"""LangChain: `CrossrtRerank` keeps the best documents, `CrossrtCrossEncoder` scores pairs. Needs langchain-core."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -23,7 +23,7 @@ class CrossrtCrossEncoder(BaseCrossEncoder):
         self.model = opened(model, model_kwargs)
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """Return a score for each pair, which may be of several queries."""
+        """Return a score for each pair. The pairs may have different queries."""
         return relevance(self.model, text_pairs)
 
 
@@ -53,7 +53,7 @@ class CrossrtRerank(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """Return copies of the best documents. Several threads may call at once."""
+        """Return copies of the best documents. Several threads may call this at once."""
         texts = [document.page_content for document in documents]
         return [
             documents[found["corpus_id"]].model_copy(

@@ -19,7 +19,7 @@ dispatcher = get_dispatcher(__name__)
 class CrossrtRerank(BaseNodePostprocessor):
     """Keeps the `top_n` nodes that are most relevant to the query, best first, as copies with the new score.
 
-    What is scored of a node is its content for embedding, with its metadata, as LlamaIndex's other rerankers do.
+    A node's content for embedding, with its metadata, is scored, as in LlamaIndex's other rerankers.
     `apostprocess_nodes` scores in a thread. `model` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`, and
     `model_kwargs` are the options to open it with; `to_dict` holds both, and `from_dict` opens the model again.
     """
@@ -42,7 +42,7 @@ class CrossrtRerank(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name that LlamaIndex writes when it serializes."""
+        """Return the name that LlamaIndex uses in serialization."""
         return "CrossrtRerank"
 
     def _postprocess_nodes(

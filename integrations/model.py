@@ -1,4 +1,4 @@
-"""What the adapters share: how a model is opened, how it is serialized, and scores of many pairs at once."""
+"""Functions that the adapters share: open a model, serialize it, and score many pairs at once."""
 
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
@@ -11,7 +11,7 @@ from ..engine.cross_encoder import CrossEncoder
 def opened(model: str | PathLike[str] | CrossEncoder, model_kwargs: Mapping[str, Any] | None = None) -> CrossEncoder:
     """Return `model` if it is a `CrossEncoder`; open a bundle, checkpoint or hub id with `model_kwargs`.
 
-    Raises what `CrossEncoder` raises.
+    Raises the errors of `CrossEncoder`.
     """
     return model if isinstance(model, CrossEncoder) else CrossEncoder(model, **(model_kwargs or {}))
 
@@ -19,10 +19,10 @@ def opened(model: str | PathLike[str] | CrossEncoder, model_kwargs: Mapping[str,
 def described(
     model: str | PathLike[str] | CrossEncoder, model_kwargs: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return the path or hub id of a model and the options that open it again with the same scores, as JSON can hold them.
+    """Return the path or hub id of a model, and the options that open it again with the same scores, both as JSON values.
 
     An opened model becomes the absolute path of its bundle, with the options that change scores. The device and the backend are
-    chosen anew, since the copy may be opened on another machine. An activation function is lost unless it is given by name.
+    not stored, since the copy may be opened on another machine. An activation function is lost unless it is given by name.
     """
     if not isinstance(model, CrossEncoder):
         return fspath(model), dict(model_kwargs or {})
@@ -38,5 +38,5 @@ def described(
 def relevance(
     model: CrossEncoder, pairs: Iterable[tuple[str, str]], activation_fn: Activation | None = None
 ) -> list[float]:
-    """Return the scores that `CrossEncoder.rank` sorts by, for pairs of any number of queries, which are batched together."""
+    """Return the scores that `CrossEncoder.rank` sorts by. Pairs of several queries are batched together."""
     return [float(score) for score in model.relevance(model.logits(pairs), activation_fn)]

@@ -1,4 +1,4 @@
-"""PyTerrier: `CrossrtReranker` is a transformer of results with texts. Needs pyterrier."""
+"""PyTerrier: `CrossrtReranker` is a transformer for results with texts. Needs pyterrier."""
 
 from os import PathLike
 from typing import Any
@@ -11,10 +11,10 @@ from .model import opened, relevance
 
 
 class CrossrtReranker(pt.Transformer):
-    """Replaces the columns `score` and `rank` of results by the cross-encoder's; the frame that is given stays as it is.
+    """Returns a copy of a results frame with the cross-encoder's columns `score` and `rank`.
 
-    `text_field` names the column with the passages' texts. All queries of a frame are scored together. The best ten of each are
-    `reranker % 10`, as with any transformer. `model` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`, and
+    `text_field` names the column with the passages' texts. All queries of a frame are scored together. As with any transformer,
+    `reranker % 10` keeps the best ten of each query. `model` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`, and
     `model_kwargs` are the options to open it with. A pickle holds the bundle's path.
     """
 
@@ -29,7 +29,7 @@ class CrossrtReranker(pt.Transformer):
         self.text_field = text_field
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Return a copy of a frame with the columns `qid`, `query`, `docno` and `text_field`, which may have no rows."""
+        """Rerank a frame with the columns `qid`, `query`, `docno` and `text_field`, which may be empty. Return a copy."""
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
         pairs = list(zip(inp["query"], inp[self.text_field], strict=True))
         scored = inp.assign(score=pd.Series(relevance(self.model, pairs), index=inp.index, dtype=float))

@@ -1,4 +1,4 @@
-"""RankLLM: `CrossrtReranker` is a model coordinator for its `Reranker`, and works by itself. Needs rank-llm."""
+"""RankLLM: `CrossrtReranker` is a model coordinator for its `Reranker`, and also works without it. Needs rank-llm."""
 
 import copy
 import random
@@ -11,11 +11,11 @@ from ..engine.cross_encoder import CrossEncoder
 from .model import opened, relevance
 
 TEXT_FIELDS = ("text", "segment", "contents", "content", "body", "passage")
-"""Fields of a candidate that may hold its text, in RankLLM's order."""
+"""Fields that may hold a candidate's text, in RankLLM's order."""
 
 
 class CrossrtReranker:
-    """Reranks the candidates of requests; all requests of a call are scored together.
+    """Reranks the candidates of requests. All requests of a call are scored together.
 
     `model` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`; further keywords are the options to open it with. A
     pickle holds the bundle's path.
@@ -33,10 +33,10 @@ class CrossrtReranker:
         logging: bool = False,
         **kwargs: Any,
     ) -> list[Result]:
-        """Return results with copies of the candidates. Those from `rank_start` to before `rank_end` are scored and sorted.
+        """Return results with copies of the candidates. Those from `rank_start` to before `rank_end` are reranked.
 
-        The candidates before and after them keep their places and scores. `top_k_retrieve` lowers `rank_end`. Shuffling only
-        decides the order of equal scores. Raises KeyError for a candidate without text.
+        The other candidates keep their places and scores. `top_k_retrieve` lowers `rank_end`. Shuffling only changes the order of
+        equal scores. Raises KeyError for a candidate without text.
         """
         end = min(rank_end, kwargs.get("top_k_retrieve") or rank_end)
         results = [Result(copy.deepcopy(each.query), copy.deepcopy(each.candidates), []) for each in requests]
@@ -56,19 +56,19 @@ class CrossrtReranker:
         return results
 
     def get_name(self) -> str:
-        """Return the name for files of results."""
+        """Return the name of the reranker in names of result files."""
         return f"crossrt_{self.model.bundle.path.name}_{self.model.precision.value}"
 
     def get_output_filename(
         self, top_k_candidates: int, dataset_name: str, shuffle_candidates: bool, **kwargs: Any
     ) -> str:
-        """Return the beginning of the name of a file with results."""
+        """Return the beginning of the name of a result file."""
         parts = [self.get_name(), str(top_k_candidates), dataset_name, "shuffled" if shuffle_candidates else ""]
         return "_".join(part for part in parts if part)
 
 
 def text_of(doc: dict[str, Any]) -> str:
-    """Return the text of a candidate, after its title if it has one."""
+    """Return the text of a candidate, preceded by its title if it has one."""
     field = next((name for name in TEXT_FIELDS if name in doc), None)
     if field is None:
         raise KeyError(

@@ -16,7 +16,7 @@ from .model import opened, relevance
 
 
 class CrossrtRanker(BaseRanker):
-    """Ranks documents for a query; `top_k` of the results gives the best of them.
+    """Ranks documents for a query. The method `top_k` of the results returns the best of them.
 
     `model_name_or_path` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`; further keywords are the options to open
     it with. `rank_async` scores in a thread. A pickle holds the bundle's path.
@@ -42,7 +42,7 @@ class CrossrtRanker(BaseRanker):
         metadata: Sequence[dict[str, Any]] | None = None,
     ) -> RankedResults:
         """Return all documents, as copies with score and rank, best first."""
-        # prep_docs fails for an empty list, and writes doc_ids into the documents that it is given.
+        # prep_docs fails for an empty list, and writes doc_ids into the documents it gets, so they are copied.
         given = copy.deepcopy([docs] if isinstance(docs, (str, Document)) else list(docs))
         documents = prep_docs(given, doc_ids, metadata) if given else []
         ranked = self.model.rank(query, [document.text for document in documents])

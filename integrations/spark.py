@@ -1,4 +1,4 @@
-"""Spark: `reranker` gives the function and the schema for `DataFrame.mapInPandas`. Needs pyspark, pandas and pyarrow."""
+"""Spark: `reranker` returns the function and the schema for `DataFrame.mapInPandas`. Needs pyspark, pandas and pyarrow."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +30,14 @@ def reranker(
 ) -> tuple[Callable[[Frames], Iterator[pd.DataFrame]], StructType]:
     """Return the function and the schema with which `mapInPandas` scores the rows of a frame: `frame.mapInPandas(*found)`.
 
-    `schema` is the frame's. The result has its columns but `query` and `text`, and `score`, float32: what `CrossEncoder.rank`
-    sorts by. Rows keep their order. Each Python worker of Spark opens the bundle once, with `threads` and `model_kwargs`, options
-    of `CrossEncoder`. The bundle lies under this path on the driver and on every node, and crossrt is installed on all.
+    `schema` is the frame's. The result has the frame's columns without `query` and `text`, and the column `score`, float32, which
+    is what `CrossEncoder.rank` sorts by. Rows keep their order. Each Python worker of Spark opens the bundle once, with `threads`
+    and with `model_kwargs`, options of `CrossEncoder`. The bundle must be at this path on the driver and on every node, and
+    crossrt must be installed on all of them.
 
-    Raises OptionError for columns that the frame does not have, and BundleError for what is no bundle. A job fails with
-    InputError, naming the row, where a query or a text is null, and with BundleError where a node has another bundle.
+    Raises OptionError if the frame lacks the columns of texts or has a column `score` already, and BundleError for a path that is
+    no bundle. A job fails with InputError, naming the row, if a query or a text is null, and with BundleError if a node has
+    another bundle.
     """
     names = schema.fieldNames()
     texts = [name for name in names if schema[name].dataType == StringType()]
@@ -65,9 +67,9 @@ def _scored(
 
 @functools.lru_cache(maxsize=1)
 def _opened(path: str, digest: str, **options: Any) -> CrossEncoder:
-    """Return the model of this process, which Spark uses for many tasks.
+    """Return the model of this process, which many tasks of Spark share.
 
-    Raises BundleError where the bundle's manifest, which has the hashes of its files, is not the one that the driver saw.
+    Raises BundleError if the bundle's manifest, which has the hashes of its files, is not the one that the driver saw.
     """
     if _manifest_sha256(path) != digest:
         raise BundleError(f"{path} on this node is not the bundle that the driver has; copy it to every node again")

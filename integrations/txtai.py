@@ -13,7 +13,7 @@ from .model import opened, relevance
 
 
 class CrossrtSimilarity(Pipeline):
-    """Scores texts by their relevance to a query, as txtai's `Similarity(path, crossencode=True)` does.
+    """Scores texts by relevance to a query, as txtai's `Similarity(path, crossencode=True)` does.
 
     `path` is a bundle, a checkpoint, a hub id or an opened `CrossEncoder`; further keywords are the options to open it with. A
     pickle holds the bundle's path. In a configuration file the class is `crossrt.integrations.txtai.CrossrtSimilarity`.
@@ -25,9 +25,9 @@ class CrossrtSimilarity(Pipeline):
     def __call__(
         self, query: str | Sequence[str], texts: Sequence[str], multilabel: bool | None = True, **kwargs: Any
     ) -> Any:
-        """Return (index into `texts`, score) for every text, best first; for several queries a list of these.
+        """Return (index into `texts`, score) for every text, best first. For several queries return a list of such lists.
 
-        With `multilabel` a score is the sigmoid of the logit, with False the softmax over the texts, with None the logit.
+        With `multilabel=True` a score is the sigmoid of the logit, with False the softmax over the texts, with None the logit.
         """
         queries = [query] if isinstance(query, str) else list(query)
         pairs = [(each, text) for each in queries for text in texts]

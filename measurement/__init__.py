@@ -1,1 +1,1 @@
-"""What evaluation and speed share: models as they run here, the environment, results that are kept as JSON."""
+"""Code that evaluation and speed share: configured models, the environment, and results stored as JSON."""

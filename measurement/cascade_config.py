@@ -1,4 +1,4 @@
-"""`CascadeConfig`: two bundles as a cascade."""
+"""`CascadeConfig`: a cascade of two bundles."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from .model_config import ModelConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeConfig:
-    """A row of an evaluation: `first` scores a list, and `second` decides among the best `keep`."""
+    """A row of an evaluation: `first` scores a list, and `second` ranks the best `keep` of it."""
 
     first: ModelConfig
     second: ModelConfig
@@ -19,27 +19,27 @@ class CascadeConfig:
 
     @property
     def label(self) -> str:
-        """The names of both, as in `tinybert-l2.fp32+minilm-l6.fp32.keep20`."""
+        """The names of both, such as `tinybert-l2.fp32+minilm-l6.fp32.keep20`."""
         return f"{self.first.label}+{self.second.label}.keep{self.keep}"
 
     @property
     def method(self) -> str:
-        """How it ranks, in a few words."""
+        """A short description of how it ranks."""
         return f"best {self.keep} of {self.first.label}"
 
     @property
     def rest(self) -> str:
-        """The label of the row that ranks the passages which are not kept."""
+        """The label of the row that ranks the passages that are not kept."""
         return self.first.label
 
     @property
     def models(self) -> Sequence[ModelConfig]:
-        """The models that score; the last one decides."""
+        """The models that score. The last one decides the order."""
         return [self.first, self.second]
 
     @property
     def work(self) -> dict[str, Any]:
-        """Everything that the bits of its scores depend on, as JSON."""
+        """Everything that the exact scores depend on, as JSON."""
         return {**self.second.work, "first": self.first.work, "keep": self.keep}
 
     @property

@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit that every result states."""
+"""The machine, the versions and the commit, which every result states."""
 
 import importlib.metadata
 import os
@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(*others: str) -> dict[str, str]:
-    """Return the versions of Python, crossrt and the packages that it uses, and of `others`, where installed."""
+    """Return the versions of Python, crossrt, the packages that it uses and `others`, if installed."""
     found = tool_versions()
     for package in others:
         try:
@@ -39,8 +39,8 @@ def versions(*others: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit of the checkout, with `+` when files differ from it; `unknown` for an installed crossrt."""
-    if not (ROOT / ".git").exists():  # git would find any repository that contains site-packages
+    """Return the commit of the checkout, with `+` if files differ from it, or `unknown` for an installed crossrt."""
+    if not (ROOT / ".git").exists():  # otherwise git would find any repository that contains site-packages
         return "unknown"
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

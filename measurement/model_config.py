@@ -1,4 +1,4 @@
-"""`ModelConfig`: a bundle in one precision, as it runs here."""
+"""`ModelConfig`: a bundle in one precision, with the options it runs with here."""
 
 import os
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ FP32_ALONE = "--exact: FP32 is exact; name a cheaper precision too, as in --prec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How models are opened and called: arguments of `CrossEncoder`, of `rank`, and the batch size."""
+    """How models are opened and called: arguments of `CrossEncoder` and of `rank`."""
 
     backend: str = "auto"
     device: str | None = None
@@ -43,10 +43,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A row of an evaluation or a benchmark: `label` is the bundle's name and the precision, as in `minilm-l6.fp32`.
+    """A row of an evaluation or a benchmark. `label` is the bundle's name and the precision, such as `minilm-l6.fp32`.
 
-    With `top_k` the row is an exact ranking, which finds the best `top_k` of a list as FP32 ranks them; otherwise the model
-    scores the whole list. See `exactly`. `rest` is the label of the row that ranks the passages which this one leaves out.
+    With `top_k` the row is an exact ranking, which finds the best `top_k` of a list as FP32 ranks them; see `exactly`. Otherwise
+    the model scores the whole list. `rest` is the label of the row that ranks the passages that this one leaves out.
     """
 
     label: str
@@ -57,9 +57,9 @@ class ModelConfig:
     rest: str | None = None
 
     def exactly(self, top_k: int) -> "ModelConfig":
-        """Return the row of the exact rankings of this model's best `top_k`.
+        """Return the row in which this model makes exact rankings of the best `top_k`.
 
-        Raises OptionError for FP32, and BundleError where the bundle has no FP32 model or does not know the model's errors.
+        Raises OptionError for FP32, and BundleError if the bundle has no FP32 model or lacks the model's score errors.
         """
         if self.precision is Precision.FP32:
             raise OptionError(FP32_ALONE)
@@ -69,12 +69,12 @@ class ModelConfig:
 
     @property
     def method(self) -> str | None:
-        """How it ranks, in a few words; None where the model simply scores the whole list."""
+        """A short description of how it ranks, or None if the model scores the whole list."""
         return None if self.top_k is None else f"exact top {self.top_k}"
 
     @property
     def models(self) -> "Sequence[ModelConfig]":
-        """The models that score; the last one decides."""
+        """The models that score. The last one decides the order."""
         return [self]
 
     @property
@@ -84,7 +84,7 @@ class ModelConfig:
 
     @property
     def relevant_label(self) -> int | None:
-        """Index of the label to rank by; None for more than two labels of which none was chosen.
+        """Index of the label to rank by, or None for more than two labels of which none was chosen.
 
         Raises OptionError for a label that the model does not have.
         """
@@ -100,12 +100,12 @@ class ModelConfig:
 
     @property
     def runs_on(self) -> str:
-        """Backend, version and device, as `openvino 2026.4.1, cpu`."""
+        """Backend, version and device, such as `openvino 2026.4.1, cpu`."""
         return f"{self.execution.backend} {backend_version(self.execution.backend)}, {self.execution.device}"
 
     @property
     def work(self) -> dict[str, Any]:
-        """Everything that the bits of its scores depend on, as JSON."""
+        """Everything that the exact scores depend on, as JSON."""
         manifest = self.bundle.manifest
         file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision)
         return {
@@ -116,7 +116,7 @@ class ModelConfig:
             "precision": self.precision.value,
             **({} if manifest.prompt is None else {"prompt": manifest.prompt}),
             "max_length": self.options.max_length or manifest.max_length,
-            # Left out for the usual side, so that runs of earlier versions can be continued.
+            # Left out for the usual side, so that runs begun by earlier versions can be continued.
             **({} if manifest.truncation_side == "right" else {"truncation_side": manifest.truncation_side}),
             "runs on": self.runs_on,
             **self._batching,
@@ -126,8 +126,11 @@ class ModelConfig:
 
     @property
     def _native_int8(self) -> dict[str, str]:
-        """What the scores of the native kernels in INT8 depend on besides: weights of their own, which another export may round
-        otherwise than the graph's, and how many bits the activations have on this processor."""
+        """What the scores of the native kernels in INT8 depend on too.
+
+        These are the kernels' own weights, which another export may round differently from the graph's, and the number of bits
+        that activations have on this processor.
+        """
         execution = self.execution
         if not (isinstance(execution, CpuConfig) and execution.native and self.precision is Precision.INT8):
             return {}
@@ -139,9 +142,9 @@ class ModelConfig:
 
     @property
     def _batching(self) -> dict[str, int]:
-        """What batches depend on: the last bits of a score depend on the batch of its pair."""
+        """The options that batches depend on. The last bits of a score depend on the batch of its pair."""
         execution = self.execution
-        if not isinstance(execution, CpuConfig):  # ones, as earlier versions wrote, so that their runs can be continued
+        if not isinstance(execution, CpuConfig):  # earlier versions wrote ones, and their runs can be continued
             return {"threads": 1, "streams": 1, "batch size": 1}
         return {
             "threads": execution.threads,
@@ -151,7 +154,7 @@ class ModelConfig:
 
     @property
     def scoring_options(self) -> dict[str, Any]:
-        """The options with which every passage is scored."""
+        """The options of `rank` that every scoring gets."""
         return {
             "windows": self.options.windows,
             "batch_size": self.options.batch_size,
@@ -164,7 +167,7 @@ class ModelConfig:
         return {**self.scoring_options, "top_k": self.top_k, "exact": self.top_k is not None}
 
     def open(self) -> CrossEncoder:
-        """Open the model; close it after use."""
+        """Open the model. The caller closes it."""
         options = self.options
         return CrossEncoder(
             self.bundle.path,
@@ -179,10 +182,10 @@ class ModelConfig:
 
 
 def model_configs(sources: Sequence[str], precisions: Sequence[str], options: Options, **hub: Any) -> list[ModelConfig]:
-    """Return a config for every bundle in every precision. Nothing is opened; `hub` are options of `bundle_from_source`.
+    """Return a config for every bundle in every precision, without opening models. `hub` are options of `bundle_from_source`.
 
     Raises BundleError for a bundle that lacks a precision, OptionError for a bundle that is named twice or that has several
-    labels and none to rank by, and whatever `choose_execution` and `bundle_from_source` raise.
+    labels and none to rank by, and the errors of `choose_execution` and `bundle_from_source`.
     """
     configs: dict[str, ModelConfig] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
@@ -205,7 +208,7 @@ def model_configs(sources: Sequence[str], precisions: Sequence[str], options: Op
 
 
 def names_of(sources: Sequence[str]) -> list[str]:
-    """Return a one-word name for each path: its last part, or as many parts as make different paths distinct."""
+    """Return a one-word name for each path: its last part, or as many of its last parts as make different paths distinct."""
     paths = [Path(source).absolute() if Path(source).is_dir() else Path(source) for source in sources]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["_".join("-".join(path.parts[-parts:]).replace("/", "").split()) for path in paths]

@@ -1,4 +1,4 @@
-"""JSON files read into dataclasses whose fields are checked."""
+"""Read JSON files into dataclasses and check their fields."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Kind = TypeVar("Kind")
 
 
 def fields_of(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises DataFileError, naming the file and the kinds that are known, for anything else."""
+    """Read a JSON object. Raises DataFileError, naming the file and the known kinds of results, for anything else."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -31,7 +31,7 @@ def fields_of(path: Path) -> dict[str, Any]:
 
 
 def checked_fields(kind: type[Kind], path: Path, fields: Mapping[str, Any]) -> Kind:
-    """Make a dataclass of a file's fields, and leave out those that it does not have.
+    """Make a dataclass from a file's fields, and ignore fields that it does not have.
 
     Raises DataFileError, naming the file and the field, for a field that is missing or of another type.
     """

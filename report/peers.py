@@ -7,9 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSystem:
-    """A row of benchmarks/cpu.py: the speed of a system beside the reference, or why it `failed`.
+    """A row of benchmarks/cpu.py: the speed of a system relative to the reference, or why it `failed`.
 
-    Ratios are of the times of one request to the reference's: the median, and the 5th and 95th percentile.
+    A ratio is the reference's time for a request divided by this system's. The row has their median and 5th and 95th percentile.
     """
 
     system: str
@@ -29,7 +29,7 @@ class PeerSystem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peers:
-    """A result of benchmarks/cpu.py: one model in several systems. `padding` is the share for each way of making batches."""
+    """A result of benchmarks/cpu.py: one model in several systems. `padding` is the share of padding for each way of batching."""
 
     machine: Mapping[str, Any]
     versions: Mapping[str, str]

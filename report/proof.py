@@ -21,7 +21,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lists:
-    """The ranking of a judging set's lists in a parity report: top-10 overlap with its 95 % interval."""
+    """How a judging set's lists are ranked, in a parity report: the top-10 overlap with its 95 % interval."""
 
     queries: int
     pairs: int
@@ -47,7 +47,10 @@ class Parity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """A part of the model alone in 8 bits: |logit - FP32|, its share of the multiply-adds, and whether FP32 was restored."""
+    """The effect of a part of the model when only it is in 8 bits.
+
+    It has the mean and largest |logit - FP32|, the part's share of the multiply-adds, and whether FP32 was restored.
+    """
 
     unit: str
     mean_abs_diff: float
@@ -58,7 +61,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The content of a bundle's calibration.int8.json. `drawing` is the SVG that the export wrote beside it, if any."""
+    """The content of a bundle's calibration.int8.json. `drawing` is the SVG that the export wrote with it, if any."""
 
     recipe: str
     eight_bit_share: float
@@ -68,7 +71,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """The parity reports and the calibration of a bundle. `sha256` is that of its manifest, by which results refer to it."""
+    """The parity reports and the calibration of a bundle. `sha256` is that of its manifest, which results refer to."""
 
     model: str
     sha256: str

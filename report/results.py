@@ -1,4 +1,4 @@
-"""`Results`: what a page shows. The kind of a file or folder is recognized by its content."""
+"""`Results`: the results that a page shows. The content of a file or folder tells its kind."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .proof import Proof
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """All results by kind, each with the name of its file, without the folder."""
+    """All results by kind, each with the name of its file without the folder."""
 
     evaluations: Sequence[tuple[str, Evaluation]] = ()
     speeds: Sequence[tuple[str, Speeds]] = ()
@@ -27,10 +27,10 @@ class Results:
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> "Results":
-        """Read files and folders; one that is named twice counts once.
+        """Read files and folders. A path that is named twice counts once.
 
-        Raises DataFileError, naming the file and the known kinds, for anything else and for other schemas, and BundleError
-        for an incomplete bundle.
+        Raises DataFileError, naming the file, for other kinds of files and for other schemas, and BundleError for an incomplete
+        bundle.
         """
         found: dict[type, list[tuple[str, Any]]] = {kind: [] for kind in (Evaluation, Speeds, Peers, Proof)}
         for path in dict.fromkeys(path.resolve() for path in paths):

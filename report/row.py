@@ -1,4 +1,4 @@
-"""`Row`: a model in one precision with one backend, with the speed and quality that were measured."""
+"""`Row`: a model in one precision with one backend, with its measured speed and quality."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from ..speed.result.speeds import Speed, Speeds
 from .results import Results
 
 Key = tuple[str, str, str | None]
-"""What a speed and a ranking have in common: the bundle's sha256, the precision and the method."""
+"""What joins a speed and a ranking: the bundle's sha256, the precision and the method."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of the page. `rankings` has an item for each evaluation, None where this row was not evaluated.
+    """A row of the page. `name` is unique on the page.
 
-    `name` is unique on the page.
+    `rankings` has an item for each evaluation, or None if the row is not in that evaluation.
     """
 
     name: str
@@ -27,24 +27,24 @@ class Row:
 
     @property
     def group(self) -> str:
-        """The name without the precision, which all precisions of a model with one backend share."""
+        """The name without the precision. All precisions of a model with one backend have the same group."""
         return self.name.replace(f" {self.precision}", "", 1)
 
 
 def short(model: str) -> str:
-    """Return a model's name without its owner and the common prefix."""
+    """Return a model's name without its owner and the prefix `ms-marco-`."""
     return model.rstrip("/").rpartition("/")[2].removeprefix("ms-marco-")
 
 
 def name_of(model: str, precision: str, method: str | None) -> str:
-    """Return the name of a row, of which there may be several."""
+    """Return the name of a row. Several rows may have the same name."""
     return f"{short(model)} {precision}" + (f", {method}" if method else "")
 
 
 def rows_of(results: Results) -> list[Row]:
     """Join speeds and rankings by the bundle's sha256, the precision and the method.
 
-    A bundle that was measured in several results has a row for each; rankings without a speed follow, candidates last.
+    A bundle that was measured in several results has a row for each. Rankings without a speed follow, candidates last.
     """
     evaluations = [evaluation for _, evaluation in results.evaluations]
     rankings: list[dict[Key, Ranking]] = [
@@ -74,12 +74,12 @@ def rows_of(results: Results) -> list[Row]:
         for ranking in evaluation.rankings:
             key = (ranking.bundle_sha256 or "", ranking.precision or "", ranking.method)
             if key not in known:
-                # Candidates have no bundle; those of different collections are different rows.
+                # Candidates have no bundle. Those of different collections are different rows.
                 apart = f"{ranking.label} of {evaluation.collection}" if not key[0] else ranking.label
                 others.setdefault((key, apart), [None] * len(evaluations))[place] = ranking
     for ((_, precision, method), label), found in sorted(others.items(), key=lambda item: not item[0][0][0]):
         model = next(ranking.model for ranking in found if ranking) or ""
-        # Named like rows with a speed, so that a bundle has one name.
+        # Name the row like rows with a speed, so that a bundle has one name.
         name = name_of(model, precision, method) if model else label
         taken = any(row.name == name for row in rows)
         rows.append(
@@ -96,7 +96,7 @@ def rows_of(results: Results) -> list[Row]:
 
 
 def names_of(speeds: Sequence[Speed]) -> list[str]:
-    """Return a unique name for each row: model and precision, and as many further properties as needed."""
+    """Return a unique name for each row: model, precision and method, and as many further properties as needed."""
     names = [name_of(speed.model, speed.precision, speed.method) for speed in speeds]
     further: Sequence[Callable[[Speed], str]] = (
         lambda speed: speed.backend,

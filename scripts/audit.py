@@ -1,9 +1,9 @@
-"""Ask an advisory service for known vulnerabilities of the packages installed in this environment.
+"""Ask an advisory service for known vulnerabilities in the packages of this environment.
 
     python scripts/audit.py
 
-Exits with 1 when one is found. Where the service cannot be reached, or knows none of the packages, as with some mirrors of
-package indexes, it says that nothing was checked and exits with 0.
+Exits with 1 if one is found. If the service cannot be reached, or knows none of the packages, as with some mirrors of package
+indexes, it says that nothing was checked and exits with 0.
 """
 
 import json
@@ -18,7 +18,7 @@ COMMAND = (
 
 
 def main() -> int:
-    """Print what was found; return the exit status."""
+    """Print what was found. Return the exit status."""
     try:
         child = subprocess.run(COMMAND, capture_output=True, text=True, check=False, timeout=600)
     except subprocess.TimeoutExpired:

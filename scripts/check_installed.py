@@ -1,7 +1,7 @@
-"""Tries an installation of crossrt with the demo bundle: `python check_installed.py BUNDLE`. Needs nothing but crossrt.
+"""Tests an installation of crossrt with the demo bundle: `python check_installed.py BUNDLE`. Needs nothing but crossrt.
 
-Scores three pairs in each precision of the bundle that can run here, and compares FP32 with what PyTorch computes. The exit
-status is 1 where the native kernels or the compiled tokenization are missing, and where the scores are wrong.
+Scores three pairs in each precision of the bundle that the native kernels can run, and compares the scores with PyTorch's FP32
+scores. The exit status is 1 if native kernels or the compiled tokenizer are missing, or if scores are wrong.
 """
 
 import platform
@@ -23,9 +23,9 @@ PASSAGES = (
     "Sjeng is a chess program that plays normal chess and many variants.",
 )
 SCORES = (-3.71315, -1.05348, -1.28995)
-"""PyTorch's, in FP32."""
+"""PyTorch's scores in FP32."""
 TOLERANCE = {"fp32": 1e-4}
-"""Other precisions are judged when a bundle is exported; here they must come near."""
+"""Largest difference for FP32. Other precisions are judged at export; here they only have to be within `NEAR`."""
 NEAR = 0.2
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 HELD_OUT_SHARE = 4  # one source package in four
 SHINGLE = 8  # words
-SAME_SIDE, OTHER_SIDE = 0.5, 0.1  # share of shingles that makes a near-duplicate: within a side, and across the split
+SAME_SIDE, OTHER_SIDE = 0.5, 0.1  # a larger share of equal shingles is a near-duplicate: within a side, and across
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Package:
 
 
 def fetch_lists(folder: Path) -> Path:
-    """Fetch the package index with English long descriptions into a folder of our own; the machine's is left alone."""
+    """Fetch the package index with English long descriptions into `folder`. The machine's own index stays as it is."""
     lists = folder / "lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     options = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oAcquire::Languages=en"]
@@ -44,13 +44,13 @@ def index_files(lists: Path) -> tuple[Path, Path, Path]:
 
 
 def text_of(path: Path) -> str:
-    """Return an index file's text; apt knows every compression that it writes."""
+    """Return an index file's text. apt decompresses it, since it knows every compression that it writes."""
     command = ["/usr/lib/apt/apt-helper", "cat-file", str(path.resolve())]
     return subprocess.run(command, check=True, capture_output=True).stdout.decode()
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """Yield the fields of each stanza of a Debian control file; continuation lines keep their newlines."""
+    """Yield the fields of each stanza of a Debian control file. Continuation lines keep their newlines."""
     for stanza in text.split("\n\n"):
         fields: dict[str, str] = {}
         name = ""
@@ -65,7 +65,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def read_packages(packages: str, translations: str) -> list[Package]:
-    """Join the two indexes by the description's hash; leave out packages that are not `usable`."""
+    """Join the two indexes by the description's hash. Leave out packages that are not `usable`."""
     texts: dict[str, tuple[str, str]] = {}
     for fields in stanzas(translations):
         synopsis, _, long = fields.get("Description-en", "").partition("\n")
@@ -87,34 +87,34 @@ def flowing(long: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Fold white space."""
+    """Collapse white space."""
     return re.sub(r"\s+", " ", text).strip()
 
 
 def without(description: str, synopsis: str) -> str:
-    """Take the synopsis out of the description, or the question would hold its own answer."""
+    """Remove the synopsis from the description. Otherwise the passage would contain the query."""
     return clean(re.sub(re.escape(synopsis), " ", description, flags=re.IGNORECASE)) if synopsis else description
 
 
 def usable(package: Package) -> bool:
-    """Leave out packages whose text says nothing of what they are."""
+    """Tell whether a package's texts say what it is."""
     empty = re.search(r"transitional|dummy|metapackage|meta-package|debug symbols", package.synopsis, re.IGNORECASE)
     return not empty and len(package.synopsis.split()) >= 3 and len(package.description.split()) >= 20
 
 
 def held_out(source: str) -> bool:
-    """Split by source package, so that no sibling of a held-out package is trained on."""
+    """Tell whether a source package is held out. Splitting by source keeps siblings of held-out packages out of training."""
     return int(hashlib.sha256(source.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0
 
 
 def shingles(text: str) -> set[str]:
-    """Return all runs of eight words, case and punctuation aside; a shorter text is one run."""
+    """Return all runs of eight words, without case and punctuation. A shorter text is one run."""
     words = re.findall(r"\w+", text.lower())
     return {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
 
 
 def one_for_each_source(packages: Sequence[Package]) -> list[Package]:
-    """Keep the package with the longest description of each source."""
+    """Keep the package with the longest description from each source."""
     best: dict[str, Package] = {}
     for package in packages:
         if package.source not in best or len(package.description) > len(best[package.source].description):
@@ -123,7 +123,7 @@ def one_for_each_source(packages: Sequence[Package]) -> list[Package]:
 
 
 def distinct(packages: Sequence[Package], foreign: set[str]) -> list[Package]:
-    """Keep packages that are no near-duplicate of one kept before, nor of the `foreign` shingles of the other side."""
+    """Drop near-duplicates of packages kept before or of the other side's shingles, `foreign`, and repeated synopses."""
     seen: set[str] = set()
     queries: set[str] = set()
     kept = []

@@ -1,4 +1,4 @@
-"""The demo's tokenizer and model, and what the model begins as."""
+"""The demo's tokenizer and model, with the model's initial weights."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, CLS, SEP = (SPECIAL.index(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
 POSITIONS = 160  # longest pair: training pairs are no longer, and positions beyond would stay random
 HIDDEN, HEADS = 128, 4
-RARITY, SIDE, IS_SPECIAL = 0, 1, 2  # what a dimension of the embeddings begins as
+RARITY, SIDE, IS_SPECIAL = 0, 1, 2  # dimensions of the embeddings with an initial meaning
 FLAGS = [31, 63, 95, 127]
 MEANING = [*range(3, 31), *range(32, 63)]
 CODE = [*range(64, 95), *range(96, 127)]
@@ -56,7 +56,7 @@ def encoded(tokenizer: Tokenizer, packages: Sequence[Package]) -> list[Pair]:
 
 
 def rarity(vocabulary: int, texts: Sequence[Pair]) -> torch.Tensor:
-    """Return each token's inverse document frequency in the passages, standardised."""
+    """Return each token's standardised inverse document frequency in the passages."""
     counts = Counter(token for _, passage in texts for token in set(passage))
     documents = torch.tensor([counts[token] for token in range(vocabulary)], dtype=torch.float32)
     idf = torch.log(len(texts) / (1 + documents))
@@ -64,11 +64,11 @@ def rarity(vocabulary: int, texts: Sequence[Pair]) -> torch.Tensor:
 
 
 def word_vectors(vocabulary: int, texts: Iterable[Sequence[int]], size: int) -> npt.NDArray[np.float32]:
-    """Return a unit vector for each token: the truncated SVD of positive pointwise mutual information.
+    """Return a unit vector for each token, from the truncated SVD of positive pointwise mutual information.
 
-    After Levy and Goldberg 2014 (Neural Word Embedding as Implicit Matrix Factorization), context counts smoothed by
-    the power 0.75. A token's context is the eight tokens on either side, by 1 / distance. Synopses and descriptions
-    are texts of their own: counted together, they would tell which belongs to which.
+    After Levy and Goldberg 2014 (Neural Word Embedding as Implicit Matrix Factorization), with context counts smoothed by the
+    power 0.75. A token's context is the eight tokens on either side, weighted by 1 / distance. Synopses and descriptions are
+    separate texts. Counted together, they would reveal which synopsis belongs to which description.
     """
     rows, columns, weights = [], [], []
     for text in texts:
@@ -94,15 +94,14 @@ def word_vectors(vocabulary: int, texts: Iterable[Sequence[int]], size: int) -> 
 
 
 def make_model(idf: torch.Tensor, vectors: torch.Tensor) -> Any:
-    """Return BERT, 2 layers x 128, started as a search for the query's words in the passage.
+    """Return a BERT with 2 layers x 128, whose initial weights search for the query's words in the passage.
 
-    From random weights it takes far more data than there is here to learn that words must match, so the model begins
-    with that, and learns the rest. A token's embedding holds its `rarity`, which text it is in, whether it is a special
-    token, a random code (its identity) and its word vector (its meaning). In the first layer two heads compare codes and
-    two compare meanings, always with the other text; a token that finds no match attends to a special token, and so
-    raises a flag. In the last layer two heads of [CLS] look at the flags of the query's rarest words. The other
-    values and outputs begin as near-identities, after the mimetic initialisation of Trockman and Kolter 2023
-    (arXiv:2305.09828).
+    From random weights, learning that words must match takes far more data than there is here. So the model begins with that, and
+    learns the rest. A token's embedding holds its `rarity`, the text it is in, whether it is a special token, a random code (its
+    identity) and its word vector (its meaning). In the first layer two heads compare codes and two compare meanings, always with
+    the other text. A token that finds no match attends to a special token, and this raises a flag. In the last layer two heads of
+    [CLS] look at the flags of the query's rarest words. The other values and outputs begin as near-identities, after the mimetic
+    initialisation of Trockman and Kolter 2023 (arXiv:2305.09828).
     """
     config = transformers.BertConfig(
         vocab_size=len(idf),
@@ -112,7 +111,7 @@ def make_model(idf: torch.Tensor, vectors: torch.Tensor) -> Any:
         intermediate_size=4 * HIDDEN,
         max_position_embeddings=POSITIONS,
         num_labels=1,
-        hidden_dropout_prob=0.0,  # a small model and few epochs: there is little to regularise
+        hidden_dropout_prob=0.0,  # a small model and few epochs need little regularisation
         attention_probs_dropout_prob=0.0,
     )
     model = transformers.BertForSequenceClassification(config)
@@ -141,7 +140,7 @@ def make_model(idf: torch.Tensor, vectors: torch.Tensor) -> Any:
 
 
 def match_words(attention: Any) -> None:
-    """Let the heads of a layer compare tokens with those of the other text, and flag those without a match."""
+    """Make the heads of a layer compare tokens with those of the other text, and flag tokens without a match."""
     size = HIDDEN // HEADS
     query, key = torch.randn(2, HIDDEN, HIDDEN) * 0.02
     for head, compared in enumerate((CODE[:30], CODE[31:61], MEANING[:28], MEANING[28:58])):
@@ -159,7 +158,7 @@ def match_words(attention: Any) -> None:
 
 
 def read_flags(attention: Any) -> None:
-    """Let two heads of [CLS] attend to the query's rare words, and pass their flags on."""
+    """Make two heads of [CLS] attend to the query's rare words, and pass on their flags."""
     size = HIDDEN // HEADS
     for start, sharpness in ((0, 1.4), (size, 2.8)):
         rare, side = start + size - 2, start + size - 1
@@ -174,7 +173,7 @@ def read_flags(attention: Any) -> None:
 
 
 def layer_output(layer: Any, wanted: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return a BERT layer's output at the `wanted` positions, which attend to all of `hidden`."""
+    """Return a BERT layer's output for the states `wanted`, which attend to all of `hidden`."""
     attention = layer.attention.self
 
     def heads(states: torch.Tensor) -> torch.Tensor:
@@ -193,8 +192,8 @@ def layer_output(layer: Any, wanted: torch.Tensor, hidden: torch.Tensor, mask: t
 def logits_of(model: Any, pairs: Sequence[Pair], limit: int) -> torch.Tensor:
     """Return the logit of each pair, cut to `limit` tokens.
 
-    The same as the model's own forward pass, but of the last layer only [CLS] is computed: the rest is never read, and
-    two fifths of the work. `check_forward` compares the two.
+    This equals the model's own forward pass, but the last layer computes only [CLS]. The rest is never read, and is two fifths of
+    the work. `check_forward` compares the two.
     """
     ids, types, mask = padded(pairs, limit)
     hidden = model.bert.embeddings(input_ids=ids, token_type_ids=types)
@@ -206,7 +205,7 @@ def logits_of(model: Any, pairs: Sequence[Pair], limit: int) -> torch.Tensor:
 
 
 def padded(pairs: Sequence[Pair], limit: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return ids, token types and mask of [CLS] query [SEP] passage [SEP]; the longer of the two is cut."""
+    """Return ids, token types and mask of [CLS] query [SEP] passage [SEP]. The longer of the two texts is cut."""
     rows = []
     for query, passage in pairs:
         short = query[: max(limit - 3 - len(passage), (limit - 3) // 2)]

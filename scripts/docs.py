@@ -3,8 +3,8 @@
 
     scripts/docs.py OUT
 
-Zensical gets a tree of its own, since it has neither hooks nor options for its folders. Exit status 1 for a warning, such as a
-link that leads nowhere: then OUT stays as it was.
+Zensical gets a separate tree, since it has neither hooks nor options for its folders. The exit status is 1 for a warning, such as
+a broken link, and then OUT stays as it was.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CONFIG = "zensical.toml"
 
 
 def main() -> None:
-    """Build."""
+    """Build the site, and replace OUT with it if the build succeeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="the site's folder; what is there is replaced")
     out = parser.parse_args().out
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def prepare(tree: Path, root: Path = ROOT) -> None:
-    """Fill an empty folder with all that the site is built from: pages, results that they link to, and the package's source."""
+    """Fill an empty folder with what the site is built from: pages, the results they link to, and the package's source."""
     shutil.copy(root / CONFIG, tree / CONFIG)
     shutil.copytree(root / "docs", tree / "docs")
     shutil.copytree(root / "benchmarks/results", tree / "docs/results")
@@ -49,7 +49,7 @@ def prepare(tree: Path, root: Path = ROOT) -> None:
         page.write_text(text.replace("](../benchmarks/results/", "](results/"), encoding="utf-8")
     for name, generate in GENERATED.items():
         (tree / "docs" / name).write_text(generate(), encoding="utf-8")
-    # Only what the API reference is made of: the whole checkout holds virtual environments.
+    # Copy only the sources of the API reference, since the whole checkout holds virtual environments.
     shutil.copytree(root / "integrations", tree / "crossrt/integrations")
     shutil.copytree(root / "distributed", tree / "crossrt/distributed")
     shutil.copy(root / "compatibility.py", tree / "crossrt")
@@ -60,10 +60,10 @@ def prepare(tree: Path, root: Path = ROOT) -> None:
 
 
 def build(tree: Path) -> int:
-    """Run Zensical in a prepared tree, whose folder `site` then holds the site. Return its exit status."""
+    """Run Zensical in a prepared tree. The folder `site` then holds the site. Return the exit status."""
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(re.sub(r"\x1b\[[\d;]*m", "", done.stdout), end="")  # it colours each letter, terminal or not
+    print(re.sub(r"\x1b\[[\d;]*m", "", done.stdout), end="")  # drop colours, which it prints even without a terminal
     return done.returncode
 
 
@@ -100,7 +100,7 @@ def command_line() -> str:
 
 
 def section(name: str, command: Any) -> str:
-    """Return what a command does, its usage, its arguments and options, and its examples."""
+    """Return a section with a command's description, usage, arguments, options and examples."""
     context = command.make_context(name, [], resilient_parsing=True)
     usage = " ".join(command.get_usage(context).removeprefix("Usage:").split())
     lines = [f"## {name}", "", command.help or "", "", "```text", usage, "```", ""]
@@ -116,7 +116,7 @@ def section(name: str, command: Any) -> str:
 
 
 def in_table(text: str) -> str:
-    """Return Markdown text as it may stand in a table's cell."""
+    """Escape Markdown text for a cell of a table."""
     code = re.compile("(`[^`]*`)")
     escaped = (part if code.match(part) else escape(part, quote=False) for part in code.split(text))
     return "".join(escaped).replace("|", "\\|")
@@ -128,7 +128,7 @@ def changelog() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {"command-line.md": command_line, "changelog.md": changelog}
-"""Pages of the site that are no files in docs/."""
+"""Pages of the site that are generated and not in docs/."""
 
 if __name__ == "__main__":
     main()

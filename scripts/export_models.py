@@ -38,7 +38,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The outcome for one checkpoint: `error` is empty when it was exported."""
+    """The outcome for one checkpoint. `error` is empty if it was exported."""
 
     source: str
     seconds: float
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def export(source: str, out: Path, *, force: bool) -> Outcome:
-    """Export one checkpoint in a child process, which measures its memory and frees it."""
+    """Export one checkpoint in a child process, so that its memory can be measured and is freed."""
     target = out / source.strip("/").replace("/", "__").lstrip(".")
     command = crossrt_command("export", source, str(target), *(["--force"] if force else []))
     start = time.monotonic()
@@ -78,7 +78,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Directory for the bundles.")] = Path("bundles"),
     force: Annotated[bool, typer.Option("--force", help="Replace bundles that are there.")] = False,
 ) -> None:
-    """Export many checkpoints; exit 1 when any of them failed."""
+    """Export many checkpoints. Exit with 1 if any of them failed."""
     out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for source in sources or PUBLISHED:

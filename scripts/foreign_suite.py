@@ -1,11 +1,11 @@
-"""Run sentence-transformers' own tests of CrossEncoder, once as they are and once with crossrt's class in its place.
+"""Run sentence-transformers' own tests of CrossEncoder, once as they are and once with crossrt's class instead.
 
     python scripts/foreign_suite.py CHECKOUT
 
-Small checkpoints made from a seed stand in for the models on the hub, so that no network is needed. A test that fails
-on sentence-transformers itself, because it wants published weights, a GPU or a library, is not run here. Of the others,
-each passes on crossrt, or is listed in foreign_suite.toml as a deviation that docs/compatibility.md explains. The exit
-status is 1 where a test fails that is not listed, and where a listed one passes or is no longer there.
+Small checkpoints made from a seed replace the models on the hub, so that no network is needed. A test that fails on
+sentence-transformers itself, because it wants published weights, a GPU or a library, is not compared. Each of the others passes
+on crossrt or is listed in foreign_suite.toml as a deviation that docs/compatibility.md explains. The exit status is 1 if a test
+fails that is not listed, if a listed test passes or no longer exists, and if nothing was compared.
 """
 
 import argparse
@@ -29,15 +29,15 @@ FILES = (
     "tests/cross_encoder/test_multi_process.py",
     "tests/cross_encoder/evaluation",
 )
-"""What concerns inference. Not the tests of training and model cards, nor those that want the published weights (test_pretrained)
-or Optimum's classes (test_backends)."""
+"""The tests of inference. The tests of training and model cards are left out, and those that need the published weights
+(test_pretrained) or Optimum's classes (test_backends)."""
 SUPPORT = ("tests/__init__.py", "tests/conftest.py", "tests/utils.py", "tests/cross_encoder/__init__.py",
            "tests/cross_encoder/conftest.py")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deviation:
-    """Tests that fail on purpose: `tests` are patterns of their names, `anchor` a heading of docs/compatibility.md."""
+    """Tests that are expected to fail. `tests` are patterns of their names, `anchor` is a heading of docs/compatibility.md."""
 
     anchor: str
     reason: str
@@ -46,13 +46,13 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The names of tests by what came of them."""
+    """The names of tests by outcome."""
 
     passed: list[str] = field(default_factory=list)
     deviations: dict[str, Deviation] = field(default_factory=dict)
     not_run: list[str] = field(default_factory=list)
     untouched: list[str] = field(default_factory=list)
-    """Tests that pass without a model, and so say nothing of crossrt."""
+    """Tests that pass without opening a model, and therefore say nothing about crossrt."""
     failed: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     """Patterns of deviations that no failing test matches."""
@@ -70,7 +70,7 @@ def deviations_of(file: Path = DEVIATIONS) -> list[Deviation]:
 
 
 def compared(theirs: Mapping[str, str], ours: Mapping[str, str], listed: list[Deviation]) -> Comparison:
-    """Compare the outcomes of the two runs, `passed`, `failed`, `skipped` or `untouched` by test."""
+    """Compare the outcomes of two runs. The outcome of each test is `passed`, `failed`, `skipped` or `untouched`."""
     result = Comparison()
     used = set()
     for name, outcome in theirs.items():
@@ -105,7 +105,7 @@ def run(suite: Path, library: str, files: tuple[str, ...], work: Path) -> dict[s
         "HF_HUB_OFFLINE": "1",
         "FOREIGN_SUITE": json.dumps({"library": library, "outcomes": str(outcomes), "work": str(work)}),
     }
-    # No ini file of theirs or of a folder above, and no test twice for a marker; their warnings are their own.
+    # Use no ini file of theirs or of a folder above, run no test twice because of a marker, and ignore their warnings.
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-p", "foreign_suite_plugin", "-c", os.devnull,
                "--rootdir", str(suite), "--tb=line", "-W", "ignore"]  # fmt: skip
     log = work / f"{library}.log"
@@ -138,7 +138,7 @@ def printed(result: Comparison) -> None:
 
 
 def main() -> int:
-    """Run both and compare."""
+    """Run the tests with both libraries and compare the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="a checkout of sentence-transformers' repository")
     checkout = parser.parse_args().checkout
@@ -152,7 +152,7 @@ def main() -> int:
         for name in (
             *SUPPORT,
             *FILES,
-        ):  # the tests alone, so that the installed library is imported and not the checkout's
+        ):  # copy only the tests, so that the installed library is imported and not the checkout's
             if (checkout / name).exists():
                 (suite / name).parent.mkdir(parents=True, exist_ok=True)
                 copy = shutil.copytree if (checkout / name).is_dir() else shutil.copyfile

@@ -1,4 +1,4 @@
-"""Pytest plugin of foreign_suite.py: stand-ins for the hub's models, crossrt's class in place of theirs, outcomes as JSON."""
+"""Pytest plugin of foreign_suite.py. It replaces the hub's models and CrossEncoder, and writes the outcomes as JSON."""
 
 import json
 import os
@@ -25,7 +25,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "BAAI/bge-reranker-base": {},
     TRUNK: {},
 }
-"""Name on the hub -> fields of the stand-in's config.json. TRUNK is a model without a head."""
+"""Fields of the stand-in's config.json, by name on the hub. TRUNK is a model without a head."""
 WORDS = (
     "a the is are was man woman girl monkey cheetah eating food bread pasta carrying baby riding horse white playing drums "
     "violin running behind its prey two men pushed carts through woods on an enclosed ground what how many people live in "
@@ -35,7 +35,7 @@ WORDS = (
 
 
 def stand_in(name: str) -> Path:
-    """Return the directory of the small checkpoint that stands in for a model of the hub, making it at first."""
+    """Return the directory of the small checkpoint that replaces a model of the hub. Make it on first use."""
     import torch
     import transformers
 
@@ -71,7 +71,7 @@ def stand_in(name: str) -> Path:
 
 
 def with_stand_ins(init: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a constructor so that it opens a stand-in for a name of the hub."""
+    """Wrap a constructor so that it opens the stand-in when it gets a name on the hub."""
 
     def opened(self: Any, *args: Any, **options: Any) -> None:
         name = args[0] if args else options.get("model_name_or_path", options.get("model_name"))
@@ -85,7 +85,7 @@ def with_stand_ins(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def use_crossrt() -> None:
-    """Put crossrt's class in the place of sentence-transformers', and let it open bundles of the stand-ins."""
+    """Replace sentence-transformers' class with crossrt's, and make it open bundles of the stand-ins."""
     import sentence_transformers
     from sentence_transformers.cross_encoder import model
 
@@ -123,7 +123,7 @@ def use_crossrt() -> None:
 
 
 def patch() -> None:
-    """Put the stand-ins in place of the hub and, where it is asked for, crossrt's class in place of theirs."""
+    """Replace the hub's models with the stand-ins and, if the settings say so, their class with crossrt's."""
     import sentence_transformers
 
     for kind in (sentence_transformers.CrossEncoder, sentence_transformers.SentenceTransformer):
@@ -140,12 +140,12 @@ TOUCHED: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of tests that they leave out by default, and that run here."""
+    """Declare the marker of tests that sentence-transformers skips by default, but that run here."""
     config.addinivalue_line("markers", "slow: run here too")
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """Keep the name of the test that begins."""
+    """Note the name of the test that begins."""
     RUNNING[0] = nodeid
 
 
@@ -157,7 +157,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the outcomes; a test that passed without a model of crossrt has shown nothing of it."""
+    """Write the outcomes. A test that passed without a model of crossrt is `untouched`."""
     if SETTINGS["library"] == "crossrt":
         OUTCOMES.update(
             {name: "untouched" for name, outcome in OUTCOMES.items() if outcome == "passed" and name not in TOUCHED}
@@ -165,4 +165,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     Path(SETTINGS["outcomes"]).write_text(json.dumps(OUTCOMES, indent=1))
 
 
-patch()  # as the module is imported, which is before their conftest.py is
+patch()  # this module is imported before their conftest.py

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write the fifteen MS MARCO cross-encoders at their exact architecture, with seeded random weights.
+"""Write the fifteen MS MARCO cross-encoders with their exact architectures and seeded random weights.
 
     scripts/model_zoo.py zoo                                    all fifteen, 6 GB
     scripts/model_zoo.py zoo --only TinyBERT-L-2-v2 --layers 2
-    scripts/model_zoo.py zoo --only ettin-reranker-17m          rerankers of other architectures, by their names alone
+    scripts/model_zoo.py zoo --only ettin-reranker-17m          rerankers of other architectures, only by name
 
-Each of the fifteen has the files, formats, tensor names and traps of the published repository, so that what exports these
-exports the real ones. The scores mean nothing: random weights serve for shapes, speed and parity.
+Each of the fifteen has the files, formats, tensor names and peculiarities of the published repository, so that code that exports
+these also exports the real ones. The scores mean nothing, since random weights are enough for shapes, speed and parity.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from zoo_words import vocabulary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZooModel:
-    """One published checkpoint. `published_*` are the model card's: nDCG@10, MRR@10, documents per second on a V100."""
+    """One published checkpoint. `published_*` are from the model card: nDCG@10, MRR@10, documents per second on a V100."""
 
     name: str
     kind: str  # bert, electra, electra-plain, bert-cat
@@ -36,15 +36,15 @@ class ZooModel:
     intermediate: int
     vocab: int = 30522
     labels: int = 1
-    activation: str | None = None  # where config.json names one
-    modern: bool = False  # model.safetensors and tokenizer.json; else pytorch_model.bin and vocab.txt
+    activation: str | None = None  # if config.json names one
+    modern: bool = False  # has model.safetensors and tokenizer.json; else pytorch_model.bin and vocab.txt
     published_ndcg10: float
     published_mrr10: float
     published_docs_per_s: int
 
     @property
     def folder(self) -> str:
-        """The name as a directory."""
+        """The name of the model's directory."""
         return self.name.replace("/", "__")
 
 
@@ -114,7 +114,7 @@ ZOO: tuple[ZooModel, ...] = (
 
 
 def write_model(model: ZooModel, out: Path, *, layers: int | None = None, seed: int = 0) -> Path:
-    """Write one checkpoint into a folder of its own below `out` and return it. `layers` cuts the depth."""
+    """Write one checkpoint into its own folder in `out`, and return the folder. `layers` reduces the number of layers."""
     folder = out / model.folder
     if folder.exists():
         shutil.rmtree(folder)
@@ -262,12 +262,12 @@ def _write_json(path: Path, fields: dict[str, Any]) -> None:
 
 
 def selected(names: list[str] | None) -> list[ZooModel]:
-    """Return those of the fifteen whose name contains one of `names`; all of them without names."""
+    """Return those of the fifteen whose name contains one of `names`, or all of them without names."""
     return [model for model in ZOO if not names or any(name in model.name for name in names)]
 
 
 def main() -> None:
-    """Write what the command line asks for."""
+    """Write the models that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="where the folders go")
     parser.add_argument("--only", action="append", help="part of a name; may be repeated")

@@ -1,9 +1,9 @@
-"""Score sample texts with each kind of native kernels that can run here, and compare the logits with those of another machine.
+"""Score sample texts with each kind of native kernels that can run here, and compare the logits with another machine's.
 
 python scripts/native_scores.py BUNDLE > here.json
 python scripts/native_scores.py BUNDLE --against here.json
 
-`--cpuinfo FILE` is read in place of /proc/cpuinfo, which an emulator shows of the machine that it runs on.
+`--cpuinfo FILE` is read instead of /proc/cpuinfo, since an emulator shows that of its host.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from crossrt.engine.precision import Precision
 QUERIES = ("how tall is a giraffe", "what does a heat pump cost to run")
 PASSAGES = Path(__file__).parents[1] / "demo/sample/passages.tsv"
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
-"""How far logits may differ. In BF16 and INT8 sums in another order may round to another step."""
+"""How much logits may differ. In BF16 and INT8, sums in another order may round to another value."""
 ALIKE = [kind for kind in KINDS if kind.int8 == "exact"]
-"""The kinds that differ by rounding alone. Narrow INT8 is another arithmetic."""
+"""The kinds that differ only by rounding. Narrow INT8 has a different arithmetic."""
 
 
 def logits_by_kind(bundle: Path, count: int) -> dict[str, dict[str, list[float]]]:
-    """Return logits by precision and kind, of `count` passages with each query."""
+    """Return the logits of the first `count` passages with each query, by precision and kind."""
     lines = PASSAGES.read_text(encoding="utf-8").splitlines()[:count]
     pairs = [(query, line.partition("\t")[2]) for query in QUERIES for line in lines]
     found: dict[str, dict[str, list[float]]] = {}

@@ -1,7 +1,7 @@
 """Makes a release: `scripts/release.py [--dry-run] VERSION [OUT]`.
 
-The work is done in a clone of the checkout. The commit and the tag come back only after everything was built and checked, so a
-release that fails leaves no trace, and what was built is what the tag holds.
+The work is done in a clone of the checkout. The commit and the tag are fetched into the checkout only after everything was built
+and checked. A release that fails therefore leaves no trace, and the files are built from exactly what the tag holds.
 """
 
 import argparse
@@ -20,12 +20,12 @@ PLACES = {
     "deploy/kubernetes.yaml": "image: crossrt:{}\n",
     "docs/getting-started.md": "on native {} (",
 }
-"""Where the version stands, and what surrounds it."""
+"""The files that contain the version, and the text around it."""
 UNRELEASED = "## Unreleased\n"
 
 
 def release(root: Path, version: str, out: Path, *, dry_run: bool) -> None:
-    """Release the commit at the head of the checkout `root` as `version`; `out` gets the files. Raises SystemExit."""
+    """Release the head commit of the checkout `root` as `version`, and write the files to `out`. Raises SystemExit on failure."""
     check_can_release(root, version, out)
     with tempfile.TemporaryDirectory() as work:
         clone = Path(work) / "crossrt"
@@ -54,7 +54,7 @@ def release(root: Path, version: str, out: Path, *, dry_run: bool) -> None:
 
 
 def check_can_release(root: Path, version: str, out: Path) -> None:
-    """Refuse, before anything is built, what would fail later. Raises SystemExit."""
+    """Raise SystemExit, before anything is built, for what would fail later."""
     if not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", version):
         sys.exit(f"{version} is no version: write it as 1.2.3 or 1.2.3rc1")
     if git(root, "status", "--porcelain"):
@@ -66,7 +66,7 @@ def check_can_release(root: Path, version: str, out: Path) -> None:
 
 
 def set_version(root: Path, version: str) -> None:
-    """Write the version in all `PLACES`. Raises SystemExit where one does not have the present version exactly once."""
+    """Write the version in all `PLACES`. Raises SystemExit if a file does not have the present version exactly once."""
     old = present_version(root)
     for name, place in PLACES.items():
         text = (root / name).read_text()
@@ -84,7 +84,10 @@ def present_version(root: Path) -> str:
 
 
 def with_heading(changelog: str, heading: str) -> str:
-    """Return a changelog whose unreleased entries stand under a heading, below an empty one for what comes next."""
+    """Return the changelog with the unreleased entries under `heading`, below an empty section for later entries.
+
+    Raises SystemExit if there are no unreleased entries.
+    """
     before, found, after = changelog.partition(UNRELEASED)
     if not found or not after.partition("\n## ")[0].strip():
         sys.exit("CHANGELOG.md has nothing under 'Unreleased': say there what users will notice")
@@ -92,14 +95,14 @@ def with_heading(changelog: str, heading: str) -> str:
 
 
 def write_checksums(out: Path) -> None:
-    """Write SHA256SUMS, which `sha256sum --check` reads."""
+    """Write SHA256SUMS for `sha256sum --check`."""
     files = sorted(file for file in out.iterdir() if file.name != "SHA256SUMS")
     lines = (f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
     (out / "SHA256SUMS").write_text("".join(lines))
 
 
 def git(root: Path, *words: str | Path) -> str:
-    """Run git in a checkout and return what it prints. Raises SystemExit with what it complains of."""
+    """Run git in a checkout and return its output. Raises SystemExit with its error message."""
     done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"git {' '.join(map(str, words))} failed: {done.stderr.strip()}")
@@ -107,7 +110,7 @@ def git(root: Path, *words: str | Path) -> str:
 
 
 def main() -> None:
-    """Release what the command line says."""
+    """Release the version that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--dry-run", action="store_true", help="build all, but make no commit and no tag in this checkout"

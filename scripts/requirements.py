@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Print what crossrt with some extras needs, one requirement a line:  scripts/requirements.py export,cpu.
+"""Print the requirements of crossrt with some extras, one per line:  scripts/requirements.py export,cpu.
 
-With it `scripts/environment` installs packages while crossrt itself is compiled.
+`scripts/environment` uses it to install packages while crossrt itself is compiled.
 """
 
 import re
@@ -13,7 +13,7 @@ import tomllib
 
 
 def requirements(extras: str) -> list[str]:
-    """Return the requirements of crossrt and of extras, whose names are separated by commas."""
+    """Return the requirements of crossrt and of extras, given as names separated by commas."""
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
     def needed(names: str) -> Iterator[str]:

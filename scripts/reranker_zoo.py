@@ -1,6 +1,6 @@
-"""Rerankers of 2024 to 2026 at their published architecture, with seeded random weights: what is known of each, and a writer.
+"""Rerankers of 2024 to 2026 with their published architectures, and a function that writes them with seeded random weights.
 
-config.json of each was read where `source` says. What could not be read is left out, or said in a comment.
+The config.json of each was read at `source`. What could not be read is left out, or a comment says so.
 """
 
 import json
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from zoo_words import WORDS, vocabulary
 
 SPECIAL = {
-    # Beginning, padding, end, unknown; ids are those of the published tokenizers where they are small.
+    # The special tokens in the order of their ids, which are those of the published tokenizers if these are small.
     "DebertaV2": ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"),
     "Electra": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
     "Albert": ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
@@ -28,17 +28,17 @@ SPECIAL = {
 }
 
 DOUBLE = ("MPNet", "XLMRoberta", "Roberta")
-"""Kinds whose template has two ends between query and passage."""
+"""Kinds whose template has two end tokens between query and passage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reranker:
     """One published checkpoint.
 
-    `kind` is its class in transformers without `ForSequenceClassification`, `shape` layers, width, heads and inner width, and
-    `config` what config.json says beside them. `modules`: sentence-transformers' modules Pooling, Dense, LayerNorm and Dense
-    are the head. `activation` is the class that the files name; without, one label has a sigmoid. `dtype` is float32 where no
-    source names one. No source names a prompt.
+    `kind` is its class in transformers without `ForSequenceClassification`. `shape` is the number of layers, the width, the
+    number of heads and the inner width, and `config` has the other fields of config.json. With `modules` the head is
+    sentence-transformers' modules Pooling, Dense, LayerNorm and Dense. `activation` is the class that the files name; without it,
+    one label has a sigmoid. `dtype` is float32 if no source names one. No source names a prompt.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Reranker:
 
     @property
     def folder(self) -> str:
-        """The name as a directory."""
+        """The name of the model's directory."""
         return self.name.replace("/", "__")
 
 
@@ -233,7 +233,7 @@ RERANKERS: tuple[Reranker, ...] = (
 
 
 def write_reranker(model: Reranker, out: Path, *, layers: int | None = None, seed: int = 0) -> Path:
-    """Write one checkpoint into a folder of its own below `out` and return it. `layers` cuts the depth."""
+    """Write one checkpoint into its own folder in `out`, and return the folder. `layers` reduces the number of layers."""
     folder = out / model.folder
     if folder.exists():
         shutil.rmtree(folder)
@@ -331,7 +331,7 @@ def _write_modules(model: Reranker, folder: Path, generator: torch.Generator) ->
 
 
 def _roles(kind: str) -> tuple[str, str, str]:
-    """Return the tokens of the beginning, of padding and of the end."""
+    """Return the tokens for the beginning, for padding and for the end."""
     if kind in DOUBLE:
         return "<s>", "<pad>", "</s>"
     return "[CLS]", "<pad>" if kind == "Albert" else "[PAD]", "[SEP]"

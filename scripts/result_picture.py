@@ -1,4 +1,4 @@
-"""`draw`: the picture of the systems in a result of `benchmarks/cpu.py`."""
+"""`draw` draws the systems in a result of `benchmarks/cpu.py`."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ def ranked(result: Result) -> list[dict[str, Any]]:
 
 
 def speed(row: Mapping[str, Any]) -> float:
-    """Return the median ratio to the reference, 0 for a system that failed."""
+    """Return the median ratio to the reference, or 0 for a system that failed."""
     return float(row.get("ratio_median", 0))
 
 
 def is_exact(row: Mapping[str, Any]) -> bool:
-    """Tell whether its scores are those of the reference."""
+    """Tell whether a system's scores equal the reference's, within 1e-3."""
     return float(row["max_abs_diff"]) < 1e-3
 
 
 def digest(result: Result) -> str:
-    """Return the hash of what the picture shows, which the picture holds as its source."""
+    """Return the hash of the data that the picture shows. The picture stores it as its source."""
     drawn = [result["machine"]["processor"], *(row for row in result["systems"] if "failed" not in row)]
     return "sha256:" + hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
 

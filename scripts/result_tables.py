@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Generate the tables and the picture of the documents from the results of the benchmarks.
+"""Generate the tables and the picture of the documents from the benchmark results.
 
     scripts/result_tables            # write
-    scripts/result_tables --check    # exit 1 when a document differs from the results
+    scripts/result_tables --check    # exit 1 if a document differs from the results
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. A table whose results do not exist yet is left unchanged.
+A table is between `<!-- NAME -->` and `<!-- /NAME -->`. A table whose results do not exist yet is left unchanged.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def load(name: str) -> Result:
 
 
 def peers_table() -> str:
-    """All systems of the main run, fastest first."""
+    """Return all systems of the main run, fastest first."""
     result = load("cpu")
     lines = ["| | pairs/s | of PyTorch FP32 (5th to 95th percentile) | largest, mean difference | top-10 overlap |"]
     lines.append("|---|--:|--:|--:|--:|")
@@ -105,7 +105,7 @@ def peers_table() -> str:
 
 
 def shapes_table() -> str:
-    """The other runs: ratios of the fastest systems."""
+    """Return the ratios of the fastest systems in the main run and the other runs."""
     runs = {
         "1 x 100, MiniLM-L-6": "cpu",
         "1 x 10, MiniLM-L-6": "cpu_latency",
@@ -133,13 +133,13 @@ def shapes_table() -> str:
 
 
 def own_best(rows: list[dict[str, Any]], precision: str) -> str:
-    """The fastest ratio of crossrt in a precision, or a dash where it was not run."""
+    """Return crossrt's best ratio in a precision, or a dash if it was not run."""
     found = [speed(row) for row in rows if row["system"].startswith(f"crossrt {precision}")]
     return f"{max(found):.2f}" if found else "-"
 
 
 def zoo_table() -> str:
-    """Every model of the zoo: the fastest backend's speed in each precision, beside the figures of its card."""
+    """Return the fastest backend's speed in each precision for every model of the zoo, and the figures of its card."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in load("zoo")["rows"]:
         rows.setdefault(row["model"], []).append(row)
@@ -161,7 +161,7 @@ def zoo_table() -> str:
 
 
 def fastest(rows: list[dict[str, Any]]) -> str:
-    """The fastest of several backends, with its 5th to 95th percentile, or the reason why none ran."""
+    """Return the fastest backend's speed with its 5th to 95th percentile, or the reason why none ran."""
     ran = [row["pairs_per_s"] for row in rows if row.get("pairs_per_s")]
     if not ran:
         return next((reason(row) for row in rows if row.get("failed")), "-")
@@ -170,12 +170,12 @@ def fastest(rows: list[dict[str, Any]]) -> str:
 
 
 def docs(rate: float) -> str:
-    """Documents per second, with a decimal for slow models."""
+    """Format documents per second, with a decimal for slow models."""
     return f"{rate:,.0f}" if rate >= 20 else f"{rate:.1f}"
 
 
 def quality_table() -> str:
-    """Each collection's rankings: means, and differences from the baseline with their intervals."""
+    """Return each collection's rankings: means, and differences from the baseline with their intervals."""
     results = [load(name) for name in NEEDED["quality"]]
     measures = list(dict.fromkeys(measure for result in results for measure in result["measures"]))
     lines = [f"| | {' | '.join(measures)} |", f"|---|{'--:|' * len(measures)}"]
@@ -191,7 +191,7 @@ def quality_table() -> str:
 
 
 def changed(row: Mapping[str, Any], measure: str) -> str:
-    """The difference from the baseline with its 95 % interval; nothing for the baseline itself."""
+    """Return the difference from the baseline with its 95 % interval, or an empty text for the baseline itself."""
     if row["changes"] is None:
         return ""
     change = row["changes"][measure]
@@ -199,7 +199,7 @@ def changed(row: Mapping[str, Any], measure: str) -> str:
 
 
 def gpu_table() -> str:
-    """The systems that ran on a GPU for each model, fastest first, beside the V100 figure of its card."""
+    """Return the systems that ran on a GPU for each model, fastest first, and the V100 figure of its card."""
     result, earlier = load("gpu"), load("gpu_onnxruntime")
     cards = {row["model"]: row["published"]["docs_per_s_v100"] for row in load("zoo")["rows"] if row.get("published")}
     lines = [
@@ -210,7 +210,7 @@ def gpu_table() -> str:
     for bundle in (*result["bundles"], *(each for each in earlier["bundles"] if each["bundle"] != first["bundle"])):
         # A row with a note was not measured in the same turns.
         ran = [row for row in bundle["systems"] if "all" in row.get("pairs_per_s", {}) and "note" not in row]
-        if bundle is not first:  # variants with parts left out are shown for one model only
+        if bundle is not first:  # variants without a feature are shown for only one model
             ran = [row for row in ran if row["system"].count(",") < 2]
         peers = [row["pairs_per_s"]["all"] for row in ran if row["system"] == GPU_REFERENCE]
         lines.append(
@@ -230,7 +230,7 @@ def gpu_table() -> str:
 
 
 def serving_table() -> str:
-    """Pairs a second over HTTP, through `rank`, and of other servers."""
+    """Return pairs per second over HTTP, through `rank`, and of other servers."""
     result = load("serving")
     lists = list(result["closed"])
     lines = [f"| pairs a second | {' | '.join(lists)} |", f"|---|{'--:|' * len(lists)}"]
@@ -247,7 +247,7 @@ def serving_table() -> str:
 
 
 def waiting_table() -> str:
-    """Times of a list of 10 alone and beside others."""
+    """Return times of a list of 10, without other load and with it."""
     lines = ["| a list of 10 | requests | p50, ms | p99, ms | p99 / p50 alone |", "|---|--:|--:|--:|--:|"]
     for row in load("serving").get("waiting", {}).values():
         lines.append(
@@ -257,7 +257,7 @@ def waiting_table() -> str:
 
 
 def workers_table() -> str:
-    """Pairs a second of one worker and of several, and the time of a list alone."""
+    """Return pairs per second of one worker and of several, and the time of a list without other load."""
     rows = load("serving")["workers"].values()
     alone = {row["bundle"]: row["p50_ms_of_100_alone"] for row in rows if "lists" not in row}
     lines = [
@@ -273,7 +273,7 @@ def workers_table() -> str:
 
 
 def overhead_table() -> str:
-    """Requests a second without a model."""
+    """Return requests per second without a model."""
     rows = load("serving")["overhead"].values()
     beside = all("bare_processor_us" in row for row in rows)  # earlier results have no bare handler
     lines = ["| texts | requests a second | processor time of one, us |" + beside * " the bare handler | its us |"]
@@ -287,7 +287,7 @@ def overhead_table() -> str:
 
 
 def named(row: Mapping[str, Any]) -> str:
-    """The system's name with its version."""
+    """Return a system's name with its version."""
     name: str = row["system"]
     if name.startswith("crossrt"):
         return f"**{name}**"
@@ -299,7 +299,7 @@ def named(row: Mapping[str, Any]) -> str:
 
 
 def reason(row: Mapping[str, Any]) -> str:
-    """The reason why there is no figure."""
+    """Return the reason why there is no figure."""
     said: str = row["failed"].split(": ", 1)[-1].split(":")[0]
     return f"failed: {said}"
 
@@ -309,14 +309,14 @@ RAY_JOBS = (
     ("ray", "minilm-l6 int8", "MiniLM-L-6, INT8, Intel Xeon", "the clock", "seconds"),
     ("ray", "tinybert-l2 fp32", "TinyBERT-L-2, FP32, Intel Xeon", "processor time", "processor_seconds"),
 )
-"""Result, bundle, its name, and what its job was measured by. The machine did other work beside the last."""
+"""Result, bundle, its name, and the measure of its job. The machine did other work during the last job."""
 RAY_PLAN = ((1, 2), (10, 2), (10, 16), (100, 16))
-"""Nodes, and processors of each."""
+"""Numbers of nodes, and of processors of each."""
 RAY_PAIRS = 7_000_000
 
 
 def ray_table() -> str:
-    """Jobs on Ray beside one process; a job of one block tells what the start takes."""
+    """Return jobs on Ray compared with one process. A job of one block shows how long the start takes."""
     lines = [
         "| | by | pairs | one process, s | on Ray, s | share of one process's speed | without the start |",
         "|---|---|--:|--:|--:|--:|--:|",
@@ -331,14 +331,14 @@ def ray_table() -> str:
 
 
 def without(start: Mapping[str, Any], row: Mapping[str, Any], measured: str) -> float:
-    """Return Ray's share of one process's speed in what lies between a small job and a large one."""
+    """Return Ray's share of one process's speed, from the differences between a small job and a large one."""
     small, large = start[measured], row[measured]
     one, ray = (median(large[name]) - median(small[name]) for name in ("one process", "ray"))
     return one / ray
 
 
 def ray_memory_table() -> str:
-    """What a job keeps in memory, by its size."""
+    """Return the memory of a job by its size."""
     lines = ["| pairs | driver, MB | an actor, MB | the finished job once more, s |", "|--:|--:|--:|--:|"]
     for rows in load("ray")["memory"].values():
         for pairs, row in rows.items():
@@ -347,7 +347,7 @@ def ray_memory_table() -> str:
 
 
 def ray_kills_table() -> str:
-    """What was killed, and what it cost."""
+    """Return what was killed, and the work that was lost."""
     found = load("ray")["kills"]
     kills = [str(found["kills"][kind]) for kind in ("actor", "raylet", "driver")]
     row = [*kills, str(found["runs"]), str(found["blocks"]), str(found["begun"] - found["blocks"])]
@@ -358,7 +358,7 @@ def ray_kills_table() -> str:
 
 
 def ray_plan_table() -> str:
-    """How long a large job would take, computed from a rate on two processors and from Ray's share of one process's speed."""
+    """Return how long a large job would take, computed from the rate on two processors and Ray's share of one process's speed."""
     result, bundle = load("ray_amd"), "minilm-l6 int8"
     share = without(result["start"][bundle], result["speed"][bundle], "seconds")
     rate = load("serving")["closed"]["100"]["in_process"] * share
@@ -374,11 +374,11 @@ def ray_plan_table() -> str:
 EXACT_MODELS = (("MiniLM-L-6", "exact_top_k"), ("demo model", "exact_top_k_demo"))
 EXACT_WAYS = (("INT8 alone", "alone"), ("exact", "exact"), ("second pass in BF16", "second pass in BF16"))
 EXACT_LISTS = ((10, 1), (50, 1), (50, 10), (100, 1), (100, 10), (1000, 1), (1000, 10), (1000, 100))
-"""Lengths of lists, and k, that are shown."""
+"""Lengths of lists and k that are shown."""
 
 
 def exact_limits_table() -> str:
-    """How many of all drawn lists are not FP32's, and the upper limits of that rate."""
+    """Return how many of all drawn lists differ from FP32's, and the upper limits of that rate."""
     lines = [
         "| model | lists | of queries | way to rank | other list | rate at most | queries with another list | share at most "
         "| near ties, failed | at most |",
@@ -397,7 +397,7 @@ def exact_limits_table() -> str:
 
 
 def exact_lists_table() -> str:
-    """The same for some lengths of lists and k."""
+    """Return how many drawn lists differ from FP32's, for some lengths and k."""
     lines = [
         "| model | passages | k | lists | near ties | INT8 alone: other best k | INT8 alone: other list | exact: other list "
         "| rate at most | scored again | BF16 second: other list |",
@@ -417,7 +417,7 @@ def exact_lists_table() -> str:
 
 
 def exact_speed_table() -> str:
-    """How fast an exact ranking is beside FP32 and INT8."""
+    """Return the speed of exact rankings compared with FP32 and INT8."""
     lines = [
         "| request | model | FP32 | INT8 | exact | of FP32's speed | of INT8's speed | second pass in BF16, of INT8's speed |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
@@ -434,7 +434,7 @@ def exact_speed_table() -> str:
 
 
 def kinds_table(name: str) -> str:
-    """The native kernels for each kind of processor, beside other runtimes with the same instructions."""
+    """Return the native kernels for each kind of processor, compared with other runtimes with the same instructions."""
     lines = [
         "| kernels | precision | pairs/s | beside OpenVINO | ONNX Runtime | PyTorch | own FP32 | mean error, overlap |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
@@ -442,7 +442,7 @@ def kinds_table(name: str) -> str:
     for row in load(name)["rows"]:
         if row["backend"] == "native":
             beside = [with_spread(row, peer) for peer in ("openvino", "onnxruntime", "pytorch", "own_fp32")]
-            exact, overlap = row["precision"] == "fp32", row.get("top10_overlap")  # of random weights there is none
+            exact, overlap = row["precision"] == "fp32", row.get("top10_overlap")  # None for random weights
             error = "-" if exact else f"{row['mean_error']:.3f}" + ("" if overlap is None else f", {overlap:.3f}")
             beside[3] = "1" if exact else beside[3]
             rate = f"{row['pairs_per_second']:,.0f}"
@@ -451,7 +451,7 @@ def kinds_table(name: str) -> str:
 
 
 def kinds_of_models_table() -> str:
-    """The same for a smaller and a larger model, whose weights are random."""
+    """Return the native kernels compared with other runtimes for a smaller and a larger model, which have random weights."""
     results = [load(name)["rows"] for name in ("processors_tinybert", "processors_base")]
     lines = [
         "| kernels | precision | TinyBERT-L-2: pairs/s | beside OpenVINO | ONNX Runtime | BERT-base: pairs/s | beside OpenVINO "
@@ -469,7 +469,7 @@ def kinds_of_models_table() -> str:
 
 
 def modernbert_table() -> str:
-    """BERT, XLM-R and ModernBERT of one width as multiples of PyTorch."""
+    """Return the speed of BERT, XLM-R and ModernBERT of one width as multiples of PyTorch's."""
     rows = load("modernbert")["rows"]
     requests = list(dict.fromkeys(row["request"] for row in rows))
     lines = [f"| | {' | '.join(requests)} |", "|---|" + "--:|" * len(requests)]
@@ -485,7 +485,7 @@ def modernbert_table() -> str:
 
 
 def with_spread(row: dict[str, Any], peer: str) -> str:
-    """How many times as fast as a peer: the median, and the 10th and 90th percentile."""
+    """Return how many times as fast as a peer a system is: the median, and the 10th and 90th percentile."""
     if peer not in row["times_as_fast_as"]:
         return "-"
     middle, low, high = row["times_as_fast_as"][peer]
@@ -537,7 +537,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "ray-kills": ("ray",),
     "ray-plan": ("ray_amd", "serving"),
 }
-"""Results without which a table is left as it is."""
+"""The results that a table needs. Without them it is left as it is."""
 
 
 if __name__ == "__main__":

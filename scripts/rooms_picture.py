@@ -2,9 +2,10 @@
 """Draw the rooms of the code, in the order of tests/test_rooms.py, for docs/architecture.md.
 
     scripts/rooms_picture.py            # write docs/rooms.svg
-    scripts/rooms_picture.py --check    # exit 1 when it is out of date
+    scripts/rooms_picture.py --check    # exit 1 if it is out of date
 
-The picture is narrow enough to be read on a phone, and has its own background, so that it is the same on light and dark pages.
+A room is a folder of code. The picture is narrow enough to be read on a phone. It has its own background, so that it looks the
+same on light and dark pages.
 """
 
 import argparse
@@ -63,14 +64,14 @@ HOLDS = {
 }
 """What each room holds, in up to 36 characters."""
 CALL = ("engine, the top", "engine.text", "engine.batching", "engine.runtime", "engine.backends", "engine.kernels")
-"""The rooms that `predict` passes through on a CPU, in this order: each gets its number."""
+"""The rooms that `predict` passes through on a CPU, in order. The picture numbers them."""
 COLOURS = {"engine": "#dbe9f6", "calibration": "#e6e0f3", "export": "#fbe6cf"}
 MEASURING = "#e0efdc"
 WIDTH, ROW, GAP = 430, 26, 10
 
 
 def main() -> None:
-    """Write, or check."""
+    """Write the picture, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     drawn = picture(rooms())
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 def rooms() -> tuple[str, ...]:
-    """Return the rooms in their order, as the test has them. Raises ValueError for one that `HOLDS` does not describe."""
+    """Return the rooms in the order of the test. Raises ValueError if `HOLDS` does not describe exactly these."""
     tree = ast.parse((ROOT / "tests/test_rooms.py").read_text(encoding="utf-8"))
     values = (
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS"
@@ -98,7 +99,7 @@ def half_of(room: str) -> str:
 
 
 def picture(order: tuple[str, ...]) -> str:
-    """Return the drawing as SVG: a row for each room, the first on top, with a gap between halves."""
+    """Return the drawing as SVG: a row for each room, the first on top, with a gap between folders at the root."""
     parts: list[str] = []
     top = 44
     for half, group in groupby(order, half_of):
@@ -121,7 +122,7 @@ def picture(order: tuple[str, ...]) -> str:
 
 
 def row(room: str, top: int, colour: str) -> str:
-    """Return one room: its path, what it holds and its number in `CALL`."""
+    """Return one room as SVG: its path, what it holds and its number in `CALL`."""
     path = "engine/*.py" if room == "engine" else f"{room.split(',')[0].replace('.', '/')}/"
     path = "engine/cross_encoder.py" if room == "engine, the top" else "export/export.py" if room == "export" else path
     number = ""

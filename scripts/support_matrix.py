@@ -1,4 +1,4 @@
-"""`cpu_matrix`: which backend computes in which precision on which processor, and whether it was measured or tested."""
+"""`cpu_matrix` shows which backend runs in which precision on which processor, and whether that was measured or tested."""
 
 import json
 import runpy
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
 KINDS = runpy.run_path(str(ROOT / "engine/kernels/instruction_sets.py"))["KINDS"]
 FLAGS = {name: kind.flags for name, kind in runpy.run_path(str(ROOT / "tests/processors.py"))["KINDS"].items()}
-"""The instructions of each kind of processor that the tests can run as."""
+"""The instructions of each kind of processor that the tests can simulate."""
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 BACKENDS = {"native": "native", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 
@@ -21,11 +21,11 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Processors that have a row of their own.
+    """A row of the table: a group of processors.
 
     - `kind`: the kind of processor in tests/processors.py.
-    - `files`: the results of benchmarks/processors.py and benchmarks/cpu.py that were measured as one.
-    - `tested`: what the tests compute there and no result has.
+    - `files`: results of benchmarks/processors.py and benchmarks/cpu.py for this kind.
+    - `tested`: backends and precisions that are tested on this kind and that no result has.
     """
 
     title: str
@@ -81,14 +81,14 @@ def cpu_matrix() -> str:
 
 
 def cell(row: Row, backend: str, precision: str, measured: Mapping[Cell, str]) -> str:
-    """Return what is known of a backend and precision on a processor."""
+    """Return the table's cell for a backend and precision on a processor."""
     kind = native_kind(row, precision) if backend == "native" else None
     note = ", with 7 bits" if kind is not None and precision == "int8" and kind.int8 == "narrow" else ""
     if backend == "native" and kind is None:
         return "-"
     if (backend, precision) in measured:
         return f"[measured](../benchmarks/results/{measured[backend, precision]}.json){note}"
-    if kind is not None:  # the tests run as this processor, or as one whose kernels it takes
+    if kind is not None:  # the tests simulate this processor, or another with the same kernels
         return ("untested" if "amx_tile" in FLAGS[row.kind] else "tested") + note
     if precision == "bf16" and not ("avx512_bf16" in FLAGS[row.kind] and backend == "openvino"):
         return "-"
@@ -96,7 +96,7 @@ def cell(row: Row, backend: str, precision: str, measured: Mapping[Cell, str]) -
 
 
 def native_kind(row: Row, precision: str) -> Any:
-    """Return the kind of kernels that computes a precision on a processor; None where none does."""
+    """Return the kind of kernels that runs a precision on a processor, or None."""
     for kind in KINDS:
         x86_64 = "x86_64" in kind.machines and kind.tried and precision in kind.precisions
         if x86_64 and not kind.lacking(precision, FLAGS[row.kind]):
@@ -105,7 +105,7 @@ def native_kind(row: Row, precision: str) -> Any:
 
 
 def measurements(row: Row) -> dict[Cell, str]:
-    """Return for each backend and precision that was measured on such a processor the name of the result."""
+    """Return the name of a result for each backend and precision that was measured on such a processor."""
     found: dict[Cell, str] = {}
     for name in row.files:
         path = RESULTS / f"{name}.json"
@@ -115,7 +115,7 @@ def measurements(row: Row) -> dict[Cell, str]:
 
 
 def measured_in(result: Mapping[str, Any], row: Row) -> Iterator[Cell]:
-    """Yield what a result measured on such a processor."""
+    """Yield the backends and precisions that a result measured on such a processor."""
     for each in result.get("rows", ()):  # of benchmarks/processors.py: each row is limited to a kind
         kind = native_kind(row, each["precision"])
         if kind is not None and each["kind"] == kind.name and each["backend"] in BACKENDS:
@@ -123,7 +123,7 @@ def measured_in(result: Mapping[str, Any], row: Row) -> Iterator[Cell]:
     for each in result.get("systems", ()):  # of benchmarks/cpu.py
         system, _, backend = each["system"].partition(", ")
         names = {title: name for name, title in BACKENDS.items()}
-        # An exact ranking is no precision of a backend.
+        # Skip exact rankings, which are not a precision of a backend.
         if system.startswith("crossrt ") and "failed" not in each and (not backend or backend in names):
             yield names[backend] if backend else "native", system.removeprefix("crossrt ").lower()
     for backend in result.get("pairs_per_s", ()):  # in FP32

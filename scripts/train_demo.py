@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Train the demo checkpoint on Debian's package descriptions, measure it against BM25, and write demo/.
+"""Train the demo checkpoint on Debian's package descriptions, compare it with BM25, and write demo/.
 
     scripts/train_demo.py --out demo --steps 3000
 
-Query: a package's synopsis. Passage: its long description, with the synopsis taken out. Needs torch, transformers,
-tokenizers, bm25s, scipy, tqdm, and apt on the machine (apt reads the index files also where --lists names their folder).
-Held-out packages decide: unless the model beats BM25's MRR@10 by 0.05, with a bootstrap interval above zero, nothing is
-written.
+A query is a package's synopsis. A passage is its long description without the synopsis. Needs torch, transformers, tokenizers,
+bm25s, scipy, tqdm, and apt on the machine. apt is also needed with --lists, since it reads the index files. Held-out packages
+decide: unless the model beats BM25's MRR@10 by 0.05, with a bootstrap interval above zero, nothing is written.
 """
 
 import argparse
@@ -42,11 +41,11 @@ from demo_model import (
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-SHORT, LONG = 80, POSITIONS  # tokens of a training pair: at first, and in the last part
+SHORT, LONG = 80, POSITIONS  # longest training pair in tokens: at first, and in the last part
 LONG_FROM = 0.75  # share of the steps after which pairs are long
-CURRICULUM = 0.1  # share of the steps until the candidates are as hard as they get
+CURRICULUM = 0.1  # share of the steps after which the candidates are hardest
 CANDIDATES = 50
-LEXICAL_SHARPNESS = 16.0  # a query's greatest BM25 score, as a logit
+LEXICAL_SHARPNESS = 16.0  # logit of a query's greatest possible BM25 score
 SAMPLE_QUERIES = 200
 CALIBRATION_QUERIES = 250
 MINIMUM_GAIN = 0.05
@@ -67,7 +66,7 @@ def bm25_candidates(packages: Sequence[Package], depth: int) -> tuple[npt.NDArra
 
 
 class TokenBM25:
-    """BM25 over the tokenizer's own tokens: what a model that only looks for the query's tokens would say."""
+    """BM25 over the tokenizer's tokens: the scores of a model that only looks for the query's tokens."""
 
     def __init__(self, texts: Sequence[Pair]) -> None:
         self.counts = [Counter(passage[:POSITIONS]) for _, passage in texts]
@@ -77,7 +76,7 @@ class TokenBM25:
         self.mean = sum(count.total() for count in self.counts) / len(texts)
 
     def share(self, query: Sequence[int], passage: int) -> float:
-        """Return the score as a share of the greatest that the query can have, 0 to 1."""
+        """Return the score as a share of the greatest possible score of the query, 0 to 1."""
         count = self.counts[passage]
         norm = K1 * (1 - B + B * count.total() / self.mean)
         weights = {token: self.idf.get(token, self.unknown) for token in set(query)}
@@ -86,7 +85,7 @@ class TokenBM25:
 
 
 def reciprocal_ranks(order: Sequence[Sequence[int]], relevant: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Return RR@10 of each query; 0 where the relevant passage is not among the ten."""
+    """Return RR@10 of each query. It is 0 if the relevant passage is not among the ten."""
     ranks = [
         list(found[:10]).index(wanted) + 1 if wanted in found[:10] else 0
         for found, wanted in zip(order, relevant, strict=True)
@@ -107,12 +106,12 @@ def lists_of(
     steps: int,
     rng: random.Random,
 ) -> Iterator[tuple[list[Pair], torch.Tensor]]:
-    """Yield a batch for each step: for each query its own passage, then those of other source packages, with BM25.
+    """Yield a batch for each step: for each query its own passage and then `negatives` others, and BM25's distributions.
 
-    BM25 is float32 [batch, 1 + negatives], each query's a distribution over its passages.
+    BM25 is float32 [batch, 1 + negatives]. Each row is a distribution over the passages of a query.
 
-    The others are random ones at first, which teach that words must match, and more and more BM25's best, which teach
-    the rest; later one random one stays among them.
+    At first the other passages are random, which teaches that words must match. More and more of them are BM25's best from other
+    source packages, which teach the rest. In the end one random passage stays among them.
     """
     order: list[int] = []
     bm25 = TokenBM25(texts)
@@ -139,10 +138,10 @@ def train(
     batch: int,
     negatives: int,
 ) -> dict[str, Any]:
-    """Train with two listwise softmax losses of equal weight: the right passage, and BM25's distribution.
+    """Train with two listwise softmax losses of equal weight, for the right passage and for BM25's distribution.
 
-    The second keeps the model to what it can see, words of the query in the passage: without it, it soon knows the
-    training packages by heart. The learning rate rises for 100 steps, then falls to zero.
+    The second loss makes the model rely on the query's words in the passage. Without it, the model soon memorizes the training
+    packages. The learning rate rises for 100 steps, then falls to zero.
     """
     decayed = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
@@ -188,7 +187,7 @@ def check_forward(model: Any, tokenizer: Tokenizer, packages: Sequence[Package])
     for package, pair in zip(packages, encoded(tokenizer, packages), strict=True):
         encoding = tokenizer.encode(package.synopsis, package.description)
         if len(encoding.ids) > POSITIONS:
-            continue  # the tokenizer cuts nothing
+            continue  # the tokenizer does not truncate, `logits_of` would
         ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
         with torch.inference_mode():
             expected = model(input_ids=ids, token_type_ids=types).logits[:, 0]
@@ -215,7 +214,7 @@ def judged(bm25: npt.NDArray[np.float64], reranked: npt.NDArray[np.float64]) -> 
 
 
 def good_enough(result: dict[str, Any]) -> bool:
-    """The bar for being shipped."""
+    """Tell whether the model is good enough to be shipped."""
     return bool(result["gain"] >= MINIMUM_GAIN and result["interval95"][0] > 0)
 
 
@@ -310,7 +309,7 @@ def write_sample(
     found: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
 ) -> None:
-    """Write queries, passages, BM25's run, qrels and the passages' origins."""
+    """Write queries, passages, BM25's run, qrels and the packages of the passages."""
     used = sorted({int(index) for query in queries for index in found[query]})
     write_lines(folder / "queries.tsv", [(f"q{query}", packages[query].synopsis) for query in queries])
     write_lines(folder / "passages.tsv", [(f"p{index}", packages[index].description) for index in used])
@@ -328,7 +327,7 @@ def write_sample(
 
 
 def main() -> None:
-    """Fetch, train, judge, write."""
+    """Fetch the data, train the model, judge it and write the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--lists", type=Path, help="folder with index files that are already there")

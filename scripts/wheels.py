@@ -1,8 +1,8 @@
 """Builds a wheel for each platform, all on Linux: `scripts/wheels.py OUT [TAG...]`.
 
-A wheel is for all versions of Python (`py3-none-PLATFORM`): its libraries are loaded by ctypes and need nothing of Python. Zig's
-C++ compiler, from the package ziglang, compiles them. It is Clang with the C and C++ libraries of every platform, old versions
-of glibc among them. The C++ library becomes part of each file. engine/kernels/instruction_sets.py says which kernels there are.
+A wheel works with all versions of Python (`py3-none-PLATFORM`), since its libraries are loaded by ctypes and do not use Python's
+API. Zig's C++ compiler, from the package ziglang, compiles them. It is Clang with the C and C++ libraries of every platform,
+including old versions of glibc. The C++ library is linked into each file. engine/kernels/instruction_sets.py lists the kernels.
 """
 
 import argparse
@@ -28,13 +28,13 @@ FUNCTIONS = runpy.run_path(str(ROOT / "engine/native_functions.py"))["FUNCTIONS"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """What a wheel is for.
+    """The platform of a wheel.
 
     - `tag`: the last part of the wheel's name.
-    - `machine`: what `platform.machine()` says there.
-    - `target`: Zig's name for it, with the oldest version of glibc or macOS.
-    - `suffix`: of its libraries.
-    - `system_libraries`: what the libraries may load. `*` stands for any characters.
+    - `machine`: what `platform.machine()` returns there.
+    - `target`: Zig's name for the platform, with the oldest version of glibc or macOS.
+    - `suffix`: the suffix of its libraries.
+    - `system_libraries`: the system libraries that these may load. `*` stands for any characters.
     """
 
     tag: str
@@ -83,9 +83,9 @@ PLATFORMS = (
 class Library:
     """A library of a wheel.
 
-    - `name`: of the file, without the suffix.
-    - `interface`: the function that returns the version of its interface. `FUNCTIONS` has the others by it.
-    - `flags`: the compiler's, for the instructions that it may use.
+    - `name`: the name of the file without the suffix.
+    - `interface`: the function that returns the version of its interface. `FUNCTIONS` has the other functions under this name.
+    - `flags`: the compiler's flags for the instructions that the library may use.
     """
 
     name: str
@@ -102,7 +102,7 @@ PLAIN = tuple(
 
 
 def libraries(platform: Platform) -> list[Library]:
-    """Return the libraries of a platform's wheel: tokenization, the processor's flags, and the kernels of its architecture."""
+    """Return the libraries of a platform's wheel: the tokenizer, the processor's flags, and the kernels of its architecture."""
     kernels = (
         Library(kind.library, kind.source, "crossrt_interface", tuple(zig_flags(kind.compiler_flags)))
         for kind in KINDS
@@ -112,9 +112,9 @@ def libraries(platform: Platform) -> list[Library]:
 
 
 def zig_flags(flags: Sequence[str]) -> Iterator[str]:
-    """Translate GCC's flags for a processor: Zig spells its names in another way.
+    """Translate GCC's flags for a processor into Zig's spelling.
 
-    `-march=armv8.2-a+dotprod` becomes `-mcpu=generic+v8_2a+dotprod`. `-march=x86-64` is what Zig compiles for anyway.
+    `-march=armv8.2-a+dotprod` becomes `-mcpu=generic+v8_2a+dotprod`. `-march=x86-64` is dropped, since it is Zig's default.
     """
     for flag in flags:
         if flag.startswith("-march=arm"):
@@ -135,13 +135,13 @@ def compile_library(platform: Platform, library: Library, folder: Path) -> Path:
             *("-o", file, ROOT / library.source),
         ],
         check=True,
-        cwd=folder,  # the linker for Windows leaves a file in the working directory
+        cwd=folder,  # the Windows linker leaves a file in the working directory
     )
     return file
 
 
 def compile_all(platform: Platform, wanted: Sequence[Library], folder: Path) -> list[Path]:
-    """Compile and check libraries, one on each processor at a time, into a new folder."""
+    """Compile libraries into a new folder, as many at a time as there are processors, and check them."""
     folder.mkdir()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         compiled = list(pool.map(lambda library: compile_library(platform, library, folder), wanted))
@@ -151,24 +151,24 @@ def compile_all(platform: Platform, wanted: Sequence[Library], folder: Path) -> 
 
 
 def copied_sources(to: Path) -> Path:
-    """Copy what git knows of the checkout, so that nothing else is packed. Files that are not committed yet are copied too."""
+    """Copy the checkout's files that git does not ignore, so that nothing else is packed. These include uncommitted files."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, names):
-        if (ROOT / name).exists():  # a file may have been removed without telling git
+        if (ROOT / name).exists():  # git lists files that were removed without `git rm`
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name)
     return to
 
 
 def source_distribution(sources: Path, out: Path) -> Path:
-    """Pack the sources. pip compiles the libraries from them, where there is a compiler."""
+    """Pack the sources. When pip installs them, it compiles the libraries if there is a compiler."""
     _run("build", "--sdist", "--no-isolation", "--outdir", out, sources)
     return next(out.glob("crossrt-*.tar.gz"))
 
 
 def pure_wheel(sources: Path, out: Path) -> Path:
-    """Build a wheel without libraries: setup.py only compiles them, so it is left out."""
+    """Build a wheel without libraries. setup.py only compiles these, so it is removed."""
     (sources / "setup.py").unlink()
     _run("build", "--wheel", "--no-isolation", "--outdir", out, sources)
     return next(out.glob("crossrt-*-py3-none-any.whl"))
@@ -190,13 +190,14 @@ def platform_wheel(platform: Platform, pure: Path, compiled: Sequence[Path], out
 
 
 def check_library(platform: Platform, library: Library, file: Path) -> None:
-    """Look into a compiled library without running it. Raises SystemExit.
+    """Check a compiled library without running it. Raises SystemExit.
 
-    It must export the functions that ctypes calls, and load nothing but what every such system has.
+    It must export the functions that ctypes calls, and load only libraries that every such system has. For macOS it must be
+    signed.
     """
     import lief
 
-    lief.logging.disable()  # it remarks on what Zig leaves out of a Mach-O file
+    lief.logging.disable()  # it warns about what Zig leaves out of a Mach-O file
     binary = lief.parse(str(file))
     exported = {function.name.lstrip("_") for function in binary.exported_functions}
     missing = {library.interface, *FUNCTIONS[library.interface]} - exported
@@ -213,7 +214,7 @@ def check_library(platform: Platform, library: Library, file: Path) -> None:
 
 
 def check_wheel(platform: Platform, wheel: Path) -> None:
-    """Let auditwheel judge whether a wheel for Linux needs no newer glibc than its tag says. Raises SystemExit."""
+    """Check with auditwheel that a wheel for Linux needs no newer glibc than its tag says. Raises SystemExit."""
     if "linux" not in platform.tag:
         return
     show = [sys.executable, "-m", "auditwheel", "show", "--json", "--disable-isa-ext-check", wheel]
@@ -224,7 +225,7 @@ def check_wheel(platform: Platform, wheel: Path) -> None:
 
 
 def glibc(tag: str) -> tuple[int, ...]:
-    """Return the version of glibc in a tag such as `manylinux_2_28_x86_64`; a very high one for a tag without."""
+    """Return the version of glibc in a tag such as `manylinux_2_28_x86_64`, or a very high one for a tag without a version."""
     found = re.match(r"manylinux_(\d+)_(\d+)_", tag)
     return tuple(map(int, found.groups())) if found else (99,)
 
@@ -245,7 +246,7 @@ def build(out: Path, platforms: Sequence[Platform]) -> list[Path]:
 
 
 def main() -> None:
-    """Build what the command line asks for."""
+    """Build the wheels that the command line names."""
     tags = [platform.tag for platform in PLATFORMS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)

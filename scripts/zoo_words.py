@@ -1,4 +1,4 @@
-"""The words and the WordPiece vocabulary of seeded models."""
+"""The words and the WordPiece vocabulary of models with seeded weights."""
 
 import random
 import string
@@ -13,7 +13,7 @@ WORDS = (
 
 
 def vocabulary(size: int, *, multilingual: bool = False) -> list[str]:
-    """Return a WordPiece vocabulary of exactly `size` tokens, with the special ids of BERT's."""
+    """Return a WordPiece vocabulary of exactly `size` tokens, with BERT's ids for special tokens."""
     rng = random.Random(0)
     tokens = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [character for character in string.printable.strip() if not character.isupper()]

@@ -1,8 +1,8 @@
-"""`page`: the page at /docs, which shows the description of the API and can try a request. It loads nothing from elsewhere."""
+"""`page` returns the page at /docs, which shows the API's description and can send requests. It needs no other host."""
 
 from importlib.resources import files
 
 
 def page() -> str:
-    """Return the page as HTML. It reads /openapi.json from the server that it came from."""
+    """Return the page as HTML. The page reads /openapi.json from the server that sent it."""
     return files(__package__).joinpath("api_page.html").read_text(encoding="utf-8")

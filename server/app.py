@@ -1,4 +1,4 @@
-"""`App`: the ASGI application. `_score` follows one request from its bytes to its answer."""
+"""`App`: the ASGI application. `_score` takes a request from its bytes to its answer."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ from .tracing import open_tracer, trace_id
 logger = logging.getLogger("crossrt.server")
 
 UNREAD = ("too_large", "slow_body")
-"""Errors after which the rest of a body may still come, so that the connection cannot be used again."""
+"""Errors after which the rest of a body may still arrive, so that the connection cannot be reused."""
 
 
 class App:
-    """Answers requests. Everything runs in the event loop's thread, but for tokenization and scoring."""
+    """Answers requests. Everything runs in the event loop's thread, except tokenization and scoring."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -38,7 +38,7 @@ class App:
             return
         self.state.in_progress += 1
         try:
-            # Clients join the path to an address that ends in a slash, as Weaviate does.
+            # Some clients, such as Weaviate, append the path to an address that ends in a slash.
             path, method = "/" + scope["path"].lstrip("/"), scope["method"]
             route = self._scoring.get(path) if method == "POST" else None
             await self._serve(Call(path, route, dict(scope["headers"])), method, receive, send)
@@ -46,7 +46,7 @@ class App:
             self.state.in_progress -= 1
 
     async def _serve(self, call: Call, method: str, receive: Receive, send: Send) -> None:
-        """Answer a request, and account for it."""
+        """Answer a request, and record it in metrics, log and traces."""
         close = False
         try:
             answer = await (
@@ -60,11 +60,11 @@ class App:
             answer = self._refused(call, refusal)
             close = refusal.kind in UNREAD
         except asyncio.CancelledError:
-            if not self.state.draining:  # whoever runs this application gave the request up
+            if not self.state.draining:  # the code that runs this application cancelled the request
                 call.status, call.reason = CLIENT_GONE, "the request was cancelled"
                 self._account(call)
                 raise
-            # uvicorn cancels what is left after --shutdown-timeout, and its own answer would be a bare 500.
+            # uvicorn cancels the remaining requests after --shutdown-timeout. Its own answer would be a bare 500.
             answer = self._refused(
                 call, RequestError("unhealthy", "the server ended before the request was done (--shutdown-timeout)")
             )
@@ -80,7 +80,7 @@ class App:
         return call.refused(refusal, self.state.settings.tei_validation_status)
 
     async def _score(self, call: Call, route: ScoringRoute, receive: Receive) -> Answer:
-        """Return the scores that a request asks for. Raises RequestError and ClientGoneError."""
+        """Return the answer to a request for scores. Raises RequestError and ClientGoneError."""
         state, settings = self.state, self.state.settings
         state.keys.check(call.headers)
         body = await read_body(receive, call.headers, most=settings.max_payload)
@@ -92,7 +92,7 @@ class App:
         return call.scored(outcome, run, model)
 
     async def _inform(self, call: Call, method: str) -> Answer:
-        """Return what a request that scores nothing asks for. Raises RequestError."""
+        """Return the answer to any other request. Raises RequestError."""
         if call.path not in OPEN:
             self.state.keys.check(call.headers)
         answer = await self.information.answer(method, call.path)

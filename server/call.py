@@ -17,7 +17,7 @@ from .routes import ScoringRoute
 
 REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}")
 PATH_LOGGED, REASON_LOGGED = 200, 300
-"""Most characters of a path and of a reason in the log."""
+"""Most characters of a path and of a reason that are logged."""
 _prefix, _numbers = token_hex(6), itertools.count(1)
 
 
@@ -27,7 +27,7 @@ class Call:
     __slots__ = ("body", "headers", "id", "model", "outcome", "path", "reason", "route", "run", "started", "status")
 
     def __init__(self, path: str, route: ScoringRoute | None, headers: dict[bytes, bytes]) -> None:
-        """Take the route of a request that is to be scored, None for all others, and the headers by their names in lower case."""
+        """Take the route of a scoring request, or None for other requests, and the headers by lower-case name."""
         self.started = perf_counter()
         self.path = path
         self.route = route
@@ -42,9 +42,9 @@ class Call:
         self.outcome: Outcome | None = None
 
     def seconds_left(self, most: float) -> float:
-        """Return how long the request may still take: `most` from its start, or what the header x-request-timeout says.
+        """Return the seconds that the request may still take: `most` from its start, or less with the header x-request-timeout.
 
-        Raises RequestError for a header that is no number of seconds.
+        Raises RequestError for a header that is not a positive number.
         """
         asked = self.headers.get(b"x-request-timeout")
         if asked is not None:
@@ -68,7 +68,7 @@ class Call:
         return Answer(200, self.body.answer(outcome, context), headers=headers)
 
     def refused(self, refusal: RequestError, tei_validation_status: int) -> Answer:
-        """Return the answer that says why not, in the dialect of the client as far as it is known."""
+        """Return the error answer, in the client's dialect as far as it is known."""
         tei = self._is_tei(refusal)
         self.status = tei_validation_status if tei and refusal.kind == "validation" else KINDS[refusal.kind].status
         self.reason = refusal.logged
@@ -83,7 +83,10 @@ class Call:
         return Answer(self.status, body(refusal), headers=headers)
 
     def _is_tei(self, refusal: RequestError) -> bool | None:
-        """Tell whether the client's dialect is TEI's: by its body, by what is known of one that is not valid, or by the path."""
+        """Tell whether the client's dialect is TEI's, or None if unknown.
+
+        The body decides, then what is known of an invalid body, then the path.
+        """
         if self.body is not None:
             return self.body.tei
         if refusal.tei is not None:
@@ -91,7 +94,7 @@ class Call:
         return False if self.route is None else self.route.tei
 
     def log_fields(self, *, texts: bool, trace: str | None) -> dict[str, Any]:
-        """Return what the log says of the request."""
+        """Return the fields of the request's log line."""
         fields: dict[str, Any] = {
             "id": self.id,
             "path": self.path[:PATH_LOGGED],
@@ -133,7 +136,7 @@ class Call:
 
 
 def request_id(given: bytes | None) -> str:
-    """Return the id that the client gave, if it is a plain one, or a new one."""
+    """Return the client's id, if it has only plain characters, or a new one."""
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
     return f"{_prefix}-{next(_numbers):x}"

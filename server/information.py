@@ -1,4 +1,4 @@
-"""`Information`: answers what is not scoring: probes, metrics, what is served, the description of the API, and the reload."""
+"""`Information` answers requests other than scoring: probes, metrics, served models, the API's description, and reload."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger("crossrt.server")
 
 
 class Information:
-    """Answers by path."""
+    """Answers requests other than scoring, by path."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -31,7 +31,7 @@ class Information:
         self._page = page().encode()
         self._reloading = asyncio.Lock()
         self.reload_all: Callable[[], Awaitable[dict[str, str]]] = partial(self.reload, force=True)
-        """What a request to reload does: `reload`, and in a worker that of all workers."""
+        """What a request to reload calls: `reload`, or in a worker a function that reloads all workers."""
         self._answers: dict[str, Callable[[], Awaitable[Answer]]] = {
             **dict.fromkeys(PROBES, self._readiness),
             **dict.fromkeys(LIVENESS, self._liveness),
@@ -45,7 +45,7 @@ class Information:
         self._scoring = {route.path for route in SCORING}
 
     async def answer(self, method: str, path: str) -> Answer:
-        """Return the answer to a method and a path. Raises RequestError for those that there are not."""
+        """Return the answer to a method and a path. Raises RequestError for an unknown path or a method that it does not take."""
         if path == RELOAD and method == "POST":
             return await self._reload()
         found = self._answers.get(path)
@@ -67,9 +67,9 @@ class Information:
         return ", ".join(reading + posting)
 
     async def reload(self, *, force: bool = False) -> dict[str, str]:
-        """Read the keys again, and open each bundle again that was replaced; return what was done, by model.
+        """Read the keys again, and open each bundle again that was replaced, or all with `force`. Return what was done, by model.
 
-        What cannot be read or opened stays as it was.
+        Keys or a bundle that cannot be read stay as they were.
         """
         done: dict[str, str] = {}
         async with self._reloading:
@@ -120,7 +120,7 @@ class Information:
         return Answer(200, self._page, b"text/html; charset=utf-8")
 
     async def _models(self) -> Answer:
-        models = [{"id": name, "object": "model", "created": 0, "owned_by": "crossrt"} for name in self._state.models]
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "crossrt"} for name in self._state.names]
         return Answer(200, msgspec.json.encode({"object": "list", "data": models}))
 
     async def _info(self) -> Answer:
@@ -128,7 +128,7 @@ class Information:
 
 
 def info(model: ServedModel) -> dict[str, Any]:
-    """Return what TEI's /info tells of a model."""
+    """Return a model's information as in TEI's /info."""
     limits, names = model.settings.limits, dict(enumerate(model.labels))
     return {
         "model_id": model.name,

@@ -1,9 +1,10 @@
-"""The metrics that Prometheus reads: registered at the start, with fixed buckets and few labels.
+"""The metrics that Prometheus reads. They are registered at the start, with fixed buckets and few labels.
 
-A series that begins with its first event would hide it from `rate()`, which needs a value before. So every status of every path
-begins at 0.
+`rate()` needs a value before an event. It would miss the first event of a series that begins with it, so every usual status of
+every path begins at 0.
 
-With several workers prometheus_client keeps them in files of the folder PROMETHEUS_MULTIPROC_DIR, and any worker tells all.
+With several workers, prometheus_client keeps the metrics in files in the folder PROMETHEUS_MULTIPROC_DIR, and any worker can
+report them all.
 """
 
 import os
@@ -25,7 +26,7 @@ from .models.scoring import Run
 from .models.served_model import ServedModel
 from .observed import Observed
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a time of creation beside each counter would double the series
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a creation time for each counter would double the number of series
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -62,7 +63,7 @@ class PathMetrics:
     """The metrics of one path."""
 
     def __init__(self, path: str, statuses: Iterable[int]) -> None:
-        """Take the statuses that its answers usually have. Others are registered when they come."""
+        """Take the usual statuses of the path's answers. Others are registered when they first occur."""
         self._path = path
         self._seconds = Observed(REQUEST_SECONDS.labels(path), SECONDS)
         self._counters = {status: REQUESTS.labels(path, str(status)) for status in sorted(statuses)}
@@ -74,7 +75,7 @@ class PathMetrics:
         self._seconds.add(seconds)
 
     def flush(self) -> None:
-        """Hand what was counted to Prometheus."""
+        """Pass the counts to Prometheus."""
         self._seconds.flush()
         for status, count in self._counts.items():
             if status not in self._counters:
@@ -115,7 +116,7 @@ class ModelMetrics:
         self._reloads[outcome].inc()
 
     def refresh(self) -> None:
-        """Hand what was counted to Prometheus, and set the gauges to what they are now."""
+        """Pass the counts to Prometheus, and set the gauges to their present values."""
         for observed in (
             self._queue_seconds,
             self._tokenization_seconds,
@@ -131,11 +132,11 @@ class ModelMetrics:
 
 
 class BorrowedGauges:
-    """Gauges under the names of TEI and vLLM, for dashboards and autoscalers that were made for them.
+    """Gauges with the names of TEI and vLLM, for dashboards and autoscalers that were made for these servers.
 
-    TEI queues each text by itself, so `te_queue_size` counts texts. Its `te_batch_next_size` and `te_batch_next_tokens` are
+    TEI queues each text separately, so `te_queue_size` counts texts. Its `te_batch_next_size` and `te_batch_next_tokens` are
     histograms of its batches (core/src/queue.rs), which this server does not see. vLLM has two gauges of requests
-    (vllm/v1/metrics/loggers.py); for it each pair is one, here all pairs that come together.
+    (vllm/v1/metrics/loggers.py). There each pair is a request, here all pairs of an HTTP request are one.
     """
 
     def __init__(self, servers: Iterable[str], models: Sequence[ServedModel]) -> None:
@@ -148,7 +149,7 @@ class BorrowedGauges:
             self._waiting = _gauge("vllm:num_requests_waiting", "Requests of which no batch has begun", labels)
 
     def refresh(self) -> None:
-        """Set the gauges to what they are now."""
+        """Set the gauges to their present values."""
         if self._texts is not None:
             self._texts.set(sum(run.waiting_texts for model in self._models for run in model.runs))
         if self._running is not None and self._waiting is not None:
@@ -164,7 +165,7 @@ def _gauge(name: str, says: str, labels: list[str]) -> Gauge:
 
 
 def exposition() -> bytes:
-    """Return all metrics in Prometheus' text format, of all workers."""
+    """Return the metrics of all workers in Prometheus' text format."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()

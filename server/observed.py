@@ -1,4 +1,4 @@
-"""`Observed`: values that go into a histogram of Prometheus in bulk."""
+"""`Observed` collects values and adds them to a Prometheus histogram in bulk."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from prometheus_client import Histogram
 
 
 class Observed:
-    """Values for one histogram. `add` takes 0.03 microseconds; `Histogram.observe` takes 2.5, and a request has six of them.
+    """Values for one histogram. `add` takes 0.03 microseconds. `Histogram.observe` takes 2.5, and a request has six values.
 
-    Used in one thread. `flush` is called once a second, and before the metrics are read.
+    Only one thread may use it. `flush` is called once a second, and before the metrics are read.
     """
 
     def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
-        """Take a histogram whose labels are set, and its bounds."""
+        """Take a histogram whose labels are set, and the bounds of its buckets."""
         self._histogram = histogram
         self._bounds = np.array(bounds)
         self._values: list[float] = []
@@ -21,7 +21,7 @@ class Observed:
         """Adds one value."""
 
     def flush(self) -> None:
-        """Hand all values to the histogram. Its buckets are counters of their own values, which it sums up when it is read."""
+        """Add all values to the histogram. Its buckets count only their own values, and are summed up when it is read."""
         if not self._values:
             return
         values = np.array(self._values)

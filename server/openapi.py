@@ -1,4 +1,4 @@
-"""`document`: the OpenAPI description of the server, made from the table of routes and the types of its bodies."""
+"""`document` makes the OpenAPI description of the server from the table of routes and the types of its bodies."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ REFUSALS = {
 
 
 def document(*, needs_key: bool) -> dict[str, Any]:
-    """Return the description, ready for JSON."""
+    """Return the description as a value for JSON."""
     types = [*(t for route in SCORING for t in (*route.takes, *route.gives)), ObjectError, TeiError, EitherError]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     named = dict(zip(map(str, types), schemas, strict=True))
@@ -94,7 +94,7 @@ def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dic
 
 
 def _errors(named: dict[str, Any], route: ScoringRoute) -> list[Any]:
-    """Return the schemas of a route's errors: of each dialect, and of requests whose dialect is not known."""
+    """Return the schemas of a route's errors, for each of its dialects and for requests whose dialect is not known."""
     forms: tuple[type[msgspec.Struct], ...] = (ObjectError,)
     if route.tei:
         forms = (TeiError,) if len(route.takes) == 1 else (TeiError, ObjectError)

@@ -1,4 +1,4 @@
-"""Logs on standard error: a line for each request, without its texts unless they are asked for, and the server's own lines."""
+"""Logs on standard error: a line for each request, with its texts only if the settings say so, and the server's own lines."""
 
 import contextlib
 import logging
@@ -14,9 +14,9 @@ from .routes import PROBES
 from .settings import Settings
 
 FREQUENT = frozenset({*PROBES, "/metrics"})
-"""Paths that machines ask every few seconds."""
+"""Paths that machines request every few seconds."""
 PLAIN = re.compile(r"[!#-<>-~]+")
-"""Values that a line of text has without quotes."""
+"""Values that need no quotes in a text line."""
 
 
 class TextLines(logging.Formatter):
@@ -45,7 +45,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Let crossrt, uvicorn and all other libraries log to standard error in the format that was chosen."""
+    """Make crossrt, uvicorn and all other libraries log to standard error in the chosen format."""
     handler = logging.StreamHandler(sys.stderr)
     text = TextLines("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonLines() if settings.log_format == "json" else text)
@@ -58,7 +58,7 @@ def configure(settings: Settings) -> None:
 class RequestLog:
     """Writes a line for each request that the settings choose.
 
-    It writes by itself: a record of `logging` takes 15 microseconds, a line of this 4.
+    It does not use `logging`, since a record there takes 15 microseconds, and a line here takes 4.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -75,21 +75,21 @@ class RequestLog:
         return self._all or (self._usual and path not in FREQUENT)
 
     def write(self, fields: dict[str, Any], status: int) -> None:
-        """Write one line. What the server or its model could not do is a warning."""
+        """Write one line. Failures of the server or its model are warnings."""
         now, level = time.time(), "warning" if status >= 500 else "info"
         if self._json:
             line = msgspec.json.encode({"time": stamp(now), "level": level, "event": "request", **fields})
         else:
             shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
             line = f"{stamp(now)} {level.upper()} {shown}".encode()
-        # A disk that is full, or a standard error that was closed, must not end the client's connection.
+        # A full disk or a closed standard error must not end the client's connection.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.buffer.write(line + b"\n")
             sys.stderr.buffer.flush()
 
 
 def _shown(value: object) -> str:
-    """Return a value as a line of text has it: in quotes where it has spaces or line breaks, so that nobody can forge lines."""
+    """Return a value for a text line. It is quoted if it has spaces or line breaks, so that nobody can forge lines."""
     if isinstance(value, (int, float)):
         return repr(value)
     text = str(value)
@@ -97,5 +97,5 @@ def _shown(value: object) -> str:
 
 
 def stamp(seconds: float) -> str:
-    """Return a time since 1970 in RFC 3339, in UTC, with milliseconds."""
+    """Return a time in seconds since 1970 as RFC 3339, in UTC, with milliseconds."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

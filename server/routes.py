@@ -1,4 +1,4 @@
-"""The table of paths: what each takes and answers."""
+"""The table of paths, with what each accepts and answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ from .dialects.tei import Prediction, Rank, TeiPredict, TeiRerank
 class ScoringRoute:
     """A path to which texts are posted.
 
-    `takes` and `gives` are the types of its bodies and answers. `documents` tells whether results hold their documents unless the
-    client says otherwise, `api_version` is what Cohere's client reads. `tei` tells whether errors are TEI's where the body could
-    not be read; None where clients of several dialects use the path.
+    `takes` and `gives` are the types of its bodies and answers. `documents` tells whether results hold their documents if the
+    client does not say. `api_version` is what Cohere's client reads. `tei` tells whether errors are TEI's if the body could not
+    be read, or is None if clients of several dialects use the path.
     """
 
     path: str
@@ -93,7 +93,7 @@ SCORING = (
 """The paths that score."""
 
 CLIENT_GONE = 499
-"""The status that logs and metrics have for a client that left, as in nginx."""
+"""The status in logs and metrics for a client that left, as in nginx."""
 
 PROBES = {
     "/health": "Ready: every model scores a token, or did a moment ago (TEI, vLLM)",
@@ -117,11 +117,11 @@ OPEN = frozenset({*PROBES, "/", "/metrics", "/openapi.json", "/docs"})
 """Paths that need no key."""
 RELOAD = "/admin/reload"
 OTHER = "other"
-"""What metrics call all paths that there are not."""
+"""The name of all unknown paths in metrics."""
 
 
 def statuses() -> dict[str, set[int]]:
-    """Return the statuses that answers can have, by path. `validation` has a further one in TEI's dialect: see `Settings`."""
+    """Return the statuses that answers can have, by path. In TEI's dialect `validation` adds another one: see `Settings`."""
     scoring = {200, CLIENT_GONE, *(kind.status for kind in KINDS.values())}
     reading, probing = {200, 401, 405, 500}, {200, 405, 500}
     found = {route.path: set(scoring) for route in SCORING}

@@ -1,4 +1,4 @@
-"""`serve`: opens the models, listens, and ends in an orderly way."""
+"""`serve` opens the models, serves requests and shuts down gracefully."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ logger = logging.getLogger("crossrt.server")
 
 
 def opened(settings: ModelSettings) -> CrossEncoder:
-    """Open the model of the settings. Raises what `CrossEncoder` raises."""
+    """Open the model of the settings. Raises the errors of `CrossEncoder`."""
     return CrossEncoder(settings.bundle, **settings.options)
 
 
@@ -41,10 +41,11 @@ def serve(
     *,
     opener: Opener = opened,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `listening` is a socket to accept from, by default one that the settings name. `parent` is a
-    worker's pipe to the process that started it.
+    """Serve until SIGTERM or SIGINT.
 
-    Raises OptionError for an address, keys or certificates that cannot be used, and what opening a model raises.
+    `listening` is a socket to accept connections from, by default one that the settings name. `parent` is a worker's pipe to the
+    process that started it. Raises OptionError for an address, keys or certificates that cannot be used, and the errors of
+    opening a model.
     """
     configure(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be handled
@@ -57,8 +58,11 @@ def serve(
 
 
 async def check(settings: Settings, *, opener: Opener = opened) -> None:
-    """Do what `serve` does before it serves: read the keys and certificates, listen on the address, make what sends traces, open
-    every model and score a token with it. Raises what `serve` would, also for an address that a running server has."""
+    """Do what `serve` does before it serves, and raise the errors that it would raise.
+
+    This reads the keys and certificates, listens on the address, creates the tracer, opens every model and scores a probe with
+    it. An address that a running server uses is also an error.
+    """
     ApiKeys(settings.api_keys)
     settings.tls()
     listening = bound(settings.host, settings.port, settings.uds)
@@ -80,7 +84,7 @@ async def _serve(
     tls: bool,
     parent: Pipe | None,
 ) -> None:
-    gc.freeze()  # the modules stay, so the garbage collector need not look at their objects again
+    gc.freeze()  # the modules stay loaded, so the garbage collector need not look at their objects again
     models = [ServedModel(each, opener) for each in settings.models]
     for model in models:
         await model.open()
@@ -96,7 +100,7 @@ async def _serve(
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends and reloads as services are expected to."""
+    """uvicorn's server with graceful shutdown and reload on SIGHUP."""
 
     def __init__(self, settings: Settings, state: State, app: App, where: str, parent: Pipe | None) -> None:
         self._settings, self._state, self._app, self._where, self._parent = settings, state, app, where, parent
@@ -108,7 +112,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals in the event loop; after the shutdown none is raised again, so that the exit status is 0."""
+        """Handle signals in the event loop. Unlike uvicorn, raise none again after the shutdown, so that the exit status is 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
@@ -116,7 +120,7 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say where clients find the server, once they do. See `uvicorn.Server.startup`."""
+        """Start to accept connections, then log the address. See `uvicorn.Server.startup`."""
         await super().startup(sockets)
         if self._parent is not None:
             information = self._app.information
@@ -124,7 +128,7 @@ class Server(uvicorn.Server):
         logger.info("serving on %s", self._where)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after connections and gauges once a second. See `uvicorn.Server.on_tick`."""
+        """Check connections and refresh metrics once a second. See `uvicorn.Server.on_tick`."""
         if counter % 10 == 0:
             connections: Any = self.server_state.connections
             close_slow(list(connections), self._patience, asyncio.get_running_loop().time())
@@ -132,7 +136,10 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _end(self, number: int) -> None:
-        """Be not ready, go on for a while, then finish what was accepted. A second signal ends the wait, a third everything."""
+        """Fail readiness, keep serving for a while, then finish accepted requests.
+
+        A second signal ends the delay, a third one ends everything.
+        """
         self._signals += 1
         delay = self._settings.shutdown_delay if number == signal.SIGTERM and self._signals == 1 else 0.0
         if self._signals == 1:
@@ -171,11 +178,11 @@ def _config(settings: Settings, app: App) -> uvicorn.Config:
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
-    """Stand for an application where only uvicorn's choice of event loop is asked for."""
+    """Placeholder for an application, to ask for uvicorn's choice of event loop."""
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow as many connections as the system lets this process have; the usual soft limit is 1,024."""
+    """Raise the limit of open connections to the system's hard limit. The usual soft limit is 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""`Settings`: how the server runs, checked once when they are made."""
+"""`Settings`: how the server runs. They are checked once, when they are created."""
 
 import ssl
 from dataclasses import dataclass
@@ -12,20 +12,21 @@ from .models.model_settings import ModelSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All that `crossrt serve` can be told. Times are in seconds.
+    """All settings of `crossrt serve`. Times are in seconds.
 
-    Listening: `host` and `port`, or the Unix socket `uds`; port 0 takes a free one. `workers` processes accept from one socket.
+    Listening: `host` and `port`, or the Unix socket `uds`. Port 0 takes a free port. `workers` processes accept from one socket.
 
-    Access: `api_keys` is a file with one key a line. `cors_origins` are the origins whose pages may call. `tls_certificate` and
-    `tls_key` are PEM files.
+    Access: `api_keys` is a file with one key per line. `cors_origins` are the origins whose pages may send requests.
+    `tls_certificate` and `tls_key` are PEM files.
 
-    Time: `request_timeout` is how long a request may take from its first byte on; clients ask for less with the header
-    x-request-timeout. `header_timeout` and `body_timeout` are how long a client may take to send them, `write_timeout` to read an
-    answer. `keep_alive` is how long an idle connection stays open. After SIGTERM the server is not ready, goes on for
-    `shutdown_delay`, then finishes what it accepted within `shutdown_timeout`.
+    Time: `request_timeout` is how long a request may take after its headers have arrived. Clients can ask for less with the
+    header x-request-timeout. `header_timeout` and `body_timeout` are how long a client may take to send them, `write_timeout` to
+    read an answer. `keep_alive` is how long an idle connection stays open. After SIGTERM the server is not ready but keeps
+    serving for `shutdown_delay`. Then it finishes accepted requests within `shutdown_timeout`.
 
-    Logs: `log_requests` chooses the requests that get a line; `usual` are all but probes and /metrics that succeed. `log_texts`
-    adds queries and texts. `gauges` names other servers whose gauges are exported too. `otlp_endpoint` gets traces.
+    Logs: `log_requests` chooses the requests that get a line; `usual` means all except successful probes and /metrics.
+    `log_texts` adds queries and texts. `gauges` names other servers whose gauges are exported too. `otlp_endpoint` receives
+    traces.
     """
 
     models: tuple[ModelSettings, ...]
@@ -79,7 +80,7 @@ class Settings:
             raise OptionError("--tls-certificate and --tls-key go together")
 
     def tls(self) -> ssl.SSLContext | None:
-        """Return the TLS context, None for plain HTTP. Raises OptionError for files that are no certificate and key."""
+        """Return the TLS context, or None for plain HTTP. Raises OptionError for files that are not a certificate and key."""
         if self.tls_certificate is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -1,4 +1,4 @@
-"""`State`: what all requests to one server share."""
+"""`State`: the state that all requests to a server share."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,20 @@ from .settings import Settings
 
 
 class State:
-    """The settings, the models by name, the keys, and whether the server is ending. Used in the event loop's thread alone."""
+    """The settings, the models by name, the keys, and whether the server is shutting down.
+
+    Only the event loop's thread may use it.
+    """
 
     def __init__(self, settings: Settings, models: Sequence[ServedModel], keys: ApiKeys) -> None:
         self.settings = settings
         self.models = {model.name: model for model in models}
         self.keys = keys
         self.draining = False
-        """Set when the server is told to end: it is not ready, goes on, and asks clients to close their connections."""
+        """Set when the server is told to end. It is then not ready, keeps serving, and asks clients to close their
+        connections."""
         self.in_progress = 0
-        """Requests without an answer yet."""
+        """Number of requests without an answer yet."""
         tei_paths = {route.path for route in SCORING if route.tei is not False}
         self.path_metrics = {
             path: PathMetrics(path, {*codes, settings.tei_validation_status} if path in tei_paths else codes)
@@ -33,8 +37,8 @@ class State:
     def model(self, name: str | None) -> ServedModel:
         """Return the model that a request names.
 
-        Clients of other servers name those servers' models. So one model answers whatever the name. Of several, one that is not
-        named is the first, and an unknown name raises RequestError.
+        Clients of other servers send the names of those servers' models. So a server with one model answers for every name. With
+        several models, a request without a name gets the first, and an unknown name raises RequestError.
         """
         if name is None or len(self.models) == 1:
             return self._first
@@ -47,15 +51,20 @@ class State:
             )
         return found
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all models, the first one first."""
+        return list(self.models)
+
     async def problem(self) -> str | None:
-        """Return why the server is not ready, None where it is."""
+        """Return why the server is not ready, or None if it is."""
         if self.draining:
             return "the server is shutting down"
         problems = [await model.problem() for model in self.models.values()]
         return next((problem for problem in problems if problem is not None), None)
 
     def refresh_metrics(self) -> None:
-        """Hand what was counted to Prometheus, and set the gauges to what they are now."""
+        """Pass the counts to Prometheus, and set the gauges to their present values."""
         IN_PROGRESS.set(self.in_progress)
         for path in self.path_metrics.values():
             path.flush()

@@ -1,4 +1,4 @@
-"""Traces: `traceparent` of W3C Trace Context is continued, and spans go to an OTLP endpoint if there is one."""
+"""Traces. The header `traceparent` of W3C Trace Context is continued, and spans are sent to an OTLP endpoint if there is one."""
 
 import re
 from time import perf_counter, time_ns
@@ -11,19 +11,19 @@ TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
 def trace_id(traceparent: bytes | None) -> str | None:
-    """Return the trace that a request belongs to, None for a header that is missing or malformed."""
+    """Return the id of the trace that a request belongs to, or None if the header is missing or malformed."""
     match = TRACEPARENT.fullmatch(traceparent or b"")
     return None if match is None or not match[1].strip(b"0") else match[1].decode()
 
 
 class Tracer(Protocol):
-    """What records a finished request."""
+    """Records finished requests."""
 
     def record(self, path: str, started: float, status: int, headers: dict[bytes, bytes], run: Run | None) -> None:
-        """Record a request that began at `started`, in `perf_counter`'s time, with the parts of its job."""
+        """Record a request that began at the `perf_counter` time `started`, with the parts of its job."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
 
 
 class NoTracer:
@@ -37,13 +37,13 @@ class NoTracer:
 
 
 class OtlpTracer:
-    """Sends a span for each request, with spans for queue, tokenization and scoring below it, by OTLP over HTTP.
+    """Sends a span for each request, with child spans for queue, tokenization and scoring, by OTLP over HTTP.
 
-    Spans are made when a request is done, from the times that it kept, so that nothing is recorded on its way.
+    Spans are made when a request is done, from its noted times, so that tracing costs nothing while the request is processed.
     """
 
     def __init__(self, endpoint: str) -> None:
-        """Raises BackendError where OpenTelemetry is not installed."""
+        """Raises BackendError if OpenTelemetry is not installed."""
         try:
             from opentelemetry import trace
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

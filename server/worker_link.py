@@ -1,8 +1,8 @@
-"""What workers and the process that started them tell each other, over a pipe for each worker.
+"""Messages between workers and the process that started them. Each worker has a pipe.
 
-A reload must reach all workers, or a key that was taken back would go on working in the others. So one that is asked to reload
-asks the parent, which tells all and gathers what each did. A pipe keeps its messages until a worker that is still starting reads
-them; a signal would be lost.
+A reload must reach all workers, or a revoked key would still work in the others. So a worker that is asked to reload asks the
+parent, which tells all workers and collects their results. A pipe keeps its messages until a worker that is still starting reads
+them. A signal would be lost.
 """
 
 import asyncio
@@ -19,50 +19,50 @@ if TYPE_CHECKING:
 else:
     Pipe = Connection  # not generic before Python 3.13
 Done: TypeAlias = dict[str, str]
-"""What a reload did, by model: `opened`, `unchanged`, or `kept` and why."""
+"""What a reload did, by model: `opened`, `unchanged`, or `kept` with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """From a worker: it is ready."""
+    """From a worker: it serves requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reload:
-    """From a worker: let all workers reload. To a worker: reload, also an unchanged bundle with `force`."""
+    """From a worker: make all workers reload. To a worker: reload, with `force` also an unchanged bundle."""
 
     force: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """From a worker: what it did. To a worker that asked: what all did."""
+    """From a worker: what it did. To the worker that asked: what all workers did."""
 
     done: Done
 
 
 class Reloader(Protocol):
-    """The part of `Information` that is used."""
+    """The part of `Information` that `WorkerLink` uses."""
 
     async def reload(self, *, force: bool = False) -> Done:
         """See `Information.reload`."""
 
 
 class WorkerLink:
-    """A worker's end of its pipe. Used in the event loop's thread alone."""
+    """A worker's end of its pipe. Only the event loop's thread may use it."""
 
     def __init__(self, connection: Pipe, reloader: Reloader) -> None:
-        """Tell the parent that this worker serves, and do from now on what it says."""
+        """Tell the parent that this worker serves, and from now on handle its messages."""
         self._connection, self._reloader = connection, reloader
         self._loop = asyncio.get_running_loop()
         self._asked: deque[asyncio.Future[Done]] = deque()
-        """Those who wait until all workers have reloaded. The parent answers in the same order."""
+        """Futures of callers that wait until all workers have reloaded. The parent answers in the same order."""
         self._reloading: set[asyncio.Task[None]] = set()
         self._loop.add_reader(connection.fileno(), self._receive)
         connection.send(Serving())
 
     async def reload_all(self) -> Done:
-        """Let all workers open their bundles again and read the keys. Raises RequestError where the parent has died."""
+        """Make all workers open their bundles and read the keys again. Raises RequestError if the parent has died."""
         future: asyncio.Future[Done] = self._loop.create_future()
         try:
             self._connection.send(Reload(force=True))
@@ -92,7 +92,7 @@ class WorkerLink:
 
 
 class Reloads:
-    """The parent's account of reloads, which take place one after the other. Workers are known by their numbers."""
+    """The parent's record of reloads, which happen one after the other. Workers are identified by number."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[int | None, bool]] = deque()
@@ -102,11 +102,11 @@ class Reloads:
         self._answers: list[Done] = []
 
     def ask(self, force: bool, asker: int | None = None) -> None:
-        """Note that all are to reload, and whom to answer; nobody where a signal asked for it."""
+        """Note that all workers must reload, and which worker to answer. `asker` is None if a signal asked."""
         self._waiting.append((asker, force))
 
     def begin(self, workers: Collection[int]) -> Reload | None:
-        """Return what to tell all workers now, None while a reload goes on or where none was asked for."""
+        """Return the message for all workers now, or None while a reload is in progress or if none was asked for."""
         if self._missing or not self._waiting:
             return None
         self._asker, force = self._waiting.popleft()
@@ -114,12 +114,12 @@ class Reloads:
         return Reload(force=force)
 
     def answered(self, worker: int, done: Done) -> tuple[int, Reloaded] | None:
-        """Note what a worker did. Return whom to answer what, once all have answered."""
+        """Note what a worker did. Once all have answered, return the worker to answer and the answer."""
         self._answers.append(done)
         return self._without(worker)
 
     def died(self, worker: int) -> tuple[int, Reloaded] | None:
-        """Note that a worker cannot answer; the one that takes its place opens the new bundles. Returns as `answered`."""
+        """Note that a worker cannot answer. The worker that replaces it opens the new bundles. Returns the same as `answered`."""
         if self._asker == worker:
             self._asker = None
         self._waiting = deque((None if asker == worker else asker, force) for asker, force in self._waiting)
@@ -133,7 +133,7 @@ class Reloads:
 
 
 def joined(answers: Sequence[Done]) -> Done:
-    """Return what all workers did, by model. What some could not do counts as not done."""
+    """Return what all workers did, by model. If some could not open a model, it counts as kept."""
     found: Done = {}
     for name in dict.fromkeys(name for done in answers for name in done):
         told = [done[name] for done in answers if name in done]

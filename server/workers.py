@@ -1,4 +1,4 @@
-"""`supervise`: several processes that accept from one socket, each with its own interpreter."""
+"""`supervise` runs several worker processes that accept connections from one socket."""
 
 import contextlib
 import logging
@@ -24,14 +24,14 @@ from .worker_link import Pipe, Reload, Reloaded, Reloads, Serving
 logger = logging.getLogger("crossrt.server")
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds until a worker that could not start is tried again; each pause is twice the one before it."""
+"""Seconds until a worker that could not start is started again. Each pause is twice as long as the one before."""
 
 
 def supervise(settings: Settings) -> None:
-    """Run workers until SIGTERM or SIGINT, and start one again that died. Signals reach all workers.
+    """Run workers until SIGTERM or SIGINT, and replace workers that die. Signals are passed on to all workers.
 
-    A worker that cannot start, such as one whose bundle is being replaced, is tried again while the others go on. Raises what
-    listening raises. Exits with 1 when no worker could ever start.
+    A worker that cannot start, for example because its bundle is being replaced, is started again later while the others serve.
+    Raises the errors of `bound`. Exits with 1 if no worker could ever start.
     """
     configure(settings)
     listening = bound(settings.host, settings.port, settings.uds)
@@ -48,7 +48,7 @@ def supervise(settings: Settings) -> None:
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker's process, the parent's end of its pipe, and whether it has begun to serve."""
+    """A worker's process, the parent's end of its pipe, and whether it serves."""
 
     process: BaseProcess
     connection: Pipe
@@ -60,20 +60,20 @@ class _Workers:
         self._settings = settings
         self._listening = listening
         self._running: dict[int, _Worker] = {}
-        """By number."""
+        """The running workers by number."""
         self._due: dict[int, float] = {}
-        """When workers that could not start are tried again."""
+        """The times at which workers that could not start are started again, by number."""
         self._pauses: dict[int, float] = {}
-        """How long each waited for its last trial."""
+        """The last pause of each worker that could not start, by number."""
         self._served = False
-        """Whether a worker ever served."""
+        """Whether any worker has ever served."""
         self._reloads = Reloads()
         self._woken, self._wake = multiprocessing.Pipe(duplex=False)
-        """Ends the wait for workers when a signal comes."""
+        """A pipe through which a signal handler ends the wait for workers."""
         self._ending = False
 
     def run(self) -> bool:
-        """Keep the workers running until a signal ends them. Tell whether none could start."""
+        """Keep the workers running until a signal ends them. Return True if no worker could start."""
         for ending in (signal.SIGTERM, signal.SIGINT):
             signal.signal(ending, self._end)
         signal.signal(signal.SIGHUP, lambda number, frame: self._wake.send(Reload(force=False)))
@@ -84,7 +84,8 @@ class _Workers:
             self._listen()
             self._replace_dead()
             if self._ending:
-                # The workers close theirs when they stop accepting. This one would go on taking connections for nobody.
+                # The workers close their copies of the socket when they stop accepting. This copy would keep the port open, and
+                # connections would wait for nobody.
                 self._listening.close()
                 self._due.clear()
             for number in [number for number, when in self._due.items() if when <= time.monotonic()]:
@@ -96,13 +97,13 @@ class _Workers:
         return not self._ending
 
     def _wait(self) -> None:
-        """Wait until a worker says something or dies, a signal comes, or a worker is to be tried again."""
+        """Wait for at most a second for a worker's message or death, a signal, or the time to start a worker again."""
         objects = [each for worker in self._running.values() for each in (worker.process.sentinel, worker.connection)]
         until = min(self._due.values(), default=float("inf")) - time.monotonic()
         multiprocessing.connection.wait([*objects, self._woken], timeout=min(1.0, max(0.0, until)))
 
     def _listen(self) -> None:
-        """Do what workers and signals ask for."""
+        """Handle the messages of workers and signals."""
         while self._woken.poll():
             if (told := self._woken.recv()) is not None:
                 self._reloads.ask(told.force)
@@ -110,7 +111,7 @@ class _Workers:
             try:
                 while worker.connection.poll():
                     self._hear(number, worker, worker.connection.recv())
-            except (EOFError, OSError):  # it dies
+            except (EOFError, OSError):  # the worker is dying
                 continue
 
     def _hear(self, number: int, worker: _Worker, message: Any) -> None:
@@ -149,16 +150,16 @@ class _Workers:
                 logger.error("a worker could not start, status %s; trying again in %g s", status, pause)
 
     def _start(self, number: int) -> None:
-        # Not forked: the parent may have opened what does not survive a fork.
+        # Spawn and do not fork, since the parent may have opened things that do not survive a fork.
         context = multiprocessing.get_context("spawn")
         connection, others = context.Pipe()
         process = context.Process(
             target=_work, args=(_share(self._settings), self._listening, others), name=f"crossrt-worker-{number}"
         )
         process.start()
-        others.close()  # so that the pipe ends with the worker
+        others.close()  # so that the pipe is closed when the worker ends
         self._running[number] = _Worker(process, connection)
-        if self._ending:  # since a moment ago, when the signal did not reach this worker
+        if self._ending:  # a signal came during the start and did not reach this worker
             process.terminate()
 
     def _end(self, number: int, frame: Any) -> None:
@@ -170,7 +171,7 @@ class _Workers:
 
 
 def _work(settings: Settings, listening: socket.socket, connection: Pipe) -> None:
-    """Serve as a worker. Exits with 1, and says why, where it cannot."""
+    """Serve as a worker. Log the reason and exit with 1 if that is not possible."""
     try:
         serve(settings, listening, connection)
     except CrossrtError as error:
@@ -179,12 +180,12 @@ def _work(settings: Settings, listening: socket.socket, connection: Pipe) -> Non
 
 
 def _send(worker: _Worker, message: Reload | Reloaded) -> None:
-    with contextlib.suppress(OSError):  # it dies, and the loop sees that next
+    with contextlib.suppress(OSError):  # the worker is dying, which the loop notices next
         worker.connection.send(message)
 
 
 def _share(settings: Settings) -> Settings:
-    """Return the settings of one worker: where the models' threads are not given, each worker has its share of the processors."""
+    """Return the settings of one worker. Models without a number of threads get the worker's share of the processors."""
     from ..engine.hardware.cpus import usable_cpus
 
     threads = max(1, usable_cpus() // settings.workers)

@@ -1,1 +1,1 @@
-"""How fast bundles score here: `crossrt bench`."""
+"""Measures how fast bundles score here: `crossrt bench`."""

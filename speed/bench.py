@@ -1,4 +1,4 @@
-"""`bench`: the speed of rows on this machine, beside the machine's own ceilings."""
+"""`bench` measures the speed of rows on this machine, and the machine's own ceilings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .scaling import curves_of, need_scipy
 from .texts import Texts
 
 Failures = dict[str, str]
-"""The reason why a row has no figures, by its label."""
+"""The reason why a row has no figures, by label."""
 
 
 def bench(
@@ -41,15 +41,15 @@ def bench(
 ) -> Speeds:
     """Measure the rows in turns, the machine's ceilings before and after, and the noise in between.
 
-    A row that fails keeps its place, with the reason. `known` are ceilings measured earlier, which replace the first
-    measurement. `stretch_s` is the length, in seconds, of one stretch of a ceiling's measurement.
-    Raises MeasurementError for a row above its ceiling, BackendError when no row can run.
+    A row that fails keeps its place, with the reason. `known` are ceilings measured earlier, which replace the first measurement.
+    `stretch_s` is the length, in seconds, of one stretch of a ceiling's measurement. Raises MeasurementError for a row above its
+    ceiling, and BackendError if no row can run.
     """
     if scaling:
         need_scipy()
     configs = [row for row in rows if isinstance(row, ModelConfig)]
     failed = {row.label: row.why for row in rows if isinstance(row, Missing)}
-    steps = plan.starts + 2 * len(configs) + plan.repeats + len(plan.counts) + 2 + scaling * len(configs)
+    steps = plan.starts + 2 * len(configs) + plan.repeats + len(plan.counts) + 3 + scaling * len(configs)
     with tqdm(total=steps, desc="Measuring", unit="step", disable=not progress) as bar:
 
         def step() -> None:
@@ -92,7 +92,7 @@ def bench(
 def _starts(
     configs: Sequence[ModelConfig], plan: Plan, failed: Failures, step: Callable[[], None]
 ) -> dict[str, Spread]:
-    """Start processes in turns. The first of each does not count: it fills the file cache and OpenVINO's cache."""
+    """Start processes in turns. The first of each row does not count, since it fills the file cache and OpenVINO's cache."""
     seconds: dict[str, list[float]] = {}
     for turn in range(plan.starts + 1 if plan.starts else 0):
         for config in configs:
@@ -112,7 +112,7 @@ def _starts(
 def _measured(
     configs: Sequence[ModelConfig], texts: Texts, plan: Plan, failed: Failures, step: Callable[[], None]
 ) -> tuple[dict[str, Speed], dict[str, float], Workload, float]:
-    """Return the figures by label, the memory by label, the workload, and the noise."""
+    """Measure all rows. Return the figures by label, the memory by label, the workload, and the noise."""
     memory: dict[str, float] = {}
     opened_rows: list[Row] = []
     probe = Probe(max(config.execution.threads for config in configs))
@@ -122,9 +122,7 @@ def _measured(
                 try:
                     opened_rows.append(opened(config, texts, plan))
                     warm_up(opened_rows[-1])
-                except (
-                    Exception
-                ) as error:  # errors of runtimes have no narrower base: out of memory, a failing operator
+                except Exception as error:  # out of memory, a failing operator: errors of runtimes share no base class
                     failed[config.label] = f"{type(error).__name__}: {error}"
                     opened_rows = _without(opened_rows, config.label)
             step()

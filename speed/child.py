@@ -1,4 +1,4 @@
-"""What needs a fresh process to measure: the time to the first score, and peak memory."""
+"""Measurements that need a fresh process: the time to the first score, and peak memory."""
 
 import json
 import subprocess
@@ -36,12 +36,12 @@ if requests:
 
 
 def first_score_s(config: ModelConfig) -> float:
-    """Return the seconds from the start of a process to its first score. Raises BackendError when the process fails."""
+    """Return the seconds from the start of a process to its first score. Raises BackendError if the process fails."""
     return _run(config, [])[0]
 
 
 def peak_mb(config: ModelConfig, requests: Sequence[Sequence[tuple[str, str]]]) -> float:
-    """Return the peak resident memory of a process after these requests, in MB. Raises BackendError when it fails."""
+    """Return the peak resident memory of a process after these requests, in MB. Raises BackendError if the process fails."""
     return _run(config, requests)[1]
 
 

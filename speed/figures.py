@@ -18,7 +18,7 @@ from .result.speeds import Difference, Latency, Speed, Spread
 
 TOP = 10
 SAMPLE = 500
-"""Logits that a result keeps of each row, for a chart."""
+"""Number of logits of each row that a result keeps, for a chart."""
 
 
 def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
@@ -33,7 +33,7 @@ def speed_of(row: Row, first: Row, reference: Sequence[Floats]) -> Speed:
         pairs_per_s=Spread.of(row.pairs / whole),
         tokens_per_s=Spread.of(lengths.sum() / whole),
         model_pairs_per_s=Spread.of(row.pairs / alone.sum(axis=1)) if alone.size else None,
-        # Ratios of the times of one request, so that other load on the machine affects both rows alike.
+        # Each ratio compares two times of the same request, so that other load on the machine affects both rows alike.
         ratio=Spread.of((np.array(first.end_to_end) / seconds).ravel()),
         # An exact ranking computes in two precisions, which have no common ceiling.
         padding=None if exact else _padding(row),
@@ -54,7 +54,7 @@ def _gflop_per_pair(row: Row) -> float | None:
 
 
 def _padding(row: Row) -> float | None:
-    """Return the share of computed tokens that is padding; None on a GPU."""
+    """Return the share of computed tokens that is padding, or None on a GPU."""
     config, lengths = row.config, row.lengths
     if not isinstance(config.execution, CpuConfig):
         return None
@@ -86,7 +86,7 @@ def latency_of(count: int, seconds: Sequence[float]) -> Latency:
     """Return the percentiles of these times, and the 95 % interval of the median by order statistics."""
     found = np.sort(1e3 * np.array(seconds))
     n = len(found)
-    # Normal approximation of the binomial: 1.96 sqrt(n) / 2; for few requests it is the whole range.
+    # Normal approximation of the binomial distribution: 1.96 sqrt(n) / 2. For few requests this is the whole range.
     reach = 0.98 * np.sqrt(n)
     low, high = max(0, int(np.floor(n / 2 - reach))), min(n - 1, int(np.ceil(n / 2 + reach)))
     p50, p95, p99 = (float(value) for value in np.percentile(found, (50, 95, 99)))
@@ -101,16 +101,16 @@ def latency_of(count: int, seconds: Sequence[float]) -> Latency:
 
 
 def reference_of(row: Row) -> list[Floats]:
-    """Return the FP32 logits of the row's bundle for the same requests, for when no row is in FP32."""
+    """Return the FP32 logits of the row's bundle for the same requests. Needed if no row of the bundle is in FP32."""
     options = row.config.options
     with CrossEncoder(row.config.bundle.path, device="cpu", max_length=options.max_length) as model:
-        return [model.logits(pairs) for pairs in row.requests]
+        return [model.logits(pairs) for pairs in (*row.requests, *row.untimed)]
 
 
 def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
-    """Return the differences of a row's logits from the reference, on the same pairs.
+    """Return the differences of a row's logits from the reference on the same pairs.
 
-    Raises BackendError for logits that are not finite.
+    Raises BackendError for non-finite logits.
     """
     ours, theirs = np.concatenate(row.logits), np.concatenate(reference)
     if not np.isfinite(ours).all():
@@ -133,9 +133,9 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
 
 
 def difference_of_best(row: Row, reference: Sequence[Floats]) -> Difference:
-    """Return how far the scores of the passages that an exact ranking returned lie from those of the reference's best.
+    """Return how far the scores of an exact ranking's passages are from the reference's scores of the same passages.
 
-    `top10_overlap` is the share of these that were returned.
+    `top10_overlap` is the share of the reference's best passages that the ranking returned.
     """
     differences: list[float] = []
     overlaps = []

@@ -1,4 +1,4 @@
-"""Curves fitted to speeds. Each function returns the formula in words, and its values at the points."""
+"""Curves fitted to speeds. Each function returns the formula as text, and its values at the points."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def saturating(tokens: Floats, speeds: Floats) -> tuple[str, Floats]:
-    """Fit a constant cost per batch beside the cost per token: pairs/s = most T / (T + half) for batches of T tokens."""
+    """Fit a cost per batch and a cost per token: pairs/s = most T / (T + half) for batches of T tokens."""
     (token, batch), fitted = _costs([np.ones_like(tokens), 1 / tokens], speeds)
     most, half = 1 / token if token else np.inf, batch / token if token else np.inf
     return f"pairs/s = {rounded(most, 0)} T / (T + {rounded(half, 0)}) for batches of T tokens", fitted
@@ -34,7 +34,7 @@ def amdahl(threads: Floats, speeds: Floats) -> tuple[str, Floats]:
 
 
 def _costs(columns: Sequence[Floats], speeds: Floats) -> tuple[list[float], Floats]:
-    """Fit the seconds per pair as a non-negative combination of these columns; return the coefficients and fitted speeds.
+    """Fit the seconds per pair as a non-negative combination of these columns. Return the coefficients and fitted speeds.
 
     Errors are relative to the speed, so that slow points do not outweigh fast ones.
     """

@@ -1,4 +1,4 @@
-"""`lineup`: the rows to measure, each a bundle in one precision, with one backend and number of threads."""
+"""`lineup` makes the rows to measure. Each is a bundle in one precision, with one backend and number of threads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A row that cannot run here, and `why`."""
+    """A row that cannot run here. `why` is the reason."""
 
     label: str
     bundle: Bundle
@@ -41,13 +41,15 @@ def lineup(
     trust_engines: bool = False,
     **hub: Any,
 ) -> list[ModelConfig | Missing]:
-    """Return every bundle in every precision with every backend and number of threads. Nothing is opened.
+    """Return every bundle in every precision with every backend and number of threads, without opening models.
 
     Name FP32 first, since every row is compared with the first one. With `exact_top_k` each row of a cheaper precision is
-    followed by its exact ranking of so many passages. `auto` is the backend that `CrossEncoder` would
-    choose, and `hub` are options of `bundle_from_source`. A row that this machine cannot run is `Missing`. Raises OptionError
-    for an unknown name, for more threads than usable processors, for a row that is named twice and for exact rankings of FP32
-    alone; BundleError for a bundle that lacks a precision, or what an exact ranking needs; BackendError when no row can run.
+    followed by its exact ranking of that many passages. `auto` is the backend that `CrossEncoder` would choose, and `hub` are
+    options of `bundle_from_source`. A row that this machine cannot run is `Missing`.
+
+    Raises OptionError for an unknown name, for more threads than usable processors, for a row that is named twice, and for exact
+    rankings if all rows are FP32. Raises BundleError for a bundle that lacks a precision, or what an exact ranking needs, and
+    BackendError if no row can run.
     """
     for backend in backends:
         if backend not in ("auto", *RUNTIMES):
@@ -56,7 +58,7 @@ def lineup(
     for number in threads:
         if not 1 <= number <= usable:
             raise OptionError(f"--threads {number}: this process may use {usable} processors; give 1 to {usable}")
-    installed_backends()  # raises for packages that conflict, which concerns all rows
+    installed_backends()  # raises for conflicting packages, which affect all rows
     rows: dict[str, ModelConfig | Missing] = {}
     for source, name in zip(sources, names_of(sources), strict=True):
         bundle = bundle_from_source(source, **hub)

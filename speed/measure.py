@@ -1,4 +1,4 @@
-"""`measure`: rows timed in turns."""
+"""`measure` times rows in turns."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..calibration.judging_set import QUERIES
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.text.encoded_pairs import EncodedPairs
 from ..engine.text.tokenizer import read_tokenizer
@@ -16,9 +17,9 @@ from .ceiling.probe import Probe
 from .texts import Pairs, Texts
 
 LIST = 100
-"""Passages of a request for throughput."""
+"""Number of passages in a request that measures throughput."""
 LATENCY_SECONDS = 3.0
-"""How long requests of one size are repeated for each row, within `Plan.least_requests` and MOST_REQUESTS."""
+"""Seconds for which requests of one size are repeated for each row, within `Plan.least_requests` and MOST_REQUESTS."""
 MOST_REQUESTS = 100
 
 Floats = npt.NDArray[np.float32]
@@ -27,9 +28,13 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured: `lists` requests of `list_length` pairs in each of `repeats`, then one query with each of `counts`
-    passages, and `starts` processes for the start-up time. What is 0, empty or False is not measured. `alone` is the speed
-    of the model without tokenization."""
+    """What is measured.
+
+    Throughput is measured with `lists` requests of `list_length` pairs in each of `repeats` repeats, latency with one query with
+    each of `counts` passages, and the start-up time with `starts` processes. `memory` is the peak memory, and `alone` the speed
+    of the model without tokenization. `judged` is the number of lists by which rankings are compared; those that are not timed
+    are scored once. What is 0, empty or False is not measured.
+    """
 
     repeats: int = 5
     lists: int = 2
@@ -38,33 +43,44 @@ class Plan:
     starts: int = 5
     memory: bool = True
     alone: bool = True
+    judged: int = QUERIES
     least_requests: int = 3
     latency_s: float = LATENCY_SECONDS
 
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """An opened model and its times, in seconds."""
+    """An open model and its times, in seconds."""
 
     config: ModelConfig
     model: CrossEncoder
     requests: list[Pairs]
+    untimed: list[Pairs]
+    """Further requests, which are scored once for a comparison of rankings."""
     tokens: list[EncodedPairs]
     by_count: dict[int, list[Pairs]]
     warm_up_s: float = 0.0
     end_to_end: list[list[float]] = field(default_factory=list)
-    """Seconds of each request, for each repeat."""
+    """Seconds of each request, by repeat."""
     alone: list[list[float]] = field(default_factory=list)
     latencies: dict[int, list[float]] = field(default_factory=dict)
     logits: list[Floats] = field(default_factory=list)
-    """The logits of each request, once; of an exact ranking `best` instead: the passages that it returns, best first."""
+    """The logits of each request, timed and untimed. Empty for an exact ranking."""
     best: list[list[dict[str, Any]]] = field(default_factory=list)
+    """For an exact ranking, the passages that it returns for each request, best first."""
 
     def score(self, pairs: Pairs) -> Floats | list[dict[str, Any]]:
-        """Score a request, or find its best passages."""
+        """Score a request, or for an exact ranking find its best passages."""
         if self.config.top_k is None:
             return self.model.logits(pairs)
         return self.model.rank(pairs[0][0], [passage for _, passage in pairs], **self.config.rank_options)
+
+    def keep(self, found: Floats | list[dict[str, Any]]) -> None:
+        """Keep what `score` returned for a request."""
+        if isinstance(found, list):
+            self.best.append(found)
+        else:
+            self.logits.append(found)
 
     @property
     def pairs(self) -> int:
@@ -73,15 +89,18 @@ class Row:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each of these pairs, int64 [pairs]."""
+        """Number of tokens of each of these pairs, int64 [pairs]."""
         return np.concatenate([tokens.lengths for tokens in self.tokens])
 
 
 def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
-    """Open a model and make its requests. Raises what `CrossEncoder` raises."""
+    """Open a model and make its requests. Raises the errors of `CrossEncoder`."""
     tokenizer = read_tokenizer(config.bundle.tokenizer_file)
     encoder = config.bundle.pair_tokenizer(max_length=config.options.max_length)
-    requests = [texts.request(number, plan.list_length, tokenizer) for number in range(plan.lists)]
+    # Random words, and lists of few queries, say nothing about rankings.
+    judged = plan.judged if len(texts.lists) >= plan.judged else 0
+    requests = [texts.request(number, plan.list_length, tokenizer) for number in range(max(plan.lists, judged))]
+    requests, untimed = requests[: plan.lists], requests[plan.lists :]
     by_count = {
         count: [texts.request(number, count, tokenizer) for number in range(_requests_of(count, plan))]
         for count in plan.counts
@@ -90,21 +109,22 @@ def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
         config=config,
         model=config.open(),
         requests=requests,
+        untimed=untimed,
         tokens=[encoder.encode(pairs) for pairs in requests],
         by_count=by_count,
     )
 
 
 def _requests_of(count: int, plan: Plan) -> int:
-    """Number of different requests of one size. Small ones vary more in their total length, so there are more of them."""
+    """Return the number of different requests of one size. Small ones vary more in total length, so there are more of them."""
     return max(plan.lists, min(MOST_REQUESTS, 1000 // count))
 
 
 def warm_up(row: Row) -> None:
-    """Run a request of every size once, and keep the time apart.
+    """Run a request of every size once, and store the time as `warm_up_s`.
 
-    Requests of more than LIST passages are left out: their batches have the same shapes, and they would take as long as
-    all others together.
+    Requests of more than LIST passages are left out. Their batches have the same shapes, and they would take as long as all
+    others together.
     """
     begin = time.perf_counter()
     small = (requests[0] for count, requests in row.by_count.items() if count <= LIST)
@@ -116,7 +136,8 @@ def warm_up(row: Row) -> None:
 def measure(rows: Sequence[Row], plan: Plan, probe: Probe, *, progress: Callable[[], object]) -> None:
     """Time all rows in turns, after their warm-up, and store the times in them.
 
-    `probe` runs between any two turns. `progress` is called after each repeat and each count.
+    `probe` runs before each request that all rows score, and for latencies before every tenth. `progress` is called after each
+    repeat and each count.
     """
     for repeat in range(plan.repeats):
         for row in rows:
@@ -127,20 +148,22 @@ def measure(rows: Sequence[Row], plan: Plan, probe: Probe, *, progress: Callable
             for row in _turned(rows, repeat + number):
                 seconds, found = timed(lambda row=row: row.score(row.requests[number]))  # type: ignore[misc] # noqa: B023
                 row.end_to_end[-1].append(seconds)
-                if repeat == 0 and isinstance(found, list):
-                    row.best.append(found)
-                elif repeat == 0:
-                    row.logits.append(found)
+                if repeat == 0:
+                    row.keep(found)
                 if plan.alone and row.config.top_k is None:
                     row.alone[-1].append(timed(lambda row=row: _alone(row, row.tokens[number]))[0])  # type: ignore[misc] # noqa: B023
         progress()
     for count in plan.counts:
         _latencies(rows, count, plan, probe)
         progress()
+    for row in rows:
+        for pairs in row.untimed:
+            row.keep(row.score(pairs))
+    progress()
 
 
 def _latencies(rows: Sequence[Row], count: int, plan: Plan, probe: Probe) -> None:
-    """Time one query with so many passages until each row has had its share of time, but at least `plan.least_requests`."""
+    """Time one query with `count` passages until each row has had its share of time, but at least `plan.least_requests` times."""
     taken = 0.0
     number = 0
     while number < MOST_REQUESTS and (number < plan.least_requests or taken < plan.latency_s * len(rows)):

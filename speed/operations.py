@@ -1,4 +1,4 @@
-"""Floating-point operations and padding of a request."""
+"""Count the floating-point operations and the padding of a request."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,12 @@ Lengths = npt.NDArray[np.int64]
 
 
 def flops_of(bundle: Bundle, lengths: Lengths, *, native: bool = False) -> float:
-    """Return the operations for pairs of these lengths (int64 [n], tokens), without padding.
+    """Return the number of operations for pairs of these lengths (int64 [n], tokens), without padding.
 
-    A layer takes 2 (4 h^2 + 2 h f) per token, and 4 n^2 h per pair for attention, with hidden size h and intermediate size f.
-    In graphs that crossrt exports, the last layer, of which only [CLS] is used, takes 4 h^2 per token for keys and values; in
-    the `native` kernels, whose heads attend to the hidden states there, 4 h per token and head. Raises KeyError for a bundle
-    that does not state its dimensions.
+    A layer takes 2 (4 h^2 + 2 h f) operations per token, and 4 n^2 h per pair for attention, with hidden size h and intermediate
+    size f. The last layer of graphs that crossrt exports is smaller, since only its [CLS] is used. It takes 4 h^2 per token for
+    keys and values. In the `native` kernels, whose heads attend to the hidden states there, it takes 4 h per token and head.
+    Raises KeyError for a bundle that does not state its dimensions.
     """
     shape = bundle.manifest.architecture
     layers, hidden, inner = (int(shape[name]) for name in ("layers", "hidden_size", "intermediate_size"))

@@ -1,4 +1,4 @@
-"""`curves_of`: speed over the tokens of a batch, the length of a pair and the number of threads."""
+"""`curves_of` measures speed over the tokens of a batch, the length of a pair and the number of threads."""
 
 import importlib.util
 import time
@@ -19,16 +19,16 @@ from .result.speeds import Curve, Spread
 from .texts import Texts
 
 TYPICAL = 96
-"""Tokens of a pair on the axis of batch tokens."""
+"""Number of tokens of a pair on the axis of batch tokens."""
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 BATCH_TOKENS = 1536
-"""Tokens of a batch on the axis of pair lengths."""
+"""Number of tokens in a batch on the axis of pair lengths."""
 REPEATS = 5
 
 
 def need_scipy() -> None:
-    """Raise BackendError where scipy, which fits the curves, is not installed."""
+    """Raise BackendError if scipy, which fits the curves, is not installed."""
     if importlib.util.find_spec("scipy") is None:
         raise BackendError('--scaling needs scipy: pip install "crossrt[report]"')
 
@@ -36,7 +36,7 @@ def need_scipy() -> None:
 def curves_of(config: ModelConfig, texts: Texts, plan: Plan) -> list[Curve]:
     """Measure one row along three axes and fit a curve to each.
 
-    Batches run on one thread, as in a stream; requests on each number of threads. On a GPU there are no curves.
+    Batches run on one thread, as in a stream. Requests run on each number of threads. On a GPU there are no curves.
     """
     execution = config.execution
     if not isinstance(execution, CpuConfig):
@@ -74,7 +74,7 @@ def _curve(
 
 
 def _batch_speeds(bundle: Bundle, execution: CpuConfig, shapes: Sequence[tuple[int, int]]) -> list[Spread]:
-    """Pairs per second for batches of these shapes (rows, tokens) on one thread; the shapes take turns."""
+    """Return pairs per second for batches of these shapes (rows, tokens) on one thread. The shapes take turns."""
     manifest = bundle.manifest
     rng = np.random.default_rng(0)
     session = execution.open(bundle, threads=1, streams=1)
@@ -103,8 +103,8 @@ def _batch_speeds(bundle: Bundle, execution: CpuConfig, shapes: Sequence[tuple[i
 def _request_speeds(
     config: ModelConfig, execution: CpuConfig, texts: Texts, plan: Plan, threads: Sequence[int]
 ) -> list[Spread]:
-    """Pairs per second from texts to scores on each number of threads; the numbers take turns."""
-    short = replace(plan, lists=1, counts=(), starts=0)
+    """Return pairs per second from texts to scores on each number of threads. The numbers take turns."""
+    short = replace(plan, lists=1, counts=(), starts=0, judged=0)
     rows = [
         opened(
             replace(

@@ -24,7 +24,7 @@ STEP = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """Queries, each with passages. Without any, requests are random words of the model's vocabulary, as long as MS MARCO's.
+    """Queries, each with passages. Without queries, requests are random words of the model's vocabulary, as long as MS MARCO's.
 
     `sha256` is the hash of the texts, in hex.
     """
@@ -62,9 +62,10 @@ class Texts:
         return cls(source=source, sha256=Provenance.digest(list(lists.items())), lists=list(lists.items()))
 
     def request(self, number: int, passages: int, tokenizer: tokenizers.Tokenizer) -> Pairs:
-        """Return a query with so many passages, a different query for each `number`: its own passages, then those of others.
+        """Return a query with `passages` passages, which are its own and then those of other queries.
 
-        Passages are repeated where there are too few. `tokenizer` provides the words where there are no texts.
+        `number` chooses the query. Passages are repeated if there are too few. `tokenizer` provides the words if there are no
+        texts.
         """
         if passages < 1:
             raise OptionError(f"--counts {passages}: give whole numbers from 1")

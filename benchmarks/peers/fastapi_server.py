@@ -1,4 +1,4 @@
-"""A reranking server as many write it: FastAPI with sentence-transformers, for `benchmarks/serving.py --peer`.
+"""A typical reranking server, FastAPI with sentence-transformers, for `benchmarks/serving.py --peer`.
 
 .peers/fastapi/bin/python benchmarks/peers/fastapi_server.py CHECKPOINT 7998
 """
@@ -23,7 +23,7 @@ class Request(BaseModel):
 
 @app.post("/rerank")
 def rerank(request: Request) -> list[dict[str, float]]:
-    """Rank the documents. FastAPI calls this in a thread, because it is not a coroutine."""
+    """Rank the documents. FastAPI calls this in a thread, since it is not a coroutine."""
     found = model.rank(request.query, request.documents)
     return [{"index": int(each["corpus_id"]), "relevance_score": float(each["score"])} for each in found]
 

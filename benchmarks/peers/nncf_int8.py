@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Quantise an ONNX file by NNCF, with the head left in floating point. For an environment of its own.
+"""Quantize an ONNX file with NNCF, but leave the head in floating point. It runs in an environment of its own.
 
 nncf_int8.py FULL.onnx FEEDS.npz OUT.onnx
 """

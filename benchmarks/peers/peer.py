@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""A system in a process and an environment of its own, which scores requests from standard input.
+"""Runs a system in its own process and environment, and scores requests from standard input.
 
     peer.py SYSTEM CHECKPOINT BUNDLE THREADS CALIBRATION.tsv
 
-Reads a JSON request a line, `{"query": ..., "passages": [...]}`, and answers with a line
-`{"scores": [...], "seconds": ...}`: raw logits in the order given, NaN where there is none, and the time from texts to
-scores alone. The first
-line of its output says what it is, or why it cannot be run.
+Reads one JSON request per line, `{"query": ..., "passages": [...]}`, and answers with a line `{"scores": [...], "seconds": ...}`.
+The scores are raw logits in the order of the passages, or NaN where there is none. The seconds cover only the way from texts to
+scores. The first line of the output gives the versions of the installed packages, or the reason why the system cannot be run.
 """
 
 import importlib.metadata
@@ -26,7 +25,7 @@ Score = Callable[[str, Sequence[str]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What every system runs: the `checkpoint`, crossrt's `bundle` of it, real pairs for calibrating, threads."""
+    """What every system gets: the `checkpoint`, crossrt's `bundle` of it, a file of real pairs for calibration, the threads."""
 
     checkpoint: Path
     bundle: Path
@@ -42,7 +41,7 @@ def crossrt(subject: Subject, **options: Any) -> Score:
 
 
 def crossrt_exact(subject: Subject, top_k: int = 10) -> Score:
-    """The best `top_k` by INT8 and FP32; the others have no score."""
+    """Score the best `top_k` passages by INT8 and FP32. The others get NaN."""
     from crossrt import CrossEncoder
 
     opened = CrossEncoder(subject.bundle, threads=subject.threads, max_length=512, precision="int8", backend="native")
@@ -70,7 +69,7 @@ def torch_model(subject: Subject, *, dtype: str = "float32", compiled: bool = Fa
 
 
 def sentence_transformers(subject: Subject, *, backend: str, prepare: str = "") -> Score:
-    """ONNX Runtime or OpenVINO through sentence-transformers, with a copy of the model that it may write to."""
+    """Run ONNX Runtime or OpenVINO through sentence-transformers, on a copy of the model, which it may change."""
     import torch
     from sentence_transformers import CrossEncoder
 
@@ -100,7 +99,7 @@ def sentence_transformers(subject: Subject, *, backend: str, prepare: str = "") 
         from optimum.intel import OVQuantizationConfig
 
         pairs = [line.split("\t") for line in subject.calibration.read_text().splitlines()]
-        samples = Path(folder) / "samples"  # the exporter insists on a data set with a name
+        samples = Path(folder) / "samples"  # the exporter requires a named data set
         samples.mkdir()
         (samples / "train.jsonl").write_text("".join(json.dumps({"pair": pair}) + "\n" for pair in pairs))
         exporters.export_static_quantized_openvino_model(
@@ -134,7 +133,7 @@ def _sentence_transformers(model: Any) -> Score:
 
 
 def optimum(subject: Subject) -> Score:
-    """Optimum's own class with its tokenizer, sorted batches of 32."""
+    """Run Optimum's own class with its tokenizer, in sorted batches of 32."""
     import numpy as np
     import onnxruntime
     from optimum.onnxruntime import ORTModelForSequenceClassification
@@ -161,7 +160,7 @@ def optimum(subject: Subject) -> Score:
 
 
 def fastembed(subject: Subject) -> Score:
-    """fastembed with our FP32 file, since its own would be fetched."""
+    """Run fastembed with our FP32 file, since its own would be downloaded."""
     from fastembed.common.model_description import ModelSource
     from fastembed.rerank.cross_encoder import TextCrossEncoder
 
@@ -169,7 +168,7 @@ def fastembed(subject: Subject) -> Score:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (subject.checkpoint / name).is_file():
             shutil.copy(subject.checkpoint / name, folder)
-    if not (folder / "special_tokens_map.json").is_file():  # newer checkpoints have none, and fastembed insists
+    if not (folder / "special_tokens_map.json").is_file():  # newer checkpoints have none, and fastembed requires it
         (folder / "special_tokens_map.json").write_text("{}")
     shutil.copy(subject.bundle / "onnx/model.onnx", folder / "model.onnx")
     TextCrossEncoder.add_custom_model(model="peer/model", model_file="model.onnx", sources=ModelSource(hf="peer/model"))
@@ -178,7 +177,10 @@ def fastembed(subject: Subject) -> Score:
 
 
 def flashrank(subject: Subject) -> Score:
-    """FlashRank with our FP32 file under the name of one of its own, since that would be fetched. It returns sigmoids."""
+    """Run FlashRank with our FP32 file under the name of one of its models, which it would download otherwise.
+
+    It returns sigmoids, which are turned back into logits.
+    """
     import numpy as np
     from flashrank import Ranker, RerankRequest
     from flashrank.Config import model_file_map
@@ -202,7 +204,7 @@ def flashrank(subject: Subject) -> Score:
 
 
 NATIVE = ("crossrt FP32", "crossrt BF16", "crossrt INT8")
-"""Those of the native kernels."""
+"""Systems that run on the native kernels."""
 EXACT_TOP = "crossrt INT8, exact top 10"
 SYSTEMS: dict[str, Callable[[Subject], Score]] = {
     "crossrt FP32": lambda subject: crossrt(subject, backend="native"),

@@ -1,1 +1,1 @@
-"""What the commands share: the app, options, arguments, and how results are printed."""
+"""Code that the commands share: the app, options, arguments and output."""

@@ -1,4 +1,4 @@
-"""`app`, which the commands are registered with."""
+"""`app`, the typer application. Each command registers with it."""
 
 from typing import Annotated
 

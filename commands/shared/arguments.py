@@ -1,4 +1,4 @@
-"""Arguments of the command line, read into values."""
+"""Parse arguments of the command line."""
 
 import os
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from ...engine.precision import Precision
 
 
 def as_typed(text: str, what: str) -> str:
-    """Return an argument as it was typed: in an ASCII locale Python leaves the bytes of UTF-8 undecoded.
+    """Return an argument as it was typed. In an ASCII locale Python leaves UTF-8 undecoded, as surrogates.
 
-    Raises OptionError, which begins with `what`, for bytes that are not UTF-8.
+    Raises OptionError, whose message begins with `what`, for bytes that are not UTF-8.
     """
     try:
         return os.fsencode(text).decode() if any("\udc80" <= letter <= "\udcff" for letter in text) else text
@@ -20,7 +20,7 @@ def as_typed(text: str, what: str) -> str:
 
 
 def precisions_of(text: str) -> list[Precision]:
-    """Return precisions that commas separate, each once. Raises OptionError for an unknown one."""
+    """Parse precisions separated by commas, without duplicates. Raises OptionError for an unknown one."""
     known = [precision.value for precision in Precision]
     given = [name.strip().lower() for name in text.split(",")]
     if unknown := [name for name in given if name not in known]:
@@ -29,7 +29,7 @@ def precisions_of(text: str) -> list[Precision]:
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
-    """Return numbers from 1 that commas separate, each once. Raises OptionError, naming the option, for others."""
+    """Parse whole numbers from 1, separated by commas, without duplicates. Raises OptionError, naming the option, for others."""
     try:
         numbers = [int(number) for number in text.split(",")]
     except ValueError:
@@ -40,7 +40,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 
 
 def check_standard_input(**files: Path | Sequence[str] | None) -> None:
-    """Raise OptionError where more than one of the options of files, by their names, is `-`."""
+    """Raise OptionError if `-` is given more than once. `files` are the values of the file options, by option name."""
     words = [word for given in files.values() for word in ([given] if isinstance(given, Path) else given or ())]
     if [str(word) for word in words].count("-") > 1:
         *others, last = (f"--{name}" for name in files)

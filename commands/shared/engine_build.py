@@ -1,4 +1,4 @@
-"""`build_engines`: TensorRT engines of a bundle, with what is done on standard error and their checks printed."""
+"""`build_engines` builds TensorRT engines of a bundle. It prints progress to standard error, and the engines' checks."""
 
 import sys
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def build_engines(
     options: "BuildOptions",
     **others: Any,
 ) -> "Bundle":
-    """Build engines for the lengths of `pairs`; return the bundle that holds them. `others` go to `add_engines`."""
+    """Build engines for the lengths of `pairs`. Return the bundle that holds them. `others` go to `add_engines`."""
     from ...export.tensorrt.engines import add_engines
 
     bundle, checks = add_engines(

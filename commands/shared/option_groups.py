@@ -1,6 +1,6 @@
-"""`with_option_groups`: options that several commands share, declared once as a dataclass.
+"""`with_option_groups`: options that several commands share are declared once, as a dataclass.
 
-typer reads a command's options from its signature and has no groups of them (fastapi/typer discussion 1580). Here a
+typer reads a command's options from its signature and has no option groups (fastapi/typer discussion 1580). Here a
 parameter that is annotated with a dataclass stands for one option per field:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +23,11 @@ from typing import Any, get_type_hints
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with the fields of its option groups as keyword parameters, each in its group's place.
+    """Return the command with the fields of its option groups as keyword parameters, in place of their groups.
 
     A group is a keyword-only parameter without default whose annotation is a dataclass. Each of its fields
     has an `Annotated` type that typer understands; a field without default is a required option. The order of fields and
-    parameters is the order of `--help`. Direct calls may leave options out that have a default.
+    parameters is the order of `--help`. Direct calls may leave out options that have a default.
 
     Raises TypeError for a group that is not keyword-only, ValueError when two options have one name.
     """
@@ -52,7 +52,7 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
         }
         command(*arguments, **options, **values)
 
-    # typer reads both: the signature, and the annotations where a type is a forward reference.
+    # typer reads both: the signature, and the annotations when a type is a forward reference.
     expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {each.name: each.annotation for each in parameters}
     return expanded
@@ -63,7 +63,7 @@ def _is_group(annotation: object) -> bool:
 
 
 def _parameters_of(group: type[Any]) -> list[inspect.Parameter]:
-    """A keyword-only parameter for each field of a dataclass, in their order."""
+    """Return a keyword-only parameter for each field of a dataclass, in order."""
     hints = get_type_hints(group, include_extras=True)
     defaults = inspect.signature(group).parameters
     return [

@@ -39,7 +39,7 @@ RelevantLabel = Annotated[
 ]
 TEXTS = "`id <tab> text` lines, JSON Lines or Parquet"
 RUNS = "a TREC run, MS MARCO's three columns, JSON Lines or Parquet"
-"""The forms of files, for the help of options. See `engine/files/texts.py` and `trec.py`."""
+"""File formats, for the help of options. See `engine/files/texts.py` and `trec.py`."""
 
 BatchSize = Annotated[int, typer.Option(help="Largest number of pairs in a batch.")]
 TrustEngines = Annotated[
@@ -53,7 +53,7 @@ TrustEngines = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOptions:
-    """Which backend scores, and on what."""
+    """Which backend scores, and on which device."""
 
     backend: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, native or tensorrt.")] = "auto"
     device: Device = None
@@ -62,7 +62,7 @@ class ExecutionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions(ExecutionOptions):
-    """How a model is opened, but for its precision, of which some commands take several."""
+    """How a model is opened. The precision is not included, since some commands take several."""
 
     max_length: MaxLength = None
     relevant_label: RelevantLabel = None
@@ -86,7 +86,7 @@ class HubOptions:
     ] = False
 
     def for_bundles(self, sources: list[str]) -> dict[str, Any]:
-        """Return the options of `bundle_from_source`. Raises OptionError for a revision of what is no hub id."""
+        """Return the options of `bundle_from_source`. Raises OptionError for a revision of a directory and an empty revision."""
         local = [source for source in sources if Path(source).expanduser().is_dir()]
         if self.revision is not None and (not self.revision or local):
             what = f"{local[0]} is a directory" if local else "it is empty"
@@ -94,7 +94,7 @@ class HubOptions:
         return asdict(self)
 
     def checkpoint(self, source: str, *, onnx: bool = False, onnx_file: str | None = None) -> tuple[Path, str | None]:
-        """Return a checkpoint's directory, fetched where it is a hub id, and its commit. See `fetched_checkpoint`."""
+        """Return a checkpoint's directory, downloaded if `source` is a hub id, and its commit. See `fetched_checkpoint`."""
         from ...engine.bundle.resolve import fetched_checkpoint
 
         path = Path(source).expanduser()
@@ -126,8 +126,7 @@ class ExactRowOptions:
     top_k: Annotated[int | None, typer.Option(min=1, help="How many passages --exact finds; 10 by default.")] = None
 
     def wanted(self) -> int | None:
-        """Return how many passages the exact rankings find, or None for none. Raises OptionError for options that do not go
-        together."""
+        """Return how many passages exact rankings find, or None without them. Raises OptionError for --top-k without --exact."""
         if self.top_k is not None and not self.exact:
             raise OptionError("--top-k goes with --exact")
         return (self.top_k or 10) if self.exact else None
@@ -135,7 +134,7 @@ class ExactRowOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowOptions:
-    """How long passages are cut into windows."""
+    """Whether and how long passages are cut into windows."""
 
     window: Annotated[
         int | None,
@@ -151,7 +150,7 @@ class WindowOptions:
     ] = "max"
 
     def windows(self) -> "Windows | None":
-        """Return the windows, or None for none. Raises OptionError for options that do not fit one another."""
+        """Return the windows, or None without --window. Raises OptionError for --stride or --aggregate without --window."""
         from ...engine.text.windows import Windows
 
         if self.window is None:
@@ -164,7 +163,7 @@ class WindowOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeOptions:
-    """A small bundle in front of the one that decides."""
+    """A small bundle that selects the passages for the main one."""
 
     first: Annotated[
         str | None,
@@ -180,16 +179,16 @@ class CascadeOptions:
             raise OptionError("--first BUNDLE and --keep N go together")
 
     def bundles(self, bundle: str) -> list[str]:
-        """Return the bundles to open: the one that decides, and the first one if there is one."""
+        """Return the bundles to open: the main one, and the first one if given."""
         return [bundle] if self.first is None else [bundle, self.first]
 
     @contextmanager
     def ranker(
         self, model: "CrossEncoder", shared: Mapping[str, Any], **opened: Any
     ) -> "Iterator[tuple[CrossEncoder | Cascade, dict[str, Any]]]":
-        """Open the first bundle with the options `opened`. Yield what ranks, and the options of its `rank`.
+        """Yield `model`, or a cascade of the first bundle and it, and the options of its `rank`.
 
-        That is `model`, or a cascade of both. `shared` are options of `rank` that both models get.
+        The first bundle is opened with the options `opened`. `shared` are options of `rank` that both models get.
         """
         from ...engine.cascade import Cascade
         from ...engine.cross_encoder import CrossEncoder
@@ -203,7 +202,7 @@ class CascadeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrecOptions:
-    """Pairs as files of retrieval experiments: the candidates of a run, with their texts."""
+    """Pairs as TREC files: the candidates of a run, with their texts."""
 
     queries: Annotated[
         Path | None, typer.Option(help="Real pairs as TREC files: queries, as `id <tab> query` lines.")
@@ -216,9 +215,9 @@ class TrecOptions:
     ] = None
 
     def files(self, *, pairs: Path | None = None) -> tuple[Path, Path, Path] | None:
-        """Return queries, passages and run, or None when none is given.
+        """Return the paths of queries, passages and run, or None if none is given.
 
-        Raises OptionError when some are missing, and when `pairs` names a file of pairs besides.
+        Raises OptionError if only some are given, or if `pairs` is given too.
         """
         if not (self.queries or self.passages or self.run):
             return None
@@ -239,7 +238,7 @@ Sample = Annotated[
 
 
 def user_pairs(pairs: Path | None, trec: TrecOptions, sample: int | None) -> list[tuple[str, str]]:
-    """Read the real pairs that were given, or a sample of them; none when no file is given."""
+    """Read the real pairs that were given, or a sample of them. Return an empty list if no file is given."""
     from ...calibration.calibration_set import CalibrationSet
 
     files = trec.files(pairs=pairs)
@@ -288,7 +287,7 @@ class EngineOptions:
     ] = False
 
     def build_options(self) -> "BuildOptions":
-        """Return them as the engine builder takes them. Raises OptionError for values that it does not take."""
+        """Return the options of the engine builder. Raises OptionError for invalid values."""
         from ...export.tensorrt.build import BuildOptions
 
         return BuildOptions(**asdict(self) | {"workspace": self.workspace << 20})

@@ -1,4 +1,4 @@
-"""Options from a TOML file: the option `--config` of a command, and its tables of models."""
+"""Options from the TOML file of a command's option `--config`, and its tables of models."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ MODELS = "models"
 
 
 def defaults_from_file(context: typer.Context, file: Path | None) -> Path | None:
-    """Take the options of a TOML file as defaults of the command; return the file. For the callback of an eager option.
+    """Take the options of a TOML file as defaults of the command, and return the file. This is the callback of an eager option.
 
-    Words of the command line and environment variables precede them. Raises OptionError for a file that cannot be read, and for a
-    name that is none of the command's options.
+    The command line and environment variables take precedence. Raises OptionError for a file that cannot be read, and for a name
+    that is none of the command's options.
     """
     if file is None:
         return None
@@ -29,7 +29,7 @@ def defaults_from_file(context: typer.Context, file: Path | None) -> Path | None
 
 
 def model_tables(file: Path | None, known: set[str]) -> dict[str, dict[str, Any]]:
-    """Return the options of each model in the file, by its name. Raises OptionError for names other than `known`."""
+    """Return the options of each model in the file, by model name. Raises OptionError for options other than `known`."""
     tables = {} if file is None else _read(file).get(MODELS, {})
     if not isinstance(tables, dict):
         raise OptionError(f'{file}: models is no table; write [models.NAME], and below it bundle = "PATH"')
@@ -45,8 +45,8 @@ def model_tables(file: Path | None, known: set[str]) -> dict[str, dict[str, Any]
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Return the file's content, with `_` for `-` in names."""
-    import tomllib  # from Python 3.11 on, which the server needs; the other commands do without
+    """Return the file's content, with `_` for `-` in option names."""
+    import tomllib  # new in Python 3.11, which only the server requires
 
     try:
         with file.open("rb") as opened:
@@ -56,7 +56,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _with_underscores(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with `_` for `-` in their names, but for the names of models."""
+    """Return options with `_` for `-` in their names. The names of models stay."""
     renamed = {name.replace("-", "_"): value for name, value in options.items()}
     models = renamed.get(MODELS)
     if isinstance(models, dict):

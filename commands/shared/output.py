@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Output of commands."""
 
 import json
 import sys
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print a line, at once. Raises BrokenPipeError when the reader has gone, which ends the command quietly."""
+    """Print a line and flush it. Raises BrokenPipeError when the reader has gone, which ends the command quietly."""
     print(text, flush=True)  # typer.echo would hide a closed pipe
 
 
 def say_json(value: Any) -> None:
-    """Print a value as JSON, with non-ASCII characters escaped where the output's encoding is not a UTF."""
+    """Print a value as JSON. Escape non-ASCII characters unless the output's encoding is a UTF."""
     everything = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
     say(json.dumps(value, ensure_ascii=not everything, indent=2))
 
 
 def for_a_person() -> bool:
-    """Tell whether standard error is a terminal, which shows progress bars."""
+    """Tell whether standard error is a terminal, so that progress bars are shown."""
     return sys.stderr.isatty()
 
 
 def size_of(directory: Path) -> str:
-    """Return the size of a directory's files, as `90.9 MB`."""
+    """Return the total size of a directory's files, such as `90.9 MB`."""
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     return f"{size / 1e6:,.1f} MB"
 
@@ -53,7 +53,7 @@ def _proof(model: "BundleModel") -> str:
 
 
 def _files(precision: str, model: "BundleModel") -> str:
-    """The files beside the ONNX model, each with what reads it."""
+    """Return the other files of a precision, each with the backend that reads it."""
     files = (
         (model.native_file, "for native kernels" + (" on GPUs" if precision == "fp16" else "")),
         (model.gpu_file, "on GPUs"),

@@ -37,7 +37,7 @@ class RayOptions:
     ] = "stop"
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `crossrt.distributed.rerank` that these options are."""
+        """Return these options as arguments of `crossrt.distributed.rerank`."""
         found = asdict(self)
         return {name.removeprefix("ray_"): value for name, value in found.items()}
 

@@ -1,4 +1,4 @@
-"""Extras of the package that a command needs."""
+"""Checks that the extras that a command needs are installed."""
 
 import sys
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ from ...engine.errors import BackendError
 
 
 def need_export() -> None:
-    """Raise BackendError where the packages of `crossrt[export]` are missing."""
+    """Raise BackendError if packages of `crossrt[export]` are missing."""
     from ...engine.bundle.resolve import can_export
 
     if not can_export():
@@ -15,14 +15,14 @@ def need_export() -> None:
 
 
 def need_report() -> None:
-    """Raise BackendError where the packages of `crossrt[report]` are missing."""
+    """Raise BackendError if packages of `crossrt[report]` are missing."""
     missing = [package for package in ("jinja2", "matplotlib", "pydantic") if find_spec(package) is None]
     if missing:
         raise BackendError(f'this needs {" and ".join(missing)}: pip install "crossrt[report]"')
 
 
 def need_serve() -> None:
-    """Raise BackendError on Windows, and where the packages of `crossrt[serve]` are missing."""
+    """Raise BackendError on Windows, and if packages of `crossrt[serve]` are missing."""
     if sys.platform == "win32":
         raise BackendError(
             "crossrt serve does not run on Windows: it reloads and ends by signals that Windows does not have. Run it in WSL or "
@@ -35,6 +35,6 @@ def need_serve() -> None:
 
 
 def need_onnx() -> None:
-    """Raise BackendError where the package onnx of `crossrt[triton]` is missing."""
+    """Raise BackendError if the package onnx of `crossrt[triton]` is missing."""
     if find_spec("onnx") is None:
         raise BackendError('this needs onnx: pip install "crossrt[triton]"')

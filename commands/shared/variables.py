@@ -1,4 +1,4 @@
-"""The environment variables that stand for options of `crossrt serve`, and those with the same prefix that do not."""
+"""The environment variables that set options of `crossrt serve`, and others with the same prefix."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import typer
 from ...engine.errors import OptionError
 
 PREFIX = "CROSSRT"
-"""Prefix of the variables that stand for options."""
+"""Prefix of the variables that set options."""
 MODELS = f"{PREFIX}_MODELS"
 OTHERS = frozenset(
     {
@@ -19,27 +19,27 @@ OTHERS = frozenset(
         "CROSSRT_TESTS_CPUINFO",
     }
 )
-"""Variables with the prefix that are no options. The last three belong to the tests and the benchmarks."""
+"""Variables with the prefix that set no option. The last three belong to the tests and the benchmarks."""
 LINKED = re.compile(
     rf"{PREFIX}_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)|{PREFIX}(_\w+)?_ENV_\w+"
 )
-"""Names that Kubernetes and Docker give to the variables of a Service, or a linked container, called crossrt or crossrt-..."""
+"""Names of variables that Kubernetes and Docker set for a Service or linked container called crossrt or crossrt-..."""
 LINKED_PORT = re.compile(rf"{PREFIX}_(\w+_)?PORT"), re.compile("(tcp|udp|sctp)://.*")
 LINKED_NAME = re.compile(rf"{PREFIX}_(\w+_)?NAME"), re.compile("/.+/.+")
-"""Names that need a look at the value, since CROSSRT_PORT is an option too."""
+"""Patterns of name and value. The value is checked too, since CROSSRT_PORT is also an option."""
 
 
 def models_of_variable() -> list[str]:
-    """Return the words `[NAME=]BUNDLE` of CROSSRT_MODELS. Commas separate them, since paths may have spaces."""
+    """Return the `[NAME=]BUNDLE` words of CROSSRT_MODELS. Commas separate them, since paths may have spaces."""
     words = os.environ.get(MODELS, "").split(",")
     return [word.strip() for word in words if word.strip()]
 
 
 def refuse_unknown_variables(context: typer.Context, value: bool) -> bool:
-    """Raise OptionError for a variable with the prefix that stands for no option. For the callback of an eager option.
+    """Raise OptionError for an unknown variable with the prefix. This is the callback of an eager option.
 
-    Takes those of a Service or a linked container out of the environment, so that CROSSRT_PORT=tcp://10.0.0.1:80 is not read as
-    the option.
+    Removes the variables of a Service or a linked container from the environment, so that CROSSRT_PORT=tcp://10.0.0.1:80 is not
+    read as the option.
     """
     known = {f"{PREFIX}_{parameter.name}".upper() for parameter in context.command.params} | OTHERS
     for name in sorted(name for name in os.environ if name.startswith(f"{PREFIX}_")):

@@ -56,7 +56,7 @@ class PaddedSession(Closable, ABC):
 
 
 def check_length(batch: Batch, bundle: Bundle, precision: Precision) -> None:
-    """Raise ShapeError, saying what fits, for a batch longer than the model's positions."""
+    """Raise ShapeError, saying what fits, for a batch with more tokens in a row than the model has positions."""
     positions = bundle.manifest.max_positions
     if batch.shape[1] > positions:
         raise ShapeError(

@@ -32,9 +32,9 @@ class GpuExecutor(Protocol):
     lanes: int
     """Lanes to open on the device, which is the number of batches in flight at once."""
     graphs: int
-    """CUDA graphs to keep per lane; 0 where batches cannot be captured."""
+    """CUDA graphs to keep per lane; 0 if batches cannot be captured."""
     workspace: int
-    """Bytes of device memory that a context needs for intermediate results; 0 where the runtime allocates its own."""
+    """Bytes of device memory that a context needs for intermediate results; 0 if the runtime allocates its own."""
     batch_cost: int
     """Cost of one more batch, in tokens: `BatchLayout.split` weighs it against padding."""
 
@@ -45,8 +45,8 @@ class GpuExecutor(Protocol):
     def context(self, stream: int, workspace: int) -> GpuContext:
         """Return a new context that enqueues on this stream. The device must be current.
 
-        `workspace` is a device pointer to `self.workspace` bytes. The contexts of one stream share them, since the batches of a
-        stream are computed one after the other.
+        `workspace` is a device pointer to `self.workspace` bytes. The contexts of one stream share this memory, since the
+        batches of a stream are computed one after the other.
         """
 
     def close(self) -> None:

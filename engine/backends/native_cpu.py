@@ -36,7 +36,7 @@ class NativeSession:
     def __init__(self, bundle: Bundle, *, precision: Precision, streams: int, threads: int = 1) -> None:
         """Map the weights, and allocate workspaces with their threads for `streams` batches.
 
-        Raises BackendError where the kernels cannot run or memory is short, and BundleError for a file that is not this bundle's
+        Raises BackendError if the kernels cannot run or memory is short, and BundleError for a file that is not this bundle's
         native weights.
         """
         kernels = native_kernels(precision)
@@ -62,21 +62,24 @@ class NativeSession:
             self._finalizer()
             raise BackendError(f"there is not enough memory for {streams} batches by {threads} threads; use fewer")
         self._workspaces: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        """Workspaces that are free. After `close` it holds None, which every call finds and puts back."""
+        """Free workspaces. After `close` the queue holds a single None, which every call finds and puts back."""
         for workspace in workspaces:
             self._workspaces.put(workspace)
         self._streams = streams
         self._closing = threading.Lock()
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """See `Session.run`. Raises ShapeError for padding that is not at the right, and InputError as `score` does."""
+        """See `Session.run`. Raises ShapeError for padding that is not on the right, and InputError as `score` does."""
         check_length(batch, self._bundle, self.precision)
         pairs = batch.pairs()
         return self.score(pairs, np.arange(len(pairs)), batch.shape[1])
 
     def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
-        """See `Session.score`. Raises InputError for a pair without tokens, for one longer than the model's positions, and for
-        ids or types that the model does not have."""
+        """See `Session.score`.
+
+        Raises InputError for a pair without tokens or longer than the model's positions, and for ids or types that the model
+        does not have.
+        """
         arrays = (rows, pairs.offsets, pairs.ids, pairs.type_ids)
         logits = np.empty((len(rows), self._labels), dtype=np.float32)
         workspace = self._workspaces.get()

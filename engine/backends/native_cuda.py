@@ -1,7 +1,7 @@
 """`NativeGpuExecutor`: crossrt's own kernels on a GPU, in FP16.
 
-cuBLAS computes the matrix products, engine/kernels/native/encoder.cu everything between them. The pairs of a batch lie one after
-the other without padding. `native_cuda_encoders` has the order in which kernels and products are computed.
+cuBLAS computes the matrix products, and engine/kernels/native/encoder.cu everything between them. The pairs of a batch are
+stored one after the other without padding. `native_cuda_encoders` defines the order of kernels and products.
 """
 
 from collections import OrderedDict
@@ -23,13 +23,13 @@ from ..precision import Precision
 from .native_cuda_encoders import BertContext, Kernels, ModernBertContext, NativeGpuContext, OneProduct
 
 MAX_TOKENS = 32_768
-"""Tokens of the largest batch. Smaller batches take longer for each token; see docs/decisions/0015."""
+"""Tokens of the largest batch. Smaller batches take longer per token; see docs/decisions/0015."""
 MAX_ROWS = 4_096
 """Pairs of the largest batch."""
 MAX_PRODUCTS = 2_048
-"""Prepared products in the cache, which evicts the least recently used."""
+"""Most prepared products in the cache, which evicts the least recently used."""
 CONTEXTS = {"bert": BertContext, "modernbert": ModernBertContext}
-"""By architecture: the context that computes it."""
+"""Architecture -> the context that computes it."""
 
 
 class Products(Protocol):
@@ -47,7 +47,7 @@ class NativeGpuExecutor:
 
     lanes = 2
     graphs = 256
-    batch_cost = 0  # no batch is padded, so cutting one gains nothing
+    batch_cost = 0  # no batch is padded, so smaller batches gain nothing
     output = np.dtype(np.float32)
 
     def __init__(
@@ -60,8 +60,8 @@ class NativeGpuExecutor:
     ) -> None:
         """Compile the kernels and upload the weights.
 
-        Raises BackendError where the kernels do not compile or the device has too little memory, and BundleError for a file that
-        is not this bundle's native weights.
+        Raises BackendError if the kernels do not compile or the device has too little memory, and BundleError for a file that is
+        not this bundle's native weights.
         """
         file = bundle.native_file(Precision.FP16)
         model = NativeModel.open(file)
@@ -81,7 +81,7 @@ class NativeGpuExecutor:
         self.biased = frozenset(
             name.removesuffix(".bias") for name, array in arrays.items() if name.endswith(".bias") and array.any()
         )
-        """Parts whose bias is not zero everywhere."""
+        """Names of the layers whose bias is not zero everywhere."""
         self._prepared: OrderedDict[ProductKind, OneProduct] = OrderedDict()
         with ExitStack() as opened:
             self.kernels = kernels(cuda, macros_of(dims, self.has_window))

@@ -10,7 +10,7 @@ from ..cuda.cublas import WORKSPACE, ProductKind
 from ..cuda.cuda import laid_out
 
 HALF, SINGLE = 2, 4
-"""Bytes of a number."""
+"""Bytes of a number in FP16 and in FP32."""
 WARP, BLOCK = 32, 128
 """Threads of a warp, and of a block."""
 
@@ -36,7 +36,7 @@ class OneProduct(Protocol):
 
 
 class LoadedModel(Protocol):
-    """What an encoder needs of `NativeGpuExecutor`: see there."""
+    """The part of `NativeGpuExecutor` that an encoder needs."""
 
     dims: ModelDims
     layout: PackedLayout
@@ -51,7 +51,7 @@ class LoadedModel(Protocol):
 
 
 class NativeGpuContext:
-    """See `GpuContext`. It has no state that depends on a shape. `_encode` is the encoder's own."""
+    """See `GpuContext`. It has no state that depends on a shape. Each encoder implements `_bytes` and `_encode`."""
 
     def __init__(self, executor: LoadedModel, stream: int, workspace: int) -> None:
         self._executor = executor
@@ -71,7 +71,7 @@ class NativeGpuContext:
 
     @staticmethod
     def _bytes(dims: ModelDims) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the bytes of the encoder's intermediate results: of each token, and of each pair."""
+        """Return the bytes of the encoder's intermediate results, by name: per token, and per pair."""
         raise NotImplementedError
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
@@ -124,10 +124,10 @@ class BertContext(NativeGpuContext):
         width, attention_width = dims.width, dims.attention_width
         by_token = {
             "hidden": width,
-            # What is added to hidden before LayerNorm; before the first layer, embeddings that are to be projected.
+            # What is added to `hidden` before LayerNorm. Before the first layer, the embeddings that are to be projected.
             "update": max(width, dims.embedding_width),
             "context": attention_width,
-            # Query, key and value; then the feed-forward layers' activations, when attention has read those.
+            # Query, key and value. Once attention has read them, the activations of the feed-forward layers.
             "projected": max(3 * attention_width, dims.intermediate),
         }
         by_row = {
@@ -183,9 +183,9 @@ class BertContext(NativeGpuContext):
 
 
 class ModernBertContext(NativeGpuContext):
-    """A ModernBERT. Products add to the sums of its parts in FP32; everything else lies in FP16 between kernels.
+    """A ModernBERT. Products add to its residual sums in FP32; everything else is stored in FP16 between kernels.
 
-    Where the head reads `[CLS]`, the last layer is computed for each pair's first token only, after its keys and values.
+    If the head reads `[CLS]`, the last layer is computed for each pair's first token only, except the keys and values.
     """
 
     @staticmethod
@@ -194,9 +194,9 @@ class ModernBertContext(NativeGpuContext):
             return {
                 "sums": dims.width * SINGLE,
                 "normalized": dims.width * HALF,
-                # What attention gives; then what the gates leave, when the former has been added to the sums.
+                # The output of attention. Once that has been added to the sums, the output of the gates.
                 "context": max(dims.attention_width, dims.intermediate) * HALF,
-                # Query, key and value; then values and gates. Products that are timed write their sums here.
+                # Query, key and value, later values and gates. Products that are timed write their sums here.
                 "projected": max(widest * HALF, dims.width * SINGLE),
             }
 
@@ -237,7 +237,7 @@ class ModernBertContext(NativeGpuContext):
         return "first_normalized"
 
     def _after_attention(self, number: int, prefix: str, count: int) -> None:
-        """Add the context's linear layer and the feed-forward part to the sums."""
+        """Add attention's output layer and the feed-forward part to the sums."""
         dims, layer = self._dims, f"layer.{number}"
         context, wide = f"{prefix}context", f"{prefix}projected"
         self._add(f"{layer}.attention_output", dims.attention_width, prefix, count)
@@ -256,8 +256,8 @@ class ModernBertContext(NativeGpuContext):
     def _add(self, name: str, inputs: int, prefix: str, count: int, *, scale: int = 1) -> None:
         """Add a linear layer of `context` times `scale` to the sums.
 
-        A bias of zeros, as published models have it, is left out: NVIDIA says that cuBLAS is at its best with a bias only where
-        nothing is added to.
+        A bias of zeros, as in published models, is left out. According to NVIDIA, cuBLAS performs best with a bias only if the
+        product is not added to anything.
         """
         biased = name in self._executor.biased
         kind = ProductKind(count, inputs, self._dims.width, single=True, adds=True, biased=biased, scale=scale)

@@ -43,7 +43,7 @@ class OnnxRuntimeSession(PaddedSession):
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See `Session.run`."""
-        session = self._session  # keeps it alive when another thread closes it meanwhile
+        session = self._session  # keeps it alive if another thread closes it meanwhile
         if session is None:
             raise BackendError(CLOSED)
         check_length(batch, self._bundle, self.precision)
@@ -65,7 +65,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Idle threads sleep. A reranker that waits for its next request must not keep processors busy.
+    # Let idle threads sleep: a reranker that waits for its next request must not keep processors busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without VNNI, MLAS adds pairs of 8-bit products in 16 bits, which can saturate. This option chooses kernels that do not
     # saturate; it has no effect on processors with VNNI.

@@ -44,7 +44,7 @@ class OnnxRuntimeExecutor:
     batch_cost = BATCH_COST
 
     def __init__(self, bundle: Bundle, precision: Precision, cuda: Cuda, *, device: str = "cuda") -> None:
-        """Prepare without opening a session: `context` opens one per stream. Tests run it with the device `cpu`."""
+        """Open no session yet: `context` opens one per stream. Tests use the device `cpu`."""
         self.cuda = cuda
         self._device = device
         self._sessions: dict[int, tuple[Any, Callable[[], None] | None]] = {}
@@ -58,7 +58,7 @@ class OnnxRuntimeExecutor:
         self.layout = PaddedLayout(buckets, inputs, bundle.manifest.pad_token_id)
 
     def context(self, stream: int, workspace: int) -> "OnnxRuntimeContext":
-        """See `GpuExecutor.context`. Raises BackendError where ONNX Runtime would fall back to the CPU."""
+        """See `GpuExecutor.context`. Raises BackendError if ONNX Runtime would fall back to the CPU."""
         if stream not in self._sessions:
             self._sessions[stream] = self._open(stream)
         session, wait_for_upload = self._sessions[stream]
@@ -93,8 +93,8 @@ class OnnxRuntimeExecutor:
         options = session.get_provider_options().get("CUDAExecutionProvider", {})
         if self._device == "cpu" or options.get("user_compute_stream") == str(stream):
             return session, None
-        # This version ignored the stream without an error and computes on its own. Then the host must wait for both streams, and
-        # such batches cannot be captured.
+        # This version of ONNX Runtime silently ignored the stream and computes on its own. The host must then wait for both
+        # streams, and such batches cannot be captured.
         return session, partial(self.cuda.synchronize, stream)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class OnnxRuntimeExecutor:
 
 
 class OnnxRuntimeContext:
-    """See `GpuContext`. `wait_for_upload` waits for the lane's stream; None where the session computes on that stream."""
+    """See `GpuContext`. `wait_for_upload` waits for the lane's stream; None if the session computes on that stream."""
 
     def __init__(
         self,

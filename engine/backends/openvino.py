@@ -24,8 +24,8 @@ from .base import PaddedSession, check_length
 logger = logging.getLogger("crossrt")
 
 KERNELS = 1500
-"""Compiled kernels of one kind that OpenVINO caches per stream. It holds the kernels for all shapes that `plan_batches` makes, so
-that memory stops growing once each shape was computed. A smaller cache evicts kernels and compiles them again, which costs
+"""Compiled kernels of one kind that OpenVINO caches per stream. The cache holds the kernels for all shapes that `plan_batches`
+makes, so memory stops growing once each shape was computed. A smaller cache evicts kernels and compiles them again, which costs
 time and memory: see docs/decisions/0009."""
 
 
@@ -38,8 +38,8 @@ class OpenVinoSession(PaddedSession):
     def __init__(self, bundle: Bundle, *, precision: Precision, threads: int, streams: int) -> None:
         """Compile the model, or load it from the cache of compiled models.
 
-        Raises BundleError for a file that OpenVINO cannot open, and BackendError for a precision that the processor does not
-        have, and in a process that was forked after OpenVINO was loaded.
+        Raises BundleError for a file that OpenVINO cannot open. Raises BackendError for a precision that the processor does not
+        support, and in a process that was forked after OpenVINO was loaded.
         """
         if os.getpid() != PROCESS:
             raise BackendError(
@@ -66,7 +66,7 @@ class OpenVinoSession(PaddedSession):
         if unknown:
             raise BundleError(f"{path} wants the inputs {sorted(unknown)}, which a cross-encoder does not have")
         self._requests: queue.SimpleQueue[openvino.InferRequest | None] = queue.SimpleQueue()
-        """Idle inference requests; a single None once the session is closed."""
+        """Idle inference requests. Once the session is closed, the queue holds a single None."""
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
         self._streams = streams
@@ -90,7 +90,7 @@ class OpenVinoSession(PaddedSession):
             self._requests.put(request)
 
     def close(self) -> None:
-        """See `Session.close`. Waits for the batches that are being computed."""
+        """See `Session.close`. It waits for the batches that are being computed."""
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -107,9 +107,9 @@ def computes_bf16() -> bool:
 def floating_point(core: openvino.Core, precision: Precision) -> str:
     """Return the type of all computation outside 8-bit products, in OpenVINO's spelling: `f32` or `bf16`.
 
-    It is always set, because OpenVINO chooses BF16 by itself on every processor that has it. An INT8 model computes its other
-    operators in BF16 there: they take more of its time than the 8-bit products, and BF16's error is smaller than theirs.
-    Raises BackendError for BF16 on a processor without it.
+    It is always set, because OpenVINO otherwise chooses BF16 on every processor that has it. On such a processor an INT8 model
+    computes its other operators in BF16. They take more time than the 8-bit products, and BF16's error is smaller than the error
+    of those products. Raises BackendError for BF16 on a processor without it.
     """
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision is Precision.BF16 and "BF16" not in capabilities:
@@ -125,8 +125,8 @@ def _compiled(
 ) -> tuple[openvino.CompiledModel, openvino.Tensor | None]:
     """Load the compiled model from the cache, or compile it and store it there. The properties are part of the cache's key.
 
-    Also returns the memory that a cached model computes from. The caller must keep it as long as the model: OpenVINO holds no
-    reference. OpenVINO crashes on bytes that it did not write, so `CompiledModels.load` verifies their sha256 first.
+    Also returns the memory that a cached model computes from. The caller must keep it as long as the model, because OpenVINO
+    holds no reference. OpenVINO crashes on bytes that it did not write, so `CompiledModels.load` verifies their sha256 first.
     """
     cache = CompiledModels.of_user()
     key: dict[str, object] = {}
@@ -149,7 +149,7 @@ def _compiled(
             "check the bundle with: crossrt info --verify"
         ) from error
     if cache is not None:
-        bundle.check_same()  # or else another model would be kept under the key of this one
+        bundle.check_same()  # otherwise another model could be kept under the key of this one
         content = io.BytesIO()
         compiled.export_model(content)
         cache.store(key, content.getbuffer())

@@ -1,4 +1,4 @@
-"""The backends that crossrt knows, and which of them are installed. Finding out imports none of them."""
+"""The backends that crossrt knows, and which of them are installed. `installed_backends` imports none of them."""
 
 import importlib
 import importlib.metadata
@@ -15,7 +15,7 @@ from ..precision import Precision
 
 ONNX_BACKENDS = ("onnxruntime", "openvino")
 BACKENDS = (*ONNX_BACKENDS, "native")
-"""Backends on a CPU; `GPU_BACKENDS` are those on a GPU. `native` is crossrt's own kernels."""
+"""Backends on a CPU. `native` is crossrt's own kernels."""
 GPU_BACKENDS = ("tensorrt", "native", "onnxruntime")
 """Backends on a GPU, in the order in which `auto` tries them. `native` is crossrt's own kernels."""
 DISTRIBUTIONS = {
@@ -25,15 +25,15 @@ DISTRIBUTIONS = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt-rtx",),
 }
-"""By backend: the distributions that contain it."""
+"""Backend -> the distributions that contain it."""
 
 
 def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]:
-    """Return the backends that can run on this machine's CPU; `native` only where its kernels can run in `precision`.
+    """Return the backends that can run on this machine's CPU; `native` only if its kernels can run in `precision`.
 
-    Raises BackendError when onnxruntime and onnxruntime-gpu are installed in one folder, where they overwrite each other's files.
+    Raises BackendError if onnxruntime and onnxruntime-gpu are installed in one folder, where they overwrite each other's files.
     """
-    # In two folders they do no harm: Python uses the first on its path.
+    # In two folders they do no harm, since Python uses the first one on its path.
     folders = [
         Path(str(importlib.metadata.distribution(name).locate_file(""))).resolve()
         for name in DISTRIBUTIONS["onnxruntime"]
@@ -54,8 +54,8 @@ def backend_version(backend: str) -> str:
     for name in DISTRIBUTIONS[backend]:
         if _has_distribution(name):
             return importlib.metadata.version(name)
-    # A TensorRT that was copied, or that another package contains, has a module and no distribution. It is imported only
-    # where there is a driver: without one it could crash the process.
+    # A TensorRT that was copied, or that another package contains, has a module but no distribution. It is imported only
+    # if there is a driver: without one it could crash the process.
     if backend in LIBRARIES and gpus() and importlib.util.find_spec(backend) is not None:
         return str(importlib.import_module(backend).__version__)
     return "?"

@@ -37,15 +37,16 @@ class TensorRtExecutor:
     def __init__(self, bundle: Bundle, file: EngineFile, cuda: Cuda) -> None:
         """Load an engine of the bundle. Loading runs code in the engine, so load trusted engines only: see docs/security.md.
 
-        Raises BundleError for an engine whose sha256 is not the manifest's, before TensorRT reads it, because TensorRT aborts the
-        process on a damaged engine. Raises BackendError, with TensorRT's messages, when it cannot be loaded.
+        Raises BundleError for an engine whose sha256 is not the manifest's. This is checked before TensorRT reads the engine,
+        because TensorRT aborts the process on a damaged one. Raises BackendError, with TensorRT's messages, if it cannot be
+        loaded.
         """
         path = bundle.path / file.file
         plan = checked_plan(bundle, file)
         self.cuda = cuda
         tensorrt = importlib.import_module(file.library)
         if file.library == "tensorrt_rtx":
-            # It allocates while it computes, which cannot be captured, unless an engine was built not to.
+            # TensorRT-RTX allocates while it computes, unless an engine was built not to, and that cannot be captured.
             self.graphs = 0
         self._log = collecting_logger(tensorrt)
         self._runtime = tensorrt.Runtime(self._log)
@@ -64,8 +65,8 @@ class TensorRtExecutor:
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         dtypes = {name: np.dtype(DTYPES[self._engine.get_tensor_dtype(name).name]) for name in names}
         self.output = dtypes.pop("logits")
-        # An engine with unfused attention (`BuildOptions.unfused_attention`) has the softmax of each layer as an output, which
-        # needs memory though nobody reads it.
+        # An engine with unfused attention (`BuildOptions.unfused_attention`) has the softmax of each layer as an output. It
+        # needs memory, although nothing reads it.
         unread = {
             name: most_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
             for name in [*dtypes]
@@ -149,7 +150,7 @@ def most_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Pr
 
 
 def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
-    """Return an engine's bytes. Raises BundleError when their sha256 is not the manifest's."""
+    """Return an engine's bytes. Raises BundleError if their sha256 is not the manifest's."""
     path = bundle.path / file.file
     plan = path.read_bytes()
     if hashlib.sha256(plan).hexdigest() != bundle.sha256(file.file):
@@ -163,7 +164,7 @@ def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
 def collecting_logger(tensorrt: Any) -> Any:
     """Return a logger of this TensorRT module. Its `error(message)` returns a BackendError with the messages logged so far.
 
-    TensorRT returns None on a failure and gives the reason to its logger only.
+    On a failure TensorRT returns None, and reports the reason only to its logger.
     """
 
     class Logger(tensorrt.ILogger):  # type: ignore[misc]

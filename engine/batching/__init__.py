@@ -1,1 +1,1 @@
-"""Cuts requests into batches, and lays batches out in memory."""
+"""Cuts requests into batches, and lays out batches in memory."""

@@ -32,13 +32,13 @@ class Batch:
         return cls(input_ids=input_ids, attention_mask=real.astype(np.int64), token_type_ids=token_type_ids, rows=rows)
 
     def pairs(self) -> EncodedPairs:
-        """Return the rows without their padding. Raises ShapeError where a row has padding before or between its tokens."""
+        """Return the rows without their padding. Raises ShapeError if a row has padding before or between its tokens."""
         real = self.attention_mask.astype(bool)
         lengths = real.sum(axis=1)
         if not (real == (np.arange(self.shape[1]) < lengths[:, None])).all():
             raise ShapeError("a row with padding before or between its tokens; pad on the right")
         return EncodedPairs(
-            # Clipping keeps ids and types that no model has out of every model's range, so that they are refused later.
+            # Clip ids and types that do not fit the dtype to values outside every model's range, so that they are refused later.
             ids=self.input_ids[real].clip(-1, 2**31 - 1).astype(np.int32),
             type_ids=np.where(self.token_type_ids[real] < 0, 255, self.token_type_ids[real].clip(max=255)).astype(
                 np.uint8
@@ -55,7 +55,7 @@ class Batch:
 def unpadded_indices(
     pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Return where the tokens of these rows stand when padded to `width`, and where they come from.
+    """Return where the tokens of these rows are when padded to `width`, and where they come from.
 
     The first array, bool [rows, width], is true at tokens and false at padding. The second, int64 [tokens], indexes
     `pairs.ids` in the order of the true positions.

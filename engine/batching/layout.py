@@ -1,4 +1,4 @@
-"""`BatchLayout`: the protocol of how a request is cut into batches for a GPU, and of the arrays of a batch."""
+"""`BatchLayout`: the protocol for cutting a request into batches for a GPU, and for the arrays of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ Rows = npt.NDArray[np.int64]
 class BatchLayout(Protocol):
     """How batches are shaped and stored. `PaddedLayout` pads rows to one length; `PackedLayout` stores pairs without padding.
 
-    A `Shape` is the computed rows, which may be more than the pairs, and tokens: of each row if padded, of all rows if packed.
+    A `Shape` is (rows, tokens). Rows are those that are computed, which may be more than the pairs. Tokens are those of each row
+    if padded, and of all rows together if packed.
     """
 
     @property
@@ -27,12 +28,12 @@ class BatchLayout(Protocol):
 
     @property
     def largest(self) -> Sequence[Shape]:
-        """The shapes to allocate memory for: every array of any other shape fits into that of one of them."""
+        """The shapes to allocate memory for. The arrays of any other shape fit into those of one of these."""
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
         """Cut pairs of these lengths (int64 [n], tokens) into batches, and return the rows of each.
 
-        `batch_cost` is the cost of one more batch, in tokens. With `shares` above 1 there are at least so many batches of
+        `batch_cost` is the cost of one more batch, in tokens. With `shares` above 1 there are at least that many batches, of
         about equal size, if there are enough pairs, so that each device gets one.
         """
 
@@ -40,10 +41,10 @@ class BatchLayout(Protocol):
         """Return the shape that a batch of pairs of these lengths is computed with."""
 
     def tokens(self, shape: Shape) -> int:
-        """Return how many tokens of this shape are computed, padding included."""
+        """Return how many tokens are computed for this shape, including padding."""
 
     def arrays(self, shape: Shape) -> Arrays:
         """Return name, dtype and shape of every input array of a batch of this shape."""
 
     def fill(self, arrays: Mapping[str, npt.NDArray[Any]], pairs: EncodedPairs, rows: Rows) -> None:
-        """Write these rows of a request into the arrays, with all padding."""
+        """Write these rows of a request into the arrays, including all padding."""

@@ -74,9 +74,9 @@ class PackedLayout:
     def arrays(self, shape: Shape) -> Arrays:
         """See `BatchLayout.arrays`.
 
-        `ids` and `places` are of each token; a place is the position, with the token type in its upper 16 bits. `begins` and
-        `lengths` are of each row. A tile has three numbers: the first token of its pair, the pair's length, and the position in
-        the pair of the tile's first query.
+        `ids` and `places` have an entry for each token; a place is the position, with the token type in its upper 16 bits.
+        `begins` and `lengths` have an entry for each row. A tile has three numbers: the first token of its pair, the pair's
+        length, and the position of the tile's first query token in the pair.
         """
         rows, tokens = shape
         kind = np.dtype(np.int32)
@@ -121,7 +121,7 @@ class PackedLayout:
         if self.padding is None:
             places[:count] = np.arange(count, dtype=np.int32)
             places[:count] -= np.repeat(begins, lengths)
-        else:  # as RoBERTa: padding tokens have position 0, the others count from 1
+        else:  # as in RoBERTa: padding tokens have position 0, the others count from 1
             counted = ids != self.padding
             before = np.concatenate(([0], np.cumsum(counted, dtype=np.int32)))
             places[:count] = (before[1:] - np.repeat(before[begins], lengths)) * counted

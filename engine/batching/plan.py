@@ -12,26 +12,26 @@ from ..text.encoded_pairs import EncodedPairs
 from .batch import Batch
 
 BATCH_COST = 8
-"""Cost of one more batch, in tokens: the time to start every operator once more. docs/decisions/0008 measured costs of 16 to 256:
-the smaller, the faster, with little difference from 64 down."""
+"""Cost of one more batch, in tokens: the time to start every operator once more. docs/decisions/0008 measured costs of 16 to
+256. Smaller costs are faster, with little difference between 64 and 16."""
 
 ROWS = (1, 4, 16)
-"""Numbers of rows that a batch may have where there should be few shapes."""
+"""Numbers of rows that a batch may have if there should be few shapes."""
 SHORT = 64
 """Longest row, in tokens, of a batch of sixteen. Four longer rows keep a processor as busy as sixteen."""
 BATCH_TOKENS, LEAST_TOKENS = 448, 64
 """Tokens of a usual and of the smallest batch without padding. The native kernels take at most 512 tokens at a time."""
 MOST_TOKENS = 1024
-"""Most tokens of a scorer's batch of several rows with padding. Other requests wait for a batch that has begun. With 512, short
-rows take up to 4 % more time, and with 4,096 long rows up to 7 % more (docs/decisions/0027)."""
+"""Most tokens of a scorer's batch of several rows, including padding. Other requests wait for a batch that has begun. With 512,
+short rows take up to 4 % more time, and with 4,096 long rows take up to 7 % more (docs/decisions/0027)."""
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
 STEPS_ALONE = ((192, 4), (320, 8))
 """(Largest length, step) for batches of several rows and of one row: lengths up to the first number are rounded up to a multiple
-of the second. The steps are finest at the lengths that most passages have; a single row wastes little padding. See
+of the second. The steps are finest at the lengths that most passages have. A single row wastes little on padding. See
 docs/decisions/0009."""
 STEPS_WIDE = ((192, 8), (320, 16))
-"""The same where all processors compute one batch. These steps are coarser, because preparing a new shape costs more than the
-padding."""
+"""The same for a batch that all processors compute together. These steps are coarser, because preparing a new shape costs more
+than the padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class BatchPlan:
     """The batches of a request: their rows, and the tokens that the rows of each are padded to.
 
     `lengths` are the pairs' tokens, int64 [n]. `row_groups` are the row numbers of each batch, int64 [batch], and `widths` the
-    tokens that it is padded to. The longest pairs come first, so that a lack of memory shows at once.
+    tokens that it is padded to. The longest pairs come first, so that a lack of memory shows immediately.
     """
 
     lengths: npt.NDArray[np.int64]
@@ -74,9 +74,9 @@ def plan_batches(
     padding, which keeps its activations in the processor's caches and bounds its memory. With several `streams` it has at most
     one stream's share of the request's tokens, so that no stream is idle.
 
-    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input in tokens, keeps
-    the number of shapes small: 1, 4 or, if they are short, 16 rows, and lengths rounded up by a few percent, but not beyond that
-    longest input. Raises OptionError for a `batch_size` below one.
+    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input in tokens, keeps the number of
+    shapes small. Batches then have 1, 4 or, if the rows are short, 16 rows, and lengths are rounded up by a few percent, but
+    not beyond that longest input. Raises OptionError for a `batch_size` below one.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
@@ -140,7 +140,7 @@ def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: i
 
 
 def plan_single_batch(lengths: npt.NDArray[np.int64], *, few_shapes_to: int) -> BatchPlan:
-    """Put all pairs, at least one, into one batch. `few_shapes_to` is as in `plan_batches`."""
+    """Put all pairs into one batch. There must be at least one pair. `few_shapes_to` is as in `plan_batches`."""
     (width,) = _rounded_up(lengths.max(keepdims=True), STEPS_WIDE, few_shapes_to)
     return BatchPlan(lengths=lengths, row_groups=(np.argsort(-lengths, kind="stable"),), widths=(width,))
 

@@ -17,14 +17,14 @@ ROWS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96
 class ShapeBuckets:
     """Rounds shapes up to `SEQUENCES` and `ROWS`, within the shapes that an engine takes.
 
-    `limits` are (most rows, most tokens of a row), by ascending tokens.
+    `limits` are pairs (most rows, most tokens of a row), in ascending order of tokens.
     """
 
     limits: Sequence[Shape]
     _sequences: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
-    """The rounded length of every length from 0."""
+    """The rounded length for every length from 0."""
     _rows: Sequence[int] = field(init=False, repr=False, compare=False)
-    """The rounded number of rows of every number from 0."""
+    """The rounded number of rows for every number of rows from 0."""
 
     def __post_init__(self) -> None:
         # A length is not rounded beyond its own limit: fewer rows may fit into the next one.

@@ -1,1 +1,1 @@
-"""Bundles on disk, and the caches of what is built from them."""
+"""Bundles on disk, and caches for what is built from them."""

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ..errors import BundleError, ReplacedError
 from ..files.digests import content_sha256, sha256_of
-from ..files.record import MOST_BYTES
+from ..files.record import MOST_BYTES, read_text
 from ..precision import Precision
 from ..text.pair_tokenizer import PairTokenizer
 from .manifest import MANIFEST, TOKENIZER, Manifest
@@ -36,9 +36,9 @@ from .manifest import MANIFEST, TOKENIZER, Manifest
 class Bundle:
     """A bundle on disk whose files were checked. Holds no file open; any number of threads may use it.
 
-    `path` is the directory as it was given, for messages. `opened_at` is where it was when it was opened, absolute and without
-    symbolic links, since a program may change its working directory, and a link may be set to the next bundle. It is None for a
-    bundle that an export is making, whose directory has no manifest yet.
+    `path` is the directory as it was given, for messages. `opened_at` is the directory when it was opened, absolute and without
+    symbolic links, since a program may change its working directory, and a link may later point to another bundle. It is None
+    for a bundle that an export is making, whose directory has no manifest yet.
     """
 
     path: Path
@@ -49,14 +49,13 @@ class Bundle:
     def open(cls, path: str | Path, *, verify: bool = False) -> "Bundle":
         """Read the manifest and check every file's size, and with `verify` also its sha256.
 
-        Raises BundleError, naming the file, when one is missing, truncated, altered or unreadable, or when the schema
-        is newer than this crossrt.
+        Raises BundleError, naming the file, if one is missing, truncated, altered or unreadable, or if the schema is newer than
+        this crossrt.
         """
         path = Path(path)
         manifest_file = path / MANIFEST
         try:
-            with manifest_file.open("rb") as file:
-                text = file.read(MOST_BYTES + 1).decode()
+            text = read_text(manifest_file, most=MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_file():
                 raise BundleError(
@@ -66,7 +65,7 @@ class Bundle:
             raise BundleError(
                 f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export {words}"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise BundleError(f"{manifest_file} cannot be read ({error})") from error
         bundle = cls(path, Manifest.from_json(text, where=manifest_file), opened_at=path.resolve())
         bundle._check_files(verify)
@@ -74,13 +73,13 @@ class Bundle:
 
     @property
     def folder(self) -> Path:
-        """The directory that its files are read from."""
+        """The directory that the bundle's files are read from."""
         return self.opened_at or self.path
 
     def model_file(self, precision: Precision, *, gpu: bool = False, fused: bool = False) -> Path:
-        """Return the ONNX file of a precision. Raises BundleError, naming the precisions there are, for one that is missing.
+        """Return the ONNX file of a precision. Raises BundleError, naming the available ones, for a precision that is missing.
 
-        `gpu` and `fused` prefer the variants for GPUs and for ONNX Runtime's CUDA provider, where the bundle has them.
+        `gpu` and `fused` prefer the variants for GPUs and for ONNX Runtime's CUDA provider, if the bundle has them.
         """
         model = self.manifest.models.get(precision.value)
         if model is None:
@@ -140,10 +139,10 @@ class Bundle:
         return digest
 
     def check_same(self) -> None:
-        """Raise ReplacedError where the directory does not hold the weights and the tokenizer any more that it held when opened.
+        """Raise ReplacedError if the directory no longer holds the weights and the tokenizer that it held when it was opened.
 
-        Whatever is opened of a bundle later than the rest, as at the first small request or in a fork, could otherwise be
-        another model's. Precisions, engines and reports may be added meanwhile.
+        Some files are opened later than the rest, for example at the first small request or in a forked process. Without this
+        check they could belong to another model. Precisions, engines and reports may be added meanwhile.
         """
         if self.opened_at is None:
             return
@@ -157,7 +156,7 @@ class Bundle:
             )
 
     def _contents(self) -> dict[str, str]:
-        """Return the sha256 of the tokenizer and of all weights, by file, as the manifest has them."""
+        """Return the manifest's sha256 of the tokenizer and of each weights file, by file name."""
         engines = {engine.file for engine in self.manifest.engines}
         return {
             file.name: file.sha256
@@ -176,7 +175,7 @@ class Bundle:
         raise BundleError(f"{self.path / MANIFEST} does not list {name}; export the bundle again")
 
     def model_sha256(self, file: str) -> dict[str, str]:
-        """Return name and content sha256 of an ONNX file and of all files that may hold its external weights."""
+        """Return the content sha256, by name, of an ONNX file and of all files that may hold its external weights."""
         models = self.manifest.models.values()
         others = {name for model in models for name in model.files} | {each.file for each in self.manifest.engines}
         others -= {file}

@@ -36,7 +36,7 @@ class CompiledModels:
 
     @classmethod
     def of_user(cls) -> "CompiledModels | None":
-        """Return the cache of this user, or None where this user has none."""
+        """Return the cache of this user, or None if this user has none."""
         folder = cache_folder(FOLDER)
         return None if folder is None else cls(folder)
 

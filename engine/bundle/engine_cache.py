@@ -1,7 +1,7 @@
 """`EngineCache`: TensorRT engines built on this machine, in the user's cache; `rebuild` builds one.
 
-An entry is a complete bundle with the engine and the model it was built from. So it has the guarantees of engines in bundles: it
-passed the parity check on its GPU, and it was written atomically.
+An entry is a complete bundle with the engine and the model it was built from. So it has the same guarantees as engines in
+bundles: it passed the parity check on its GPU, and it was written atomically.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class EngineCache:
 
     @classmethod
     def of_user(cls) -> "EngineCache | None":
-        """Return the cache of this user, or None where this user has none."""
+        """Return the cache of this user, or None if this user has none."""
         folder = cache_folder(FOLDER)
         return None if folder is None else cls(folder)
 
@@ -51,7 +51,7 @@ class EngineCache:
     ) -> tuple[Bundle, EngineFile] | None:
         """Return the bundle and the engine of the newest entry, or None. A damaged entry is skipped with a warning."""
         if not self.folder.is_dir():
-            return None  # without hashing the bundle for the key
+            return None  # saves hashing the bundle for the key
         entries = [
             path for path in self.folder.glob(f"{_key(bundle, precision, gpu, library, version)}.*") if path.is_dir()
         ]
@@ -92,8 +92,8 @@ class EngineCache:
 def rebuild(bundle: Bundle, precision: Precision, ordinal: int) -> None:
     """Build an engine of a bundle for this GPU into the user's cache, in a child process that runs `crossrt engines`.
 
-    The child's output, with its progress, goes to standard error. Raises BackendError, with the end of that output, when it
-    fails.
+    The child's output, including its progress, goes to standard error. If the child fails, raises BackendError with the end of
+    that output.
     """
     if EngineCache.of_user() is None:
         raise BackendError(f"an engine that is built cannot be kept, since this user has no home directory: {ADVICE}")

@@ -17,7 +17,7 @@ class EngineFile:
     """An engine, and the library, version and GPU that it was built for and can run with.
 
     `library` is `tensorrt` or `tensorrt_rtx`. `onnx_sha256` is the hash of the model file it was built from. `options` are the
-    build options; with `hardware_compatible` the engine also runs on other GPUs, with `version_compatible` also with later
+    build options. With `hardware_compatible` the engine also runs on other GPUs, and with `version_compatible` also with later
     TensorRT versions. `build_seconds` and `attention`, the share of attention in fused kernels, are information for people.
     """
 
@@ -38,7 +38,7 @@ class EngineFile:
             raise OptionError(f"the engine {self.file} is of {self.library!r}, which is none of {', '.join(LIBRARIES)}")
 
     def mismatch(self, *, library: str, version: str, gpu: str, capability: str) -> str:
-        """Return why the engine cannot run with this library and GPU, or an empty text when it can."""
+        """Return why the engine cannot run with this library and GPU, or an empty string if it can."""
         same_gpu = (gpu, capability) == (self.gpu, self.capability)
         if self.options.get("hardware_compatible"):
             same_gpu = same_gpu or min(numbers(capability), numbers(self.capability)) >= (8,)

@@ -19,11 +19,12 @@ from .engine_file import EngineFile
 from .score_error import ScoreError
 
 SCHEMA = 3
-"""The schema that is written. Schemas 1, without label names and prompts, and 2, without score errors, are read too."""
+"""The schema that is written. Schema 1, without label names and prompts, and schema 2, without score errors, can also be
+read."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MOST_LABELS, MOST_POSITIONS = 1 << 16, 1 << 20
-"""Largest accepted numbers of labels and positions. No model has as many; a damaged manifest might."""
+"""Largest accepted numbers of labels and positions. No model has this many, but a damaged manifest might."""
 ONNX_FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
 """Precision -> name of its ONNX file in a new bundle."""
 FILE_NAME = re.compile(r"(onnx/)?(?!\.{1,2}$)[^/\\:\0]+")
@@ -43,13 +44,14 @@ class BundleFile:
 class BundleModel:
     """The files and the parity results of one precision.
 
-    `file` is the ONNX file. `gpu_file` is the variant for GPUs, if there is one: INT8 with the other operators in FP16, which
-    are in FP32 for CPUs. `fused_file` is a variant that only ONNX Runtime's CUDA provider can run. `native_file` holds the
-    weights for the backend `native`, on CPUs, or in FP16 on GPUs. The `file` of BF16 is the FP32 file, which other backends
-    compute in BF16.
+    `file` is the ONNX file. `gpu_file` is the variant for GPUs, if there is one: INT8 with all other operators in FP16 instead
+    of FP32. `fused_file` is a variant that only ONNX Runtime's CUDA provider can run. `native_file` holds the weights for the
+    backend `native`: on GPUs in FP16, on CPUs in the other precisions. The `file` of BF16 is the FP32 file, which other
+    backends compute in BF16.
 
-    `parity` is the summary of the parity check, None before it has run. `backends` says of each CPU backend that was checked
+    `parity` is the summary of the parity check, or None before it has run. `backends` says for each CPU backend that was checked
     whether the model passed. `numerics` is information for people: which tensors stayed in another precision, and why.
+    `score_errors` are the measured errors of the scores, by CPU backend or `gpu`.
     """
 
     file: str
@@ -71,12 +73,12 @@ class BundleModel:
 class Manifest:
     """The content of `manifest.json`; docs/bundle.md has every field.
 
-    `source` and `architecture` are information for people. Of `architecture` the runtime reads only `hidden_size` and
-    `model_type`, to choose a backend, `vocab_size` and `token_types`, to check token ids and types, and `head`, to refuse old
-    native weights of RoBERTa.
+    `source` and `architecture` are information for people. To run a model, only these fields of `architecture` are read:
+    `hidden_size` and `model_type`, to choose a backend; `vocab_size` and `token_types`, to check token ids and types; and
+    `head`, to refuse old native weights of RoBERTa.
 
-    `relevant_label` is None for a model with more than two labels of which none was chosen to rank by. `label_names` has a name
-    for each label, or is empty. `prompts` are the checkpoint's saved prompts by name; `prompt` is the text of its default prompt,
+    `relevant_label` is None for a model with more than two labels if none was chosen to rank by. `label_names` has a name for
+    each label, or is empty. `prompts` are the checkpoint's saved prompts by name; `prompt` is the text of its default prompt,
     which is put before every query. `truncation_side` is the side on which texts that are too long lose tokens.
     """
 
@@ -166,12 +168,12 @@ class Manifest:
 
     @property
     def vocab_size(self) -> int | None:
-        """Number of token ids of the model; None where the manifest does not say."""
+        """Number of token ids of the model; None if the manifest does not say."""
         return self._count("vocab_size")
 
     @property
     def token_types(self) -> int | None:
-        """Number of token types of the model, 0 for one that takes none; None where the manifest does not say."""
+        """Number of token types of the model, 0 if it takes none; None if the manifest does not say."""
         return self._count("token_types")
 
     def _count(self, name: str) -> int | None:

@@ -1,10 +1,10 @@
-"""`NativeModel`: the file of weights that the native kernels compute from.
+"""`NativeModel`: the weights file of the native kernels.
 
-It is a file in the safetensors format, memory-mapped: weights in INT8, BF16 or FP32 for CPUs, and in FP16 for GPUs. Every width
-is padded with zeros to a multiple of 32 channels, and so is each attention head. For CPUs weights are packed into panels of 32
-output channels, with four, two or one input channels interleaved (engine/kernels/native/gemm.h has a picture); for GPUs they are
-[outputs, inputs]. Names, dtypes and shapes of all tensors follow from `ModelDims`, which the header holds. A file that deviates
-is refused before the kernels see it.
+The file has the safetensors format and is memory-mapped. The weights are in INT8, BF16 or FP32 for CPUs, and in FP16 for GPUs.
+Every width is padded with zeros to a multiple of 32 channels, and so is each attention head. For CPUs the weights are packed
+into panels of 32 output channels, with four, two or one input channels interleaved (engine/kernels/native/gemm.h has a
+picture). For GPUs they are [outputs, inputs]. Names, dtypes and shapes of all tensors follow from `ModelDims`, which the header
+holds. A file that deviates is refused before the kernels see it.
 """
 
 import dataclasses
@@ -66,17 +66,17 @@ OUTLIER_CHANNELS = 4
 """Input channels of the second feed-forward layer that INT8 multiplies in FP32 (`Int8::OutlierChannels` in
 native/precision.h)."""
 GATE_SCALE = 16
-"""On GPUs the products of a ModernBERT's values and gates lie in FP16 divided by this, because a product of two numbers outgrows
-FP16 sooner than they do. The product with the next weights makes up for it."""
+"""On GPUs the products of a ModernBERT's values and gates are divided by this before they are stored in FP16, since a product of
+two numbers overflows sooner than the numbers. The product with the next weights is multiplied by it."""
 ALIGNMENT = 64
 """Bytes of a vector load: each panel begins at a multiple of this."""
 WEIGHT_LAYOUTS = {"fp32": ("F32", 1), "bf16": ("BF16", 2), "int8": ("I8", 4)}
-"""By precision on a CPU: the dtype of linear layers' weights, and how many of their input channels are interleaved."""
+"""Precision on a CPU -> the dtype of the linear layers' weights, and how many of their input channels are interleaved."""
 ACTIVATIONS = ("none", "tanh", "relu", "gelu", "gelu_tanh", "silu")
-"""Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h. `gelu_tanh` is GELU's
-form with tanh."""
+"""Activations between the linear layers of a head, in the order of `Activation` in native/model_dims.h. `gelu_tanh` is the tanh
+approximation of GELU."""
 GPU_ACTIVATIONS = ("none", "tanh", "relu", "gelu")
-"""Those of the kernels on GPUs."""
+"""The activations between these layers that the GPU kernels compute."""
 ARCHITECTURES = ("bert", "modernbert")
 """Encoders that the kernels compute, in the order of `Architecture` in native/model_dims.h."""
 POOLINGS = ("cls", "mean")
@@ -84,7 +84,7 @@ POOLINGS = ("cls", "mean")
 TEXT_FIELDS = ("precision", "activation", "architecture", "pooling", "hidden_activation")
 """Fields of `ModelDims` that are text; the others are numbers."""
 DTYPES: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: its bits
+    "BF16": np.dtype("<u2"),  # the bits, since NumPy has no bfloat16
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
     "I8": np.dtype("i1"),
@@ -95,15 +95,16 @@ Tensors = Iterator[tuple[str, str, tuple[int, ...]]]
 
 
 def padded(width: int) -> int:
-    """Return the next multiple of 32."""
+    """Round a width up to a multiple of 32."""
     return -(-width // PANEL) * PANEL
 
 
 def hidden_activations(*, for_gpus: bool, gated: bool) -> tuple[str, ...]:
-    """Return the activations that the kernels compute between the feed-forward layers, `gated` in a ModernBERT."""
+    """Return the activations that the kernels compute between the feed-forward layers, which are `gated` in a ModernBERT."""
     if not for_gpus:
         return ("gelu", "gelu_tanh", "relu", "silu")
-    # A BERT's is part of cuBLAS's product, which has one GELU, the form with tanh. A ModernBERT's is in the kernel of the gate.
+    # A BERT's activation is fused into cuBLAS's product, whose only GELU is the tanh approximation. A ModernBERT's is part of
+    # the gate kernel.
     return ("gelu",) if gated else ("gelu", "gelu_tanh")
 
 
@@ -115,17 +116,19 @@ class ModelDims:
     - `heads`, `head`: attention heads, and the channels of one, padded.
     - `types`: token types; 0 for a model without them.
     - `positions`: the longest pair, in tokens.
-    - `dense`, `labels`, `activation`: linear layers of the classification head, its outputs, and what is between the layers.
+    - `dense`, `labels`, `activation`: the number of linear layers of the classification head, its outputs, and the activation
+      between the layers.
     - `epsilon`: of LayerNorm.
-    - `padding`: the id of padding in a model that, as RoBERTa, counts positions without padding; None in one that counts every
-      token. In the former row 0 of the position table is that of padding, which a text can contain too.
+    - `padding`: the id of the padding token in a model that, like RoBERTa, does not count padding as positions; None in a model
+      that counts every token. In the former, row 0 of the position table is that of padding, which a text can contain too.
     - `architecture`: `bert`, or `modernbert`, which has neither token types nor a table of positions.
-    - `pooling`: what the head reads, `[CLS]` or, of a ModernBERT, the mean of all tokens.
-    - `window`: how many positions away tokens are, at most, that a token attends to in a ModernBERT's layers with a window.
-    - `embedding`: channels of the embeddings, not padded, where they are projected to the hidden states; else None.
+    - `pooling`: what the head reads: `[CLS]` or, in a ModernBERT, also the mean of all tokens.
+    - `window`: how many positions away a token attends, at most, in those layers of a ModernBERT that have a window.
+    - `embedding`: channels of the embeddings, not padded, if they are projected to the hidden states; otherwise None.
     - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
-    - `hidden_activation`: what is between the two feed-forward layers.
-    - `activation_balance`: whether INT8 has factors for its channels. A ModernBERT's are in the weights of its gates.
+    - `hidden_activation`: the activation between the two feed-forward layers.
+    - `activation_balance`: whether INT8 has factors for the channels of that activation. A ModernBERT's are part of the weights
+      of its gates.
     - `rotated`: whether INT8 rotates what it quantizes, except attention's contexts: see `Int8::rotate` in native/precision.h.
     """
 
@@ -190,13 +193,14 @@ class ModelDims:
     def tensors(self) -> Tensors:
         """Yield name, dtype and shape of every tensor, in the order of the file and of the C++ constructors that read it.
 
-        In INT8 `balance` is SmoothQuant's factors, `kept` the numbers of the outlier channels, `output.kept` their weights.
+        In INT8 `balance` holds SmoothQuant's factors, `kept` the numbers of the outlier channels, and `output.kept` their
+        weights.
 
-        A ModernBERT's `rotary` has cosines and then sines of the angles of each position, for layers without a window and with
-        one; `has_window` is 1 for the latter. Its queries and keys have the two channels of an angle 16 apart, and its
-        `intermediate` has the gates of 16 channels after them, so that the kernels find both in one panel. LayerNorm comes
-        before each part, so the one at the end of a layer is the next layer's. On GPUs the layers whose results are added to
-        sums, which are FP32, have biases in FP32.
+        A ModernBERT's `rotary` tensors hold, for each position, the cosines and then the sines of the angles. One is for layers
+        without a window, the other for layers with one; `has_window` is 1 for the latter. In queries and keys the two channels
+        of an angle are 16 apart, and `intermediate` has the gates of 16 channels after those channels, so that the kernels find
+        both in one panel. LayerNorm comes before each part, so the one at the end of a layer is the next layer's. On GPUs the
+        layers whose results are added to the FP32 sums have biases in FP32.
         """
         width, attention_width = self.width, self.attention_width
         yield "word", "F32" if self.precision == "fp32" else "F16", (self.vocab, self.embedding_width)
@@ -237,7 +241,7 @@ class ModelDims:
         if self.head_norm:
             yield "head.norm.weight", "F32", (self.hidden,)
             yield "head.norm.bias", "F32", (self.hidden,)
-        # After all panels, which it would move from where they are aligned.
+        # After all panels: in front of them, these would break the panels' alignment.
         if self.is_modern:
             yield "has_window", "I32", (self.layers,)
         if self.is_int8:
@@ -256,7 +260,7 @@ class ModelDims:
         if self.for_gpus:
             yield from self._linear(f"{layer}.key_value", width, 2 * attention_width)
             return
-        # `LastLayer` in native/model.h says why.
+        # `LastLayer` in native/model.h explains this layout.
         dtype, interleaved = WEIGHT_LAYOUTS["fp32" if self.precision == "fp32" else "bf16"]
         key = (self.heads, width // PANEL, self.head // interleaved, PANEL, interleaved)
         yield f"{layer}.key.weight", dtype, key
@@ -366,10 +370,9 @@ class NativeModel:
 
 
 def write(file: BinaryIO, dims: ModelDims, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a model. `arrays` has every tensor of `dims.tensors()`. Dtypes are converted, except BF16, which is given as its
-    bits.
+    """Write a model. `arrays` has every tensor of `dims.tensors()`.
 
-    Raises ValueError for an array of another shape.
+    Dtypes are converted, except BF16, which must be given as its bits. Raises ValueError for an array of another shape.
     """
     fields = dataclasses.asdict(dims).items()
     metadata = {"format": FORMAT} | {

@@ -50,9 +50,9 @@ def profiles_for(
 ) -> tuple[Profile, ...]:
     """Return a profile for each bucket of lengths. The last bucket ends at `max_length`.
 
-    The largest batch of a profile has the bucket's longest rows, at most `rows` of them and at most `tokens` tokens. Its optimal
-    batch has as many rows, of the bucket's longest length. With `lengths`, int64 [n], the tokens of the user's pairs, it is their
-    90th percentile within the bucket. Raises OptionError when not even one row fits.
+    The largest batch of a profile has rows of the bucket's longest length, at most `rows` of them and at most `tokens` tokens.
+    The optimal batch has as many rows of the same length. If `lengths`, int64 [n], gives the tokens of the user's pairs, its
+    length is their 90th percentile within the bucket. Raises OptionError if not even one row fits.
     """
     if max_length < 1 or tokens < max_length:
         raise OptionError(f"tokens={tokens} do not hold one pair of max_length={max_length}; give at least that")
@@ -64,14 +64,14 @@ def profiles_for(
         usual = end
         if lengths is not None and len(inside := lengths[(lengths >= begin) & (lengths <= end)]):
             usual = int(np.ceil(np.percentile(inside, 90)))
-        # Every minimum is one token: a batch may be padded to less than its bucket, or rounded up into a longer one.
+        # Every minimum is one token, since a batch may be padded to less than its bucket, or rounded up into a longer one.
         profiles.append(Profile(min=(1, 1), opt=(most, usual), max=(most, end)))
         begin = end + 1
     return tuple(profiles)
 
 
 def profile_for(profiles: Iterable[Profile], shape: Shape) -> int:
-    """Return the number of the first profile that takes this shape. Raises OptionError, naming them, when none does."""
+    """Return the index of the first profile that takes this shape. Raises OptionError, listing the profiles, if none does."""
     listed = tuple(profiles)
     for number, profile in enumerate(listed):
         if all(low <= value <= high for low, value, high in zip(profile.min, shape, profile.max, strict=True)):

@@ -1,8 +1,8 @@
-"""`bundle_from_source`: opens the bundle that a user's path or hub id stands for.
+"""`bundle_from_source`: opens the bundle for a path or hub id.
 
-A checkpoint is exported once, by a child process that runs `crossrt export`. So torch is never imported by the process that
-scores, and the memory of the export is returned to the system. The cache's key is the checkpoint's content, so a directory that
-changes is exported again, and crossrt's version, so that a fixed export replaces the bundles of an older one.
+A checkpoint is exported once, by a child process that runs `crossrt export`. So the process that scores never imports torch,
+and the memory of the export is returned to the system. The cache's key contains the checkpoint's content, so a directory that
+changes is exported again. It also contains crossrt's version, so that a fixed export replaces the bundles of an older one.
 """
 
 import errno
@@ -47,8 +47,8 @@ CHECKPOINT_FILES = (
 """Files that an export reads: they are downloaded, and they are part of the cache's key."""
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
 EXPORTS = 3
-"""Part of the cache's key. Increased when exports begin to give other scores, so that cached bundles are made again, also between
-two releases."""
+"""Part of the cache's key. Increase it when a change to the export changes scores, so that cached bundles are made again, even
+between two releases."""
 
 
 def bundle_from_source(
@@ -61,9 +61,9 @@ def bundle_from_source(
 ) -> Bundle:
     """Open the bundle at `source`, or export the checkpoint at `source`, a directory or a hub id, and open that bundle.
 
-    `cache_folder` holds exported bundles and, when given, downloads from the hub; see `bundles_folder` for its default. Where
-    several processes open the same new checkpoint, one exports it and the others wait. Raises SourceError when the source cannot
-    be found or fetched, its export fails, or there is no folder to keep it in, and BundleError for a damaged bundle.
+    `cache_folder` holds exported bundles and, if given, downloads from the hub; see `bundles_folder` for its default. If several
+    processes open the same new checkpoint, one exports it and the others wait. Raises SourceError if the source cannot be found
+    or fetched, its export fails, or there is no folder to keep it in, and BundleError for a damaged bundle.
     """
     path = Path(source).expanduser()
     if (path / MANIFEST).is_file():
@@ -98,7 +98,7 @@ def fetched_checkpoint(
     """Download a hub repository's checkpoint files and return their directory and the commit.
 
     With `onnx` also download the repository's own `model.onnx`, or the file that `onnx_file` names, as a path in the repository
-    or in its folder `onnx`. A name without an owner is one of `owner`'s. If the repository is a bundle, download all files that
+    or in its folder `onnx`. A name without an owner belongs to `owner`. If the repository is a bundle, download all files that
     its manifest lists. Raises SourceError for a file, for a name that is neither a directory nor a hub id, for an ONNX file
     that is not there, and for a download that fails.
     """
@@ -172,8 +172,10 @@ def can_export() -> bool:
 
 
 def where_models_are(directory: Path) -> str:
-    """Say which folders of a directory without a model hold one, after a semicolon: the newest `checkpoint-N` of a training run,
-    and others, such as `final`. Empty where none does."""
+    """Return a hint, beginning with a semicolon, that names the folders of a directory which hold a model.
+
+    These are the newest `checkpoint-N` of a training run, and others, such as `final`. The hint is empty if there are none.
+    """
     described = [
         path
         for path in sorted(directory.glob("*"))
@@ -194,7 +196,7 @@ def where_models_are(directory: Path) -> str:
 
 
 def adapter_base(directory: Path) -> Path | None:
-    """Return the directory of the model that a LoRA adapter was trained on; None where it is on the hub, or for no adapter."""
+    """Return the directory of the model that a LoRA adapter was trained on; None if that is on the hub or this is no adapter."""
     try:
         name = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
         return next((path for path in (Path(name), directory / name) if name and path.is_dir()), None)
@@ -233,7 +235,7 @@ def _cached(target: Path) -> Bundle | None:
 def _hub_environment(
     token: bool | str | None, cache_folder: str | PathLike[str] | None, *, local_files_only: bool
 ) -> dict[str, str]:
-    """Return the variables by which an export fetches the base model of an adapter with the same options as the adapter."""
+    """Return environment variables that make an export fetch the base model of an adapter with the same options."""
     folder = hub_folder(cache_folder)
     return {
         **({"HF_TOKEN": token} if isinstance(token, str) else {}),

@@ -1,4 +1,4 @@
-"""`ScoreError`: how far the scores of a cheaper precision lie from the reference's."""
+"""`ScoreError`: how far the scores of a cheaper precision are from the reference scores."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ Floats = npt.NDArray[np.floating]
 QUANTILE = 0.999
 """Share of the judged pairs whose error exceeds the mean error by no more than `excess`."""
 PRIOR_PAIRS = 4
-"""The judged mean error counts as much as the errors of this many pairs of the request."""
+"""The judged mean error has the weight of this many pairs of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreError:
     """The error of one precision in one backend, over `pairs` judged pairs, in units of the relevance before activation.
 
-    The error of a pair is its reference score minus its own. `mean` is the mean error, which all pairs have in common and
-    which changes no order. `deviation` is the standard deviation of the errors. `excess` is the quantile 0.999 of the errors
+    The error of a pair is its reference score minus its score in this precision. `mean` is the mean error. It shifts all scores
+    alike and changes no order. `deviation` is the standard deviation of the errors. `excess` is the quantile 0.999 of the errors
     minus their mean: by how much a score may be too low compared with the others.
 
     Raises OptionError for numbers that no measurement gives.
@@ -40,7 +40,7 @@ class ScoreError:
 
     @classmethod
     def of(cls, reference: Floats, scores: Floats) -> "ScoreError":
-        """Measure the error of `scores` [pairs] beside the `reference` [pairs]. Both are finite."""
+        """Measure the error of `scores` [pairs] against the `reference` [pairs]. Both must be finite."""
         errors = reference.astype(np.float64) - scores
         mean = errors.mean()
         return cls(
@@ -54,8 +54,8 @@ class ScoreError:
         """Return by how much a score may be too low, given the errors `observed` [n] of some pairs of the same request.
 
         It is the mean error of the request plus `excess`. The mean is estimated from the observed errors, and from the judged
-        mean where few were observed. `excess` is scaled up where the observed errors spread more than the judged ones, as they
-        do for texts unlike those. The margin is never less than the largest observed error.
+        mean if few were observed. `excess` is scaled up if the observed errors spread more than the judged ones, as happens with
+        texts unlike the judged ones. The margin is never less than the largest observed error.
         """
         if not len(observed):
             return self.mean + self.excess

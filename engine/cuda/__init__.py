@@ -1,1 +1,1 @@
-"""CUDA: driver, bindings, cuBLAS and compiled kernels."""
+"""CUDA: the driver, its Python bindings, cuBLAS and compiled kernels."""

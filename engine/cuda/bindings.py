@@ -10,7 +10,7 @@ from .cuda import Cuda
 def installed_bindings() -> str | None:
     """Return the module of the installed bindings, `cuda.bindings` or `pycuda`, or None."""
     for name in ("cuda.bindings", "pycuda"):
-        # find_spec raises where another package is called `cuda` and has no module `bindings`.
+        # find_spec raises if another package is called `cuda` and has no module `bindings`.
         with suppress(ModuleNotFoundError):
             if importlib.util.find_spec(name) is not None:
                 return name
@@ -18,7 +18,7 @@ def installed_bindings() -> str | None:
 
 
 def open_cuda(ordinal: int) -> Cuda:
-    """Open a device. Raises BackendError, saying what to install, where there are no bindings."""
+    """Open a device. Raises BackendError, saying what to install, if no bindings are installed."""
     package = installed_bindings()
     if package == "cuda.bindings":
         from .cuda_bindings import CudaBindings

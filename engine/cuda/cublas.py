@@ -1,4 +1,4 @@
-"""Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32; bias, GELU and a sum are fused into the product."""
+"""Matrix products on a GPU by cuBLASLt: FP16 with sums in FP32. Bias, GELU and an addition to the output are fused into them."""
 
 import ctypes
 import math
@@ -13,12 +13,12 @@ WORKSPACE = 32 << 20
 """Bytes of device memory that a product may use while it computes. NVIDIA recommends 32 MiB for Hopper."""
 
 TUNED_ROWS = 4_096
-"""Fewest rows for which the algorithms of a product are timed. The first algorithm that cuBLAS suggests can be 10 % slower than
-the best one."""
+"""The algorithms of a product are timed from this number of rows on. The first algorithm that cuBLAS suggests can be 10 % slower
+than the best one."""
 CANDIDATES = 8
-"""Algorithms that are timed."""
+"""Number of algorithms that are timed."""
 REPEATS = 3
-"""Products per timing."""
+"""Number of products in one timing."""
 
 # Constants of cublasLt.h, library_types.h and cublas_api.h.
 _HALF, _SINGLE, _COMPUTE_SINGLE = 2, 0, 68
@@ -63,7 +63,7 @@ class Cublas:
     """cuBLASLt on one device. The device must be current in every call."""
 
     def __init__(self, cuda: Cuda) -> None:
-        """Load the library. Raises BackendError where it is not installed."""
+        """Load the library. Raises BackendError if it is not installed."""
         self.cuda = cuda
         self._library = load_cublas()
         handle = ctypes.c_void_p()
@@ -75,7 +75,7 @@ class Cublas:
         return Product(self, kind)
 
     def close(self) -> None:
-        """Free the handle. Its products must be closed before. May be called again."""
+        """Free the handle. Its products must be closed first. May be called again."""
         if self._handle:
             self._call("cublasLtDestroy", self._handle)
             self._handle = ctypes.c_void_p()
@@ -90,7 +90,7 @@ class Cublas:
 class ProductKind:
     """y [rows, outputs] = scale x [rows, inputs] weight^T + bias, with weight [outputs, inputs] and bias [outputs].
 
-    All are FP16; with `single`, y and the bias are FP32. `gelu` applies GELU, in its tanh approximation, to y. With `adds`, which
+    All are FP16. With `single`, y and the bias are FP32. `gelu` applies GELU, in its tanh approximation, to y. With `adds`, which
     needs `single`, the result is added to y. Without `biased` there is no bias.
     """
 
@@ -145,7 +145,7 @@ class Product:
             raise
 
     def _heuristic(self, most: int) -> list[Any]:
-        """Return at most `most` algorithms that cuBLAS suggests, the one that it estimates to be fastest first."""
+        """Return at most `most` algorithms that cuBLAS suggests, in the order of their estimated speed, the fastest first."""
         preference, workspace = self._create("MatmulPreference"), ctypes.c_size_t(WORKSPACE)
         self._cublas._call(
             "cublasLtMatmulPreferenceSetAttribute",
@@ -163,8 +163,8 @@ class Product:
         """Enqueue the product on a stream. The other arguments are device pointers, aligned to 256 bytes.
 
         The first call of a product of `TUNED_ROWS` or more rows times the candidate algorithms and keeps the fastest. That call
-        waits for the stream, and cannot be captured in a graph. Where a product adds to y, it writes the timed results to
-        `spare`, which has room for y.
+        waits for the stream, and cannot be captured in a graph. If the product adds to y, the timed results go to `spare`, which
+        must be as large as y.
         """
         if self._kind.biased:
             self._set(_BIAS, ctypes.c_void_p(bias))
@@ -192,7 +192,7 @@ class Product:
             return min(self._candidates, key=ms)
 
     def _put(self, algorithm: Any, stream: int, x: int, weight: int, y: int, to: int, workspace: int) -> None:
-        """Enqueue the product of an algorithm. With `adds`, what is written `to` is its sum with y."""
+        """Enqueue the product with an algorithm. Its result, or with `adds` its sum with y, is written to `to`."""
         weights, xs, ys = self._layouts
         self._cublas._call(
             "cublasLtMatmul",

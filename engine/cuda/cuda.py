@@ -1,7 +1,7 @@
 """`Cuda`: the protocol of the CUDA driver calls that crossrt uses; and the owners of buffers, streams, events and graphs.
 
-`cuda-bindings` or PyCUDA implements the protocol, whichever `open_cuda` finds first. Whoever opens an object here closes it.
-Every failed driver call raises `CudaError`.
+`cuda-bindings` or PyCUDA implements the protocol, whichever `open_cuda` finds first. The caller that opens an object must close
+it. Every failed driver call raises `CudaError`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ ALIGNMENT = 256
 
 
 def laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Place parts of these sizes in bytes one after the other. Return the aligned offset of each, and the total size."""
+    """Place parts one after the other. `sizes` are in bytes. Return the aligned offset of each part, and the total size."""
     places, end = {}, 0
     for name, size in sizes.items():
         places[name] = end
@@ -84,7 +84,7 @@ class Cuda(Protocol):
         """Return the milliseconds between two recorded events."""
 
     def begin_capture(self, stream: int) -> None:
-        """Start to capture the work that is enqueued on the stream, instead of doing it."""
+        """Start to capture the work that is enqueued on the stream. It is not executed."""
 
     def end_capture(self, stream: int) -> int:
         """Return the captured work as a graph that can be launched."""
@@ -184,12 +184,12 @@ class Stream(_Owned):
         self._cuda.record(event.handle, self.handle)
 
     def captured(self, work: Callable[[], None]) -> Graph:
-        """Return a graph of the work that `work` enqueues on this stream; none of it is done."""
+        """Return a graph of the work that `work` enqueues on this stream. None of it is executed."""
         self._cuda.begin_capture(self.handle)
         try:
             work()
         except BaseException:
-            # A stream that is left capturing cannot be used again. The graph that ends the capture is invalid and freed.
+            # A stream whose capture is not ended cannot be used again. If ending it returns a graph, the graph is freed.
             with suppress(CudaError):
                 self._cuda.destroy_graph(self._cuda.end_capture(self.handle))
             raise

@@ -122,7 +122,7 @@ class CudaBindings:
 
 
 def checked(returned: tuple[Any, ...]) -> Any:
-    """Return the values of a driver call without its error code: None, one value or a tuple. Raises CudaError for a failure."""
+    """Return the values of a driver call without its error code: one value or a tuple, which may be empty. Raises CudaError."""
     code, *values = returned
     if code != driver.CUresult.CUDA_SUCCESS:
         raise CudaError(code.name)

@@ -1,4 +1,4 @@
-"""`CudaKernels`: CUDA source, compiled by NVRTC for a GPU and a model's sizes when the model is opened, and cached."""
+"""`CudaKernels`: the CUDA source, which NVRTC compiles for a GPU and a model's sizes when the model is opened. It is cached."""
 
 import ctypes
 import hashlib
@@ -18,13 +18,13 @@ from .cuda_bindings import checked
 NATIVE = Path(__file__).parent.parent / "kernels" / "native"
 FOLDER = "kernels"
 KEPT = 64
-"""Programs kept in the cache, one per GPU, compiler version and model sizes. Each has a few hundred kilobytes."""
+"""Number of programs in the cache, one per GPU, compiler version and model sizes. Each has a few hundred kilobytes."""
 THREADS = 128
 """Threads per block, of every kernel."""
 
 
 class CudaKernels:
-    """The kernels of `native/encoder.cu` for a model of given sizes, on one device, which must be current in every call."""
+    """The kernels of `native/encoder.cu` for a model of given sizes, on one device. The device must be current in every call."""
 
     def __init__(self, cuda: Cuda, macros: Mapping[str, object]) -> None:
         """Load the kernels from the cache, or compile them, which takes a second. Raises BackendError if they do not compile.
@@ -71,9 +71,9 @@ def capabilities_of_compiler() -> frozenset[str]:
 
 
 def _program(macros: Mapping[str, object], capability: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """Return source and header, and the compiler's options.
+    """Return the source and the header, and the compiler's options.
 
-    The options hold the compiler's version, so that another version compiles again.
+    The options contain the compiler's version, so that another version does not use the cached program.
     """
     source = tuple((NATIVE / name).read_bytes() for name in ("encoder.cu", "device.cuh"))
     major, minor = _called(nvrtc.nvrtcVersion)
@@ -100,10 +100,10 @@ def _compiled(source: tuple[bytes, ...], options: tuple[str, ...]) -> bytes:
 
 
 def _called(call: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Return the values of an NVRTC call without its error code. Raises BackendError where it fails or is not installed."""
+    """Return the values of an NVRTC call without its error code. Raises BackendError if it fails or NVRTC is not installed."""
     try:
         code, *values = call(*arguments)
-    except RuntimeError as error:  # the bindings raise it where the library is missing
+    except RuntimeError as error:  # the bindings raise it if the library is missing
         raise BackendError(f'NVRTC was not found ({error}): pip install "crossrt[cuda]"') from error
     if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise BackendError(f"NVRTC: {code.name}")

@@ -1,4 +1,4 @@
-"""`PyCuda`: the driver calls through PyCUDA, which has all but graphs."""
+"""`PyCuda`: the driver calls through PyCUDA. It has no graphs."""
 
 import ctypes
 import functools
@@ -14,7 +14,7 @@ from .cuda import Bytes
 
 
 class PyCuda:
-    """See `Cuda`. PyCUDA frees an object when it is garbage-collected, so this class keeps them by handle until freed."""
+    """See `Cuda`. PyCUDA frees objects when they are garbage-collected, so this class keeps them by handle until freed."""
 
     graphs = False
 
@@ -126,15 +126,15 @@ class PyCuda:
 def _primary_context(ordinal: int) -> Any:
     """Return a device's primary context. It is retained once per process and never released, for three reasons.
 
-    PyCUDA's `detach` leaves a context that was not current on the thread's stack. It has no effect in another thread than the one
-    that retained the context. And an object that was created under one `Context` cannot be freed under another.
+    PyCUDA's `detach` leaves a context on the thread's stack if it is not current. `detach` has no effect in a thread other than
+    the one that retained the context. An object that was created under one `Context` cannot be freed under another.
     """
     _checked(driver.init)
     return _checked(lambda: driver.Device(ordinal).retain_primary_context())
 
 
 def _checked(call: Callable[[], Any]) -> Any:
-    """Return the result of a call. Raises CudaError, with the driver's name of the error, when it fails."""
+    """Return the result of a call. Raises CudaError, with the driver's name of the error, if it fails."""
     try:
         return call()
     except driver.Error as error:
@@ -147,7 +147,7 @@ def _checked(call: Callable[[], Any]) -> Any:
 
 @functools.cache
 def _error_names() -> dict[str, str]:
-    """Return a map from the driver's error texts to its error names: PyCUDA raises errors with the text only."""
+    """Return a map from the driver's error texts to its error names. PyCUDA's errors have only the text."""
     library = ctypes.CDLL("libcuda.so.1")
     names = {}
     name, words = ctypes.c_char_p(), ctypes.c_char_p()

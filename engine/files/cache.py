@@ -1,4 +1,4 @@
-"""The cache: one folder per user for files that crossrt can make again. All caches of crossrt lie in it:
+"""The cache: one folder per user for files that crossrt can make again. It contains all caches of crossrt:
 
 bundles/     bundles exported from checkpoints and hub ids, by the checkpoint's content
 compiled/    models compiled by OpenVINO
@@ -24,10 +24,10 @@ ADVICE = f"give cache_folder=, or set {VARIABLE}, to a folder that this user can
 
 
 def cache_root() -> Path | None:
-    """Return the folder of the cache, whether or not it exists; None where this user has no cache."""
+    """Return the folder of the cache, whether or not it exists; None if this user has no cache."""
     if chosen := os.environ.get(VARIABLE):
         return _absolute(chosen)
-    import platformdirs  # here, because it takes 8 ms of `import crossrt`
+    import platformdirs  # imported here, because it would add 8 ms to `import crossrt`
 
     try:
         folder = platformdirs.user_cache_path("crossrt", appauthor=False)
@@ -37,7 +37,7 @@ def cache_root() -> Path | None:
 
 
 def cache_folder(name: str) -> Path | None:
-    """Return the path of one of the folders listed above, or None where this user has no cache."""
+    """Return the path of one of the folders listed above, or None if this user has no cache."""
     root = cache_root()
     return None if root is None else root / name
 

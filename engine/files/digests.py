@@ -1,7 +1,7 @@
 """`content_sha256`: the sha256 of a file, computed once until the file changes.
 
-Caches use these hashes in their keys and never those of a manifest. A bundle could carry the manifest of another bundle; its
-compiled model would then be stored under the other bundle's key, and the other bundle would give wrong scores.
+Caches use these hashes in their keys, never those of a manifest. Otherwise a bundle with the manifest of another bundle could
+store its compiled model under the other bundle's key, and the other bundle would give wrong scores.
 """
 
 import functools
@@ -18,14 +18,14 @@ FOLDER = "digests"
 KEPT = 1024
 """Hashes kept, in this process and in the cache. The oldest are deleted first."""
 SETTLED_NS = 2_000_000_000
-"""Age below which a hash is not remembered. File systems have coarse clocks: a file that changed less than two seconds ago may
-change again and keep its time."""
+"""Age of a file below which its hash is not remembered. File systems have coarse clocks: a file that changed less than two
+seconds ago may change again and keep its time."""
 
 _Identity = tuple[int, int, int, int, int]
 
 
 def content_sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex. Raises OSError when it cannot be read.
+    """Return the sha256 of a file in hex. Raises OSError if it cannot be read.
 
     The hash is remembered by the file's device, inode, size and times, in this process and in the cache. A damaged entry is
     ignored, and so is a cache that cannot be written.

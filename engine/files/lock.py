@@ -1,7 +1,7 @@
 """`held`: a lock file that one process holds at a time; `own_file`: opens files whose names other users can guess.
 
-The file system keeps the lock (flock) with the open file. So the lock ends when its process ends, in whatever way, and it works
-between containers that share a volume, where process ids mean nothing.
+The lock (flock) belongs to the open file. So it ends when its process ends, however that happens. It also works between
+containers that share a volume, where process ids mean nothing.
 """
 
 import errno
@@ -21,21 +21,21 @@ _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 def held(path: Path, *, waiting: str | None = None, needed: bool = False) -> Iterator[int]:
     """Hold a lock on the file `path` during the block, and yield its descriptor. The file is created, and removed afterwards.
 
-    Where another process or thread holds it, print `waiting` to standard error and wait; without `waiting` raise BlockingIOError
-    at once. Where the file system has no locks, go on without one, or raise OSError if the lock is `needed`. A child process that
-    inherits the descriptor holds the lock too, until it ends. Raises OSError as `own_file` does.
+    If another process or thread holds it, print `waiting` to standard error and wait; without `waiting` raise BlockingIOError at
+    once. If the file system has no locks, continue without one, or raise OSError if the lock is `needed`. A child process that
+    inherits the descriptor also holds the lock, until it ends. Raises OSError as `own_file` does.
     """
     handle = _acquired(path, waiting, needed)
     try:
         yield handle
     finally:
         with suppress(OSError):
-            path.unlink(missing_ok=True)  # before the lock is released: a waiter checks whether the file is still there
+            path.unlink(missing_ok=True)  # before releasing the lock: a waiter checks whether the file is still there
         os.close(handle)
 
 
 def own_file(path: str | PathLike[str], flags: int) -> int:
-    """Open or create a file of this user. An `opener` for `open`.
+    """Open or create a file of this user. Can be used as the `opener` of `open`.
 
     In a folder where anyone may write, such as /tmp, another user can put a file or link under a name that is easy to guess.
     Raises OSError, before a byte is changed, for a symbolic link, for anything but a regular file, and for another user's file,
@@ -71,7 +71,7 @@ def own_file(path: str | PathLike[str], flags: int) -> int:
 
 
 def check_owner(path: Path, status: os.stat_result) -> None:
-    """Raise PermissionError when `path`, of this `status`, belongs neither to this user nor to the owner of its folder."""
+    """Raise PermissionError if `path`, with this `status`, belongs neither to this user nor to the owner of its folder."""
     if sys.platform != "win32" and status.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
         raise PermissionError(
             errno.EPERM, f"belongs to another user (uid {status.st_uid}), so it is not used; remove it", str(path)

@@ -1,8 +1,8 @@
 """Writes files and directories atomically: a reader finds the old content or the whole new content.
 
-New content is written to a hidden sibling of the target, flushed to the disk, and renamed to the target. A process that is killed
-leaves the target as it was. While it writes, it holds a lock file beside the sibling. The next writer removes siblings whose
-locks nobody holds.
+New content is written to a hidden sibling of the target, flushed to the disk, and renamed to the target. A process that is
+killed leaves the target as it was. A writer holds a lock file beside the sibling while it writes. The next writer removes
+siblings whose locks nobody holds.
 """
 
 import ctypes
@@ -26,16 +26,16 @@ STANDARD_OUTPUT = Path("-")
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-"""Errors of a write itself. Python's OSError then has no file name."""
+"""Errors of a write itself. Python's OSError has no file name for them."""
 
 
 @contextmanager
 def published_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty directory that becomes `target` when the block succeeds, and is removed when it raises.
 
-    If `target` is a symbolic link, the directory that it points at is replaced. Raises BundleError, before anything is written,
-    when `target` exists and `force` is not set, and always when it is neither a bundle nor an empty directory, so that `--force`
-    cannot delete somebody's documents.
+    If `target` is a symbolic link, the directory that it points to is replaced. Raises BundleError, before anything is written,
+    if `target` exists and `force` is not set. Always raises it if `target` is neither a bundle nor an empty directory, so that
+    `--force` cannot delete somebody's documents.
     """
     check_target(target, force=force)
     target = _followed(target)
@@ -98,7 +98,8 @@ def replaced_text(target: Path) -> Iterator[IO[str]]:
 def replaced(target: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file that replaces `target` when the block succeeds, and is removed when it raises.
 
-    A symbolic link is replaced itself; the file that it points at stays as it is. Raises OSError, naming `target`.
+    If `target` is a symbolic link, the link itself is replaced, and the file that it points to is not changed. Raises OSError,
+    naming `target`.
     """
     clear_abandoned(target.parent, target.name)
     with _partial(target) as partial:
@@ -111,7 +112,7 @@ def replaced(target: Path) -> Iterator[IO[bytes]]:
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise BundleError when a bundle cannot be published at `target`. Called before a long export, and again at its end."""
+    """Raise BundleError if a bundle cannot be published at `target`. Called before a long export, and again at its end."""
     target = _followed(target)
     if target.is_dir():
         if not any(target.iterdir()):
@@ -125,11 +126,11 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Rename the directory `partial` to `target` in one step. An old `target` may afterwards lie at `partial`."""
+    """Rename the directory `partial` to `target` in one step. Afterwards an old `target` may be at `partial`."""
     if target.exists() and _exchanged(partial, target):
-        return  # the old directory now lies at `partial`, and the caller removes it
+        return  # the old directory is now at `partial`, and the caller removes it
     if target.exists():
-        # Without renameat2 it takes two renames, and for a moment there is no directory at `target`.
+        # Without renameat2 this takes two renames, and for a moment there is no directory at `target`.
         old = target.with_name(_partial_name(target.name))
         target.rename(old)
         partial.rename(target)
@@ -155,7 +156,7 @@ def clear_abandoned(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """Yield the path of a hidden sibling. It is locked during the block, so nobody clears it away, and removed afterwards."""
+    """Yield the path of a hidden sibling. A lock keeps others from removing it during the block. It is removed afterwards."""
     partial = target.with_name(_partial_name(target.name))
     with naming(target, partial), held(partial.with_suffix(".lock")):
         try:
@@ -177,7 +178,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def naming(target: Path, partial: Path | None = None) -> Iterator[None]:
-    """Make an OSError of the block name the file that the user knows: `target`, not its hidden sibling or nothing."""
+    """Make an OSError of the block name the file that the user knows, `target`, instead of its hidden sibling or no file."""
     try:
         yield
     except OSError as error:
@@ -211,7 +212,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _keep_permissions(partial: Path, target: Path) -> None:
-    """Give `partial` the mode of the old `target` and, where this user may, its owner and group."""
+    """Give `partial` the mode of the old `target` and, if this user may, its owner and group."""
     try:
         old = target.lstat()
     except OSError:
@@ -229,7 +230,7 @@ def _keep_permissions(partial: Path, target: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two directories in one step where the system can (Linux, renameat2 with RENAME_EXCHANGE)."""
+    """Swap two directories in one step, if the system can (Linux, renameat2 with RENAME_EXCHANGE). Return whether it did."""
     if sys.platform != "linux":
         return False
     try:

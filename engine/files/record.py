@@ -18,9 +18,10 @@ from typing import Any, NoReturn, TypeVar
 from ..errors import OptionError
 
 MOST_BYTES = 1 << 26
-"""Largest accepted JSON text. A manifest has about ten thousand bytes; no file that crossrt writes has a thousandth of this."""
+"""Largest accepted JSON text, in bytes. A manifest has about ten thousand; every file that crossrt writes has less than a
+thousandth of this."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Escape of a surrogate. Only a pair of surrogates is a character; a lone one cannot be encoded in UTF-8."""
+"""Matches the escape of a surrogate. A pair of surrogates is a character; a lone one cannot be encoded in UTF-8."""
 LARGEST = (1 << 63) - 1
 """Largest absolute value of an integer in a record."""
 
@@ -29,8 +30,19 @@ Record = TypeVar("Record")
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file as `parsed` does. Raises OSError for a file that cannot be read."""
+    return parsed(read_text(path, most=MOST_BYTES))
+
+
+def read_text(path: Path, *, most: int) -> str:
+    """Return the text of a UTF-8 file of at most `most` bytes.
+
+    Raises OSError for a file that cannot be read, and ValueError for a larger file and for one that is not UTF-8.
+    """
     with path.open("rb") as file:
-        return parsed(file.read(MOST_BYTES + 1).decode())
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes, which is no size for such a file")
+    return content.decode()
 
 
 def parsed(text: str) -> Any:

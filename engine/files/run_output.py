@@ -11,16 +11,16 @@ from .publish import published_file
 from .trec import ranked, write_run
 
 AddQuery: TypeAlias = Callable[[str, Mapping[str, float]], None]
-"""Adds a query with the scores of its passages, by id. They are written best first, ties by id descending."""
+"""Adds a query with the scores of its passages, by id. They are written best first, and ties by id in descending order."""
 
 
 @contextmanager
 def run_output(out: Path, *, tag: str) -> Iterator[AddQuery]:
     """Yield a function that adds the passages of a query to `out`, which is published when the block succeeds.
 
-    A name in `.tsv` gets MS MARCO's `query <tab> passage <tab> rank`; `.jsonl` objects and `.parquet` a table, with `query_id`,
-    `doc_id`, `rank` and `score`; any other name a TREC run, whose last column is `tag`. Raises BackendError where pyarrow is
-    missing, and what `check_output_name` and `published_file` raise.
+    The suffix of the name decides the format. `.tsv` is MS MARCO's `query <tab> passage <tab> rank`. `.jsonl` has objects and
+    `.parquet` a table, with `query_id`, `doc_id`, `rank` and `score`. Any other name is a TREC run, whose last column is `tag`.
+    Raises BackendError if pyarrow is missing for Parquet, and what `check_output_name` and `published_file` raise.
     """
     check_output_name(out)
     form = _FORMS.get(out.suffix.lower(), _trec)

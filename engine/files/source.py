@@ -1,4 +1,4 @@
-"""`Source`: the lines of one or several files that a user gives, whatever they are packed in."""
+"""`Source`: the lines of one or several files that a user gives, compressed or not."""
 
 import bz2
 import codecs
@@ -33,7 +33,7 @@ NO_TEXT = {
     b"\xff\xfe": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
     b"\xfe\xff": "text in UTF-16: convert it first, as with iconv -f UTF-16 -t UTF-8",
 }
-"""First bytes of common files that are not read -> what to do."""
+"""First bytes of common kinds of files that cannot be read -> what to do."""
 PARQUET = b"PAR1\x15"
 ZSTD = b"\x28\xb5\x2f\xfd"
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
@@ -41,8 +41,11 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 
 
 class Line(NamedTuple):
-    """A line that is not empty: the file's name, the line's number from 1, its first byte and the byte after it, and its text
-    without the line end."""
+    """A line that is not empty.
+
+    `path` is the file's name, `number` counts lines from 1, `position` is the first byte, and `end` the byte after the last.
+    `text` has no line end.
+    """
 
     path: str
     number: int
@@ -115,13 +118,13 @@ class Source:
 
     @property
     def plain(self) -> bool:
-        """Whether this is one file of lines as they are, which can be read from any byte on."""
+        """Whether this is a single file that is neither compressed nor Parquet, so that it can be read from any byte on."""
         return len(self.files) == 1 and not _packed(self.files[0])
 
     def lines(self, *, after: int = 0, position: int = 0) -> Iterator[Line]:
-        """Yield the lines that are not empty; of a plain source, those after line `after`, which ends before byte `position`.
+        """Yield the lines that are not empty. A plain source can begin after line `after`, which ends before byte `position`.
 
-        Raises DataFileError, naming file and line, for what is not UTF-8, and for a source that is empty.
+        Raises DataFileError, naming file and line, for a line that is not UTF-8, and for a source that is empty.
         """
         empty = not position
         for name, number, at, raw in self._raw(after, position):
@@ -135,7 +138,7 @@ class Source:
     def lines_in(self, pieces: Iterable[tuple[int, int, int]]) -> Iterator[Line]:
         """Yield the lines of pieces of a plain source that are not empty. The file is opened once for all of them.
 
-        A piece is its first byte, the byte after its end, and the number of its first line.
+        A piece is (its first byte, the byte after its last, the number of its first line).
         """
         [path] = self.files
         with reading(path, self.name), path.open("rb") as file:
@@ -161,13 +164,13 @@ class Source:
         return source
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the file as it is stored, or of the digests of several files, in hexadecimal."""
+        """Return the SHA-256 of the file as it is stored, in hexadecimal. For several files it is the hash of their digests."""
         with reading(Path(self.name)):
             digests = [sha256_of(path) for path in self.files]
         return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
     def size_and_time(self) -> tuple[int, int]:
-        """Return the bytes of all files, and the latest time of change, in nanoseconds."""
+        """Return the total size of all files in bytes, and their latest time of change in nanoseconds."""
         with reading(Path(self.name)):
             found = [path.stat() for path in self.files]
         return sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
@@ -190,7 +193,7 @@ Given: TypeAlias = Source | str | Path | Sequence[str | Path]
 
 @contextmanager
 def reading(path: Path, name: str | None = None) -> Iterator[None]:
-    """Turn errors of reading a file into DataFileError, which names it."""
+    """Turn errors of reading a file into DataFileError, which names the file."""
     try:
         yield
     except OSError as error:
@@ -224,7 +227,7 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _expanded(word: str) -> list[Path]:
-    """Return the files of a pattern, sorted by name. An existing file's name is no pattern."""
+    """Return the files of a pattern, sorted by name. The name of an existing file is not treated as a pattern."""
     if os.path.lexists(word) or not glob.has_magic(word):
         return [Path(word)]
     found = sorted(glob.glob(word, recursive=True))  # noqa: PTH207, Path.glob takes no absolute patterns
@@ -239,7 +242,7 @@ def _beginning(path: Path) -> bytes:
 
 
 def _opener(beginning: bytes) -> Callable[[Path], IO[bytes]] | None:
-    """Return what opens a file that begins with these bytes; None for one that is not compressed."""
+    """Return the function that opens a file that begins with these bytes; None for a file that is not compressed."""
     openers: dict[bytes, Callable[[Path], Any]] = {
         b"\x1f\x8b": gzip.open,
         b"BZh91AY": bz2.open,
@@ -260,7 +263,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _zstd() -> Any:
-    """Return the module for zstd, which is part of Python from 3.14 on; None where it is missing."""
+    """Return the module for zstd, which is part of Python from 3.14 on; None if it is missing."""
     for name in ("compression.zstd", "backports.zstd"):
         with suppress(ImportError):
             return importlib.import_module(name)

@@ -11,14 +11,15 @@ from .source import Given, Line, Source
 ID_FIELDS = ("id", "_id", "pid", "passage_id", "docid", "doc_id", "qid", "query_id")
 """Passages of MS MARCO v2 have a `pid`, and the `docid` of the document that they come from."""
 TEXT_FIELDS = ("contents", "text", "passage", "query")
-"""Fields of JSON objects and Parquet columns, the first that is there: those of Pyserini, BEIR and Hugging Face's copies."""
+"""Names of JSON fields and Parquet columns, as in Pyserini, BEIR and Hugging Face's copies. The first one that exists is
+used."""
 TITLE_FIELD = "title"
-"""A title is put before `text`, with a space, as BEIR scores its documents; Pyserini's `contents` has it already."""
+"""A title is put before `text`, with a space, as BEIR scores its documents. Pyserini's `contents` already includes it."""
 FORMS = "`id <tab> text`, or a JSON object with an id (id, _id, ...) and a text (contents, text, ...)"
 
 
 class Text(NamedTuple):
-    """An id, its text, and the tabs of the line that it comes from; 0 where the line is JSON."""
+    """An id, its text, and the number of tabs in its line; 0 if the line is JSON."""
 
     id: str
     text: str
@@ -26,7 +27,7 @@ class Text(NamedTuple):
 
 
 def read_texts(given: Given, *, only: Collection[str] | None = None) -> dict[str, str]:
-    """Read texts by their ids; with `only`, keep just these. Raises DataFileError for a repeated id."""
+    """Read texts by their ids; with `only`, keep only these ids. Raises DataFileError for a repeated id."""
     source = Source.of(given)
     texts: dict[str, str] = {}
     seen: set[str] = set()
@@ -40,7 +41,10 @@ def read_texts(given: Given, *, only: Collection[str] | None = None) -> dict[str
 
 
 def located_texts(source: Source) -> Iterator[tuple[Line, Text]]:
-    """Yield every line with its text. Raises DataFileError, also for a file that has more than two columns in every line."""
+    """Yield every line with its text.
+
+    Raises DataFileError for a line that cannot be used, and at the end for a file with more than two columns in every line.
+    """
     tabs: set[int] = set()
     for line in source.lines():
         text = text_of(line)
@@ -65,7 +69,7 @@ def text_of(line: Line) -> Text:
 
 
 def numbered_text(line: Line, number: int) -> Text | None:
-    """Return the text of a JSON object without an id, with a number as its id; None for any other line."""
+    """Return the text of a JSON object that has no id, with `number` as its id; None for any other line."""
     fields = json_object(line.text)
     text = None if fields is None or field_as_id(fields, ID_FIELDS) else text_in(fields)
     if text is None:
@@ -86,7 +90,7 @@ def json_object(text: str) -> dict[str, Any] | None:
 
 
 def text_in(fields: Mapping[str, Any]) -> str | None:
-    """Return the text of a JSON object, with its title; None where it has none. A title alone is a text where nothing else is."""
+    """Return the text of a JSON object, with its title before it, or its title if there is nothing else. Otherwise None."""
     name = next((name for name in TEXT_FIELDS if isinstance(fields.get(name), str)), None)
     title = fields.get(TITLE_FIELD)
     if not isinstance(title, str) or not title or name not in ("text", None):
@@ -107,7 +111,7 @@ def _other_text(fields: Mapping[str, Any]) -> bool:
 def check_columns(tabs: Collection[int], source: object, form: str) -> None:
     """Raise DataFileError for a source whose lines all have the same number of tabs, above 1: it has more columns than `form`.
 
-    `tabs` are the numbers of tabs that occur. Different numbers mean texts that contain tabs; these are scored as they are.
+    `tabs` are the numbers of tabs that occur. Different numbers mean that texts contain tabs; such texts are scored as they are.
     """
     if len(tabs) == 1 and max(tabs) > 1:
         raise DataFileError(
@@ -132,7 +136,7 @@ def shown(line: str) -> str:
 
 
 def checked_id(name: str, line: Line) -> str:
-    """Return an id from JSON. Raises DataFileError for one with spaces or line ends, which runs could not hold."""
+    """Return an id from JSON. Raises DataFileError for one with spaces or line ends, which a run cannot contain."""
     if len(name.split()) != 1 or name != name.strip():
         raise DataFileError(f"{line.where}: the id {name!r} is not one word")
     check_unicode(name, line)
@@ -140,7 +144,7 @@ def checked_id(name: str, line: Line) -> str:
 
 
 def check_unicode(text: str, line: Line) -> None:
-    """Raise DataFileError for half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    """Raise DataFileError for half of a surrogate pair, which JSON can contain and UTF-8 cannot."""
     if not text.isascii():
         try:
             text.encode()
@@ -151,7 +155,7 @@ def check_unicode(text: str, line: Line) -> None:
 
 
 def field_as_id(fields: Mapping[str, Any], names: Collection[str]) -> str:
-    """Return the first of these fields that is a text or a whole number, as an id; an empty text where none is."""
+    """Return the first of these fields that is a string or a whole number, as an id; an empty string if there is none."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, (str, int)) and not isinstance(value, bool):

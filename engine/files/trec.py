@@ -15,13 +15,13 @@ from .source import Given, Line, Source
 from .texts import check_columns, checked_id, field_as_id, is_json, json_object, read_texts, shown
 
 FEW = 20
-"""Fewest lines that are judged by their first column: fewer could begin with words that look like ids by chance."""
+"""Fewest lines whose first column is searched for ids. Fewer lines could begin with such words by chance."""
 ID = re.compile(r"\S*\d\S*")
-"""A text that looks like an id: one word with a digit."""
+"""Matches a text that looks like an id: one word with a digit."""
 
 QUERY_FIELDS = ("query_id", "qid", "query")
 PASSAGE_FIELDS = ("doc_id", "docid", "docno", "passage_id", "pid", "corpus_id")
-"""Fields of JSON objects and Parquet columns, the first that is there: those of ir_datasets, Pyserini and PyTerrier."""
+"""Names of JSON fields and Parquet columns, as in ir_datasets, Pyserini and PyTerrier. The first one that exists is used."""
 RUN_FORMS = (
     "`query Q0 passage rank score tag`, MS MARCO's `query passage rank`, or a JSON object with query_id, doc_id, and score or "
     "rank"
@@ -37,7 +37,7 @@ Qrels = dict[str, dict[str, int]]
 
 
 class Candidate(NamedTuple):
-    """A line of a run. Where it has a rank and no score, the score is minus the rank, and `by_rank` is True."""
+    """A line of a run. If it has a rank and no score, the score is minus the rank, and `by_rank` is True."""
 
     query: str
     passage: str
@@ -57,7 +57,7 @@ def read_run(given: Given) -> Run:
 
 
 def located_candidates(source: Source) -> Iterator[tuple[Line, Candidate]]:
-    """Yield every line of a run. Raises DataFileError, also where some lines have scores and others only ranks."""
+    """Yield every line of a run. Raises DataFileError, also if some lines have scores and others only ranks."""
     by_rank: bool | None = None
     for line in source.lines():
         found = candidate_of(line)
@@ -71,8 +71,10 @@ def located_candidates(source: Source) -> Iterator[tuple[Line, Candidate]]:
 
 
 def candidate_of(line: Line) -> Candidate:
-    """Return the query, passage and score of a run's line. Raises DataFileError for a line of another form and for a score that
-    is not finite."""
+    """Return the query, passage and score of a run's line.
+
+    Raises DataFileError for a line of another form and for a score that is not finite.
+    """
     fields = line.text.split()
     row = json_object(line.text)
     if row is not None:
@@ -132,7 +134,7 @@ def read_qrels(given: Given) -> Qrels:
 
 
 def line_of(source: Source, query: str, passage: str | None = None) -> int:
-    """Return the number of the first line of a run or of qrels with this query and passage, if given; 0 without one."""
+    """Return the number of the first line of a run or of qrels with this query, and this passage if given; 0 if none has it."""
     for line in source.lines():
         row = json_object(line.text)
         fields = line.text.split()
@@ -168,8 +170,8 @@ def read_pairs(given: Given) -> list[tuple[str, str]]:
 def read_candidates(queries: Given, run: Given, *, depth: int | None = None) -> tuple[dict[str, str], Run]:
     """Read queries and a run, and keep the best `depth` passages of each query, in trec_eval's order.
 
-    Raises DataFileError for a query of the run that the queries lack. Raises OptionError for a `depth` where all scores of the
-    run are equal, since then no passages are the best.
+    Raises DataFileError for a query of the run that the queries lack. Raises OptionError for a `depth` if every query's scores
+    are all equal, since then no passages are the best.
     """
     queries, run = Source.of(queries), Source.of(run)
     query_texts, candidates = read_texts(queries), read_run(run)
@@ -216,7 +218,8 @@ def write_run(file: IO[str], query: str, scores: Mapping[str, float], *, tag: st
 
 
 def ranked(scores: Mapping[str, float]) -> Sequence[str]:
-    """Return passage ids, best score first, ties by id descending. As in trec_eval, scores that are equal in 32 bits are ties."""
+    """Return passage ids, best score first, and ties by id in descending order. As in trec_eval, scores that are equal in 32 bits
+    are ties."""
     with np.errstate(over="ignore"):  # beyond 32 bits is infinite
         rounded = np.fromiter(scores.values(), dtype=np.float64, count=len(scores)).astype(np.float32).tolist()
     return [passage for _, passage in sorted(zip(rounded, scores, strict=True), reverse=True)]

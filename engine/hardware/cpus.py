@@ -16,13 +16,14 @@ from ..errors import BackendError
 from ..native_library import load_library, native_library
 
 INTERFACE = 2
-"""The version of the library's functions. Raised with each change of what they take or tell, here and in native/processor.cpp."""
+"""The version of the library's interface. Increase it here and in native/processor.cpp when the functions' parameters or results
+change."""
 CPUINFO = Path("/proc/cpuinfo")
 """Linux's description of the processors. Tests set another file to simulate an older processor."""
 SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
-"""Numbers of Linux's on x86-64, from its headers: a system call, what it is asked, and the state of AMX's tile registers."""
+"""Constants of Linux on x86-64, from its headers: a system call, the request to it, and the state of AMX's tile registers."""
 X86_64 = ("x86_64", "AMD64")
-"""What Linux, macOS and Windows call it."""
+"""Names of this architecture on Linux, macOS and Windows."""
 
 
 def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -37,12 +38,12 @@ def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def cpuinfo() -> str:
-    """Return Linux's description of the processors; an empty text on other systems."""
+    """Return Linux's description of the processors; an empty string on other systems."""
     return _text(CPUINFO)
 
 
 def processor() -> str:
-    """Return the processors' names and instructions as one text, which identifies them in keys of caches."""
+    """Return the processors' names and instructions as one string, which identifies them in cache keys."""
     # The name is not enough: a hypervisor may hide some of a processor's instructions, and an emulator all of them.
     described = dict.fromkeys(f"{name} : {value}" for _, name, value in _described(CPUINFO))
     if not described:
@@ -53,22 +54,22 @@ def processor() -> str:
 def instructions() -> frozenset[str]:
     """Return the instruction sets that all processors of this process have, as Linux spells them, such as `avx512_vnni`.
 
-    They are those that the system describes and the processor itself names. The description alone will not do: under an
-    emulator it is the host's. Nor will the processor alone: there may be others beside it, and Linux may have been told to
-    leave out an instruction set. Where only one of the two is there, it counts alone.
+    They are those that both the system's description and the processor itself name. The description is not enough, since under
+    an emulator it is the host's. The processor is not enough either: other processors of the machine may differ, and Linux may
+    be configured to leave out an instruction set. If only one of the two sources is available, it decides.
     """
     return _known_instructions() or frozenset()
 
 
 def _known_instructions() -> frozenset[str] | None:
-    """Return `instructions`, or None where nobody tells them."""
+    """Return `instructions`, or None if neither source is available."""
     described, named = _described_instructions(), _named_instructions()
     return named if described is None else described if named is None else described & named
 
 
 def _described_instructions() -> frozenset[str] | None:
-    """Return what every processor that this thread may run on has by /proc/cpuinfo; None where it says nothing of that."""
-    # By architecture, since an emulator may show a host of another one.
+    """Return what /proc/cpuinfo lists for every processor that this thread may run on; None if it lists no instructions."""
+    # The field depends on the architecture, since an emulator may show the description of a host with another one.
     field = "flags" if platform.machine() in X86_64 else "Features"
     lines = [(number, value) for number, name, value in _described(CPUINFO) if name == field]
     usable = _affinity()
@@ -80,7 +81,7 @@ def _described_instructions() -> frozenset[str] | None:
 
 
 def _named_instructions() -> frozenset[str] | None:
-    """Ask the processor itself (engine/kernels/native/processor.cpp); None in an installation without that library."""
+    """Ask the processor itself (engine/kernels/native/processor.cpp). Returns None in an installation without that library."""
     file = native_library("native_processor")
     library = None if file is None else load_library(file, "crossrt_processor_interface", INTERFACE)
     if library is None:
@@ -92,9 +93,9 @@ def _named_instructions() -> frozenset[str] | None:
 
 @cache
 def _described(file: Path) -> tuple[tuple[int | None, str, str], ...]:
-    """Return what /proc/cpuinfo says of names and instructions, as tuples of the processor's number, field and value.
+    """Return the names and instructions in /proc/cpuinfo, as tuples of the processor's number, field and value.
 
-    It is read once: Linux needs milliseconds to write it for many processors.
+    The file is read once, since Linux needs milliseconds to write it for many processors.
     """
     number = None
     found = []
@@ -116,7 +117,7 @@ def _text(file: Path) -> str:
 
 
 def _affinity() -> frozenset[int] | None:
-    """Return the numbers of the processors that this thread may run on; None on macOS and Windows, which do not tell."""
+    """Return the numbers of the processors that this thread may run on; None on macOS and Windows, which do not tell them."""
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
@@ -126,16 +127,16 @@ def has_vnni() -> bool:
 
 
 def lacks_sse41() -> bool:
-    """Tell whether this is x86-64 without SSE4.1, such as QEMU's processor `qemu64`. OpenVINO needs it and does not ask."""
+    """Tell whether this is x86-64 without SSE4.1, such as QEMU's `qemu64`. OpenVINO needs SSE4.1 and does not check for it."""
     known = _known_instructions()
     return platform.machine() in X86_64 and known is not None and "sse4_1" not in known
 
 
 def check_numpy() -> None:
-    """Raise BackendError where importing NumPy would end the process by an illegal instruction.
+    """Raise BackendError if importing NumPy would end the process by an illegal instruction.
 
-    NumPy's wheels are compiled for x86-64-v2 from 2.4 on. NumPy refuses older processors in words itself, but not those
-    without SSE4.1, which it uses before it asks.
+    From 2.4 on, NumPy's wheels are compiled for x86-64-v2. NumPy itself refuses older processors with an error message, but it
+    uses SSE4.1 before that check.
     """
     if not lacks_sse41():
         return
@@ -156,9 +157,9 @@ def check_numpy() -> None:
 def tiles_permitted() -> bool:
     """Ask Linux for permission to use AMX's tile registers in this process, and tell whether it is given.
 
-    A thread's state grows by 8 KiB with them, so a process must ask (Linux, Documentation/arch/x86/xstate.rst). A kernel before
-    5.16, an emulator, and a process whose signal stacks are too small are refused; the first tile instruction would then end the
-    process.
+    A process must ask, because the registers add 8 KiB to a thread's state (Linux, Documentation/arch/x86/xstate.rst). The
+    request fails on kernels before 5.16, under an emulator, and in a process whose signal stacks are too small. The first tile
+    instruction would then end the process.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64" or "amx_tile" not in instructions():
         return False
@@ -196,7 +197,7 @@ class Cores:
         self.free_all()
 
     def free_all(self) -> None:
-        """Mark all processors as free. A forked process calls it: the threads that computed or waited are its parent's."""
+        """Mark all processors as free. A forked process calls this, because it has none of its parent's threads."""
         self._free = self.count
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()

@@ -22,7 +22,7 @@ class Gpu:
 def gpus() -> tuple[Gpu, ...]:
     """Return the GPUs that this process may use, in CUDA's order; an empty tuple without a driver.
 
-    CUDA_VISIBLE_DEVICES applies with its value at the first call of the driver in this process.
+    CUDA_VISIBLE_DEVICES applies with the value that it had at the first driver call of this process.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")

@@ -1,4 +1,4 @@
-"""`open_encoder`: has a library of native kernels take the arrays of a model. `check_arrays`: whether it takes this version's."""
+"""`open_encoder` gives a model's arrays to a library of native kernels. `check_arrays` tests that it expects this version's."""
 
 import ctypes
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ..precision import Precision
 BITS = {"int8": 8, "bf16": 16, "fp32": 32}
 """`ModelDims.bits` in C++, by precision."""
 OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS = range(4)
-"""What `crossrt_open` and `crossrt_score` return (`Status` in native/c_api.h)."""
+"""The status codes of `crossrt_open` and `crossrt_score` (`Status` in native/c_api.h)."""
 
 
 class EncoderDims(ctypes.Structure):
@@ -48,7 +48,7 @@ class EncoderDims(ctypes.Structure):
 
     @classmethod
     def of(cls, dims: ModelDims) -> "EncoderDims":
-        """Return the same dimensions for C++."""
+        """Return the dimensions as the C++ struct."""
         encoded = {
             "activation": ACTIVATIONS.index(dims.activation),
             "bits": BITS[dims.precision],
@@ -63,9 +63,10 @@ class EncoderDims(ctypes.Structure):
 
 
 def open_encoder(library: ctypes.CDLL, file: Path, dims: ModelDims, arrays: Sequence[npt.NDArray[Any]]) -> int | None:
-    """Return the library's encoder of a model, None where there is too little memory. It reads the arrays as long as it lives.
+    """Return the address of the library's encoder for a model, or None if there is too little memory.
 
-    Raises BackendError, naming the library's `file`, where the library expects more or fewer arrays of such a model.
+    The encoder reads `arrays` until it is closed, so the caller must keep them. Raises BackendError, naming the library's
+    `file`, if the library expects more or fewer arrays for such a model.
     """
     addresses = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
     encoder = ctypes.c_void_p()
@@ -78,9 +79,9 @@ def open_encoder(library: ctypes.CDLL, file: Path, dims: ModelDims, arrays: Sequ
 
 
 def check_arrays(library: ctypes.CDLL, file: Path, precision: Precision) -> None:
-    """Raise BackendError where a library expects other arrays of a model in `precision` than this version of crossrt has.
+    """Raise BackendError if a library expects more or fewer arrays for a model in `precision` than this version of crossrt has.
 
-    It opens the smallest BERT and the smallest ModernBERT with all optional parts, whose weights are zeros.
+    The check opens the smallest BERT and the smallest ModernBERT with all optional parts. Their weights are zeros.
     """
     bert = {"types": 1, "embedding": PANEL, "activation_balance": precision is Precision.INT8}
     models: dict[str, dict[str, Any]] = {"bert": bert, "modernbert": {"types": 0}}

@@ -1,7 +1,7 @@
-"""The kinds of processor that the native kernels are compiled for, and which of them computes a precision.
+"""The kinds of processor that the native kernels are compiled for, and the precisions that each kind computes.
 
-This one table decides what the libraries are compiled with and where they are loaded. setup.py runs this file by its path, so it
-imports nothing of crossrt. Instructions have the names of /proc/cpuinfo.
+This one table decides how the libraries are compiled and where they are loaded. setup.py runs this file by its path, so it
+imports nothing of crossrt. Instruction sets have the names of /proc/cpuinfo.
 """
 
 from collections.abc import Mapping, Set
@@ -11,18 +11,18 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of processor, with a library of its own, `native_NAME`, compiled from native/NAME.cpp.
+    """A kind of processor: a set of instructions. Each kind has its own library, `native_NAME`, compiled from native/NAME.cpp.
 
-    - `machines`: what `platform.machine()` calls the architecture.
-    - `baseline`: the compiler's name for the least processor of the kind, without `instructions`.
+    - `machines`: the names that `platform.machine()` gives the architecture.
+    - `baseline`: the compiler's name of the base architecture, to which `instructions` are added.
     - `instructions`: what the compiler may use anywhere. The library is loaded only on a processor that has all of them.
-    - `precisions`: the precisions that it computes, and what the processor must have besides, which the library uses by inline
-      assembly.
-    - `int8`: the arithmetic of INT8. `exact` sums the products of 8-bit activations and weights without an error, so that all
-      such kinds give the same sums. `narrow` has activations of 7 bits, and is judged for itself.
-    - `tried`: whether the library has run as machine code, on such a processor or in an emulator of it. One that has not is not
-      chosen unless it is named.
-    - `measured`: whether its speed is known. Where it is not, `auto` takes another backend that is installed.
+    - `precisions`: the precisions that the kind computes. For each precision, the further instructions that the processor must
+      have. The library uses those through inline assembly.
+    - `int8`: the arithmetic of INT8. `exact` sums the products of 8-bit activations and weights without error, so all such
+      kinds give the same sums. `narrow` has 7-bit activations, and its accuracy is judged separately.
+    - `tried`: whether the library has run as machine code, on such a processor or in an emulator of one. If it has not, the
+      kind is used only when it is named.
+    - `measured`: whether its speed is known. If it is not, `auto` takes another installed backend.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Kind:
         return Path("engine/kernels/native") / f"{self.name}.cpp"
 
     def lacking(self, precision: str, present: Set[str]) -> tuple[str, ...]:
-        """Return what a processor with the instructions `present` lacks to compute a precision."""
+        """Return the instructions that a precision needs and a processor with the instructions `present` lacks."""
         return tuple(name for name in (*self.instructions, *self.precisions[precision]) if name not in present)
 
     @property
@@ -58,9 +58,9 @@ class Kind:
 
 
 AARCH64 = ("aarch64", "arm64")
-"""What Linux and macOS call it."""
+"""The architecture's names on Linux and macOS."""
 AARCH64_EXTENSIONS = {"asimd": "simd", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}
-"""The compiler's names of instructions."""
+"""The compiler's names of the instructions."""
 NEON_DOT = ("asimd", "asimddp")
 
 X86 = ("x86_64", "AMD64")
@@ -78,7 +78,7 @@ KINDS = (
         tried=False,
         measured=False,
     ),
-    # INT8 computes attention in BF16, and gains by its instructions too.
+    # INT8 keeps the queries, keys and values of attention in BF16, so it gains from these instructions too.
     Kind(
         name="avx512_bf16",
         machines=X86,
@@ -108,8 +108,8 @@ KINDS = (
         precisions={"fp32": (), "int8": ()},
         int8="narrow",
     ),
-    # Armv8.2 brings atomics and others besides, which every processor with the dot product has. Those with I8MM have BF16 too:
-    # both are part of Armv8.6.
+    # armv8.2-a also allows atomics and other extensions. Every processor with the dot product has them. Processors with I8MM
+    # also have BF16: both are part of Armv8.6.
     Kind(
         name="neon_bf16",
         machines=AARCH64,
@@ -135,5 +135,5 @@ KINDS = (
         measured=False,
     ),
 )
-"""The fastest of an architecture first. A precision is computed by the first kind that has it, whose instructions the processor
-has."""
+"""The fastest kind of an architecture comes first. A precision is computed by the first kind that supports it and whose
+instructions the processor has."""

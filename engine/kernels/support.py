@@ -17,20 +17,21 @@ from .encoder import check_arrays
 from .instruction_sets import KINDS, Kind
 
 INTERFACE = 7
-"""The version of the kernels' functions. Raised with each change of what they take, here and in native/c_api.h."""
+"""The version of the kernels' functions. It is increased here and in native/c_api.h whenever their arguments change."""
 KERNELS_VARIABLE = "CROSSRT_KERNELS"
-"""An environment variable: the kinds of native kernels to choose among, separated by commas, instead of all that were tried."""
+"""The environment variable that lists the kinds of native kernels to choose from, separated by commas. By default these are all
+kinds with `tried`."""
 NARROW = "native_narrow"
-"""What a bundle calls the native kernels with INT8 of 7 bits."""
+"""A bundle's name for the native kernels whose INT8 has 7-bit activations."""
 _only: tuple[str, ...] | None = None
 """The kinds that `only_kinds` names."""
 
 
 @contextmanager
 def only_kinds(*names: str) -> Iterator[None]:
-    """Choose among these kinds alone, in the whole process. For judging and measuring kinds that are not this processor's first.
+    """Restrict the choice to these kinds, in the whole process. For judging and measuring kinds other than this processor's best.
 
-    It concerns sessions that are opened during the block.
+    It affects the sessions that are opened during the block.
     """
     global _only
     before, _only = _only, names
@@ -43,35 +44,36 @@ def only_kinds(*names: str) -> Iterator[None]:
 def native_kind(precision: Precision = Precision.FP32) -> Kind | None:
     """Return the kind of kernels that computes a precision here, or None if none can.
 
-    It is the fastest whose library can be used; `faulty_kernels` tells of those that cannot. Raises OptionError for an
-    environment variable that names no kind.
+    It is the fastest kind whose library can be used. `faulty_kernels` says why the libraries of faster kinds cannot. Raises
+    OptionError if the environment variable names an unknown kind.
     """
     return next((kind for kind in _executable(precision) if not _fault(kind, precision)), None)
 
 
 def faulty_kernels(precision: Precision) -> list[str]:
-    """Say of each library that would be used rather than that of `native_kind`, if it could be used, why it cannot."""
+    """Return why the libraries of kinds faster than `native_kind`, which this processor could run, cannot be used."""
     faults = (_fault(kind, precision) for kind in _executable(precision))
     return list(itertools.takewhile(bool, faults))
 
 
 @cache
 def kernel_library(file: Path) -> ctypes.CDLL:
-    """Return compiled kernels, loaded once per process. Raises BackendError as `open_library` does."""
+    """Return a library of compiled kernels, loaded once per process. Raises BackendError as `open_library` does."""
     return open_library(file, "crossrt_interface", INTERFACE)
 
 
 @cache
 def check_library(file: Path, precision: Precision) -> None:
-    """Check, once per process, what kernels expect of a model in `precision`. Raises BackendError where they cannot be used."""
+    """Check, once per process, that a library expects this version's arrays in `precision`. Raises BackendError if not."""
     check_arrays(kernel_library(file), file, precision)
 
 
 def judged_as(backend: str, precision: Precision) -> str:
-    """Return the name under which a bundle says how a CPU backend passed its check: its own, but for narrow INT8.
+    """Return the name under which a bundle records how a CPU backend passed its check.
 
-    The native kernels compute INT8 alike on all processors with 8-bit products. Those with AVX2 alone have activations of 7 bits,
-    which order passages in another way: that is judged for itself, as `native_narrow`.
+    It is the backend's own name, except for narrow INT8. The native kernels compute the same INT8 on all processors with 8-bit
+    products. On processors with AVX2 but no VNNI, activations have 7 bits, which ranks passages differently. That arithmetic is
+    judged separately, as `native_narrow`.
     """
     kind = native_kind(precision) if backend == "native" and precision is Precision.INT8 else None
     return NARROW if kind is not None and kind.int8 == "narrow" else backend
@@ -97,7 +99,7 @@ def why_not_native(precision: Precision = Precision.FP32) -> str:
     of_machine = _of_machine(precision)
     if not of_machine:
         return f"none of the kinds {', '.join(_named())} computes in {precision.value} on {platform.machine()}"
-    # The least demanding kind that this installation has. Without one it is the compiler that was too old.
+    # `compiled[-1]` is the least demanding kind of this installation. If there is none, the compiler was too old.
     compiled = _compiled(precision)
     if not compiled:
         return (
@@ -114,7 +116,7 @@ def _compiled(precision: Precision) -> list[Kind]:
 
 
 def _executable(precision: Precision) -> list[Kind]:
-    """Those whose instructions the processor has."""
+    """The kinds of `_compiled` whose instructions the processor has."""
     return [kind for kind in _compiled(precision) if not _lacking(kind, precision)]
 
 
@@ -139,7 +141,7 @@ def _of_machine(precision: Precision) -> list[Kind]:
 
 
 def _lacking(kind: Kind, precision: Precision) -> tuple[str, ...]:
-    """What a processor, or its operating system, lacks for a kind of kernels."""
+    """What the processor, or its operating system, lacks for a kind of kernels."""
     lacking = kind.lacking(precision.value, instructions())
     if not lacking and "amx_tile" in kind.instructions and not tiles_permitted():
         return ("the operating system's permission to use AMX's tiles",)

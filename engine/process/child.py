@@ -3,7 +3,7 @@
 import sys
 
 # With -c and -m Python puts the working directory first on sys.path, so a folder `copy` or a file torch.py there would be
-# imported. Python 3.11 has the option -P against that; this also works in 3.10, and leaves PYTHONPATH as it is.
+# imported. From 3.11 on, Python's option -P prevents that. This line also works in 3.10, and leaves PYTHONPATH as it is.
 _WITHOUT_WORKING_DIRECTORY = "import sys; sys.path[:1] = [] if sys.path[:1] == [''] else sys.path[:1]\n"
 
 

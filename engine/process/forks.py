@@ -5,8 +5,8 @@ import os
 import threading
 
 OPENING = threading.RLock()
-"""Lock that is held while a session is opened or closed, and taken by every fork. ONNX Runtime holds an internal lock while it
-opens or closes a session. A process forked at that moment would inherit the lock but not the thread that releases it."""
+"""Lock that is held while a session is opened or closed, and that every fork takes. ONNX Runtime holds an internal lock while it
+opens or closes a session. A process forked at that moment would inherit the lock, but not the thread that releases it."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release)
@@ -15,8 +15,8 @@ if hasattr(os, "register_at_fork"):
 def keep_for_ever(inherited: object) -> None:
     """Keep an object inherited from the parent from ever being destroyed in this process.
 
-    ONNX Runtime, OpenVINO and CUDA join threads or call a driver when their objects are destroyed. A forked process does not have
-    these threads, so it would wait for ever or crash. A global list is not enough, since Python clears modules when it exits; an
-    extra reference is. The system frees the memory when the process ends.
+    ONNX Runtime, OpenVINO and CUDA join threads or call a driver when their objects are destroyed. A forked process does not
+    have these threads, so it would wait for ever or crash. A global list is not enough, since Python clears modules when it
+    exits. So this adds a reference that is never dropped. The system frees the memory when the process ends.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))

@@ -13,11 +13,11 @@ __all__ = ["PROCESS", "openvino"]
 
 PROCESS = os.getpid()
 """Id of the process that loaded OpenVINO. A process forked from it cannot use OpenVINO: a fork may inherit a lock of TBB,
-OpenVINO's threading library, that no thread will ever release. Of 200 forks beside threads that opened models and computed, one
+OpenVINO's threading library, that no thread will ever release. Of 200 forks while other threads opened models and computed, one
 hung at such a lock."""
 
-# The first array that OpenVINO's Python bindings convert fills their tables of types. Where two threads convert it at the same
-# time, one can wait for the interpreter's lock while it fills a table, and the other for that table while it holds the lock: both
-# then wait for ever (OpenVINO 2026.4; four of twelve processes that test_openvino_bindings.py starts). Here one thread fills
-# them, since a module is imported once.
+# The first array that OpenVINO's Python bindings convert fills their tables of types. If two threads do this at the same time,
+# they can deadlock: one waits for the GIL while it fills a table, and the other holds the GIL while it waits for that table.
+# This happened in OpenVINO 2026.4, in four of twelve processes that test_openvino_bindings.py starts. Converting an array here
+# avoids it, since only one thread imports a module.
 openvino.Tensor(np.zeros(1, dtype=np.int64), shared_memory=True).data  # noqa: B018

@@ -1,8 +1,8 @@
 """`telemetry_off`: imports libraries with their telemetry switched off.
 
-ONNX Runtime (from 1.29 on) creates a device id and a database of events in the user's cache and uploads them. OpenVINO
-writes a client id into the home directory and sends an event to an analytics host when it is imported. huggingface_hub and
-transformers add details of the installation to their requests. Libraries that the program imported earlier are not changed.
+ONNX Runtime (from 1.29 on) creates a device id and a database of events in the user's cache and uploads them. When OpenVINO is
+imported, it writes a client id into the home directory and sends an event to an analytics host. huggingface_hub and transformers
+add details of the installation to their requests. Libraries that the program imported earlier are not changed.
 """
 
 import os
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 VARIABLES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 """Environment variables that are set to 1 unless they are already set. A user who wants telemetry sets them to 0."""
 REPORTER = "openvino_telemetry"
-"""Module that OpenVINO sends its telemetry with, if it can import it. OpenVINO has no option against that."""
+"""Module with which OpenVINO sends its telemetry, if it can import it. OpenVINO has no option to switch that off."""
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Runs requests on the backends that were chosen: batches, turns, results."""
+"""Runs requests on the chosen backends: batches, turns, results."""

@@ -20,19 +20,19 @@ ROUNDS = 5
 """Measured rounds, after one that warms up."""
 BATCH_SIZES = (8, 32)
 JUDGED_DIFFERENCE = 0.25
-"""Largest mean difference between the logits of two INT8 backends that passed the ranking check. Beyond it, one of them does not
-compute the same model."""
+"""Largest mean difference between the logits of two INT8 backends that passed the ranking check. A larger difference means that
+one of them does not compute the same model."""
 MARGIN = 1.03
-"""Speed-up over the untuned config that another must reach to be chosen, so that noise alone does not change the choice."""
+"""Speed-up over the untuned config that another must reach to be chosen, so that noise does not change the choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A measured config, compared with the first candidate, which is the untuned config.
 
-    `ratio` is the speed-up over the first candidate: the median over interleaved rounds, with the `lowest` and `highest`.
-    `max_abs_diff` and `mean_abs_diff` are between both candidates' logits. `judged` is true when both backends passed the
-    ranking check of the export; then their logits may differ as much as two roundings to 8 bits do.
+    `ratio` is the speed-up over the first candidate: the median over interleaved rounds; `lowest` and `highest` are its range.
+    `max_abs_diff` and `mean_abs_diff` compare the logits of both candidates. `judged` is true if both backends passed the
+    ranking check of the export. Then their logits may differ as much as two roundings to 8 bits do.
     """
 
     config: CpuConfig
@@ -61,7 +61,7 @@ def tune(
     """Measure `config` and every other backend, number of streams and batch size on these requests.
 
     The first candidate is `config`. Each round runs all candidates one after the other, so that other load on the machine affects
-    all of them alike. `progress(1)` is called after each run. Raises what opening a session raises.
+    all of them equally. `progress(1)` is called after each run. Raises what opening a session raises.
     """
     configs = candidates(bundle, config)
     seconds: list[list[float]] = [[] for _ in configs]
@@ -81,7 +81,7 @@ def tune(
     pairs = sum(len(request) for request in requests)
     measured = []
     model = bundle.manifest.models.get(config.precision.value)
-    # By rankings, which BF16 is not always judged by.
+    # INT8 only: its check compares rankings, and that of BF16 does not always.
     judged = model.backends if model is not None and config.precision is Precision.INT8 else {}
     for candidate, times, scores in zip(configs, seconds, logits, strict=True):
         differences = np.abs(scores - logits[0])
@@ -115,7 +115,7 @@ def candidates(bundle: Bundle, config: CpuConfig) -> list[CpuConfig]:
 
 
 def fastest(measured: Sequence[Candidate]) -> Candidate:
-    """Return the fastest candidate with the same scores, or the first one where none is faster beyond noise."""
+    """Return the fastest candidate with the same scores, or the first candidate if none is faster beyond noise."""
     best = max((candidate for candidate in measured if candidate.same_scores), key=lambda candidate: candidate.ratio)
     return best if best.ratio >= MARGIN and best.lowest > 1 else measured[0]
 

@@ -1,4 +1,4 @@
-"""`Cancellation`: lets another thread give up a call that takes several requests to a scorer."""
+"""`Cancellation`: lets another thread cancel a call that sends several requests to a scorer."""
 
 import threading
 import weakref
@@ -14,11 +14,13 @@ class Cancellation:
         self._lock = threading.Lock()
         self._cancelled = False
         self._pending: weakref.WeakSet[Pending] = weakref.WeakSet()
-        """The call's requests to the scorers. Those that are done are dropped with the last reference to them."""
+        """The call's requests to the scorers. A request leaves the set when the last reference to it is dropped."""
 
     def cancel(self) -> None:
-        """Cancel the batches that have not begun, and refuse the call's further requests. Does not wait for batches that have
-        begun. The call raises BackendError."""
+        """Cancel the batches that have not begun, and refuse further requests of the call, which then raises BackendError.
+
+        Does not wait for batches that have begun.
+        """
         with self._lock:
             self._cancelled = True
             pending = list(self._pending)
@@ -31,7 +33,7 @@ class Cancellation:
             raise BackendError("this request was cancelled; submit it again")
 
     def add(self, pending: Pending) -> None:
-        """Cancel this request with the call, at once where the call is cancelled already."""
+        """Add a request of the call. It is cancelled with the call, or at once if the call is already cancelled."""
         with self._lock:
             self._pending.add(pending)
             cancelled = self._cancelled

@@ -11,13 +11,13 @@ from .pending import Pending
 from .scorer import Scorer
 
 CHUNK = 8192
-"""Pairs tokenized and sorted by length together: enough for little padding, few enough for bounded memory."""
+"""Most pairs that are tokenized and sorted by length together: enough for little padding, few enough for bounded memory."""
 GROWTH = 4
-"""Factor from one chunk to the next. A small first chunk keeps a fast device from waiting for the tokenizer; large later chunks
-leave less padding."""
+"""Growth from one chunk to the next. A small first chunk keeps a fast device from waiting for the tokenizer; large later chunks
+need less padding."""
 
 MOST_CHARACTERS = 8_000_000
-"""Characters of the texts of a chunk, of which there is at least one: passages of a megabyte come a few at a time."""
+"""Most characters in a chunk, unless it is a single item. This bounds the memory for passages of a megabyte."""
 
 Item = TypeVar("Item")
 Encoded = TypeVar("Encoded")
@@ -31,13 +31,12 @@ def scored_in_chunks(
     size: Callable[[Item], int],
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Iterator[tuple[Encoded, npt.NDArray[np.float32]]]:
-    """Yield the parts of chunks of items, in their order, as `encode` returns them, with the raw logits of their pairs
-    [pairs, labels].
+    """Score items chunk by chunk, and yield each part of a chunk, in order, with its raw logits, float32 [pairs, labels].
 
-    `submit` starts to score a part, and is told whether the caller only waits from then on: see `inline` of `Scorer.submit`. A
-    chunk is tokenized while the part before it is computed. `size` says about how many characters an item has. `progress` is
-    called with numbers of finished pairs. Raises what `items`, `encode`, `submit` and the scorer raise, after the parts that
-    were submitted are cancelled.
+    `encode` turns a chunk of items into parts. `submit` starts to score a part. Its second argument tells whether the caller
+    only waits from then on; see `inline` of `Scorer.submit`. A chunk is tokenized while the part before it is computed. `size`
+    returns about how many characters an item has. `progress` is called with numbers of finished pairs. Raises what `items`,
+    `encode`, `submit` and the scorer raise, after cancelling the submitted parts.
     """
     scorer.check_open()
     waiting: tuple[Encoded, Pending] | None = None
@@ -63,9 +62,10 @@ def scored_in_chunks(
 
 
 def chunks(items: Iterable[Item], first: int, size: Callable[[Item], int]) -> Iterator[tuple[list[Item], bool]]:
-    """Yield lists of items, with whether it is the last: the first has `first` items, each next one more.
+    """Yield lists of items, each with whether it is the last one.
 
-    None has more than `MOST_CHARACTERS` by `size`, unless it is one item.
+    The first list has `first` items. Later lists grow by `GROWTH`, up to `CHUNK`. A list has at most `MOST_CHARACTERS` by `size`,
+    unless it is a single item.
     """
     chunk: list[Item] = []
     most, characters = min(first, CHUNK), 0

@@ -1,4 +1,4 @@
-"""`CpuScorer`: computes the batches of a request side by side on the processors of a CPU."""
+"""`CpuScorer`: computes the batches of a request in parallel on the processors of a CPU."""
 
 import contextlib
 import os
@@ -28,11 +28,12 @@ from .turns import WaitingBatch
 class CpuScorer(Closable):
     """Owns a model's sessions and the threads that call them. Any number of threads may submit requests, which take turns.
 
-    The narrow session computes one batch per stream, as a rule on one processor. That is faster than one batch at a time on all
-    processors, because the threads of one batch wait for each other at every operator (docs/decisions/0010). A request of fewer
-    pairs than streams would leave processors idle; the wide session computes it as a single batch on all processors. While other
-    batches are computed, the narrow session takes such a request too: the wide one would have to wait until all processors are
-    idle. The wide session is opened in the background, when the first such request comes, for the requests that follow.
+    The narrow session computes one batch per stream, usually on one processor. That is faster than one batch at a time on all
+    processors, because the threads of one batch wait for each other at every operator (docs/decisions/0010).
+
+    A request with fewer pairs than streams would leave processors idle, so the wide session computes it as a single batch on all
+    processors. While other batches are computed, the narrow session computes such a request too, since the wide one would have
+    to wait until all processors are idle. The first such request opens the wide session in the background, for later requests.
 
     A forked process inherits no threads, so it opens the model again when it first scores. See docs/processes.md.
     """
@@ -41,7 +42,7 @@ class CpuScorer(Closable):
     first_chunk = 8192
 
     def __init__(self, bundle: Bundle, config: CpuConfig) -> None:
-        """Open the model. Raises BundleError or BackendError when the backend cannot."""
+        """Open the model. Raises BundleError or BackendError if the backend cannot open it."""
         self.config = config
         self.tokenizing_threads = config.threads
         self._bundle = bundle
@@ -60,7 +61,7 @@ class CpuScorer(Closable):
         return self._bundle.manifest.max_positions
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False, priority: int = 0) -> Pending:
-        """Start to score a request; see `Scorer.submit`. A batch has at most `batch_size` and the config's rows.
+        """Start to score a request; see `Scorer.submit`. A batch has at most `batch_size` rows, and at most the config's.
 
         `inline` has no effect: the scorer's own threads compute.
         """
@@ -84,7 +85,7 @@ class CpuScorer(Closable):
             return session.run(batch)
 
     def wait_until_wide(self, timeout: float | None = None) -> None:
-        """Wait until the wide session that a small request asked for is open; return at once where none did.
+        """Wait until the wide session that a small request asked for is open; return at once if no request did.
 
         Requests never wait for it. This is for tests and benchmarks, which need to know which session computes. Raises what
         opening it raised, and TimeoutError after `timeout` seconds.
@@ -93,7 +94,10 @@ class CpuScorer(Closable):
             self._widening.result(timeout)
 
     def close(self) -> None:
-        """Wait for the batches that are being computed, then free the sessions. May be called again, from any thread."""
+        """Cancel the batches that wait, wait for those that are being computed, then free the sessions.
+
+        May be called again, from any thread.
+        """
         with self._lock:
             self._closed = True
         for streams in self._streams.values():
@@ -103,7 +107,7 @@ class CpuScorer(Closable):
                 session.close()
 
     def start_anew_after_fork(self) -> None:
-        """Drop the parent's sessions and threads without freeing them: freeing would wait for threads that are not here."""
+        """Drop the parent's sessions and threads. Freeing them would wait for threads that this process does not have."""
         for inherited in (self._sessions, self._streams, self._widening):
             keep_for_ever(inherited)
         self._sessions, self._widening = {}, None
@@ -161,11 +165,11 @@ class CpuScorer(Closable):
         return {False: Streams(streams, max(1, threads // streams)), True: Streams(1, threads)}
 
     def _opened(self, threads: int, streams: int) -> Session:
-        """Open a session of the bundle that the scorer was made with. Raises ReplacedError where another one took its place."""
+        """Open a session of the scorer's bundle. Raises ReplacedError if another bundle has taken its place."""
         try:
             session = self.config.open(self._bundle, threads=threads, streams=streams)
         except CrossrtError:
-            self._bundle.check_same()  # which says why
+            self._bundle.check_same()  # raises ReplacedError if that is the cause
             raise
         try:
             self._bundle.check_same()
@@ -176,7 +180,7 @@ class CpuScorer(Closable):
 
     def _session(self, *, wide: bool) -> Session:
         self.check_open()
-        # Without the lock, which a thread may hold for seconds while it opens the other session.
+        # Checked without the lock, which a thread may hold for seconds while it opens the other session.
         if wide in self._sessions:
             return self._sessions[wide]
         with self._opening:
@@ -189,7 +193,7 @@ class CpuScorer(Closable):
 
 
 OPENED: "weakref.WeakSet[CpuScorer]" = weakref.WeakSet()
-"""All scorers of this process, which a fork makes start anew."""
+"""All scorers of this process. A forked process resets them."""
 
 
 def _after_fork() -> None:

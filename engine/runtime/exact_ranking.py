@@ -23,8 +23,10 @@ from .top_k import Rows, exact_top_k
 
 
 def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
-    """Return the error of a model's scores as its export measured it. Raises BundleError, saying what to do, for a bundle
-    without that figure or without FP32, which exact rankings need."""
+    """Return the error of a model's scores that the export measured.
+
+    Raises BundleError, saying what to do, for a bundle without that figure or without FP32, since exact rankings need both.
+    """
     models = bundle.manifest.models
     if "fp32" not in models:
         raise BundleError(
@@ -49,41 +51,41 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
 
 OF_LIST = 4
 FIXED = 10
-"""An exact ranking is faster than FP32 throughout where a list has `OF_LIST` passages for each of the best, and `FIXED` more.
+"""An exact ranking of the best k is faster than FP32 for the whole list if that has at least `OF_LIST` * k + `FIXED` passages.
 
-With the native kernels INT8 is 1.3 to 3.4 times as fast as FP32. At 1.5 times it saves a third of FP32's time, and scoring again
-4/3 of the best k costs that of 4/3 k passages: even at 4 k. A second pass costs 0.6 ms besides, as much as four short passages of
-the smallest model. See docs/decisions/0025."""
+With the native kernels INT8 is 1.3 to 3.4 times as fast as FP32. At 1.5 times, INT8 saves a third of FP32's time for the list,
+and about 4/3 k passages are scored again in FP32. So both ways take equal time at 4 k passages. The second pass costs another
+0.6 ms, as much as four short passages with the smallest model. See docs/decisions/0025."""
 
 
 def is_faster(config: ExecutionConfig, top_k: int, count: int) -> bool:
-    """Tell whether the exact ranking of the best `top_k` of `count` items takes less time than FP32 throughout.
+    """Tell whether the exact ranking of the best `top_k` of `count` items takes less time than FP32 for all items.
 
-    Only where that was measured: INT8 of the other backends is as fast as FP32 on many processors, and GPUs were not tried. The
-    rule asks no clock: a request that is sent twice is answered alike.
+    The answer is no for backends where that was not measured: INT8 on other CPU backends is as fast as FP32 on many processors,
+    and GPUs were not tried. The rule does not measure time, so that a request that is sent twice gets the same answer.
     """
     return isinstance(config, CpuConfig) and config.native and OF_LIST * top_k + FIXED <= count
 
 
 class ExactRankings:
-    """The FP32 scorer beside an opened model, and when it is used. Any number of threads may call."""
+    """The FP32 scorer of an opened model, and the rule when to use it. Any number of threads may call."""
 
     def __init__(self, bundle: Bundle, options: Mapping[str, Any], cheap: Scorer) -> None:
-        """Take the options of `choose_execution` that the model was opened with, and its scorer. Nothing is opened yet."""
+        """`options` are those of `choose_execution` that the model was opened with; `cheap` is its scorer. Opens nothing yet."""
         self._bundle = bundle
         self._options = options
         self._cheap = cheap
         self._precise: Scorer | None = None
         self._error: ScoreError | None = None
-        """Of the kernels that the model was opened with. None where the bundle does not say it."""
+        """The score error of the backend that the model runs on; None if the bundle does not record it."""
         with suppress(BundleError):
             self._error = score_error(bundle, cheap.config)
 
     def error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreError | None:
-        """Return the error of the model's scores where the ranking of `count` items is to be exact; None where it is to be plain.
+        """Return the error of the model's scores if the ranking of `count` items is to be exact, or None if it is to be plain.
 
-        `exact` None means exact where `auto` chose the precision and `is_faster` says so. Raises OptionError and BundleError,
-        saying what is missing, where `exact` was asked for and is not possible.
+        `exact=None` means exact if `auto` chose the precision and `is_faster` says so. Raises OptionError and BundleError, saying
+        what is missing, if `exact` was asked for and is not possible.
         """
         if exact is not None and not isinstance(exact, (bool, np.bool_)):
             raise OptionError(f"exact={exact!r}: give True, False, or None for what precision='auto' does")
@@ -97,7 +99,7 @@ class ExactRankings:
         if top_k is None:
             raise OptionError("exact=True needs top_k, the number of best passages to return")
         if self._error is None and exact:
-            return score_error(self._bundle, config)  # raises BundleError, which says why
+            return score_error(self._bundle, config)  # raises a BundleError that says why
         return self._error
 
     def scorer(self) -> Scorer:
@@ -114,7 +116,7 @@ class ExactRankings:
             return self._precise
 
     def close(self) -> None:
-        """Free the FP32 scorer, if it was opened. The model's own scorer is closed before. May be called again."""
+        """Free the FP32 scorer, if it was opened. The model's own scorer must be closed first. May be called again."""
         with OPENING:
             precise = self._precise
         if precise is not None:
@@ -134,14 +136,14 @@ def exact_best(
 ) -> tuple[Rows, Scored]:
     """Return the rows of the `k` best items, best first, int64 [k], and what the precise scorer gives for them.
 
-    All items are scored by `cheap`, whose `error` is known, and by `precise` those that may be among the best: see
-    `exact_top_k`. `activate` is monotonic. The request has a relevant label. Where the precise scorer gives NaN or Inf the
-    item is returned among the best, for the caller to refuse.
+    `cheap`, whose `error` is known, scores all items. `precise` scores those that may be among the best: see `exact_top_k`.
+    `activate` must be monotonic, and the request must have a relevant label. An item whose precise relevance is NaN or +Inf is
+    returned among the best, so that the caller can refuse it.
     """
     assert request.label is not None
     label = request.label
     estimate = request.score(items, cheap, progress=progress)
-    again = replace(request, counter=None)  # what was cut is counted already
+    again = replace(request, counter=None)  # the first pass counted the truncated pairs
     found: dict[int, tuple[Floats, tuple[int, int, int]]] = {}
 
     def rescore(rows: Rows) -> Floats:
@@ -151,7 +153,7 @@ def exact_best(
             window = (0, 0, 1) if best is None else (best.places[place], best.sizes[place], best.counts[place])
             found[row] = scored.logits[place], window
         relevance = raw_relevance(scored.logits, label)
-        return np.where(np.isnan(relevance), np.float32(np.inf), relevance)
+        return np.where(np.isfinite(relevance), relevance, np.float32(np.inf))
 
     sums = estimate.best is not None and request.windows is not None and request.windows.aggregate == "sum"
     weights = estimate.best.counts.astype(np.float32) if sums and estimate.best is not None else None

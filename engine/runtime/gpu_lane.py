@@ -20,24 +20,25 @@ logger = logging.getLogger("crossrt")
 
 
 GRAPH_TOKENS = 16_384
-"""Largest batch, in tokens, that is captured. Kernels of a larger one run longer than the host takes to launch them."""
+"""Largest batch, in tokens, that is captured as a graph. Kernels of larger batches run longer than the host takes to launch
+them."""
 POISON = 0xFF
 """Byte that overwrites the logits before a graph is tested: 0xFFFFFFFF is a NaN in FP32, and 0xFFFF one in FP16."""
 SAME = 2e-3
-"""Largest difference, relative and absolute, between the logits of a graph and of the same batch without one. They nearly always
-have the same bits."""
+"""Largest difference, relative and absolute, between the logits of a graph and those of the same batch without one. They are
+nearly always bit-identical."""
 
 
 class GpuLane:
     """A stream, an execution context, pinned and device memory for inputs and logits, and CUDA graphs by shape.
 
-    The memory is allocated when the lane opens, for the largest shape; afterwards only graphs allocate. A shape that comes the
-    second time is captured as a graph. Each graph has a context of its own: a context's internal state changes with the shape,
-    and a graph reads that state when it is launched. Used by one thread at a time, with the device current.
+    The memory is allocated when the lane opens, for the largest shape; afterwards only graphs allocate. A shape is captured as a
+    graph when it comes for the second time. Each graph has its own context, because a context's internal state changes with the
+    shape, and a graph reads that state when it is launched. One thread at a time may use a lane, with the device current.
     """
 
     def __init__(self, executor: GpuExecutor, *, labels: int) -> None:
-        """Allocate stream, memory and context. Raises CudaError, saying how much is needed, when the memory is too small."""
+        """Allocate stream, memory and context. Raises CudaError, saying how much is needed, if the memory is too small."""
         self.cuda = executor.cuda
         self._executor = executor
         self._layout = executor.layout
@@ -92,7 +93,7 @@ class GpuLane:
                 self._enqueue(self._context, shape, offsets, size)  # again: the attempt has overwritten the logits
 
     def finish(self) -> None:
-        """Wait for the batch, if there is one, and write its logits where `begin` was told to."""
+        """Wait for the batch, if there is one, and write its logits into the array that `begin` was given."""
         if self._computing is None:
             return
         logits, rows = self._computing
@@ -131,7 +132,10 @@ class GpuLane:
         return device
 
     def _offsets(self, shape: Shape) -> tuple[dict[str, int], int]:
-        """Return where each input array of this shape begins in the input buffer, and their total size: one copy uploads all."""
+        """Return the offset of each input array of this shape in the input buffer, and their total size.
+
+        The arrays share a buffer, so that one copy uploads all of them.
+        """
         arrays = self._layout.arrays(shape)
         return laid_out({name: prod(sizes) * dtype.itemsize for name, (dtype, sizes) in arrays.items()})
 
@@ -153,14 +157,15 @@ class GpuLane:
         return shape[0] * self._labels * self._executor.output.itemsize
 
     def _capture(self, shape: Shape, offsets: Mapping[str, int], size: int) -> None:
-        """Capture a graph for a shape; when there are too many, the least recently used one is freed first.
+        """Capture a graph for a shape. If there are too many, the least recently used graph is freed first.
 
-        Computes the current batch twice more, once without and once with the graph. Raises BackendError when the batch cannot be
-        captured, and when the graph gives other logits.
+        Computes the current batch twice more, once without and once with the graph. Raises BackendError if the batch cannot be
+        captured, or if the graph gives other logits.
         """
         if len(self._graphs) == self._most_graphs:
             oldest, (_, closing) = self._graphs.popitem(last=False)
-            # Captured again only when it has come twice more. Otherwise a cycle of more shapes than graphs would capture always.
+            # The old shape must come twice again to be captured. Otherwise a cycle of more shapes than graphs would capture
+            # each time.
             self._seen.discard(oldest)
             closing.close()
         with contextlib.ExitStack() as opened:
@@ -173,7 +178,7 @@ class GpuLane:
             expected = self._host_logits.bytes[:logits_size].view(self._executor.output).astype(np.float32)
             graph = self._stream.captured(lambda: self._enqueue(context, shape, offsets, size))
             opened.callback(graph.close)
-            # Clear the tokens and poison the logits on the device. A graph that lacks its copies or kernels then fails the test.
+            # Clear the tokens and poison the logits on the device, so that a graph without its copies or kernels fails the test.
             tokens = self._host.bytes[:size].copy()
             self._host.bytes[:size] = 0
             self._host_logits.bytes[:logits_size] = POISON
@@ -192,6 +197,6 @@ class GpuLane:
             self._graphs[shape] = graph, opened.pop_all()
 
     def _drop_graphs(self) -> None:
-        with contextlib.ExitStack() as closing:  # closes all of them, also when one fails
+        with contextlib.ExitStack() as closing:  # closes all of them, even if one fails
             while self._graphs:
                 closing.callback(self._graphs.popitem()[1][1].close)

@@ -1,4 +1,4 @@
-"""`GpuPipeline`: keeps the lanes of one or several GPUs filled with the batches whose turn it is."""
+"""`GpuPipeline`: keeps the lanes of one or several GPUs busy with the batches whose turn it is."""
 
 import contextlib
 from collections.abc import Sequence
@@ -23,28 +23,28 @@ class Rows:
 
 
 class GpuPipeline:
-    """Batches that are under way on the lanes of one or several devices. One thread at a time calls `step`.
+    """Computes batches on the lanes of one or several devices. One thread at a time may call `step`.
 
-    A batch is chosen when the lane that will compute it is free, and not earlier: so a request that has just come waits only for
-    batches that are under way. The host waits for a device only before it uses a lane again, and when no batch waits. So the
-    lanes stay filled from one request to the next.
+    A batch is chosen only when the lane that will compute it is free. So a new request waits only for batches that have begun.
+    The host waits for a device only before it uses a lane again, and when no batch waits. So the lanes stay busy from one request
+    to the next.
     """
 
     def __init__(self, devices: Sequence[Sequence[GpuLane]], turns: Turns[Rows]) -> None:
         self._devices = devices
         self._turns = turns
         self._under_way: dict[GpuLane, WaitingBatch[Rows]] = {}
-        """By lane, the batch that began first comes first."""
+        """The batch that each busy lane computes, in the order in which they began."""
         self._tokens = [0] * len(devices)
-        """Tokens that each device was given since the pipeline was empty."""
+        """Tokens that each device was given since the pipeline was last empty."""
         self._batches = [0] * len(devices)
-        """The same in batches."""
+        """Batches that each device was given since then."""
 
     def step(self) -> bool:
-        """Begin the next batch or, where none waits, wait for the one that began first. False where there is none of either.
+        """Begin the next batch or, if none waits, wait for the one that began first. Returns False if there is neither.
 
-        The error of a batch goes to its request, and leaves the others as they are. Raises what interrupts the thread, such as
-        KeyboardInterrupt; another thread may then go on.
+        The error of a batch goes to its request and does not affect others. Raises what interrupts the thread, such as
+        KeyboardInterrupt; another thread may then continue.
         """
         if not self._under_way:
             self._start_anew()
@@ -56,7 +56,7 @@ class GpuPipeline:
         if lane in self._under_way:
             self._finish(lane)
         batch = self._turns.next()
-        if batch is None:  # those that waited were cancelled meanwhile
+        if batch is None:  # the waiting batches were cancelled meanwhile
             return self._finish_first()
         self._tokens[device] += batch.tokens
         self._batches[device] += 1
@@ -64,7 +64,7 @@ class GpuPipeline:
         return True
 
     def _start_anew(self) -> None:
-        """Begin at the first lanes, where small requests find the CUDA graphs of earlier small requests."""
+        """Start at the first lanes again. They hold the CUDA graphs of earlier small requests."""
         self._tokens = [0] * len(self._devices)
         self._batches = [0] * len(self._devices)
 
@@ -85,7 +85,7 @@ class GpuPipeline:
         return True
 
     def _finish(self, lane: GpuLane) -> None:
-        """Wait for the batch of a lane. It stays under way where the thread is interrupted."""
+        """Wait for the batch of a lane. If the thread is interrupted, the batch stays in `_under_way`."""
         batch = self._under_way[lane]
         try:
             with lane.cuda.current():

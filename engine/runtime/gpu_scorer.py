@@ -31,9 +31,9 @@ logger = logging.getLogger("crossrt")
 class GpuScorer(Closable):
     """Owns the executors and lanes of one or several devices. Any number of threads may submit requests, which take turns.
 
-    `GpuPipeline` computes the batches. One thread at a time drives it: the scorer's worker, so that the caller can tokenize its
-    next chunk meanwhile, or with `inline` the caller's thread, which saves two thread switches. A scorer that is
-    garbage-collected without `close` frees everything too.
+    `GpuPipeline` computes the batches. One thread at a time drives it. Usually that is the scorer's worker, so that the caller
+    can tokenize its next chunk meanwhile. With `inline` it is the caller's thread, which saves two thread switches. A scorer that
+    is garbage-collected without `close` also frees everything.
 
     CUDA does not survive a fork: a forked process must open the model itself.
     """
@@ -41,9 +41,9 @@ class GpuScorer(Closable):
     first_chunk = 1024  # a few full batches
 
     def __init__(self, bundle: Bundle, config: GpuConfig, executors: Sequence[GpuExecutor]) -> None:
-        """Allocate all memory. The scorer owns the executors, and closes them on an error too.
+        """Allocate all memory. The scorer owns the executors, and closes them even if this raises.
 
-        Raises BackendError, with the amount needed, when a device has too little memory, and when the executors take batches of
+        Raises BackendError, with the amount needed, if a device has too little memory, and if the executors take batches of
         different shapes.
         """
         self.config = config
@@ -113,10 +113,10 @@ class GpuScorer(Closable):
         return self.submit(batch.pairs(), batch_size=len(batch.rows)).wait()
 
     def close(self) -> None:
-        """Wait for the batches that are being computed, then free everything. May be called again, from any thread.
+        """Cancel the batches that wait, wait for those that are being computed, then free everything.
 
-        A signal handler that runs in the thread that computes cannot wait for it. Then everything is freed when that thread's
-        request is done, or all requests are where the thread is the worker.
+        May be called again, from any thread. A signal handler in the thread that drives the pipeline cannot wait for that thread.
+        Everything is then freed later: when the thread's request is done, or all requests if the thread is the worker.
         """
         if os.getpid() != self._process:  # without the locks, which threads of the parent may have held at the fork
             self._free()
@@ -143,7 +143,7 @@ class GpuScorer(Closable):
         ]
 
     def _drive_in_worker(self, batches: Sequence[WaitingBatch[Rows]]) -> None:
-        """Let the worker compute what waits. Each request asks for it, so that none is left when the worker stops."""
+        """Let the worker compute the waiting batches. Each request submits this, so that none is left when the worker stops."""
         try:
             submitted(self._worker, self._drive)
         except BaseException:
@@ -151,7 +151,7 @@ class GpuScorer(Closable):
             raise
 
     def _drive_here(self, batches: Sequence[WaitingBatch[Rows]]) -> None:
-        """Compute until the batches are done. Where another thread drives the pipeline, leave them to the worker."""
+        """Compute until the batches are done. If another thread drives the pipeline, leave them to the worker."""
         if not self._computing.acquire(blocking=False):
             self._drive_in_worker(batches)
             return
@@ -164,13 +164,13 @@ class GpuScorer(Closable):
             self._computing.release()
 
     def _drive(self) -> None:
-        """Compute what waits."""
+        """Compute all waiting batches."""
         with self._computing:
             self._step_until(lambda: False)
 
     def _step_until(self, done: Callable[[], bool]) -> None:
         """Compute until `done`, or until nothing waits. Called by the thread that holds `_computing`."""
-        if not self._free.alive:  # closed meanwhile, which has cancelled what waits
+        if not self._free.alive:  # closed meanwhile, and `close` has cancelled the waiting batches
             return
         self._owner = get_ident()
         try:
@@ -183,7 +183,7 @@ class GpuScorer(Closable):
                 self._finish_and_free()
 
     def _finish_and_free(self) -> None:
-        """Wait for the batches that are under way, whose requests may be other threads', and free everything."""
+        """Wait for the batches that have begun, which may belong to other threads' requests, and free everything."""
         while self._free.alive and self._pipeline.step():
             pass
         self._free()
@@ -192,7 +192,7 @@ class GpuScorer(Closable):
 def _free(
     process: int, worker: ThreadPoolExecutor, devices: Sequence[Sequence[GpuLane]], executors: Sequence[GpuExecutor]
 ) -> None:
-    """Free everything that a scorer owns, once no thread uses it. A failure does not keep the rest from being freed."""
+    """Free everything that a scorer owns, once no thread uses it. If one part fails to close, the rest is still freed."""
     if os.getpid() != process:
         keep_for_ever((devices, executors))
         return

@@ -20,12 +20,12 @@ T = TypeVar("T")
 class Pending:
     """A request that is being computed; `CrossEncoder.submit` returns it.
 
-    `wait` is called by one thread at a time, which need not be the one that submitted the request. Any thread may call the other
-    methods, also while another one waits. A request that nobody waits for is computed all the same.
+    One thread at a time may call `wait`; it need not be the one that submitted the request. Any thread may call the other
+    methods, even while another one waits. A request that nobody waits for is computed anyway.
     """
 
     def __init__(self, futures: Sequence[Future[int]], tokens: Sequence[int], logits: npt.NDArray[np.float32]) -> None:
-        """Take a future for each batch, in the order in which they begin, and the batches' tokens.
+        """`futures` has one future per batch, in the order in which they begin, and `tokens` the tokens of each batch.
 
         The result of a future is the number of rows that its batch has written into `logits`.
         """
@@ -36,17 +36,17 @@ class Pending:
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens of the batches that have not begun; 0 once the request is cancelled. A server can bound its queue by them."""
+        """Tokens of the batches that have not begun; 0 once the request is cancelled. A server can use it to bound its queue."""
         begun = bisect_left(self._futures, True, key=_waits)
         return self._tokens[-1] - self._tokens[begun]
 
     def wait(self, progress: Callable[[int], object] = lambda rows: None) -> npt.NDArray[np.float32]:
-        """Wait for all batches and return the raw logits float32 [n, labels], in the order of the pairs.
+        """Wait for all batches and return the raw logits, float32 [n, labels], in the order of the pairs.
 
         `progress` is called with the number of rows of each finished batch, in the thread that waits. May be called again; it
-        then returns the same array. When a batch fails, the batches that have not begun are cancelled and the error of the
-        first failed batch is raised. Raises BackendError when another thread closes the model before all batches have begun,
-        and after `cancel`.
+        then returns the same array. If a batch fails, the batches that have not begun are cancelled and the error of the first
+        failed batch is raised. Raises BackendError if another thread closes the model before all batches have begun, and after
+        `cancel`.
         """
         try:
             for future in self._futures:
@@ -61,12 +61,11 @@ class Pending:
         return self._logits
 
     def add_done_callback(self, function: Callable[["Pending"], object]) -> None:
-        """Call `function` with this request once all of its batches are finished, failed or cancelled: `wait` then returns or
-        raises at once.
+        """Call `function` with this request once all of its batches are finished, failed or cancelled.
 
-        It is called in the thread that ended the last batch, or here where the request is done already, and delays what this
-        thread computes next. So it should only pass the message on, as `loop.call_soon_threadsafe(...)` does, and must not close
-        the model. Its errors are logged by `concurrent.futures`.
+        `wait` then returns or raises at once. The function is called in the thread that ended the last batch, or in this thread
+        if the request is already done. It delays what that thread computes next, so it should only notify another thread, as
+        `loop.call_soon_threadsafe(...)` does. It must not close the model. `concurrent.futures` logs its errors.
         """
         left = len(self._futures) + 1
         call: Callable[[], object] | None = partial(function, self)
@@ -88,10 +87,9 @@ class Pending:
         registered.set_result(0)
 
     def cancel(self, *, wait: bool = True) -> None:
-        """Cancel the batches that have not begun, and wait for those that have, unless `wait` is False. Raises none of their
-        errors.
+        """Cancel the batches that have not begun, and wait for those that have, unless `wait` is False.
 
-        The model stays open for other requests.
+        Raises none of their errors. The model stays open for other requests.
         """
         self._cancelled = True
         for future in self._futures:
@@ -109,11 +107,11 @@ def _waits(future: Future[int]) -> bool:
 def submitted(
     executor: ThreadPoolExecutor, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs
 ) -> Future[T]:
-    """Submit a call to a scorer's executor. Raises BackendError, saying what to do, where no thread can take it."""
+    """Submit a call to a scorer's executor. Raises BackendError, saying what to do, if no thread can take it."""
     try:
         return executor.submit(function, *arguments, **keywords)
     except RuntimeError as error:
-        # When the main thread has returned, Python shuts down all executors, though other threads still run.
+        # When the main thread has returned, Python shuts down all executors, even while other threads run.
         if "shutdown" in str(error):
             raise BackendError(
                 "this process is ending, and nothing can be scored any more: its main thread has returned. Let the main "

@@ -1,4 +1,4 @@
-"""`Request`: how the items of one call are turned into tokens and scored, on whichever scorer."""
+"""`Request`: tokenizes the items of one call, and scores them on any scorer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,16 @@ from .scorer import Scorer
 Counts = npt.NDArray[np.int64]
 
 MOST_TOKENS = 1_000_000
-"""Tokens of windows that are scored together: with a small stride a long passage has hundreds of times its own."""
+"""Most tokens of windows that are scored together. With a small stride, the windows of a long passage have hundreds of times the
+passage's tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BestWindows:
-    """For each of n passages the window with the highest relevance, the first of equal ones, int64 [n] each.
+    """For each of n passages, the window with the highest relevance; of equal ones, the first. Arrays are int64 [n].
 
-    `places` is its first token within the passage, `sizes` its tokens of the passage, `counts` the windows of the passage.
+    `places` is the number of its first token within the passage, `sizes` the number of passage tokens in it, and `counts` the
+    number of windows of the passage.
     """
 
     places: Counts
@@ -47,9 +49,9 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant one, if the model has one.
+    """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant label, if the model has one.
 
-    `counter` counts the pairs that are truncated. `priority` is as in `Scorer.submit`; `cancellation` gives up the whole call.
+    `counter` counts the pairs that are truncated. `priority` is as in `Scorer.submit`; `cancellation` cancels the whole call.
     """
 
     source: PairSource[Any]
@@ -80,7 +82,7 @@ class Request:
     def _score_windows(
         self, items: Iterable[Any], windows: Windows, scorer: Scorer, progress: Callable[[int], object]
     ) -> Iterator[Scored]:
-        """Yield what the items of each chunk are scored. The windows of one long passage may be many parts."""
+        """Yield the scores of each chunk of items. The windows of one long passage may be split into many parts."""
 
         def encode(chunk: list[Any]) -> list[tuple[WindowedPairs, slice]]:
             windowed = self.source.encode_windows(chunk, windows)
@@ -102,12 +104,13 @@ class Request:
                 yield Scored(logits=windows.aggregated(whole, windowed.offsets), best=best)
 
     def _size(self, item: Any) -> int:
-        """Return about how many characters of an item, or of all its windows, become tokens."""
+        """Return about how many characters of an item, or of all its windows, are tokenized."""
         windows = self.windows
         if windows is None:
             return self.source.size(item, whole=False)
         size = self.source.size(item, whole=True)
-        overlapping = size > windows.length and windows.aggregate != "first"  # a token has at least one character
+        # A shorter text fits into one window, because a token has at least one character.
+        overlapping = size > windows.length and windows.aggregate != "first"
         return size * -(-windows.length // windows.stride) if overlapping else size
 
     def _encoded(self, encode: Callable[[list[Any]], Sequence[Encoded]], chunk: list[Any]) -> Sequence[Encoded]:
@@ -120,7 +123,7 @@ class Request:
         if cancellation is None:
             return scorer.submit(pairs, batch_size=self.batch_size, inline=inline, priority=self.priority)
         cancellation.check()
-        # Not inline: `submit` would return, and the request could be cancelled, only when it is computed.
+        # Not inline: `submit` would then return only after the computation, too late to cancel it.
         pending = scorer.submit(pairs, batch_size=self.batch_size, priority=self.priority)
         cancellation.add(pending)
         return pending

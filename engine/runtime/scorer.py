@@ -41,20 +41,21 @@ class Scorer(Protocol):
     def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False, priority: int = 0) -> Pending:
         """Start to score a request; `Pending.wait` returns its logits. `batch_size` bounds the rows of a batch on a CPU.
 
-        Requests with a lower `priority` are served first, and those of one priority take turns. With `inline` the caller has
-        nothing else to do: on a GPU its own thread computes the request before `submit` returns, unless another thread computes.
-        Raises ShapeError for a pair longer than `longest` and BackendError once the scorer is closed.
+        Requests with a lower `priority` are served first, and those of the same priority take turns. `inline` says that the
+        caller has nothing else to do. On a GPU the caller's thread then computes the request before `submit` returns, unless
+        another thread is computing. Raises ShapeError for a pair longer than `longest` and BackendError once the scorer is
+        closed.
         """
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Compute one padded batch as it is given. See `Session.run`."""
+        """Compute one padded batch. A GPU removes its padding first. See `Session.run`."""
 
     def close(self) -> None:
-        """Wait for the batches that are being computed, then free everything. May be called again."""
+        """Cancel the batches that wait, wait for those that are being computed, then free everything. May be called again."""
 
 
 def open_scorer(bundle: Bundle, config: ExecutionConfig) -> Scorer:
-    """Open a model on the CPU or GPUs of `config`. Raises BundleError, BackendError or CudaError when it cannot run."""
+    """Open a model on the CPU or GPUs of `config`. Raises BundleError, BackendError or CudaError if it cannot run."""
     if isinstance(config, CpuConfig):
         return CpuScorer(bundle, config)
     from ..selection.select_gpu import open_executors

@@ -1,4 +1,4 @@
-"""`Streams`: threads that compute the batches of requests side by side; the requests take turns."""
+"""`Streams`: threads that compute the batches of requests in parallel; the requests take turns."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from .turns import Turns, WaitingBatch, cancel
 
 T = TypeVar("T")
 CpuBatch: TypeAlias = WaitingBatch[Callable[[], int]]
-"""Its work computes the batch, and returns how many rows it has."""
+"""A batch whose work computes it and returns its number of rows."""
 
 
 class Streams:
     """`count` threads, each of which computes one batch at a time on `processors` processors. Any number of threads may submit.
 
-    A thread first waits for its processors, and then takes the batch whose turn it is. So the order holds also while other
+    A thread first waits for its processors, and then takes the batch whose turn it is. So the order also holds while other
     models of the process use the processors.
     """
 
@@ -27,7 +27,7 @@ class Streams:
         self._turns: Turns[Callable[[], int]] = Turns()
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="crossrt")
         self._lock = threading.Lock()
-        """Guards `_computing`, the calls of `_compute_batches` that have not ended."""
+        """Guards `_computing`, the number of calls of `_compute_batches` that have not ended."""
         self._computing = 0
 
     @property
@@ -36,7 +36,7 @@ class Streams:
         return self._turns.empty
 
     def submit(self, batches: Sequence[CpuBatch], *, priority: int = 0) -> None:
-        """Compute the batches of a request. Raises BackendError, and cancels them, where no thread can be started."""
+        """Compute the batches of a request. If no thread can be started, cancels them and raises BackendError."""
         self._turns.add(batches, priority=priority)
         try:
             with self._lock:
@@ -52,21 +52,21 @@ class Streams:
         return submitted(self._executor, function)
 
     def close(self) -> None:
-        """Cancel the batches that wait, and wait for those that are computed."""
+        """Cancel the batches that wait, and wait for those that are being computed."""
         self._turns.cancel()
         self._executor.shutdown(cancel_futures=True)
 
     def _compute_batches(self) -> None:
-        """Compute batches for as long as any waits."""
+        """Compute batches until none waits."""
         while True:
             if not self._compute_next():
                 with self._lock:
-                    if self._turns.empty:  # else a request came since, and `submit` counted on this call
+                    if self._turns.empty:  # otherwise a request came just now, and `submit` relied on this call
                         self._computing -= 1
                         return
 
     def _compute_next(self) -> bool:
-        """Compute the next batch, if one waits; where it fails, cancel those of its request that wait."""
+        """Compute the next batch that waits; return False if none does. If it fails, cancel the rest of its request."""
         batch: CpuBatch | None = None
         try:
             with CORES.taken(self.processors):
@@ -79,7 +79,7 @@ class Streams:
                 raise
             batch.fail(error)
         else:
-            batch.future.set_result(rows)  # only now that the processors are free: who waited may ask for all of them
+            batch.future.set_result(rows)  # only once the processors are free: the waiting thread may want all of them
         finally:
-            batch = None  # the error refers to this frame, and the batch to the error
+            batch = None  # breaks a cycle: the error refers to this frame, and the batch to the error
         return True

@@ -1,4 +1,4 @@
-"""`exact_top_k`: the k best of many pairs as a precise model ranks them, most of them scored by a cheaper one alone."""
+"""`exact_top_k`: finds the k pairs that a precise model ranks best, while most pairs are scored only by a cheaper model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ from ..scores import best_first
 Rows = npt.NDArray[np.int64]
 
 WHOLE = 0.6
-"""Share of the pairs beyond which all are scored precisely at once: little is saved, and a further round costs a wait."""
+"""If more than this share of the pairs is to be scored precisely, all pairs are, at once. Leaving some out would save little,
+and a further round costs a wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TopK:
     """The best pairs: their `rows`, int64 [k], best first, and their precise `scores`, float32 [k].
 
-    `rescored` pairs were scored precisely, in `rounds` requests, the last with this `margin`.
+    `rescored` pairs were scored precisely, in `rounds` requests. `margin` is the last margin.
     """
 
     rows: Rows
@@ -39,25 +40,27 @@ def exact_top_k(
     activate: Callable[[Floats], Floats] = lambda scores: scores,
     weights: Floats | None = None,
 ) -> TopK:
-    """Return the `k` pairs, or all of fewer, with the highest precise scores; equal scores keep the order given.
+    """Return the `k` pairs with the highest precise scores, or all if there are fewer. Equal scores keep the order given.
 
-    `estimates` are the cheap scores of all pairs, float32 [n]; `rescore` gives the precise ones of some rows; both are
-    relevances before the activation, which `activate`, monotonic, turns into the scores that are compared. `weights` float32
-    [n] are the numbers of scores that an estimate is the sum of, whose errors add up; ones unless given.
+    `estimates` are the cheap scores of all pairs, float32 [n]. `rescore` returns the precise scores of some rows. Both are
+    relevances before the activation. `activate`, which must be monotonic, turns them into the scores that are compared.
+    `weights`, float32 [n], is for estimates that are sums, whose errors add up. It is the number of scores in each sum, by
+    default 1.
 
-    The pairs that may be among the best are scored precisely: those whose estimate, raised by the margin of `error`,
-    reaches the k-th best precise score that is known. Both the k-th best score and the errors, which the margin is checked
-    by, are known better after each round, so this is repeated until no pair is left that may. A pair without a finite
-    estimate always may. The result is that of scoring all pairs precisely unless a pair that was left out has an error
-    larger than the margin, and reaches the k-th best by it: one error counts, not the difference of two, since the k-th
-    score itself is precise.
+    A pair is scored precisely if it may be among the best: if its estimate, raised by the margin of `error`, reaches the k-th
+    best precise score known so far. Each round improves both the k-th best score and the margin, which is estimated again from
+    the observed errors. This is repeated until no such pair is left. A pair without a finite estimate is always scored precisely.
+
+    The result is that of scoring all pairs precisely, unless a pair that was left out has an error larger than the margin and
+    reaches the k-th best score because of it. The margin covers one error, not the difference of two, since the k-th score
+    itself is precise.
     """
     count = len(estimates)
     k = min(k, count)
     precise, known = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=bool)
     if not k:
         return TopK(rows=np.zeros(0, dtype=np.int64), scores=precise[:0], rescored=0, rounds=0, margin=0.0)
-    # The k-th estimate has the mean error too.
+    # The first k-th score is an estimate and has the mean error too, so the mean cancels out.
     margin = error.excess
     weights = np.ones(count, dtype=np.float32) if weights is None else weights
     estimates = np.where(np.isfinite(estimates), estimates, np.float32(np.inf))

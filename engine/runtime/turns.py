@@ -1,4 +1,4 @@
-"""`Turns`: the batches of a scorer that wait, and which of them is computed next."""
+"""`Turns`: the waiting batches of a scorer, and the order in which they are computed."""
 
 import heapq
 import itertools
@@ -15,14 +15,14 @@ Work = TypeVar("Work")
 TURN_TOKENS = 512
 """Tokens of one turn, which has at least one batch. That is about one full batch on a CPU."""
 SMALL_TOKENS = 2048
-"""A request of up to so many tokens, which is a list of about 20 passages, is served in one turn."""
+"""A request of up to this many tokens is served in one turn. That is a list of about 20 passages."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WaitingBatch(Generic[Work]):
     """A batch that has not begun. `request` holds the futures of all batches of its request.
 
-    Whoever takes the batch computes `work`, and then sets its number of rows as the result of `future`, or calls `fail`.
+    The thread that takes the batch computes `work`. Then it sets the number of rows as the result of `future`, or calls `fail`.
     """
 
     work: Work
@@ -31,7 +31,7 @@ class WaitingBatch(Generic[Work]):
     request: Sequence[Future[int]]
 
     def fail(self, error: BaseException) -> None:
-        """Raise the error for whoever waits, and cancel those batches of the request that have not begun."""
+        """Pass the error to the thread that waits, and cancel the batches of the request that have not begun."""
         cancel(self.request)
         self.future.set_exception(error)
 
@@ -45,11 +45,11 @@ def cancel(futures: Iterable[Future[int]]) -> None:
 class Turns(Generic[Work]):
     """The requests of a scorer that have batches to compute. Any number of threads may call.
 
-    Requests with a lower priority are served first. Those of one priority share the processors equally by tokens: each turn, of
-    about `TURN_TOKENS`, goes to the request that was served the fewest tokens. A new request begins to count at the equal share,
-    which is what a request that was always here would have been served. Its first turn comes `TURN_TOKENS` earlier than that, and
-    the single turn of a request of up to `SMALL_TOKENS` comes `SMALL_TOKENS` earlier. So a small request is served whole before
-    the rest of all large ones, and small ones among themselves in the order of arrival. A large request falls behind its equal
+    Requests with a lower priority are served first. Requests of the same priority share the processors equally by tokens: each
+    turn, of about `TURN_TOKENS`, goes to the request that was served the fewest tokens. A new request starts at the equal share,
+    which is what a request that was always here would have been served. Its first turn comes `TURN_TOKENS` earlier than that.
+    The single turn of a request of up to `SMALL_TOKENS` comes `SMALL_TOKENS` earlier. So a small request is served completely
+    before the rest of all large ones, and small requests are served in order of arrival. A large request falls behind its equal
     share by about `SMALL_TOKENS` at most, however many small ones come.
 
     This is fair queueing with tokens as the cost (Demers, Keshav and Shenker, SIGCOMM 1989), as in "Fairness in Serving Large
@@ -73,7 +73,7 @@ class Turns(Generic[Work]):
                 self._queues.setdefault(priority, _Queue()).add(batches)
 
     def next(self) -> WaitingBatch[Work] | None:
-        """Take the batch whose turn it is, and mark its future as running; None where no batch waits."""
+        """Take the batch whose turn it is, and mark its future as running; None if no batch waits."""
         with self._lock:
             while self._queues:
                 priority = min(self._queues)
@@ -89,7 +89,7 @@ class Turns(Generic[Work]):
         """Cancel all batches that wait."""
         with self._lock:
             queues, self._queues = self._queues, {}
-        for queue in queues.values():  # without the lock, because a future calls its callbacks
+        for queue in queues.values():  # without the lock, because cancelling a future runs its callbacks
             for request in queue.requests:
                 for batch in request.batches:
                     batch.future.cancel()
@@ -102,10 +102,10 @@ class _Queue(Generic[Work]):
         self.requests: list[_Request[Work]] = []
         """A heap; the first request is served next."""
         self._equal_share = 0.0
-        """Tokens that a request would have been served which was here from the start, if all were served equally at once."""
+        """Tokens that a request would have been served if it had always been here and all were served at once, equally."""
         self._ends: list[float] = []
-        """A heap: the equal shares at which the requests would be done. A small request, which is served at once, is done earlier
-        than that. It counts until then, so that the others catch up on what it was served."""
+        """A heap: the equal share at which each request would be done. A small request is served in one turn, so it is done
+        earlier than that. It still counts until its end, so that the other requests catch up."""
         self._numbers = itertools.count()
 
     def add(self, batches: Sequence[WaitingBatch[Work]]) -> None:
@@ -118,7 +118,7 @@ class _Queue(Generic[Work]):
         heapq.heappush(self._ends, request.end)
 
     def next(self) -> WaitingBatch[Work] | None:
-        """Take the batch whose turn it is; None where all batches of its request are cancelled."""
+        """Take the batch whose turn it is; None if all batches of its request are cancelled."""
         request = heapq.heappop(self.requests)
         self._start_first(request)
         if not request.batches:
@@ -141,7 +141,7 @@ class _Queue(Generic[Work]):
             heapq.heapify(self._ends)
 
     def _serve(self, tokens: float) -> None:
-        """Raise the equal share by tokens that were served."""
+        """Advance the equal share by the tokens that were served."""
         while self._ends:
             until_next_end = (self._ends[0] - self._equal_share) * len(self._ends)
             if tokens < until_next_end:
@@ -164,12 +164,12 @@ class _Request(Generic[Work]):
     """The equal share at which the request would be done."""
     batches: deque[WaitingBatch[Work]] = field(compare=False)
     turn_end: int = field(compare=False)
-    """The most that `begun` may be in the current turn."""
+    """Largest value of `begun` in the current turn."""
     begun: int = field(default=0, compare=False)
     """Tokens of the batches that have begun."""
 
     def begin(self) -> WaitingBatch[Work]:
-        """Take the first batch. Where the one after it does not fit into the turn, the turn ends."""
+        """Take the first batch. If the next one does not fit into the turn, the turn ends."""
         batch = self.batches.popleft()
         self.begun += batch.tokens
         if self.batches and self.begun + self.batches[0].tokens > self.turn_end:

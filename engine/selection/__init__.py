@@ -1,1 +1,1 @@
-"""Which backend, precision and shapes a model is opened with."""
+"""Chooses the backend, precision and shapes that a model is opened with."""

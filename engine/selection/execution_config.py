@@ -15,8 +15,8 @@ from ..precision import Precision
 class CpuConfig:
     """How a bundle is run on a CPU: backend, precision and number of processors.
 
-    `threads` is the total number of threads. They compute `streams` batches side by side, each of at most `batch_size` rows.
-    `reason` says in words why this backend was chosen.
+    `threads` is the total number of threads. They compute `streams` batches in parallel, each of at most `batch_size` rows.
+    `reason` says why this backend was chosen.
     """
 
     backend: str
@@ -39,7 +39,7 @@ class CpuConfig:
     def open(self, bundle: Bundle, *, threads: int, streams: int) -> Session:
         """Open a session that computes `streams` batches at once, each with `threads` threads.
 
-        Raises BackendError where the backend is unknown or cannot run here, and BundleError for files that it cannot use.
+        Raises BackendError if the backend is unknown or cannot run here, and BundleError for files that it cannot use.
         """
         if self.backend == "openvino":
             from ..backends.openvino import OpenVinoSession
@@ -67,8 +67,8 @@ class CpuConfig:
 class GpuConfig:
     """How a bundle is run on GPUs: backend, precision and the GPUs' `ordinals`.
 
-    `reason` says in words why this backend was chosen. `engine` names the TensorRT engine of the bundle to use; None takes one
-    that fits the GPU. `trust_engines` allows engines that came with the bundle, which are machine code.
+    `reason` says why this backend was chosen. `engine` names the TensorRT engine of the bundle to use; None takes one that fits
+    the GPU. `trust_engines` allows engines that came with the bundle, which are machine code.
     """
 
     backend: str
@@ -80,7 +80,7 @@ class GpuConfig:
 
     @property
     def threads(self) -> int:
-        """Threads of the CPU that hand batches to the GPUs."""
+        """Number of CPU threads that hand batches to the GPUs."""
         return 1
 
     @property

@@ -31,10 +31,10 @@ def choose_execution(
 ) -> ExecutionConfig:
     """Choose backend, precision and device for a bundle.
 
-    `device` is `cpu`, `cuda`, `cuda:1` or several GPUs; None takes the first GPU that can run this bundle, otherwise the CPU. See
-    `choose_gpu` for GPUs, with the options `rebuild`, `engine` and `trust_engines`, and `choose_cpu` for the CPU, with `threads`
-    and `tuned`. Where a library of the native kernels cannot be loaded, what comes next takes its place, with a warning. Raises
-    OptionError for an unknown value, and BackendError, saying what to install, when the backend is missing.
+    `device` is `cpu`, `cuda`, `cuda:1` or several GPUs. None takes `cuda:0` if it can run this bundle, and the CPU otherwise.
+    See `choose_gpu` for GPUs, with the options `rebuild`, `engine` and `trust_engines`, and `choose_cpu` for the CPU, with
+    `threads` and `tuned`. If a library of the native kernels cannot be loaded, the next choice replaces it, with a warning.
+    Raises OptionError for an unknown value, and BackendError, saying what to install, if the backend is missing.
     """
     for name, value in (("allow_failed", allow_failed), ("rebuild", rebuild), ("trust_engines", trust_engines)):
         check_flag(name, value)

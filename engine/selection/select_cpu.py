@@ -30,10 +30,21 @@ def choose_cpu(
 ) -> CpuConfig:
     """Choose backend and precision of a bundle on this CPU.
 
-    `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Without that it
-    takes the first of these that is installed and passed the parity check for this bundle: for INT8 and BF16 on a processor
-    with AMX, OpenVINO, if the bundle was judged with it; the native kernels, where they were measured on such a processor; for
-    INT8 on a processor with VNNI, OpenVINO, if the model is at least `WIDE`; ONNX Runtime; OpenVINO. See docs/decisions/0011.
+    `backend="auto"` takes what `crossrt tune` stored for this bundle and machine, unless `tuned` is False. Otherwise it chooses
+    among the backends that are installed and passed the parity check for this bundle (docs/decisions/0011). If the native
+    kernels are one of them:
+
+    - OpenVINO for INT8 and BF16 on a processor with AMX, if the bundle passed with OpenVINO and the native kernels do not use
+      AMX;
+    - otherwise the native kernels, if they were measured on such a processor, or are named by an environment variable, or there
+      is no other backend;
+    - otherwise ONNX Runtime, or OpenVINO if that is missing.
+
+    Without the native kernels:
+
+    - OpenVINO for INT8 on a processor with VNNI or AMX, if the bundle passed with OpenVINO and the model is at least `WIDE`;
+    - otherwise ONNX Runtime, or OpenVINO if that is missing.
+
     `threads` defaults to the processors that this process may use (affinity and cgroup quota). `allow_failed` also takes a
     precision or backend that failed its check. Raises OptionError for an unknown value, and BackendError, saying what to
     install, for a missing backend.
@@ -109,7 +120,7 @@ def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = 
         able = (*able, "native")
     if allow_failed:
         return able
-    # What was not judged counts as passed, except narrow INT8: it was judged where the export could.
+    # What was not judged counts as passed, except narrow INT8, which an export judges whenever it can.
     judged = ((name, judged_as(name, precision)) for name in able)
     return tuple(name for name, judgement in judged if passed.get(judgement, judgement != NARROW))
 
@@ -121,7 +132,7 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
     judged = model is not None and model.backends.get("openvino", False)
     others = [name for name in able if name != "native"]
     if "native" in able:
-        # A cycle of AMX has 8 times the INT8 products of AVX512-VNNI, which the native kernels compute by.
+        # AMX computes 8 times as many INT8 products per cycle as AVX512-VNNI, which the native kernels use.
         amx = {Precision.INT8: "amx_int8", Precision.BF16: "amx_bf16"}.get(precision)
         if amx in instructions() and judged and "openvino" in able and not _by_amx(precision):
             return "openvino", "it computes by AMX, for which the native kernels have not been measured"
@@ -136,13 +147,13 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
 
 
 def _by_amx(precision: Precision) -> bool:
-    """Tell whether the native kernels compute a precision by AMX, which is so where it was asked for."""
+    """Tell whether the native kernels use AMX for a precision. They do only on request."""
     kind = native_kind(precision)
     return kind is not None and "amx_tile" in kind.instructions
 
 
 def _why_missing(missing: Sequence[str], precision: Precision) -> list[str]:
-    """Say of each missing backend why it cannot run here, unless it is only not installed."""
+    """Return why each missing backend cannot run here. Leaves out those that are merely not installed."""
     why = {"native": why_not_native(precision), "openvino": "this processor lacks sse4_1" if lacks_sse41() else ""}
     return [f"{name} cannot run here in {precision.value}: {why[name]}" for name in missing if why.get(name)]
 

@@ -39,14 +39,15 @@ def choose_gpu(
     engine: str | None = None,
     trust_engines: bool = False,
 ) -> GpuConfig | None:
-    """Choose GPUs, backend and precision. Returns None when `device` names no GPU and none can run the bundle.
+    """Choose GPUs, backend and precision. Returns None if `device` is None and `cuda:0` cannot run the bundle.
 
-    `precision=None` means FP32; `"auto"` means the first of FP16 and FP32 that passed its check. `backend="auto"` takes the first
-    of these that can run the bundle: a TensorRT engine built for this GPU and TensorRT version, the native kernels, ONNX
-    Runtime's CUDA. The native kernels come last for a model in `UNTRIED_ARCHITECTURES`. It warns when the bundle has engines and
+    `precision=None` means FP32; `"auto"` means the first of FP16 and FP32 that passed its check. `backend="auto"` takes the
+    first of these that can run the bundle: a TensorRT engine built for this GPU and TensorRT version, the native kernels, ONNX
+    Runtime's CUDA. The native kernels come last for a model in `UNTRIED_ARCHITECTURES`. It warns if the bundle has engines and
     none of them can be used. Engines in the user's cache are always allowed; engines in the bundle only with `trust_engines`,
     since TensorRT runs their content as machine code. `rebuild` builds a missing engine into the cache, which takes minutes.
-    `engine` names the engine file of the bundle to use. Raises BackendError, saying what is missing, when a GPU was asked for.
+    `engine` names the engine file of the bundle to use. If a GPU was asked for and cannot be used, raises BackendError, saying
+    what is missing.
     """
     present = gpus()
     half = precision is Precision.FP16 or precision == Precision.FP16.value
@@ -79,7 +80,7 @@ def choose_gpu(
         order = tuple(sorted(GPU_BACKENDS, key=lambda name: name == "native"))
     wanted = ("tensorrt",) if engine else order if backend == "auto" else (backend,)
     reasons, able = {}, None
-    for name in wanted:  # stops at the first that can: checking the others would load their libraries
+    for name in wanted:  # stops at the first that can run: checking others would load their libraries
         reasons[name] = why_not[name]() if name in why_not else "is for CPUs"
         if not reasons[name]:
             able = name
@@ -120,8 +121,10 @@ def open_executors(bundle: Bundle, config: GpuConfig) -> "list[GpuExecutor]":
 
 
 def ordinals_of(device: str | Sequence[str] | None) -> tuple[int, ...]:
-    """Return the ordinals of the GPUs that `device` names. Raises BackendError for a name that is not a GPU's, and OptionError
-    for a GPU that is named twice."""
+    """Return the ordinals of the GPUs that `device` names; `cuda:0` for None.
+
+    Raises BackendError for a name that is not a GPU's, and OptionError for a GPU that is named twice.
+    """
     names = ("cuda",) if device is None else (device,) if isinstance(device, str) else tuple(device)
     ordinals = []
     for name in names:
@@ -163,8 +166,8 @@ def _engine(
 ) -> tuple[tuple[Bundle, EngineFile] | None, str]:
     """Return the engine for this GPU with the bundle that holds it, or None with the reason and what to do.
 
-    Of several engines it is the one built on the same GPU, then the one of the newest TensorRT, then the first. `file` restricts
-    the choice to that engine of the bundle. The bundle's own engines count only when they are `trusted`.
+    Of several engines it prefers one that was built on the same GPU, then the newest TensorRT, then the first. `file` restricts
+    the choice to that engine of the bundle. The bundle's own engines count only if they are `trusted`.
     """
     gpu = gpus()[ordinal]
     build = f"build one here with: crossrt engines {bundle.path} --precision {precision.value}, or with rebuild=True"

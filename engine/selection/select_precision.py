@@ -16,9 +16,9 @@ def choose_precision(
 ) -> Precision:
     """Return the precision to run. None asks for FP32.
 
-    `"auto"` takes the first of `fastest_first` that passed its parity check, otherwise FP32; in a bundle without FP32 it takes
-    the first precision there is. BF16 is computed from the FP32 file. Raises OptionError for an unknown name, and BundleError
-    for a precision that the bundle lacks or, without `allow_failed`, that failed its check.
+    `"auto"` takes the first of `fastest_first` that passed its parity check, otherwise FP32. In a bundle without FP32 it takes
+    the bundle's first precision. BF16 needs the FP32 file; its parity check is not considered here. Raises OptionError for an
+    unknown name, and BundleError for a precision that the bundle lacks or, without `allow_failed`, that failed its check.
     """
     models = bundle.manifest.models
     if asked is None:

@@ -33,11 +33,11 @@ class Tuning:
     def stored(cls, bundle: Bundle, precision: Precision, threads: int) -> "Tuning | None":
         """Return the tuning stored for this model, processor, number of threads and backend versions, or None.
 
-        A file that cannot be read or is not valid counts as none: the model then opens untuned.
+        A file that cannot be read or is not valid is ignored, and the model opens untuned.
         """
         folder = cache_folder(FOLDER)
         try:
-            # An empty folder saves the time to hash the model.
+            # If the folder is empty, the model need not be hashed.
             if folder is None or not any(folder.iterdir()):
                 return None
             tuning = record(_Stored, read_json(folder / _name(bundle, precision, threads))).tuning
@@ -49,7 +49,7 @@ class Tuning:
     def store(self, bundle: Bundle, precision: Precision, threads: int) -> Path:
         """Write the tuning atomically to the cache and return its file, which `stored` reads.
 
-        Raises OSError when the cache cannot be written, and BackendError where this user has none.
+        Raises OSError if the cache cannot be written, and BackendError if this user has none.
         """
         folder = cache_folder(FOLDER)
         if folder is None:

@@ -1,1 +1,1 @@
-"""Stores of passages that are tokenized in advance."""
+"""Stores of passages that were tokenized in advance."""

@@ -7,7 +7,7 @@ lengths.bin    tokens of each passage before it was truncated to `limit`, uint16
 names.bin      passage ids in the order of the input, each `name_width` bytes, zero-padded on the left
 order.bin      row numbers sorted by name, uint32; absent when the input was sorted
 
-Names are sorted by length, then by bytes, so that the numbers of MS MARCO are in ascending order.
+Names are sorted by length, then by bytes. So numbers, such as the ids of MS MARCO, are in ascending order.
 """
 
 import dataclasses
@@ -97,9 +97,9 @@ class PassageStore:
     """A collection of tokenized passages. Its files are memory-mapped; any number of threads and processes may share it."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open a store. Raises StoreError when the directory is not a store, is not finished, or was truncated."""
+        """Open a store. Raises StoreError if the directory is not a store, or the store is unfinished or truncated."""
         self.path = Path(path)
-        self._absolute = self.path.absolute()  # now: a program may change its working directory
+        self._absolute = self.path.absolute()  # stored now, since a program may change its working directory
         self.description = StoreDescription.read(self.path / DESCRIPTION)
         for name, size in self.description.files.items():
             try:
@@ -141,9 +141,9 @@ class PassageStore:
         """Return the ids of the whole store, and start and true length of each of these passages, int64 [n].
 
         Passage i is `ids[starts[i]:][:lengths[i]]`. Of a passage longer than `limit` the store holds only the first `limit`
-        tokens, or with `truncation_side="left"` the last; in that case `starts[i]` lies before the first token that it holds.
-        Callers must not read the tokens that are not held. Raises StoreError for an id that is not in the store, and for
-        damaged files.
+        tokens, or with `truncation_side="left"` the last ones. In the latter case `starts[i]` lies before the first token that
+        the store holds. Callers must not read tokens that the store does not hold. Raises StoreError for an id that is not in
+        the store, and for damaged files.
         """
         rows = self.rows(names)
         starts, held = self._held(rows)
@@ -164,7 +164,7 @@ class PassageStore:
         return self._ids, starts, held
 
     def check_whole(self, names: Sequence[str]) -> None:
-        """Raise StoreError, naming the first, when the store holds only a part of one of these passages."""
+        """Raise StoreError, naming the first such passage, if the store holds only a part of one of these passages."""
         rows = self.rows(names)
         _, held = self._held(rows)
         part = np.flatnonzero(self._lengths[rows] > held)
@@ -189,7 +189,7 @@ class PassageStore:
         return starts, held
 
     def check(self, tokenizer_sha256: str, *, max_length: int, truncation_side: TruncationSide = "right") -> None:
-        """Raise StoreError unless the store fits a model: same tokenizer and truncation side, and enough tokens per passage."""
+        """Raise StoreError unless the store fits a model: same tokenizer, same truncation side, enough tokens per passage."""
         if tokenizer_sha256 != self.description.tokenizer_sha256:
             raise StoreError(
                 f"{self.path} was prepared with another tokenizer than this model's; prepare it again with this model"
@@ -232,7 +232,7 @@ class PassageStore:
         return low
 
     def _ordered(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the rows at these places of `order`. In a damaged file a number that is too large becomes the last row."""
+        """Return the rows at these places of `order`. A number that is too large, in a damaged file, becomes the last row."""
         assert self._order is not None
         return np.minimum(self._order[places].astype(np.int64), len(self) - 1)
 

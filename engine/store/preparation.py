@@ -85,9 +85,9 @@ def prepare(
     """Tokenize `passages`, files of texts (`files/texts.py`), into `store`, keeping at most `limit` tokens of each.
 
     Of a longer passage it keeps the first tokens, or with `truncation_side="left"` the last ones, for models that truncate on
-    that side. Continues an interrupted run with the same input and settings. Memory does not grow with the text; ids that are
+    that side. Continues an interrupted run with the same input and settings. Memory does not grow with the text. Ids that are
     not in ascending order are sorted at the end, which takes about 30 bytes per passage. Raises DataFileError, naming the
-    line, for a line that is not a passage, and StoreError when the store exists and `force` is not set, or another process is
+    line, for a line that is not a passage, and StoreError if the store exists and `force` is not set, or if another process is
     writing it.
     """
     store = Path(os.path.realpath(store))  # follows a symbolic link instead of replacing it
@@ -156,7 +156,7 @@ def _create(partial: Path) -> None:
 
 
 def _resumed(partial: Path, start: _Progress) -> _Progress:
-    """Return the state of an earlier run with the same work, or `start`. Truncates the files to the valid sizes of that state."""
+    """Return the state of an earlier run with the same work, or `start`. Truncates the files to their valid sizes."""
     try:
         state = record(_Progress, read_json(partial / PROGRESS))
     except (OSError, ValueError):
@@ -185,7 +185,8 @@ def _grow(
     source: Source, partial: Path, tokenize: Callable[[Sequence[str]], Spans], state: _Progress, bar: "tqdm[None]"
 ) -> None:
     plain = source.plain
-    # A plain file is read on from where the earlier run stopped; of others, what it has read is passed over.
+    # A plain file is read from where the earlier run stopped. Other sources are read from the start, and the lines that the
+    # earlier run has read are skipped.
     lines = (
         source.lines(after=state.line, position=state.position)
         if plain

@@ -23,10 +23,10 @@ class Prepared(Protocol):
         """Return the token ids of the passages with these ids. See `PassageStore.tokens`."""
 
     def check_whole(self, names: Sequence[str]) -> None:
-        """Raise StoreError when only a part of one of these passages is held."""
+        """Raise StoreError if the store holds only a part of one of these passages."""
 
     def held(self, names: Sequence[str]) -> Spans:
-        """Return the tokens of these passages that are held, and the counts of these alone."""
+        """Return the tokens of these passages that the store holds. The lengths count only these tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class EncodedPairs:
 
     `ids` int32 [tokens] and `type_ids` uint8 [tokens] hold all pairs one after the other; pair i is
     `ids[offsets[i]:offsets[i + 1]]`, with `offsets` int64 [n + 1]. `cut` int64 [n] counts the tokens that each pair lost
-    to truncation; None stands for none.
+    to truncation; None means that no pair lost any.
     """
 
     ids: npt.NDArray[np.int32]
@@ -48,7 +48,7 @@ class EncodedPairs:
 
     @staticmethod
     def joined(parts: "Sequence[EncodedPairs]") -> "EncodedPairs":
-        """Return the pairs of all parts, of which there is at least one, in their order."""
+        """Return the pairs of all parts, in order. There must be at least one part."""
         if len(parts) == 1:
             return parts[0]
         cuts = [np.zeros(len(part), dtype=np.int64) if part.cut is None else part.cut for part in parts]

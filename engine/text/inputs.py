@@ -1,4 +1,4 @@
-"""Checks what users pass as pairs and texts, and brings it into one form."""
+"""Checks the pairs and texts that users pass, and converts them to one form."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from ..errors import InputError
 
 
 def is_single(inputs: Any) -> bool:
-    """Tell whether `inputs` is a single pair: a list, tuple or 1-D array whose first item is a text."""
+    """Tell whether `inputs` is a single pair: a list, tuple or 1-D array whose first item is a string."""
     if isinstance(inputs, np.ndarray):
         return inputs.ndim == 1 and inputs.size > 0 and isinstance(inputs[0], str)
     return isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], str)

@@ -1,4 +1,4 @@
-"""What a request's items are, and how they become tokens: pairs of texts, pairs of tokens, or the ids of prepared passages."""
+"""The kinds of items of a request, and how they become tokens: pairs of texts, tokenized pairs, or ids of prepared passages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .windows import WindowedPairs, Windows
 
 Item = TypeVar("Item", contravariant=True)
 TOKEN_CHARACTERS = 4
-"""Characters that a token of a prepared passage stands for, where requests are bounded by characters."""
+"""Characters that a token counts as in `PairSource.size`, which bounds requests by characters."""
 
 
 class PairSource(Protocol[Item]):
@@ -31,7 +31,10 @@ class PairSource(Protocol[Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPairs:
-    """Items are pairs of texts. `prompt` is put before each query; None means the tokenizer's own. `limits` keep fewer tokens."""
+    """Items are pairs of texts.
+
+    `prompt` is put before each query; None means the tokenizer's own. `limits` keeps fewer tokens.
+    """
 
     tokenizer: PairTokenizer
     prompt: str | None = None
@@ -48,18 +51,18 @@ class TextPairs:
         return self.tokenizer.encode_windows(pairs, windows, prompt=self.prompt, limits=self.limits)
 
     def size(self, pair: tuple[str, str], *, whole: bool) -> int:
-        """See `PairSource.size`. A text is tokenized before it is truncated."""
+        """See `PairSource.size`. All characters count, since a text is tokenized before it is truncated."""
         return len(pair[0]) + len(pair[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedPairs:
-    """Items are the numbers of `pairs`, which have no windows."""
+    """Items are row numbers of `pairs`, which cannot be cut into windows."""
 
     pairs: EncodedPairs
 
     def encode(self, numbers: Sequence[int]) -> EncodedPairs:
-        """Return the pairs with these numbers."""
+        """Return the pairs with these row numbers."""
         return self.pairs.select(np.array(numbers, dtype=np.int64))
 
     def encode_windows(self, numbers: Sequence[int], windows: Windows) -> WindowedPairs:
@@ -89,6 +92,6 @@ class StoredPassages:
         return self.tokenizer.encode_windows_from(self.store, self.query, passage_ids, windows, prompt=self.prompt)
 
     def size(self, passage_id: str, *, whole: bool) -> int:
-        """See `PairSource.size`. Looking a passage up takes 30 us, which is little beside the windows of a long one."""
+        """See `PairSource.size`. Looking up a passage takes 30 us, little compared with computing the windows of a long one."""
         tokens = int(self.store.held([passage_id])[2][0]) if whole else self.tokenizer.max_length
         return TOKEN_CHARACTERS * tokens

@@ -1,4 +1,4 @@
-"""`PairTemplate`: joins the token ids of two texts as a tokenizer joins the texts."""
+"""`PairTemplate`: joins the token ids of two texts in the way a tokenizer joins the texts."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ class PairTemplate:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return how many tokens of each query and of each passage are kept, int64 [n] each. The inputs are their lengths.
 
-        This is the rule `longest_first` of tokenizers: the longer text is truncated first. When both are longer than half of the
+        This is the rule `longest_first` of tokenizers: the longer text is truncated first. If both are longer than half of the
         room, each keeps half, and the longer one gets the odd token.
         """
         most = max_length - self.special_tokens

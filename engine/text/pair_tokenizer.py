@@ -26,7 +26,7 @@ class PairTokenizer:
 
     Pairs longer than `max_length` tokens are truncated by the rule `longest_first` of transformers, each text at its end, or with
     `truncation_side="left"` at its beginning. The tokenizer's own truncation and padding, which published files sometimes have,
-    are discarded. `prompt` is put before every query. For BERT's tokenizers `WordPiece` does the work with at most `threads`
+    are discarded. `prompt` is put before every query. For BERT's tokenizers `WordPiece` does the work, with at most `threads`
     threads per call; it gives the same ids in a thirtieth of the time.
     """
 
@@ -39,7 +39,7 @@ class PairTokenizer:
     """The tokenizer's name in messages."""
     _joining: PairTemplate | None = None
     _shortening: tokenizers.Tokenizer | None = None
-    """Made when they are first needed: how two texts are joined, and the tokenizer with truncation to `max_length`."""
+    """Created at the first use: how two texts are joined, and the tokenizer with truncation to `max_length`."""
 
     def __init__(
         self,
@@ -84,10 +84,9 @@ class PairTokenizer:
         truncation_side: TruncationSide = "right",
         prompt: str | None = None,
     ) -> "PairTokenizer":
-        """Read `tokenizer.json`. Raises BundleError, naming the file, when it is not a tokenizer."""
-        pair_tokenizer = cls.__new__(
-            cls
-        )  # without the copy of the constructor, which takes as long as reading the file
+        """Read `tokenizer.json`. Raises BundleError, naming the file, if it is not a tokenizer."""
+        # Not by the constructor, which makes a copy: that takes as long as reading the file.
+        pair_tokenizer = cls.__new__(cls)
         pair_tokenizer._name = str(path)
         pair_tokenizer._open(read_tokenizer(path), max_length, truncation_side, prompt)
         return pair_tokenizer
@@ -95,7 +94,7 @@ class PairTokenizer:
     def of_length(self, max_length: int) -> "PairTokenizer":
         """Return this tokenizer with another `max_length`. Raises OptionError for one that leaves no room for text.
 
-        No file is read, and what takes memory is shared.
+        No file is read, and both share the large objects.
         """
         other = copy.copy(self)
         other.max_length = self._checked_length(self._tokenizer, max_length)
@@ -145,8 +144,8 @@ class PairTokenizer:
     ) -> EncodedPairs:
         """Tokenize pairs of texts, and keep fewer tokens than `encode` does. `prompt` is as in `encode`.
 
-        A query and a passage are cut to their own limits first, then the pair to the smaller of its limit and `max_length`.
-        Safe from several threads at once. Raises InputError for text that is no valid Unicode, and for a limit of the pair that
+        Queries and passages are cut to their own limits first, then each pair to the smaller of its limit and `max_length`.
+        Several threads may call at once. Raises InputError for text that is not valid Unicode, and for a limit of the pair that
         leaves no room for text.
         """
         prompt = self.prompt if prompt is None else prompt
@@ -172,13 +171,13 @@ class PairTokenizer:
     ) -> WindowedPairs:
         """Tokenize pairs of texts, and cut the passages into windows. `prompt` is as in `encode`.
 
-        `limits` cut the queries and the passages before; the length of a window is that of a pair, so `limits.pair` has no
-        meaning here. Safe from several threads at once. Raises InputError for text that is no valid Unicode, and for a query that
-        leaves no room in a window.
+        The queries and the passages are cut to their `limits` first. `limits.pair` has no meaning here, since the window's
+        length limits the pair. Several threads may call at once. Raises InputError for text that is not valid Unicode, and for
+        a query that leaves no room in a window.
         """
         (_, whole), (queries, passages) = self._limited(pairs, self.prompt if prompt is None else prompt, limits)
         windowed = self._windowed(queries, passages, windows)
-        left = passages[1] - whole[1]  # tokens that a passage lost at its beginning
+        left = passages[1] - whole[1]  # tokens that each passage lost at its beginning
         return replace(windowed, places=windowed.places + np.repeat(left, np.diff(windowed.offsets)))
 
     def count_windows(
@@ -197,9 +196,9 @@ class PairTokenizer:
     def encode_windows_from(
         self, store: Prepared, query: str, passage_ids: Sequence[str], windows: Windows, *, prompt: str | None = None
     ) -> WindowedPairs:
-        """Tokenize a query, and cut prepared passages into windows: token for token what `encode_windows` gives.
+        """Tokenize a query, and cut prepared passages into windows. The tokens are those that `encode_windows` gives.
 
-        Raises what `encode_from` and `encode_windows` raise, and StoreError for a passage that the store holds a part of.
+        Raises what `encode_from` and `encode_windows` raise, and StoreError for a passage of which the store holds only a part.
         """
         store.check_whole(passage_ids)
         queries = self._query_spans(query, len(passage_ids), prompt)
@@ -208,20 +207,19 @@ class PairTokenizer:
         return self._windowed(queries, passages, windows)
 
     def window_text(self, passage: str, place: int, size: int) -> tuple[int, int]:
-        """Return where the tokens `place` to `place + size` of a passage stand in its text: the first character, and the
-        one after the last.
+        """Return the characters of a passage that its tokens `place` to `place + size` cover: the first, and the last + 1.
 
-        The last character has the marks that follow it, such as an accent of its own, where no other token has them.
+        Marks that follow the last character, such as a combining accent, are included unless they belong to another token.
         """
         if not size:
             return 0, 0
         with explained(self._name):
-            # Unlike `encode` this lets other threads go on: a megabyte takes a second.
+            # Unlike `encode`, `encode_batch` lets other threads run. A megabyte takes a second.
             [encoding] = self._tokenizer.encode_batch([passage], add_special_tokens=False)
         after = place + size
         end = _characters(encoding, after - 1)[1]
         following = _characters(encoding, after)[0] if after < len(encoding) else len(passage)
-        # The package tokenizers leaves out of its offsets what a normalizer strips from a character, or joins with it.
+        # The offsets of the package tokenizers leave out what a normalizer strips from a character or joins with it.
         while end < following and _extends(passage[end]):
             end += 1
         return _characters(encoding, place)[0], end
@@ -229,7 +227,7 @@ class PairTokenizer:
     def _limited(
         self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits
     ) -> tuple[tuple[Spans, Spans], tuple[Spans, Spans]]:
-        """Tokenize the queries and the passages of pairs; return them whole, and cut to their own limits."""
+        """Tokenize the queries and the passages of pairs. Return both uncut, and both cut to their own limits."""
         _check_unicode(pairs)
         with explained(self._name):
             queries, passages = self._spans(pairs, prompt)
@@ -275,7 +273,7 @@ class PairTokenizer:
         return pairs
 
     def _query_spans(self, query: str, count: int, prompt: str | None) -> Spans:
-        """Tokenize a query, `count` times the same. Raises InputError for one that is no valid Unicode."""
+        """Tokenize a query, and return its span `count` times. Raises InputError for a query that is not valid Unicode."""
         query = (self.prompt if prompt is None else prompt) + query
         if not _is_text(query):
             raise InputError(
@@ -301,7 +299,7 @@ class PairTokenizer:
             queries, passages, max_length=self.max_length, truncation_side=self.truncation_side
         )
 
-    # Not cached_property: before Python 3.12 that has a lock, which a fork would find locked for ever.
+    # Not cached_property: before Python 3.12 it has a lock, which could stay locked for ever in a forked process.
     @property
     def _template(self) -> PairTemplate:
         if self._joining is None:
@@ -330,14 +328,14 @@ def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = N
 
 
 def _characters(encoding: tokenizers.Encoding, token: int) -> tuple[int, int]:
-    """Return the first character of a token, and the one after its last."""
+    """Return the first character of a token, and the last + 1."""
     found = encoding.token_to_chars(token)
     assert found is not None
     return found
 
 
 def _extends(character: str) -> bool:
-    """Tell whether readers see a character as part of the one before: a mark, a joiner, a later part of a Hangul syllable."""
+    """Tell whether a character extends the one before it: a mark, a joiner, or a later part of a Hangul syllable."""
     return (
         unicodedata.category(character).startswith("M")
         or character in "\u200c\u200d"

@@ -1,4 +1,4 @@
-"""`TextLimits`: how many tokens one call keeps, where that is less than its tokenizer would."""
+"""`TextLimits`: limits of one call that keep fewer tokens than its tokenizer would."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -12,9 +12,9 @@ from .encoded_pairs import Spans, TruncationSide
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLimits:
-    """Most tokens of a `pair` with its special tokens, and of its `query` and `passage` alone; None means the tokenizer's own.
+    """The most tokens of a `pair`, with its special tokens, and of its `query` and `passage`. None sets no limit.
 
-    `side` is where texts lose tokens; None means the tokenizer's own. Raises OptionError for a number or a side that is not
+    `side` is where texts lose tokens; None means the tokenizer's side. Raises OptionError for a number or a side that is not
     allowed.
     """
 
@@ -26,12 +26,12 @@ class TextLimits:
     def __post_init__(self) -> None:
         for name, value, least in (("pair", self.pair, 1), ("query", self.query, 0), ("passage", self.passage, 0)):
             if value is not None:
-                whole(f"the limit of tokens of a {name}", value, least=least, hint=", or None for the tokenizer's own")
+                whole(f"the limit of tokens of a {name}", value, least=least, hint=", or None for no limit")
         if self.side not in (None, *get_args(TruncationSide)):
-            raise OptionError(f"side={self.side!r} of limits: give right or left, or None for the tokenizer's own")
+            raise OptionError(f"side={self.side!r} of limits: give right or left, or None for the tokenizer's side")
 
     def __bool__(self) -> bool:
-        """Tell whether anything is limited."""
+        """Tell whether any field is set."""
         return not (self.pair is None and self.query is None and self.passage is None and self.side is None)
 
 
@@ -39,7 +39,7 @@ NO_LIMITS = TextLimits()
 
 
 def clipped(spans: Spans, most: int | None, side: TruncationSide) -> Spans:
-    """Return spans of at most `most` tokens each, which lose the others on `side`."""
+    """Cut each span to at most `most` tokens. It loses the others on `side`."""
     ids, starts, lengths = spans
     if most is None:
         return spans

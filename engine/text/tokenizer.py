@@ -8,24 +8,22 @@ from pathlib import Path
 import tokenizers
 
 from ..errors import BundleError, CrossrtError
+from ..files.record import read_text
 
 MOST_BYTES = 1 << 28
 """Largest accepted `tokenizer.json`. One of 250,000 tokens has 17 million bytes."""
 MOST_TOKENS = 1 << 24
-"""Largest accepted number of token ids. No tokenizer has as many; a damaged file might."""
+"""Largest accepted number of token ids. No tokenizer has this many, but a damaged file might."""
 LARGE_NUMBER = re.compile(r":\s*\d{8}")
-"""A number in JSON that may be a token id of `MOST_TOKENS` or more."""
+"""Matches a number in JSON that may be a token id of `MOST_TOKENS` or more."""
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Read a `tokenizer.json`. Raises BundleError, naming the file, when it is no tokenizer or has ids beyond `MOST_TOKENS`."""
+    """Read a `tokenizer.json`. Raises BundleError, naming the file, if it is not a tokenizer or has ids beyond `MOST_TOKENS`."""
     with explained(path):
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1).decode()
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        text = read_text(path, most=MOST_BYTES)
         tokenizer = tokenizers.Tokenizer.from_str(text)
-        # Checked before `to_str`, which loops over all ids. The search for a large number is fast and saves `largest_id`.
+        # Checked before `to_str`, which loops over all ids. The search is fast and usually avoids the call of `largest_id`.
         if LARGE_NUMBER.search(text) and largest_id(tokenizer) >= MOST_TOKENS:
             raise ValueError(
                 f"it has the token id {largest_id(tokenizer)}, and {MOST_TOKENS - 1} is the largest possible"

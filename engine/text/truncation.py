@@ -11,7 +11,7 @@ from .encoded_pairs import EncodedPairs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncation:
-    """Of `pairs` that were tokenized, `cut` lost tokens: `tokens` in all."""
+    """Of `pairs` tokenized pairs, `cut` pairs lost tokens, `tokens` in total."""
 
     pairs: int = 0
     cut: int = 0
@@ -27,16 +27,17 @@ class Truncation:
         )
 
     def of_one(self, repeats: int) -> "Truncation":
-        """Return what was counted of one of `repeats` copies of the same pairs."""
+        """Return the counts for one of `repeats` copies of the same pairs."""
         return Truncation(pairs=self.pairs // repeats, cut=self.cut // repeats, tokens=self.tokens // repeats)
 
 
 _lock = threading.Lock()
-"""Guards the totals of all counters. A fork has a new one: a thread of its parent may have held the old one."""
+"""Guards the totals of all counters. A forked process gets a new lock, because a thread of its parent may have held the old
+one."""
 
 
 class TruncationCounter:
-    """Counts pairs and what they lost. Several threads may add and read at once, also in a fork."""
+    """Counts pairs and the tokens that they lost. Several threads may add and read at once, also in a forked process."""
 
     def __init__(self) -> None:
         self._total = Truncation()

@@ -1,12 +1,12 @@
-"""`typical_pairs`: random pairs with the lengths of MS MARCO's, to measure speed without real data."""
+"""`typical_pairs`: random pairs with lengths like MS MARCO's, to measure speed without real data."""
 
 import numpy as np
 import tokenizers
 
 QUERY_WORDS = 7
 LENGTHS = (6.5, 95 / 6.5)
-"""Shape and scale of the gamma distribution of lengths. Its mean, 95 tokens, and its 99th percentile, 196, are those of a pair
-of a query and a passage of MS MARCO."""
+"""Shape and scale of the gamma distribution of lengths. Its mean, 95 tokens, and its 99th percentile, 196, are those of pairs of
+an MS MARCO query and passage."""
 
 
 def typical_pairs(tokenizer: tokenizers.Tokenizer, count: int, *, seed: int = 0) -> list[tuple[str, str]]:

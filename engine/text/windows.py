@@ -1,4 +1,4 @@
-"""`Windows`: long passages are scored in overlapping pieces, and the pieces' scores become the passage's."""
+"""`Windows`: scores long passages in overlapping pieces, and combines the scores of the pieces."""
 
 import re
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ TOP_MEAN = re.compile(r"mean:([1-9]\d{0,8})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """How a passage is cut into windows, and how their scores become one.
+    """How a passage is cut into windows, and how their scores are combined.
 
-    A window has at most `length` tokens, the query and the special tokens included, and begins `stride` tokens of the
-    passage after the one before it. Where the query leaves less room than `stride`, windows follow one another without
-    a gap. `length` takes the place of the `max_length` that the model was opened with. `aggregate` is `max`, the best window
-    (MaxP of Dai and Callan 2019, arXiv:1905.09217); `first` (FirstP), for which no other window is computed; `mean`;
-    `mean:N`, of the N best windows; or `sum`. Logits are aggregated, before the activation.
+    A window has at most `length` tokens, including the query and the special tokens. It begins `stride` passage tokens after the
+    window before it. If the query leaves less room than `stride`, windows follow one another without a gap. `length` replaces
+    the `max_length` that the model was opened with. `aggregate` is `max`, the best window (MaxP of Dai and Callan 2019,
+    arXiv:1905.09217); `first` (FirstP), for which only the first window is computed; `mean`; `mean:N`, the mean of the N best
+    windows; or `sum`. The logits are aggregated, before the activation.
 
     Raises OptionError for a length, stride or aggregation that is not allowed.
     """
@@ -52,7 +52,7 @@ class Windows:
         return f"{self.length} tokens, stride {self.stride}, {self.aggregate}"
 
     def cut(self, queries: npt.NDArray[np.int64], passages: Spans, *, special_tokens: int) -> "CutPassages":
-        """Cut passages into windows, beside queries of these lengths (int64 [n], tokens).
+        """Cut passages into windows, for queries of these lengths (int64 [n], tokens).
 
         `passages` has one span for each query. Raises InputError, naming the pair, for a query that leaves no room.
         """
@@ -97,7 +97,7 @@ class Windows:
     def aggregated(self, logits: Floats, offsets: npt.NDArray[np.int64]) -> Floats:
         """Return one row of logits for each passage, float32 [n, labels], from those of all windows [windows, labels].
 
-        The windows of passage i are the rows `offsets[i]` to `offsets[i + 1]`, of which there is at least one. NaN stays.
+        The windows of passage i are the rows `offsets[i]` to `offsets[i + 1]`, at least one. NaN stays NaN.
         """
         if not len(offsets) - 1:
             return logits[:0]
@@ -135,14 +135,14 @@ class CutPassages:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WindowCounts:
-    """Of n passages: the `tokens` that all windows of each have, and how many tokens of it limits `cut`, int64 [n] each."""
+    """For n pairs: the `tokens` of all windows of the passage, and the query and passage tokens that limits `cut`, int64 [n]."""
 
     tokens: npt.NDArray[np.int64]
     cut: npt.NDArray[np.int64]
 
     @staticmethod
     def joined(parts: "Sequence[WindowCounts]") -> "WindowCounts":
-        """Return the counts of all parts, of which there is at least one, in their order."""
+        """Return the counts of all parts, in order. There must be at least one part."""
         return WindowCounts(
             tokens=np.concatenate([part.tokens for part in parts]), cut=np.concatenate([part.cut for part in parts])
         )
@@ -150,11 +150,11 @@ class WindowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WindowedPairs:
-    """The windows of n query-passage pairs, which `pairs` makes pairs of their own.
+    """The windows of n query-passage pairs. `pairs` turns each window into a pair.
 
-    `queries` and `passages` are the tokens of each window, which `template` joins to at most `length`. The windows of passage i
-    are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1]; `places` int64 [windows] is the number of each window's first token
-    within the passage. Overlapping windows share their tokens here, and have their own only in what `pairs` returns.
+    `queries` and `passages` are the tokens of each window, which `template` joins to at most `length` tokens. The windows of
+    passage i are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1]; `places` int64 [windows] is the number of each window's first
+    token within the passage. Overlapping windows share their tokens here; `pairs` copies them.
     """
 
     queries: Spans
@@ -182,6 +182,6 @@ class WindowedPairs:
         )
 
     def parts(self, most_tokens: int) -> list[slice]:
-        """Return consecutive rows that are all windows, each of at most `most_tokens` tokens or one window."""
+        """Split the windows into consecutive slices, each of at most `most_tokens` tokens or of a single window."""
         windows, rows = len(self.places), max(1, most_tokens // self.length)
         return [slice(begin, min(begin + rows, windows)) for begin in range(0, windows, rows)]

@@ -1,6 +1,6 @@
 """`WordPiece`: BERT's tokenization in C++ (engine/kernels/native/wordpiece.cpp), with the same ids as the package tokenizers.
 
-The package tokenizers is asked once what each character is normalized to. Words and their pieces are found without it.
+For each character, the package tokenizers is asked once what it is normalized to. Words and their pieces are found without it.
 """
 
 import ctypes
@@ -17,21 +17,21 @@ from ..native_library import load_library, native_library
 from .encoded_pairs import Spans
 
 INTERFACE = 1
-"""The version of the library's functions. Raised with each change of what they take, here and in native/wordpiece.cpp."""
+"""The version of the library's interface. Increase it here and in native/wordpiece.cpp when a function's parameters change."""
 IN_WORD, ALONE, SPACE, UNSUPPORTED = range(4)
-"""How a character stands in a text (`CharacterKind` in C++)."""
+"""The role of a character in a text (`CharacterKind` in C++)."""
 MAX_WORD_CHARACTERS = 1000
-"""Characters of the longest word that a tokenizer may allow (the same name in C++)."""
+"""Largest word length, in characters, that a tokenizer may allow (the same name in C++)."""
 MAX_NORMALIZED_CHARACTERS = 3
-"""Characters that one may be normalized to (12 bytes, `MAX_NORMALIZED_BYTES` in C++). Hangul syllables have three, the most."""
+"""Most characters that one character is normalized to (12 bytes, `MAX_NORMALIZED_BYTES` in C++). A Hangul syllable has three."""
 UNKNOWN_CHARACTER = -2
-"""The length of a text with a character that is not in the table yet (the same name in C++)."""
+"""What C++ returns as the length of a text with a character that is not in the table yet (the same name in C++)."""
 MAX_THREADS = 8
-"""Threads that tokenize one list of texts."""
+"""Most threads that tokenize one list of texts."""
 BYTES_PER_THREAD = 16_384
-"""Text that is worth starting one more thread for: 0.15 ms of work."""
+"""Bytes of text for which one more thread is worth starting: 0.15 ms of work."""
 MARKS = "\U0001d16d", "\u1b44"
-"""Two combining marks that NFD puts in the other order, and that are not stripped as accents are."""
+"""Two combining marks that NFD reorders, and that are not stripped as accents are."""
 
 
 @cache
@@ -41,7 +41,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 class WordPiece:
-    """The normalization, words and vocabulary of a BERT tokenizer. `PairTemplate` adds the special tokens. Made by `of`.
+    """The normalization, words and vocabulary of a BERT tokenizer. `PairTemplate` adds the special tokens. Created by `of`.
 
     Any number of threads may call `tokens` at once.
     """
@@ -49,7 +49,7 @@ class WordPiece:
     def __init__(
         self, tokenizer: tokenizers.Tokenizer, library: ctypes.CDLL, handle: int, added: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Take an opened vocabulary and the `added_tokens` of the JSON. Raises MemoryError."""
+        """`handle` is an opened vocabulary, `added` the `added_tokens` of the JSON. Raises MemoryError."""
         self._library, self._handle, self._tokenizer = library, handle, tokenizer
         weakref.finalize(
             self, library.crossrt_wordpiece_close, handle
@@ -67,7 +67,7 @@ class WordPiece:
     def of(cls, tokenizer: tokenizers.Tokenizer) -> "WordPiece | None":
         """Read a tokenizer without truncation and padding. The tokenizer must not be changed afterwards.
 
-        Returns None for a tokenizer of another kind than BERT's, and where the compiled library is missing.
+        Returns None for a tokenizer of another kind than BERT's, and if the compiled library is missing.
         """
         library = _library()
         if library is None:
@@ -93,7 +93,7 @@ class WordPiece:
         return cls(tokenizer, library, handle, fields["added_tokens"]) if handle else None
 
     def tokens(self, texts: Sequence[str], threads: int = 1) -> Spans:
-        """Tokenize texts without special tokens, by at most `threads` threads. Raises UnicodeEncodeError for lone surrogates."""
+        """Tokenize texts without special tokens on at most `threads` threads. Raises UnicodeEncodeError for lone surrogates."""
         encoded = [text.encode() for text in texts]
         joined = b"".join(encoded)
         count = len(encoded)
@@ -129,7 +129,7 @@ class WordPiece:
         _check(added)
 
     def _becomes(self, character: str) -> tuple[int, str]:
-        """Return the kind and the normalized text of a character, if neither depends on its neighbours."""
+        """Return the kind and the normalized text of a character; `UNSUPPORTED` if they may depend on its neighbours."""
         text: str = self._normalized(character)
         # A combining mark that is not stripped depends on its neighbours, because NFD may reorder them.
         first, last = MARKS
@@ -162,7 +162,7 @@ class WordPiece:
 
 
 def tokens_of(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Spans:
-    """Tokenize texts without special tokens by the package tokenizers. `tokenizer` must have no truncation."""
+    """Tokenize texts without special tokens with the package tokenizers. `tokenizer` must have no truncation."""
     encodings = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
     lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
     ids = np.fromiter((token for each in encodings for token in each), dtype=np.int32, count=int(lengths.sum()))

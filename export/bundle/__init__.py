@@ -1,1 +1,1 @@
-"""The files of a bundle besides its models."""
+"""The files of a bundle other than its models."""

@@ -11,10 +11,10 @@ from ...engine.precision import Precision
 
 
 class BundleBuilder:
-    """A bundle under construction in `directory`, a folder that nothing else writes to.
+    """A bundle under construction in `directory`, which nothing else may write to.
 
-    Every file is hashed once, when it is written, so that a model can be judged many times without reading all weights
-    again. Not for use by several threads.
+    Every file is hashed once, when it is written. A model can therefore be judged many times without reading all weights again.
+    Not thread-safe.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
@@ -22,12 +22,12 @@ class BundleBuilder:
         self.directory = directory
         self.manifest = manifest
         self.models: dict[str, BundleModel] = {}
-        """What the manifest will say of each precision, by its name."""
+        """The manifest's entry for each precision, by its name."""
         self._files: dict[str, BundleFile] = {}
 
     def write(self, name: str, writer: Callable[[Path], None]) -> None:
-        """Have `writer` write the file `name`, and its external weights in `name_data` if any, and hash them."""
-        self.remove(name)  # onnx appends to external weights that are there already
+        """Call `writer` to write the file `name`, and hash it and its external weights, `<name>_data`, if there are any."""
+        self.remove(name)  # onnx appends to an existing file of external weights
         path = self.directory / name
         path.parent.mkdir(exist_ok=True)
         writer(path)
@@ -50,13 +50,13 @@ class BundleBuilder:
             self._files.pop(each, None)
 
     def bundle_with(self, precision: Precision, model: BundleModel) -> Bundle:
-        """Return the bundle as it is so far, with `model` for a precision: for the runtime to open. No manifest is written."""
+        """Return the bundle so far, with `model` as the entry of a precision, for the runtime to open. No manifest is written."""
         models = {**self.models, precision.value: model}
         files = tuple(self._files[name] for name in sorted(self._files))
         return Bundle(self.directory, replace(self.manifest, models=models, files=files))
 
     def finish(self) -> None:
-        """Write the manifest, which lists all files that are in the directory, also those that others wrote there."""
+        """Write the manifest. It lists all files in the directory, also those that were not written by this builder."""
         names = (path.relative_to(self.directory).as_posix() for path in self.directory.rglob("*") if path.is_file())
         files = tuple(self._files.get(name) or self._hashed(name) for name in sorted(names) if name != MANIFEST)
         manifest = replace(self.manifest, models=self.models, files=files)
@@ -68,5 +68,5 @@ class BundleBuilder:
 
 
 def _weights_of(name: str) -> str:
-    """Return the name of the file for the weights of an ONNX model that is larger than protobuf can hold."""
+    """Return the name of the file for external weights of an ONNX model, which is needed if protobuf cannot hold them."""
     return f"{name}_data"

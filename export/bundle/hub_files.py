@@ -1,6 +1,7 @@
-"""The small JSON files by which others open a bundle: Optimum, sentence-transformers and transformers.js.
+"""The small JSON files that let Optimum, sentence-transformers and transformers.js open a bundle.
 
-They find the models under `onnx/`, the tokenizer in tokenizer.json, and everything else here. crossrt reads none of it.
+These libraries find the models under `onnx/`, the tokenizer in tokenizer.json, and everything else in these files. crossrt itself
+does not read them.
 """
 
 import json
@@ -22,7 +23,7 @@ WITH_HEAD = {
     "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
     "module_output_name": "scores",
 }
-"""What stands in the place of several modules, and the settings of their one model."""
+"""If a checkpoint has several modules, `ONE_MODULE` replaces modules.json, and this replaces sentence_bert_config.json."""
 ACTIVATIONS = {
     "identity": "torch.nn.modules.linear.Identity",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
@@ -41,10 +42,11 @@ def write_hub_files(
     special_tokens: Mapping[str, str],
     token_types: bool,
 ) -> None:
-    """Write config.json, tokenizer_config.json and, where `source` has one, config_sentence_transformers.json.
+    """Write config.json, tokenizer_config.json and, if `source` has one, config_sentence_transformers.json.
 
-    `source` is the directory that the model came from, `config` its config.json, completed where it had gaps.
-    `token_types` tells whether the tokenizer returns token types. tokenizer.json and the models must be there already.
+    With the last file, the module files of sentence-transformers are written too. `source` is the directory from which the model
+    came. `config` is its config.json, with missing fields added. `token_types` says whether the tokenizer returns token types.
+    tokenizer.json and the models must already be in `directory`.
     """
     activation = ACTIVATIONS[manifest.activation]
     labels = manifest.label_names or [f"LABEL_{number}" for number in range(manifest.labels)]
@@ -55,7 +57,7 @@ def write_hub_files(
         "label2id": {name: number for number, name in enumerate(labels)},
         "pad_token_id": manifest.pad_token_id,
         "sentence_transformers": {**(fields.get("sentence_transformers") or {}), "activation_fn": activation},
-        "sbert_ce_default_activation_function": activation,  # where sentence-transformers before 4 looks
+        "sbert_ce_default_activation_function": activation,  # read by sentence-transformers before 4
     }
     if large := sorted(path.name.removesuffix("_data") for path in (directory / "onnx").glob("*.onnx_data")):
         own = fields.get("transformers.js_config") or {}
@@ -68,11 +70,11 @@ def write_hub_files(
     saved = read_json(source / SENTENCE_TRANSFORMERS, missing={})
     if saved:
         _write(directory / SENTENCE_TRANSFORMERS, saved | {"activation_fn": activation})
-        # sentence-transformers reads that file, with its prompts, only beside these. A head of several modules is another model.
+        # sentence-transformers reads that file, with its prompts, only if these files exist too.
         for name in MODULES:
             if (source / name).is_file():
                 (directory / name).write_bytes((source / name).read_bytes())
-        if len(modules_of(source) or ()) > 1:  # all of which are in the ONNX model
+        if len(modules_of(source) or ()) > 1:  # the ONNX model contains all of them
             _write(directory / "modules.json", ONE_MODULE)
             _write(directory / "sentence_bert_config.json", WITH_HEAD)
 
@@ -85,7 +87,7 @@ def _tokenizer_config(
     special_tokens: Mapping[str, str],
     token_types: bool,
 ) -> dict[str, Any]:
-    """Return the source's tokenizer config, with every default written out, so that all readers and versions agree."""
+    """Return the source's tokenizer config with every default written out, so that all libraries and versions agree."""
     stale = (
         *("added_tokens_decoder", "auto_map", "backend", "is_local", "local_files_only"),
         *("name_or_path", "special_tokens_map_file", "tokenizer_file"),

@@ -14,13 +14,13 @@ TOOLS = ("crossrt", "torch", "transformers", "onnx", "onnxruntime", "tokenizers"
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write a manifest that lists the files in the directory, each of which is hashed."""
+    """Write a manifest that lists the files in the directory with their hashes."""
     manifest = replace(manifest, files=listed(directory))
     (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
 def tool_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that took part, for the manifest."""
+    """Return the versions of Python and of the installed packages in `TOOLS`, for the manifest."""
     versions = {"python": platform.python_version()}
     for tool in TOOLS:
         try:
@@ -31,7 +31,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def manifest_of(checkpoint: Checkpoint, source: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a checkpoint's bundle, without models and files yet."""
+    """Return the manifest of a checkpoint's bundle, still without models and files."""
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if checkpoint.token_types else [])]
     return Manifest(
         source=source,

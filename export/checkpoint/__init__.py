@@ -1,1 +1,1 @@
-"""PyTorch checkpoints as published, and PyTorch as the reference."""
+"""Reads published PyTorch checkpoints, and runs them in PyTorch as the reference."""

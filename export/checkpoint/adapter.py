@@ -1,4 +1,4 @@
-"""LoRA adapters (`adapter_config.json`), which peft merges into the model that they were trained on."""
+"""Merges LoRA adapters (`adapter_config.json`) into the model on which they were trained, with peft."""
 
 import shutil
 import tempfile
@@ -21,16 +21,16 @@ BY_HAND = (
     "result"
 )
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.codes", "*.model")
-"""Patterns of the files that hold a vocabulary: *.codes is of PhoBERT and BERTweet, *.model of SentencePiece."""
+"""Patterns of the files that hold a vocabulary. *.codes are of PhoBERT and BERTweet, *.model of SentencePiece."""
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 OTHER_SETTINGS = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json")
 
 HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
-"""Names of the layer with a row for each label."""
+"""Names of the weight of the last linear layer, which has one row per label."""
 
 
 def is_adapter(path: Path) -> bool:
-    """Tell whether a directory holds an adapter. Raises CheckpointError where it holds a whole model too."""
+    """Tell whether a directory holds an adapter. Raises CheckpointError if it also holds a whole model."""
     if not (path / ADAPTER_CONFIG).is_file():
         return False
     whole = next((name for name in WEIGHTS if (path / name).is_file()), None)
@@ -43,7 +43,7 @@ def is_adapter(path: Path) -> bool:
 
 
 class TemporaryFolder:
-    """A folder that is deleted when this object is freed, or at the end of the process."""
+    """A folder that is deleted when this object is freed or the process ends."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="crossrt-merged-"))
@@ -51,11 +51,11 @@ class TemporaryFolder:
 
 
 def merged(path: Path) -> tuple[Path, TemporaryFolder]:
-    """Merge the adapter in a directory and return the directory of the whole checkpoint, and the folder that it lies in.
+    """Merge the adapter in a directory. Return the directory of the merged checkpoint, and the temporary folder that contains it.
 
     The base model is the one that adapter_config.json names: a directory, or a hub id, which is fetched. The tokenizer is the
-    adapter's, or else the base model's. Raises CheckpointError without peft, for adapters other than LoRA, for a base model that
-    is not found, and where a tensor would be left at random values.
+    adapter's or else the base model's. Raises CheckpointError if peft is not installed, for adapters other than LoRA, for a base
+    model that is not found, and if a tensor would keep random values.
     """
     config, adapter = read_json(path / ADAPTER_CONFIG), _weights(path)
     kind = config.get("peft_type")
@@ -70,7 +70,7 @@ def merged(path: Path) -> tuple[Path, TemporaryFolder]:
             "pairs; that of a cross-encoder is SEQ_CLS, or is left out. peft and transformers run it for its own task"
         )
     if config.get("megatron_config"):
-        # peft would import the module that megatron_core names.
+        # peft would import the module that `megatron_core` names.
         raise CheckpointError(
             f"{path / ADAPTER_CONFIG}: megatron_config is set, which crossrt does not support; {BY_HAND}"
         )
@@ -87,11 +87,11 @@ def merged(path: Path) -> tuple[Path, TemporaryFolder]:
     directory = temporary.path / (path.resolve().name or "adapter")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of deprecations in transformers, which peft calls
+            warnings.simplefilter("ignore")  # about deprecated functions of transformers that peft calls
             _merge(path, base, adapter, directory, peft)
     except CrossrtError:
         raise
-    except Exception as error:  # peft and transformers raise many kinds
+    except Exception as error:  # peft and transformers raise many types
         raise CheckpointError(
             f"{path}: peft {peft.__version__} cannot merge the adapter into {base} ({first_line(error)}); {BY_HAND}"
         ) from error
@@ -100,7 +100,7 @@ def merged(path: Path) -> tuple[Path, TemporaryFolder]:
 
 
 def _weights(path: Path) -> dict[str, Any]:
-    """Return an adapter's tensors by the names of the model's parts: without peft's prefixes."""
+    """Return an adapter's tensors by the names of the model's parts, without peft's additions."""
     file = next((path / name for name in ADAPTER_WEIGHTS if (path / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"{path} has {ADAPTER_CONFIG}, but neither {' nor '.join(ADAPTER_WEIGHTS)}")
@@ -112,7 +112,7 @@ def _plain(name: str) -> str:
 
 
 def _base(path: Path, config: Mapping[str, Any]) -> Path:
-    """Return the directory of the base model. A relative path is one in the working directory, or in the adapter's."""
+    """Return the directory of the base model. A relative path is looked up in the working directory and the adapter's."""
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(
@@ -171,8 +171,10 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     if expected != set(adapter):
         raise CheckpointError(
             f"{path}: the adapter's tensors are not those that {ADAPTER_CONFIG} describes: "
-            + some([f"{name} is missing" for name in sorted(expected - set(adapter))])
-            + some([f"{name} is not used" for name in sorted(set(adapter) - expected)])
+            + some(
+                [f"{name} is missing" for name in sorted(expected - set(adapter))]
+                + [f"{name} is not used" for name in sorted(set(adapter) - expected)]
+            )
         )
     whole.merge_and_unload().save_pretrained(directory)
 

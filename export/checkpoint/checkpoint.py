@@ -1,4 +1,4 @@
-"""`Checkpoint`: a PyTorch cross-encoder as published, read and checked tensor by tensor."""
+"""`Checkpoint`: a published PyTorch cross-encoder, read and checked tensor by tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .tensor_names import check_tensors, tensor_names
 from .weights import BUFFERS, check_not_quantised, read_tensors, unwrapped
 
 LABELS = ("num_labels", "id2label", "label2id")
-"""Fields of config.json on the labels of the model's own head, which a head of Dense modules replaces."""
+"""Fields of config.json about the labels of the model's own head. They are ignored if Dense modules replace that head."""
 
 CUSTOM_CODE = (
     "config.json names code of the publisher (auto_map), which crossrt never runs: the model is computed as transformers "
@@ -33,14 +33,17 @@ CUSTOM_CODE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A cross-encoder on disk whose every needed tensor is there, of the right shape and finite.
+    """A cross-encoder on disk. Every needed tensor is present and has the right shape.
 
-    Weights are read on demand by `tensor`, under crossrt's names: `word`, `position`, `type`, `embedding_norm`, `project`,
-    `relative`, `layer.3.query`, ... and `head.0`, `head.norm`, `head.1`. `leftover` names tensors that no part of the model uses.
-    `wrapped` says that names in the file had parts of PyTorch's wrappers, which were removed. `relevant_label` is None for
-    more than two labels of which none was chosen, `chosen_activation` is None unless the caller chose `activation`. `token_types`
-    says whether the model has several token types and its tokenizer returns them (`export_bundle` asks the tokenizer); without,
-    every token is of type 0.
+    `tensor` reads weights on demand, under crossrt's names: `word`, `position`, `type`, `embedding_norm`, `project`, `relative`,
+    `layer.3.query`, ... and `head.0`, `head.norm`, `head.1`. It checks that they are finite.
+
+    - `leftover`: names of tensors that no part of the model uses.
+    - `wrapped`: whether prefixes and parts of PyTorch's wrappers were removed from the tensor names of the file.
+    - `relevant_label`: the label to rank by; None if there are more than two labels and none was chosen.
+    - `chosen_activation`: the caller's choice of `activation`; None if the caller chose none.
+    - `token_types`: whether the model has several token types and its tokenizer returns them (`export_bundle` checks the
+      tokenizer). Otherwise every token has type 0.
     """
 
     path: Path
@@ -66,11 +69,11 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path, *, activation: str | None = None) -> "Checkpoint":
-        """Read a directory in the hub's layout. `activation` overrides what the checkpoint asks for.
+        """Read a directory in the hub's layout. `activation` overrides the activation that the checkpoint's files name.
 
-        A LoRA adapter is merged first, and `path` is then a temporary directory that lives as long as the checkpoint.
-        Raises CheckpointError for anything but a whole cross-encoder, and says what was found, what was expected and what else
-        may serve it.
+        A LoRA adapter is merged first, and `path` is then a temporary directory that lives as long as the checkpoint. Raises
+        CheckpointError for anything except a complete cross-encoder. The message says what was found, what was expected, and what
+        else may run it.
         """
         if not path.exists():
             raise CheckpointError(f"there is no directory {path}")
@@ -95,7 +98,7 @@ class Checkpoint:
         activation: str | None,
         temporary: TemporaryFolder | None,
     ) -> "Checkpoint":
-        """Make a checkpoint of what config.json says and the tensors as stored."""
+        """Make a checkpoint from config.json and the tensors as stored."""
         tensors = unwrapped(stored)
         check_not_quantised(path, config, tensors)
         wrapped = tensors.keys() != stored.keys()
@@ -150,7 +153,7 @@ class Checkpoint:
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The manifest's entry on the model's architecture and sizes."""
+        """The manifest's `architecture`, with the model's kind and sizes."""
         return {
             "model_type": self.config.get("model_type") or self.layout.model_type,
             "head": self.head.value,
@@ -165,62 +168,62 @@ class Checkpoint:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Tensors and settings in the files that may matter and are not used, in words."""
+        """Tensors and settings of the files that are not used but may matter, in words."""
         unused = (f"tensors that the model does not use: {', '.join(self.leftover)}",) if self.leftover else ()
         code = (CUSTOM_CODE,) if self.config.get("auto_map") else ()
         return (*unused, *code, *self.settings.warnings)
 
     def with_relevant_label(self, choice: int | str | None) -> "Checkpoint":
-        """Return the checkpoint with that label, by its index or name, as the relevant one; itself for None.
+        """Return the checkpoint with this label, given by index or name, as the relevant one. For None, return it unchanged.
 
-        Raises OptionError for a label that it does not have.
+        Raises OptionError for a label that the model does not have.
         """
         if choice is None:
             return self
         return replace(self, relevant_label=label_number(choice, self.label_names, self.labels))
 
     def relevance(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the score that ranks, float32 [n], of logits [n, labels]; see `margin`.
+        """Return the scores by which to rank, float32 [n], from logits [n, labels]; see `margin`.
 
-        Raises OptionError for more than two labels of which none was chosen.
+        Raises OptionError for more than two labels if none of them was chosen.
         """
         return margin(logits, need_label(self.relevant_label, self.label_names, self.labels))
 
     @property
     def positions_pass_over_padding(self) -> bool:
-        """Whether positions count only tokens that are not padding, from the padding id + 1, as RoBERTa's do; padding itself has
-        the position of its id."""
+        """Whether positions count only tokens that are not padding, from the padding id + 1, as in RoBERTa. Padding has its id as
+        position."""
         return self.layout.positions_pass_over_padding
 
     @property
     def head_activation(self) -> str | None:
-        """The activation between the linear layers of the head; None for a head of one layer."""
+        """The activation between the linear layers of the head; None for a head with one layer."""
         if self.head is Head.MODERNBERT and isinstance(self.dimensions, ModernBertDimensions):
             return self.dimensions.head_act
         return HEAD_LAYERS[self.head].activation
 
     @property
     def head_norm_eps(self) -> float:
-        """The epsilon of the head's LayerNorm, where it has one."""
+        """The epsilon of the head's LayerNorm, if it has one."""
         return DENSE_NORM_EPSILON if self.dense_modules else self.dimensions.norm_eps
 
     @property
     def dense_modules(self) -> bool:
-        """Whether the head lies in Dense modules of sentence-transformers, beside the transformers model."""
+        """Whether the head consists of Dense modules of sentence-transformers, stored beside the transformers model."""
         return self.head in DENSE_HEADS
 
     def has(self, name: str) -> bool:
-        """Tell whether the optional part `name` is there."""
+        """Tell whether the model has the optional part `name`."""
         return f"{name}.weight" in self._names
 
     def has_bias(self, name: str) -> bool:
-        """Tell whether the part `name`, which is there, has a bias."""
+        """Tell whether the part `name` has a bias. The model must have the part."""
         return f"{name}.bias" in self._names
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
-        """Return one tensor, such as `layer.0.query.weight`, as float32, whatever dtype it was stored in.
+        """Return one tensor, such as `layer.0.query.weight`, as float32, whatever its stored dtype is.
 
-        Raises CheckpointError, naming the tensor, when it holds NaN or Inf.
+        Raises CheckpointError, naming the tensor, when it contains NaN or Inf.
         """
         original = self._names[name]
         values: npt.NDArray[np.float32] = self._tensors[original].float().numpy()
@@ -231,16 +234,16 @@ class Checkpoint:
         return shared
 
     def check_finite(self) -> None:
-        """Read every tensor that the model uses. Raises CheckpointError, naming the first that holds NaN or Inf."""
+        """Read every tensor that the model uses. Raises CheckpointError, naming the first that contains NaN or Inf."""
         for name in self._names:
             self.tensor(name)
 
     def module_of(self, part: str, modules: Mapping[str, Any]) -> Any:
-        """Return the module of `part`, such as `layer.0.query`, among those of the reference's model, by name."""
+        """Return the module of `part`, such as `layer.0.query`, from the named `modules` of the reference's model."""
         name = self._names[f"{part}.weight"].removesuffix(".weight")
         candidates = (f"model.{name}", f"trunk.{name.removeprefix(self.layout.prefix)}")
         return next(modules[candidate] for candidate in candidates if candidate in modules)
 
     def original_tensors(self) -> dict[str, Any]:
-        """Return all tensors under the checkpoint's own names, as stored, without the parts of PyTorch's wrappers."""
+        """Return all tensors as stored, under the checkpoint's names without the prefixes and parts of PyTorch's wrappers."""
         return dict(self._tensors)

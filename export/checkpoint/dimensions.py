@@ -12,15 +12,18 @@ from .files import shown, whole_number
 from .heads import Head, Layout
 
 MPNET_BUCKETS = 32
-"""The buckets of distances that transformers' MPNet uses, whatever config.json says."""
+"""The number of relative-position buckets that transformers' MPNet uses, whatever config.json says."""
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
-"""Activations of the feed-forward layers, by transformers' names."""
+"""Supported activations of the feed-forward layers, by transformers' names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
-    """The trunk's sizes. `positions` is the longest sequence in tokens; `norm_eps` is LayerNorm's epsilon. `disentangled` is
-    there for DeBERTa alone. The head reads `[CLS]` (`pooling` is `cls`) or the `mean` of all tokens but padding."""
+    """The trunk's sizes.
+
+    `positions` is the length of the longest sequence in tokens. `norm_eps` is LayerNorm's epsilon. Only DeBERTa has
+    `disentangled`. `pooling` says what the head reads: `[CLS]` (`cls`) or the mean of all tokens except padding (`mean`).
+    """
 
     layers: int
     hidden: int
@@ -36,7 +39,7 @@ class Dimensions:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What the manifest's `architecture` says beside the sizes."""
+        """The entries of the manifest's `architecture` in addition to the sizes."""
         return {} if self.pooling == "cls" else {"pooling": self.pooling}
 
 
@@ -48,18 +51,21 @@ def dimensions_of(
     tensors: Mapping[str, Any],
     pad_token_id: int,
 ) -> Dimensions:
-    """Read the sizes from config.json and the weights. Raises CheckpointError where they are missing or contradict."""
+    """Read the sizes from config.json and the weights.
+
+    Raises CheckpointError if sizes are missing, contradict each other or are not supported.
+    """
     file, embeddings = path / "config.json", f"{layout.prefix}embeddings."
     vocab, embedding = table_shape(path, tensors, f"{embeddings}word_embeddings.weight")
     disentangled = Disentangled.read(path, config) if layout.encoder == "deberta" else None
     if disentangled is None or disentangled.absolute:
         positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")
-    else:  # as sentence-transformers; relative positions have no end
+    else:  # as in sentence-transformers; relative positions have no limit
         positions = disentangled.positions
     numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
     layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
     if head is Head.BERT_CAT and "dim" not in config:
-        # Its config names distilbert-base-uncased instead of giving dimensions: 12 heads of 64, GELU, eps 1e-12.
+        # Its config names distilbert-base-uncased instead of dimensions: 12 heads of 64 channels, GELU, epsilon 1e-12.
         if embedding != 768:
             raise CheckpointError(
                 f"{path}: config.json gives no dimensions, and a width of {embedding} is not that of "
@@ -84,7 +90,7 @@ def dimensions_of(
         raise CheckpointError(f"{path}: config.json says {sizes['layers']} layers, and the weights have {layers}")
     if sizes["hidden"] % sizes["heads"]:
         raise CheckpointError(f"{path}: hidden size {sizes['hidden']} is not a multiple of {sizes['heads']} heads")
-    default = "gelu_new" if layout.model_type == "albert" else "gelu"  # transformers', as is that of epsilon
+    default = "gelu_new" if layout.model_type == "albert" else "gelu"  # transformers' defaults, also for epsilon
     activation = config.get("activation" if layout.model_type == "distilbert" else "hidden_act", default)
     if activation not in ACTIVATIONS:
         raise CheckpointError(
@@ -108,14 +114,14 @@ def dimensions_of(
 
 
 def _check_one_group(file: Path, config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for an ALBERT whose layers are not all the same one, as they are in all of Google's."""
+    """Raise CheckpointError for an ALBERT that has more than one distinct layer. All of Google's have one."""
     for key in ("num_hidden_groups", "inner_group_num"):
         if whole_number(file, config, key, least=0, default=1) != 1:
             raise CheckpointError(f"{file}: {key} is {config[key]}; crossrt knows ALBERT with one layer for all, so 1")
 
 
 def epsilon_of(file: Path, config: Mapping[str, Any], key: str, *, default: float) -> float:
-    """Return LayerNorm's epsilon. Raises CheckpointError where it is no number from 0 to 1."""
+    """Return LayerNorm's epsilon. Raises CheckpointError if it is not a number from 0 up to but not including 1."""
     epsilon = config.get(key, default)
     if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
         raise CheckpointError(
@@ -125,8 +131,11 @@ def epsilon_of(file: Path, config: Mapping[str, Any], key: str, *, default: floa
 
 
 def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> int:
-    """Return the id of the padding token. RoBERTa counts positions from it, and MPNet from 1 whatever config.json says; others
-    take any id, since padding is masked."""
+    """Return the id of the padding token.
+
+    RoBERTa counts positions from it. MPNet counts from 1, whatever config.json says. For other models any id works, because
+    padding is masked.
+    """
     if layout.encoder == "mpnet":
         return 1
     if layout.positions_pass_over_padding:
@@ -135,7 +144,7 @@ def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> in
 
 
 def table_shape(path: Path, tensors: Mapping[str, Any], name: str) -> tuple[int, int]:
-    """Return rows and width of an embedding table. Raises CheckpointError where it is missing or no table."""
+    """Return rows and width of an embedding table. Raises CheckpointError if it is missing, empty or not two-dimensional."""
     if name not in tensors:
         raise CheckpointError(f"{path}: the tensor {name!r} is missing")
     shape = tuple(tensors[name].shape)

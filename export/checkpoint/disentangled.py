@@ -1,4 +1,4 @@
-"""`Disentangled`: how a DeBERTa's attention reads positions (He et al. 2020, arXiv:2006.03654; v3: 2021, arXiv:2111.09543)."""
+"""`Disentangled`: settings of DeBERTa's disentangled attention (He et al. 2020, arXiv:2006.03654; v3: 2021, arXiv:2111.09543)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +20,16 @@ NO_CONVOLUTION = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disentangled:
-    """What config.json says of positions, for DeBERTa-v2 and v3.
+    """The settings of config.json on positions, for DeBERTa-v2 and v3.
 
-    `relative`: attention reads relative positions, of which there are 2 * `span` embeddings. `c2p` adds content times position,
-    `p2c` position times content. With `buckets` above 0, distances from half as many on share embeddings, on a logarithmic scale
-    up to `furthest`. `shared`: the embeddings are projected by the layers' own query and key weights. `normed`: they go through
-    LayerNorm first. `absolute`: a position's embedding is added to the word's. `token_types`: a type's is.
+    - `relative`: attention uses relative positions, which have 2 * `span` embeddings.
+    - `c2p`, `p2c`: the attention scores have the content-to-position term, or the position-to-content term.
+    - `buckets`: if above 0, distances beyond `buckets` / 2 share embeddings, on a logarithmic scale up to `furthest`.
+    - `shared`: the relative embeddings are projected by the layers' own query and key weights.
+    - `normed`: the relative embeddings go through LayerNorm first.
+    - `absolute`: embeddings of absolute positions are added to the word embeddings.
+    - `token_types`: embeddings of token types are added to the word embeddings.
+    - `positions`: config.json's `max_position_embeddings`.
     """
 
     relative: bool
@@ -41,8 +45,8 @@ class Disentangled:
 
     @classmethod
     def read(cls, path: Path, config: Mapping[str, Any]) -> "Disentangled":
-        """Read the settings, with transformers' defaults. Raises CheckpointError for values that transformers does not have,
-        and for a model that crossrt does not compute."""
+        """Read the settings, with transformers' defaults. Raises CheckpointError for values that transformers does not accept,
+        and for a model that crossrt does not support."""
         file = path / "config.json"
         if whole_number(file, config, "conv_kernel_size", least=0, default=0):
             raise CheckpointError(f"{file}: conv_kernel_size is {config['conv_kernel_size']}: {NO_CONVOLUTION}")
@@ -75,19 +79,19 @@ class Disentangled:
 
     @property
     def span(self) -> int:
-        """Half the number of relative positions that have an embedding."""
+        """Half the number of relative-position embeddings."""
         return self.buckets or self.furthest
 
     @property
     def scale(self) -> float:
-        """What the attention scores are divided by, as a multiple of the square root of the head's size."""
+        """The divisor of the attention scores, as a multiple of the square root of the head size."""
         return float(np.sqrt(1 + self.c2p + self.p2c))
 
     def rows(self, distances: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the row of the relative embeddings for each distance, query position less key position.
+        """Return the row of the relative embeddings for each distance (query position - key position).
 
-        It is computed in PyTorch in FP32, as transformers does, since NumPy may round a logarithm to the other side of a whole
-        number.
+        The computation uses PyTorch in FP32, as in transformers, because NumPy may round a logarithm to the other side of an
+        integer.
         """
         import torch
 
@@ -123,7 +127,7 @@ def _flag(file: Path, config: Mapping[str, Any], key: str, *, default: bool) -> 
 
 
 def _terms(file: Path, config: Mapping[str, Any]) -> list[str]:
-    """Return the parts of `pos_att_type`, a list or a text such as "p2c|c2p"."""
+    """Return the parts of `pos_att_type`, which is a list or a string such as "p2c|c2p"."""
     value = config.get("pos_att_type")
     terms = [] if value is None else value
     if isinstance(terms, str):

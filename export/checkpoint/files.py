@@ -1,4 +1,4 @@
-"""The small JSON files of a checkpoint."""
+"""Reads the small JSON files of a checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ...engine.errors import CheckpointError
 from ...engine.text.encoded_pairs import TruncationSide
 
 LARGEST_JSON = 256 << 20
-"""Bytes; tokenizer.json, the largest of them, has 17 MB for the vocabulary of XLM-R."""
+"""Bytes. The largest of these files, tokenizer.json, has 17 MB for the vocabulary of XLM-R."""
 
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 EXPECTED = (
@@ -21,7 +21,10 @@ EXPECTED = (
 
 
 def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError when it is not one, or not there and no `missing` is given."""
+    """Read a JSON object. If the file does not exist, return `missing`, if given.
+
+    Raises CheckpointError otherwise, and for a file that cannot be read, is too large or is not a JSON object.
+    """
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, which no such file needs; fetch it again")
@@ -43,7 +46,7 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
 
 
 def check_no_pointer(file: Path, beginning: bytes) -> None:
-    """Raise CheckpointError for a Git LFS pointer, which stands for a file that was not fetched."""
+    """Raise CheckpointError for a Git LFS pointer, which is in place of a file that was not fetched."""
     if beginning.startswith(b"version https://git-lfs"):
         raise CheckpointError(
             f"{file} is a Git LFS pointer of {file.stat().st_size} bytes, not the file itself; fetch it with: git lfs pull"
@@ -51,7 +54,7 @@ def check_no_pointer(file: Path, beginning: bytes) -> None:
 
 
 def _without_config(path: Path) -> str:
-    """Say what a directory without config.json is instead."""
+    """Return the error message for a directory without the file, such as config.json."""
     directory = path.parent
     if any(directory.glob("*.gguf")):
         return f"{directory} holds GGUF files, which llama.cpp runs (llama-server --reranking); give the PyTorch checkpoint"
@@ -59,9 +62,10 @@ def _without_config(path: Path) -> str:
 
 
 def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int, default: int | None = None) -> int:
-    """Return a whole number of a JSON file's fields. Null counts as missing.
+    """Return an integer from the fields of a JSON file. Null counts as missing.
 
-    Raises CheckpointError, naming the file and the key, where it is missing without `default`, no integer, or too small.
+    Raises CheckpointError, naming the file and the key, if it is missing and has no `default`, is not an integer, or is less than
+    `least`.
     """
     value = fields.get(key)
     if value is None:
@@ -74,11 +78,11 @@ def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int,
 
 
 def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int) -> int:
-    """Return the most tokens of a pair: the tokenizer's `model_max_length`, but no more than the model has positions for."""
+    """Return the maximum number of tokens of a pair: the tokenizer's `model_max_length`, but at most `positions`."""
     value = fields.get("model_max_length")
     if value is None:
         return positions
-    # transformers writes 1e30, or 1000000000000000019884624838656, for no limit.
+    # transformers writes 1e30, or 1000000000000000019884624838656, if there is no limit.
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1:
         raise CheckpointError(
             f"{tokenizer_config}: model_max_length is {shown(value)}; a number of tokens from 1 is expected"
@@ -87,7 +91,7 @@ def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int) -
 
 
 def truncation_side(directory: Path, tokenizer_config: Mapping[str, Any]) -> TruncationSide:
-    """Return the end at which the tokenizer cuts texts that are too long: as tokenizer_config.json says, or tokenizer.json."""
+    """Return the side at which the tokenizer truncates texts, from tokenizer_config.json or else from tokenizer.json."""
     side = tokenizer_config.get("truncation_side")
     if side is None:
         truncation = read_json(directory / "tokenizer.json", missing={}).get("truncation")
@@ -101,13 +105,13 @@ def truncation_side(directory: Path, tokenizer_config: Mapping[str, Any]) -> Tru
 
 
 def shown(value: Any) -> str:
-    """Return a value of a JSON file as a message shows it."""
+    """Return a value of a JSON file as text for a message, shortened to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error of another library says, in one line."""
+    """Return the type of another library's error and the first line of its message."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0] if said else 'no message'}"
 
@@ -115,8 +119,9 @@ def first_line(error: BaseException) -> str:
 def default_activation(path: Path, config: Mapping[str, Any], labels: int, *, own_class: bool = False) -> str:
     """Return the activation that the checkpoint's files ask for; see `activation.name_from_config`.
 
-    A checkpoint that asks for none gets sigmoid for one label and identity for more, as in sentence-transformers; one
-    of a class of its own, which sentence-transformers cannot load, gets identity: what its own class returns.
+    If the files name none, it is sigmoid for one label and identity for several, as in sentence-transformers. With `own_class` it
+    is identity. That is for checkpoints with a class of their own, which sentence-transformers cannot load and which returns
+    logits.
     """
     default = "sigmoid" if labels == 1 and not own_class else "identity"
     other, _ = saved_by_sentence_transformers(path)
@@ -136,9 +141,9 @@ def default_activation(path: Path, config: Mapping[str, Any], labels: int, *, ow
 
 
 def label_names(config: Mapping[str, Any], labels: int) -> tuple[str, ...]:
-    """Return the names that config.json gives to the labels; empty where it does not give one to each.
+    """Return the names that config.json gives to the labels; empty if it does not name each label.
 
-    `label2id` is read where there is no `id2label`. A name that is no text is written as one.
+    `label2id` is read if there is no `id2label`. A name that is not a string is converted to one; null becomes `LABEL_n`.
     """
     by_number, by_name = config.get("id2label"), config.get("label2id")
     if isinstance(by_number, dict) and by_number:
@@ -157,10 +162,10 @@ def label_names(config: Mapping[str, Any], labels: int) -> tuple[str, ...]:
 
 
 def saved_by_sentence_transformers(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of config_sentence_transformers.json, where sentence-transformers reads it, and warnings.
+    """Return the fields of config_sentence_transformers.json if sentence-transformers reads it, otherwise none, and warnings.
 
-    It reads that file only beside a modules.json, and only where the file says that the model is a CrossEncoder; any other
-    directory it opens as plain transformers does.
+    It reads that file only if there is a modules.json, and only if the file says that the model is a CrossEncoder. It opens any
+    other directory like a plain transformers model.
     """
     fields = read_json(path / SENTENCE_TRANSFORMERS, missing={})
     modules = path / "modules.json"
@@ -174,5 +179,5 @@ def saved_by_sentence_transformers(path: Path) -> tuple[dict[str, Any], list[str
 
 
 def some(names: list[str]) -> str:
-    """Join the first five of these words, and say how many more there are."""
+    """Join the first five of these names, and add how many more there are."""
     return "; ".join(names[:5]) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")

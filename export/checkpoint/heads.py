@@ -1,8 +1,8 @@
-"""Heads and trunks: what a checkpoint is, read from its tensors, never from its name.
+"""Heads and trunks. What a checkpoint is follows from its tensors, never from its name.
 
-A cross-encoder is an encoder trunk and a `Head` that turns `[CLS]`, or the mean of all tokens, into logits. Most supported trunks
-are post-LayerNorm encoders under different tensor names, so a `Layout` is a table of names. What differs beside the names, such
-as relative positions, is a field of it. ModernBERT has a graph of its own.
+A cross-encoder consists of an encoder (the trunk) and a `Head` that converts `[CLS]`, or the mean of all tokens, to logits. Most
+supported trunks are post-LayerNorm encoders under different tensor names, so a `Layout` is mainly a table of names. Other
+differences, such as relative positions, are fields of the layout. ModernBERT has its own graph.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,17 +13,17 @@ from typing import Literal
 
 
 class Head(str, Enum):
-    """What turns `[CLS]` or the mean into logits. The value is the name that the manifest gives it."""
+    """What converts `[CLS]` or the mean to logits. The value is the name in the manifest."""
 
     BERT = "bert"  # pooler: dense, tanh; classifier
     ELECTRA = "electra"  # dense, GELU, out_proj
-    ELECTRA_PLAIN = "electra-plain"  # out_proj alone, on an ELECTRA trunk (Capreolus)
+    ELECTRA_PLAIN = "electra-plain"  # only out_proj, on an ELECTRA trunk (Capreolus)
     ROBERTA = "roberta"  # dense, tanh, out_proj
     DISTILBERT = "distilbert"  # pre_classifier, ReLU, classifier
     BERT_CAT = "bert-cat"  # one linear layer on a DistilBERT trunk, own class (Hofstätter et al. 2020)
     DEBERTA = "deberta"  # pooler: dense, GELU; classifier
     ALBERT = "albert"  # pooler: one linear layer, tanh; classifier
-    # Dense modules of sentence-transformers on a bare trunk: a linear layer alone, or after another one and its activation.
+    # Dense modules of sentence-transformers on a bare trunk: one linear layer, or two with an activation in between.
     DENSE = "dense"
     DENSE_TANH = "dense-tanh"
     DENSE_GELU = "dense-gelu"
@@ -37,8 +37,10 @@ class Head(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadLayers:
-    """The linear layers of a head, first to last, as named in the checkpoint, and what comes between them: the activation, then
-    LayerNorm where `norm` names one."""
+    """The linear layers of a head, first to last, by their names in the checkpoint.
+
+    Between them are the activation and, if `norm` names one, LayerNorm.
+    """
 
     linears: tuple[str, ...]
     activation: str | None
@@ -67,20 +69,22 @@ HEAD_LAYERS: Mapping[Head, HeadLayers] = MappingProxyType(
     }
 )
 DENSE_NORM_EPSILON = 1e-5
-"""That of sentence-transformers' module LayerNorm, which is PyTorch's default."""
+"""The epsilon of sentence-transformers' LayerNorm module, which is PyTorch's default."""
 DENSE_HEADS = tuple(head for head in Head if head.value.startswith("dense"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a family of checkpoints keeps the tensors of its trunk.
+    """The tensor names of a family of checkpoints, and how its trunk computes.
 
-    `layer` maps our name of a part to the checkpoint's, below `layers` + number; `dimensions` maps our name of a
-    dimension to the config's. Parts that are stored as one tensor, one below the other, have in `shares` their place and the
-    number of parts. `projection` is the layer that brings narrower embeddings to the hidden size, for trunks that may have one.
-    `encoder` is how the trunk computes: as BERT, with DeBERTa's disentangled attention, with MPNet's bias by distance, or as
-    ModernBERT, in which the wide linear layer has twice the outputs (the activation's input, then its gate). `shared_layers`:
-    all layers have the weights of layer 0. `positions_pass_over_padding`: see `Checkpoint`.
+    - `layer`: crossrt's name of each part of a layer, mapped to the checkpoint's name below `layers` + layer number.
+    - `dimensions`: crossrt's name of each dimension, mapped to the key in config.json.
+    - `shares`: parts that are stored concatenated in one tensor, each with its index and the number of parts.
+    - `projection`: the layer that projects narrower embeddings to the hidden size, for trunks that may have one.
+    - `encoder`: how the trunk computes: like BERT, with DeBERTa's disentangled attention, with MPNet's relative-position bias, or
+      like ModernBERT, whose first feed-forward layer has twice the outputs (the activation's inputs, then the gates).
+    - `shared_layers`: whether all layers have the weights of layer 0.
+    - `positions_pass_over_padding`: see `Checkpoint`.
     """
 
     prefix: str
@@ -224,7 +228,7 @@ def _distilbert(prefix: str) -> Layout:
 
 
 def layout_of(model_type: object) -> Layout | None:
-    """Return where an encoder of this model type keeps its tensors; None for one that is not known."""
+    """Return the layout of an encoder with this model_type; None for an unknown one."""
     if model_type in ("bert", "electra"):
         return _bert_like(str(model_type))
     if model_type in ("roberta", "xlm-roberta", "camembert"):
@@ -234,7 +238,7 @@ def layout_of(model_type: object) -> Layout | None:
 
 
 def head_of(tensors: Collection[str]) -> tuple[Layout, Head] | None:
-    """Tell trunk and head by the names of a checkpoint's tensors; None when they are no cross-encoder we know."""
+    """Return the trunk's layout and the head, derived from the tensor names; None for an unknown kind of model."""
     if "bert.embeddings.word_embeddings.weight" in tensors and "classifier.weight" in tensors:
         return _bert_like("bert"), Head.BERT
     if "electra.embeddings.word_embeddings.weight" in tensors and "classifier.out_proj.weight" in tensors:

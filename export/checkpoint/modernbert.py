@@ -1,8 +1,8 @@
-"""What a ModernBERT cross-encoder has beside a BERT's parts (Warner et al. 2024, arXiv:2412.13663).
+"""The settings and tensors of ModernBERT cross-encoders (Warner et al. 2024, arXiv:2412.13663).
 
 Sizes and settings come from config.json, in the form of transformers 4.48 to 4.57 (`global_attn_every_n_layers`,
-`global_rope_theta`, `local_rope_theta`) or of transformers 5 (`layer_types`, `rope_parameters`). Where both are there, the new
-form counts, as in transformers 5.
+`global_rope_theta`, `local_rope_theta`) or of transformers 5 (`layer_types`, `rope_parameters`). If both are present, the newer
+form takes precedence, as in transformers 5.
 """
 
 import re
@@ -21,14 +21,15 @@ from .heads import Layout
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 THETAS = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
-"""Where transformers 4 keeps the base of each kind's rotary frequencies, and its default."""
+"""The key of transformers 4 for the base of the rotary frequencies of each kind of attention, and its default."""
 POOLINGS = ("cls", "mean")
 HIDDEN_ACTIVATIONS = (*ACTIVATIONS, "silu")
 HEAD_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, "tanh")
 BIASES = {"norm_bias": False, "attention_bias": False, "mlp_bias": False, "classifier_bias": False}
-"""Settings that say which parts have a bias, with their defaults. The last linear layer always has one."""
+"""Settings that say which parts have a bias, with their defaults. The last linear layer of the head always has one."""
 MOST_POSITIONS = 1 << 16
-"""The graph holds a table of sines and cosines for every position; 65,536 take 32 MB for heads of 64 channels."""
+"""Maximum number of positions. The graph stores sines and cosines of all positions. For 65,536 positions and heads of 64 channels
+they take 32 MiB per kind of attention."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -36,9 +37,9 @@ Floats = npt.NDArray[np.float32]
 class ModernBertDimensions(Dimensions):
     """Sizes and settings of a ModernBERT.
 
-    `layer_types` says of each layer whether it attends to all tokens (`full_attention`) or to those that are at most `window`
-    positions away (`sliding_attention`). `thetas` has the base of the rotary frequencies of both kinds. `head_act` is the
-    activation of the model's own head. `biased` has the settings of `BIASES` that are true.
+    `layer_types` says for each layer whether it attends to all tokens (`full_attention`) or to tokens at most `window` positions
+    away (`sliding_attention`). `thetas` has the base of the rotary frequencies of both kinds. `head_act` is the activation of
+    the model's own head. `biased` contains the settings of `BIASES` that are true.
     """
 
     layer_types: tuple[str, ...]
@@ -49,13 +50,13 @@ class ModernBertDimensions(Dimensions):
 
     @property
     def head_without_bias(self) -> frozenset[str]:
-        """The parts of the model's own head that have no bias. The last linear layer always has one."""
+        """The parts of the model's own head that have no bias. Its last linear layer always has one."""
         settings = {"head.0": "classifier_bias", "head.norm": "norm_bias"}
         return frozenset(part for part, setting in settings.items() if setting not in self.biased)
 
     @property
     def described(self) -> dict[str, Any]:
-        """What the manifest's `architecture` says beside the sizes."""
+        """The entries of the manifest's `architecture` in addition to the sizes."""
         return {
             "pooling": self.pooling,
             "full_attention_layers": [number for number, kind in enumerate(self.layer_types) if kind == FULL],
@@ -66,7 +67,7 @@ class ModernBertDimensions(Dimensions):
 def modernbert_dimensions(
     path: Path, config: Mapping[str, Any], layout: Layout, tensors: Mapping[str, Any]
 ) -> ModernBertDimensions:
-    """Read sizes and settings. Raises CheckpointError, with the setting and what is allowed, for any that is not supported."""
+    """Read sizes and settings. Raises CheckpointError, naming the setting and the allowed values, if one is not supported."""
     file = path / "config.json"
     vocab, _ = table_shape(path, tensors, f"{layout.prefix}embeddings.tok_embeddings.weight")
     sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
@@ -100,11 +101,11 @@ def modernbert_dimensions(
 
 
 def modernbert_tensor_names(layout: Layout, dimensions: ModernBertDimensions) -> dict[str, str]:
-    """Return the tensor names of the trunk by crossrt's names. A bias that the model does not have has no entry."""
+    """Return a mapping from crossrt's tensor names of the trunk to the checkpoint's. A bias that does not exist has no entry."""
     parts = {"embedding_norm": f"{layout.prefix}embeddings.norm", "final_norm": f"{layout.prefix}final_norm"}
     for number in range(dimensions.layers):
         for ours, theirs in layout.layer.items():
-            if (number, ours) != (0, "attention_norm"):  # the embeddings are normalised already
+            if (number, ours) != (0, "attention_norm"):  # the embeddings are already normalized
                 parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{number}.{theirs}"
     names = {"word.weight": f"{layout.prefix}embeddings.tok_embeddings.weight"}
     for ours, theirs in parts.items():
@@ -117,8 +118,8 @@ def modernbert_tensor_names(layout: Layout, dimensions: ModernBertDimensions) ->
 def rotary_tables(theta: float, channels: int, positions: int) -> tuple[Floats, Floats]:
     """Return cosines and sines of all positions, float32 [positions, channels / 2].
 
-    The angles are rounded to FP32 as transformers rounds them. At position 8,000 an angle is off by up to 2.4e-4, and models were
-    trained so.
+    Angles are rounded to FP32 as in transformers. At position 8,000 the error of an angle is up to 2.4e-4. Models were trained
+    with this error.
     """
     import torch
 
@@ -148,7 +149,7 @@ def _layer_types(file: Path, config: Mapping[str, Any], layers: int) -> tuple[st
 
 
 def _thetas(file: Path, config: Mapping[str, Any]) -> dict[str, float]:
-    """Return the base of the rotary frequencies by the kind of attention. Scaled frequencies are refused."""
+    """Return the base of the rotary frequencies by the kind of attention. Raises CheckpointError for scaled frequencies."""
     if config.get("rope_scaling") is not None:
         raise CheckpointError(f"{file}: rope_scaling is {shown(config['rope_scaling'])}; it is not supported")
     parameters = config.get("rope_parameters")

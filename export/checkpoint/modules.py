@@ -1,7 +1,8 @@
 """Cross-encoders that sentence-transformers saved as several modules: a bare encoder, Pooling, and a head of Dense modules.
 
-sentence-transformers 6 builds and loads them: the encoder's tokens, `[CLS]` or the mean of all tokens, then linear layers, of
-which the last writes `scores`. There may be LayerNorm between two of them, as in cross-encoder/ettin-reranker-17m-v1.
+sentence-transformers 6 builds and loads them. The encoder's tokens are pooled to `[CLS]` or the mean of all tokens. Linear layers
+follow, of which the last outputs `scores`. There may be LayerNorm between two of them, as in
+cross-encoder/ettin-reranker-17m-v1.
 """
 
 import json
@@ -17,9 +18,9 @@ from .heads import HEAD_LAYERS, Head, Layout, layout_of
 from .weights import read_tensors
 
 PLACE = re.compile(r"[0-9]{1,3}_(Pooling|Dense|LayerNorm)")
-"""The folder of a module. A folder elsewhere would neither be downloaded nor be part of the cache's key."""
+"""The allowed folders of modules. Other folders are neither downloaded nor part of the cache key."""
 CHAINS = (["Dense"], ["Dense", "Dense"], ["Dense", "LayerNorm", "Dense"])
-"""The kinds of the modules that a head may be made of."""
+"""The sequences of module classes that a head may consist of."""
 HEADS: Mapping[tuple[str, ...], Head] = {
     ("Identity",): Head.DENSE,
     ("Tanh", "Identity"): Head.DENSE_TANH,
@@ -29,12 +30,12 @@ HEADS: Mapping[tuple[str, ...], Head] = {
     ("GELU", "LayerNorm", "Identity"): Head.DENSE_GELU_NORM,
     ("ReLU", "LayerNorm", "Identity"): Head.DENSE_RELU_NORM,
 }
-"""The head, by the activations of the Dense modules and LayerNorm between them."""
+"""The head for the activations of the Dense modules, with LayerNorm if it is between them."""
 TRUNKS = (
     "bert, electra, roberta, xlm-roberta, camembert, distilbert, deberta-v2, mpnet, albert and modernbert are known"
 )
 POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-"""The modes that are computed, by the names that older versions of sentence-transformers give them."""
+"""The supported pooling modes, by their names in older versions of sentence-transformers."""
 KNOWN = (
     "crossrt knows one Transformer whose head is part of it, and a Transformer, Pooling (cls or mean) and one or two Dense "
     "modules, the first with Tanh, GELU or ReLU, the last with Identity, and LayerNorm or nothing between"
@@ -43,8 +44,11 @@ KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class DenseHead:
-    """A checkpoint whose head lies in modules. It reads `[CLS]` (`pooling` is `cls`) or the `mean` of all tokens. `tensors` has
-    those of the trunk, with its prefix, and those of the head."""
+    """A checkpoint whose head consists of modules.
+
+    `pooling` says what the head reads: `[CLS]` (`cls`) or the mean of all tokens (`mean`). `tensors` has the tensors of the
+    trunk, with its prefix, and those of the head.
+    """
 
     layout: Layout
     head: Head
@@ -54,16 +58,16 @@ class DenseHead:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One entry of modules.json: the class's name, without its package, and the folder."""
+    """One entry of modules.json: the name of the class, without its package, and the folder."""
 
     kind: str
     place: str
 
 
 def modules_of(path: Path) -> list[Module] | None:
-    """Return the modules of a checkpoint that sentence-transformers saved as a CrossEncoder; None for any other.
+    """Return the modules of a checkpoint that sentence-transformers saved as a CrossEncoder; None for any other checkpoint.
 
-    Raises CheckpointError for a list that is malformed, and for classes that are not of sentence-transformers.
+    Raises CheckpointError for a malformed list and for classes that are not part of sentence-transformers.
     """
     file = path / "modules.json"
     if not file.is_file() or read_json(path / SENTENCE_TRANSFORMERS, missing={}).get("model_type") != "CrossEncoder":
@@ -81,7 +85,7 @@ def modules_of(path: Path) -> list[Module] | None:
 
 
 def check_modules(path: Path, modules: Sequence[Module]) -> None:
-    """Raise CheckpointError for modules that make up no cross-encoder that crossrt knows."""
+    """Raise CheckpointError for modules that are not a cross-encoder that crossrt supports."""
     kinds, first = [module.kind for module in modules], [module.place for module in modules[:1]]
     places = [module.place for module in modules[1:]]
     known = kinds == ["Transformer"] or (kinds[:2] == ["Transformer", "Pooling"] and kinds[2:] in CHAINS)
@@ -94,9 +98,9 @@ def check_modules(path: Path, modules: Sequence[Module]) -> None:
 
 
 def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> DenseHead | None:
-    """Read the head of a checkpoint of several modules; None where the head is part of the model.
+    """Read the head of a checkpoint with several modules; None if the head is part of the model.
 
-    Raises CheckpointError for settings of the modules that crossrt does not compute.
+    Raises CheckpointError for settings of the modules that crossrt does not support.
     """
     modules = modules_of(path)
     if modules is None:
@@ -145,7 +149,7 @@ def _check_transformer(path: Path) -> None:
 
 
 def _pooling(file: Path) -> str:
-    """Return what the head reads of the tokens: `cls` or `mean`, which sentence-transformers takes where nothing is said."""
+    """Return the pooling mode, `cls` or `mean`. Without a setting it is `mean`, as in sentence-transformers."""
     fields = read_json(file)
     old = [name for name in fields if name.startswith("pooling_mode_") and fields[name]]
     mode = fields.get("pooling_mode") or " and ".join(POOLINGS.get(name, name) for name in old) or "mean"
@@ -160,7 +164,7 @@ def _pooling(file: Path) -> str:
 
 
 def _head_of(path: Path, modules: Sequence[Module]) -> Head:
-    """Return the head that the Dense and LayerNorm modules make up."""
+    """Return the head that the Dense and LayerNorm modules form."""
     read, activations = "sentence_embedding", []
     for module in modules:
         file = path / module.place / "config.json"
@@ -189,14 +193,14 @@ def _head_of(path: Path, modules: Sequence[Module]) -> Head:
 
 
 def _activation(fields: Mapping[str, Any]) -> str:
-    """Return the name of a Dense module's activation in torch. sentence-transformers takes tanh where none is given."""
+    """Return the name of a Dense module's activation in torch. Without a setting it is Tanh, as in sentence-transformers."""
     named = fields.get("activation_function", "torch.nn.modules.activation.Tanh")
     known = isinstance(named, str) and named.startswith("torch.nn.")
     return named.rpartition(".")[2] if known else shown(named)
 
 
 def _linear(place: Path) -> tuple[Any, Any]:
-    """Return a Dense module's weight [outputs, inputs] and its bias [outputs], of zeros where it has none."""
+    """Return a Dense module's weight [outputs, inputs] and bias [outputs], which is zeros if the module has none."""
     tensors = read_tensors(place)
     weight = tensors.get("linear.weight")
     if weight is None or weight.ndim != 2:
@@ -207,7 +211,7 @@ def _linear(place: Path) -> tuple[Any, Any]:
 
 
 def _norm(place: Path, name: str) -> dict[str, Any]:
-    """Return the weight and the bias of a LayerNorm module, as `name`."""
+    """Return the weight and the bias of a LayerNorm module, named with the prefix `name`."""
     tensors = read_tensors(place)
     if tensors.keys() != {"norm.weight", "norm.bias"}:
         raise CheckpointError(

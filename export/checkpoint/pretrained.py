@@ -1,4 +1,4 @@
-"""A checkpoint's configuration and tokenizer, as transformers reads them."""
+"""Reads a checkpoint's configuration and tokenizer with transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,20 +16,14 @@ with telemetry_off():
     import transformers
 
 
-SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model")
-"""Files of SentencePiece models: DeBERTa's, ALBERT's, XLM-R's."""
-CONVERTERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
-"""What transformers converts them by: the module of each package."""
-
-
 def config_of(checkpoint: Checkpoint) -> Any:
-    """Return the transformers configuration, also for configs that lack a model_type, dimensions or the number of labels.
+    """Return the transformers configuration, also if config.json lacks a model_type, dimensions or the number of labels.
 
-    Raises CheckpointError where transformers refuses what config.json says.
+    Raises CheckpointError if transformers rejects the content of config.json.
     """
-    # The reference computes in FP32 whatever dtype was saved. An attention kernel named in the config is not used either:
-    # transformers before 5.3 may fetch it from the hub and run it (CVE-2026-4372). `return_dict` is set by the caller.
-    # Nor is code of the checkpoint run (auto_map).
+    # Fields that are left out. The reference computes in FP32, whatever dtype was saved. An attention kernel named in the config
+    # is not used, because transformers before 5.3 may fetch it from the hub and run it (CVE-2026-4372). `return_dict` is set by
+    # the caller. Code of the checkpoint (auto_map) is not run.
     left = (
         "model_type",
         "auto_map",
@@ -43,7 +37,7 @@ def config_of(checkpoint: Checkpoint) -> Any:
     kind = checkpoint.config.get("model_type")
     with errors_in_words(checkpoint, "config.json is refused by transformers"):
         if checkpoint.head is Head.BERT_CAT:
-            # transformers' defaults are those of distilbert-base-uncased, which such a model was made of.
+            # transformers' defaults are the dimensions of distilbert-base-uncased, on which such a model is based.
             if "n_layers" not in fields:
                 names = [name.split(".layer.")[1] for name in checkpoint.original_tensors() if ".layer." in name]
                 fields["n_layers"] = 1 + max(int(name.split(".")[0]) for name in names)
@@ -57,18 +51,22 @@ def config_of(checkpoint: Checkpoint) -> Any:
 
 
 def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
-    """Return the checkpoint's tokenizer by transformers. Raises CheckpointError when its files are missing or broken."""
-    read_json(checkpoint.path / TOKENIZER, missing={})  # for its error messages
+    """Load the checkpoint's tokenizer with transformers.
+
+    Raises CheckpointError when its files are missing or broken, when it is written in Python, and when it has more tokens than
+    the model.
+    """
+    read_json(checkpoint.path / TOKENIZER, missing={})  # only for its error messages
     _check_sentencepiece(checkpoint)
     config = config if config is not None else config_of(checkpoint)
     with errors_in_words(
         checkpoint, "the tokenizer cannot be loaded; it needs tokenizer.json, vocab.txt, or vocab.json and merges.txt"
     ):
-        # Without trust_remote_code=False transformers asks for it on the terminal.
+        # Without trust_remote_code=False, transformers asks on the terminal whether to run remote code.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.path, config=config, local_files_only=True, trust_remote_code=False
         )
-    # Where the files are missing, transformers makes a tokenizer of the special tokens alone, to which every word is unknown.
+    # If the files are missing, transformers creates a tokenizer with only the special tokens, to which every word is unknown.
     files = dict(tokenizer.vocab_files_names)
     whole = files.pop("tokenizer_file", TOKENIZER)
     missing = sorted(name for name in files.values() if not (checkpoint.path / name).is_file())
@@ -94,7 +92,7 @@ def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
 
 
 def _check_sentencepiece(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError where the tokenizer is a SentencePiece model alone and the package that reads it is missing."""
+    """Raise CheckpointError if there is only a SentencePiece model and the package that reads it is not installed."""
     pieces = sorted(file.name for file in checkpoint.path.glob("*.model"))
     if not pieces or (checkpoint.path / TOKENIZER).is_file() or find_spec("sentencepiece") is not None:
         return
@@ -105,7 +103,7 @@ def _check_sentencepiece(checkpoint: Checkpoint) -> None:
 
 
 def completed_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return config.json with the model_type and the dimensions that transformers takes it to have, for other readers."""
+    """Return config.json, completed for other libraries with the model_type and dimensions that transformers assumes."""
     config = config_of(checkpoint)
     fields = dict(checkpoint.config)
     if checkpoint.head is Head.BERT_CAT:
@@ -114,7 +112,7 @@ def completed_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def special_tokens_of(tokenizer: Any) -> dict[str, str]:
-    """Return a tokenizer's cls_token, sep_token, ... as strings."""
+    """Return a tokenizer's special tokens (cls_token, sep_token and so on) as strings."""
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name.endswith("_token")}
 
 
@@ -125,9 +123,9 @@ def errors_in_words(checkpoint: Checkpoint, what: str) -> Iterator[None]:
         yield
     except CrossrtError:
         raise
-    except BaseException as error:  # the libraries raise many kinds, from TypeError to huggingface_hub's
-        # A Rust panic, as in the package tokenizers, is raised as a class that derives from BaseException alone and cannot be
-        # imported.
+    except BaseException as error:  # the libraries raise many types, from TypeError to those of huggingface_hub
+        # A Rust panic, such as one in the package tokenizers, is raised as a class that derives directly from BaseException and
+        # cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{checkpoint.path}: {what} ({first_line(error)})") from error

@@ -19,23 +19,23 @@ from .reference_model import reference_model
 from .reference_settings import default_prompt
 
 ROWS = 16
-"""Most pairs of one length that are computed together."""
+"""Maximum number of pairs of one length in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The reference's result for pairs: the token `ids` of each, and raw `logits`, float32 [n, labels]."""
+    """The reference's results for n pairs: the token `ids` of each, and the raw `logits`, float32 [n, labels]."""
 
     ids: tuple[list[int], ...]
     logits: npt.NDArray[np.float32]
 
 
 class Reference:
-    """PyTorch's logits for pairs of texts. Each pair is tokenized alone and computed in a batch of pairs of its own length,
+    """PyTorch's logits for pairs of texts. Each pair is tokenized alone and computed in a batch of pairs of the same length,
     without padding.
 
-    The model is given everything that its tokenizer returns, except what its class does not take. The checkpoint's default
-    prompt is put before each query, as sentence-transformers does.
+    The model gets everything that its tokenizer returns, except what its `forward` does not accept. The checkpoint's default
+    prompt is put before each query, as in sentence-transformers.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -53,7 +53,7 @@ class Reference:
         return self.expected(pairs, max_length=max_length, progress=progress).logits
 
     def expected(self, pairs: Sequence[tuple[str, str]], *, max_length: int, progress: bool = False) -> Expected:
-        """Return raw logits and token ids, truncated as transformers does it."""
+        """Return raw logits and token ids. Pairs are truncated as in transformers."""
         with errors_in_words(self.checkpoint, "the tokenizer cannot be used"):
             encoded = [self._encoded(pair, max_length) for pair in pairs]
         by_length: dict[int, list[int]] = {}
@@ -80,14 +80,14 @@ class Reference:
         return Expected(tuple(each["input_ids"] for each in encoded), stacked)
 
     def batch_of(self, pair: tuple[str, str], max_length: int) -> dict[str, Any]:
-        """Return one pair as the model takes it."""
+        """Return the inputs of the model for one pair."""
         encoded = self._encoded(pair, max_length)
         return {name: torch.tensor([ids]) for name, ids in encoded.items() if name in self.model.takes}
 
     def _computed(self, batch: dict[str, Any]) -> npt.NDArray[np.float32]:
         try:
             return np.asarray(self.model(batch).float().numpy())
-        except IndexError as error:  # of an embedding table
+        except IndexError as error:  # raised by an embedding table
             largest = ", ".join(f"{name} up to {int(values.max())}" for name, values in batch.items())
             raise CheckpointError(
                 f"{self.checkpoint.path}: the tokenizer gives {largest}, for some of which the model has no embedding; "
@@ -96,6 +96,6 @@ class Reference:
             ) from error
 
     def _encoded(self, pair: tuple[str, str], max_length: int) -> dict[str, list[int]]:
-        # Lists of one: given two bare strings, transformers takes an empty passage for no passage at all.
+        # Lists of one text each: given two plain strings, transformers treats an empty passage like a missing one.
         encoded = self.tokenizer([self.prompt + pair[0]], [pair[1]], truncation="longest_first", max_length=max_length)
         return {name: list(ids[0]) for name, ids in encoded.items()}

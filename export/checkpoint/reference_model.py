@@ -1,7 +1,7 @@
 """The reference's model in PyTorch.
 
-Stock heads are loaded by transformers itself, from the files. The two heads that transformers has no class for are its trunk
-with the checkpoint's linear layer, and a head of Dense modules is its trunk with the modules' layers.
+transformers itself loads models with stock heads from the files. For two heads transformers has no class; they are its bare
+encoder (the trunk) with the checkpoint's linear layer. A head of Dense modules is its bare encoder with the modules' layers.
 """
 
 import inspect
@@ -24,7 +24,7 @@ with telemetry_off():
 
 
 class StockModel(torch.nn.Module):
-    """A model of transformers. `takes` are the names of its forward's parameters."""
+    """A model of transformers. `takes` are the parameter names of its `forward`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class StockModel(torch.nn.Module):
 
 
 class TrunkAndLinear(torch.nn.Module):
-    """A bare trunk whose `[CLS]` goes through one linear layer."""
+    """A bare trunk and one linear layer that reads `[CLS]`."""
 
     def __init__(self, trunk: Any, weight: Any, bias: Any) -> None:
         super().__init__()
@@ -52,8 +52,10 @@ class TrunkAndLinear(torch.nn.Module):
 
 
 class TrunkAndDense(torch.nn.Module):
-    """A bare trunk whose `[CLS]`, or the mean of whose tokens, goes through the Dense and LayerNorm modules of
-    sentence-transformers, read from their folders."""
+    """A bare trunk and the Dense and LayerNorm modules of sentence-transformers, which read `[CLS]` or the mean of the tokens.
+
+    The modules are read from their folders.
+    """
 
     def __init__(self, trunk: Any, path: Path) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ def _trunk_and_dense(checkpoint: Checkpoint, config: Any) -> TrunkAndDense:
 
 
 def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAndLinear | TrunkAndDense:
-    """Load a checkpoint in FP32 and evaluation mode. Raises CheckpointError for weights that the files lack."""
+    """Load a checkpoint in FP32 and evaluation mode. Raises CheckpointError if weights are missing."""
     if checkpoint.dense_modules:
         return _trunk_and_dense(checkpoint, config)
     if checkpoint.head in (Head.ELECTRA_PLAIN, Head.BERT_CAT):
@@ -130,7 +132,7 @@ def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAn
         model.eval()
         return model
     stock: Any = transformers.AutoModelForSequenceClassification
-    # transformers does not know the names that DataParallel gives, and AutoModel takes no weights without a path.
+    # transformers does not know the tensor names of DataParallel, and auto classes accept no state dict without a path.
     source: Any = checkpoint.path
     weights: dict[str, Any] = {}
     if checkpoint.wrapped:
@@ -157,7 +159,7 @@ def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAn
 def _without_loading_bar() -> Iterator[None]:
     log: Any = transformers.utils.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()  # the names of unused tensors are reported by Checkpoint.leftover
+    log.set_verbosity_error()  # Checkpoint.leftover already has the names of unused tensors
     log.disable_progress_bar()
     try:
         yield

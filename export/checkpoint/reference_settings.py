@@ -1,6 +1,6 @@
-"""A checkpoint's activation and default prompt, as sentence-transformers finds them.
+"""Finds a checkpoint's activation and default prompt as sentence-transformers does.
 
-The files are read here once more, so that the reference shares no code with what it judges.
+The files are read here a second time, so that the reference shares no code with the exported model that it judges.
 """
 
 import json
@@ -16,10 +16,10 @@ from .heads import Head
 
 
 def activation_of(checkpoint: Checkpoint) -> Callable[[Any], Any]:
-    """Return torch's function from a checkpoint's logits to its scores, as sentence-transformers 6 finds it.
+    """Return the torch function from a checkpoint's logits to its scores, found as in sentence-transformers 6.
 
-    That is what the caller chose, or else the class that the files name, or a sigmoid for one label and the identity for more.
-    A model that sentence-transformers cannot load has the identity.
+    It is the activation that the caller chose, or else the class that the files name, or else a sigmoid for one label and the
+    identity for several. A model that sentence-transformers cannot load has the identity.
     """
     if checkpoint.chosen_activation is not None:
         chosen: Callable[[Any], Any] = {
@@ -49,7 +49,7 @@ def default_prompt(path: Path) -> str:
 
 
 def _sentence_transformers_config(path: Path) -> dict[str, Any]:
-    """Return what sentence-transformers reads of its own file: nothing without a modules.json, or for another kind of model."""
+    """Return config_sentence_transformers.json; empty if there is no modules.json or model_type is not CrossEncoder."""
     saved = _json(path / "config_sentence_transformers.json")
     read = (path / "modules.json").is_file() and saved.get("model_type") == "CrossEncoder"
     return saved if read else {}

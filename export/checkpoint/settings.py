@@ -1,7 +1,8 @@
 """`Settings`: the settings in a checkpoint's JSON files, and which of them crossrt knows.
 
-A key is applied, or harmless, or it changes scores and is not applied; the last is an error, unless its value has no effect. An
-unknown key is named in a warning, since its effect on the scores is unknown.
+There are three kinds of known keys: those that crossrt applies, those that are harmless, and those that change scores but are not
+applied. A key of the last kind is an error unless its value has no effect. An unknown key causes a warning, because it may affect
+scores.
 """
 
 import json
@@ -21,13 +22,13 @@ TRANSFORMER = (
     "sentence_camembert_config.json",
     "sentence_xlm-roberta_config.json",
 )
-"""Files in which sentence-transformers keeps the settings of its Transformer module; the first one found is read."""
+"""Files in which sentence-transformers stores the settings of its Transformer module. The first one found is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The known keys of one file. `matters` has keys that change scores and are not applied, each with the values besides null
-    that have no effect."""
+    """The known keys of one file. `matters` has the keys that change scores and are not applied, each with the values other than
+    null that have no effect."""
 
     applied: frozenset[str]
     harmless: frozenset[str] = frozenset()
@@ -60,18 +61,18 @@ KNOWN: Mapping[str, Keys] = {
             "global_rope_theta local_rope_theta"
         ),
         harmless=_words(
-            # Training and initialisation.
+            # Training and initialization.
             "attention_probs_dropout_prob hidden_dropout_prob classifier_dropout dropout attention_dropout qa_dropout "
             "seq_classif_dropout initializer_range gradient_checkpointing problem_type finetuning_task training "
             "task_specific_params sinusoidal_pos_embds pre_trained return_dict_in_generate pooler_dropout cls_dropout "
             "classifier_dropout_prob embedding_dropout mlp_dropout initializer_cutoff_factor "
-            # Other heads than those that are exported.
+            # Heads that are not exported.
             "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout directionality "
             "decoder_bias sparse_prediction sparse_pred_ignore_index "
             "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type legacy "
-            # Of ALBERT in TensorFlow, and of a convolution that is not there: conv_kernel_size says whether it is.
+            # ALBERT in TensorFlow, and a convolution that is not exported: conv_kernel_size tells whether a model has it.
             "net_structure_type gap_size num_memory_blocks down_scale_factor conv_act conv_groups "
-            # How the model is stored and computed.
+            # Storage and computation.
             "dtype torch_dtype use_bfloat16 transformers_version torchscript use_cache chunk_size_feed_forward "
             "attn_implementation _attn_implementation _attn_implementation_autoset return_dict output_attentions "
             "deterministic_flash_attn reference_compile repad_logits_with_grad "
@@ -93,7 +94,7 @@ KNOWN: Mapping[str, Keys] = {
             "pruned_heads": ({}, []),
         },
     ),
-    # The exported tokenizer is the one that transformers makes of these settings, so they need no further reading.
+    # transformers builds the exported tokenizer from these settings, so they are not interpreted again.
     "tokenizer_config.json": Keys(
         applied=_TOKENS
         | _words(
@@ -103,11 +104,11 @@ KNOWN: Mapping[str, Keys] = {
             "remove_space unk_id"
         ),
         harmless=_words(
-            # Defaults of calls, which give their own values.
+            # Defaults for calls, which always pass their own values.
             "padding_side padding max_length stride truncation truncation_strategy pad_to_multiple_of pad_token_type_id "
             # Decoding and chats.
             "clean_up_tokenization_spaces errors chat_template "
-            # Where it was stored.
+            # Storage.
             "name_or_path _name_or_path special_tokens_map_file tokenizer_file vocab_file merges_file full_tokenizer_file "
             "processor_class use_fast from_slow legacy backend is_local local_files_only revision _commit_hash init_inputs "
             "transformers_version"
@@ -135,7 +136,7 @@ KNOWN: Mapping[str, Keys] = {
                 "config_kwargs": ({},),
                 "config_args": ({},),
                 "tokenizer_name_or_path": (),
-                # Texts given as chat messages go through a chat template.
+                # Texts that are passed as chat messages go through a chat template.
                 "modality_config": ({}, {"text": {"method": "forward", "method_output_name": "logits"}}),
             },
         ),
@@ -145,10 +146,10 @@ KNOWN: Mapping[str, Keys] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was found, where sentence-transformers finds it.
+    """The settings of a checkpoint, found as in sentence-transformers.
 
-    `prompts` are the saved ones by name, `prompt` is the text of the default one. `max_length` bounds a pair's tokens.
-    `warnings` name keys that are not known, and what is left out as sentence-transformers leaves it out.
+    `prompts` are the saved prompts by name, and `prompt` is the text of the default one. `max_length` is the maximum number of
+    tokens of a pair. `warnings` name unknown keys, and settings that are ignored because sentence-transformers ignores them.
     """
 
     prompts: Mapping[str, str]
@@ -161,21 +162,21 @@ class Settings:
         """Read the small files of a checkpoint directory.
 
         Raises CheckpointError, naming the file, the key and its value, for a setting that would change scores and is not
-        applied, and for a file that is not of the form it should have.
+        applied, and for a file with an unexpected structure.
         """
         read = {name: read_json(path / name, missing={}) for name in KNOWN if (path / name).is_file()}
         if (modules := modules_of(path)) is not None:
             check_modules(path, modules)
-            if len(modules) > 1:  # whose modality_config is another one, which `dense_head_of` checks
+            if len(modules) > 1:  # their modality_config is different; `dense_head_of` checks it
                 for name in TRANSFORMER:
                     read.get(name, {}).pop("modality_config", None)
         if read.get("config.json", {}).get("model_type") == "modernbert":
-            # transformers does not read it there. Checkpoints of ModernBERT-base say absolute, those of mmBERT sans_pos.
+            # transformers ignores this key for ModernBERT. Checkpoints of ModernBERT-base have `absolute`, mmBERT's `sans_pos`.
             read["config.json"].pop("position_embedding_type", None)
         saved, unread = saved_by_sentence_transformers(path)
         warnings = list(unread)
         transformer = next((read[name] for name in TRANSFORMER if name in read), {})
-        if not saved:  # sentence-transformers reads none of these
+        if not saved:  # sentence-transformers ignores these files
             transformer = {}
             read = {name: fields for name, fields in read.items() if name not in (SENTENCE_TRANSFORMERS, *TRANSFORMER)}
         for name, fields in read.items():

@@ -1,4 +1,4 @@
-"""Weights that are stored in several files, with an index that says which file holds which tensor."""
+"""Reads weights that are stored in several files, with an index that says which file holds which tensor."""
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -9,14 +9,14 @@ from ...engine.errors import CheckpointError
 from .files import read_json, shown, some
 
 SHARDS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
-"""The index files, and which names their shards may have. Other files are neither downloaded nor part of the cache's key."""
+"""The index files, and the allowed names of their shards. Other files are neither downloaded nor part of the cache key."""
 
 
 def read_shards(index: Path, read_file: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Return the tensors of all files that an index names, each read by `read_file`.
 
-    Raises CheckpointError for an index that is malformed or names a file elsewhere, and where files or tensors are missing or a
-    tensor is in two files. Tensors that a file holds and the index does not list are returned too, as transformers reads them.
+    Tensors of these files that the index does not list are returned too, as in transformers. Raises CheckpointError for an index
+    that is malformed or names a file elsewhere, and if files or tensors are missing or a tensor is in two files.
     """
     listed = _listed(index)
     missing = [name for name in listed if not (index.parent / name).is_file()]
@@ -43,13 +43,13 @@ def read_shards(index: Path, read_file: Callable[[Path], dict[str, Any]]) -> dic
 
 
 def _listed(index: Path) -> dict[str, list[str]]:
-    """Return the names of the tensors of each file, by the file's name."""
+    """Return the names of the tensors in each file, by the file's name."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index}: weight_map is {shown(names)}; an object of file names by tensor is expected")
     listed: dict[str, list[str]] = {}
     for tensor, name in names.items():
-        # A name with a folder could leave the checkpoint's directory.
+        # A name with a folder could lead out of the checkpoint's directory.
         if not isinstance(name, str) or set("/\\\0") & set(name) or not fnmatchcase(name, SHARDS[index.name]):
             raise CheckpointError(
                 f"{index} says that {shown(tensor)} is in {shown(name)}; the name of a file in the same directory, "

@@ -1,4 +1,4 @@
-"""What crossrt does not export, in words: what was found, what is known, what else serves it."""
+"""Error messages for checkpoints that crossrt does not export: what was found, what is supported, and what else can run it."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +18,12 @@ CROSS_ENCODER = "sentence-transformers (CrossEncoder)"
 OWN_CODE = "transformers or sentence-transformers with trust_remote_code=True, which runs the publisher's code"
 ONNX = "where the publisher has an ONNX file too, crossrt opens that: crossrt export --onnx-file FILE"
 OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
-"""Ends of the names of classes whose tensors may have the names of a `...ForSequenceClassification`'s."""
+"""Suffixes of class names whose tensors may have the same names as those of a `...ForSequenceClassification`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What tells a kind of checkpoint: the classes that config.json names, its fields, the tensors, and the modules' kinds."""
+    """Properties that identify a kind of checkpoint: `architectures` and other fields of config.json, tensors, module classes."""
 
     architectures: list[str]
     config: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Found:
 
     @property
     def architecture(self) -> str:
-        """The class, or a question mark."""
+        """The first class, or a question mark."""
         return self.architectures[0] if self.architectures else "?"
 
     def holds(self, part: str) -> bool:
@@ -42,9 +42,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stranger:
-    """A kind of checkpoint that crossrt does not export: how it is told, what it is, and what serves it.
+    """A kind of checkpoint that crossrt does not export.
 
-    `like_known` says that its tensors may be named like those of a known architecture.
+    `sign` recognizes it, `kind` describes it, and `served` names the software that can run it. `like_known` says that its tensors
+    may have the same names as those of a supported architecture.
     """
 
     sign: Callable[[Found], bool]
@@ -160,13 +161,14 @@ STRANGERS = (
         served="sentence-transformers: SentenceTransformer for a bi-encoder, CrossEncoderTrainer to train a reranker",
     ),
 )
-"""In the order in which they are tried."""
+"""All kinds, in the order in which they are tried."""
 
 
 def _is_another_of_transformers(found: Found) -> bool:
-    """Tell whether transformers knows the model type, or a class, and has it for no architecture that crossrt knows.
+    """Tell whether transformers knows the model_type, or a class, as an architecture that crossrt does not support.
 
-    Such a model may have the tensors of a known one and compute something else: BigBird has BERT's, with sparse attention.
+    Such a model may have the tensor names of a supported one but compute something else. For example, BigBird has BERT's tensors
+    and sparse attention.
     """
     with telemetry_off():
         import transformers
@@ -179,7 +181,7 @@ def _is_another_of_transformers(found: Found) -> bool:
 
 @cache
 def _model_types() -> Mapping[str, set[str]]:
-    """Return the model types of every class that transformers' auto classes load."""
+    """Return the model types of each class that transformers' auto classes can load, by the name of the class."""
     with telemetry_off():
         from transformers.models.auto import modeling_auto
 
@@ -197,13 +199,13 @@ OTHER = Stranger(
     served=f"{CROSS_ENCODER} for every ...ForSequenceClassification of transformers; {ONNX}",
     like_known=True,
 )
-"""What none of `STRANGERS` is."""
+"""The kind of a checkpoint that matches none of `STRANGERS`."""
 REFUSED_SERVED = f"{CROSS_ENCODER} scores every checkpoint that transformers can load; {ONNX}"
-"""What may serve a checkpoint of a known architecture that has something which crossrt does not support."""
+"""What may run a checkpoint of a supported architecture with a setting that crossrt does not support."""
 
 
 class StrangerError(CheckpointError):
-    """A checkpoint that is no cross-encoder of a known architecture. `served` says what serves it."""
+    """A checkpoint that is not a cross-encoder of a supported architecture. `served` names the software that can run it."""
 
     def __init__(self, said: str, served: str) -> None:
         super().__init__(said)
@@ -211,12 +213,12 @@ class StrangerError(CheckpointError):
 
 
 def looks_known_and_is_not(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint computes something else than the known architecture that its tensors are named like."""
+    """Tell whether a checkpoint has the tensor names of a supported architecture but computes something else."""
     return _like_known(_found(path, config, tensors)) is not None
 
 
 def stranger_error(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> StrangerError:
-    """Say in words what a checkpoint is that is no cross-encoder of a known architecture."""
+    """Return the error for a checkpoint that is not a cross-encoder of a supported architecture."""
     found = _found(path, config, tensors)
     stranger = _like_known(found) if head_of(tensors) is not None else None
     stranger = stranger or next((each for each in STRANGERS if each.sign(found)), OTHER)
@@ -226,7 +228,7 @@ def stranger_error(path: Path, config: Mapping[str, Any], tensors: Mapping[str, 
 
 @contextmanager
 def naming_alternatives(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterator[None]:
-    """Add to every CheckpointError which architecture was found, which are known, and what else may serve the checkpoint."""
+    """Add to each CheckpointError the architecture that was found, those that are supported, and what else may run it."""
     try:
         yield
     except CheckpointError as error:
@@ -253,7 +255,7 @@ def _like_known(found: Found) -> Stranger | None:
 
 
 def _modules(path: Path) -> list[str]:
-    """Return the kinds of a checkpoint's sentence-transformers modules, such as Transformer, Pooling, Dense."""
+    """Return the classes of a checkpoint's sentence-transformers modules, such as Transformer, Pooling, Dense."""
     try:
         modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
         return [str(module["type"]).rpartition(".")[2] for module in modules]

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint a cross-encoder is made of, and the check that they are there."""
+"""The names of the tensors that a cross-encoder needs, and the check that a checkpoint has them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from .modernbert import ModernBertDimensions, modernbert_tensor_names
 
 
 def tensor_names(layout: Layout, head: Head, dimensions: Dimensions, tensors: Mapping[str, Any]) -> dict[str, str]:
-    """Return the checkpoint's tensor names by crossrt's names."""
+    """Return a mapping from crossrt's tensor names to those of the checkpoint."""
     unbiased: frozenset[str] = frozenset()
     if isinstance(dimensions, ModernBertDimensions):
         names = modernbert_tensor_names(layout, dimensions)
@@ -45,7 +45,7 @@ def _trunk_names(layout: Layout, dimensions: Dimensions) -> dict[str, str]:
     if layout.projection and (dimensions.embedding != dimensions.hidden or layout.model_type == "albert"):
         if disentangled is None:
             parts["project"] = projection
-        else:  # it comes before LayerNorm and has no bias
+        else:  # DeBERTa's projection precedes LayerNorm and has no bias
             names["embeddings.project.weight"] = f"{projection}.weight"
     layer = dict(layout.layer)
     if disentangled is not None and disentangled.relative:
@@ -74,7 +74,11 @@ def check_tensors(
     names: Mapping[str, str],
     tensors: Mapping[str, Any],
 ) -> int:
-    """Return the number of labels. Raises CheckpointError unless every needed tensor is there, with values and of its shape."""
+    """Return the number of labels.
+
+    Raises CheckpointError unless every needed tensor is present, has floating-point values and has the expected shape, and when
+    config.json declares another number of labels.
+    """
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
         raise CheckpointError(f"{path}: {len(missing)} needed tensor(s) missing: {some(missing)}")
@@ -90,7 +94,7 @@ def check_tensors(
     last = len(HEAD_LAYERS[head].linears) - 1
     labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
     hidden = dimensions.hidden
-    # A Dense module may have another width than the model.
+    # A Dense module may have a width different from the model's.
     inner = table_shape(path, tensors, names["head.0.weight"])[0] if last and head in DENSE_HEADS else hidden
     wide = dimensions.intermediate
     between = 2 * wide if layout.encoder == "modernbert" else wide
@@ -136,7 +140,7 @@ def check_tensors(
 
 
 def declared_labels(path: Path, config: Mapping[str, Any]) -> int | None:
-    """Return how many labels config.json says that there are; None where it says nothing."""
+    """Return the number of labels that config.json declares; None if it declares none."""
     names = config.get("id2label")
     if names is not None and not isinstance(names, dict):
         raise CheckpointError(f"{path}/config.json: id2label is {shown(names)}; names by label number are expected")

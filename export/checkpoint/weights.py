@@ -1,4 +1,4 @@
-"""The weights of a checkpoint directory, as stored."""
+"""Reads the weights of a checkpoint directory."""
 
 import re
 from collections.abc import Mapping
@@ -11,31 +11,32 @@ from .files import check_no_pointer, first_line, shown, some
 from .shards import SHARDS, read_shards
 
 SAFE_TORCH = "2.10"
-"""The first PyTorch whose `torch.load(weights_only=True)` runs no code of a pickle, as far as is known: 2.6 fixed
-CVE-2025-32434, and 2.10 CVE-2026-24747."""
+"""The first version of PyTorch whose `torch.load(weights_only=True)` is not known to run code of a pickle. 2.6 fixed
+CVE-2025-32434, and 2.10 fixed CVE-2026-24747."""
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-"""Ends of the names of buffers that old versions of transformers saved. They hold 0, 1, 2, ... and no weights."""
+"""Suffixes of the names of buffers that old versions of transformers saved. They are not weights."""
 
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where the weights may be. The first one that is there is read, as in transformers."""
+"""Possible files of the weights. The first one that exists is read, as in transformers."""
 WRAPPERS = ("module.", "model.")
-"""What DataParallel and classes that keep the model in an attribute `model` put before every name."""
+"""Prefixes of all names, from DataParallel and from classes that hold the model in an attribute `model`."""
 WRAPPED_PARTS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What torch.compile, FSDP and activation checkpointing put into the names of the parts that they wrap, also within a model. No
-module of a model has such a name."""
+"""Parts that torch.compile, FSDP and activation checkpointing insert into the names of modules that they wrap. They can occur
+anywhere in a name. No module of a model itself has such a name."""
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Return the tensors of a checkpoint directory by their stored names, as stored.
+    """Return the tensors of a checkpoint directory, as stored, by their stored names.
 
-    Raises CheckpointError for weights that are missing, damaged, unsafe to read or no dictionary of tensors.
+    The old names of LayerNorm's parameters, gamma and beta, are replaced. Raises CheckpointError for weights that are missing,
+    damaged, unsafe to read or not a dictionary of tensors.
     """
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
         raise CheckpointError(without_weights(path))
     tensors = read_shards(file, read_file) if file.name in SHARDS else read_file(file)
-    # TensorFlow's names of LayerNorm's parameters, in checkpoints from 2019.
+    # Checkpoints from 2019 have TensorFlow's names for LayerNorm's parameters.
     renames = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     for old, new in renames.items():
         tensors = {name.replace(old, new): value for name, value in tensors.items()}
@@ -43,7 +44,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def without_weights(path: Path) -> str:
-    """Say what a directory without weights holds instead."""
+    """Return the error message for a directory without weights: what it holds instead."""
     held = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
     return (
         f"{path} has neither model.safetensors nor pytorch_model.bin, whole or in shards; it holds {held}"
@@ -52,7 +53,7 @@ def without_weights(path: Path) -> str:
 
 
 def read_file(file: Path) -> dict[str, Any]:
-    """Return the tensors of one file, .safetensors or a pickle, by name. Raises CheckpointError as `read_tensors` does."""
+    """Return the tensors of one file, .safetensors or a pickle, by name. Raises CheckpointError like `read_tensors`."""
     try:
         with file.open("rb") as opened:
             beginning = opened.read(24)
@@ -66,23 +67,23 @@ def read_file(file: Path) -> dict[str, Any]:
         if pickled:
             import torch
 
-            # weights_only: no code in the pickle is run.
+            # With weights_only, torch runs no code of the pickle.
             tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
         else:
             from safetensors.torch import load_file
 
             tensors = load_file(file)
-    except Exception as error:  # safetensors and torch raise their own kinds, down to UnpicklingError and EOFError
+    except Exception as error:  # safetensors and torch raise many types, including UnpicklingError and EOFError
         raise CheckpointError(_unreadable(file, error)) from error
     _check_state_dict(file, tensors)
     return dict(tensors)
 
 
 def _check_torch_is_safe(file: Path) -> None:
-    """Raise CheckpointError for a PyTorch in which reading a pickle can run its code despite `weights_only`."""
+    """Raise CheckpointError for a version of PyTorch in which a pickle can run code despite `weights_only`."""
     import torch
 
-    if torch.__version__ < SAFE_TORCH:  # a TorchVersion, which compares as versions do
+    if torch.__version__ < SAFE_TORCH:  # a TorchVersion, which is compared as a version
         raise CheckpointError(
             f"{file} is a pickle, and PyTorch {torch.__version__} can be made to run code by reading one (CVE-2025-32434, "
             f"CVE-2026-24747): install torch {SAFE_TORCH} or later, or convert the weights to "
@@ -91,7 +92,7 @@ def _check_torch_is_safe(file: Path) -> None:
 
 
 def _unreadable(file: Path, error: Exception) -> str:
-    # torch's message for a class that `weights_only` refuses.
+    # torch's message about a class that `weights_only` refuses.
     foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
     if foreign is not None:
         return (
@@ -121,9 +122,9 @@ def _check_state_dict(file: Path, tensors: Any) -> None:
 
 
 def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors by the names that they have without PyTorch's wrappers.
+    """Return the tensors by their names without the prefixes and parts of PyTorch's wrappers.
 
-    Those in `WRAPPED_PARTS` are left out everywhere, and the prefixes in `WRAPPERS`, in any order, where every name has them.
+    `WRAPPED_PARTS` are removed everywhere. The prefixes in `WRAPPERS`, in any order, are removed only if every name has them.
     """
     tensors = {_without_wrapped_parts(name): value for name, value in tensors.items()}
     while prefix := next((one for one in WRAPPERS if tensors and all(name.startswith(one) for name in tensors)), None):
@@ -138,7 +139,7 @@ def _without_wrapped_parts(name: str) -> str:
 
 
 def check_not_quantised(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for weights that are quantised already, since their lost precision cannot be restored."""
+    """Raise CheckpointError for weights that are already quantized, because the lost precision cannot be restored."""
     quantization = config.get("quantization_config")
     integers = [
         f"{name} is {str(value.dtype).removeprefix('torch.')}"
@@ -158,6 +159,6 @@ def check_not_quantised(path: Path, config: Mapping[str, Any], tensors: Mapping[
 
 
 def _is_integer(name: str, value: Any) -> bool:
-    """Tell whether a weight is of an integer type or FP8, whose scales are not read here."""
+    """Tell whether a weight has an integer type or FP8. The scales of such weights are not read."""
     small = value.is_floating_point() and value.element_size() == 1
     return value.ndim > 1 and (small or not value.is_floating_point()) and not name.endswith(BUFFERS)

@@ -1,1 +1,1 @@
-"""Bundles from ONNX files that others exported."""
+"""Bundles from ONNX files that other tools exported."""

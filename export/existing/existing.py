@@ -1,8 +1,8 @@
-"""`bundle_from_onnx`: a bundle from an ONNX model that somebody else exported, without torch.
+"""`bundle_from_onnx`: makes a bundle from an ONNX model that another tool exported, without torch.
 
-It reads the folders that Optimum and sentence-transformers write (`model.onnx`, or `onnx/model.onnx`, beside config.json and a
-tokenizer), and those of hub repositories. Nothing is compared with PyTorch, and what a file is named may be wrong: its precision
-is read from its operators and weights, its number of labels from a run.
+It reads the folders that Optimum and sentence-transformers write (`model.onnx` or `onnx/model.onnx`, with config.json and a
+tokenizer) and folders of hub repositories. Nothing is compared with PyTorch. Because a file's name may be wrong, its precision is
+derived from its operators and weights, and its number of labels from a run.
 """
 
 import shutil
@@ -27,14 +27,14 @@ from .tokenizer_files import TokenizerFiles
 
 PLACES = ("model.onnx", "onnx/model.onnx")
 AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
-"""Values of model_type whose positions begin after the padding id."""
+"""Values of model_type for models whose positions begin after the padding id."""
 
 
 def existing_onnx(directory: Path, name: str | None = None) -> Path | None:
-    """Return the ONNX file of a directory that `name` means, or its `model.onnx`; None when it holds no such default.
+    """Return the ONNX file of a directory that `name` denotes. Without `name`, return its `model.onnx`, or None if it has none.
 
-    `name` is a path in the directory, or the file's own name in `onnx/` or where there is one such file. Raises
-    CheckpointError, listing the ONNX files there are, for a name that means none.
+    `name` is a path in the directory, the name of a file in `onnx/`, or the name of a file in any folder if only one file has it.
+    Raises CheckpointError, listing the directory's ONNX files, for any other name.
     """
     if name is None:
         return next((directory / place for place in PLACES if (directory / place).is_file()), None)
@@ -48,7 +48,7 @@ def existing_onnx(directory: Path, name: str | None = None) -> Path | None:
 
 
 def onnx_files(directory: Path) -> list[str]:
-    """Return the ONNX files of a directory and its folders, as relative names, sorted."""
+    """Return the ONNX files of a directory and its direct subfolders, as sorted relative names."""
     return sorted(
         path.relative_to(directory).as_posix()
         for pattern in ("*.onnx", "*/*.onnx")
@@ -68,13 +68,13 @@ def bundle_from_onnx(
     relevant_label: int | str | None = None,
     force: bool = False,
 ) -> Bundle:
-    """Turn a directory with an exported ONNX model into a bundle at `out`, unchecked: its parity is None.
+    """Turn a directory with an exported ONNX model into a bundle at `out`. There is no parity check, so its parity is None.
 
-    `onnx_file` names one of the directory's ONNX files; `model.onnx` unless given. The bundle holds it in the precision
-    that its operators and weights show, and nothing else. The tokenizer is what transformers makes of the directory's files.
+    `onnx_file` names one of the directory's ONNX files, by default `model.onnx`. The bundle has only this model, under the
+    precision that its operators and weights show. The tokenizer is the one that transformers builds from the directory's files.
 
-    Raises CheckpointError when there is no ONNX model, when its inputs or output are not a cross-encoder's, when its weights
-    hold NaN or lie outside the directory, when there is no tokenizer, and for settings that crossrt does not apply.
+    Raises CheckpointError when there is no ONNX model, when its inputs or output are not those of a cross-encoder, when its
+    weights contain NaN or are outside the directory, when there is no tokenizer, and for settings that crossrt does not apply.
     """
     if (directory / MANIFEST).is_file():
         raise CheckpointError(f"{directory} is a bundle of crossrt already; open it as it is")
@@ -107,7 +107,7 @@ def bundle_from_onnx(
         file.parent.mkdir()
         shutil.copyfile(model, file)
         for data in read.external:
-            shutil.copyfile(model.parent / data, file.parent / data)  # the model names it, so the name stays
+            shutil.copyfile(model.parent / data, file.parent / data)  # under the same name, which the model contains
         types_fit = tokenizer.token_types or "token_type_ids" not in inputs
         text = tokenizer.json if types_fit else tokenizer.without_types()
         (partial / TOKENIZER).write_text(text, encoding="utf-8")
@@ -162,7 +162,7 @@ def bundle_from_onnx(
 
 
 def _check_inside(directory: Path, file: Path) -> None:
-    """Raise CheckpointError for a link that leads out of the directory, except to this repository's files in the hub cache."""
+    """Raise CheckpointError for a link to outside the directory, except to files of the same repository in the hub cache."""
     root = directory.resolve()
     target = file.resolve()
     repository = root.parent.parent  # models--name/snapshots/commit
@@ -178,7 +178,7 @@ def _check_declared(directory: Path, config: Mapping[str, Any], labels: int) -> 
 
 
 def _positions(directory: Path, config: Mapping[str, Any]) -> int:
-    """Return the longest pair in tokens that the model has positions for."""
+    """Return the number of tokens of the longest pair that the model has positions for."""
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int):
         raise CheckpointError(f"{directory}/config.json does not give max_position_embeddings")

@@ -1,6 +1,6 @@
-"""`OnnxFile`: what a stranger's ONNX file says of itself, read without the package onnx and without running it.
+"""`OnnxFile`: properties of a foreign ONNX file, read without the package onnx and without running the file.
 
-Only the fields that are needed are decoded, from the protobuf wire format; numbers are those of onnx.proto.
+Only the needed fields are decoded, from the protobuf wire format. Field numbers are those of onnx.proto.
 """
 
 import mmap
@@ -33,16 +33,19 @@ QUANTIZED = (
     "QOrderedMatMul",
     "QOrderedAttention",
 )
-"""Operators of 8-bit models, besides those that begin with QLinear."""
+"""Operators of 8-bit models, in addition to those whose names begin with QLinear."""
 FEW_BITS = ("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized")
 DEPTH = 16
-"""Deepest nesting of graphs within graphs that is read."""
+"""Maximum depth of nested graphs that is read."""
 
 
 @dataclass(slots=True)
 class OnnxFile:
-    """The `operators` of a graph and its subgraphs, and of its stored tensors the number of elements of each data type, the
-    names of the files that hold them (`external`), and the name of one that holds NaN."""
+    """The `operators` of a graph and its subgraphs, and properties of its stored tensors.
+
+    `elements` is the number of elements of each data type, `external` the names of the files with external data, and `with_nan`
+    the name of a tensor that contains NaN.
+    """
 
     path: Path
     operators: set[str] = field(default_factory=set)
@@ -52,14 +55,14 @@ class OnnxFile:
 
     @classmethod
     def read(cls, path: Path) -> "OnnxFile":
-        """Read a file and the files that its tensors lie in.
+        """Read a file and the files with its external data.
 
-        Raises CheckpointError for what is no whole ONNX file, and for tensors in files outside its folder.
+        Raises CheckpointError if it is not a complete ONNX file, and for tensors in files outside its folder.
         """
         read = cls(path)
         try:
             with path.open("rb") as opened:
-                # Not closed here: that would raise while an error's traceback holds a view. It is unmapped with its last view.
+                # Not closed here, which would raise while an error's traceback holds a view. It is unmapped with its last view.
                 content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             if content[:40].startswith(b"version https://git-lfs"):
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the model; fetch it with: git lfs pull")
@@ -74,7 +77,7 @@ class OnnxFile:
 
     @property
     def precision(self) -> Precision:
-        """What the file computes in. Raises CheckpointError for formats that crossrt has no name for."""
+        """The precision in which the file computes. Raises CheckpointError for formats that are no precision of crossrt."""
         few = sorted(self.operators.intersection(FEW_BITS))
         if few:
             raise CheckpointError(
@@ -131,7 +134,8 @@ class OnnxFile:
         kind, location, name, raw = 0, 0, "", None
         elements = 1
         external: dict[str, str] = {}
-        floats = 0
+        integers: list[int | memoryview] = []
+        has_nan = False
         for number, value in _fields(content):
             if number == 1:
                 for size in _numbers(value):
@@ -140,6 +144,8 @@ class OnnxFile:
                 kind = value
             elif number == 14 and isinstance(value, int):
                 location = value
+            elif number == 5:
+                integers.append(value)
             elif not isinstance(value, memoryview):
                 continue
             elif number == 8:
@@ -147,7 +153,9 @@ class OnnxFile:
             elif number == 9:
                 raw = value
             elif number == 4:
-                floats += int(np.isnan(_array(value, np.float32)).sum())
+                has_nan |= bool(np.isnan(_array(value, np.float32)).any())
+            elif number == 10:
+                has_nan |= bool(np.isnan(_array(value, np.float64)).any())
             elif number == 13:
                 entry = {
                     part: str(text, "utf-8", "replace") for part, text in _fields(value) if not isinstance(text, int)
@@ -156,7 +164,13 @@ class OnnxFile:
         self.elements[kind] = self.elements.get(kind, 0) + elements
         if location == EXTERNAL:
             self._external(name, kind, external)
-        elif floats or (raw is not None and kind in _KINDS and np.isnan(_array(raw, _KINDS[kind])).any()):
+            return
+        if raw is not None and kind in _KINDS:
+            has_nan |= bool(np.isnan(_array(raw, _KINDS[kind])).any())
+        if kind == FLOAT16 and integers:  # each int32 holds the 16 bits of a number
+            bits = np.fromiter((number & 0xFFFF for part in integers for number in _numbers(part)), dtype=np.uint16)
+            has_nan |= bool(np.isnan(bits.view(np.float16)).any())
+        if has_nan:
             self.with_nan = name
 
     def _external(self, tensor: str, kind: int, entries: dict[str, str]) -> None:
@@ -190,11 +204,11 @@ class OnnxFile:
 
 
 class _MessageError(Exception):
-    """The bytes are no protobuf message."""
+    """The bytes are not a valid protobuf message, or not a supported one."""
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the number and the value of each field of a message: an integer, or the bytes of what has a length."""
+    """Yield the number and value of each field of a message: an integer for a varint, otherwise the field's bytes."""
     at = 0
     while at < len(content):
         key, at = _varint(content, at)

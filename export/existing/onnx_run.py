@@ -1,4 +1,4 @@
-"""What a run of a foreign ONNX model tells of it: its inputs and its number of labels."""
+"""Finds the inputs and the number of labels of a foreign ONNX model by running it."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def session_of(model: Path) -> Any:
-    """Open a model in ONNX Runtime as it is stored. Raises CheckpointError where it cannot be opened."""
+    """Open a model in ONNX Runtime without graph optimizations. Raises CheckpointError if it cannot be opened."""
     with telemetry_off():
         import onnxruntime
 
@@ -28,9 +28,9 @@ def session_of(model: Path) -> Any:
 
 
 def inputs_of(model: Path, session: Any) -> list[str]:
-    """Return the names of the inputs, in their usual order.
+    """Return the names of the inputs, in the order of `INPUTS`.
 
-    Raises CheckpointError unless inputs and output are those of a cross-encoder.
+    Raises CheckpointError unless the inputs and the output are those of a cross-encoder.
     """
     inputs = {field.name: field.type for field in session.get_inputs()}
     odd = [name for name, kind in inputs.items() if name not in INPUTS or kind != "tensor(int64)"]
@@ -43,7 +43,10 @@ def inputs_of(model: Path, session: Any) -> list[str]:
 
 
 def labels_of(model: Path, session: Any, inputs: list[str], tokenizer: PairTokenizer) -> int:
-    """Return the number of labels that a run gives, whatever the file declares. Raises CheckpointError for a run that fails."""
+    """Return the number of labels of a run's logits, whatever the file declares.
+
+    Raises CheckpointError for a run that fails and for logits that are not finite or not [1, labels].
+    """
     pair = tokenizer.encode([("a query", "a passage")])
     arrays = {
         "input_ids": pair.ids[None].astype(np.int64),

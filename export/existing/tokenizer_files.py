@@ -1,8 +1,8 @@
-"""`TokenizerFiles`: the tokenizer of a directory as transformers 5 builds it, read from its files without transformers.
+"""`TokenizerFiles`: the tokenizer that transformers 5 builds from a directory, built without transformers.
 
-BERT's class rebuilds the tokenizer from the vocabulary and tokenizer_config.json, and ignores what tokenizer.json says of
-normalization; the generic class takes tokenizer.json as it is. Both are followed. The classes of RoBERTa and XLM-R rebuild
-theirs too: their tokenizer.json is taken where it agrees with tokenizer_config.json, and refused where it does not.
+BERT's class rebuilds the tokenizer from the vocabulary and tokenizer_config.json, and ignores the normalizer of tokenizer.json.
+The generic class uses tokenizer.json as it is. Both are reproduced here. The classes of RoBERTa and XLM-R rebuild their
+tokenizers too. Their tokenizer.json is used if it agrees with tokenizer_config.json, and refused if it does not.
 """
 
 import json
@@ -22,7 +22,7 @@ from ..checkpoint.files import read_json
 BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "LayoutLMTokenizer")
 """Classes that are rebuilt with BERT's normalizer, pre-tokenizer and template."""
 BERT_MODELS = ("bert", "distilbert", "electra", "ernie", "layoutlm", "megatron-bert", "mobilebert", "squeezebert")
-"""Values of model_type that have BERT's class where no class is named."""
+"""Values of model_type that use BERT's class if no class is named."""
 PREFIX_SPACE = {"RobertaTokenizer": False, "XLMRobertaTokenizer": True, "CamembertTokenizer": True}
 """The default of `add_prefix_space` in classes that rebuild their tokenizer."""
 CLASS_OF_MODEL = {
@@ -33,7 +33,7 @@ CLASS_OF_MODEL = {
     "deberta-v2": "DebertaV2Tokenizer",
 }
 WITH_TYPES = (*BERT, "DebertaTokenizer", "DebertaV2Tokenizer", "ConvBertTokenizer", "FunnelTokenizer")
-"""Classes that return token types unless `model_input_names` says otherwise; DistilBERT's, among BERT's, does not."""
+"""Classes that return token types unless `model_input_names` says otherwise. The exception among them is DistilBERT's."""
 PYTHON = ("BertJapaneseTokenizer", "PhobertTokenizer", "BertweetTokenizer", "FlaubertTokenizer", "XLMTokenizer")
 SPECIAL = {
     "unk_token": "[UNK]",
@@ -47,11 +47,11 @@ SPECIAL = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
-    """A tokenizer as its directory's files describe it.
+    """A tokenizer as described by the files of a directory.
 
-    `json` is a tokenizer.json without truncation and padding. `token_types` tells whether transformers would pass token
-    types to the model. `name` is the class that others open it with, `special_tokens` are cls_token, sep_token, ...;
-    `config` is tokenizer_config.json.
+    `json` is a tokenizer.json without truncation and padding. `token_types` says whether transformers would pass token types to
+    the model. `name` is the class with which other libraries open the tokenizer. `special_tokens` are cls_token, sep_token and so
+    on. `config` is tokenizer_config.json.
     """
 
     json: str
@@ -62,7 +62,7 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, directory: Path, model_config: Mapping[str, Any]) -> "TokenizerFiles":
-        """Read a directory's tokenizer. Raises CheckpointError, naming the file or setting, for one that cannot be followed."""
+        """Read a directory's tokenizer. Raises CheckpointError, naming the file or setting, if it cannot be reproduced."""
         config = read_json(directory / "tokenizer_config.json", missing={})
         name = config.get("tokenizer_class") or model_config.get("tokenizer_class")
         name = str(name or CLASS_OF_MODEL.get(str(model_config.get("model_type")), "PreTrainedTokenizer"))
@@ -73,7 +73,7 @@ class TokenizerFiles:
                 "tokenizers alone"
             )
         settings = dict(config)
-        if "added_tokens_decoder" not in config:  # as transformers: an older file, which the newer setting replaces
+        if "added_tokens_decoder" not in config:  # as in transformers: the newer setting replaces this older file
             settings |= read_json(directory / "special_tokens_map.json", missing={})
         special = {
             key: _text(value)
@@ -107,9 +107,9 @@ class TokenizerFiles:
         )
 
     def without_types(self) -> str:
-        """Return `json` with a template that gives every token the type 0, as models get that are passed no types.
+        """Return `json` with a template that gives every token the type 0, for models without the input `token_type_ids`.
 
-        Raises CheckpointError for a template of a kind that is not known.
+        Raises CheckpointError for an unknown kind of post-processor.
         """
         fields = json.loads(self.json)
         fields["post_processor"] = _without_types(fields["post_processor"])
@@ -156,7 +156,7 @@ def _bert(
         )
     except CheckpointError:
         raise
-    except Exception as error:  # tokenizers raises bare Exception, and KeyError and TypeError come of other JSON
+    except Exception as error:  # tokenizers raises bare Exception; unexpected JSON raises KeyError and TypeError
         raise CheckpointError(f"{directory}: the tokenizer cannot be built from its files ({error!r})") from error
     return tokenizer
 
@@ -193,7 +193,7 @@ def _as_saved(
 
 
 def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str], saved: Any) -> None:
-    """Add the tokens that are matched whole in the text, in the order of their ids, then the special ones that are missing."""
+    """Add the tokens that are matched as a whole in the text, in the order of their ids, then the missing special tokens."""
     listed = settings.get("added_tokens_decoder")
     added = [fields | {"id": int(number)} for number, fields in listed.items()] if listed is not None else saved or []
     there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
@@ -217,7 +217,7 @@ def _added(fields: Mapping[str, Any], **others: bool) -> AddedToken:
 
 
 def _text(token: Any) -> str:
-    """A token is a string, or an object with its content."""
+    """Return the text of a token, which is a string or an object with a `content`."""
     return str(token["content"] if isinstance(token, dict) else token)
 
 

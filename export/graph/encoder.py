@@ -1,12 +1,12 @@
 """`EncoderGraph`: a post-LayerNorm encoder and its head, as nodes of an ONNX graph.
 
-BERT, ELECTRA, RoBERTa and DistilBERT are this encoder (Devlin et al. 2019, arXiv:1810.04805, and Vaswani et al. 2017,
-arXiv:1706.03762) under different tensor names. What DeBERTa and MPNet add to its attention is in modules of their own. Graphs
-of other encoders inherit its parts.
+BERT, ELECTRA, RoBERTa and DistilBERT have this encoder (Devlin et al. 2019, arXiv:1810.04805, and Vaswani et al. 2017,
+arXiv:1706.03762) under different tensor names. What DeBERTa and MPNet add to attention is in `disentangled.py` and `mpnet.py`.
+The graphs of other encoders inherit from this one.
 
-In most models only `[CLS]` reaches the head. Their last layer computes keys and values for all tokens, and everything after
-them for the first token alone. The logits are the same; of a 6-layer model it saves a seventh of the work, of a 2-layer model
-two fifths.
+In most models only `[CLS]` reaches the head. The last layer of such a model computes keys and values for all tokens, and
+everything else only for the first token. The logits do not change. This saves a seventh of the work of a 6-layer model, and two
+fifths of a 2-layer model.
 """
 
 import re
@@ -47,9 +47,10 @@ class EncoderGraph(TypedGraph):
             self._disentangled = DisentangledAttention(self, checkpoint, dimensions.disentangled, self._padded_head)
 
     def constant(self, name: str, values: npt.ArrayLike) -> str:
-        """Register a constant. Where layers share their weights, equal ones of two layers are one constant.
+        """Register a constant. If layers share their weights (ALBERT), equal constants of two layers are stored once.
 
-        Not in 8 bits: each layer has its own scales, and ONNX Runtime cannot open a file in which two layers share some.
+        In INT8 nothing is shared: each layer has its own scales, and ONNX Runtime cannot open a file in which two layers share
+        some of their constants.
         """
         if self.checkpoint.layout.shared_layers and not self.numerics.quantized:
             first = re.sub(r"^layer\.\d+\.", "layer.shared.", name)
@@ -72,7 +73,7 @@ class EncoderGraph(TypedGraph):
         self.head(hidden)
 
     def embeddings(self) -> str:
-        """Sum of word, position and token type embeddings, normalised: [batch, sequence, hidden]."""
+        """Sum of word, position and token type embeddings after LayerNorm, [batch, sequence, hidden]."""
         total = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
         if self.checkpoint.positions_pass_over_padding:
             total = self.add("Add", [total, self._roberta_positions()], "embeddings.word_position")
@@ -85,23 +86,24 @@ class EncoderGraph(TypedGraph):
         elif self.checkpoint.has("type"):
             row = self.constant("type.weight.0", self.checkpoint.tensor("type.weight")[0])
             total = self.add("Add", [total, row], "embeddings.sum")
-        if self.checkpoint.has("embeddings.project"):  # DeBERTa's, which comes before LayerNorm and has no bias
+        if self.checkpoint.has("embeddings.project"):  # DeBERTa's projection precedes LayerNorm and has no bias
             weight = self.constant("embeddings.project.weight", self.checkpoint.tensor("embeddings.project.weight").T)
             total = self.add("MatMul", [total, weight], "embeddings.project")
         normed = self.norm("embedding_norm", total)
         return self._projected(normed) if self.checkpoint.has("project") else normed
 
     def _projected(self, normed: str) -> str:
-        """Embeddings that are narrower than the encoder, projected to its width."""
+        """Project embeddings that are narrower than the encoder to its width."""
         if not self.numerics.quantized or self.numerics.half:
             return self.linear("project", normed)
-        # OpenVINO 2026.4 computes a linear layer wrongly that is scaled and shifted before QuantizeLinear: in an ALBERT of three
-        # layers the logits were off by 0.28 in the mean, instead of 0.003. An operator in between keeps it from fusing them.
+        # OpenVINO 2026.4 computes a linear layer incorrectly if its output is scaled and shifted before QuantizeLinear: in an
+        # ALBERT with three layers the mean error of the logits was 0.28 instead of 0.003. An operator in between prevents this
+        # fusion. (The maximum with the lowest FP32 number changes no value.)
         linear = self.linear("project", normed, output="project.linear")
         return self.add("Max", [linear, self.lowest()], "project")
 
     def length(self) -> str:
-        """The number of tokens, padding included, int64 [1]; made once."""
+        """The number of tokens including padding, int64 [1]. The nodes are added once."""
         if not any(node.name == "positions.length" for node in self.nodes):
             # TensorRT 8.6 ignores Shape's attributes `start` and `end` (opset 15).
             shape = self.add("Shape", ["input_ids"], "positions.shape")
@@ -114,7 +116,7 @@ class EncoderGraph(TypedGraph):
         return self.add("Slice", [table, self.integers("zero", [0]), rows, self.integers("axis_0", [0])], output)
 
     def _roberta_positions(self) -> str:
-        """RoBERTa counts positions over the tokens that are not padding, from the padding id + 1."""
+        """Embeddings of RoBERTa's positions, which count only tokens that are not padding, from the padding id + 1."""
         pad = self.integers("pad_id", np.array(self.checkpoint.pad_token_id))
         real = self.add("Equal", ["input_ids", pad], "positions.is_pad")
         real = self.add("Not", [real], "positions.is_real")
@@ -125,37 +127,37 @@ class EncoderGraph(TypedGraph):
         return self.add("Gather", [self.stored("position.weight"), ids], "embeddings.position")
 
     def lowest(self) -> str:
-        """What masks a score: the lowest number of the narrower type, since a row of -inf would become NaN."""
+        """The value that masks a score: the lowest number of the graph's narrowest type. A row of -inf would become NaN."""
         return self.constant("lowest", np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min))
 
     def additive_mask(self) -> str:
-        """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence]; made once.
+        """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence], shared by all layers.
 
-        With MPNet's bias by distance it is [batch, heads, sequence, sequence].
+        For MPNet the relative-position bias is included, so the shape is [batch, heads, sequence, sequence].
         """
         mask = self.add("Unsqueeze", ["attention_mask", self.integers("axes_1_2", [1, 2])], "mask.unsqueezed")
         mask = self.add("Cast", [mask], "mask.float", to=self.numerics.type_of("mask.float"))
         inverted = self.add("Sub", [self.constant("one", np.float32(1)), mask], "mask.inverted")
         if self.checkpoint.layout.encoder != "mpnet":
             return self.add("Mul", [inverted, self.lowest()], "mask.additive")
-        # Half of it, which is low enough, leaves room for the bias.
+        # Half of the lowest number is low enough, and the bias can be added to it without overflow.
         lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
         mask = self.add("Mul", [inverted, self.constant("half_lowest", lowest / 2)], "mask.additive")
         return self.add("Add", [mask, add_relative_bias(self, self.checkpoint, self.length())], "mask.biased")
 
     def relative_positions(self) -> None:
-        """What the terms of positions in DeBERTa's attention have in common; nothing for other models."""
+        """Add the nodes that the relative-position terms of all DeBERTa layers share; none for other models."""
         if self._disentangled is not None:
             self._disentangled.add_positions(self.length())
 
     def bounds(self) -> str:
-        """The padding as ONNX Runtime's fused attention reads it, int32 [batch + 2 (batch + 1)].
+        """The padding mask in the form of ONNX Runtime's fused attention, int32 [batch + 2 (batch + 1)].
 
-        First the number of tokens of each pair, without padding: [batch]. Then the row at which each pair's queries begin in
-        the batch with padding, and the row at which the last pair ends: [batch + 1]. Then the same for the keys.
+        The first [batch] numbers are the tokens of each pair, without padding. The next [batch + 1] are the row at which each
+        pair's queries begin in the padded batch, and the row at which the last pair ends. The rest are the same for the keys.
 
-        Of the forms of padding that the operator takes, this one has a fused kernel on every GPU. The graph uses no Shape
-        operator here: it would be computed on the CPU and its result copied to the GPU.
+        Of the mask formats that the operator accepts, this one has a fused kernel on every GPU. The graph uses no Shape operator
+        here, because it would be computed on the CPU and its result copied to the GPU.
         """
         rows = self.integers("axis_1d", [1])
         real = self.add("ReduceSum", ["attention_mask", rows], "mask.tokens", keepdims=0)
@@ -170,7 +172,7 @@ class EncoderGraph(TypedGraph):
     def layer(self, number: int, hidden: str, mask: str, bounds: str | None, *, cls_alone: bool) -> str:
         """One encoder layer, [batch, sequence, hidden]; with `cls_alone` its output is [batch, 1, hidden].
 
-        With `bounds` its attention is one operator, but for `[CLS]` alone, where it is too small to matter.
+        With `bounds` its attention is one fused operator, except with `cls_alone`, where attention is too small to matter.
         """
         name = f"layer.{number}"
         query_input = hidden
@@ -192,7 +194,7 @@ class EncoderGraph(TypedGraph):
         return self._added(f"{name}.output", f"{name}.output", wide, attended)
 
     def _added(self, linear: str, stem: str, value: str, skip: str, *, heads_in: bool = False) -> str:
-        """A linear layer, its sum with `skip`, and LayerNorm."""
+        """A linear layer, the residual addition of `skip`, and LayerNorm."""
         residual, norm = f"{stem}_residual", f"{stem}_norm"
         if self._fuses(linear, residual):
             product, bias = self._product(linear, value, heads_in=heads_in)
@@ -207,18 +209,18 @@ class EncoderGraph(TypedGraph):
         return self.norm(norm, self.add("Add", [branch, self.rounded(f"{residual}.skip", skip)], residual))
 
     def _activated(self, layer: str, value: str) -> str:
-        """The wide linear layer and its activation."""
+        """The first feed-forward layer and its activation."""
         kind, name, linear = self.checkpoint.dimensions.hidden_act, f"{layer}.activation", f"{layer}.intermediate"
         if kind in FUSED_GELUS and self._fuses(name, linear):
             return self.add(FUSED_GELUS[kind], self._product(linear, value), name, domain=ONNX_RUNTIME)
         return self.activation(kind, self.linear(linear, value), name)
 
     def _attention(self, name: str, query_input: str, hidden: str, mask: str) -> str:
-        # softmax(QK^T / sqrt(d)): the scale is folded into the query's weights, which saves an operator a layer and
-        # spares the logits the rounding of a runtime that folds it into its matmul (docs/decisions/0004). d is without padding.
+        # The scale of softmax(QK^T / sqrt(d)) is folded into the query's weights. This saves one operator per layer, and avoids
+        # the rounding of runtimes that fold the scale into their MatMul (docs/decisions/0004). d does not include padding.
         if query_input == hidden:
-            # One product of three times the width: fewer operators, and ONNX Runtime computes a product of 8 bits in
-            # floating point, without a message, when another product reads the same operand.
+            # One MatMul of three times the width has fewer operators. Also, ONNX Runtime silently computes an INT8 MatMul in
+            # floating point when another MatMul reads the same operand.
             query, key, value = self._split(f"{name}.query_key_value", hidden, ("query", "key", "value"), self._scale)
         else:
             query = self.linear(f"{name}.query", query_input, scales=(self._scale,), heads_out=True)
@@ -229,7 +231,7 @@ class EncoderGraph(TypedGraph):
         return self.attended(name, query, key, value, mask, cls_alone=query_input != hidden)
 
     def attended(self, name: str, query: str, key: str, value: str, mask: str, *, cls_alone: bool = False) -> str:
-        """Attention of heads [batch, heads, sequence, channels], the keys transposed, to [batch, sequence, all heads].
+        """Attention over heads [batch, heads, sequence, channels], with transposed keys; returns [batch, sequence, all heads].
 
         With `cls_alone` the only query is `[CLS]`.
         """
@@ -262,11 +264,11 @@ class EncoderGraph(TypedGraph):
             domain=ONNX_RUNTIME,
             num_heads=self.checkpoint.dimensions.heads,
             qkv_hidden_sizes=[self._all_heads] * 3,
-            scale=1.0,  # the scale is in the weights already; without this the operator would apply its default
+            scale=1.0,  # the scale is already in the weights; without this attribute the operator applies its default scale
         )
 
     def _split(self, name: str, hidden: str, parts: Sequence[str], *scales: float) -> list[str]:
-        """Several linear layers of one input as one, [batch, sequence, all heads] each."""
+        """Compute several linear layers of one input as one MatMul, and split the result: [batch, sequence, all heads] each."""
         layer = name.rpartition(".")[0]
         names = [f"{layer}.{part}" for part in parts]
         product = self.linear(name, hidden, layers=names, scales=scales, heads_out=True)
@@ -281,8 +283,8 @@ class EncoderGraph(TypedGraph):
         return self.rounded(heads, heads)
 
     def head(self, hidden: str) -> None:
-        """From [batch, 1, hidden], `[CLS]` alone, or where the head reads the mean [batch, sequence, hidden], to `logits`
-        [batch, labels]."""
+        """Compute `logits` [batch, labels] from `hidden`: [batch, 1, hidden] of `[CLS]`, or [batch, sequence, hidden] if the head
+        reads the mean."""
         checkpoint, linears = self.checkpoint, HEAD_LAYERS[self.checkpoint.head].linears
         of_cls = checkpoint.dimensions.pooling == "cls"
         pooled = hidden if of_cls else self._mean(hidden)
@@ -296,7 +298,7 @@ class EncoderGraph(TypedGraph):
                 value = self.norm("head.norm", value, epsilon=checkpoint.head_norm_eps)
 
     def _mean(self, hidden: str) -> str:
-        """The mean of all tokens but padding, [batch, 1, hidden]: one product with a row of shares."""
+        """The mean of all tokens except padding, [batch, 1, hidden], as one MatMul with a row of 1 / count and 0."""
         real = self.add("Unsqueeze", ["attention_mask", self.integers("axis_1d", [1])], "head.real")
         real = self.add("Cast", [real], "head.real_float", to=self.numerics.type_of("head.real_float"))
         count = self.add("ReduceSum", [real, self.integers("axis_2d", [2])], "head.count", keepdims=1)
@@ -316,15 +318,15 @@ class EncoderGraph(TypedGraph):
         heads_out: bool = False,
         output: str | None = None,
     ) -> str:
-        """x W^T + b, as MatMul and Add over the weight stored [in, out]; in 8 bits where the point `name` is quantised.
+        """x W^T + b, as MatMul and Add with the weight stored as [in, out]; quantized if the point `name` is.
 
-        W and b are those of the checkpoint's `layers`, one below the other, each times its scale, 1 unless given: in
-        FP64, rounded once. `heads_in` and `heads_out` tell that the channels of x, or of the result, are attention heads,
-        which are padded.
+        W and b are those of the checkpoint's `layers`, concatenated along the outputs. Each is multiplied by its scale (1 by
+        default) in FP64 and rounded once. `heads_in` and `heads_out` say that the channels of x or of the result are attention
+        heads, which are padded.
         """
         weight, bias = self._weights(layers or (name,), scales)
         quantization = self.numerics.quantized.get(name)
-        # TensorRT refuses a scale that FP16 rounds to 0, and a subnormal scale has too few bits.
+        # TensorRT rejects a scale that FP16 rounds to 0, and a subnormal scale has too few significant bits.
         least = HALF_SMALLEST if self.numerics.half else 0.0
         if heads_out:
             weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
@@ -339,7 +341,7 @@ class EncoderGraph(TypedGraph):
         if quantization is None:
             product = self.add("MatMul", [value, self.constant(f"{name}.weight", weight.T)], f"{name}.product")
             return self.add("Add", [product, constant], output or name)
-        # All operators of the product have one type: a Cast between them would keep it from running in 8 bits.
+        # All operators around the MatMul have one type, because a Cast between them would prevent the INT8 kernel.
         kind = self.numerics.type_of(f"{name}.product", [value])
         smooth = value
         if quantization.smoothing is not None:
@@ -352,7 +354,7 @@ class EncoderGraph(TypedGraph):
         product = self.add("MatMul", operands, f"{name}.product", kind=kind)
         if not quantization.kept:
             return self.add("Add", [product, constant], output or name)
-        # The outlier channels in floating point. The bias is added to them, so that the large tensor is read once less.
+        # The outlier channels in floating point. The bias is added to their product, which saves one pass over the large tensor.
         channels = self.integers(f"{name}.channels", quantization.kept)
         kept = self.add("Gather", [value, channels], f"{name}.kept", kind=kind, axis=2)
         kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.kept)].T)
@@ -361,7 +363,7 @@ class EncoderGraph(TypedGraph):
         return self.add("Add", [product, kept], output or name)
 
     def _product(self, name: str, value: str, *, heads_in: bool = False) -> list[str]:
-        """x W^T, and the name of b, for an operator that adds it."""
+        """Return x W^T and the constant b, for a fused operator that adds them."""
         weight, bias = self._weights((name,))
         if heads_in:
             weight = self._with_padded_heads(weight, axis=1)
@@ -369,16 +371,16 @@ class EncoderGraph(TypedGraph):
         return [product, self.constant(f"{name}.bias", bias)]
 
     def _fuses(self, *inside: str) -> bool:
-        """Tell whether all tensors of these prefixes can be fused into an operator: none is in 8 bits or kept in FP32."""
+        """Tell whether all tensors with these name prefixes can be in one fused operator: none is INT8 or kept in FP32."""
         kept = {*self.numerics.float32, *self.numerics.quantized}
         return self.numerics.fused and not any(name.startswith(inside) for name in kept)
 
     def _weights(
         self, layers: Sequence[str], scales: Sequence[float] = ()
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Weight [out, in] and bias [out] of several layers, one below the other, each times its scale; see `linear`.
+        """Weight [out, in] and bias [out] of several layers, concatenated and scaled as described in `linear`.
 
-        The bias of a layer without one is 0.
+        A layer without a bias gets zeros.
         """
         weights, biases = [], []
         for layer, scale in zip(layers, chain(scales, repeat(1.0)), strict=False):
@@ -389,7 +391,7 @@ class EncoderGraph(TypedGraph):
         return np.concatenate(weights), np.concatenate(biases)
 
     def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
-        """Return the place of each of the checkpoint's channels among those of padded heads."""
+        """Return the index of each of the checkpoint's channels among the `channels` of the padded heads."""
         return np.arange(channels).reshape(-1, self._padded_head)[:, : self._head].reshape(-1)
 
     def _with_padded_heads(self, values: npt.NDArray[np.float32], *, axis: int) -> npt.NDArray[np.float32]:
@@ -401,9 +403,9 @@ class EncoderGraph(TypedGraph):
         return padded
 
     def rounded(self, point: str, value: str, kind: int | None = None) -> str:
-        """Return the tensor as it is after 8 bits, by QuantizeLinear and DequantizeLinear; itself at any other point.
+        """Return the tensor after QuantizeLinear and DequantizeLinear, or unchanged if `point` is not quantized.
 
-        `kind` is the type that it is given back in, its own unless given.
+        `kind` is the type of the result, by default that of the point.
         """
         quantization = self.numerics.quantized.get(point)
         if quantization is None:
@@ -417,7 +419,7 @@ class EncoderGraph(TypedGraph):
         return self.add("DequantizeLinear", [quantized, scale, zero], f"{point}.dequantized", kind=kind)
 
     def _weight(self, name: str, integers: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], kind: int) -> str:
-        """A weight [in, out] from 8 bits, one scale an output channel."""
+        """An INT8 weight, dequantized to [in, out] with one scale per output channel."""
         return self.add(
             "DequantizeLinear",
             [
@@ -468,5 +470,5 @@ class EncoderGraph(TypedGraph):
         return self.add("Mul", [gated, half], name)
 
     def stored(self, name: str) -> str:
-        """Register a tensor of the checkpoint under its name."""
+        """Register a tensor of the checkpoint as a constant under its own name."""
         return self.constant(name, self.checkpoint.tensor(name))

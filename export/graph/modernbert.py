@@ -1,15 +1,15 @@
 """`ModernBertGraph`: a ModernBERT cross-encoder (Warner et al. 2024, arXiv:2412.13663).
 
-It differs from a BERT in four things:
+It differs from BERT in four ways:
 
-- LayerNorm comes before attention and before the feed-forward part. The sums of both with their input are not normalised.
-- Queries and keys are turned by angles that grow with their positions (RoFormer, Su et al. 2021, arXiv:2104.09864). There are no
-  position embeddings.
+- LayerNorm comes before attention and before the feed-forward part (pre-norm). The residual sums are not normalized.
+- Queries and keys have rotary position embeddings (RoFormer, Su et al. 2021, arXiv:2104.09864) instead of learned position
+  embeddings.
 - Most layers attend to a window of tokens.
 - The feed-forward part is gated (GeGLU, Shazeer 2020, arXiv:2002.05202).
 
-Sines, cosines and the mask of the window are made once for all layers. Where the head reads `[CLS]` alone, the last layer
-computes keys and values for all tokens and everything after them for the first token. docs/decisions/0030 has the measurements.
+Sines, cosines and the window mask are computed once and shared by all layers. If the head reads only `[CLS]`, the last layer
+computes keys and values for all tokens and everything else only for the first token. docs/decisions/0030 has the measurements.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ class ModernBertGraph(EncoderGraph):
         self.head(self.norm("final_norm", hidden))
 
     def _window(self, padding: str) -> str:
-        """The mask of layers with a window: `padding`, and the lowest number between tokens too far apart, [batch, 1, S, S]."""
+        """The mask of layers with a window, [batch, 1, S, S]: `padding`, but the lowest number for tokens too far apart."""
         positions = np.arange(self._dimensions.positions)
         row = self.first_rows(self.integers("positions.all", positions), self._length, "positions.row")
         column = self.add("Unsqueeze", [row, self.integers("axis_1d", [1])], "positions.column")
@@ -59,7 +59,7 @@ class ModernBertGraph(EncoderGraph):
         return self.add("Where", [far, self.lowest(), padding], "mask.window")
 
     def _turning(self, kind: str) -> tuple[str, str]:
-        """Cosines and sines, [sequence, channels of a head], as `_turned` takes them."""
+        """Cosines and sines, [sequence, channels of a head], in the form that `_turned` expects."""
         cosines, sines = rotary_tables(self._dimensions.thetas[kind], self._head, self._dimensions.positions)
         tables = {"cosines": np.concatenate([cosines, cosines], 1), "sines": np.concatenate([-sines, sines], 1)}
         cosine, sine = (
@@ -71,7 +71,7 @@ class ModernBertGraph(EncoderGraph):
     def _pre_norm_layer(self, number: int, hidden: str, *, cls_alone: bool) -> str:
         """One encoder layer, [batch, sequence, hidden]; with `cls_alone` its output is [batch, 1, hidden]."""
         name = f"layer.{number}"
-        # The embeddings, which the first layer reads, are normalised already.
+        # The first layer has no LayerNorm before attention, because it reads the normalized embeddings.
         normed = self.norm(f"{name}.attention_norm", hidden) if number else hidden
         context = self._rotary_attention(number, normed, cls_alone=cls_alone)
         residual = self._first_of(hidden, f"{name}.cls", axis=1) if cls_alone else hidden
@@ -92,14 +92,14 @@ class ModernBertGraph(EncoderGraph):
             key, value = self._split(f"{name}.key_value", normed, ("key", "value"))
             mask = self._first_of(mask, f"mask.{name}.cls", axis=2)
         query = self._heads(query, perm=[0, 2, 1, 3])
-        if not cls_alone:  # [CLS] has position 0, whose angles are 0
+        if not cls_alone:  # [CLS] is at position 0, where all angles are 0
             query = self._turned(query, *turns)
         key = self._turned(self._heads(key, perm=[0, 2, 1, 3]), *turns)
         key = self.add("Transpose", [key], f"{key}.transposed", perm=[0, 1, 3, 2])
         return self.attended(name, query, key, self._heads(value, perm=[0, 2, 1, 3]), mask)
 
     def _turned(self, heads: str, cosines: str, sines: str) -> str:
-        """Turn each pair of channels (c, c + d/2) of heads [batch, heads, sequence, d] by its angle."""
+        """Apply the rotary embedding: rotate each pair of channels (c, c + d/2) of [batch, heads, sequence, d] by its angle."""
         start, half, end = (self.integers(f"half_heads_x_{n}", [n * self._head // 2]) for n in range(3))
         first = self.add("Slice", [heads, start, half, self.integers("axis_3d", [3])], f"{heads}.first")
         second = self.add("Slice", [heads, half, end, self.integers("axis_3d", [3])], f"{heads}.second")
@@ -109,7 +109,7 @@ class ModernBertGraph(EncoderGraph):
         return self.add("Add", [along, across], f"{heads}.turned")
 
     def _gated(self, layer: str, normed: str) -> str:
-        """The wide linear layer: the activation of its first half, times its second half."""
+        """The first feed-forward layer: the activation of its first half, multiplied by its second half (the gate)."""
         wide = self.linear(f"{layer}.intermediate", normed)
         start, half, end = (self.integers(f"wide_x_{n}", [n * self._dimensions.intermediate]) for n in range(3))
         axis = self.integers("axis_2d", [2])

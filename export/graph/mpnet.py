@@ -1,5 +1,5 @@
-"""`add_relative_bias`: MPNet's bias by distance, which is added to the attention scores of all layers (Song et al. 2020,
-arXiv:2004.09297). It is computed once a batch and joined with the mask, so that attention has the form that TensorRT fuses."""
+"""`add_relative_bias`: MPNet's relative-position bias, which is added to the attention scores of all layers (Song et al. 2020,
+arXiv:2004.09297). It is computed once per batch and added to the mask, so that attention has the form that TensorRT fuses."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +9,11 @@ from ..checkpoint.dimensions import MPNET_BUCKETS
 from .typed_graph import TypedGraph
 
 FURTHEST = 128
-"""The distance from which on all share the last bucket: transformers' default, which no configuration changes."""
+"""All distances from this one on share the last bucket. It is transformers' default, which no configuration can change."""
 
 
 def add_relative_bias(graph: TypedGraph, checkpoint: Checkpoint, length: str) -> str:
-    """Add the bias of each head, query and key, [heads, tokens, tokens], from the number of tokens, int64 [1]."""
+    """Add the bias of each head, query and key, [heads, tokens, tokens]. `length` is the number of tokens, int64 [1]."""
     most = checkpoint.dimensions.positions
     by_distance = checkpoint.tensor("relative.weight")[buckets(np.arange(1 - most, most))].T
     zero, axis_1d = graph.integers("zero", [0]), graph.integers("axis_1d", [1])
@@ -27,11 +27,11 @@ def add_relative_bias(graph: TypedGraph, checkpoint: Checkpoint, length: str) ->
 
 
 def buckets(distances: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the bucket of each distance, key position less query position.
+    """Return the bucket of each distance (key position - query position).
 
-    Half of the buckets are for keys that come later. Of each half, the first eight hold one distance each, the others grow on a
-    logarithmic scale. It is computed in PyTorch in FP32, as transformers does, since NumPy may round a logarithm to the other
-    side of a whole number.
+    Half of the buckets are for keys that come after the query. In each half, the first eight buckets hold one distance each, and
+    the others grow on a logarithmic scale. The computation uses PyTorch in FP32, as in transformers, because NumPy may round a
+    logarithm to the other side of an integer.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`Numerics`: the type that each tensor of an exported graph is computed in."""
+"""`Numerics`: the data type of each tensor of an exported graph."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +17,16 @@ HALF_SMALLEST = float(np.finfo(np.float16).smallest_normal)  # 6.1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """The types that a graph's tensors are held in, by the tensors' names.
+    """The data types of a graph's tensors, by the tensors' names.
 
-    All are FP32, unless `half`: then they are FP16 except the head, the tensors in `float32`, and every tensor that is computed
-    directly from those, since a value that does not fit into FP16 must not be cast to it. The points in `quantized`
-    (`export/precision/quantization_points.py`) are held in 8 bits. Attention heads are padded with zeros to a multiple of
-    `head_multiple`, which changes no score: TensorRT fuses attention for multiples of 8 alone. With `fused`, attention and what
-    follows a product are ONNX Runtime's own operators, which TensorRT does not know, wherever the tensors inside have one type.
+    All tensors are FP32 unless `half`. With `half` they are FP16, with these exceptions: the head; the tensors in `float32`;
+    every tensor that is computed directly from one of those, because a value that FP16 cannot represent must not be cast to it;
+    and every tensor that is computed from a weight beyond FP16's range.
+
+    The points in `quantized` (`export/precision/quantization_points.py`) are in INT8. Attention heads are padded with zeros to a
+    multiple of `head_multiple`, which changes no score; TensorRT fuses attention only for multiples of 8. With `fused`,
+    attention, and what follows a MatMul, are ONNX Runtime's own operators if all tensors inside have one type. TensorRT does not
+    know these operators.
     """
 
     half: bool = False
@@ -33,7 +36,7 @@ class Numerics:
     fused: bool = False
 
     def type_of(self, output: str, inputs: Iterable[str] = (), weights: Sequence[npt.NDArray[Any]] = ()) -> int:
-        """Return the ONNX type of the node that makes `output` from computed `inputs` and constant `weights`."""
+        """Return the ONNX type of the node that computes `output` from the tensors `inputs` and the constants `weights`."""
         if not self.half or output == "logits" or output.startswith("head."):
             return TensorProto.FLOAT
         wide = any(name in self.float32 for name in (output, *inputs))

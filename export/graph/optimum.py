@@ -12,10 +12,10 @@ from ..checkpoint.heads import Head
 
 
 def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the FP32 ONNX model of a checkpoint by `optimum.exporters.onnx`.
+    """Write the FP32 ONNX model of a checkpoint with `optimum.exporters.onnx`.
 
-    Raises BackendError when optimum-onnx is not installed, and CheckpointError for heads that Optimum would load as
-    another model and export with plausible, wrong scores.
+    Raises BackendError when optimum-onnx is not installed. Raises CheckpointError for heads that Optimum would load as another
+    model, whose scores look plausible but are wrong, and when the export fails.
     """
     if checkpoint.dense_modules:
         raise CheckpointError("Optimum would leave out the head, which lies in Dense modules; leave out --exporter")
@@ -32,7 +32,7 @@ def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
             f'(scripts/optimum_env DIR): pip install "crossrt[optimum]" ({error})'
         ) from error
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter that Optimum uses, and of its tracing
+        warnings.simplefilter("ignore")  # from torch's ONNX exporter and from tracing
         try:
             main_export(
                 str(checkpoint.path),

@@ -1,4 +1,4 @@
-"""Graphs in memory, run by ONNX Runtime on the CPU."""
+"""Runs graphs that are in memory in ONNX Runtime, on the CPU."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,32 +23,32 @@ Floats = npt.NDArray[np.float32]
 
 
 def session_of(model: onnx.ModelProto, *, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    """Open a graph in ONNX Runtime, with all usable processors and exact integer sums.
+    """Open a graph in ONNX Runtime, with all usable processors and INT8 products that do not saturate.
 
-    With `profile`, the session records each operator's run; the file's name begins with that path.
+    With `profile`, the session records the run of each operator. `profile` is the prefix of the profile's path.
     """
     options = session_options(usable_cpus())
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    with tempfile.TemporaryDirectory() as directory:  # through a file: protobuf serialises no more than 2 GB to bytes
+    with tempfile.TemporaryDirectory() as directory:  # a file, because protobuf serializes at most 2 GB to bytes
         path = Path(directory) / "model.onnx"
         save(model, path)
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def feeds_of(session: onnxruntime.InferenceSession, batch: Batch) -> Mapping[str, npt.NDArray[np.int64]]:
-    """Return the arrays of a batch that the session takes as inputs, by name."""
+    """Return the inputs of a session by name, from a batch."""
     return {field.name: getattr(batch, field.name) for field in session.get_inputs()}
 
 
 def logits_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Floats:
-    """Return the logits of all batches in the order of the batches, float32 [pairs, labels]."""
+    """Return the logits of all batches, float32 [pairs, labels], in the order of the batches."""
     session = session_of(model)
     return np.concatenate([session.run(["logits"], feeds_of(session, batch))[0] for batch in batches])
 
 
 def batches_of(tokenizer: PairTokenizer, pairs: Sequence[tuple[str, str]], *, pad_id: int) -> Iterator[Batch]:
-    """Tokenize pairs and cut them into batches of at most 16, sorted by length."""
+    """Tokenize pairs and yield them in batches of at most 16, sorted by length."""
     encoded = tokenizer.encode(pairs)
     yield from plan_batches(encoded.lengths, batch_size=16).batches(encoded, pad_id=pad_id)

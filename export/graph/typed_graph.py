@@ -1,4 +1,4 @@
-"""`TypedGraph`: nodes and initializers of an ONNX graph, typed as they are added."""
+"""`TypedGraph`: the nodes and initializers of an ONNX graph, which get their types when they are added."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,11 @@ from .numerics import FLOATS, Numerics
 
 
 class TypedGraph:
-    """Every tensor is called after the part of the model that makes it, and every node after its output.
+    """An ONNX graph under construction. Every tensor is named after the part of the model that computes it, every node after its
+    output.
 
-    A node's floating-point inputs are brought to the type that `numerics` gives its output, by a Cast where they have
-    another, and weights are stored in the type that they are used in.
+    A node's floating-point inputs get the type that `numerics` gives its output, by a Cast if necessary. Weights are stored in
+    the type in which they are used.
     """
 
     def __init__(self, numerics: Numerics) -> None:
@@ -36,13 +37,13 @@ class TypedGraph:
         kind: int | None = None,
         **attributes: Any,
     ) -> str:
-        """Add a node that makes `output`, in the floating-point type `kind` or else what `numerics` says."""
+        """Add a node that computes `output` in the floating-point type `kind`, by default the one that `numerics` gives."""
         names = list(inputs)
         floats = [name for name in names if self._types.get(name) in FLOATS]
         if operator == "Cast":
             self._types[output] = attributes["to"]
         elif floats:
-            # Quantising and dequantising a tensor leave its range, so what does not fit into FP16 still does not.
+            # Q/DQ does not change a tensor's range. What does not fit into FP16 before it does not fit after it either.
             computed = [self._origins.get(name, name) for name in floats if name not in self._constants]
             weights = [self._constants[name] for name in floats if name in self._constants]
             kind = kind or self.numerics.type_of(output, computed, weights)
@@ -57,7 +58,7 @@ class TypedGraph:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
 
     def _in_type(self, name: str, kind: int) -> str:
-        """Return the tensor's name in the floating-point type `kind`: itself, or a copy."""
+        """Return the name of the tensor in the floating-point type `kind`: itself, or a converted copy."""
         if self._types.get(name) not in FLOATS or self._types[name] == kind:
             return name
         copy = f"{name}.{FLOATS[kind]}"
@@ -70,7 +71,7 @@ class TypedGraph:
         return copy
 
     def constant(self, name: str, values: npt.ArrayLike) -> str:
-        """Register a constant. It is written when a node uses it, in the type that the node computes in."""
+        """Register a constant. It is written when a node uses it, in the node's type."""
         if name not in self._constants:
             array = np.ascontiguousarray(values)
             self._constants[name] = array

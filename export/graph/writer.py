@@ -1,9 +1,8 @@
 """`onnx_from_checkpoint`: the checkpoint's encoder and head, written as an ONNX graph.
 
-Supported trunks are few, so the graph is written directly from the weights instead of being traced. That gives plain
-operators, names that a person can read, the attention mask made once, and no dependence on the version of
-transformers. docs/decisions/0004 has the comparison with PyTorch's exporters; the parity check compares every export with
-transformers' own model.
+Few architectures are supported, so the graph is written directly from the weights instead of being traced. The graph then has
+plain operators and readable names, computes the attention mask once, and does not depend on the version of transformers.
+docs/decisions/0004 compares this with PyTorch's exporters. The parity check compares every export with transformers' own model.
 """
 
 from pathlib import Path
@@ -16,32 +15,32 @@ from .encoder import ONNX_RUNTIME, EncoderGraph
 from .modernbert import ModernBertGraph
 from .numerics import FP32, Numerics
 
-OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 parses
-OPSET_OF_HALF_SCALES = 19  # the lowest whose QuantizeLinear takes FP16
+OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 can parse
+OPSET_OF_HALF_SCALES = 19  # the lowest whose QuantizeLinear accepts FP16
 IR_VERSIONS = {OPSET: 8, OPSET_OF_HALF_SCALES: 9}
-EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
+EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes; a protobuf message holds at most 2 GiB
 
 
 def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, numerics: Numerics = FP32) -> None:
-    """Write the ONNX model of a checkpoint, computed as `numerics` says.
+    """Write the ONNX model of a checkpoint, with the types that `numerics` gives.
 
-    Inputs `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: int64 [batch, sequence], both
-    dynamic. Output `logits`: float32 [batch, labels], in every precision. Weights lie in the file, or beside it as
-    `<file>_data` when they are larger than protobuf can hold. Raises CheckpointError for weights that are NaN or Inf.
+    The inputs are `input_ids`, `attention_mask` and, if the model has token types, `token_type_ids`: int64 [batch, sequence],
+    with both axes dynamic. The output is `logits`, float32 [batch, labels] in every precision. The weights are in the file, or
+    in `<file>_data` beside it if protobuf cannot hold them. Raises CheckpointError for weights that are NaN or Inf.
     """
     save_checked(graph_of(checkpoint, numerics), path)
 
 
 def save_checked(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model as `save` does, and check the file by onnx's own checker."""
+    """Write a model as `save` does, and check the file with the ONNX checker."""
     save(model, path)
     onnx.checker.check_model(str(path))
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, with its weights beside it as `<path>_data` when they are larger than protobuf can hold.
+    """Write a model. Weights that are too large for protobuf go into `<path>_data` beside it.
 
-    transformers.js looks for the weights under that name. The folder is made.
+    transformers.js looks for the weights under that name. The folder is created if its parent exists.
     """
     path.parent.mkdir(exist_ok=True)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -52,7 +51,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelProto:
-    """Return the model as a protobuf in memory."""
+    """Return the ONNX model of a checkpoint, in memory."""
     kind = ModernBertGraph if checkpoint.layout.encoder == "modernbert" else EncoderGraph
     graph = kind(checkpoint, numerics)
     graph.build()

@@ -23,14 +23,14 @@ from .parity import judge_of, parity
 from .report import ParityReport
 
 FIRST = ONNX_BACKENDS[0]
-"""The backend whose report speaks for a precision."""
+"""The default backend. Its report is the main report of a precision."""
 
 
 class ParityJudge:
     """Compares models with a checkpoint, always on the same pairs and lists.
 
-    PyTorch scores the pairs and the lists once, at the first comparison. Each comparison opens the runtime once, on the CPU.
-    `pairs` are compared one by one; `judging`, where it is given, is ranked too.
+    PyTorch scores the pairs and the lists once, at the first comparison. Each comparison opens the runtime once, on the CPU. The
+    scores of `pairs` are compared one by one. The lists of `judging`, if given, are ranked.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ParityJudge:
     def report(
         self, bundle: Bundle, precision: Precision, *, backend: str = FIRST, ranked: bool = True
     ) -> ParityReport:
-        """Compare a model of a bundle as a backend computes it. Without `ranked` the judging set is left out."""
+        """Compare a model of a bundle, computed by a backend, with PyTorch. Without `ranked` the judging set is skipped."""
         expected, judge = self._reference
         with CrossEncoder(bundle, precision=precision, backend=backend, device="cpu", allow_failed=True) as model:
             return parity(
@@ -62,9 +62,9 @@ class ParityJudge:
             )
 
     def report_of_graph(self, graph: onnx.ModelProto, bundle: Bundle, precision: Precision, how: str) -> ParityReport:
-        """Compare a graph that is not stored in the bundle, whose tokenizer and settings it runs with.
+        """Compare a graph that is not in the bundle, using the bundle's tokenizer and settings.
 
-        `how` says in words what the graph stands for; it is appended to the report's backend.
+        `how` describes the graph in words and is appended to the report's backend.
         """
         model = BundleModel(file=ONNX_FILES[precision.value])
         with tempfile.TemporaryDirectory() as directory:

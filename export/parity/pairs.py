@@ -49,7 +49,7 @@ _EDGES = (
         "See www.example.org/~user/index_page.html, or mail user.name+tag@example.org.",
     ),
     ("3.14159 -1,000,000 1e-9", "In 2019, 45.5 % of 1,234,567 cost $12.99 (+3/4)."),
-    # Special tokens as text, of every kind of tokenizer: at the beginning, in the midst and at the end, and padding among them.
+    # Special tokens as text, for every kind of tokenizer: at the beginning, in the middle and at the end, including padding.
     ("[CLS] [SEP] [PAD]", "[SEP] [SEP] text that looks like [MASK] markers [SEP]"),
     ("[PAD] what is [UNK] padding [PAD]", "[PAD] [PAD] it fills [PAD] rows up [PAD]"),
     ("<s> </s> <pad>", "</s></s> text that looks like <mask> markers </s>"),
@@ -60,12 +60,13 @@ _EDGES = (
 
 
 LONGEST = 512
-"""Words of the longest texts. Attention's memory grows with the square of the tokens. The scores of one layer of a base model
-take 52 GB for sixteen pairs of 8,192 tokens in one batch, and 1.3 GB for sixteen of 1,300, which two such texts have."""
+"""Maximum number of words of a text. The memory of attention grows with the square of the tokens: the attention scores of one
+layer of a base model take 52 GB for a batch of sixteen pairs of 8,192 tokens, but 1.3 GB for sixteen pairs of 1,300 tokens. Two
+texts of this length have about 1,300 tokens."""
 
 
 def builtin_pairs(max_length: int) -> list[tuple[str, str]]:
-    """Return the built-in pairs, with lengths from one word to beyond `max_length` tokens, or `LONGEST` words, on either side."""
+    """Return the built-in pairs. Texts on either side have from one word to more than `max_length` tokens or `LONGEST` words."""
     max_length = min(max_length, LONGEST)
     pairs = [(query, passage) for query in _QUERIES for passage in _PASSAGES]
     pairs += _EDGES
@@ -75,7 +76,7 @@ def builtin_pairs(max_length: int) -> list[tuple[str, str]]:
 
 
 def overlong_pairs(max_length: int) -> list[tuple[str, str]]:
-    """Return pairs of more than `max_length` tokens: with a long passage, with a long query, and with both."""
+    """Return pairs of more than `max_length` tokens: with a long passage, with a long query, and with both long."""
     return [
         ("long passages", _words(max_length + 40)),
         (_words(max_length + 20), "a short passage"),
@@ -84,7 +85,7 @@ def overlong_pairs(max_length: int) -> list[tuple[str, str]]:
 
 
 def groups_of(pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
-    """Return the indices of the pairs of each query that has at least two."""
+    """Return, for each query with at least two pairs, the indices of its pairs."""
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(pairs):
         by_query.setdefault(query, []).append(index)

@@ -1,4 +1,4 @@
-"""The parity check: a bundle's scores, from raw text, compared with the checkpoint in PyTorch."""
+"""The parity check: compares a bundle's scores, computed from raw text, with the checkpoint's scores in PyTorch."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -24,9 +24,9 @@ from .pairs import groups_of
 from .report import LIST_LENGTH, ParityReport, WorstPair
 
 SIZES = ("layers", "hidden_size", "attention_heads", "intermediate_size", "vocab_size")
-"""Entries of `architecture` in which a bundle and its checkpoint must agree."""
+"""Entries of `architecture` that must be equal in a bundle and its checkpoint."""
 ROWS = 16
-"""Pairs of a mixed batch."""
+"""Number of pairs in a mixed batch."""
 
 
 def judge_of(
@@ -37,10 +37,10 @@ def judge_of(
     reference: Reference | None = None,
     progress: bool = False,
 ) -> Judge:
-    """Return the judging set with the scores of the reference, with which every precision is compared.
+    """Return the judging set with the reference's scores, with which every precision is compared.
 
-    `reference` is the checkpoint in PyTorch, where it is loaded already. Raises OptionError for more than two labels of which
-    none was chosen to rank by.
+    `reference` is the checkpoint in PyTorch, if it is already loaded. Raises OptionError for more than two labels if none of them
+    was chosen to rank by.
     """
     need_label(checkpoint.relevant_label, checkpoint.label_names, checkpoint.labels)
     reference = reference or Reference(checkpoint)
@@ -57,12 +57,12 @@ def parity(
     judge: Judge | None = None,
     progress: bool = False,
 ) -> ParityReport:
-    """Compare an opened bundle with its checkpoint on these pairs, each scored alone and inside mixed batches.
+    """Compare an opened bundle with its checkpoint on these pairs, each scored alone and in mixed batches.
 
-    `expected` are PyTorch's token ids and logits of the pairs, where they are known already. With a `judge`, its lists are
-    ranked too; INT8 does not pass without one. `checkpoint` is read with the activation that the bundle is supposed to have,
-    and has its relevant label where one was chosen. Raises InputError without pairs and for a bundle of another model, and
-    OptionError with a judge for more than two labels of which none was chosen.
+    `expected` has PyTorch's token ids and logits of the pairs, if they are already known. With a `judge`, its lists are ranked
+    too; INT8 does not pass without one. Read `checkpoint` with the activation that the bundle should have, and with the relevant
+    label if one was chosen. Raises InputError if there are no pairs or the bundle is of another model. Raises OptionError, with
+    a judge, for more than two labels if none of them was chosen to rank by.
     """
     if not pairs:
         raise InputError("parity needs at least one pair")
@@ -117,7 +117,7 @@ def _token_mismatches(model: CrossEncoder, pairs: Sequence[tuple[str, str]], exp
 
 
 def _in_mixed_batches(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Floats:
-    """Score the pairs in batches of 16 of very different lengths, so that padding is in nearly every row."""
+    """Score the pairs in batches of 16 with very different lengths, so that nearly every row has padding."""
     order = list(range(len(pairs)))
     random.Random(0).shuffle(order)
     logits = np.empty((len(pairs), model.num_labels), dtype=np.float32)
@@ -137,7 +137,7 @@ def _in_one_batch(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Floa
 
 
 def _activated(checkpoint: Checkpoint, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Apply the reference's activation, which is found and computed by other code than the code under test."""
+    """Apply the reference's activation. It is found and computed by other code than the code under test."""
     import torch
 
     return np.asarray(activation_of(checkpoint)(torch.from_numpy(logits)).numpy())
@@ -153,7 +153,7 @@ def _report(
     activated: Floats,
 ) -> ParityReport:
     not_finite = sum(int((~np.isfinite(logits)).sum()) for logits in candidates.values())
-    # Every comparison with NaN is false, so a NaN would pass each limit. An infinite difference fails.
+    # NaN becomes infinity, so that `max` and `argsort` treat it as the largest difference.
     differences = {
         scored: np.nan_to_num(np.abs(logits - expected), nan=np.inf, posinf=np.inf)
         for scored, logits in candidates.items()
@@ -162,7 +162,7 @@ def _report(
     worst_rows = np.argsort(-every.max(axis=(0, 2)), kind="stable")[:5].tolist()
     worst = tuple(_worst(row, pairs, expected, candidates, differences) for row in worst_rows)
     groups = groups_of(pairs)
-    # A model with several labels of which none was chosen ranks nothing.
+    # A model with several labels cannot rank unless one of them was chosen.
     ranked = not_finite == 0 and checkpoint.relevant_label is not None
     reference, candidate = (
         checkpoint.relevance(logits) if ranked else logits for logits in (expected, candidates["batched"])

@@ -10,7 +10,7 @@ from ...calibration.ranking_report import RankingReport
 from ..precision.tolerance import Tolerance
 
 LIST_LENGTH = 20
-"""Least candidates of a query whose Kendall's tau has a limit."""
+"""Minimum number of candidates of a query for its Kendall's tau to count toward the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +26,14 @@ class WorstPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """How far a bundle's scores lie from the reference. True when within tolerance.
+    """How far a bundle's scores lie from the reference. True if they are within the tolerance.
 
-    Differences are absolute, over all pairs, scored alone and in mixed batches. `activation_max_abs_diff` compares the
-    scores after each side's own activation. `kendall_tau` and `top10_overlap` are means over the queries that have at
-    least two candidates. `list_kendall_tau`, which has a limit, is the mean over those with at least 20, where one near tie
-    weighs little. All three are None where there are no such queries. `ranking` is over the lists of a judging set, where one
-    was given. `other_failures` are reasons for failing that are not in these numbers, `notes` further lines to print.
+    Differences are absolute, over all pairs, scored alone and in mixed batches. `activation_max_abs_diff` compares the scores
+    after each side has applied its own activation. `kendall_tau` and `top10_overlap` are means over the queries with at least two
+    candidates. `list_kendall_tau`, which has a limit, is the mean over the queries with at least 20 candidates, where one near
+    tie changes little. All three are None if there are no such queries, a logit is not finite, or no label was chosen to rank by.
+    `ranking` is over the lists of a judging set, if one was given. `other_failures` are reasons for failing that these numbers
+    do not show. `notes` are further lines to print.
     """
 
     precision: str
@@ -56,7 +57,7 @@ class ParityReport:
 
     @property
     def failures(self) -> list[str]:
-        """Return each limit that does not hold, in words; empty when the check passed."""
+        """Return each violated limit in words; empty if the check passed."""
         limit = self.tolerance.max_abs
         failures = list(self.other_failures)
         if self.not_finite:
@@ -86,7 +87,7 @@ class ParityReport:
         return not self.failures
 
     def summary(self) -> dict[str, Any]:
-        """Return what the manifest keeps."""
+        """Return the part that the manifest keeps."""
         return {
             "passed": bool(self),
             "pairs": self.pairs,

@@ -1,1 +1,1 @@
-"""FP16, INT8 and native weights: what each tensor is held in."""
+"""The data type of each tensor in FP16, in INT8 and in the weights of the native kernels."""

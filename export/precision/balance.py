@@ -1,4 +1,4 @@
-"""`balanced`: the shifts and factors of channels with which INT8 moves the score least."""
+"""`balanced`: the shifts and factors of channels with which INT8 changes the score least."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +13,14 @@ from .score_gradients import GradientSample
 
 STEPS = 150
 RATE = 0.03
-"""Steps of Adam, and the first one's size; it falls to 0."""
+"""Adam's number of steps, and its initial learning rate, which falls linearly to 0."""
 
 Floats = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The kernels quantize (x - shift) * factors in place of x. Both are float64 [channels]."""
+    """The kernels quantize (x - shift) * factors instead of x. Both are float64 [channels]."""
 
     factors: Floats
     shift: Floats
@@ -35,17 +35,19 @@ def balanced(
     shifts: bool = True,
     rotates: bool = False,
 ) -> Balance:
-    """Improve `start` for a tensor that `weights` [outputs, channels] read, by the score's gradients.
+    """Improve `start`, for a tensor that `weights` [outputs, channels] read, with the gradients of the score.
 
-    Rounding errors are taken as independent and uniform over a step. A step of the activations is a 254th of the token's range,
-    one of the weights a 127th of the output channel's largest weight. So the score's variance is, but for the factor of 1/12,
+    Rounding errors are assumed to be independent and uniform within a quantization step. The step of a token's activations is a
+    254th of its range. The step of an output channel's weights is a 127th of the largest weight. So the variance of the score is,
+    except for the factor 1/12,
 
         sum over tokens of  range^2 / 254^2 * sum over channels of (gradient / factor)^2
         + sum over tokens and outputs of  (output gradient * largest weight / 127)^2 * |(x - shift) * factors|^2
 
-    which Adam (Kingma and Ba 2014, arXiv:1412.6980) minimizes. `cls_is_exact` leaves the activations of [CLS] out: the kernels
-    quantize them twice where keys are computed. Without `shifts` the shift stays as it is. With `rotates` the kernels rotate what
-    they quantize: x and the weights are then rotated too, and a gradient's square is shared out by its group.
+    Adam (Kingma and Ba 2014, arXiv:1412.6980) minimizes its logarithm. `cls_is_exact` ignores the errors of [CLS]'s activations,
+    because the kernels quantize [CLS] twice where queries, keys and values are computed. Without `shifts`, the shift does not
+    change. With `rotates`, the kernels rotate what they quantize: x and the weights are then rotated too, and the square of a
+    gradient is spread over its group of channels.
     """
     variance = ScoreVariance(sample, weights, start.shift, cls_is_exact=cls_is_exact, rotates=rotates)
     scale = sample.rows.std(0).clamp(min=1e-6)
@@ -64,16 +66,16 @@ def balanced(
 
 
 class ScoreVariance:
-    """What `balanced` minimizes, as a function of factors and of what is added to the shift, each float32 [channels].
+    """The variance that `balanced` minimizes, as a function of the factors and of a change of the shift, each float32 [channels].
 
-    A largest or least number of a row depends on one channel, or on one group of rotated channels. Which one it is, is found
-    without autograd, which then works on that group alone and takes half the time.
+    The maximum or minimum of a row depends on one channel, or on one group of rotated channels. That channel or group is found
+    without autograd. Autograd then processes only that group, which takes half the time.
     """
 
     def __init__(
         self, sample: GradientSample, weights: Floats, shift: Floats, *, cls_is_exact: bool, rotates: bool
     ) -> None:
-        """Take the arguments of `balanced`, with the `shift` [channels] that others are added to."""
+        """Take the arguments of `balanced`, and the initial `shift` [channels] to which changes are added."""
         self._width = padded(weights.shape[1])
         self._rotates = rotates
         self._gain = torch.ones(self._width)
@@ -89,7 +91,7 @@ class ScoreVariance:
         self._counted = sample.weight * (1 - sample.is_cls) if cls_is_exact else sample.weight
 
     def __call__(self, factors: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        """Return the variance, which autograd can differentiate."""
+        """Return the variance, differentiable by autograd."""
         factors, shift = self._padded(factors, 1.0), self._padded(shift)
         with torch.no_grad():
             read = self._rotated((self._rows - shift) * factors).numpy()

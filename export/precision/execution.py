@@ -1,8 +1,7 @@
 """`executed`: which linear layers a runtime really computes in 8 bits.
 
-QuantizeLinear and DequantizeLinear in a file do not guarantee 8-bit products. Where the operators around a product do not
-match ONNX Runtime's patterns, it computes that product in floating point without a message. So the multiply-adds are counted in
-its profile.
+QuantizeLinear and DequantizeLinear in a file do not guarantee 8-bit products. If the operators around a product do not match ONNX
+Runtime's patterns, it silently computes that product in floating point. So the multiply-adds are counted from its profile.
 """
 
 import json
@@ -23,7 +22,7 @@ EIGHT_BIT = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMul
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """Multiply-adds of the linear layers in one run: all, those in 8 bits, and those of each operator in floating point."""
+    """Multiply-adds of the linear layers in one run: `total`, in 8 bits, and of each floating-point operator by its name."""
 
     total: int
     eight_bit: int
@@ -38,7 +37,7 @@ class Execution:
 def executed(model: onnx.ModelProto, batch: Batch) -> Execution:
     """Run a batch in ONNX Runtime and count the multiply-adds of its linear layers by how they ran.
 
-    Linear layers are the products with a matrix of weights; attention's, of two activations, do not count.
+    Linear layers are the products with a weight matrix. The products of two activations, in attention, are not counted.
     """
     with tempfile.TemporaryDirectory() as directory:
         session = session_of(model, profile=Path(directory) / "profile")
@@ -59,8 +58,8 @@ def executed(model: onnx.ModelProto, batch: Batch) -> Execution:
 
 
 def _multiply_adds(arguments: dict[str, Any]) -> int:
-    # The profile leaves packed weights out of the inputs. A second input of more than two dimensions is an activation, so the
-    # product is attention's.
+    # The profile does not list packed weights among the inputs. A second input of more than two dimensions is an activation, so
+    # the product belongs to attention.
     shapes = [shape for entry in arguments["input_type_shape"] for shape in entry.values()]
     outputs = [shape for entry in arguments["output_type_shape"] for shape in entry.values()]
     if any(len(shape) > 2 for shape in shapes[1:]):

@@ -1,7 +1,7 @@
-"""`choose_fp16`: which tensors of a model cannot be held in FP16.
+"""`choose_fp16`: chooses which tensors of a model cannot be FP16.
 
-Overflow is looked for in two ways: by the largest magnitude of every tensor in an FP32 run, and by an FP32 graph that rounds
-to FP16 after every operator (`fp16_emulation.py`).
+It looks for overflow in two ways: the largest magnitude of every tensor in an FP32 run, and an FP32 graph that rounds to FP16
+after every operator (`fp16_emulation.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ from .fp16_emulation import rounded_after_operators
 from .magnitudes import magnitudes
 
 MARGIN = 4.0
-"""A tensor that comes within this factor of FP16's greatest number stays FP32: other texts may give greater values."""
+"""A tensor that comes within this factor of FP16's largest number stays FP32, because other texts may give larger values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fp32Tensor:
-    """A tensor, or all tensors of a part, that stays in FP32, and why."""
+    """A tensor, or a part with all its tensors, that stays in FP32, and the reason."""
 
     name: str
     reason: str
@@ -33,9 +33,9 @@ class Fp32Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fp16Choice:
-    """How a checkpoint's FP16 graph is computed, and what stays in FP32.
+    """How a checkpoint's FP16 graph is computed, and which tensors stay in FP32.
 
-    `error` is the largest |logit - FP32 logit| over the pairs it was chosen on, with a rounding after every operator.
+    `error` is the largest |logit - FP32 logit| on the pairs that the choice is based on, with a rounding after every operator.
     """
 
     numerics: Numerics
@@ -46,10 +46,11 @@ class Fp16Choice:
 def choose_fp16(
     checkpoint: Checkpoint, batches: Sequence[Batch], *, max_abs: float, progress: bool = False
 ) -> Fp16Choice:
-    """Choose which tensors of the FP16 graph stay FP32, by their values on `batches` of real pairs.
+    """Choose which tensors of the FP16 graph stay FP32, from their values on `batches` of real pairs.
 
-    First come those that would overflow, with a margin of four. Then, while the logits err by more than half of `max_abs`,
-    the part of the model that does the most damage follows. Raises CheckpointError when the FP32 graph itself overflows.
+    First, these are the tensors that would overflow, with a margin of four. Then, while the error of the logits exceeds half of
+    `max_abs`, the part of the model whose FP32 computation reduces the error most is added. Raises CheckpointError when the FP32
+    graph itself overflows.
     """
     plain = graph_of(checkpoint, FP32)
     expected = logits_of(plain, batches)
@@ -82,7 +83,7 @@ def choose_fp16(
 
 
 def _parts(names: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Group tensors by part: the embeddings, and the attention, feed-forward and residual path of each layer."""
+    """Group tensors by part: the embeddings, and of each layer the attention, the feed-forward layers and the residual path."""
     parts: dict[str, set[str]] = {}
     for name in names:
         pieces = name.split(".")

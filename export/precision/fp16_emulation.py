@@ -1,7 +1,8 @@
-"""GPU arithmetic in FP16, emulated on the CPU.
+"""Emulates the FP16 arithmetic of GPUs on the CPU.
 
-ONNX Runtime's CPU provider computes most FP16 operators in FP32, so an FP16 file that overflows on a GPU can give finite
-scores here. These graphs are FP32 with an explicit rounding to FP16 wherever a GPU rounds, which the CPU provider executes.
+ONNX Runtime's CPU provider computes most FP16 operators in FP32, so an FP16 file that overflows on a GPU can give finite scores
+on a CPU. The graphs of this module are FP32, with an explicit rounding to FP16 wherever a GPU rounds. The CPU provider executes
+these roundings.
 """
 
 from dataclasses import replace
@@ -18,16 +19,16 @@ from ..graph.writer import graph_of
 _ATTENTION = "query_key_value query key_value attention_weights context attention_norm activation "
 BERT_STORES = frozenset((_ATTENTION + "attention_output output output_norm").split())
 MODERNBERT_STORES = frozenset((_ATTENTION + "turned feed_forward_norm intermediate").split())
-"""Last part of the names of a layer's tensors that the native GPU kernels store in FP16."""
+"""Last parts of the names of a layer's tensors that the native GPU kernels store in FP16."""
 EMBEDDINGS = ("embedding_norm", "project")
 READ_EXACT_EMBEDDINGS = ("layer.0.attention_residual", "layer.0.cls")
-"""Tensors of a ModernBERT that are made of its embeddings in FP32, the first of its sums."""
+"""Tensors of a ModernBERT that read the embeddings in FP32, because the embeddings are the first residual sum."""
 
 
 def rounded_after_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an FP32 graph that rounds to FP16 wherever the FP16 graph `model` does: after every FP16 operator.
 
-    Matrix products sum in FP32 and round once, as tensor cores with FP32 accumulators do.
+    Matrix products accumulate in FP32 and round once, as on tensor cores with FP32 accumulators.
     """
     graph = onnx.GraphProto(name=model.graph.name, input=model.graph.input, output=model.graph.output)
     fp16 = set()
@@ -45,7 +46,7 @@ def rounded_after_operators(model: onnx.ModelProto) -> onnx.ModelProto:
             fp16.add(output)
             node.attribute[0].i = TensorProto.FLOAT
         elif node.op_type not in ("Cast", "QuantizeLinear") and any(name in fp16 for name in node.input):
-            fp16.add(output)  # the writer gives a node one type for all its floating-point inputs and its output
+            fp16.add(output)  # the writer gives all floating-point inputs of a node, and its output, one type
         graph.node.append(node)
         if output in fp16:
             _round_last(graph)
@@ -55,8 +56,8 @@ def rounded_after_operators(model: onnx.ModelProto) -> onnx.ModelProto:
 def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
     """Return an FP32 graph that rounds to FP16 where the native GPU kernels do.
 
-    The weights of matrix products are FP16, and so is each tensor that one kernel stores for the next, except a ModernBERT's sums
-    of its parts. Other sums, LayerNorm and softmax are FP32. A BERT's GELU has the form with tanh, which cuBLAS offers.
+    The weights of matrix products are FP16, and so is each tensor that one kernel stores for the next, except ModernBERT's
+    residual sums. Other sums, LayerNorm and softmax are FP32. BERT's GELU is the tanh approximation, which cuBLAS offers.
     """
     modern = checkpoint.layout.encoder == "modernbert"
     if not modern:
@@ -85,7 +86,7 @@ def rounded_where_stored(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 def _is_half(name: str, last: str, *, modern: bool) -> bool:
-    """Tell whether the native GPU kernels hold a weight or bias in FP16. `last` is what the head's last layer begins with."""
+    """Tell whether the native GPU kernels store a weight or bias in FP16. `last` is the name prefix of the head's last layer."""
     if "norm." in name or name.startswith(last):
         return False
     if name.startswith("head."):
@@ -96,7 +97,7 @@ def _is_half(name: str, last: str, *, modern: bool) -> bool:
 
 
 def _round_divided(graph: onnx.GraphProto, by: int) -> None:
-    """Round the output of the last node to FP16 as it is when it is divided."""
+    """Round the output of the last node as if it were divided by `by`, rounded to FP16, and multiplied again."""
     output = graph.node[-1].output[0]
     scale = f"{output}.scale"
     graph.initializer.append(numpy_helper.from_array(np.array(by, dtype=np.float32), scale))

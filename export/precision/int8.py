@@ -1,8 +1,9 @@
-"""`quantize_int8`: which tensors of a model are held in 8 bits, and how.
+"""`quantize_int8`: chooses which tensors of a model are in 8 bits, and how they are quantized.
 
-The search runs the FP32 graph over calibration pairs, chooses how each tensor is quantised, and measures the damage of each
-group of tensors alone. It then puts the worst groups back into floating point until the ranking of a judging set holds in
-every backend. What is not in 8 bits ONNX Runtime computes in FP32, and OpenVINO in BF16 where the processor can.
+The search runs the FP32 graph over calibration pairs, chooses the quantization of each tensor, and measures the error that each
+group of tensors causes by itself. It then restores the worst groups to floating point until the ranking of a judging set is
+within the limits in every backend. ONNX Runtime computes what is not in 8 bits in FP32; OpenVINO uses BF16 if the processor
+supports it.
 """
 
 import random
@@ -34,10 +35,10 @@ from .sensitivity import sensitivities_of
 from .tolerance import Tolerance
 
 SENSITIVITY_PAIRS = 64
-"""Judging pairs on which each group's damage is measured."""
+"""Number of judging pairs on which the error of each group is measured."""
 
 Rank: TypeAlias = Callable[[onnx.ModelProto], Mapping[str, RankingReport]]
-"""Returns how a graph ranks the judging set, by the name of each backend that computes it."""
+"""A function that returns how a graph ranks the judging set, by the name of each backend that computes it."""
 
 
 def quantize_int8(
@@ -51,11 +52,11 @@ def quantize_int8(
     *,
     progress: bool = False,
 ) -> Int8Result:
-    """Choose what runs in 8 bits, and how, so that the judging set keeps its order and 85 % of the work is integer.
+    """Choose what runs in 8 bits, and how, so that the judging set keeps its order and 85 % of the recipe's work is in 8 bits.
 
-    `rank` is called with each candidate graph, the last time with the one that is returned. A group that does more damage
-    goes back before one that does less, as long as the share holds. The result may still fail: see its `failures` and the
-    tolerance. Raises DataFileError for a tensor that no range fits.
+    `rank` is called with each candidate graph; the last call has the graph that is returned. Groups are restored to floating
+    point in descending order of their error. A group is skipped if the share in 8 bits would become too small. The result may
+    still fail: see its `failures` and `tolerance`. Raises DataFileError for a tensor that no range fits.
     """
     points = quantization_points(checkpoint, recipe)
     stats = observed(checkpoint, points, tokenizer.encode(calibration.pairs), seed=calibration.seed, progress=progress)
@@ -101,7 +102,7 @@ def quantize_int8(
 def quantizations(
     checkpoint: Checkpoint, stats: Mapping[str, TensorStats], recipe: Recipe, *, progress: bool = False
 ) -> dict[str, Quantization]:
-    """Choose for each point of a recipe how it is held in 8 bits, from the statistics of its tensor."""
+    """Choose the quantization of each point of a recipe, from the statistics of its tensor."""
     return {
         point.name: choose_quantization(
             stats[point.tensor], [checkpoint.tensor(f"{linear}.weight") for linear in point.linears], recipe
@@ -113,5 +114,5 @@ def quantizations(
 
 
 def _middle(batches: Sequence[Batch]) -> Batch:
-    """Return the batch of middle length, as batches are sorted by length."""
+    """Return the batch of median length. Batches are sorted by length."""
     return batches[len(batches) // 2]

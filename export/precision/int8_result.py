@@ -1,4 +1,4 @@
-"""`Int8Result`: how a checkpoint was quantised to INT8, and how that was decided."""
+"""`Int8Result`: how a checkpoint was quantized to INT8, and how that was decided."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from .quantization_points import QuantizationPoint
 from .sensitivity import Sensitivity
 
 LEAST_SHARE = 0.85
-"""Least share, of the multiply-adds of the linear layers that the recipe names, that runs in 8 bits. A model with less is INT8
+"""Minimum share of multiply-adds that must run in 8 bits, of the linear layers that the recipe names. A model below it is INT8
 in name only."""
 
 
@@ -24,8 +24,9 @@ in name only."""
 class Int8Result:
     """How a checkpoint's INT8 graph is computed, and how that was decided.
 
-    `quantized` holds the choice for every point, also for those that went back to floating point, which `numerics` lacks.
-    `sensitivities` has the worst group first. `rankings` has a report for each installed backend that runs ONNX files.
+    `quantized` has the quantization of every point, including the points that were restored to floating point. `numerics` does
+    not have the latter. `sensitivities` has the worst group first. `rankings` has a report for each installed backend that runs
+    ONNX files.
     """
 
     recipe: Recipe
@@ -41,17 +42,17 @@ class Int8Result:
 
     @property
     def nominal_share(self) -> float:
-        """Share of the linear layers' multiply-adds that the recipe names: 1, or that of the feed-forward layers."""
+        """Share of all linear layers' multiply-adds that the recipe names. It is 1 unless the recipe is `ffn`."""
         return sum(one.share for one in self.sensitivities)
 
     @property
     def restored(self) -> list[str]:
-        """The groups that went back to floating point, the worst first."""
+        """The groups that were restored to floating point, the worst first."""
         return [one.group for one in self.sensitivities if one.restored]
 
     @property
     def failures(self) -> list[str]:
-        """Return why the model may not be called INT8; empty when it may."""
+        """Return the reasons why the model may not be called INT8; empty if it may."""
         needed = LEAST_SHARE * self.nominal_share
         if self.execution.share >= needed:
             return []
@@ -62,7 +63,7 @@ class Int8Result:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Return what the manifest keeps."""
+        """Return the part that the manifest keeps."""
         return {
             "recipe": str(self.recipe),
             "calibrated_on": {
@@ -87,7 +88,7 @@ class Int8Result:
 
     @property
     def lines(self) -> list[str]:
-        """The part of the parity report that tells how the model was quantised, as lines."""
+        """The part of the parity report on how the model was quantized, as lines."""
         return [
             f"  recipe               {self.recipe}",
             f"  calibrated on        {len(self.calibration.pairs)} pairs, {self.calibration.source}",

@@ -1,4 +1,4 @@
-"""`magnitudes`: how large the tensors of a graph become on real pairs."""
+"""`magnitudes`: the largest magnitude of each tensor of a graph on real pairs."""
 
 from collections.abc import Iterable
 
@@ -11,9 +11,9 @@ from ..graph.session import feeds_of, session_of
 
 
 def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, float]:
-    """Return the largest magnitude of every tensor that the FP32 graph computes up to its head, by the tensor's name.
+    """Return the largest magnitude of every tensor that the FP32 graph computes before its head, by the tensor's name.
 
-    Padding counts too: an infinity there is multiplied by an attention weight of zero, which gives NaN. The mask's own
+    Padding counts too, because an infinity there is multiplied by an attention weight of zero, which gives NaN. The mask's own
     values do not count. Memory does not grow with the number of batches.
     """
     names = [
@@ -29,8 +29,8 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
     for batch in batches:
         largest = np.maximum(largest, session.run(outputs, feeds_of(session, batch)))
     by_name = dict(zip(names, largest.tolist(), strict=True))
-    # The masked scores are not observed, since the mask's own values would count. Where a token is not masked, they are the
-    # scores.
+    # Masked scores are not observed, because the mask's own values would count. Where a token is not masked, they are equal to
+    # the scores.
     return by_name | {
         f"{name.removesuffix('scores')}masked": value
         for name, value in by_name.items()
@@ -39,7 +39,7 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
 
 
 def _with_maxima(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """Return a copy of a graph with the largest magnitude of each of these tensors as a further output."""
+    """Return a copy of a graph with the largest magnitude of each of these tensors as an additional output."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for name in names:

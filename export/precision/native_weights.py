@@ -1,16 +1,23 @@
 """`native_from_checkpoint`: a checkpoint's weights for the native kernels, in INT8, BF16 or FP32 for CPUs and FP16 for GPUs.
 
-INT8 weights have one scale for each output channel and are rounded once, from FP32. Activations need no ranges: the kernels
-quantize each token by its own. Calibration decides four things: the factors by which channels are smoothed before they are
-quantized (SmoothQuant) and the shifts that center them (Outlier Suppression+), both improved by the score's gradients; which four
-input channels of the second feed-forward layer have outliers and stay in FP32; and how weights are rounded (GPTQ). The other
-precisions need no calibration.
+INT8 weights have one scale per output channel and are rounded once, from FP32. Activations need no calibrated ranges, because the
+kernels quantize each token with its own range. Calibration decides four things:
 
-A shift costs the kernels nothing. It is subtracted from LayerNorm's bias and added again by the biases of the layers that follow:
-times their weights by those that read LayerNorm's output, as it is by the one whose output is added to it. In a ModernBERT only
-the output of the first LayerNorm, that of the embeddings, is added to. Shifts and factors of what attention gives are in the
-weights and biases of its values, since the weights of softmax add up to 1. Factors of what lies between the feed-forward layers
-are in the weights of a ModernBERT's gates. In a BERT, whose activation function is not linear, the kernels multiply by them.
+- the smoothing factors of channels (SmoothQuant), improved by the score's gradients
+- the shifts that center channels (Outlier Suppression+), improved in the same way
+- which four input channels of the second feed-forward layer have outliers and stay in FP32
+- how weights are rounded (GPTQ)
+
+The other precisions need no calibration.
+
+Shifts cost the kernels nothing. A shift is subtracted from LayerNorm's bias. The linear layers that read LayerNorm's output add
+their weights times the shift to their biases. The linear layer whose output is added to LayerNorm's output (the residual
+addition) adds the shift itself to its bias. In a ModernBERT only the output of the first LayerNorm, that of the embeddings, has
+a residual addition.
+
+Shifts and factors of attention's output are folded into the weights and biases of its values, which is possible because the
+softmax weights add up to 1. Factors between the two feed-forward layers are folded into the weights of the gates in a ModernBERT.
+In a BERT the activation function, which is not linear, is in between, so the kernels multiply by these factors.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,12 +51,12 @@ from .score_gradients import GradientSample
 from .weight_rounding import rounded
 
 TANH_FORMS = ("gelu_new", "gelu_pytorch_tanh")
-"""transformers' names of GELU's form with tanh, which the kernels call `gelu_tanh`."""
+"""transformers' names of the tanh approximation of GELU, which the kernels call `gelu_tanh`."""
 LANES = PANEL // 2
-"""Channels of a vector: the kernels get two of them of a panel at a time."""
+"""Channels of a vector. A panel has two vectors, which the kernels compute together."""
 MAX_GPU_HEAD = 128
-"""Channels of the widest attention head on a GPU. A tile's keys and values must fit into 48 KiB of shared memory, which every
-block may have, and its queries and sums into registers."""
+"""Maximum number of channels of an attention head on a GPU. A tile's keys and values must fit into 48 KiB of shared memory, which
+every block can have, and its queries and accumulators into registers."""
 
 Floats = npt.NDArray[Any]
 
@@ -57,9 +64,9 @@ Floats = npt.NDArray[Any]
 def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     """Tell whether the native kernels can compute this model.
 
-    They require an encoder that computes as BERT's or ModernBERT's with one of `hidden_activations`, and on GPUs attention heads
-    of at most 128 channels. The mean of all tokens is computed for ModernBERT alone, LayerNorm in the head with the encoder's
-    epsilon, and a head of two linear layers where the first has as many outputs as the model has channels.
+    They support the encoders of BERT and ModernBERT with one of `hidden_activations`, on GPUs with attention heads of at most 128
+    channels. Pooling by the mean of all tokens is supported only for ModernBERT. LayerNorm in the head must have the encoder's
+    epsilon. In a head of two linear layers, the first must have as many outputs as the model has hidden channels.
     """
     dimensions = checkpoint.dimensions
     is_modern = isinstance(dimensions, ModernBertDimensions)
@@ -85,9 +92,10 @@ def native_from_checkpoint(
 ) -> None:
     """Write the file, in INT8, BF16 or FP32 for CPUs, or in FP16 for GPUs.
 
-    `stats` is, for INT8, what calibration found of activations, by name: activations that it lacks are not smoothed, and the
-    weights that read them are rounded to nearest. `gradients` are those at `gradient_sites`. Raises CheckpointError for weights
-    that are NaN or Inf.
+    Only INT8 uses `stats`, the calibration's statistics of activations by name, and `gradients`, the samples at `gradient_sites`.
+    An activation that is in neither is not smoothed or shifted; those between the feed-forward layers need gradients for it.
+    Weights that read an activation without statistics are rounded to nearest. Raises CheckpointError for weights that are NaN or
+    Inf.
     """
     dimensions = checkpoint.dimensions
     head = dimensions.hidden // dimensions.heads
@@ -123,12 +131,12 @@ def native_from_checkpoint(
 
 
 def _activation(name: str) -> str:
-    """Return the kernels' name of an activation."""
+    """Return the kernels' name of an activation function."""
     return "gelu_tanh" if name in TANH_FORMS else name
 
 
 def with_logits_moved(model: NativeModel, amount: Floats, path: Path) -> None:
-    """Write a model's file with `amount` [labels] added to the logits."""
+    """Write a model's file with `amount` [labels] added to the last bias of the head, and thus to the logits."""
     names = [name for name, _, _ in model.dims.tensors()]
     arrays = dict(zip(names, model.arrays, strict=True))
     bias = f"head.{model.dims.dense - 1}.bias"
@@ -137,9 +145,9 @@ def with_logits_moved(model: NativeModel, amount: Floats, path: Path) -> None:
 
 
 def gradient_sites(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    """Return the linear layers that read each tensor in 8 bits, by the tensor's name.
+    """Return the linear layers that read each tensor in INT8, by the tensor's name.
 
-    Of parts that are one module in PyTorch, the first stands for all.
+    If several parts are one module in PyTorch, only the first part is listed.
     """
     sites: dict[str, tuple[str, ...]] = {}
     for number in range(checkpoint.dimensions.layers):
@@ -204,7 +212,7 @@ class _ArrayBuilder:
         return self._arrays
 
     def _bias(self, name: str) -> Floats:
-        """Return the bias of a part; zeros where it has none."""
+        """Return the bias of a part; zeros if it has none."""
         if self._checkpoint.has_bias(name):
             return self._tensor(f"{name}.bias")
         return np.zeros(len(self._tensor(f"{name}.weight")), dtype=np.float32)
@@ -224,7 +232,7 @@ class _ArrayBuilder:
         self._arrays["position"] = _pad_channels(positions if dims.types else positions + types[0], width)
 
     def _rotary(self) -> None:
-        """The tables of angles, and which layers have a window."""
+        """Build the rotary tables, and the array of which layers have a window."""
         dims, dimensions = self._dims, self._checkpoint.dimensions
         assert isinstance(dimensions, ModernBertDimensions)
         for kind in (FULL, SLIDING):
@@ -235,7 +243,7 @@ class _ArrayBuilder:
     def _layer(self, number: int, previous_norm: str) -> None:
         dims, name = self._dims, f"layer.{number}"
         width, attention_width = dims.width, dims.attention_width
-        # The queries carry the scale of attention, and log2(e), because the kernels' softmax is of base 2.
+        # Queries are multiplied by the attention scale, and by log2(e) because the kernels' softmax uses powers of 2.
         scales = {"query": np.log2(np.e) / np.sqrt(dims.hidden // dims.heads), "key": 1.0, "value": 1.0}
         parts = {}
         for part, scale in scales.items():
@@ -309,9 +317,9 @@ class _ArrayBuilder:
         )
 
     def _feed_forward_output(self, number: int) -> tuple[Floats, Floats, Floats | None]:
-        """Return the weight of the second feed-forward layer, the factors of its inputs, and what its weights are rounded by.
+        """Return the second feed-forward layer's weight, the factors of its inputs, and the moments for rounding its weights.
 
-        Its outlier channels become arrays of their own.
+        The outlier channels are moved into arrays of their own.
         """
         name = f"layer.{number}"
         weight: Floats = self._tensor(f"{name}.output.weight")
@@ -329,7 +337,10 @@ class _ArrayBuilder:
         return weight, balance.factors, moments
 
     def _last_key_value(self, name: str, parts: Mapping[str, Floats]) -> None:
-        """The keys have no bias: it would add the same to all scores of a query, which softmax cancels."""
+        """Build the last layer's keys and values.
+
+        Keys get no bias. It would add the same number to all scores of a query, which softmax cancels.
+        """
         dims, width = self._dims, self._dims.width
         if dims.for_gpus:
             weight = np.concatenate([parts["key.weight"], parts["value.weight"]])
@@ -342,7 +353,7 @@ class _ArrayBuilder:
         self._arrays[f"{name}.value.bias"] = parts["value.bias"]
 
     def _projected(self, readers: Sequence[str]) -> Balance:
-        """Build the projection of the embeddings, and return what the linear layers `readers` must make up for."""
+        """Build the embedding projection. Return its shift and factors, for which the linear layers `readers` must compensate."""
         norm = self._norm("embedding_norm", ["project"])
         read = self._balance("project", readers)
         weight: Floats = self._tensor("project.weight")
@@ -356,7 +367,7 @@ class _ArrayBuilder:
         return read
 
     def _norm(self, name: str, readers: Sequence[str]) -> Balance:
-        """Build a LayerNorm that the linear layers `readers` read, and return what their weights and biases must make up for."""
+        """Build a LayerNorm. Return its shift and factors, for which the linear layers `readers` must compensate."""
         width = self._dims.embedding_width if name == "embedding_norm" else self._dims.width
         norm = self._balance(name, readers)
         self._arrays[f"{name}.weight"] = _pad_channels(self._tensor(f"{name}.weight"), width)
@@ -366,10 +377,10 @@ class _ArrayBuilder:
         return norm
 
     def _balance(self, name: str, readers: Sequence[str], outliers: npt.NDArray[np.int64] | None = None) -> Balance:
-        """Return shift and factors of a tensor that the linear layers `readers` quantize; none where no layer does.
+        """Return shift and factors of a tensor that the linear layers `readers` quantize; zeros and ones if no layer does.
 
-        With `outliers`, the tensor is the one between the feed-forward layers: it is not shifted, and these channels of it are
-        not quantized.
+        With `outliers`, the tensor is the one between the two feed-forward layers. It is not shifted, and these channels of it
+        are not quantized.
         """
         channels = self._tensor(f"{readers[0]}.weight").shape[1] if readers else len(self._bias(name))
         none = Balance(np.ones(channels), np.zeros(channels))
@@ -393,25 +404,25 @@ class _ArrayBuilder:
             return none
         if sample is None:
             return first
-        # [CLS] is quantized twice where queries are made.
+        # [CLS] is quantized twice for queries, keys and values (`Int8::CLS_RESIDUAL` in engine/kernels/native/precision.h).
         is_query, is_context = readers[0].endswith("query"), name.endswith("context")
         return balanced(first, sample, weights, cls_is_exact=is_query, rotates=not is_context)
 
     def _moments(self, name: str, balance: Balance) -> Floats | None:
-        """Return the moments of a tensor as the kernels quantize it, or None where calibration has not observed it."""
+        """Return the moments of a tensor as the kernels quantize it, or None if calibration did not observe it."""
         stats = self._stats.get(name)
         return None if stats is None or stats.moments is None else stats.moments.of(balance.shift, balance.factors)
 
     def _output_moments(self, name: str, placed: Callable[[Floats], Floats] = lambda rows: rows) -> Floats | None:
-        """Return the moments of the score's gradients by the outputs of the layers that read a tensor, or None without gradients.
+        """Return the second moments of the score's gradients with respect to the outputs of the layers that read a tensor.
 
-        `placed` brings rows of them, [outputs, ...], into the order and the units of the weights' rows.
+        None without gradients. `placed` converts an array [outputs, ...] to the order and the units of the weights' rows.
         """
         sample = self._gradients.get(name)
         return None if sample is None else placed(placed(sample.output_moments.double().numpy()).T)
 
     def _heads_of_parts(self, rows: Floats, scales: Mapping[str, float], context: Balance) -> Floats:
-        """Place gradients by queries, keys and values as the rows of their weights are."""
+        """Convert gradients with respect to queries, keys and values to the order and units of the rows of their weights."""
         placed = []
         for (part, scale), each in zip(scales.items(), np.split(rows, len(scales)), strict=True):
             pad = _pad_turned_heads if self._dims.is_modern and part != "value" else _pad_heads
@@ -431,9 +442,11 @@ class _ArrayBuilder:
         added: bool = False,
         rotated: bool = False,
     ) -> None:
-        """Build a linear layer. INT8 weights are rounded by `moments` of its input and of the score's `gradients` by its output.
+        """Build a linear layer.
 
-        `added` tells that its result is added to the hidden states, `rotated` that INT8 rotates what it reads.
+        For INT8, weights are rounded by the second `moments` of the input and the second moments of the score's `gradients` with
+        respect to the output (see `rounded`). `added` says that the result is added to the hidden states, `rotated` that INT8
+        rotates the input.
         """
         weight = _pad_channels(np.pad(weight, [(0, outputs - len(weight)), (0, 0)]), inputs)
         bias = _pad_channels(bias, outputs)
@@ -454,7 +467,7 @@ class _ArrayBuilder:
         self._arrays[f"{name}.sums"] = scale * integers.sum(axis=1, dtype=np.int64)
 
     def _to_element_type(self, weight: Floats) -> Floats:
-        """Convert a weight [outputs, inputs] that is not INT8: for CPUs it is packed into panels."""
+        """Convert a weight [outputs, inputs] to the element type, which is not INT8. For CPUs it is also packed into panels."""
         if self._dims.for_gpus:
             return _to_fp16(weight)
         if self._dims.precision == "fp32":
@@ -462,20 +475,20 @@ class _ArrayBuilder:
         return _pack_panels(_to_bf16(weight), interleaved=2)
 
     def _outlier_channels(self, name: str, weight: Floats) -> npt.NDArray[np.int64]:
-        """Return the input channels of `weight` with the largest activations; without statistics, with the largest weights."""
-        # The last layer has no statistics: it is computed for [CLS] alone, which calibration does not observe.
+        """Return the input channels with the largest activations or, without statistics, the largest weights."""
+        # The last layer has no statistics if it is computed only for [CLS], which calibration does not observe.
         magnitude = self._stats[name].magnitude if name in self._stats else np.abs(weight).max(axis=0)
         return np.sort(np.argsort(-magnitude, kind="stable")[:OUTLIER_CHANNELS])
 
 
 def _first_balance(low: Floats, high: Floats, mean: Floats, weights: Floats) -> Balance:
-    """Return shift and factors for channels from `low` to `high` that `weights` [outputs, channels] read.
+    """Return the first shift and factors of channels with values from `low` to `high`, which `weights` [outputs, channels] read.
 
-    The shift is the mean of each channel, so that channels that lie on one side of 0 do not widen the range of every token
-    (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145, takes the middle between least and greatest value, which was worse
-    here). The factors make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration strength
-    of 0.5 (Xiao et al. 2023, arXiv:2211.10438). They are the reciprocals of the paper's factors and of `Quantization.smoothing`,
-    which activations are divided by.
+    The shift is the mean of each channel, so that channels on one side of 0 do not widen the range of every token. (Outlier
+    Suppression+, Wei et al. 2023, arXiv:2304.09145, uses the middle between minimum and maximum, which was worse here.)
+    The factors make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration strength of 0.5
+    (Xiao et al. 2023, arXiv:2211.10438). They are the reciprocals of the paper's factors and of `Quantization.smoothing`, because
+    activations are divided by those.
     """
     magnitude = np.maximum(mean - low, high - mean)
     factors = np.sqrt(np.float64(np.abs(weights).max(axis=0).clip(1e-5)) / magnitude.clip(1e-5))
@@ -489,12 +502,12 @@ def _pack_panels(weight: Floats, *, interleaved: int) -> Floats:
 
 
 def _to_fp16(values: Floats) -> npt.NDArray[np.float16]:
-    with np.errstate(over="ignore"):  # becomes inf, which the parity check finds
+    with np.errstate(over="ignore"):  # an overflow becomes Inf, which the parity check finds
         return np.asarray(values, dtype=np.float16)
 
 
 def _to_bf16(values: Floats) -> npt.NDArray[np.uint16]:
-    """Return the bits of the nearest BF16, ties to even."""
+    """Return the bits of the nearest BF16 values, ties to even."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
     even = (bits >> np.uint64(16)) & np.uint64(1)
     return ((bits + np.uint64(0x7FFF) + even) >> np.uint64(16)).astype(np.uint16)
@@ -513,7 +526,7 @@ def _pad_heads(values: Floats, dims: ModelDims) -> Floats:
 
 
 def _pad_turned_heads(values: Floats, dims: ModelDims) -> Floats:
-    """Pad both halves of each head, whose channels c and c + half are turned together, and put them 16 channels apart."""
+    """Pad both halves of each head, and place channels c and c + half, a pair of the rotary embedding, 16 channels apart."""
     half = dims.hidden // dims.heads // 2
     split = values.reshape(dims.heads, 2, half, -1)
     split = np.pad(split, [(0, 0), (0, 0), (0, dims.head // 2 - half), (0, 0)])
@@ -521,13 +534,13 @@ def _pad_turned_heads(values: Floats, dims: ModelDims) -> Floats:
 
 
 def _gates_beside(values: Floats, dims: ModelDims) -> Floats:
-    """Pad the values and the gates of a feed-forward part, the two halves of the first axis, and put them 16 apart."""
+    """Pad values and gates of a feed-forward layer (the halves of the first axis), and place each gate 16 after its value."""
     half = len(values) // 2
     split = np.pad(values.reshape(1, 2, half, -1), [(0, 0), (0, 0), (0, dims.intermediate - half), (0, 0)])
     return _halves_beside(split).reshape(2 * dims.intermediate, *values.shape[1:])
 
 
 def _halves_beside(values: Floats) -> Floats:
-    """Put 16 channels of the second half after each 16 of the first: [n, 2, half, m] as [n, half / 16, 2, 16, m]."""
+    """Interleave two halves in blocks of 16 channels: [n, 2, half, m] becomes [n, half / 16, 2, 16, m]."""
     count, halves, half, rest = values.shape
     return values.reshape(count, halves, half // LANES, LANES, rest).swapaxes(1, 2)

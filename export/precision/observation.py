@@ -1,4 +1,4 @@
-"""`observed`: statistics of the tensors of a model on calibration pairs."""
+"""`observed`: collects statistics of a model's tensors on calibration pairs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,16 +19,16 @@ from ..graph.writer import graph_of
 from .quantization_points import QuantizationPoint
 
 SAMPLE_BYTES = 512 << 20
-"""Most memory of all samples together, whatever the number of calibration pairs."""
+"""Maximum memory of all samples together, for any number of calibration pairs."""
 MOST_ROWS = 4096
-"""Most sampled tokens of a tensor."""
+"""Maximum number of sampled tokens per tensor."""
 MOMENT_TOKENS = 32_768
-"""Most tokens that moments are of. With 4,096 the rounding of a MiniLM's second feed-forward layers errs 1.5 times as much on
-other tokens, with 100,000 it errs by 3 % less."""
+"""Expected number of tokens that enter the moments, if there are that many. With 4,096 tokens, the rounding error of a MiniLM's
+second feed-forward layers on other tokens is 1.5 times as large; with 100,000 it is 3 % smaller."""
 NUMBERS = 64
-"""Numbers sampled of an operand of attention, for each token of the sample."""
+"""Numbers that are sampled from an operand of attention, per sampled token."""
 BATCH = 16
-"""Most pairs that are run together."""
+"""Maximum number of pairs in a batch."""
 
 
 def observed(
@@ -41,8 +41,8 @@ def observed(
 ) -> dict[str, TensorStats]:
     """Run the FP32 graph over tokenized pairs and return the statistics of each point's tensor, by the tensor's name.
 
-    The least and the greatest value of every channel are over all tokens. The rows are a uniform sample of them, drawn by `seed`.
-    Raises DataFileError for a tensor that is the same for every token, which no range fits.
+    The minimum and maximum of every channel are over all tokens. The rows are a uniform sample of the tokens, drawn with `seed`.
+    Raises DataFileError for a tensor that is the same for every token, because no range fits it.
     """
     tensors = list(dict.fromkeys(point.tensor for point in points))
     graph = graph_of(checkpoint)
@@ -50,7 +50,7 @@ def observed(
     session = session_of(graph)
     generator = np.random.default_rng(seed)
     total = int(pairs.lengths.sum())
-    taken: npt.NDArray[np.int64] | None = None  # indices of the sampled tokens, counted through all batches
+    taken: npt.NDArray[np.int64] | None = None  # indices of the sampled tokens, numbered through all batches
     samples: dict[str, list[Floats]] = {name: [] for name in tensors}
     low: dict[str, Floats] = {}
     high: dict[str, Floats] = {}
@@ -75,12 +75,12 @@ def observed(
                 samples[name].append(flat[here])
                 if name in moments:
                     moments[name].add(flat[counted], weights[name])
-            else:  # an operand of attention, [batch, heads, ...]: single numbers are sampled instead of tokens
+            else:  # an operand of attention, [batch, heads, ...]; single numbers are sampled instead of tokens
                 flat = array.reshape(-1, 1)
                 samples[name].append(flat[generator.integers(0, len(flat), len(here) * NUMBERS)])
             low[name] = np.minimum(low.get(name, flat[0]), flat.min(axis=0))
             high[name] = np.maximum(high.get(name, flat[0]), flat.max(axis=0))
-    # The longest pairs came first. The rows are shuffled, so that the first n of them are a uniform sample too.
+    # The longest pairs come first. Shuffling makes the first n rows a uniform sample too.
     shuffle = np.random.default_rng(seed).permutation
     stats = {
         name: TensorStats(
@@ -110,7 +110,7 @@ def _weights_of_readers(checkpoint: Checkpoint, points: Sequence[QuantizationPoi
 
 
 def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:
-    """Yield batches of pairs of exactly equal length, since padding would be observed as if it were text."""
+    """Yield batches of pairs with exactly the same length, because padding would be observed as if it were text."""
     order = np.argsort(-pairs.lengths, kind="stable")
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1
     parts = [group[start : start + BATCH] for group in np.split(order, cuts) for start in range(0, len(group), BATCH)]

@@ -1,4 +1,4 @@
-"""The chart of an INT8 calibration: the damage of each group, and histograms of the worst tensors. Needs matplotlib."""
+"""The chart of an INT8 calibration: the error that each group causes, and histograms of the worst tensors. Needs matplotlib."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ from ...calibration.ranges import LEVELS
 from .int8_result import Int8Result
 
 WORST = 5
-"""Groups whose histograms are drawn."""
+"""Number of groups whose histograms are drawn."""
 
 
 def can_draw() -> bool:
@@ -19,7 +19,7 @@ def can_draw() -> bool:
 
 
 def draw(result: Int8Result, file: Path) -> None:
-    """Write an SVG: on the left each group's damage alone in 8 bits, on the right the five worst groups' activations.
+    """Write an SVG: on the left the error with only one group in 8 bits, on the right activations of the five worst groups.
 
     The same calibration gives the same bytes.
     """

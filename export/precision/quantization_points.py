@@ -1,4 +1,4 @@
-"""`QuantizationPoint`: a place in the graph where a tensor can be held in 8 bits."""
+"""`QuantizationPoint`: a place in the graph where a tensor can be quantized to 8 bits."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,11 @@ from ..checkpoint.modernbert import ModernBertDimensions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationPoint:
-    """A tensor of the graph on its way into an operator.
+    """A tensor of the graph as the input of one or several operators.
 
-    `name` is the point's own, `tensor` the graph's; `linears` are the linear layers that read it there, none for an
-    operand of an attention product or of a residual addition. Points of one `group` are quantised together.
+    `name` is the name of the point, and `tensor` the name of the tensor in the graph. `linears` are the linear layers that read
+    the tensor there; it is empty for an operand of an attention product or of a residual addition. The points of one `group` are
+    quantized together.
     """
 
     name: str
@@ -23,10 +24,11 @@ class QuantizationPoint:
 
 
 def quantization_points(checkpoint: Checkpoint, recipe: Recipe) -> tuple[QuantizationPoint, ...]:
-    """Return the points that a recipe quantises, in the order of the graph.
+    """Return the points that a recipe quantizes, in the order of the graph.
 
-    What the last layer computes for `[CLS]` alone stays in floating point; it is less than a hundredth of the work. A head that
-    reads the mean of all tokens has no such layer. Raises OptionError for a recipe that the model's architecture does not have.
+    What the last layer computes only for `[CLS]` stays in floating point; it is less than a hundredth of the work. If the head
+    reads the mean of all tokens, the last layer is like the others. Raises OptionError for a recipe that the model's architecture
+    does not support.
     """
     if isinstance(checkpoint.dimensions, ModernBertDimensions):
         return _modernbert_points(checkpoint.dimensions, recipe)

@@ -1,4 +1,4 @@
-"""`score_gradients`: how much a model's score moves with what its linear layers read, on calibration pairs."""
+"""`score_gradients`: gradients of a model's score with respect to inputs and outputs of its linear layers."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,28 @@ import torch
 from tqdm import tqdm
 
 from ...calibration.token_moments import LEAST_NORM
+from ...engine.labels import need_label
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.reference import Reference
 
 PAIRS = 200
-"""Most pairs that are computed, each forward and backward."""
+"""Maximum number of pairs, each with a forward and a backward pass."""
 TOKENS = 8
-"""Tokens sampled of each pair, beside [CLS]."""
+"""Number of tokens that are sampled from each pair, in addition to [CLS]."""
 MOMENT_TOKENS = 40
-"""Tokens of each pair, beside [CLS], that `GradientSample.output_moments` are of."""
+"""Number of tokens of each pair, in addition to [CLS], that enter `GradientSample.output_moments`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GradientSample:
-    """Tokens of one input of linear layers.
+    """Sampled tokens of a tensor that linear layers read. All fields are float32 tensors of PyTorch.
 
-    `rows` [tokens, channels] is what the layers read, and `gradients` [tokens, channels] the score's derivative by it;
-    `output_gradients` [tokens, outputs] is the derivative by the layers' outputs. A token stands for `weight` [tokens] tokens,
-    [CLS] for itself, and `is_cls` [tokens] tells which they are. `output_moments` [outputs, outputs] is the sum of g g^T over
-    more tokens, where g is a token's output gradient times the norm of its outputs. (`TokenMoments` divides the token by it.) All
-    are float32 tensors of PyTorch.
+    `rows` [tokens, channels] is the tensor, and `gradients` [tokens, channels] the derivative of the score with respect to it.
+    `output_gradients` [tokens, outputs] is the derivative with respect to the layers' outputs. `weight` [tokens] is how many
+    tokens of its pair a sampled token represents; [CLS] represents only itself. `is_cls` [tokens] is 1 for [CLS], otherwise 0.
+
+    `output_moments` [outputs, outputs] is the sum of g g^T over more tokens, where g is a token's output gradient multiplied by
+    the norm of its outputs, because `TokenMoments` divides the token by this norm.
     """
 
     rows: torch.Tensor
@@ -43,7 +45,7 @@ class GradientSample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreGradients:
-    """The gradients at each site, and the `pairs` that they are of with PyTorch's `logits`, float32 [pairs, labels]."""
+    """The gradients at each site, the `pairs` from which they come, and PyTorch's `logits` of these, float32 [pairs, labels]."""
 
     samples: Mapping[str, GradientSample]
     pairs: Sequence[tuple[str, str]]
@@ -59,10 +61,12 @@ def score_gradients(
     seed: int = 0,
     progress: bool = False,
 ) -> ScoreGradients:
-    """Differentiate the score in PyTorch. `sites` are linear layers that read the same tensor, under a name of the caller's.
+    """Differentiate the score that ranks in PyTorch. `sites` maps a name to the linear layers that read the same tensor.
 
-    Of several labels the logits are added up.
+    The score of a model with several labels is the margin of its relevant label. Raises OptionError if the checkpoint has more
+    than two labels and none was chosen.
     """
+    label = need_label(checkpoint.relevant_label, checkpoint.label_names, checkpoint.labels)
     reference = Reference(checkpoint)
     model = reference.model.requires_grad_(False)
     recorder = _Recorder(model, checkpoint, sites)
@@ -72,14 +76,22 @@ def score_gradients(
     for pair in tqdm(sample, desc="Differentiating", unit="pair", disable=not progress):
         with torch.enable_grad():
             computed = model(reference.batch_of(pair, max_length))
-            computed.sum().backward()
+            _margin(computed, label).sum().backward()
         logits.append(computed.detach().float().numpy())
         recorder.take(generator)
     return ScoreGradients(recorder.samples(), sample, np.concatenate(logits))
 
 
+def _margin(logits: torch.Tensor, label: int) -> torch.Tensor:
+    """Return what `engine.labels.margin` returns, [n], of logits [n, labels]."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    others = [number for number in range(logits.shape[1]) if number != label]
+    return logits[:, label] - logits[:, others].logsumexp(1)
+
+
 class _Recorder:
-    """Keeps what the linear layers of each site read and the gradients there, of sampled tokens."""
+    """Keeps inputs and gradients of sampled tokens at the linear layers of each site."""
 
     def __init__(self, model: Any, checkpoint: Checkpoint, sites: Mapping[str, Sequence[str]]) -> None:
         self._sites = sites
@@ -99,7 +111,7 @@ class _Recorder:
             self._rows[linear] = inputs[0].detach()[0]
             without_bias = output.detach()[0] if module.bias is None else output.detach()[0] - module.bias
             self._squares[linear] = without_bias.square().sum(1)
-            # Nothing before the first layer needs a gradient, so that none is computed for the embeddings.
+            # The graph of autograd begins at the first of these layers, so no gradient is computed for the embeddings.
             output = output if output.requires_grad else output.detach().requires_grad_()
             watched: Any = output
             watched.register_hook(lambda gradient: self._keep(linear, gradient[0], module.weight))
@@ -111,7 +123,7 @@ class _Recorder:
         self._gradients[linear] = (gradient @ weight, gradient)
 
     def take(self, generator: np.random.Generator) -> None:
-        """Take a sample of the last pair's tokens."""
+        """Sample tokens of the pair that was just computed."""
         for site, linears in self._sites.items():
             rows = self._rows[linears[0]]
             order = generator.permutation(len(rows) - 1)
@@ -133,7 +145,7 @@ class _Recorder:
             self._moments[site] = self._moments.get(site, 0) + scaled.T @ scaled
 
     def samples(self) -> dict[str, GradientSample]:
-        """Return what was taken of all pairs."""
+        """Return the samples of all pairs."""
         samples = {}
         for site, parts in self._parts.items():
             rows, gradients, output_gradients, weight, is_cls = (
@@ -144,6 +156,6 @@ class _Recorder:
 
 
 def _cls_and(others: npt.NDArray[np.int64], length: int) -> tuple[npt.NDArray[np.int64], torch.Tensor]:
-    """Return the numbers of [CLS] and of the other tokens given, counted without it, and how many of a pair each stands for."""
+    """Return the indices of [CLS] and of `others`, which are counted without [CLS], and how many tokens each represents."""
     weight = np.append(1, np.full(len(others), (length - 1) / max(len(others), 1)))
     return np.append(0, 1 + others), torch.tensor(weight, dtype=torch.float32)

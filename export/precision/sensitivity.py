@@ -1,4 +1,4 @@
-"""`Sensitivity`: what one group of tensors in 8 bits does to the logits."""
+"""`Sensitivity`: how much the logits change if one group of tensors is in 8 bits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from .quantization_points import QuantizationPoint, quantization_points
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """The difference |logit - FP32 logit| with one group alone in 8 bits, over a sample of the judging pairs.
+    """The difference |logit - FP32 logit| with only one group in 8 bits, over a sample of the judging pairs.
 
-    A group is a row of the report's table and the `unit` of calibration.int8.json. `share` is its share of the linear layers'
-    multiply-adds; `restored` says that it went back to floating point.
+    A group is a row of the report's table and a `unit` of calibration.int8.json. `share` is its share of the linear layers'
+    multiply-adds. `restored` says that it was restored to floating point.
     """
 
     group: str
@@ -32,7 +32,7 @@ class Sensitivity:
     restored: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as calibration.int8.json has it, where the group is called `unit`."""
+        """Return the entry of calibration.int8.json, where the group is called `unit`."""
         return {
             "unit": self.group,
             "mean_abs_diff": self.mean_abs_diff,
@@ -50,7 +50,7 @@ def sensitivities_of(
     *,
     progress: bool = False,
 ) -> list[Sensitivity]:
-    """Return each group alone in 8 bits, the worst first."""
+    """Measure each group with only that group in 8 bits. The worst group comes first."""
     exact = logits_of(graph_of(checkpoint, FP32), batches)
     total = _multiply_adds(checkpoint, quantization_points(checkpoint, Recipe()))
     groups = dict.fromkeys(point.group for point in points)
@@ -73,7 +73,7 @@ def sensitivities_of(
 def _multiply_adds(checkpoint: Checkpoint, points: Sequence[QuantizationPoint]) -> int:
     """Return the multiply-adds per token of the linear layers that read these points: one for each weight.
 
-    All points of the default recipe are those of every linear layer that is computed for each token. What is computed for
-    `[CLS]` alone is left out, since it is a small part of the work.
+    The points of the default recipe cover every linear layer that is computed for each token. What is computed only for `[CLS]`
+    is not counted, because it is a small part of the work.
     """
     return sum(int(checkpoint.tensor(f"{linear}.weight").size) for point in points for linear in point.linears)

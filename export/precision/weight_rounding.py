@@ -1,4 +1,4 @@
-"""How weights are rounded to INT8 for the native kernels."""
+"""Rounds weights to INT8 for the native kernels."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ import numpy.typing as npt
 MAX_WEIGHT = 127
 """The largest INT8 weight. -128 is not used, so that the range is symmetric."""
 DAMPING = 0.01
-"""What is added to the diagonal of the moments, as a share of its mean. GPTQ's own default."""
+"""Damping that is added to the diagonal of the moments, as a fraction of its mean. It is GPTQ's own default."""
 BLOCK = 128
-"""Columns after which the other columns are corrected. It changes the speed only."""
+"""Number of columns after which all later columns are updated. It affects only the speed."""
 SWEEPS = 4
-"""Most times that all columns are looked at again."""
+"""Maximum number of passes over all columns."""
 STEPS = 400
-"""Most weights that change in a column at a time."""
+"""Maximum number of steps in one column per pass."""
 GRADIENT_DAMPING = 0.05
-"""What is added to the diagonal of the gradients' moments, as a share of its mean."""
+"""Damping that is added to the diagonal of the gradients' moments, as a fraction of its mean."""
 
 Floats = npt.NDArray[Any]
 
@@ -26,16 +26,16 @@ def rounded(
 ) -> tuple[npt.NDArray[np.int8], Floats]:
     """Round `weight` [outputs, inputs] to int8 of the same shape, with a scale for each output channel, float64 [outputs].
 
-    With `moments` A [inputs, inputs] (`TokenMoments`) the rounding is GPTQ's (Frantar et al. 2022, arXiv:2210.17323): input
-    channels are rounded one after the other, the strongest first, and those that are still to be rounded make up for the error of
-    each.
+    With `moments` A [inputs, inputs] (`TokenMoments`) the rounding is GPTQ (Frantar et al. 2022, arXiv:2210.17323). The input
+    channels are rounded one after the other, in descending order of their moments. The channels that are not yet rounded
+    compensate for the error of each.
 
-    With `gradients` B [outputs, outputs], the second moments of the score's gradients by the layer's output, the weights are then
-    rounded again, one at a time, while that lessens tr(E A E^T B), where E is the error of the weights. That is the mean square
-    of the score's error, if inputs and gradients are independent (the approximation of K-FAC, Martens and Grosse 2015,
-    arXiv:1503.05671). So errors of different outputs cancel one another where the score would see them.
+    With `gradients` B [outputs, outputs] as well, the second moments of the score's gradients with respect to the layer's
+    outputs, single INT8 weights are then changed as long as that reduces tr(E A E^T B), where E is the error of the weights. This
+    is the mean squared error of the score if inputs and gradients are independent (the approximation of K-FAC, Martens and Grosse
+    2015, arXiv:1503.05671). So the errors of different outputs cancel each other in the score.
 
-    Without moments every weight goes to the nearest integer.
+    Without moments every weight is rounded to the nearest integer.
     """
     largest = np.abs(weight).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest, MAX_WEIGHT) / MAX_WEIGHT
@@ -57,7 +57,7 @@ def _damped(moments: Floats, share: float) -> Floats:
 
 
 def _gptq(weight: Floats, moments: Floats) -> Floats:
-    """Round the columns of `weight` [outputs, inputs] from left to right; `weight` is overwritten."""
+    """Round the columns of `weight` [outputs, inputs] from left to right. Overwrites `weight`."""
     inputs = weight.shape[1]
     upper = np.linalg.cholesky(np.linalg.inv(moments)).T
     integers = np.empty_like(weight)
@@ -74,14 +74,14 @@ def _gptq(weight: Floats, moments: Floats) -> Floats:
 
 
 def _descend(weight: Floats, integers: Floats, moments: Floats, gradients: Floats) -> None:
-    """Change `integers` [outputs, inputs], a column at a time, each time the one that lessens tr(E A E^T B) most.
+    """Change `integers` [outputs, inputs] column by column, each time the weight that reduces tr(E A E^T B) most.
 
-    `moments` is A and `gradients` is B. If the weight of an output and an input changes by s, the sum falls by
-    (2 t - s) s A_input B_output with t = (B E A)_(output, input) / (A_input B_output), where A_input and B_output are elements of
-    the diagonals. So t is by how much the weight would best change.
+    `moments` is A and `gradients` is B. If the weight of an output and an input changes by s, the trace falls by
+    (2 t - s) s A_input B_output, where t = (B E A)_(output, input) / (A_input B_output), and A_input and B_output are diagonal
+    elements. So t is the optimal change of the weight.
     """
     inputs = integers.shape[1]
-    # A column of the weights is a row here, so that it lies together in memory.
+    # Transposed, so that a column of the weights is contiguous in memory.
     columns = np.ascontiguousarray(integers.T, dtype=np.float32)
     errors = np.asarray(weight.T - columns, dtype=np.float32)
     of_outputs = np.diag(gradients).astype(np.float32)
@@ -107,9 +107,10 @@ def _descend(weight: Floats, integers: Floats, moments: Floats, gradients: Float
 
 
 def _descend_column(integers: Floats, best: Floats, curvatures: Floats, effects: Floats) -> int:
-    """Change `integers` [outputs] and by how much each would `best` change; return the number of steps.
+    """Change one column, `integers` [outputs], and update `best` [outputs], the optimal changes. Return the number of steps.
 
-    A step of an output is worth its curvature, and moves `best` by its row of `effects` [outputs, outputs].
+    `curvatures` [outputs] weights the gain of each output's steps. A step of an output changes `best` by the step times the
+    output's row of `effects` [outputs, outputs].
     """
     low, high = -MAX_WEIGHT - integers, MAX_WEIGHT - integers
     steps, gains = np.empty_like(best), np.empty_like(best)

@@ -1,1 +1,1 @@
-"""The steps of an export: each writes an artefact, judges it and says what the manifest records of it."""
+"""The steps of an export. Each writes an artefact, judges it, and returns its entry for the manifest."""

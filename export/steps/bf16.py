@@ -1,4 +1,4 @@
-"""BF16: weights for the native kernels, beside the FP32 file, which other backends compute in BF16."""
+"""BF16: weights for the native kernels. Other backends compute the FP32 file in BF16."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def bf16(context: ExportContext) -> StepResult:
 
 
 def bf16_openvino(context: ExportContext) -> StepResult | None:
-    """Record how the FP32 file passed as OpenVINO computes it in BF16; None where it does not do so here."""
+    """Judge the FP32 file as OpenVINO computes it in BF16; None if OpenVINO cannot do so here."""
     if "openvino" not in installed_backends():
         return None
     from ...engine.backends.openvino import computes_bf16

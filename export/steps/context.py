@@ -16,10 +16,10 @@ from ..precision.int8_result import Int8Result
 
 @dataclass(slots=True, kw_only=True)
 class ExportContext:
-    """What the steps of one export share: its inputs, and what earlier steps left for later ones.
+    """What the steps of one export share: its inputs, and the results that earlier steps leave for later ones.
 
-    `passed` has the names of the steps whose artefacts passed. `fp16` is set by the step `fp16`; `int8`, and the reports of
-    INT8 by backend, by the step `int8`.
+    `passed` has the names of the steps whose artefacts passed. The step `fp16` sets `fp16`. The step `int8` sets `int8` and
+    `int8_reports`, the reports by backend.
     """
 
     checkpoint: Checkpoint

@@ -1,6 +1,7 @@
-"""FP16: the ONNX file, the same in ONNX Runtime's fused operators, and weights for the native GPU kernels.
+"""FP16: the ONNX file, the same with ONNX Runtime's fused operators, and weights for the native GPU kernels.
 
-All three are for GPUs and are judged on the CPU, with every rounding of the GPU emulated (`export/precision/fp16_emulation.py`).
+All three are for GPUs. They are judged on the CPU, which emulates every rounding of the GPU
+(`export/precision/fp16_emulation.py`).
 """
 
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from .step import StepResult, with_score_error
 FUSED_FILE = "model.fp16.fused.onnx"
 NATIVE_FILE = "model.fp16.native"
 MAGNITUDE_PAIRS = 200
-"""Calibration pairs on which the choice of tensors that stay in FP32 is made, besides the built-in ones."""
+"""Calibration pairs, in addition to the built-in ones, that decide which tensors stay in FP32."""
 
 
 def fp16(context: ExportContext) -> StepResult:
@@ -44,7 +45,7 @@ def fp16(context: ExportContext) -> StepResult:
 
 
 def fp16_fused(context: ExportContext) -> StepResult | None:
-    """Write the graph with attention as ONNX Runtime's own operator, for its CUDA provider; None where nothing is fused."""
+    """Write the graph with ONNX Runtime's fused operators, for its CUDA provider; None if nothing is fused."""
     assert context.fp16 is not None
     numerics = replace(context.fp16.numerics, fused=True)
     if not any(node.domain == ONNX_RUNTIME for node in graph_of(context.checkpoint, numerics).graph.node):
@@ -57,9 +58,9 @@ def fp16_fused(context: ExportContext) -> StepResult | None:
 
 
 def fp16_native(context: ExportContext) -> StepResult | None:
-    """Write the weights of the native GPU kernels; None where they do not know such a model.
+    """Write the weights of the native GPU kernels and judge them; None if the kernels do not support the model.
 
-    Their roundings are emulated on the CPU, since the export needs no GPU.
+    The kernels' roundings are emulated on the CPU, so the export needs no GPU.
     """
     checkpoint, builder = context.checkpoint, context.builder
     if not can_be_native(checkpoint, for_gpus=True):
@@ -87,14 +88,14 @@ def _choice(context: ExportContext) -> Fp16Choice:
 def _write_and_judge(context: ExportContext, model: BundleModel, numerics: Numerics) -> ParityReport:
     """Write an FP16 graph and judge it twice: as it runs here, and with a rounding after every operator, as on a GPU.
 
-    The first check shows that the file loads and takes the same inputs. The second shows what a GPU's arithmetic does to the
-    scores; its report is returned unless the first check fails.
+    The first check shows that the file loads and accepts the same inputs. The second shows how a GPU's arithmetic changes the
+    scores. Its report is returned unless the first check fails.
     """
     builder, judge = context.builder, context.judge
     builder.write(model.file, lambda path: onnx_from_checkpoint(context.checkpoint, path, numerics))
     bundle = builder.bundle_with(Precision.FP16, model)
-    # The first check ranks the judging set only if FP16 has limits on rankings. Otherwise no ranking can make the check fail,
-    # nobody reads the report of a check that passed, and ranking takes as long as in the second check.
+    # The first check ranks the judging set only if FP16 has limits on rankings. Without limits, no ranking can make the check
+    # fail, and the report of a first check that passed is discarded. Ranking takes as long as in the second check.
     if not judge.report(bundle, Precision.FP16, ranked=TOLERANCE[Precision.FP16].limits_ranking):
         return judge.report(bundle, Precision.FP16)
     graph = rounded_after_operators(graph_of(context.checkpoint, numerics))

@@ -16,7 +16,7 @@ NATIVE_FILE = "model.fp32.native"
 def fp32(context: ExportContext) -> StepResult:
     """Write the FP32 graph and judge it.
 
-    The judging set is not ranked: FP32 has no limits on rankings, so that ranking could not change the verdict.
+    The judging set is not ranked. FP32 has no limits on rankings, so a ranking could not change the verdict.
     """
     model = BundleModel(file=ONNX_FILES["fp32"])
     context.builder.write(model.file, lambda path: _write(context, path))
@@ -28,14 +28,14 @@ def _write(context: ExportContext, path: Path) -> None:
     if context.exporter == "optimum":
         from ..graph.optimum import onnx_by_optimum
 
-        context.checkpoint.check_finite()  # crossrt's own writer checks each tensor as it reads it
+        context.checkpoint.check_finite()  # crossrt's own writer checks each tensor when it reads it
         onnx_by_optimum(context.checkpoint, path)
     else:
         onnx_from_checkpoint(context.checkpoint, path)
 
 
 def fp32_native(context: ExportContext) -> StepResult | None:
-    """Write the FP32 weights of the native kernels and judge them; None where the kernels cannot run the model here."""
+    """Write the FP32 weights of the native kernels and judge them; None if the kernels cannot run the model here."""
     if not runs_natively(context.checkpoint, Precision.FP32):
         return None
     report, model = write_and_judge(context, Precision.FP32, context.builder.models["fp32"], NATIVE_FILE)

@@ -1,4 +1,4 @@
-"""INT8: the ONNX file for CPUs, judged in every backend, weights for the native kernels, and the ONNX file for GPUs."""
+"""INT8: the ONNX file for CPUs (judged in every backend), weights for the native kernels, and the ONNX file for GPUs."""
 
 import json
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ OTHER_BACKENDS = tuple(backend for backend in ONNX_BACKENDS if backend != FIRST)
 
 
 def int8(context: ExportContext) -> StepResult:
-    """Quantise by the recipe, write the graph, and judge it by its ranking and by how much of it really runs in 8 bits."""
+    """Quantize by the recipe, write the graph, and judge its ranking and how much of it really runs in 8 bits."""
     result = context.int8 = _quantized(context)
     text = json.dumps(result.to_json(), indent=2) + "\n"
     context.builder.write_text(CALIBRATION_FILE, text)
@@ -53,9 +53,9 @@ def int8(context: ExportContext) -> StepResult:
 
 
 def int8_by(backend: str, context: ExportContext) -> StepResult | None:
-    """Record how the same file passed in another backend of a CPU, whose arithmetic beside the 8-bit products differs.
+    """Return the result of the same file in another CPU backend, which computes what is not in 8 bits differently.
 
-    The search has judged it there already. None where the backend is not installed.
+    The search has already judged the file there. None if the backend is not installed.
     """
     report = context.int8_reports.get(backend)
     if report is None:
@@ -65,7 +65,7 @@ def int8_by(backend: str, context: ExportContext) -> StepResult | None:
 
 
 def int8_native(context: ExportContext) -> StepResult | None:
-    """Write the INT8 weights of the native kernels and judge them; None where the kernels cannot run the model here."""
+    """Write the INT8 weights of the native kernels and judge them; None if the kernels cannot run the model here."""
     if not runs_natively(context.checkpoint, Precision.INT8):
         return None
     assert context.int8 is not None
@@ -90,9 +90,9 @@ def int8_native(context: ExportContext) -> StepResult | None:
 
 
 def int8_narrow(context: ExportContext) -> StepResult | None:
-    """Judge the same weights as processors with AVX2 alone compute them, with activations of 7 bits.
+    """Judge the same weights with 7-bit activations, as processors that have AVX2 but not VNNI compute them.
 
-    None where `int8_native` has judged this already, since this processor is such a one, and where it cannot be done here.
+    None if `int8_native` has already judged this because this processor is such a one, and if these kernels cannot run here.
     """
     model = context.builder.models["int8"]
     if NARROW in model.backends:
@@ -106,7 +106,7 @@ def int8_narrow(context: ExportContext) -> StepResult | None:
 
 
 def _judged_native(context: ExportContext, bundle: Bundle) -> StepResult:
-    """Judge the native weights of a bundle as the kernels compute them here."""
+    """Judge the native weights of a bundle with the kernels that run here."""
     report = context.judge.report(bundle, Precision.INT8, backend="native")
     place = judged_as("native", Precision.INT8)
     model = with_score_error(bundle.manifest.models["int8"], place, report)
@@ -114,17 +114,17 @@ def _judged_native(context: ExportContext, bundle: Bundle) -> StepResult:
 
 
 def _take_out_mean_error(context: ExportContext, model: BundleModel, gradients: ScoreGradients) -> None:
-    """Subtract from the logits the mean error of the native kernels on calibration pairs, by the last bias of the head."""
+    """Subtract the mean error of the native kernels' logits on calibration pairs from the last bias of the head."""
     bundle = context.builder.bundle_with(Precision.INT8, model)
     with CrossEncoder(bundle, precision=Precision.INT8, backend="native", device="cpu", allow_failed=True) as scorer:
         error = (scorer.logits(gradients.pairs) - gradients.logits).mean(axis=0)
-    if np.isfinite(error).all():  # else the parity check will tell
+    if np.isfinite(error).all():  # otherwise the parity check reports the failure
         weights = NativeModel.open(bundle.native_file(Precision.INT8))
         context.builder.write(NATIVE_FILE, lambda path: with_logits_moved(weights, -error, path))
 
 
 def int8_gpu(context: ExportContext) -> StepResult:
-    """Write the same 8 bits with the rest as the FP16 graph has it; judge it with a rounding after every operator."""
+    """Write the same INT8 quantization with all other tensors as in the FP16 graph; judge it with emulated GPU roundings."""
     assert context.fp16 is not None
     assert context.int8 is not None
     checkpoint, builder = context.checkpoint, context.builder
@@ -141,7 +141,7 @@ def int8_gpu(context: ExportContext) -> StepResult:
 
 
 def _quantized(context: ExportContext) -> Int8Result:
-    """Search for the quantisation. Each candidate is written and judged as the bundle's file; the last one stays."""
+    """Search for the quantization. Each candidate is written as the bundle's file and judged; the last one stays."""
     assert context.calibration is not None
     assert context.judge.judging is not None
     return quantize_int8(
@@ -157,7 +157,7 @@ def _quantized(context: ExportContext) -> Int8Result:
 
 
 def _ranked(context: ExportContext, graph: onnx.ModelProto) -> Mapping[str, RankingReport]:
-    """Write a candidate and judge it in every backend that runs ONNX files; return how each ranks the judging set."""
+    """Write a candidate and judge it in every backend that runs ONNX files. Return how each ranks the judging set."""
     builder = context.builder
     builder.write(MODEL.file, lambda path: save_checked(graph, path))
     bundle = builder.bundle_with(Precision.INT8, MODEL)

@@ -12,7 +12,7 @@ from .context import ExportContext
 
 
 def runs_natively(checkpoint: Checkpoint, precision: Precision) -> bool:
-    """Tell whether the native CPU kernels run here in a precision, and know such a model."""
+    """Tell whether the native CPU kernels run here in a precision and support this model."""
     return "native" in installed_backends(precision) and can_be_native(checkpoint)
 
 
@@ -22,10 +22,10 @@ def write_and_judge(
     model: BundleModel,
     file: str,
 ) -> tuple[ParityReport, BundleModel]:
-    """Write the native weights of a precision to `file`; return the report, and `model` with that file."""
+    """Write the native weights of a precision to `file`. Return the report, and `model` with that file."""
     builder = context.builder
     builder.write(file, lambda path: native_from_checkpoint(context.checkpoint, path, precision))
     model = replace(model, native_file=file)
     bundle = builder.bundle_with(precision, model)
-    ranked = precision is not Precision.FP32  # which has no limits on rankings
+    ranked = precision is not Precision.FP32  # FP32 has no limits on rankings
     return context.judge.report(bundle, precision, backend="native", ranked=ranked), model

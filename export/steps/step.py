@@ -20,14 +20,14 @@ class FailureStops(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """The report on an artefact, and what the manifest says of its precision once the artefact is recorded."""
+    """The report on an artefact, and the manifest's entry for its precision once the artefact is recorded."""
 
     report: ParityReport
     model: BundleModel
 
 
 def with_score_error(model: BundleModel, place: str, report: ParityReport) -> BundleModel:
-    """Return the model with the error of its scores in a backend of a CPU, or on a `gpu`, where a ranking was judged."""
+    """Return the model with its score error at `place`, a CPU backend or `gpu`; unchanged if no ranking was judged."""
     if report.ranking is None:
         return model
     return replace(model, score_errors={**model.score_errors, place: report.ranking.score_error})
@@ -37,11 +37,11 @@ def with_score_error(model: BundleModel, place: str, report: ParityReport) -> Bu
 class Step:
     """How one artefact of an export is written, judged and recorded.
 
-    `run` writes the artefact, judges it and returns the result, or None where it cannot be made or judged here. The report is
-    kept as `parity.NAME.json`. A failed artefact that does not stop the export is recorded with its failure, unless it is an
-    `extra_file`, which is removed and left out of the manifest.
+    `run` writes and judges the artefact and returns the result, or None if the artefact cannot be made or judged here. The report
+    is kept as `parity.NAME.json`. A failed artefact that does not stop the export is recorded with its failure. But if it is an
+    `extra_file`, it is removed and left out of the manifest.
 
-    The step runs where `precision` and `also` are exported and the step `after`, if any, has passed.
+    The step runs if `precision` and `also`, if given, are exported and the step `after`, if given, has passed.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Step:
     also: Precision | None = None
 
     def is_due(self, context: ExportContext) -> bool:
-        """Tell whether the step runs in this export, as far as it has come."""
+        """Tell whether the step runs, given the steps that have passed so far."""
         wanted = {self.precision, self.also or self.precision} <= {*context.precisions}
         return wanted and (self.after is None or self.after in context.passed)
 
@@ -63,7 +63,7 @@ class Step:
         return self.failure_stops is FailureStops.ALWAYS or unless_told
 
     def record(self, result: StepResult, context: ExportContext) -> None:
-        """Keep the report, and the artefact unless it is an extra file that failed."""
+        """Keep the report, and also the artefact unless it is an extra file that failed."""
         builder = context.builder
         builder.write_text(f"parity.{self.name}.json", result.report.to_json())
         if result.report:

@@ -1,1 +1,1 @@
-"""TensorRT engines."""
+"""Builds and checks TensorRT engines."""

@@ -1,7 +1,8 @@
-"""Attention in TensorRT: that a network holds it in the form that fuses, and how much of it an engine computes fused.
+"""Attention in TensorRT: finds the attention layers that TensorRT can fuse, and reads how many an engine has fused.
 
-The form (TensorRT's documentation of its multi-head attention fusion): a product, the mask added, softmax, a product; in FP16
-or BF16 with heads of 16 to 256 channels and a multiple of 8, in INT8 with Q/DQ before both products.
+The required form, from TensorRT's documentation of its multi-head attention fusion, is a MatMul, the addition of the mask,
+softmax, and a MatMul. In FP16 or BF16 a head must have 16 to 256 channels, a multiple of 8. In INT8 there must be Q/DQ before
+both MatMuls.
 """
 
 import json
@@ -13,13 +14,13 @@ from ...engine.errors import BackendError
 
 UNMEASURED = "unmeasured"
 FUSED = re.compile(r"mha|flash_?att", re.IGNORECASE)
-"""Parts of the names of fused attention layers or of their kernels: `_gemm_mha_v2` and `_gemv_mha_v1` (TensorRT 9 to 11),
-`fused_mha` and `fmha` (before)."""
+"""Matches names of fused attention layers or of their kernels: `_gemm_mha_v2` and `_gemv_mha_v1` (TensorRT 9 to 11), and
+`fused_mha` and `fmha` (earlier versions)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """An attention layer of a network: `name` is its softmax's, `quantized` whether all four operands come from Q/DQ."""
+    """An attention layer of a network. `name` is its softmax's name, `quantized` whether all four operands come from Q/DQ."""
 
     name: str
     head_size: int
@@ -27,7 +28,7 @@ class Attention:
 
 
 def attention_in(network: Any, tensorrt: Any) -> tuple[Attention, ...]:
-    """Return the attention layers of a parsed network that have the form that fuses; others are left out."""
+    """Return the attention layers of a parsed network that have the form that TensorRT can fuse."""
     layers = [network.get_layer(number) for number in range(network.num_layers)]
     makers = {layer.get_output(number).name: layer for layer in layers for number in range(layer.num_outputs)}
     readers: dict[str, list[Any]] = {}
@@ -44,7 +45,7 @@ def attention_in(network: Any, tensorrt: Any) -> tuple[Attention, ...]:
         return layer
 
     def product_of(layer: Any) -> Any:
-        """Return the one product that reads a layer's output, directly or through Q/DQ; None where there is not one."""
+        """Return the only MatMul that reads a layer's output, directly or through Q/DQ; None if there is none or several."""
         while len(found := readers.get(layer.get_output(0).name, [])) == 1:
             layer = found[0]
             if layer.type == kinds.MATRIX_MULTIPLY:
@@ -71,10 +72,10 @@ def attention_in(network: Any, tensorrt: Any) -> tuple[Attention, ...]:
 
 
 def keep_unfused(network: Any, tensorrt: Any) -> None:
-    """Make each softmax's output one of a parsed network, which keeps its attention from being computed in one kernel.
+    """Make each softmax's output an output of a parsed network, which prevents TensorRT from fusing attention into one kernel.
 
-    Nobody reads these outputs; see `TensorRtExecutor`. Raises BackendError for a network without softmax, and for one whose size
-    is not known from rows and tokens.
+    Nobody reads these outputs; see `TensorRtExecutor`. Raises BackendError for a network without softmax, and for a softmax whose
+    shape is not [rows, heads, queries, keys] with a known number of heads.
     """
     layers = [network.get_layer(number) for number in range(network.num_layers)]
     weights = [layer.get_output(0) for layer in layers if layer.type == tensorrt.LayerType.SOFTMAX]
@@ -93,11 +94,11 @@ def keep_unfused(network: Any, tensorrt: Any) -> None:
 
 
 def fused_attention(information: str, layers: int) -> str:
-    """Read "n of L attention layers fused" from an engine's layer information, TensorRT's JSON at detailed verbosity.
+    """Return "n of L attention layers fused" from an engine's layer information, TensorRT's JSON at detailed verbosity.
 
-    A kernel names the nodes of the ONNX file that it computes. An engine of several profiles lists its layers for each; the
-    profile with the least counts. Where TensorRT tells nothing of what it has fused, as 8.6 does of a whole subgraph, and for
-    what is no such JSON, it is `unmeasured`.
+    A kernel lists the nodes of the ONNX file that it computes. An engine with several profiles lists its layers for each profile;
+    the profile with the fewest fused layers counts. The result is `unmeasured` if TensorRT does not report what it has fused (8.6
+    reports only a whole subgraph), and if `information` is not such JSON.
     """
     try:
         entries = json.loads(information)["Layers"]

@@ -1,6 +1,6 @@
-"""TensorRT engines from ONNX files: TensorRT 10.12 to 11 and TensorRT-RTX, whose networks are typed by the file alone.
+"""Builds TensorRT engines from ONNX files, with TensorRT 10.12 to 11 and TensorRT-RTX.
 
-What TensorRT 8.6 wants besides is in `tensorrt8.py`.
+Networks are strongly typed: all types come from the file. What TensorRT 8.6 needs in addition is in `tensorrt8.py`.
 """
 
 import importlib
@@ -21,9 +21,9 @@ from .attention import keep_unfused
 logger = logging.getLogger("crossrt")
 
 TIMINGS = "timings"
-"""Folder in the cache for timing caches."""
+"""The folder for timing caches, in the user's cache."""
 PROGRESS_EVERY = 5.0
-"""Seconds between two reports of a build's progress."""
+"""Minimum seconds between two reports of a build's progress."""
 
 Progress = Callable[[str], object]
 
@@ -32,12 +32,13 @@ Progress = Callable[[str], object]
 class BuildOptions:
     """How an engine is built.
 
-    `workspace` is the most device memory, in bytes, that a kernel may use while it runs; `optimization_level`, 0 to 5, how
-    long kernels are looked for, TensorRT's own default without. `refittable` leaves the weights replaceable;
-    `hardware_compatible` runs on every GPU from Ampere on, `version_compatible` on later TensorRTs of the same major
-    version; both are slower. `unfused_attention` is for a TensorRT whose fused attention computes wrong scores, and slower too.
-    `timing_cache` is a file that keeps what was measured of kernels, for the next build;
-    TensorRT-RTX measures none.
+    - `workspace`: maximum device memory, in bytes, that a kernel may use while it runs.
+    - `optimization_level`: 0 to 5, how long TensorRT searches for kernels; None is TensorRT's default.
+    - `refittable`: the weights can be replaced later.
+    - `hardware_compatible`: the engine runs on every GPU from Ampere on, but slower.
+    - `version_compatible`: the engine runs on later TensorRT versions with the same major version, but slower.
+    - `unfused_attention`: for a TensorRT whose fused attention computes wrong scores; slower too.
+    - `timing_cache`: a file that keeps the measured times of kernels for the next build. TensorRT-RTX does not measure.
     """
 
     workspace: int = 4 << 30
@@ -57,7 +58,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedNetwork:
-    """A `network` that TensorRT has parsed, with the builder, the parser and the logger that must outlive it."""
+    """A `network` that TensorRT has parsed, with the builder, parser and logger that must outlive it."""
 
     library: str
     tensorrt: Any
@@ -68,12 +69,12 @@ class ParsedNetwork:
 
     @classmethod
     def of(cls, onnx: bytes | Path, *, library: str) -> "ParsedNetwork":
-        """Read a model. Raises BackendError, naming the node and its operator, for one that TensorRT does not take."""
+        """Parse a model. Raises BackendError, naming the node and its operator, if TensorRT does not accept it."""
         tensorrt = importlib.import_module(library)
         log = collecting_logger(tensorrt)
         try:
             builder = tensorrt.Builder(log)
-        except TypeError as error:  # raised where there is none
+        except TypeError as error:  # raised if no builder can be created
             raise log.error(f"{library} {tensorrt.__version__} cannot build here") from error
         old = tensorrt8.is_tensorrt8(tensorrt.__version__)
         if old:
@@ -98,10 +99,10 @@ def engine_from_onnx(
 ) -> bytes:
     """Build an engine of an ONNX model, given as bytes or as a file with its weights beside it, and return its plan.
 
-    FP16 and INT8 come from the file: its types and its Q/DQ nodes. A profile's shapes are those of every input, rows and
-    tokens. `library` is `tensorrt`, which needs a GPU, or `tensorrt_rtx`, which builds without one. `progress` is told, every
-    few seconds, what is being done; TensorRT 8.6 does not say. Raises BackendError, naming the node and its operator, for a
-    model that TensorRT does not take.
+    FP16 and INT8 come from the types and the Q/DQ nodes of the file. A profile's shapes, rows and tokens, apply to every input.
+    `library` is `tensorrt`, which needs a GPU, or `tensorrt_rtx`, which builds without one. `progress` is called every few
+    seconds with the current stage, but not with TensorRT 8.6, which does not report it. Raises BackendError, naming the node and
+    its operator, for a model that TensorRT does not accept.
     """
     options = options or BuildOptions()
     if not profiles:
@@ -135,10 +136,11 @@ def engine_from_onnx(
 
 
 def refitted(plan: bytes, onnx: bytes | Path, *, library: str = "tensorrt") -> bytes:
-    """Return the plan of a refittable engine with the weights of another ONNX model of the same graph.
+    """Return the plan of a refittable engine with the weights of another ONNX model that has the same graph.
 
-    Ask the driver first: without, TensorRT's runtime takes the process down. Raises BackendError, naming what is missing, for
-    an engine that was not built refittable, a model of another graph, and a TensorRT before 10.
+    Call `gpus` first, which initializes the driver: without a driver, TensorRT's runtime terminates the process. Raises
+    BackendError, naming what is missing, for an engine that was not built as refittable, for a model with another graph, and for
+    TensorRT before 10.
     """
     tensorrt = importlib.import_module(library)
     if not hasattr(tensorrt, "OnnxParserRefitter"):
@@ -170,7 +172,7 @@ def refitted(plan: bytes, onnx: bytes | Path, *, library: str = "tensorrt") -> b
 
 
 def layer_information(plan: bytes, *, library: str = "tensorrt") -> str:
-    """Return TensorRT's description of an engine's layers, as JSON. The driver must be initialised first, as for `refitted`."""
+    """Return TensorRT's description of an engine's layers as JSON. The driver must be initialized, as for `refitted`."""
     tensorrt = importlib.import_module(library)
     log = collecting_logger(tensorrt)
     engine = tensorrt.Runtime(log).deserialize_cuda_engine(plan)
@@ -192,7 +194,7 @@ def _config(tensorrt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, options.workspace)
     config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
-    config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default; its mantissa has ten bits, FP32's has 23
+    config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default, but its mantissa has ten bits, and FP32's has 23
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.refittable:
@@ -205,7 +207,7 @@ def _config(tensorrt: Any, builder: Any, options: BuildOptions) -> Any:
 
 
 def _monitor(tensorrt: Any, progress: Progress) -> Any:
-    """Return a progress monitor for TensorRT."""
+    """Return a TensorRT progress monitor that calls `progress`."""
 
     class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -229,7 +231,7 @@ def _monitor(tensorrt: Any, progress: Progress) -> Any:
 
 
 def use_timings(config: Any, file: Path) -> None:
-    """Give the builder the timings of earlier builds. It ignores those that it cannot use, such as another GPU's."""
+    """Give the builder the kernel timings of earlier builds. Unusable ones, such as those of another GPU, are ignored."""
     try:
         content = file.expanduser().read_bytes()
     except OSError:
@@ -240,7 +242,7 @@ def use_timings(config: Any, file: Path) -> None:
 
 
 def keep_timings(config: Any, file: Path) -> None:
-    """Write the timings of this build, whole or not at all. A cache that cannot be written is ignored."""
+    """Write the kernel timings of this build atomically. Errors of writing are only logged."""
     file = file.expanduser()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ UNFUSED_HINT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineBuilder:
-    """Builds engines of a bundle, or gives its weights to engines of another one, checks them and publishes them."""
+    """Builds engines of a bundle, or refits engines of another bundle with its weights. Checks and publishes them."""
 
     bundle: Bundle
     gpu: Gpu
@@ -50,16 +50,17 @@ class EngineBuilder:
     def publish(
         self, target: Path, precisions: Sequence[Precision], *, replace_engines: bool
     ) -> tuple[EngineCheck, ...]:
-        """Put engines that have passed into the bundle at `target`, in one step.
+        """Put engines that have passed into the bundle at `target`, atomically.
 
-        With `replace_engines`, that bundle holds these precisions and engines alone. Raises ParityError for an engine that fails.
+        With `replace_engines`, that bundle then has only these precisions and engines. Raises ParityError for an engine that
+        fails; `target` then stays as it was.
         """
         manifest = self.bundle.manifest
         left_out = {MANIFEST}
         if replace_engines:
             wanted = {precision.value for precision in precisions}
             models = {name: model for name, model in manifest.models.items() if name in wanted}
-            # Two precisions may share a file: BF16 has FP32's.
+            # Two precisions may share a file: BF16 shares FP32's.
             files = {file for model in manifest.models.values() for file in model.files}
             files -= {file for model in models.values() for file in model.files}
             left_out |= (
@@ -75,10 +76,10 @@ class EngineBuilder:
                 engine, plan = self.engine(precision)
                 (partial / engine.file).unlink(
                     missing_ok=True
-                )  # a hard link to the old engine, whose content must stay
+                )  # a hard link to the old engine, whose content must not change
                 (partial / engine.file).write_bytes(plan)
                 kept = tuple(other for other in manifest.engines if other.file != engine.file)
-                # The first one that can run is taken, so the newest comes first: there may be one for later versions too.
+                # Of otherwise equal engines the runtime prefers the first, so the newest is listed first.
                 manifest = replace(manifest, engines=(engine, *kept))
                 write_manifest(partial, manifest)
                 self.progress(f"{engine.file}: comparing its scores with the ONNX model's")
@@ -93,9 +94,9 @@ class EngineBuilder:
         return tuple(checks)
 
     def engine(self, precision: Precision) -> tuple[EngineFile, bytes]:
-        """Build or refit an engine; return its entry in the manifest, and its plan."""
+        """Build or refit an engine. Return its entry for the manifest, and its plan."""
         model = self.bundle.model_file(precision, gpu=takes_file_for_gpus(self.version))
-        # The name has the GPU and the version that the engine is bound to, so that engines for several lie side by side.
+        # The name contains the GPU and the version to which the engine is bound, so that a bundle can have engines for several.
         bound = f"{slug(self.gpu.name)}-{self.gpu.capability}.{slug(self.library)}-{self.version}"
         file = f"model.{precision.value}.{bound}.engine"
         begin = time.perf_counter()
@@ -134,7 +135,7 @@ class EngineBuilder:
         return engine, plan
 
     def refittable(self, other: Bundle, precision: Precision) -> EngineFile:
-        """Return the engine of another bundle that can take this one's weights. Raises BackendError where none can."""
+        """Return an engine of another bundle that can take this one's weights. Raises BackendError if there is none."""
         # Manifests of older versions lack the number of token types.
         theirs, ours = ({**each.manifest.architecture, "token_types": None} for each in (other, self.bundle))
         if theirs != ours:
@@ -151,7 +152,7 @@ class EngineBuilder:
         raise BackendError(f"no weights can be replaced: {reason}; build an engine of {self.bundle.path} instead")
 
     def is_made(self, entry: Path) -> bool:
-        """Tell whether a whole engine with these options is there."""
+        """Tell whether the bundle at `entry` is complete and has an engine that was built with these options."""
         try:
             [engine] = Bundle.open(entry, verify=True).manifest.engines
         except (BundleError, ValueError):
@@ -160,12 +161,12 @@ class EngineBuilder:
 
 
 def _described(options: BuildOptions) -> dict[str, Any]:
-    """Return the options as an engine's entry in the manifest has them."""
+    """Return the options for an engine's entry in the manifest."""
     return {key: value for key, value in dataclasses.asdict(options).items() if key != "timing_cache"}
 
 
 def _link(source: Path, target: Path, left_out: Collection[str]) -> None:
-    """Hard-link a bundle's files into another folder, or copy them where the file system has no links."""
+    """Hard-link a bundle's files into another folder, or copy them if that fails."""
     for path in source.rglob("*"):
         name = path.relative_to(source)
         if name.as_posix() in left_out or not path.is_file():
@@ -179,5 +180,5 @@ def _link(source: Path, target: Path, left_out: Collection[str]) -> None:
 
 
 def slug(name: str) -> str:
-    """Return a name in lower-case letters, digits and hyphens."""
+    """Return a name reduced to lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,7 +1,7 @@
-"""`EngineCheck`: how an engine's scores differ from those of the ONNX model it was built from.
+"""`EngineCheck`: how much an engine's scores differ from those of the ONNX model from which it was built.
 
-The reference is the bundle's own ONNX model of the same precision on the CPU, which has passed the comparison with PyTorch and
-its limits on ranking. So engines can be checked where there is no torch.
+The reference is the bundle's own ONNX model of the same precision on the CPU. It has already passed the comparison with PyTorch
+and the limits on rankings. So engines can be checked without torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,16 +23,16 @@ from ..parity.pairs import builtin_pairs
 from ..precision.tolerance import TOLERANCE
 
 ALLOWED = {Precision.FP32: 2e-3, Precision.FP16: 0.03, Precision.INT8: 0.5}
-"""The largest difference of a logit. FP32's leaves room for another order of summation; TF32 is off. In INT8 one value that is
-rounded to its other neighbour moves a logit by some hundredths."""
+"""The largest allowed difference of a logit. FP32's limit allows for a different order of summation; TF32 is off. In INT8, a
+single value that is rounded to its other neighbour changes a logit by some hundredths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCheck:
-    """How an engine's logits differ from the ONNX model's, at each profile's corners and on the built-in pairs.
+    """How much an engine's logits differ from the ONNX model's, at each profile's corners and on the built-in pairs.
 
-    `top10_overlap` is for INT8 alone: the mean over ranked lists of the overlap with the bundle's FP32 model on the CPU, of which
-    `least_overlap` is needed. It is None for other precisions, and where the logits have failed already.
+    `top10_overlap` is only for INT8. It is the mean overlap, over ranked lists, of the top ten with that of the bundle's FP32
+    model on the CPU, and must be at least `least_overlap`. It is None for other precisions and if the logits have already failed.
     """
 
     engine: EngineFile
@@ -45,7 +45,7 @@ class EngineCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the engine may enter a bundle. NaN does not pass."""
+        """Whether the engine may be put into a bundle. NaN does not pass."""
         return self.max_abs_diff <= self.allowed and (self.top10_overlap or 0.0) >= self.least_overlap
 
     def __str__(self) -> str:
@@ -64,10 +64,10 @@ def check_engine(
 ) -> EngineCheck:
     """Compare an engine of the bundle with its ONNX model on the CPU: each profile's min, opt and max, and real texts.
 
-    Each shape is computed three times: launch by launch, again while a CUDA graph is captured, and by that graph. The CPU's side
-    is ONNX Runtime, since the native kernels compute INT8 by another arithmetic. An INT8 engine also ranks the lists of
-    `judging`, the built-in ones unless given; its top ten are compared with those of the FP32 model of `fp32`, which is the same
-    bundle unless this one holds no FP32.
+    Each shape is computed three times: launch by launch, again while a CUDA graph is captured, and by that graph. The CPU model
+    runs in ONNX Runtime, because the native kernels compute INT8 with a different arithmetic. An INT8 engine also ranks the lists
+    of `judging`, by default the built-in ones. Its top ten are compared with those of the FP32 model of `fp32`, by default the
+    same bundle. `fp32` is necessary if `bundle` has no FP32 model.
     """
     precision = Precision.parse(engine.precision)
     shapes = tuple(dict.fromkeys(corners(engine.profiles)))
@@ -105,7 +105,7 @@ def check_engine(
 
 
 def _overlap(candidate: CrossEncoder, fp32: Bundle, judging: JudgingSet, max_length: int) -> float:
-    """Return the mean overlap of the top ten with those of a bundle's FP32 model on the CPU."""
+    """Return the mean overlap of the top ten with that of a bundle's FP32 model on the CPU."""
     with CrossEncoder(fp32.path, device="cpu", backend="onnxruntime", max_length=max_length) as reference:
         expected, scores = (model.relevance(model.logits(judging.pairs)) for model in (reference, candidate))
     return float(
@@ -118,7 +118,8 @@ def _overlap(candidate: CrossEncoder, fp32: Bundle, judging: JudgingSet, max_len
 def corners(profiles: Sequence[Profile]) -> Iterator[Shape]:
     """Yield the min, opt and max shape of each profile.
 
-    A profile's min is raised to the shortest pair that no earlier profile takes. No pair is shorter than three tokens.
+    A profile's tokens are raised to the length of the shortest pair that no earlier profile takes. No pair is shorter than three
+    tokens.
     """
     shortest = 3
     for profile in profiles:
@@ -128,7 +129,7 @@ def corners(profiles: Sequence[Profile]) -> Iterator[Shape]:
 
 
 def batches(shapes: Sequence[Shape], vocabulary: int) -> Iterator[Batch]:
-    """Yield a batch of random tokens, without padding, of each shape."""
+    """Yield one batch of random tokens, without padding, for each shape."""
     generator = np.random.default_rng(0)
     for shape in shapes:
         ids = generator.integers(0, vocabulary, shape)

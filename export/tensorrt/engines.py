@@ -1,4 +1,4 @@
-"""`add_engines`: TensorRT engines of a bundle's models, built for the GPU at hand, checked on it, and put into the bundle."""
+"""`add_engines`: builds TensorRT engines of a bundle's models for the GPU of this machine, checks them, and publishes them."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -38,18 +38,21 @@ def add_engines(
     judging: JudgingSet | None = None,
     progress: Progress = lambda text: None,
 ) -> tuple[Bundle, tuple[EngineCheck, ...]]:
-    """Build an engine for each precision and put all into the bundle, in one step, replacing those of the same GPU and TensorRT.
+    """Build an engine for each precision and put all of them into the bundle atomically.
 
-    `lengths`, int64 [n], are the tokens of the user's pairs; kernels are chosen for these shapes. `max_length` and `tokens` bound
-    the tokens of a pair and of a batch, and so the memory that the engine takes. Unless `options` name a timing cache, the one
-    in the user's cache is used. With `refit_from`, a bundle of the same shape with a refittable engine, that engine takes this
-    bundle's weights and nothing is built; it needs `trust_engines`, since that engine is loaded. With `cache` the engines go
-    to the user's cache instead, except those that are there already, and other processes that build the same wait. INT8 is
-    judged by how it ranks `judging`; see `check_engine`. Takes minutes for each engine; `progress` is called with a line of text
-    at the start of each stage.
+    They replace engines for the same GPU and TensorRT. `lengths`, int64 [n], are the lengths of the user's pairs in tokens;
+    TensorRT chooses its kernels for these shapes. `max_length` and `tokens` limit the tokens of a pair and of a batch, and so the
+    memory of the engine. Unless `options` name a timing cache, the one in the user's cache is used.
 
-    Raises BackendError without a GPU or TensorRT, OptionError for shapes that the model does not take and for an engine that
-    is not trusted, and ParityError, with the bundle as it was, when an engine's scores differ.
+    `refit_from` is a bundle with the same architecture and a refittable engine. That engine gets this bundle's weights, and
+    nothing is built. This needs `trust_engines`, because the engine is loaded. With `cache` the engines are put into the user's
+    cache instead, except those that are already there. Other processes that build the same engine wait. INT8 is judged by how it
+    ranks `judging`; see `check_engine`.
+
+    It takes minutes for each engine. `progress` is called with a line of text at the start of each stage.
+
+    Raises BackendError without a GPU or TensorRT. Raises OptionError for shapes that the model does not support and for an engine
+    that is not trusted. Raises ParityError when an engine's scores differ too much; the bundle then stays as it was.
     """
     if refit_from is not None and not trust_engines:
         raise OptionError(
@@ -61,7 +64,7 @@ def add_engines(
     if unknown:
         raise OptionError(f"no engine is built in {', '.join(unknown)}; one or more of fp32, fp16, int8")
     for precision in precisions:
-        bundle.model_file(precision)  # before minutes are spent
+        bundle.model_file(precision)  # raises before minutes are spent on a build
     positions = bundle.manifest.max_positions
     if max_length is not None and not 1 <= max_length <= positions:
         raise OptionError(f"max_length={max_length}: the model has positions for {positions} tokens; give 1 to that")
@@ -98,7 +101,7 @@ def add_engines(
 
 
 def here(device: int = 0) -> tuple[Gpu, str]:
-    """Return the GPU and the TensorRT library at hand. Raises BackendError, saying what is missing."""
+    """Return the GPU and the installed TensorRT library. Raises BackendError, saying what is missing."""
     present = gpus()
     if len(present) <= device:
         raise BackendError(

@@ -1,42 +1,41 @@
-"""What TensorRT 8.6 wants besides: its networks are typed weakly, so what the file says of types is put into flags and pins.
+"""What TensorRT 8.6 needs in addition. Its networks are weakly typed, so flags and pinned layers express the types of the file.
 
-Its parser ends at opset 17, it tells nothing of how far a build is, and int64 inputs become int32, which the runtime reads
-from the engine.
+Its parser supports opsets up to 17. It does not report the progress of a build. int64 inputs become int32; the runtime reads
+their type from the engine.
 """
 
 from typing import Any
 
 
 def is_tensorrt8(version: str) -> bool:
-    """Tell whether a version of TensorRT, such as `8.6.0`, is one that this module is for."""
+    """Tell whether a version of TensorRT, such as `8.6.0`, needs this module."""
     return version.partition(".")[0] == "8"
 
 
 def takes_file_for_gpus(version: str) -> bool:
-    """Tell whether this TensorRT can read INT8 with its rest in FP16, which is opset 19; 8.6 gets the file of the CPUs."""
+    """Tell whether this TensorRT can read the INT8 file for GPUs, which needs opset 19. 8.6 gets the file for CPUs."""
     return not is_tensorrt8(version)
 
 
 def create_network(tensorrt: Any, builder: Any) -> Any:
-    """Return a network with the batch in its shapes, as it is always from 10 on."""
+    """Return a network with an explicit batch dimension, which is always so from TensorRT 10 on."""
     return builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
 
 
 def constrain(tensorrt: Any, network: Any, config: Any) -> None:
-    """Have a parsed network computed in the types that its file names.
+    """Constrain the builder so that a parsed network is computed in the types of its file.
 
-    - A file with FP16: the builder may choose FP16 for any layer but those whose output is FP32 in the file. Those stay FP32,
-      and so do LayerNorm's statistics.
+    - A file with FP16: the builder may choose FP16 for any layer except those whose output is FP32 in the file. These are pinned
+      to FP32, and so are LayerNorm's statistics.
     - A file with Q/DQ nodes: the layers between them may run in INT8. Products that read a dequantized tensor are not pinned,
-      since TensorRT would then compute them in FP32.
-    - A file with Q/DQ nodes and without FP16: it was made for CPUs, and only therefore has FP32 in all other layers. The builder
-      may choose FP16 for these too, but for LayerNorm's statistics and the mask. The engine is judged by its scores and its
-      ranking.
+      because TensorRT would then compute them in FP32.
+    - A file with Q/DQ nodes but without FP16: its other layers are FP32 only because it was made for CPUs. The builder may choose
+      FP16 for them too, except for LayerNorm's statistics and the mask. The engine is judged by its scores and its ranking.
     - A file with neither: everything is FP32.
     """
-    # The libraries of further tactic sources are not needed, and may be missing.
+    # No tactic sources: their libraries are not needed and may be missing.
     config.set_tactic_sources(0)
-    # Without this a profile belongs to one context, so a second lane could not use it. TensorRT 10 always shares profiles.
+    # Without this a profile belongs to one context, and a second lane cannot use it. TensorRT 10 always shares profiles.
     config.set_preview_feature(tensorrt.PreviewFeature.PROFILE_SHARING_0806, True)
 
     def pin(layer: Any) -> None:
@@ -66,7 +65,7 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
             layer.__class__ = tensorrt.INormalizationLayer  # a layer comes as its base class, which lacks the property
             layer.compute_precision = single
         if not typed:
-            # In FP16 the mask's lowest FP32 number would be -inf, and NaN once multiplied by 0.
+            # In FP16 the mask's lowest FP32 number becomes -inf, which multiplied by 0 is NaN.
             if layer.name.startswith("mask.") and all(tensor.dtype == single for tensor in made):
                 pin(layer)
             continue
@@ -80,5 +79,5 @@ def constrain(tensorrt: Any, network: Any, config: Any) -> None:
 
 
 def described(error: Any) -> str:
-    """Return the parser's errors in words. This version gives the number of a node, where later ones give its name."""
+    """Return a parser error as text. This version has the number of the node; later versions have its name."""
     return f"node {error.node()} of the file: {error.desc()}"

@@ -1,1 +1,1 @@
-"""Models for Triton Inference Server: how they are written, and what its backends run."""
+"""Models for Triton Inference Server: the code that writes them, and the code that its backends run."""

@@ -1,6 +1,6 @@
-"""`TritonPythonModel`: what Triton's python backend runs. The `model.py` that `crossrt triton` writes imports it.
+"""`TritonPythonModel` is what Triton's python backend runs. The `model.py` that `crossrt triton` writes imports it.
 
-`triton_python_backend_utils` exists in the processes of Triton alone, so nothing else of crossrt imports this module.
+`triton_python_backend_utils` exists only in the processes of Triton, so no other module of crossrt imports this one.
 """
 
 import json
@@ -30,12 +30,12 @@ class Lists:
 class TritonPythonModel:
     """Scores lists of passages: each row of a request is a query with its passages.
 
-    QUERY is BYTES [rows, 1], PASSAGES BYTES [rows, passages], both UTF-8. SCORES is FP32 [rows, passages]: what
+    QUERY is BYTES [rows, 1], PASSAGES is BYTES [rows, passages], both UTF-8. SCORES is FP32 [rows, passages], the scores that
     `CrossEncoder.rank` sorts by. Triton calls each instance from one thread.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Open the bundle in the version's folder, on the device of the instance. Raises what `CrossEncoder` raises."""
+        """Open the bundle in the version's folder, on the instance's device. Raises the errors of `CrossEncoder`."""
         bundle = Path(args["model_repository"]) / args["model_version"] / BUNDLE
         parameters = json.loads(args["model_config"]).get("parameters", {})
         options = options_of({name: value["string_value"] for name, value in parameters.items()})
@@ -44,9 +44,9 @@ class TritonPythonModel:
         self.model = CrossEncoder(bundle, device=device, **options)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request with its scores, or with an error in words. All of them are scored in one call.
+        """Answer each request with its scores or an error message. All requests are scored in one call.
 
-        A request that cannot be read does not disturb the others. A request that its client has cancelled is not scored.
+        A request that cannot be read does not affect the others. A request that its client has cancelled is not scored.
         """
         read = [_read(request) for request in requests]
         pairs = [pair for each in read if isinstance(each, Lists) for pair in each.pairs]
@@ -62,7 +62,7 @@ class TritonPythonModel:
 
 
 def _read(request: Any) -> Any:
-    """Return the `Lists` of a request, or the response that refuses it."""
+    """Return the `Lists` of a request, or the error response if it cannot be read."""
     if request.is_cancelled():
         return _refusal("the client cancelled the request", pb_utils.TritonError.CANCELLED)
     try:
@@ -84,7 +84,7 @@ def _lists(queries: npt.NDArray[np.object_], passages: npt.NDArray[np.object_]) 
 
 
 def _texts(request: Any, name: str) -> npt.NDArray[np.object_]:
-    """Return the texts of an input, in its shape. Raises InputError, naming the place, for bytes that are not UTF-8."""
+    """Return the texts of an input, in its shape. Raises InputError, naming the index, for bytes that are not UTF-8."""
     raw = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
     texts = np.empty(raw.shape, dtype=object)
     for place, value in np.ndenumerate(raw):
@@ -96,7 +96,7 @@ def _texts(request: Any, name: str) -> npt.NDArray[np.object_]:
 
 
 def _answer(shape: tuple[int, int], scores: Iterator[np.float32]) -> Any:
-    """Return the response with the next scores."""
+    """Return the response with as many of the next scores as the shape has."""
     own = np.fromiter(scores, np.float32, shape[0] * shape[1]).reshape(shape)
     return pb_utils.InferenceResponse([pb_utils.Tensor(SCORES, own)])
 

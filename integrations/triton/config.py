@@ -1,4 +1,4 @@
-"""`config.pbtxt` of a model: its inputs and outputs, how requests are merged, and on what its instances run.
+"""`config.pbtxt` of a model: its inputs and outputs, how requests are batched, and the devices of its instances.
 
 The format is `ModelConfig` of Triton's model_config.proto, as protobuf text.
 """
@@ -14,16 +14,16 @@ from ...engine.options import whole
 QUERY, PASSAGES, SCORES = "QUERY", "PASSAGES", "SCORES"
 """Inputs and output of the model for the python backend."""
 TOKEN_IDS, TOKEN_TYPES, LENGTHS, LOGITS = "token_ids", "token_types", "lengths", "logits"
-"""Inputs and output of the model for the onnxruntime backend. Triton itself makes LENGTHS, from the shapes of TOKEN_IDS."""
+"""Inputs and output of the model for the onnxruntime backend. Triton computes LENGTHS from the shapes of TOKEN_IDS."""
 BUNDLE = "bundle"
 """Folder or link in the version's folder of the python backend's model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instances:
-    """How Triton runs a model: on the CPU, on each GPU (`cuda`) or on one (`cuda:1`), with at most so many rows at once.
+    """How Triton runs a model: on the CPU, on each GPU (`cuda`) or on one GPU (`cuda:1`), and the most rows in a batch.
 
-    Raises OptionError for other devices, and for no rows.
+    Raises OptionError for other devices, and for `max_batch_size` below 1.
     """
 
     device: str = "cpu"
@@ -36,9 +36,9 @@ class Instances:
 
 
 def check_name(name: str) -> None:
-    """Raise OptionError for a model name that Triton or its HTTP paths do not take.
+    """Raise OptionError for a model name that does not work in Triton or in its HTTP paths.
 
-    Triton refuses empty names, `..` and a slash, and reads the name from a path (`/v2/models/NAME/infer`), so characters that are
+    Triton refuses empty names, `..` and a slash. It reads the name from a path (`/v2/models/NAME/infer`), so characters that are
     escaped in paths are refused here too.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
@@ -48,9 +48,9 @@ def check_name(name: str) -> None:
 
 
 def python_config(name: str, instances: Instances, parameters: Mapping[str, str]) -> str:
-    """Return the configuration of a model that the python backend runs by `backend.py`.
+    """Return the configuration of a model that the python backend runs with `backend.py`.
 
-    Lists of any lengths are merged, because PASSAGES may be ragged: the python backend gets each request's array by itself.
+    PASSAGES may be ragged, so lists of different lengths are batched. The python backend gets each request's array separately.
     """
     return _config(
         name,
@@ -68,7 +68,7 @@ def onnxruntime_config(
 ) -> str:
     """Return the configuration of a graph of `ragged.py`.
 
-    BATCH_ITEM_SHAPE gives the graph the number of tokens of each row, int32 [rows, 1], also where a request has several rows.
+    BATCH_ITEM_SHAPE gives the graph the number of tokens of each row, int32 [rows, 1], even if a request has several rows.
     """
     return _config(
         name,
@@ -98,7 +98,7 @@ def _config(name: str, backend: str, instances: Instances, parameters: Mapping[s
 
 
 def _tensor(kind: str, name: str, data_type: str, dim: int, *, ragged: bool = False) -> str:
-    """An input or output with one dimension besides the rows; -1 is any size."""
+    """Return an input or output with one dimension besides the rows. -1 means any size."""
     more = "  allow_ragged_batch: true\n" if ragged else ""
     return f'{kind} {{\n  name: "{name}"\n  data_type: {data_type}\n  dims: [ {dim} ]\n{more}}}\n'
 

@@ -1,4 +1,4 @@
-"""Options of `CrossEncoder` as parameters of a model's configuration, which are texts, and back."""
+"""Convert options of `CrossEncoder` to parameters of a model's configuration, which are texts, and back."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,11 +18,11 @@ READERS: dict[str, Callable[[str], Any]] = {
     "relevant_label": str,
     "trust_engines": lambda text: {"true": True, "false": False}[text],
 }
-"""The options that parameters may set, and how each is read."""
+"""The options that parameters may set, and the function that parses each."""
 
 
 def parameters_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters of options; one that is None or False is the default, and left out."""
+    """Return options as parameters. Options that are None or False are defaults and are left out."""
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     return {name: "true" if value is True else str(value) for name, value in given.items()}
 
@@ -30,8 +30,8 @@ def parameters_of(options: Mapping[str, Any]) -> dict[str, str]:
 def options_of(parameters: Mapping[str, str]) -> dict[str, Any]:
     """Return the options that parameters set.
 
-    Names in capitals, such as EXECUTION_ENV_PATH, belong to Triton and are passed over. Raises OptionError for another name that
-    is no option, and for a value that cannot be read.
+    Names in capitals, such as EXECUTION_ENV_PATH, belong to Triton and are ignored. Raises OptionError for any other name that is
+    no option, and for a value that cannot be parsed.
     """
     own = {name: text for name, text in parameters.items() if not name.isupper()}
     unknown = sorted(own.keys() - READERS.keys())
@@ -41,9 +41,9 @@ def options_of(parameters: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_options(bundle: Bundle, options: Mapping[str, Any]) -> None:
-    """Raise OptionError or BundleError for options with which the bundle would not open, as far as can be told anywhere.
+    """Raise OptionError or BundleError for options with which the bundle would not open, as far as this machine can tell.
 
-    Whether its backend is installed is only known where Triton runs.
+    Whether the backend is installed is only known where Triton runs.
     """
     manifest = bundle.manifest
     choose_precision(bundle, options.get("precision"))

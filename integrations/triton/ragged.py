@@ -1,8 +1,8 @@
-"""`make_ragged`: a bundle's ONNX graph, behind operators that pad what Triton concatenates.
+"""`make_ragged` adds operators to a bundle's ONNX graph that pad the rows that Triton concatenates.
 
 With ragged batching, Triton's onnxruntime backend gives a graph the token ids of all rows one after the other, in one dimension,
 and the length of each row as a batch input. The graphs of a bundle take padded arrays [rows, longest] and a mask. `PADDING` makes
-these; the graph's token ids, and hence its logits, are those of a batch that a client padded.
+these. The graph then gets the same token ids, and gives the same logits, as for a batch that a client padded.
 """
 
 from pathlib import Path
@@ -26,9 +26,9 @@ ragged () => () {{
   ragged_within = Where (ragged_inside, ragged_places, ragged_zero)
 }}
 """
-"""Where each row's tokens are: `ragged_within` [rows, longest], 0 in padding, which `ragged_inside` tells apart.
+"""Computes the index of each row's tokens: `ragged_within` [rows, longest]. It is 0 in padding, where `ragged_inside` is False.
 
-`lengths` is [rows, 1] and `ragged_columns` [longest], so that both broadcast. The operators are of opset 11 and later.
+`lengths` is [rows, 1] and `ragged_columns` is [longest], so that they broadcast. The operators exist from opset 11 on.
 """
 INPUTS = {
     "input_ids": f"""
@@ -50,15 +50,15 @@ ragged () => () {{
 }}
 """,
 }
-"""How each input of a bundle's graph is made."""
+"""The operators that make each input of a bundle's graph."""
 
 
 def make_ragged(file: Path, *, pad_token_id: int) -> None:
-    """Give the graph in a file the inputs `token_ids`, `token_types` and `lengths` in place of its own.
+    """Replace the inputs of the graph in a file by `token_ids`, `token_types` and `lengths`.
 
-    `token_ids` and `token_types` are int64 [tokens], the tokens of all rows without padding; `token_types` is there where the
-    graph has token types. `lengths` is int32 [rows, 1]. The output is the graph's, float32 [rows, labels]. Weights may lie in
-    files beside it. Raises BundleError for a graph with other inputs.
+    `token_ids` and `token_types` are int64 [tokens], the tokens of all rows without padding. `token_types` exists only if the
+    graph has token types. `lengths` is int32 [rows, 1]. The output stays float32 [rows, labels]. Weights may be in files beside
+    the graph. Raises BundleError for a graph with other inputs.
     """
     model = onnx.load(str(file), load_external_data=False)
     inputs = [each.name for each in model.graph.input]

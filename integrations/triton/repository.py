@@ -1,4 +1,4 @@
-"""Writes a model into a Triton model repository: `NAME/config.pbtxt`, and the files of version 1 in `NAME/1/`."""
+"""Write a model into a Triton model repository: `NAME/config.pbtxt`, and the files of version 1 in `NAME/1/`."""
 
 import hashlib
 import shutil
@@ -34,12 +34,12 @@ def write_python_model(
     *,
     link: bool = False,
 ) -> Path:
-    """Write a model for Triton's python backend, which takes texts, and return its folder.
+    """Write a model for Triton's python backend, which takes texts. Return its folder.
 
-    It opens the bundle with `options` of `CrossEncoder`, those of `parameters.READERS`. The bundle is copied into the model, each
-    file checked by its sha256; with `link` the model has a symbolic link to it. Raises OptionError for a name that Triton does
-    not take and for an option that is not allowed; BundleError for a model that is already there and for a bundle that was
-    altered, lacks the precision or failed its check in it.
+    The model opens the bundle with `options` of `CrossEncoder`, which are those of `parameters.READERS`. The bundle is copied
+    into the model, and the sha256 of each file is checked. With `link` the model has a symbolic link to it instead. Raises
+    OptionError for a name that Triton does not accept and for an option that is not allowed. Raises BundleError for a model that
+    exists already and for a bundle that was altered, lacks the precision or failed its check in it.
     """
     check_options(bundle, options)
     config = python_config(name, instances, parameters_of(options))
@@ -61,11 +61,11 @@ def write_onnxruntime_model(
     precision: str | None = None,
     threads: int | None = None,
 ) -> Path:
-    """Write a model for Triton's onnxruntime backend, which takes token ids and returns logits, and return its folder.
+    """Write a model for Triton's onnxruntime backend, which takes token ids and returns logits. Return its folder.
 
-    It is the bundle's ONNX graph of `precision` for the device, behind the operators of `ragged.py`. Needs the package onnx.
-    Raises what `write_python_model` raises, BundleError for a graph with other inputs, and OptionError for BF16, which has no
-    graph of its own.
+    The model is the bundle's ONNX graph of `precision` for the device, behind the operators of `ragged.py`. It needs the package
+    onnx. Raises the errors of `write_python_model`, BundleError for a graph with other inputs, and OptionError for BF16, which
+    has no graph of its own.
     """
     from .ragged import make_ragged
 
@@ -91,7 +91,7 @@ def _graph_of(bundle: Bundle, precision: str | None, *, on_gpu: bool) -> Path:
 
 @contextmanager
 def _new_model(repository: Path, name: str, config: str) -> Iterator[Path]:
-    """Yield the folder of version 1 of a model that appears in the repository when the block succeeds."""
+    """Yield the folder of version 1 of a model. The model appears in the repository if the context succeeds."""
     check_name(name)
     target = repository / name
     if target.is_dir() and any(target.iterdir()):
@@ -110,7 +110,7 @@ def _copy_bundle(bundle: Bundle, target: Path) -> None:
 
 
 def _copy(bundle: Bundle, name: str, target: Path) -> None:
-    """Copy a file of a bundle. Raises BundleError when it is not what the manifest says."""
+    """Copy a file of a bundle. Raises BundleError if its sha256 is not the manifest's."""
     digest = hashlib.sha256()
     with (bundle.path / name).open("rb") as source, target.open("xb") as copy:
         while piece := source.read(1 << 20):
@@ -121,6 +121,6 @@ def _copy(bundle: Bundle, name: str, target: Path) -> None:
 
 
 def _weights_of(bundle: Bundle, graph: Path) -> list[str]:
-    """Return the files beside a graph that hold its weights, where it is larger than protobuf allows."""
+    """Return the files beside a graph that hold its weights. A graph larger than protobuf allows has such files."""
     name = bundle.name_of(graph)
     return [file.name for file in bundle.manifest.files if file.name in (f"{name}_data", f"{name}.data")]

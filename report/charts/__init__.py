@@ -1,1 +1,1 @@
-"""Charts of a report: SVG that takes the colours of the page."""
+"""Charts of a report, as SVG that uses the colours of the page."""

@@ -1,4 +1,4 @@
-"""The effect on the logits of each part of a model alone in 8 bits."""
+"""Chart of the effect on the logits when only one part of a model is in 8 bits."""
 
 from ..numbers import error, percent
 from ..proof import Calibration
@@ -7,7 +7,7 @@ from .rows import listed_axes, style_of
 
 
 def sensitivity_chart(calibration: Calibration, *, name: str) -> Picture:
-    """Draw the difference of the logits when a part alone is in 8 bits: bar the mean, tick the largest."""
+    """Draw the difference of the logits when only one part is in 8 bits. The bar is the mean, the tick the largest."""
     with drawing():
         units = calibration.sensitivities
         canvas, axes = listed_axes([unit.unit for unit in units])

@@ -1,4 +1,4 @@
-"""Speed along one axis, with a fitted curve."""
+"""Chart of speed along one axis, with fitted curves."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The latencies of requests of one size."""
+"""Chart of the latencies of requests of one size."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from .rows import WIDTH, ChartRow, grouped_axes, style_of
 
 
 def latency_chart(rows: Sequence[tuple[ChartRow, Latency]], *, name: str) -> Picture:
-    """Draw for each row the p50 as the marker of its precision, and a line to p95 and p99, for requests of one size."""
+    """Draw each row's p50 with the marker of its precision, and a line to p95 and p99. All requests have one size."""
     with drawing():
         canvas, axes, places = grouped_axes([row for row, _ in rows])
         axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""The lengths of the pairs of a workload."""
+"""Chart of the lengths of a workload's pairs."""
 
 from matplotlib.axes import Axes
 

@@ -1,4 +1,4 @@
-"""Logits of one precision against the reference, and their differences."""
+"""Chart of the logits of one precision against the reference, and of their differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,14 @@ from .picture import LINE, MUTED, Canvas, Picture, drawing, numbered
 from .rows import WIDTH, style_of
 
 MOST = 600
-"""Points of a scatter plot that are drawn; more would cost a megabyte and show the same."""
+"""Most points that a scatter plot draws. More would cost a megabyte and show the same."""
 
 
 def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tuple[Picture, int, int]:
-    """Draw each pair's logit against the reference, and their difference below; also return how many of how many pairs.
+    """Draw each pair's logit against the reference, and below it their difference.
 
-    All `rows` are in this precision and have a difference.
+    All `rows` are in this precision and have a difference. Also return the number of pairs that are drawn and of all pairs with
+    finite logits.
     """
     found = [
         (float(reference), float(logit))
@@ -56,7 +57,7 @@ def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tupl
 
 
 def _dots(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> None:
-    """Draw all points as one path of zero-length strokes with round caps: a tenth of the size of markers."""
+    """Draw all points as one path of zero-length strokes with round caps. This takes a tenth of the size of markers."""
     if not points:
         return
     outline = Outline(

@@ -1,4 +1,4 @@
-"""The share of padding in what is computed."""
+"""Chart of the share of padding in the computed tokens."""
 
 from collections.abc import Sequence
 

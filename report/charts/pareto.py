@@ -1,4 +1,4 @@
-"""`pareto`: quality against speed, with a labelled point for every model in every precision."""
+"""`pareto` draws quality against speed, with a labelled point for every model in every precision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Pictur
 from .placement import placed
 
 SIZES: Mapping[str, tuple[int, int, int]] = {"wide": (960, 480, 3), "narrow": (400, 420, 11)}
-"""Width, height, and extra height per point. A page shows the wide one on screens and paper, the narrow one on phones."""
+"""Width, height, and extra height per point. A page shows the wide picture on screens and paper, the narrow one on phones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One row with a speed and a quality. `model` joins the precisions of one model by a line.
+    """One row with a speed and a quality. A line joins the points with the same `model`.
 
-    `low` and `high` are ends of the quality's interval, None where it has none. `known` is False where the quality was not
-    measured in this precision, but is the one of the FP32 weights on the model's card.
+    `low` and `high` are the ends of the quality's interval, or None without one. `known` is False if the quality does not belong
+    to this precision, but to the FP32 weights, from the model's card. `says` is the tooltip.
     """
 
     model: str
@@ -36,7 +36,7 @@ class Point:
 def pareto(
     points: Sequence[Point], *, name: str, measure: str, levels: Mapping[str, float] | None = None
 ) -> dict[str, Picture]:
-    """Draw points, and `levels` (rankings without a speed) as horizontal lines; return the wide and the narrow picture."""
+    """Draw points, and `levels` (rankings without a speed) as horizontal lines. Return the wide and the narrow picture."""
     return {
         size: _drawn(points, f"{name}-{size}", measure, levels or {}, width, height + each * len(points))
         for size, (width, height, each) in SIZES.items()
@@ -44,7 +44,7 @@ def pareto(
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Return the Pareto-optimal points: those that no other point beats in both speed and quality, slowest first."""
+    """Return the Pareto-optimal points, slowest first. No other point beats them in both speed and quality."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (-point.speed.median, -point.quality)):
         if not best or point.quality > best[-1].quality:
@@ -108,7 +108,7 @@ def _mark(canvas: Canvas, axes: Axes, point: Point) -> None:
 
 
 def _level(axes: Axes, label: str, level: float, points: Sequence[Point], height: float) -> None:
-    """A horizontal line, or, where it would squeeze the points together, a text at the bottom of the axes."""
+    """Draw a horizontal line, or a text at the bottom of the axes if a line would squeeze the points together."""
     low, high = (found(point.quality for point in points) for found in (min, max))
     near = low - (high - low) <= level <= high + (high - low)
     if near:

@@ -1,4 +1,4 @@
-"""Differences from PyTorch in the parity reports of bundles."""
+"""Chart of the differences from PyTorch in the parity reports of bundles."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from .rows import WIDTH, ChartRow, grouped_axes, style_of
 
 
 def parity_chart(reports: Sequence[tuple[ChartRow, Parity]], *, name: str) -> Picture:
-    """Draw the differences from PyTorch in each report: marker the mean, tick the largest, tall tick the tolerance."""
+    """Draw each report's differences from PyTorch: the mean as a marker, the largest as a tick, the tolerance as a tall tick."""
     with drawing():
         canvas, axes, places = grouped_axes([row for row, _ in reports])
         axes.set_xscale("log")

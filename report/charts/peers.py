@@ -1,4 +1,4 @@
-"""The speed of other systems beside PyTorch."""
+"""Chart of the speed of systems relative to PyTorch."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def peer_chart(rows: Sequence[PeerSystem], *, name: str) -> Picture:
             exact = row.top10_overlap is None or (row.max_abs_diff or 0) < 1e-3
             note = f"{row.ratio_median:.2f}" + ("" if exact else f", overlap {row.top10_overlap:.3f}")
             annotate(axes, note, high, place + 0.2)
-            # Above its bar, since names can be as wide as the picture on a phone.
+            # The name is above its bar, since it can be as wide as the picture on a phone.
             axes.annotate(row.system, (0, place - 0.08), xytext=(1, 0), textcoords="offset points", fontsize=9.5)
         axes.set_xlim(0, 1.4 * max(row.ratio_p5_p95[1] for row in rows if row.ratio_p5_p95))
         numbered(axes.xaxis)

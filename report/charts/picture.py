@@ -1,6 +1,6 @@
-"""`Picture`: an SVG drawn with matplotlib that takes the colours of its page.
+"""`Picture`: an SVG drawn with matplotlib that uses the colours of its page.
 
-matplotlib draws in `COLOURS`, and each colour becomes a CSS variable, so that one drawing serves light and dark pages and
+matplotlib draws in `COLOURS`, and each colour becomes a CSS variable, so that one drawing works on light and dark pages and on
 paper. Text stays text. Tooltips are SVG `<title>` elements.
 """
 
@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, MUTED, LINE, PAPER, ACCENT = "#1b1d21", "#5c636e", "#d9dde3", "#fefefe", "#0b6e99"
-# Colours of Okabe and Ito, which colour-blind people can tell apart; the shape of the marker says the same.
+# Colours of Okabe and Ito, which colour-blind people can tell apart. Each precision also has its own marker shape.
 PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"fp32": ("#0072b2", "o"), "bf16": ("#009e73", "s"), "fp16": ("#b5568f", "D"), "int8": ("#d55e00", "^")}
 )
@@ -37,7 +37,7 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 STYLE: Any = {  # Any: matplotlib's type of the keys is a Literal of all names
     "svg.fonttype": "none",
     "svg.hashsalt": "crossrt",
-    "text.parse_math": False,  # a $ in a name starts no formula
+    "text.parse_math": False,  # a $ in a name does not start a formula
     "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -60,12 +60,12 @@ STYLE: Any = {  # Any: matplotlib's type of the keys is a Literal of all names
     "figure.constrained_layout.use": True,
 }
 UNIT = 72
-"""Units of the drawing in one of matplotlib's inches: a font of 10 points is 10 units, and a pixel where nothing scales."""
+"""Drawing units per matplotlib inch. A font of 10 points is 10 units high, and a unit is a pixel if nothing is scaled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """`svg` for inline use in HTML, and the `width` in pixels at which its text has its nominal size."""
+    """`svg` is for inline use in HTML. At `width` pixels its text has its nominal size."""
 
     svg: str
     width: int
@@ -81,12 +81,12 @@ class Canvas:
         self._said: dict[str, str] = {}
 
     def settle(self) -> None:
-        """Fix the layout; from then on the position of a point in pixels is final."""
+        """Fix the layout. The position of a point in pixels is final from then on."""
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
 
     def size(self, text: str, font: FontProperties) -> tuple[float, float]:
-        """Return a text's width and height in pixels, in matplotlib's own font, which is wider than most of a browser's."""
+        """Return a text's width and height in pixels in matplotlib's font, which is wider than most fonts of browsers."""
         renderer = self._agg.get_renderer()  # type: ignore[no-untyped-call]
         width, height, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
         return width, height
@@ -98,7 +98,7 @@ class Canvas:
         self._said[name] = text
 
     def picture(self, name: str, label: str) -> Picture:
-        """Return the drawing. `name` makes its ids unique on the page; `label` is for screen readers."""
+        """Return the drawing. `name` makes its ids unique on the page, `label` is for screen readers."""
         file = io.StringIO()
         with _glyphs_are_the_browsers():
             self.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -115,21 +115,21 @@ class Canvas:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in the style of the page."""
+    """Draw in the style of the page inside this context."""
     with mpl.rc_context(STYLE), _glyphs_are_the_browsers():
         yield
 
 
 @contextmanager
 def _glyphs_are_the_browsers() -> Iterator[None]:
-    """Ignore letters that matplotlib's own font lacks: the browser has them."""
+    """Silence warnings about letters that matplotlib's font lacks, since the browser has them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def numbered(axis: Axis, written: Callable[[float], str] = "{:,g}".format) -> None:
-    """Format the numbers of an axis with `written`, and U+2212 for minus."""
+    """Format the numbers of an axis with `written`, and with U+2212 for minus."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: written(value).replace("-", "\N{MINUS SIGN}")))
 
 
@@ -175,7 +175,7 @@ def _clean(element: ElementTree.Element, name: str, said: Mapping[str, str]) -> 
     """Remove what a page does not need, make ids unique, and turn colours into CSS variables."""
     element.tag = element.tag.rpartition("}")[2]
     for child in [*element]:
-        if child.tag.rpartition("}")[2] in ("metadata", "style"):  # its style would apply to the whole page
+        if child.tag.rpartition("}")[2] in ("metadata", "style"):  # a style element would apply to the whole page
             element.remove(child)
         else:
             _clean(child, name, said)

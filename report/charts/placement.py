@@ -1,4 +1,4 @@
-"""`placed`: positions of labels beside points, so that labels cover neither one another nor a point."""
+"""`placed` positions labels beside points, so that labels cover neither each other nor a point."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ MARK = 5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The centre of a label. `led` is True when it is so far from its point that a leader line is needed."""
+    """The centre of a label. `led` is True if the label is so far from its point that it needs a leader line."""
 
     x: float
     y: float
@@ -33,10 +33,10 @@ def placed(
     within: Box,
     lines: Iterable[npt.ArrayLike] = (),
 ) -> list[Place | None]:
-    """Return a place for each point's label, [width, height], inside the box; None where none is left.
+    """Return a place inside the box for each point's label of the given width and height, or None if no place is free.
 
-    Labels avoid the points, one another, the leader lines of others, and, where there is room, `lines` [n, 2]. A leader line
-    crosses another only where there is no other way. Labels in crowded places are placed first.
+    Labels avoid the points, each other, the leader lines of other labels and, if there is room, `lines` [n, 2]. A leader line
+    crosses another only if there is no other way. Labels in crowded places are placed first.
     """
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
     drawn = [
@@ -78,7 +78,7 @@ def _free(
     for distance in DISTANCES:
         for direction in DIRECTIONS:
             across, up = math.cos(math.radians(direction)), math.sin(math.radians(direction))
-            # The distance is to the nearest point of the label, not to its centre.
+            # The distance is measured to the label's edge, not to its centre.
             middle = x + across * (MARK + distance + width / 2), y + up * (MARK + distance + height / 2)
             box = (middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2)
             inside = within[0] <= box[0] and within[1] <= box[1] and box[2] <= within[2] and box[3] <= within[3]
@@ -99,7 +99,7 @@ def _nearest(point: tuple[float, float], box: Box) -> tuple[float, float]:
 
 
 def _line(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
-    """Small boxes along the leader line from a point to its label, without the part on the marker."""
+    """Return small boxes along the leader line from a point to its label, without the part on the marker."""
     return [
         piece
         for piece in _pieces(start, end)

@@ -1,4 +1,4 @@
-"""`ChartRow` and the axes of charts whose rows are named at the left."""
+"""`ChartRow`, and the axes of charts with row names at the left."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from matplotlib.axes import Axes
 from .picture import INK, PRECISIONS, Canvas, legend
 
 WIDTH = 420
-"""Of a chart, in units of the drawing; see `picture.UNIT`."""
+"""Width of a chart in drawing units; see `picture.UNIT`."""
 HEIGHT = 12
-"""Of a row in a grouped chart, in units of the drawing."""
+"""Height of a row in a grouped chart, in drawing units."""
 GAP = 0.8
-"""Rows that are left free between two groups."""
+"""Free space between two groups, in rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartRow:
-    """A row of a grouped chart: one precision of a `group`, whose rows stand together under one name."""
+    """A row of a grouped chart: one precision of a `group`. The rows of a group are together under one name."""
 
     group: str
     precision: str
@@ -29,7 +29,7 @@ class ChartRow:
 
 
 def grouped_axes(rows: Sequence[ChartRow]) -> tuple[Canvas, Axes, list[float]]:
-    """Return axes with a name for each group and a line for each row, and the height of each row on them."""
+    """Return the canvas, axes with a name for each group and a line for each row, and the y position of each row."""
     groups = list(dict.fromkeys(row.group for row in rows))
     heights, middles, at = [0.0] * len(rows), [], 0.0
     for group in groups:
@@ -45,7 +45,7 @@ def grouped_axes(rows: Sequence[ChartRow]) -> tuple[Canvas, Axes, list[float]]:
 
 
 def listed_axes(names: Sequence[str], *, height: int = 15) -> tuple[Canvas, Axes]:
-    """Return axes with a named row of this height for each name, the first on top."""
+    """Return the canvas, and axes with a row of this height for each name, the first on top."""
     canvas, axes = _named(names, range(len(names)), 46 + height * max(1, len(names)))
     axes.set_ylim(max(1, len(names)) - 0.4, -0.6)
     return canvas, axes
@@ -62,7 +62,7 @@ def annotate(axes: Axes, text: str, x: float, y: float) -> None:
 
 
 def _named(names: Sequence[str], places: Sequence[float], height: float) -> tuple[Canvas, Axes]:
-    """Axes with names at the left, of which long ones lose their middle."""
+    """Return the canvas, and axes with names at the left. Long names are shortened in the middle."""
     canvas = Canvas(WIDTH, height)
     axes = canvas.figure.subplots()
     most = WIDTH // 16

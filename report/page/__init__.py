@@ -1,1 +1,1 @@
-"""The page of a report: its sections, with words, tables and charts, as HTML."""
+"""The page of a report: sections with text, tables and charts, as HTML."""

@@ -1,4 +1,4 @@
-"""The first section: quality beside speed for every bundle in every precision."""
+"""The first section: quality and speed of every bundle in every precision."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ from .section import Figure, Section
 from .table import EMPTY, Cell, Column, Table
 
 REQUEST = 100
-"""Passages of the request whose latency the first table shows."""
+"""Number of passages in the request whose latency the first table shows."""
 
 
 def overview_section(results: Results, rows: Sequence[Row]) -> Section:
@@ -89,7 +89,7 @@ def _main_row(evaluations: Sequence[Evaluation], row: Row) -> list[Cell]:
 
 
 def _difference_cells(speed: Speed) -> list[Cell]:
-    """The largest difference with the mean below it, and the top-10 overlap: one column fewer than in other tables."""
+    """Return the largest difference with the mean below it, and the top-10 overlap. Other tables have one column more."""
     largest, mean, overlap = difference_cells(speed.difference)
     return [largest if largest == EMPTY else Cell(largest.text, f"mean {mean.text}"), overlap]
 
@@ -134,7 +134,7 @@ def _measured_pareto(
 
 
 def _published_pareto(name: str, rows: Sequence[Row], speeds: Speeds) -> Iterator[Figure]:
-    # One point for each model and precision: with every backend there would be too many labels to read.
+    # Only the fastest backend of each model and precision. With every backend there would be too many labels to read.
     fastest: dict[tuple[str, str], Point] = {}
     for row in rows:
         speed = row.speed

@@ -1,4 +1,4 @@
-"""`page_of`: results as one self-contained HTML file."""
+"""`page_of` returns results as one self-contained HTML file."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,10 @@ def page_of(results: Results, *, title: str = TITLE) -> str:
 
 
 def check_page(target: Path, *, force: bool = False) -> None:
-    """Raise OptionError when `target` cannot become a page: a directory, or, without `force`, a file that is no page."""
+    """Raise OptionError if `target` cannot be written as a page.
+
+    That is a directory, a path in a directory that does not exist and, without `force`, a file that is not such a page.
+    """
     if target == STANDARD_OUTPUT:
         return
     if target.is_dir() or not target.absolute().parent.is_dir():

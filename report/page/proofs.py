@@ -1,4 +1,4 @@
-"""The section of the bundles: parity and calibration."""
+"""The section on the bundles: parity and calibration."""
 
 import urllib.parse
 from collections.abc import Iterator, Sequence

@@ -11,8 +11,8 @@ from .table import Table
 class Figure:
     """Charts with a title, an explanation (`reading`), and their values as a table.
 
-    With two pictures the first is for wide windows and the second for narrow ones. `image` is the data URL of an SVG file
-    that was drawn elsewhere.
+    With two pictures, the first is for wide windows and the second for narrow ones. `image` is the data URL of an existing SVG
+    file.
     """
 
     title: str
@@ -24,7 +24,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading with sentences below it, then tables and figures; with `figures_first` the figures come first.
+    """A heading with sentences below it, then tables and figures. With `figures_first` the figures come before the tables.
 
     `name` is the anchor.
     """

@@ -1,4 +1,4 @@
-"""`sections_of`: the sections of a page."""
+"""`sections_of` returns the sections of a page."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ from .table import EMPTY, Cell, Column, Table
 
 
 def sections_of(results: Results) -> list[Section]:
-    """Return the sections of a page, none for kinds of results that were not given."""
+    """Return the sections of a page. Kinds of results that were not given have no section."""
     rows = rows_of(results)
     found = [overview_section(results, rows)] if rows else []
     found += [
@@ -46,7 +46,7 @@ def _sources(results: Results) -> Section:
             Cell(file),
             Cell(kind),
             Cell(machine_of(result.machine)),
-            # An evaluation has no date, so that an interrupted one ends with the same bytes.
+            # An evaluation has no date, so that an interrupted one has the same bytes in the end.
             EMPTY if isinstance(result, Evaluation) or result.date is None else Cell(result.date),
             Cell(result.commit),
             Cell(versions_of(result.versions)),

@@ -10,7 +10,7 @@ from .table import EMPTY, Cell, Column, Table
 
 
 def details_table(fast: Sequence[tuple[Row, Speed]]) -> Table:
-    """Return what is known of each row beside its latencies."""
+    """Return a table of what is known of each row, except its latencies."""
     return Table(
         label="What stands behind each speed",
         columns=[
@@ -42,7 +42,7 @@ def details_table(fast: Sequence[tuple[Row, Speed]]) -> Table:
 
 
 def differences_table(found: Mapping[str, Speed]) -> Table:
-    """Return how far the logits of rows are from their reference."""
+    """Return a table of how far the logits of rows are from their reference."""
     return Table(
         label="Differences of logits",
         columns=[
@@ -65,7 +65,7 @@ def differences_table(found: Mapping[str, Speed]) -> Table:
 
 
 def ceilings_table(speeds: Speeds) -> Table:
-    """Return the best rates that this machine reaches, with the kernels that reach them."""
+    """Return a table of the best rates that the machine reaches, with the kernels that reach them."""
     return Table(
         label="The most that this machine reaches",
         columns=[

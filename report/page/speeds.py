@@ -18,7 +18,7 @@ from .table import Cell, Column, Table
 
 
 def speed_section(name: str, file: str, speeds: Speeds, rows: Sequence[Row]) -> Section:
-    """Return the section of the result in `file`; `rows` are the rows of the overview that it measured."""
+    """Return the section of the result in `file`. `rows` are the rows of the overview that this result measured."""
     fast = [(row, row.speed) for row in rows if row.speed is not None]
     workload = speeds.workload
     figures = [*_latencies(name, fast)]
@@ -101,7 +101,7 @@ def _scatters(name: str, fast: Mapping[str, Speed]) -> Iterator[Figure]:
             and speed.difference.max_abs
         }
         if not found:
-            continue  # the reference itself
+            continue  # this precision is the reference
         picture, shown, pairs = logit_chart(found, precision, name=f"{name}-parity-{precision}")
         yield Figure(
             title=f"Parity, {precision.upper()}",

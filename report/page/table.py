@@ -1,4 +1,4 @@
-"""`Table`: rows of text cells, which the page lays out."""
+"""`Table`: rows of text cells. The page lays them out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A heading with its unit. Numbers are aligned right, words left."""
+    """A heading with its unit. Columns of numbers are aligned right, others left."""
 
     title: str
     unit: str = ""
@@ -15,9 +15,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A text with its spread, interval or reason in small print below. With `words` lines wrap; else they break only at "\\n".
+    """A text with its spread, interval or reason in small print below.
 
-    `precision` puts the marker of that precision before the text.
+    With `words` lines wrap, otherwise they break only at "\\n". `precision` puts the marker of that precision before the text.
     """
 
     text: str
@@ -31,7 +31,7 @@ EMPTY = Cell("–")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows with a cell per column. `label` is for screen readers; the first column names the row."""
+    """Rows with a cell per column. The first column names the row. `label` is for screen readers."""
 
     label: str
     columns: Sequence[Column]

@@ -1,1 +1,1 @@
-"""The JSON that clients of other servers send and read, one module for each dialect."""
+"""The JSON that clients of other servers send and read. Each dialect has a module."""

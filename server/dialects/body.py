@@ -1,4 +1,4 @@
-"""`Body`: what the requests of all dialects have in common."""
+"""`Body`: what request bodies of all dialects have in common."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -11,19 +11,19 @@ from .job import Job, Outcome
 from .request_error import RequestError
 
 Texts = Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
-"""A list of texts. An empty one is refused in the words of each dialect, not by the decoder."""
+"""A list of texts. The dialects refuse an empty list, each with its own message. The decoder does not."""
 MOST = 2**31 - 1
-"""The largest number that a field takes, so that none overflows where it is computed with."""
+"""The largest number that a field accepts, so that computations with it do not overflow."""
 Positive = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 Priority = Annotated[int, msgspec.Meta(ge=-MOST, le=MOST)]
-"""None is served before the probe of readiness, which has -MOST - 1."""
+"""No request is served before the readiness probe, which has the priority -MOST - 1."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer holds besides scores: an id, the time in seconds since 1970, the model's name and its labels.
 
-    `documents` tells whether results hold their documents where the client does not say; `api_version` is Cohere's.
+    `documents` tells whether results hold their documents if the client does not say. `api_version` is for Cohere's client.
     """
 
     id: str
@@ -37,8 +37,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 class Body(msgspec.Struct, kw_only=True):
     """Fields that every dialect has. Unknown fields are ignored, since clients send many.
 
-    `model` names one of the served models. A lower `priority` is served earlier, as in vLLM and Cohere. `exact` makes the top k
-    FP32's. `window`, `stride` and `aggregate` score long texts in pieces: see `Windows`.
+    `model` names one of the served models. A lower `priority` is served earlier, as in vLLM and Cohere. `exact` returns the same
+    top k as FP32. `window`, `stride` and `aggregate` score long texts in pieces: see `Windows`.
     """
 
     tei: ClassVar[bool] = False
@@ -52,7 +52,7 @@ class Body(msgspec.Struct, kw_only=True):
     aggregate: str = "max"
 
     def job(self) -> Job:
-        """Return what is to be scored. Raises RequestError for a body that asks for what is not possible."""
+        """Return the job to score. Raises RequestError for a body with fields that are not allowed."""
         raise NotImplementedError
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
@@ -60,7 +60,7 @@ class Body(msgspec.Struct, kw_only=True):
         raise NotImplementedError
 
     def windows(self) -> Windows | None:
-        """Return how long texts are cut, None where they are truncated. Raises RequestError for values that do not fit."""
+        """Return how long texts are cut into windows, or None if they are truncated. Raises RequestError for invalid values."""
         if self.window is None:
             if self.stride is not None or self.aggregate != "max":
                 raise RequestError("validation", "`stride` and `aggregate` go with `window`, the tokens of one window")
@@ -74,7 +74,7 @@ class Body(msgspec.Struct, kw_only=True):
             ) from error
 
     def refuse_ranking(self) -> None:
-        """Raise RequestError for fields that only a ranking can have, where scores are wanted in the order of the texts."""
+        """Raise RequestError for fields that only a ranking may have. Bodies whose scores stay in the texts' order call this."""
         if self.exact or (self.window, self.stride, self.aggregate) != (None, None, "max"):
             raise RequestError(
                 "validation", "`exact`, `window`, `stride` and `aggregate` are for rankings; send the texts to /rerank"
@@ -84,8 +84,8 @@ class Body(msgspec.Struct, kw_only=True):
 class LimitedBody(Body, kw_only=True):
     """Fields with which clients of vLLM and Cohere limit texts.
 
-    `truncate_prompt_tokens` is the most tokens of a pair, -1 the model's own; `max_tokens_per_query` and `max_tokens_per_doc`
-    are the most of each text, 0 none.
+    `truncate_prompt_tokens` is the most tokens of a pair; -1 means the model's own limit. `max_tokens_per_query` and
+    `max_tokens_per_doc` are the most tokens of each text; 0 means no limit.
     """
 
     truncate_prompt_tokens: int | None = None
@@ -111,7 +111,7 @@ class LimitedBody(Body, kw_only=True):
         )
 
     def windows(self) -> Windows | None:
-        """See `Body.windows`. Raises RequestError for a limit of the pair as well, which is what the window is."""
+        """See `Body.windows`. Also raises RequestError for a limit of the pair, since the window is that limit."""
         if self.window is not None and self.truncate_prompt_tokens not in (None, -1):
             raise RequestError(
                 "validation",

@@ -1,4 +1,4 @@
-"""The dialect that Cohere, Jina, Voyage, vLLM and llama.cpp share: `documents`, answered by one object for all."""
+"""The dialect that Cohere, Jina, Voyage, vLLM and llama.cpp share: requests with `documents`, and one answer for all clients."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from .job import Job, Outcome
 from .request_error import RequestError
 
 SEARCH_UNIT = 100
-"""Documents that Cohere bills as one search."""
+"""Number of documents that Cohere bills as one search."""
 
 
 class Text(msgspec.Struct):
@@ -21,13 +21,13 @@ class Text(msgspec.Struct):
 
 Document = str | dict[str, Any]
 Fields = Annotated[list[str], msgspec.Meta(max_length=100)]
-"""Names of fields. Every document is asked for each, and a body has room for a million."""
+"""Names of fields. Their number is limited, since each is looked up in every document, and a body has room for a million."""
 
 
 class Result(msgspec.Struct, gc=False):
-    """One document: its place in `documents`, its score and, if asked for, the document and the best window, in characters.
+    """One document: its index in `documents`, its score and, if asked for, the document and the best window, in characters.
 
-    The document is an object with a `text`; in Infinity's dialect it is the text.
+    The document is an object with a `text`. In Infinity's dialect it is only the text.
     """
 
     index: int
@@ -45,14 +45,14 @@ class VoyageResult(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct):
-    """Tokens that were scored, special tokens included."""
+    """Number of tokens that were scored, including special tokens."""
 
     total_tokens: int
     prompt_tokens: int
 
 
 class Meta(msgspec.Struct):
-    """Cohere's account of a request; `warnings` tells what was truncated."""
+    """Cohere's metadata of a request. `warnings` says what was truncated."""
 
     api_version: dict[str, str]
     billed_units: dict[str, int]
@@ -61,7 +61,7 @@ class Meta(msgspec.Struct):
 
 
 class RerankAnswer(msgspec.Struct):
-    """The answer to `documents`. `data` is there for Voyage, whose client sends `top_k`."""
+    """The answer to `documents`. `data` is for Voyage's client, which sends `top_k`."""
 
     id: str
     object: str
@@ -77,7 +77,7 @@ class Rerank(LimitedBody, kw_only=True):
     """Documents to rank for a query. `top_n` (Voyage: `top_k`) null or 0 means all.
 
     Scores are sigmoids, or logits with `raw_scores` (Infinity) or `use_activation` false (vLLM). `truncation` false (Voyage)
-    refuses documents that are too long. Documents may be objects, of which `text` is scored, or the `rank_fields` in their
+    refuses documents that are too long. Documents may be objects. Then their `text` is scored, or their `rank_fields` in that
     order.
     """
 
@@ -145,7 +145,7 @@ class Rerank(LimitedBody, kw_only=True):
             return document
         fields = dict.fromkeys(
             self.rank_fields or ("text",)
-        )  # each once: a long text named often would fill the memory
+        )  # each only once, since a long text that is named often would fill the memory
         texts = [document[field] for field in fields if field in document]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise RequestError(

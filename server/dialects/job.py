@@ -1,4 +1,4 @@
-"""`Job`: what a client asks to have scored, whatever its dialect. `Outcome`: what the model gives for it."""
+"""`Job`: what a client wants scored, independent of its dialect. `Outcome`: the model's result."""
 
 from itertools import chain
 from typing import Literal, TypeAlias
@@ -10,19 +10,22 @@ from ...engine.text.windows import Windows
 
 Pair: TypeAlias = tuple[str, str]
 ScoreKind: TypeAlias = Literal["sigmoid", "raw", "model", "labels", "raw_labels"]
-"""Which scores are wanted.
+"""The kind of scores that a client wants.
 
-`raw` is the relevance, which is the logit or, of several labels, the margin; `sigmoid` its sigmoid; `model` what the model itself
-gives, as `CrossEncoder.relevance`; `labels` the probabilities of all labels; `raw_labels` their logits.
+- `raw`: the relevance, which is the logit or, with several labels, the margin.
+- `sigmoid`: the sigmoid of `raw`.
+- `model`: the model's own scores, as in `CrossEncoder.relevance`.
+- `labels`: the probabilities of all labels.
+- `raw_labels`: the logits of all labels.
 """
 
 
 class Job(msgspec.Struct, kw_only=True, gc=False):
     """Pairs to score, and how.
 
-    `limits` are below the model's own. `truncate` False refuses pairs that are too long; None means the server's setting.
-    `top` is how many of the best are wanted, None for all. `exact` and `windows` are as in `CrossEncoder.rank`; they need one
-    query for all pairs. A lower `priority` is served earlier.
+    `limits` apply in addition to the model's own. `truncate` False refuses pairs that are too long; None means the server's
+    setting. `top` is the number of best pairs that are wanted, or None for all. `exact` and `windows` are as in
+    `CrossEncoder.rank`, and need one query for all pairs. A lower `priority` is served earlier.
     """
 
     pairs: list[Pair]
@@ -35,7 +38,7 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     priority: int = 0
 
     characters: int = 0
-    """Characters of all texts; a query counts once for each of its pairs."""
+    """Number of characters of all texts. A query counts once for each of its pairs."""
 
     def __post_init__(self) -> None:
         self.characters = sum(map(len, chain.from_iterable(self.pairs)))
@@ -44,12 +47,13 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
 class Outcome(msgspec.Struct, kw_only=True):
     """The scores of a job.
 
-    `scores` belong to all pairs in their order, and `relevance` is what to rank them by. A job that asks for the labels has its
-    scores in `labels` instead, a list for each pair. A job with `exact` or `windows` has its best pairs alone, best first: `rows`
+    `scores` are the scores of all pairs in their order, and `relevance` is what to rank them by. A job for the labels has its
+    scores in `labels` instead, a list for each pair. A job with `exact` or `windows` has only its best pairs, best first: `rows`
     are their indices, and `spans` their best windows, in characters. `tokens` is the number of tokens that were scored, `cut` the
-    number of pairs that were truncated and `lost` the tokens that they lost.
+    number of pairs that were truncated and `lost` the number of tokens that these lost.
 
-    These are lists because numpy's calls take long for a few numbers: 14 us of the 74 of a request with one text were theirs.
+    These are lists and not arrays, because numpy's calls are slow for a few numbers: they took 14 us of the 74 us of a request
+    with one text.
     """
 
     tokens: int

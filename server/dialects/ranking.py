@@ -1,4 +1,4 @@
-"""The dialect of NVIDIA's NIM: `/v1/ranking` with `passages`, answered by logits."""
+"""The dialect of NVIDIA's NIM: `/v1/ranking` with `passages`. The answer has logits."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from .job import Job, Outcome
 
 
 class Ranked(msgspec.Struct, gc=False):
-    """One passage: its place in `passages`, its logit and, if asked for, the best window, in characters."""
+    """One passage: its index in `passages`, its logit and, if asked for, the best window, in characters."""
 
     index: int
     logit: float

@@ -1,4 +1,4 @@
-"""`read`: the JSON of a request as the body of its dialect."""
+"""`reader` and `read_rerank` decode the JSON of a request into the body of its dialect."""
 
 import re
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from .request_error import RequestError
 from .tei import TeiRerank
 
 ENUM_VALUE = re.compile(r"Invalid enum value .*?(?= - at `|$)", re.DOTALL)
-"""The one message of msgspec that quotes what the client sent, which the log should not hold."""
+"""The only message of msgspec that quotes what the client sent. The log should not hold that."""
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
 
 def reader(kind: type[Fields]) -> Callable[[bytes], Fields]:
-    """Return a function that reads bodies of one kind. It raises RequestError for what is not JSON, and for other types."""
+    """Return a function that decodes bodies of one kind. It raises RequestError for invalid JSON and fields of other types."""
     decode = msgspec.json.Decoder(kind).decode
 
     def read(body: bytes) -> Fields:
@@ -46,13 +46,13 @@ _peek, _tei, _documents = reader(_Peek), reader(TeiRerank), reader(Rerank)
 
 
 def read_rerank(body: bytes) -> Body:
-    """Read what `/rerank` takes: with `texts` it is TEI's, with `documents` that of all others. Raises RequestError."""
+    """Decode a body of `/rerank`: TEI's dialect if it has `texts`, otherwise that of `documents`. Raises RequestError."""
     tei = b'"texts"' in body and _peek(body).texts is not msgspec.UNSET
     try:
         return _tei(body) if tei else _documents(body)
     except RequestError as error:
         if error.kind == "validation":
-            if not tei and b'"documents"' not in body:  # the decoder would ask for `documents` alone
+            if not tei and b'"documents"' not in body:  # the decoder would ask only for `documents`
                 needed = (
                     "an object with `query` and `texts`, or with `query` and `documents`, is needed; see /openapi.json"
                 )

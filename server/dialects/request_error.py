@@ -1,4 +1,4 @@
-"""`RequestError`: why a request is not answered with scores, and the forms in which clients read that."""
+"""`RequestError`: why a request gets no scores, and the JSON in which clients read that."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of error: its HTTP status, and how TEI (`error_type`) and OpenAI-like servers (`type`) call it."""
+    """A kind of error: its HTTP status, and its name in TEI (`error_type`) and OpenAI-like servers (`type`)."""
 
     status: int
     tei: str
@@ -29,15 +29,15 @@ KINDS = {
     "unhealthy": Kind(503, "Unhealthy", "server_error"),
     "deadline": Kind(504, "Timeout", "timeout_error"),
 }
-"""The kinds of errors by name. `validation` is 422 in TEI's dialect, or 413 as TEI had it until version 1.8."""
+"""The kinds of errors by name. In TEI's dialect `validation` has the status 422, or 413 as in TEI until version 1.8."""
 
 
 class RequestError(Exception):
-    """A request that is refused or failed. The message is for the client: what happened, what is allowed, what to do.
+    """A request that is refused or has failed. The message is for the client: what happened, what is allowed, what to do.
 
-    `retry_after` is in seconds, and becomes the header Retry-After; `allow` becomes the header Allow. `logged` is what the log
-    says of it, where the message quotes a value that the client sent. `tei` tells whether a request to a path of several dialects
-    was TEI's; None where that is not known, because the body was not read or is no JSON.
+    `retry_after` is in seconds and becomes the header Retry-After. `allow` becomes the header Allow. `logged` replaces the
+    message in the log if the message quotes a value that the client sent. `tei` tells whether a request to a path of several
+    dialects was TEI's, or is None if that is not known, because the body was not read or is not JSON.
     """
 
     tei: bool | None = None
@@ -60,7 +60,7 @@ class RequestError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status, in every dialect but TEI's, where `validation` has its own."""
+        """The HTTP status in all dialects, except that `validation` has another one in TEI's dialect."""
         return KINDS[self.kind].status
 
 
@@ -74,8 +74,8 @@ class TeiError(msgspec.Struct):
 class EitherError(msgspec.Struct):
     """An error that TEI's clients and most others can read, for requests whose dialect is not known.
 
-    TEI's clients print `error` and `error_type`, so `error` is text here. Cohere's, Jina's and Voyage's read `message` and
-    `detail`. Only `error.message`, as OpenAI has it, is not there.
+    TEI's clients print `error` and `error_type`, so `error` is a text here. Cohere's, Jina's and Voyage's read `message` and
+    `detail`. Only OpenAI's `error.message` is missing.
     """
 
     error: str
@@ -107,7 +107,7 @@ def tei_error(refusal: RequestError) -> bytes:
 
 
 def either_error(refusal: RequestError) -> bytes:
-    """Return the body of an error where the dialect is not known."""
+    """Return the body of an error if the dialect is not known."""
     words = refusal.message
     return msgspec.json.encode(EitherError(words, KINDS[refusal.kind].tei, words, words))
 

@@ -1,4 +1,4 @@
-"""The dialect of vLLM's `/score`: one text with many, or pairs, scored in their order."""
+"""The dialect of vLLM's `/score`: one text with many, or pairs. Scores are in the order of the texts."""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -10,7 +10,7 @@ from .request_error import RequestError
 
 OneOrMany = str | list[str]
 NAMES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
-"""The pairs of fields that hold the texts, of which a request has one."""
+"""The pairs of fields that may hold the texts. A request has one of them."""
 
 
 class Score(msgspec.Struct):
@@ -33,9 +33,9 @@ class ScoreAnswer(msgspec.Struct):
 
 
 class ScoreBody(LimitedBody, kw_only=True):
-    """Pairs to score. The first field holds one text, which goes with all of the second, or as many texts as the second.
+    """Pairs to score. The first field holds one text, which is paired with each of the second, or as many texts as the second.
 
-    Scores are what the model gives, as in `CrossEncoder.predict`; logits with `use_activation` false. A model with several labels
+    Scores are the model's own, as in `CrossEncoder.predict`, or logits with `use_activation` false. A model with several labels
     gives the margin of the relevant one.
     """
 

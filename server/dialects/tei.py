@@ -13,7 +13,7 @@ from .request_error import RequestError
 
 
 class Rank(msgspec.Struct, gc=False):
-    """One text: its place in `texts`, its score and, if asked for, the text and the best window, in characters."""
+    """One text: its index in `texts`, its score and, if asked for, the text and the best window, in characters."""
 
     index: int
     score: float
@@ -29,7 +29,7 @@ class Prediction(msgspec.Struct):
 
 
 class TeiBody(Body, kw_only=True):
-    """What `/rerank` and `/predict` have in common. `truncation_direction` is in any case."""
+    """What `/rerank` and `/predict` have in common. `truncation_direction` may be in upper or lower case."""
 
     tei: ClassVar[bool] = True
     truncate: bool | None = None
@@ -37,7 +37,7 @@ class TeiBody(Body, kw_only=True):
     raw_scores: bool = False
 
     def side(self) -> TextLimits:
-        """Return where texts are truncated."""
+        """Return the side on which texts are truncated. Raises RequestError for another `truncation_direction`."""
         side = self.truncation_direction.lower()
         if side not in ("left", "right"):
             raise RequestError(
@@ -73,7 +73,7 @@ class TeiRerank(TeiBody, kw_only=True):
         )
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
-        """See `Body.answer`: a bare list, best first."""
+        """See `Body.answer`. The answer is a plain list, best first."""
         ranks = [Rank(place, score) for place, score in outcome.best(self.top_k or None)]
         if self.return_text:
             for rank in ranks:
@@ -85,7 +85,7 @@ class TeiRerank(TeiBody, kw_only=True):
 
 
 class TeiPredict(TeiBody, kw_only=True):
-    """`inputs` is one pair of texts, or a list of pairs. Scores are probabilities, or with `raw_scores` logits."""
+    """`inputs` is one pair of texts or a list of pairs. Scores are probabilities, or logits with `raw_scores`."""
 
     inputs: str | list[str | list[str]]
 
@@ -117,7 +117,7 @@ class TeiPredict(TeiBody, kw_only=True):
         return isinstance(self.inputs, str) or isinstance(self.inputs[0], str)
 
     def answer(self, outcome: Outcome, context: Context) -> bytes:
-        """See `Body.answer`: for each pair its labels, best first."""
+        """See `Body.answer`. The answer has each pair's labels, best first."""
         answers = [_predictions(row, context.labels) for row in outcome.labels]
         return encode(answers[0] if self._single else answers)
 

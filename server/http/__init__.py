@@ -1,1 +1,1 @@
-"""Connections, sockets, bodies, keys: HTTP without anything of ranking."""
+"""HTTP code that knows nothing of ranking: connections, sockets, bodies and keys."""

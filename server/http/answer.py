@@ -1,4 +1,4 @@
-"""`Answer`: what is sent to a client."""
+"""`Answer`: a response to a client."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ STATE = {
     *("disconnected", "response_started", "waiting_for_100_continue", "default_headers", "keep_alive", "transport"),
     *("response_complete", "message_event", "on_response", "flow"),
 }
-"""Attributes of uvicorn's cycle that `_write` reads and changes. Without one of them answers take uvicorn's own way."""
+"""Attributes of uvicorn's cycle that `_write` reads and changes. If one is missing, answers are sent by uvicorn itself."""
 _known: dict[type, bool] = {}
-"""Whether a class of cycles has them all."""
+"""Whether a class of cycles has all of these attributes."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Answer:
     headers: Headers | tuple[()] = ()
 
     async def send(self, send: Send, *, close: bool = False, without_body: bool = False) -> None:
-        """Send it. `close` asks the client to use another connection for its next request; HEAD wants no body."""
+        """Send the answer. `close` asks the client to use another connection for its next request. `without_body` is for HEAD."""
         headers = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
         if close:
             headers.append((b"connection", b"close"))
@@ -41,7 +41,7 @@ class Answer:
 
 
 def _is_known(kind: type, cycle: RequestResponseCycle) -> bool:
-    """Tell whether this version of uvicorn keeps its state where `_write` changes it."""
+    """Tell whether this version of uvicorn has the state that `_write` changes."""
     if kind not in _known:
         _known[kind] = vars(cycle).keys() >= STATE
     return _known[kind]
@@ -50,8 +50,8 @@ def _is_known(kind: type, cycle: RequestResponseCycle) -> bool:
 def _write(cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes, *, close: bool) -> None:
     """Do what `RequestResponseCycle.send` does for both messages, but send headers and body together.
 
-    uvicorn sends them apart, with two system calls and two TCP segments. The client is woken twice. A middleware, such as the one
-    for CORS, has a `send` of its own; its answers take uvicorn's way.
+    uvicorn sends them separately, in two system calls and two TCP segments, which wakes the client twice. A middleware, such as
+    the one for CORS, has its own `send`, and its answers are sent by uvicorn.
     """
     if cycle.disconnected:
         return

@@ -1,4 +1,4 @@
-"""`ApiKeys`: the keys that clients present, from a file with one a line."""
+"""`ApiKeys` checks the keys that clients send. A file has one key per line."""
 
 import hashlib
 import hmac
@@ -13,7 +13,7 @@ class ApiKeys:
     """Checks keys. Without a file every client may call."""
 
     def __init__(self, file: Path | None) -> None:
-        """Read the file. Raises OptionError for one that cannot be read or holds no key."""
+        """Read the file. Raises OptionError for a file that cannot be read or holds no key."""
         self._file = file
         self._digests: list[bytes] = []
         self.reload()
@@ -24,7 +24,7 @@ class ApiKeys:
         return self._file is not None
 
     def reload(self) -> None:
-        """Read the file again. The keys stay what they were where it raises OptionError."""
+        """Read the file again. If that raises OptionError, the keys stay the same."""
         if self._file is None:
             return
         try:
@@ -39,7 +39,7 @@ class ApiKeys:
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """Raise RequestError unless the headers hold one of the keys, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
 
-        Takes the same time for every wrong key: digests of one length are compared in constant time, each with all keys.
+        This takes the same time for every wrong key, since the digest is compared with all keys in constant time.
         """
         if self._file is None:
             return

@@ -1,4 +1,4 @@
-"""`bound`: the socket that a server listens on."""
+"""`bound` returns the socket that a server listens on."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ BACKLOG = 2048
 def bound(host: str, port: int, uds: Path | None) -> socket.socket:
     """Return a socket that listens on a host and port, or on a Unix socket.
 
-    Raises OptionError, naming the address, where it is taken or not allowed.
+    Raises OptionError, naming the address, if it is taken or not allowed.
     """
     try:
         return _tcp(host, port) if uds is None else _unix(uds)
@@ -23,7 +23,7 @@ def bound(host: str, port: int, uds: Path | None) -> socket.socket:
 
 
 def address(listening: socket.socket, *, tls: bool) -> str:
-    """Return where clients find the socket."""
+    """Return the address at which clients reach the socket."""
     if listening.family == getattr(socket, "AF_UNIX", None):
         return f"unix:{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
@@ -44,7 +44,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 
 
 def _unix(path: Path) -> socket.socket:
-    """Bind a Unix socket in place of one that a killed server left behind, but of no other file and no running server."""
+    """Bind a Unix socket. Replace one that a killed server left behind, but no other file and no running server's socket."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and listening.connect_ex(os.fspath(path)):

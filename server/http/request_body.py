@@ -1,4 +1,4 @@
-"""`read_body`: the body of a request, within a limit of size. `slow_clients` bounds its time."""
+"""`read_body` reads the body of a request within a size limit. `slow_clients` limits its time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -13,7 +13,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 DISCARD_SECONDS = 2.0
 """How long the rest of a body that is too large is read and dropped. A connection that is closed with unread data is reset, and
-then many clients never see the answer."""
+many clients then never see the answer."""
 
 
 class ClientGoneError(Exception):
@@ -23,12 +23,13 @@ class ClientGoneError(Exception):
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: int) -> bytes:
     """Return the whole body.
 
-    Raises RequestError for one that is too large, too slow or compressed, and ClientGoneError where it breaks off.
+    Raises RequestError for a body that is too large, too slow or compressed, and ClientGoneError if the client closes the
+    connection.
     """
     if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
         raise RequestError("encoding", "the body is compressed (content-encoding); send it as it is")
     if int(headers.get(b"content-length", b"0")) > most:
-        if headers.get(b"expect", b"").lower() != b"100-continue":  # then nothing comes that is not asked for
+        if headers.get(b"expect", b"").lower() != b"100-continue":  # such a client sends nothing before it is asked
             await _discard(receive)
         raise _too_large(most)
     parts, size, more = [], 0, True

@@ -1,8 +1,8 @@
-"""`Connection`: uvicorn's connection, which knows since when it waits for its client; `close_slow` ends those that wait long.
+"""`Connection`: uvicorn's connection, which notes since when it waits for its client. `close_slow` ends those that wait too long.
 
-uvicorn bounds only the time between two requests (`timeout_keep_alive`). A client that connects and sends nothing, or half of its
-headers or body, or does not read its answer, would keep its connection for ever. Looking at all connections once a second costs
-less than a timer for each request.
+uvicorn limits only the time between two requests (`timeout_keep_alive`). A client that connects and sends nothing, or only half
+of its headers or body, or does not read its answer, would keep its connection forever. Checking all connections once a second
+costs less than a timer for each request.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from .upgrades import UpgradeIgnoring
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How many seconds a client may take to send its headers, to send its body, and to read its answer."""
+    """The seconds that a client may take to send its headers, to send its body, and to read its answer."""
 
     headers: float
     body: float
@@ -23,7 +23,7 @@ class Patience:
 
 
 class Connection(UpgradeIgnoring):
-    """Remembers since when its client sends headers, sends a body, and leaves its answer unread; None where it does not."""
+    """Notes since when its client sends headers, sends a body, and leaves its answer unread. The times are None otherwise."""
 
     headers_since: float | None = None
     body_since: float | None = None
@@ -50,9 +50,9 @@ class Connection(UpgradeIgnoring):
         super().on_message_complete()
 
     def give_up_body(self, patience: float) -> None:
-        """Wake the application, which waits for the rest of a body, and let `too_slow` tell it that no more is waited for.
+        """Wake the application, which waits for the rest of a body. `too_slow` then tells it that the time is over.
 
-        The application answers, so that its metrics and logs have what the client sees.
+        The application sends the answer, so that its metrics and logs show what the client sees.
         """
         self.body_since = None
         cycle: Any = self.cycle
@@ -61,13 +61,13 @@ class Connection(UpgradeIgnoring):
 
 
 def too_slow(receive: Any) -> float | None:
-    """Return how many seconds the client had for its body, where they have passed; None where they have not."""
+    """Return the seconds that the client had for its body if they have passed, else None."""
     seconds: float | None = getattr(getattr(receive, "__self__", None), "body_patience", None)
     return seconds
 
 
 def close_slow(connections: Iterable[Any], patience: Patience, now: float) -> None:
-    """Close the connections whose clients take too long to send headers or to read; refuse bodies that take too long."""
+    """Close connections whose clients take too long to send headers or to read, and refuse bodies that take too long."""
     for connection in connections:
         if not connection.transport.get_write_buffer_size():
             connection.unread_since = None
@@ -80,7 +80,7 @@ def close_slow(connections: Iterable[Any], patience: Patience, now: float) -> No
         elif (
             _late(connection.body_since, patience.body, now)
             and not connection.cycle.response_started
-            and not connection.flow.read_paused  # then it is the server that does not read yet
+            and not connection.flow.read_paused  # if paused, the server itself is not reading yet
         ):
             connection.give_up_body(patience.body)
 

@@ -1,8 +1,8 @@
-"""`UpgradeIgnoring`: uvicorn's connection, which reads a request that asks for another protocol as if it did not ask.
+"""`UpgradeIgnoring`: uvicorn's connection, which ignores the header Upgrade of a request.
 
-Java's HttpClient asks for HTTP/2 (`Upgrade: h2c`) with the first request of a connection, also where that has a body. A server
-may ignore it (RFC 9110, section 7.8). httptools takes such a request to end with its headers, so that uvicorn would answer it as
-one without a body, and read the body as another request.
+Java's HttpClient asks for HTTP/2 (`Upgrade: h2c`) with the first request of a connection, even if that has a body. A server may
+ignore this (RFC 9110, section 7.8). httptools considers such a request finished after its headers. uvicorn would therefore answer
+it as a request without a body, and read the body as another request.
 """
 
 import httptools
@@ -10,10 +10,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class UpgradeIgnoring(HttpToolsProtocol):
-    """Parses a request with the header Upgrade once more, without it. A CONNECT stays what it is."""
+    """Parses a request with the header Upgrade again without this header. A CONNECT request is not changed."""
 
     _ignoring = False
-    """Whether the request that is parsed is to be parsed once more."""
+    """Whether the current request must be parsed again."""
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -44,7 +44,7 @@ class UpgradeIgnoring(HttpToolsProtocol):
             super().on_message_complete()
 
     def _parsed(self, data: bytes) -> bytes:
-        """Parse what came, and return what is to be parsed next: nothing, or the same request without the header Upgrade."""
+        """Parse data. Return what to parse next: nothing, or the same request without the header Upgrade."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:

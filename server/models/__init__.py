@@ -1,1 +1,1 @@
-"""The served models: their queues, their health, and how jobs are scored with them."""
+"""The served models: their queues, their health, and the scoring of jobs."""

@@ -1,4 +1,4 @@
-"""`estimated_tokens`: about how many tokens a job has, before it is tokenized. The queue admits jobs by it."""
+"""`estimated_tokens` estimates the tokens of a job before it is tokenized. The queue admits jobs by this estimate."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from ...engine.text.pair_source import TOKEN_CHARACTERS
 from ..dialects.job import Job
 
 SPECIAL_TOKENS = 4
-"""About how many special tokens a pair has."""
+"""Approximate number of special tokens in a pair."""
 SMALL_CHARACTERS = 8192
-"""Characters of a job up to which a look at each text is not worth its time; ten passages of MS MARCO have 6,000.
+"""Most characters of a small job, for which looking at each text takes too long. Ten passages of MS MARCO have 6,000.
 
-Such a job is tokenized, and so counted, as soon as it is admitted.
+Such a job is tokenized, and therefore counted exactly, as soon as it is admitted.
 """
 
 
 def estimated_tokens(job: Job, max_length: int) -> int:
-    """Return about how many tokens are scored for a job with a model that takes pairs of `max_length` tokens.
+    """Return the approximate number of tokens that are scored for a job with a model that takes pairs of `max_length` tokens.
 
-    A token has about four bytes of UTF-8: that is four letters of English, and a little more than one character of Chinese. Pairs
-    count as they are truncated, and windows with the tokens that they repeat.
+    A token has about four bytes of UTF-8: four letters of English, or a little more than one character of Chinese. Pairs count as
+    they are truncated, and windows count with the tokens that they repeat.
     """
     limits, windows = job.limits, job.windows
     if job.characters <= SMALL_CHARACTERS and windows is None:
@@ -42,11 +42,11 @@ def estimated_tokens(job: Job, max_length: int) -> int:
     special = min(SPECIAL_TOKENS, windows.length - 1)
     query_counts = np.minimum(
         query_counts, windows.length - special - 1
-    )  # whether it leaves room is told by the tokens
+    )  # tokenization tells whether the query leaves room for text
     return int(windows.tokens(query_counts, counts, special_tokens=special).sum())
 
 
 def _text_tokens(text: str, most: int | None) -> int:
-    """Return about how many tokens the first `most` characters of a text have."""
+    """Return the approximate number of tokens in the first `most` characters of a text."""
     part = text if most is None else text[:most]
     return (len(part) if part.isascii() else len(part.encode(errors="surrogatepass"))) // TOKEN_CHARACTERS

@@ -1,4 +1,4 @@
-"""`ModelSettings`: how one model is opened and served, checked when they are made."""
+"""`ModelSettings`: how one model is opened and served. They are checked when they are created."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +9,10 @@ from ...engine.options import whole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """What one request to a model, and all that wait for it, may take.
+    """Limits of a model's requests and queue.
 
-    `max_documents` and `max_request_tokens` bound one request, `max_queue_tokens` all that were accepted and are not scored yet.
-    Longer pairs are truncated unless `truncate` is False; then they are refused.
+    `max_documents` and `max_request_tokens` limit one request, `max_queue_tokens` all requests that were accepted and are not
+    scored yet. Pairs that are too long for the model are truncated, or refused if `truncate` is False.
     """
 
     max_documents: int = 2048

@@ -1,8 +1,8 @@
-"""`Scoring`: hands jobs to an opened model and brings their scores back to the event loop.
+"""`Scoring` passes jobs to an open model and returns their scores to the event loop.
 
-Large jobs are tokenized in threads and in pieces, so that they hold up neither the event loop nor smaller jobs. A small job is
-tokenized in the event loop, because that takes less time than handing it to a thread. The model's scorer lets jobs take turns. A
-job that nobody waits for any more is tokenized no further, and its batches that have not begun are cancelled, also those of
+Large jobs are tokenized in threads and in pieces, so that they block neither the event loop nor smaller jobs. A small job is
+tokenized in the event loop, because that takes less time than passing it to a thread. The model's scorer lets jobs take turns.
+When nobody waits for a job any more, its tokenization stops and its batches that have not begun are cancelled, also those of
 `exact` and `windows`.
 """
 
@@ -37,21 +37,21 @@ from .tokenizing import Tokenizing, piece_end
 TOKENIZED_AT_ONCE = SMALL_CHARACTERS
 """Most characters of a job that is tokenized in the event loop's thread.
 
-crossrt's own tokenizer takes 0.15 ms for so many, Hugging Face's 2 ms. The hand-over to a thread of the pool and back, with a
+crossrt's own tokenizer takes 0.15 ms for this many, Hugging Face's 2 ms. Passing the job to a thread of the pool and back, with a
 future and a wake-up of the event loop, takes about 0.03 ms.
 """
 RANKING_THREADS = 64
-"""Jobs with `exact` or `windows` that are scored at once. Each keeps a thread, which mostly waits for the scorer. An urgent job
-waits for a thread where so many others have one."""
+"""Most jobs with `exact` or `windows` that are scored at the same time. Each occupies a thread, which mostly waits for the
+scorer. When all threads are occupied, even an urgent job waits for one."""
 
 
 Tokenized: TypeAlias = EncodedPairs | WindowCounts
-"""A job's tokens; of one with `windows` their number. Its texts are tokenized again when they are scored: their tokens would take
-much memory while the job waits, and tokenization is a small part of the work."""
+"""A job's tokens, or only their number for a job with `windows`. The texts of such a job are tokenized again when they are
+scored, because their tokens would take much memory while the job waits, and tokenization is a small part of the work."""
 
 
 class Submitted(Protocol):
-    """The part of `Pending` that is used."""
+    """The part of `Pending` that the server uses."""
 
     @property
     def waiting_tokens(self) -> int:
@@ -68,11 +68,11 @@ class Submitted(Protocol):
 
 
 class Model(Protocol):
-    """The part of `CrossEncoder` that is served."""
+    """The part of `CrossEncoder` that the server uses."""
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu`, or a GPU."""
+        """The device: `cpu`, or a GPU."""
 
     @property
     def max_length(self) -> int:
@@ -84,7 +84,7 @@ class Model(Protocol):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Their names, which may be missing."""
+        """Names of the labels, or an empty tuple if they have none."""
 
     @property
     def relevant_label(self) -> int | None:
@@ -115,11 +115,11 @@ class Model(Protocol):
 
 
 class Run:
-    """A job that is being scored. `future` belongs to the event loop; everything else is written by one thread after another.
+    """A job that is being scored. `future` belongs to the event loop. Only one thread at a time writes the other attributes.
 
-    `tokens` is the number of tokens that the queue counts for it. `pieces` are the tokenized parts of a large job, and `next` is
-    the pair that the next piece begins with. `text` has all tokens. Times are those of `perf_counter`: when the job was
-    `accepted`, when its tokenization `began` and ended (`tokenized`), and when it was `done`.
+    `tokens` is the number of tokens that the queue counts for the job. `pieces` are the tokenized parts of a large job, and
+    `next` is the index of the pair at which the next piece begins. `text` has all tokens. Times are those of `perf_counter`: when
+    the job was `accepted`, when its tokenization `began` and ended (`tokenized`), and when it was `done`.
     """
 
     __slots__ = (
@@ -140,7 +140,7 @@ class Run:
     )
 
     def __init__(self, job: Job, loop: asyncio.AbstractEventLoop, queue: TokenQueue | None, tokens: int) -> None:
-        """Take an estimate of the tokens, which `queue` has admitted; without a queue nothing is counted."""
+        """Take an estimate of the tokens, which `queue` has admitted. Without a queue nothing is counted."""
         self.job = job
         self.future: asyncio.Future[Outcome] = loop.create_future()
         self.queue = queue
@@ -151,16 +151,16 @@ class Run:
         self.pending: Submitted | None = None
         several = job.exact or job.windows is not None
         self.cancellation = Cancellation() if several else None
-        """Gives up a job with `exact` or `windows`, which takes several requests to the model; None for other jobs."""
+        """Cancels a job with `exact` or `windows`, which takes several requests to the model. None for other jobs."""
         self.abandoned = False
         self.accepted = perf_counter()
         self.began = self.tokenized = self.done = 0.0
 
     @property
     def waiting_texts(self) -> int:
-        """How many of the job's texts are in batches that have not begun, by their share of the tokens.
+        """Number of the job's texts in batches that have not begun, estimated by their share of the tokens.
 
-        A job with `exact` or `windows` begins when it is tokenized; which of its texts wait is not known.
+        A job with `exact` or `windows` counts as begun when it is tokenized. How many of its texts wait is not known.
         """
         texts, pending, text = len(self.job.pairs), self.pending, self.text
         if self.cancellation is not None:
@@ -170,13 +170,13 @@ class Run:
         return ceil(texts * pending.waiting_tokens / len(text.ids))
 
     def count(self, tokens: int) -> None:
-        """Replace the estimate by the number of tokens. Called in the event loop."""
+        """Replace the estimate with the number of tokens. Called in the event loop."""
         if self.queue is not None and not self.future.done():
             self.queue.correct(self.tokens, tokens)
             self.tokens = tokens
 
     def settle(self, outcome: Outcome | BaseException) -> None:
-        """Give the outcome, or the error, to whoever waits. Called in the event loop."""
+        """Set the outcome or the error of the future. Called in the event loop."""
         if self.future.done():
             return
         if isinstance(outcome, Outcome):
@@ -186,7 +186,7 @@ class Run:
 
 
 class Scoring:
-    """Scores jobs with one opened model. Methods without a leading underscore are called in the event loop."""
+    """Scores jobs with one open model. Methods without a leading underscore are called in the event loop."""
 
     def __init__(self, model: Model, settings: ModelSettings) -> None:
         self.model = model
@@ -200,19 +200,19 @@ class Scoring:
         self._numbers = itertools.count()
 
     def start(self, job: Job, queue: TokenQueue | None = None, tokens: int = 0) -> Run:
-        """Start to score a job, for which `queue` has admitted about so many tokens."""
+        """Start to score a job, for which `queue` has admitted about `tokens` tokens."""
         run = Run(job, self.loop, queue, tokens)
         if job.characters <= TOKENIZED_AT_ONCE:
             self._prepare(run)
         else:
             try:
                 self._tokenizing.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
-            except RuntimeError as error:  # the system gives no more threads
+            except RuntimeError as error:  # the system allows no more threads
                 self.give_up(run, error)
         return run
 
     def give_up(self, run: Run, error: BaseException) -> None:
-        """Raise `error` for whoever waits for a job, and cancel what is not computed yet."""
+        """Raise `error` in the code that waits for a job, and cancel what is not computed yet."""
         run.abandoned = True
         run.settle(error)
         if run.cancellation is not None:
@@ -221,7 +221,7 @@ class Scoring:
             run.pending.cancel(wait=False)
 
     def _finish(self, run: Run) -> None:
-        """Settle a job whose logits are there. Called in the event loop."""
+        """Settle a job whose logits are computed. Called in the event loop."""
         if run.abandoned:
             return
         assert run.pending is not None
@@ -233,15 +233,15 @@ class Scoring:
         run.settle(outcome)
 
     def close(self) -> None:
-        """Wait for what is being computed, then free the model."""
-        self._tokenizing.close()  # first, because it hands jobs to the other
+        """Wait for the jobs that are being computed, then free the model."""
+        self._tokenizing.close()  # first, because it passes jobs to `_ranking`
         self._ranking.shutdown()
         self.model.close()
 
     # -- in threads
 
     def _prepare(self, run: Run) -> None:
-        """Tokenize, and submit to the model."""
+        """Tokenize a job and submit it to the model."""
         try:
             run.began = perf_counter()
             self._score(run, self._tokenize(run.job, run.job.pairs))
@@ -249,7 +249,7 @@ class Scoring:
             self._tell(run.settle, _as_refusal(error))
 
     def _prepare_piece(self, run: Run) -> bool:
-        """Tokenize the next piece, and after the last submit all to the model. Tell whether there is nothing left to do."""
+        """Tokenize the next piece of a job, and submit all to the model after the last piece. Tell whether no piece is left."""
         if run.abandoned:
             run.pieces = None
             return True
@@ -274,7 +274,7 @@ class Scoring:
         return self.model.count_windows(pairs, job.windows, limits=job.limits)
 
     def _score(self, run: Run, text: Tokenized) -> None:
-        """Submit what was tokenized to the model."""
+        """Submit the tokenized job to the model. Raises RequestError for a job that is too large."""
         run.text, run.tokenized = text, perf_counter()
         tokens = _tokens(text)
         self._check_tokens(run.job, tokens)
@@ -284,8 +284,8 @@ class Scoring:
             self._to_rank.put((run.job.priority, next(self._numbers), run))
             try:
                 self._ranking.submit(self._rank_next)
-            except RuntimeError:  # the system gives no more threads
-                run.abandoned = True  # it stays in the queue, and is not to be computed for nobody
+            except RuntimeError:  # the system allows no more threads
+                run.abandoned = True  # it stays in the queue, but must not be computed
                 raise
         else:
             assert isinstance(text, EncodedPairs)
@@ -294,12 +294,12 @@ class Scoring:
     def _submit(self, run: Run, encoded: EncodedPairs) -> None:
         pending = self.model.submit(encoded, batch_size=self._settings.batch_size, priority=run.job.priority)
         run.pending = pending
-        if run.abandoned:  # while it was submitted, so that `give_up` did not see it
+        if run.abandoned:  # `give_up` was called during `submit`, when `pending` was not set yet
             pending.cancel(wait=False)
         pending.add_done_callback(lambda _: self._tell(self._finish, run))
 
     def _check_tokens(self, job: Job, tokens: int, *, more: bool = False) -> None:
-        """Raise RequestError for a job with too many tokens; there are `more` than these."""
+        """Raise RequestError for a job with too many tokens. `more` says that the job has more tokens than these."""
         most = self._settings.limits.max_request_tokens
         if tokens > most:
             where, way_out = ("", "") if job.windows is None else (" in its windows", ", or a larger `stride`")
@@ -310,7 +310,7 @@ class Scoring:
             )
 
     def _check_length(self, job: Job, text: Tokenized) -> None:
-        """Raise RequestError for a job with texts that are too long and may not be truncated."""
+        """Raise RequestError for a job with texts that are too long if they may not be truncated."""
         allowed = self._settings.limits.truncate if job.truncate is None else job.truncate
         if allowed or text.cut is None or not text.cut.any():
             return
@@ -329,15 +329,15 @@ class Scoring:
         )
 
     def _rank_next(self) -> None:
-        """Score the job with `exact` or `windows` that is first by priority."""
+        """Score the waiting job with `exact` or `windows` that has the lowest priority number."""
         _, _, run = self._to_rank.get()
         if run.abandoned:
             return
         try:
             outcome: Outcome | BaseException = self._ranked(run)
-        except ReplacedError as error:  # FP32 was not opened before, and would be another model's
+        except ReplacedError as error:  # FP32 was not open yet, and would now be opened from another bundle
             outcome = RequestError("unhealthy", f"{error}; SIGHUP lets crossrt serve do so")
-        except BundleError as error:  # the bundle has no FP32 model, or does not know its error, and `exact` needs both
+        except BundleError as error:  # the bundle lacks an FP32 model or the score error, and `exact` needs both
             outcome = RequestError("validation", str(error))
         except BaseException as error:
             outcome = _as_refusal(error)
@@ -373,7 +373,7 @@ class Scoring:
         )
 
     def _outcome(self, run: Run, logits: Floats) -> Outcome:
-        """Return the outcome of a job without `exact` and `windows`. Raises BackendError for logits that are not finite."""
+        """Return the outcome of a job without `exact` and `windows`. Raises BackendError for non-finite logits."""
         encoded, kind = run.text, run.job.scores
         assert isinstance(encoded, EncodedPairs)
         outcome = Outcome(tokens=len(encoded.ids))
@@ -414,16 +414,16 @@ def _probabilities(logits: Floats) -> Floats:
 
 
 def _tokens(text: Tokenized) -> int:
-    """Return how many tokens are scored; those that windows repeat count each time."""
+    """Return the number of tokens that are scored. Tokens in several windows count each time."""
     return len(text.ids) if isinstance(text, EncodedPairs) else int(text.tokens.sum())
 
 
 def _joined(pieces: Sequence[Tokenized]) -> Tokenized:
-    """Return the tokens of all pieces of a job, which are of one kind."""
+    """Join the tokens of all pieces of a job. The pieces are of one type."""
     counts = [piece for piece in pieces if isinstance(piece, WindowCounts)]
     return WindowCounts.joined(counts) if counts else EncodedPairs.joined(cast(Sequence[EncodedPairs], pieces))
 
 
 def _as_refusal(error: BaseException) -> BaseException:
-    """Return what the client did wrong as a RequestError. Other errors are the model's, and stay what they are."""
+    """Return a client's error as a RequestError. Other errors are the model's and are returned unchanged."""
     return RequestError("validation", str(error)) if isinstance(error, (InputError, OptionError, ShapeError)) else error

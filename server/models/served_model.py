@@ -1,4 +1,4 @@
-"""`ServedModel`: a model under its name, with its queue, its health, and its replacement while requests go on."""
+"""`ServedModel`: a named model with its queue and its health, which can be replaced while requests are served."""
 
 import asyncio
 import logging
@@ -19,23 +19,23 @@ from .token_queue import TokenQueue
 logger = logging.getLogger("crossrt.server")
 
 PROBE = Job(pairs=[("a", "b")], scores="raw_labels", priority=-(2**31))
-"""What readiness scores: two tokens, before all others."""
+"""The job of a readiness probe: a pair of one-letter texts, which is served before all other jobs."""
 PROBE_SECONDS = 10.0
 PROVED_SECONDS = 5.0
-"""How long a finished request proves that the model works, so that no probe is run."""
+"""How long a successful request shows that the model works, so that no probe is needed."""
 WATCH_AFTER = 0.005
-"""Seconds after which a request's connection is watched. Most requests to a small model are done by then."""
+"""Seconds after which watching a request's connection begins. Most requests to a small model are done by then."""
 
 Opener = Callable[[ModelSettings], Model]
 
 
 class Opened:
-    """A model that was opened, and how many requests use it."""
+    """An open model, and the number of requests that use it."""
 
     def __init__(self, model: Model, settings: ModelSettings) -> None:
         self.model = model
         self.labels = model.label_names or tuple(f"LABEL_{number}" for number in range(model.num_labels))
-        """The names of the model's labels, as transformers calls those that have none."""
+        """The names of the model's labels. Labels without names are called LABEL_0, LABEL_1 and so on, as in transformers."""
         self.scoring = Scoring(model, settings)
         self._users = 0
         self._closing: asyncio.Future[None] | None = None
@@ -50,7 +50,7 @@ class Opened:
             self._closing.set_result(None)
 
     async def close(self) -> None:
-        """Free the model once nobody uses it."""
+        """Free the model once no request uses it."""
         if self._users:
             self._closing = self.scoring.loop.create_future()
             await self._closing
@@ -58,16 +58,16 @@ class Opened:
 
 
 class ServedModel:
-    """Scores jobs with a model, one instance for each name. All methods are called in the event loop."""
+    """Scores jobs with a model. Each model name has one instance. All methods are called in the event loop."""
 
     def __init__(self, settings: ModelSettings, opener: Opener) -> None:
         self.settings = settings
         self.name = settings.name
         self.queue = TokenQueue(settings.limits.max_queue_tokens)
         self.failure: str | None = None
-        """Why the model's last request failed; None where it was scored."""
+        """Why the model's last request failed, or None if it was scored."""
         self.runs: set[Run] = set()
-        """The jobs of the requests that were accepted and not scored."""
+        """The jobs of the requests that were accepted and are not scored yet."""
         self._opener = opener
         self._opened: Opened | None = None
         self._version: object = None
@@ -90,7 +90,7 @@ class ServedModel:
     # -- opening
 
     async def open(self) -> None:
-        """Open the model and score one token with it. Raises what opening and scoring raise."""
+        """Open the model and score `PROBE` with it. Raises the errors of opening and scoring."""
         version = _version(self.settings.bundle)
         model = await asyncio.to_thread(self._opener, self.settings)
         opened = Opened(model, self.settings)
@@ -105,15 +105,18 @@ class ServedModel:
             self._later(before.close())
 
     async def reload(self, *, force: bool = False) -> bool:
-        """Open the bundle again if it is another one than before, and serve it from then on. Requests that are being scored end
-        with the old one. Tell whether it was opened. Raises what `open` raises; then the old one goes on."""
+        """Open the bundle again if it was replaced, or in any case with `force`, and serve it from then on.
+
+        Requests that are being scored finish with the old model. Tell whether the bundle was opened. Raises the errors of `open`,
+        and then the old model stays in use.
+        """
         if not force and self._version is not None and self._version == _version(self.settings.bundle):
             return False
         await self.open()
         return True
 
     async def close(self) -> None:
-        """Free the model, after the requests that are being scored."""
+        """Free the model after the requests that are being scored."""
         if self._opened is not None:
             await self._opened.close()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -121,10 +124,10 @@ class ServedModel:
     # -- scoring
 
     async def score(self, job: Job, *, receive: Receive, seconds: float) -> tuple[Outcome, Run]:
-        """Score a job within so many seconds.
+        """Score a job within `seconds` seconds.
 
-        Raises RequestError for a job that is refused or too late, or at which the model fails, and ClientGoneError when the
-        client closes the connection.
+        Raises RequestError for a job that is refused or too late or makes the model fail, and ClientGoneError if the client
+        closes the connection.
         """
         if len(job.pairs) > self.settings.limits.max_documents:
             raise RequestError(
@@ -135,7 +138,7 @@ class ServedModel:
         if seconds <= 0:
             raise _too_late()
         assert self._opened is not None
-        # What has more is refused once it is counted; here it would be told to come again.
+        # A job with more tokens is refused once they are counted. If the queue refused it, the client would be told to try again.
         tokens = min(estimated_tokens(job, self.model.max_length), self.settings.limits.max_request_tokens)
         self.queue.admit(tokens)
         scored = 0
@@ -158,7 +161,7 @@ class ServedModel:
     # -- health
 
     async def problem(self) -> str | None:
-        """Return why the model cannot score, None where it can: a request was scored a moment ago, or a token is now."""
+        """Return why the model cannot score, or None if a request was scored a moment ago or a probe is scored now."""
         if self.failure is None and monotonic() - self._proved < PROVED_SECONDS:
             return None
         if self._probe is None or self._probe.done():
@@ -184,7 +187,7 @@ class ServedModel:
         self._proved = monotonic()
 
     def _failed(self, error: BaseException) -> RequestError:
-        """Remember why the model failed, and return it for the client."""
+        """Note why the model failed, and return the error for the client."""
         words = str(error) if isinstance(error, CrossrtError) else f"{type(error).__name__}: {error}"
         self.failure = f"the model {self.name} failed: {words}"
         logger.error(self.failure, exc_info=None if isinstance(error, CrossrtError) else error)
@@ -197,7 +200,7 @@ class ServedModel:
 
 
 async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float) -> Outcome:
-    """Wait for a job until its time is over or its client has gone."""
+    """Wait for a job until it is done, its time is over or its client has gone."""
     watch = Watch(scoring, run, receive, seconds)
     try:
         return await run.future
@@ -209,7 +212,7 @@ async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float)
 
 
 class Watch:
-    """Gives a job up when its time is over or its client has gone. Costs a short job a timer alone: see `WATCH_AFTER`."""
+    """Gives a job up when its time is over or its client has gone. A short job costs only a timer: see `WATCH_AFTER`."""
 
     __slots__ = ("_receive", "_run", "_scoring", "_seconds", "_task", "_timer")
 
@@ -247,7 +250,10 @@ def _too_late() -> RequestError:
 
 
 def _version(bundle: str) -> object:
-    """What changes when a bundle is replaced: its manifest's file. None for a source that is no bundle on disk."""
+    """Return what identifies a bundle's manifest file, which changes when the bundle is replaced.
+
+    Returns None for a source that is not a bundle on disk.
+    """
     try:
         stat = (Path(bundle).expanduser() / "manifest.json").stat()
     except OSError:

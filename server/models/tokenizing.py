@@ -11,18 +11,20 @@ from ..dialects.job import Pair
 THREADS = 2
 PIECE_TEXTS = 256
 PIECE_CHARACTERS = 1 << 18
-"""Most of a piece, which has at least one text. crossrt's own tokenizer takes 5 ms for so many characters, Hugging Face's 60."""
+"""Most characters of a piece, which has at least one text. crossrt's own tokenizer takes 5 ms for this many, Hugging Face's 60
+ms."""
 SECONDS_A_CHARACTER = 1e-6
-"""How much later than it came a job counts as due. A job of 8 MB lets all smaller ones go first that come in about eight
-seconds, and is not held up by later ones."""
+"""Seconds per character by which a job's due time is later than its arrival. A job of 8 MB lets smaller jobs go first that arrive
+within about eight seconds. Later ones do not delay it."""
 
 Item = TypeVar("Item")
 
 
 class Tokenizing(Generic[Item]):
-    """Takes turns: `work` tokenizes one piece of an item, and tells whether the item is done. Any thread may call `add`.
+    """Lets items take turns. `work` tokenizes one piece of an item, and tells whether the item is done.
 
-    Between two pieces an item with a lower priority goes first, and of one priority the item that is due earlier.
+    After each piece, the item with the lowest priority number is next, and of equal priorities the one that is due earlier. Any
+    thread may call `add`.
     """
 
     def __init__(self, work: Callable[[Item], bool]) -> None:
@@ -32,7 +34,7 @@ class Tokenizing(Generic[Item]):
         self._numbers = itertools.count()
 
     def add(self, item: Item, *, priority: int, now: float, characters: int) -> None:
-        """Tokenize an item of so many characters, which came `now`."""
+        """Queue an item with the given number of characters, which arrived at the time `now`."""
         self._waiting.put((priority, now + SECONDS_A_CHARACTER * characters, next(self._numbers), item))
         self._threads.submit(self._until_one_is_done)
 
@@ -41,7 +43,7 @@ class Tokenizing(Generic[Item]):
         self._threads.shutdown()
 
     def _until_one_is_done(self) -> None:
-        """Work on what is first until some item is done. There are as many calls as items, so each finds one."""
+        """Work on the first item in the queue until some item is done. There are as many calls as items, so each finds one."""
         while True:
             first = self._waiting.get()
             if self._work(first[-1]):
@@ -50,9 +52,9 @@ class Tokenizing(Generic[Item]):
 
 
 def piece_end(pairs: Sequence[Pair], begin: int) -> int:
-    """Return where the piece of pairs that begins there ends.
+    """Return the end of the piece of pairs that begins at `begin`.
 
-    A query is tokenized in each piece, so that a piece has at least as many characters of passages as of a long query.
+    A query is tokenized again in each piece. So a piece has room for at least as many characters of passages as of a long query.
     """
     most, characters = max(PIECE_CHARACTERS, 2 * len(pairs[begin][0])), 0
     end = min(len(pairs), begin + PIECE_TEXTS)

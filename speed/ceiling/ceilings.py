@@ -1,4 +1,4 @@
-"""`ceilings`: the best rates at which any installed kernel multiplies matrices, and reads memory."""
+"""`ceilings` measures the best rates at which any installed kernel multiplies matrices and reads memory."""
 
 import importlib.util
 import time
@@ -14,7 +14,7 @@ from .kernels import Call, Multiply, Read, Shape
 
 QUANTITIES = ("fp32", "bf16", "int8", "memory")
 SECONDS = 0.2
-"""One stretch of a measurement; a kernel's rate is its best of three."""
+"""Length of one stretch of a measurement. A kernel's rate is its best of three stretches."""
 
 
 def ceilings(
@@ -24,12 +24,12 @@ def ceilings(
     kernels: Mapping[str, Sequence[str]] | None = None,
     seconds: float = SECONDS,
 ) -> list[Ceiling]:
-    """Measure what this machine reaches with so many threads, each with a kernel of its own at work, as streams have.
+    """Measure the rates that this machine reaches with `threads` threads. Each thread runs its own kernel call, as streams do.
 
-    `kernels` names those to measure of each quantity; without it, all that are installed are measured. A quantity that
-    nothing here can measure is left out. INT8 in a runtime includes the quantization of the activations, as in a model;
-    PyTorch's starts from integers. On a GPU the kernels are PyTorch's, and the quantities those that it has. `seconds`
-    is the length of one stretch. Raises BackendError without the package onnx.
+    `kernels` names the kernels to measure for each quantity; without it, all installed ones are measured. A quantity that nothing
+    here can measure is left out. INT8 in a runtime includes the quantization of the activations, as in a model; PyTorch's starts
+    from integers. On a GPU the kernels are PyTorch's, and the quantities those that it has. `seconds` is the length of one
+    stretch. Raises BackendError without the package onnx.
     """
     if importlib.util.find_spec("onnx") is None:
         raise BackendError('the ceiling needs onnx: pip install "crossrt[report]"')
@@ -49,7 +49,7 @@ def ceilings(
 
 
 def _rates(quantity: str, threads: int, device: str, wanted: Sequence[str] | None, seconds: float) -> dict[str, float]:
-    """The rate of each kernel that can measure a quantity, by its name."""
+    """Return the rate of each kernel that can measure a quantity, by name."""
     found: dict[str, float | None] = {}
     if quantity == "memory":
         for name, read in installed_kernels.reading(device).items():
@@ -63,7 +63,7 @@ def _rates(quantity: str, threads: int, device: str, wanted: Sequence[str] | Non
 
 
 def higher(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> list[Ceiling]:
-    """Return each ceiling of `before` at the higher of the two rates of every kernel."""
+    """Return the ceilings of `before`, with the higher of the two rates of every kernel."""
     merged = []
     for one in before:
         rates = dict(one.rates)
@@ -76,7 +76,7 @@ def higher(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> list[Ceiling]
 
 
 def again(ceilings_before: Sequence[Ceiling], *, seconds: float = SECONDS) -> list[Ceiling]:
-    """Measure the best kernel of each ceiling once more, and return the higher rates."""
+    """Measure the best kernel of each ceiling again, and return the ceilings with the higher rates."""
     found: list[Ceiling] = []
     for threads, device in dict.fromkeys((one.threads, one.device) for one in ceilings_before):
         best = {one.quantity: [one.by] for one in ceilings_before if (one.threads, one.device) == (threads, device)}
@@ -85,9 +85,9 @@ def again(ceilings_before: Sequence[Ceiling], *, seconds: float = SECONDS) -> li
 
 
 def ceiling_of(row: Speed, found: Sequence[Ceiling]) -> Ceiling | None:
-    """Return the ceiling for a row's precision, threads and device, or None where it was not measured.
+    """Return the ceiling for a row's precision, threads and device, or None if it was not measured.
 
-    On a CPU, FP16 is computed in FP32; on a GPU it is as fast as BF16.
+    FP16 is computed in FP32 on a CPU. On a GPU it is as fast as BF16.
     """
     quantity = row.precision if row.precision != "fp16" else ("fp32" if row.device == "cpu" else "bf16")
     for one in found:
@@ -98,7 +98,7 @@ def ceiling_of(row: Speed, found: Sequence[Ceiling]) -> Ceiling | None:
 
 
 def check_share(what: str, share: float, ceiling: Ceiling) -> None:
-    """Raise MeasurementError for a share above 1: either the rate or the ceiling was measured wrong."""
+    """Raise MeasurementError for a share above 1, since then the rate or the ceiling was measured wrongly."""
     if share > 1:
         raise MeasurementError(
             f"{what} is at {share:.2f} of the {ceiling.quantity} ceiling, {ceiling.rate:,.0f} {ceiling.unit} by {ceiling.by}: "
@@ -108,14 +108,14 @@ def check_share(what: str, share: float, ceiling: Ceiling) -> None:
 
 
 def _matrix_rate(make: Multiply, quantity: str, threads: int, device: str, seconds: float) -> float | None:
-    """GFLOP/s of the best shape: each is tried briefly, and the best is measured in three stretches."""
+    """Return GFLOP/s of the best shape. Each shape is tried briefly, and the best is measured in three stretches."""
     at_once = threads if device == "cpu" else 1
     tried: dict[Shape, tuple[float, Call]] = {}
     for shape in installed_kernels.shapes_of(device):
         call = make(shape, quantity, threads, device)
         if call is None:
             return None
-        call()  # the first one warms up
+        call()  # warm-up
         operations = 2 * shape[0] * shape[1] * shape[2] / 1e9
         tried[shape] = operations * calls_a_second([call] * at_once, seconds / 4), call
     best = max(tried, key=lambda shape: tried[shape][0])
@@ -125,7 +125,7 @@ def _matrix_rate(make: Multiply, quantity: str, threads: int, device: str, secon
 
 
 def _memory_rate(make: Read, threads: int, seconds: float) -> float | None:
-    """GB/s of reading an array larger than any cache, each thread a part of it."""
+    """Return GB/s of reading an array larger than any cache. Each thread reads a part of it."""
     calls = make(threads)
     if calls is None:
         return None
@@ -136,7 +136,7 @@ def _memory_rate(make: Read, threads: int, seconds: float) -> float | None:
 
 
 def calls_a_second(calls: Sequence[Call], seconds: float) -> float:
-    """Run each call in a thread of its own, again and again; return how many all threads did together, a second."""
+    """Run each call repeatedly in its own thread. Return the number of calls per second of all threads together."""
 
     def work(call: Call, until: float) -> int:
         done = 0

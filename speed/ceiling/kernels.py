@@ -1,4 +1,4 @@
-"""Kernels that measure ceilings: matrix products and memory reads by whatever is installed."""
+"""Kernels that measure ceilings: matrix products and memory reads with the installed packages."""
 
 import importlib.util
 import os
@@ -9,29 +9,29 @@ from typing import Any
 import numpy as np
 
 SHAPES = ((1024, 1024, 1024), (768, 384, 1536), (768, 1536, 384), (768, 384, 1152))
-"""Rows, inner and columns: a large square, and MiniLM's linear layers with eight pairs of 96 tokens."""
+"""Rows, inner dimension and columns: a large square, and MiniLM's linear layers with eight pairs of 96 tokens."""
 GPU_SHAPES = ((8192, 8192, 8192), (16_384, 1024, 4096))
 READ_BYTES = 512 << 20
-"""The least that memory's rate is read from; eight times the last cache where that is more."""
+"""Least size of the array that measures the memory's rate. It is eight times the last-level cache if that is more."""
 
 Shape = tuple[int, int, int]
 Call = Callable[[], object]
-"""One piece of work; several threads may call at once."""
+"""One piece of work. Several threads may call it at once."""
 Multiply = Callable[[Shape, str, int, str], Call | None]
-"""Makes a product of a shape in a quantity, for so many threads, on a device; None where it cannot."""
+"""Makes the matrix product for a shape, quantity, number of threads and device, or returns None if it cannot."""
 Read = Callable[[int], Sequence[Call] | None]
-"""Makes reads for so many threads, each of a part of its own; None where it cannot."""
+"""Makes the memory reads for a number of threads, each of its own part, or returns None if it cannot."""
 
 
 def multiplying(device: str) -> Mapping[str, Multiply]:
-    """Return what multiplies matrices on a device, by its package's name."""
+    """Return the functions that make matrix products on a device, by package name."""
     if device != "cpu":
         return {"torch": _by_torch}
     return {"onnxruntime": _by_onnxruntime, "openvino": _by_openvino, "torch": _by_torch}
 
 
 def reading(device: str) -> Mapping[str, Read]:
-    """Return what reads memory on a device, by its name."""
+    """Return the functions that make memory reads on a device, by name."""
     if device != "cpu":
         return {"torch": _memory_by_torch}
     return {"numpy max": reads_by(np.max), "numpy sum": reads_by(np.sum)}
@@ -43,7 +43,7 @@ def shapes_of(device: str) -> Sequence[Shape]:
 
 
 def read_bytes() -> int:
-    """Return the bytes of the array that memory's rate is read from."""
+    """Return the size in bytes of the array that measures the memory's rate."""
     try:
         cache = os.sysconf("SC_LEVEL3_CACHE_SIZE")
     except (ValueError, OSError):
@@ -57,7 +57,7 @@ def installed(package: str) -> bool:
 
 
 def _graph(shape: Shape, quantity: str) -> bytes:
-    """An ONNX model of one product with constant weights, for INT8 quantized as exported models are."""
+    """Return an ONNX model of one product with constant weights. For INT8 it is quantized like exported models."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -93,7 +93,7 @@ def _graph(shape: Shape, quantity: str) -> bytes:
 
 
 def _left(shape: Shape) -> Any:
-    """The left factor, float32 [rows, inner]."""
+    """Return the left factor, float32 [rows, inner]."""
     return np.random.default_rng(0).standard_normal(shape[:2], dtype=np.float32)
 
 
@@ -162,7 +162,7 @@ def _by_torch(shape: Shape, quantity: str, threads: int, device: str) -> Call | 
         )
 
     def on_cpu() -> None:
-        torch.set_num_threads(1)  # of the calling thread
+        torch.set_num_threads(1)  # for the calling thread
         multiply(left, right)
 
     def on_gpu() -> None:
@@ -175,7 +175,7 @@ def _by_torch(shape: Shape, quantity: str, threads: int, device: str) -> Call | 
 
 
 def reads_by(read: Callable[..., object]) -> Read:
-    """Return what makes reads of a float32 array, of which each thread gives a part of its own to `read`."""
+    """Return a function that makes reads of a float32 array. Each thread passes its own part to `read`."""
 
     def make(threads: int) -> list[Call]:
         parts = np.array_split(np.ones(read_bytes() // 4, dtype=np.float32), threads)

@@ -1,4 +1,4 @@
-"""`Probe`: how much the machine itself varies while something is measured."""
+"""`Probe` measures how much the machine itself varies during a measurement."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +9,12 @@ import numpy as np
 from .kernels import Call, installed, multiplying, shapes_of
 
 PROBE_CALLS = 8
-"""Products of one probe, about 65 ms: with one or two, the time that threads take to wake up would be measured."""
+"""Products of one probe, which take about 65 ms. With only one or two, the wake-up of the threads would dominate the time."""
 FEWEST_PROBES = 10
 
 
 class Probe:
-    """A fixed matrix product, timed repeatedly to see how much the machine itself varies."""
+    """A fixed matrix product that is timed repeatedly. Its times show how much the machine itself varies."""
 
     def __init__(self, threads: int) -> None:
         make = next(make for name, make in multiplying("cpu").items() if installed(name))
@@ -25,21 +25,21 @@ class Probe:
         self._pool = ThreadPoolExecutor(threads)
         self.seconds: list[float] = []
         self.run()
-        self.seconds.clear()  # the first one warms up
+        self.seconds.clear()  # the first run is a warm-up
 
     def run(self) -> None:
-        """Time the product once more."""
+        """Time the product once."""
         begin = time.perf_counter()
         list(self._pool.map(lambda call: [call() for _ in range(PROBE_CALLS)], repeat(self._call, self._threads)))
         self.seconds.append(time.perf_counter() - begin)
 
     @property
     def noise(self) -> float:
-        """95th percentile over the median, minus 1, of at least ten times."""
+        """95th percentile over the median, minus 1, of at least ten runs. Runs that are missing are made now."""
         while len(self.seconds) < FEWEST_PROBES:
             self.run()
         return float(np.percentile(self.seconds, 95) / np.median(self.seconds) - 1)
 
     def close(self) -> None:
-        """Stop the threads. May be called again."""
+        """Stop the threads. Further calls have no effect."""
         self._pool.shutdown()

@@ -1,4 +1,4 @@
-"""`with_shares`: measured speeds as shares of the machine's ceiling."""
+"""`with_shares` adds the shares of the machine's ceiling to measured speeds."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,10 +8,10 @@ from .ceilings import SECONDS, again, ceiling_of, check_share
 
 
 def with_shares(rows: Sequence[Speed], found: list[Ceiling]) -> tuple[list[Speed], list[Ceiling]]:
-    """Add to each figure its share of the ceiling; return the rows and the ceilings.
+    """Add its share of the ceiling to each figure. Return the rows and the ceilings.
 
-    When a share is above 1, the ceilings are measured once more, in case something disturbed the first measurement.
-    Raises MeasurementError when it is still above 1.
+    If a share is above 1, the ceilings are measured again, in case something disturbed the first measurement. Raises
+    MeasurementError if it is still above 1.
     """
     shared = [_shared(row, found) for row in rows]
     if any(share > 1 for row in shared for share in _shares(row)):

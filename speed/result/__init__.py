@@ -1,1 +1,1 @@
-"""The result of `crossrt bench`: kept, printed and compared."""
+"""The result of `crossrt bench`: storing, printing and comparing it."""

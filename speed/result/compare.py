@@ -1,4 +1,4 @@
-"""`compare`: what changed between two results by more than the noise of either."""
+"""`compare` finds what changed between two results by more than the noise of either."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from .rounding import rounded
 from .speeds import Latency, Speed, Speeds, Spread
 
 MEMORY_NOISE = 0.02
-"""Share by which the memory of two equal processes may differ."""
+"""Share by which the memory of two identical processes may differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One figure of a row: its value, its measured interval, and whether more is better. `noise` is a share of the value."""
+    """A figure of a row: its value, its measured interval, and whether more is better. `noise` is a share of the value."""
 
     name: str
     value: float
@@ -54,7 +54,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The figures that changed beyond noise, out of how many; rows that are `broken` now; and notes on both results."""
+    """The result of a comparison.
+
+    `changed` are the figures that changed beyond noise, out of `figures` in all. `broken` are rows that fail now and did not
+    before. `notes` describe both results.
+    """
 
     changed: tuple[Changed, ...]
     figures: int
@@ -86,9 +90,9 @@ class Comparison:
 def compare(before: Speeds, after: Speeds, *, limit: float = 0.05) -> Comparison:
     """Compare the rows with equal labels in two results.
 
-    Results of one machine and workload are compared by their figures. Otherwise each figure is taken as a share of its
-    machine's ceiling, since figures of different machines or texts tell nothing about crossrt. Raises DataFileError when
-    there is nothing to compare.
+    Results of the same machine and workload are compared by their figures. Otherwise each figure is taken as a share of its
+    machine's ceiling, since figures of different machines or texts say nothing about crossrt. Raises DataFileError if there is
+    nothing to compare.
     """
     old, new = ({row.label: row for row in speeds.rows} for speeds in (before, after))
     common = [label for label in old if label in new]
@@ -138,7 +142,7 @@ def compare(before: Speeds, after: Speeds, *, limit: float = 0.05) -> Comparison
 
 
 def figures_of(row: Speed, *, noise: float, shares: bool) -> Iterator[Figure]:
-    """Yield the figures of a row; with `shares` as shares of the ceiling."""
+    """Yield the figures of a row, with `shares` as shares of the ceiling."""
     throughput = (
         ("pairs/s", row.pairs_per_s, row.of_ceiling),
         (
@@ -201,5 +205,5 @@ def _machine(speeds: Speeds) -> dict[str, object]:
 
 def _workload(speeds: Speeds) -> tuple[object, ...]:
     work = speeds.workload
-    # Bundles with other vocabularies split the same texts differently, so the number of tokens counts too.
+    # Bundles with other vocabularies split the same texts differently, so the number of tokens is compared too.
     return work.source, work.sha256, work.pairs, round(work.mean_tokens, 1)

@@ -1,15 +1,15 @@
-"""`rounded`: figures with no more digits than were measured."""
+"""`rounded` formats figures with no more digits than were measured."""
 
 import math
 
 from .speeds import Spread
 
 FEW = 3
-"""Repeats below which a spread says nothing."""
+"""Least number of repeats for which a spread says something."""
 
 
 def rounded(value: float, width: float) -> str:
-    """Return a value with one, two or three significant digits, as its spread justifies: `width` is a share of the value."""
+    """Return a value with one to three significant digits, as its spread justifies. `width` is the spread as a share."""
     digits = 3 if width <= 0 else min(3, max(1, math.floor(-math.log10(width)) + 1))
     if value == 0 or not math.isfinite(value):
         return f"{value:.0f}"
@@ -18,5 +18,5 @@ def rounded(value: float, width: float) -> str:
 
 
 def width_of(found: Spread, noise: float) -> float:
-    """Return the uncertainty of a median, as a share: its spread, or with few repeats at least the machine's noise."""
+    """Return the uncertainty of a median as a share: its spread, or with few repeats at least the machine's noise."""
     return found.width if found.repeats >= FEW else max(found.width, noise)

@@ -18,7 +18,7 @@ KIND = "crossrt speeds"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A figure that was measured `repeats` times: the median, and the 5th and 95th percentile."""
+    """A figure that was measured `repeats` times, with its median and its 5th and 95th percentile."""
 
     median: float
     p5: float
@@ -42,8 +42,8 @@ class Spread:
 class Latency:
     """Milliseconds for one query with `passages` passages, from texts to scores, over `requests` requests.
 
-    `p50_interval` is the 95 % interval of the median, by order statistics; `of_ceiling` is the rate at the median as a share
-    of the machine's ceiling.
+    `p50_interval` is the 95 % interval of the median, by order statistics. `of_ceiling` is the rate at the median as a share of
+    the machine's ceiling.
     """
 
     passages: int
@@ -57,10 +57,11 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
-    """The highest rate of one `quantity`, in `unit`, that the machine reaches with so many threads, and the kernel that does.
+    """The highest rate of one `quantity`, in `unit`, that the machine reaches with `threads` threads.
 
-    Quantities are `fp32`, `bf16` and `int8`, the rate of matrix products in GFLOP/s (10^9 operations per second), and
-    `memory`, read in GB/s. `rates` has the best of every kernel, by name; `rate` is the largest, reached `by` a kernel.
+    Quantities are `fp32`, `bf16` and `int8`, the rate of matrix products in GFLOP/s (10^9 operations per second), and `memory`,
+    the rate of reading in GB/s. `rates` has the best rate of every kernel, by name. `rate` is the largest, and `by` the kernel
+    that reaches it.
     """
 
     quantity: str
@@ -83,15 +84,15 @@ class Workload:
     p50_tokens: float
     p99_tokens: float
     histogram: Mapping[str, int]
-    """Number of pairs by length in steps of 16 tokens; `"96"` counts 96 to 111 tokens."""
+    """Number of pairs by length, in steps of 16 tokens. `"96"` counts pairs of 96 to 111 tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """Absolute differences of the logits from the bundle's FP32 logits on the measured pairs.
 
-    `reference` and `logits` are a sample, pair by pair, for charts. `top10_overlap` is a mean over lists of 100, None
-    for fewer than 20 lists. For the first FP32 row itself all differences are 0.
+    `reference` and `logits` are a sample, pair by pair, for charts. `top10_overlap` is a mean over the lists, or None for fewer
+    than 20 lists. The first FP32 row of a bundle is the reference, so its differences are 0.
     """
 
     max_abs: float
@@ -103,15 +104,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """A row: a bundle in one precision, with one backend and number of threads. `failed` is the reason for having no figures.
+    """A row: a bundle in one precision, with one backend and number of threads. `failed` is the reason if it has no figures.
 
-    `pairs_per_s` and `tokens_per_s` (real tokens, padding not counted) are end to end, from texts to scores, in requests
-    of 100; `model_pairs_per_s` is the model alone, from token ids to logits. `padding` is the share of computed tokens
-    that is padding, `gflop_per_pair` what the graph computes for an average pair, and `of_ceiling` the rate, end to end,
-    as a share of the machine's own; `model_of_ceiling` is the model's alone. `ratio` is the speed relative to
-    the first row, from interleaved requests. `start_s` is the time from the start of a process to its first score,
-    `memory_mb` the peak resident memory after a request of every size. `warm_up_s` is the time of the first pass over all
-    of them, which no other figure contains.
+    `pairs_per_s` and `tokens_per_s` (real tokens without padding) are end to end, from texts to scores, in requests of 100.
+    `model_pairs_per_s` is only the model, from token ids to logits. `ratio` is the speed relative to the first row, from
+    interleaved requests.
+
+    `padding` is the share of computed tokens that is padding. `gflop_per_pair` is the work of the graph for an average pair.
+    `of_ceiling` is the end-to-end rate as a share of the machine's ceiling, and `model_of_ceiling` the model's rate as a share of
+    it. `start_s` is the time from the start of a process to its first score, and `memory_mb` the peak resident memory after a
+    request of every size. `warm_up_s` is the time of a first pass over requests of all sizes up to 100, which is in no other
+    figure.
     """
 
     label: str
@@ -137,10 +140,10 @@ class Speed:
     memory_mb: float | None = None
     difference: Difference | None = None
     method: str | None = None
-    """How an exact ranking ranks, `exact top 10`, whose `difference` is of the passages that it returns; None for a row that
-    scores all pairs in its precision."""
+    """How an exact ranking ranks, such as `exact top 10`. Its `difference` is that of the passages that it returns. None for a
+    row that scores all pairs in its precision."""
     published: Mapping[str, float] | None = None
-    """Figures of the model's card: `ndcg10`, `mrr10` and `docs_per_s_v100`; None for a model without a card."""
+    """Figures of the model's card: `ndcg10`, `mrr10` and `docs_per_s_v100`. None for a model without a card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +163,9 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speeds:
-    """The speeds of all rows, with the machine and the workload. Holds no texts and no paths.
+    """The speeds of all rows, with the machine and the workload. It holds no texts and no paths.
 
-    `noise` is how much a fixed piece of work varied during the run (95th percentile over the median, minus 1): smaller
+    `noise` is how much a fixed piece of work varied during the run (95th percentile over the median, minus 1). Smaller
     differences between figures are not significant.
     """
 
@@ -182,7 +185,7 @@ class Speeds:
     """Day of the measurement, such as 2026-11-25."""
 
     def to_json(self) -> str:
-        """Return indented JSON that `read` reads back to an equal result; figures have six digits."""
+        """Return indented JSON for `read`. Figures have six significant digits."""
         return json.dumps(_shortened(dataclasses.asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod

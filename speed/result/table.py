@@ -1,4 +1,4 @@
-"""`table_of`: measured speeds as text, with no more digits than were measured."""
+"""`table_of` formats measured speeds as text, with no more digits than were measured."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from .speeds import Latency, Speed, Speeds, Spread
 NOISY = 0.10
 """Noise above which the machine is called noisy."""
 WIDE = 0.10
-"""Width of a figure's spread above which the machine is called noisy too."""
+"""Width of a figure's spread above which the machine is also called noisy."""
 CEILING_WIDTH = 0.02
-"""Relative uncertainty of a ceiling: the best of many stretches varies by this share."""
+"""Relative uncertainty of a ceiling. The best of many stretches varies by this share."""
 AN_HOUR = 8.8e6
-"""Passages of MS MARCO, to be scored in an hour."""
+"""Number of passages of MS MARCO, for the estimate of scoring them all in an hour."""
 
 
 def table_of(speeds: Speeds) -> str:
@@ -91,7 +91,7 @@ def _throughput(speeds: Speeds) -> list[str]:
                 row.label,
                 _spread(row.pairs_per_s, speeds.noise),
                 _share(row.of_ceiling),
-                # The ratio is of interleaved requests, so that noise affects both rows alike.
+                # The ratio is measured with interleaved requests, so that noise affects both rows alike.
                 _spread(row.ratio, 0.0),
                 "-" if difference is None else f"{difference.max_abs:.0e}, {difference.mean_abs:.0e}",
                 "-" if overlap is None else f"{overlap:.3f}",
@@ -177,7 +177,7 @@ def _curves(speeds: Speeds) -> list[str]:
 
 
 def needed(row: Speed, noise: float) -> str:
-    """Return how many such machines score all of MS MARCO in an hour, computed from the speed of one machine."""
+    """Return a line that says how many such machines score all of MS MARCO in an hour, computed from one machine's speed."""
     assert row.pairs_per_s is not None
     rate = AN_HOUR / 3600
     machines = math.ceil(rate / row.pairs_per_s.median)

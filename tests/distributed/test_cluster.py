@@ -46,6 +46,11 @@ def test_more_than_any_node_has_is_refused(wanted: Any, message: str) -> None:
         pool_in(Ray({"CPU": 8}, {"CPU": 2}), **{"actors": None, "threads": None, "gpus": 0, **wanted})
 
 
+def test_nodes_without_processors_are_refused() -> None:
+    with pytest.raises(OptionError, match="was to get 1 processors, and the nodes of this cluster have 0 at most"):
+        pool_in(Ray({"CPU": 0}, {}), actors=None, threads=None, gpus=0)
+
+
 def test_an_address_where_nobody_listens_is_named_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

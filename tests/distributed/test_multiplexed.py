@@ -45,7 +45,14 @@ class Asked:
             await asyncio.sleep(0.05)
             self.kept.append(await self.app.open(name))
 
+    async def get(self, path: str) -> tuple[int, bytes]:
+        return await self._send("GET", path, b"")
+
     async def post(self, body: bytes, *headers: tuple[bytes, bytes]) -> tuple[int, Any]:
+        status, answer = await self._send("POST", "/rerank", body, *headers)
+        return status, json.loads(answer)
+
+    async def _send(self, method: str, path: str, body: bytes, *headers: tuple[bytes, bytes]) -> tuple[int, bytes]:
         messages = [{"type": "http.request", "body": body[:9], "more_body": True}]
         messages.append({"type": "http.request", "body": body[9:], "more_body": False})
         sent: list[dict[str, Any]] = []
@@ -59,9 +66,9 @@ class Asked:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/rerank", "headers": list(headers)}
+        scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
         await self.app(scope, receive, send)
-        return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
+        return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
 @pytest.fixture
@@ -98,6 +105,22 @@ def test_a_request_is_answered_by_the_model_that_it_names(conversation: Callable
             assert list(asked.app.state.models) == [name]
             assert asked.app.queued_tokens == 0
         assert asked.opener.names == ["small", "large", "small"]
+
+    conversation(talk)
+
+
+def test_probes_and_metrics_open_no_model_for_another(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        for path in ("/livez", "/metrics", "/docs", "/openapi.json", "/v1/models", "/nothing"):
+            assert (await asked.get(path))[0] == (404 if path == "/nothing" else 200)
+        assert asked.opener.names == []
+        assert [each["id"] for each in json.loads((await asked.get("/v1/models"))[1])["data"]] == ["small", "large"]
+        assert (await asked.get("/readyz"))[0] == 200
+        assert asked.opener.names == ["small"], "a server that cannot open a model is not ready"
+        assert (await asked.post(body(model="large")))[0] == 200
+        for path in ("/readyz", "/health", "/livez", "/metrics"):
+            assert (await asked.get(path))[0] == 200
+        assert asked.opener.names == ["small", "large"]
 
     conversation(talk)
 

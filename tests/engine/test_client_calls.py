@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 import crossrt
 from crossrt.engine import cross_encoder
+from crossrt.engine.attributes import Device
 from crossrt.engine.errors import BackendError, OptionError, UnsupportedOptionError
 from crossrt.engine.log import warn_once
 from crossrt.engine.selection import select_cpu
@@ -380,6 +381,15 @@ def test_predict_takes_the_device_it_is_on_and_no_other(model: crossrt.CrossEnco
         assert model.rank(QUERY, DOCUMENTS, device=device)
     with pytest.raises(OptionError, match="this model is on cpu: open it with device='cuda:7'"):
         model.predict(PAIRS, device="cuda:7")
+
+
+def test_a_model_on_two_gpus_takes_either_or_both() -> None:
+    on_two: Any = SimpleNamespace(device=Device("cuda:0, cuda:1"))
+    for device in (None, "cuda", "cuda:0", torch.device("cuda:1"), ["cuda:0", "cuda:1"]):
+        crossrt.CrossEncoder.check_device(on_two, device)
+    for device in ("cpu", "cuda:2", ["cuda:0", "cuda:2"]):
+        with pytest.raises(OptionError, match="this model is on cuda:0, cuda:1: open it"):
+            crossrt.CrossEncoder.check_device(on_two, device)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_pairs_that_were_encoded_are_not_tokenized_again(
         (5, {"windows": WINDOWS}, "encoded and windows exclude each other"),
         (5, {"limits": TextLimits(pair=9)}, "encoded and limits exclude each other"),
         (5, {"prompt": "x"}, "encoded and prompt exclude each other"),
+        (5, {"passage_ids": ["a"]}, "encoded and passage_ids exclude each other"),
     ],
 )
 def test_encoded_pairs_that_do_not_fit_are_refused(
@@ -337,11 +338,12 @@ def test_a_precision_that_failed_its_check_still_ranks_exactly_where_it_is_allow
         assert same(chosen.rank(QUERY, documents, top_k=5), expected)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("scorer", ["cheap", "precise"])
 def test_scores_that_are_no_numbers_hide_nothing(
-    models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch, scorer: str
+    models: tuple[CrossEncoder, CrossEncoder], monkeypatch: pytest.MonkeyPatch, scorer: str, number: float
 ) -> None:
-    """NaN from INT8 is scored again in FP32. NaN from FP32 has no order, and is an error."""
+    """NaN and Inf from INT8 are scored again in FP32. From FP32 they are an error, as in a plain ranking."""
     precise, cheap = models
     documents = passages(60)
     expected = precise.rank(QUERY, documents, top_k=5)
@@ -350,7 +352,7 @@ def test_scores_that_are_no_numbers_hide_nothing(
 
     def with_nan(*arguments: Any, **options: Any) -> Pending:
         pending = submit(*arguments, **options)
-        pending.wait()[0] = np.nan
+        pending.wait()[:] = np.where(np.arange(len(pending.wait()))[:, None] == 0, number, pending.wait())
         return pending
 
     monkeypatch.setattr(broken, "submit", with_nan)

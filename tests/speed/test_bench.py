@@ -26,6 +26,7 @@ from crossrt.speed.operations import flops_of, padding_of
 from crossrt.speed.result.speeds import Speeds
 from crossrt.speed.result.table import table_of
 from crossrt.speed.texts import Texts
+from tests.engine.samples import passages
 
 Command = Callable[..., tuple[int, str, str]]
 SHORT = Plan(repeats=3, lists=1, list_length=20, counts=(1, 5), starts=0, memory=False, latency_s=0.01)
@@ -198,6 +199,28 @@ def test_rows_take_turns(two_precisions: Path, monkeypatch: pytest.MonkeyPatch) 
     assert asked == ["fp32", "int8", "fp32", "int8", "int8", "fp32", "fp32", "int8", "int8", "fp32"], "first to warm up"
     assert all(row.pairs_per_s is not None and row.pairs_per_s.repeats == 4 for row in speeds.rows)
     assert all(row.warm_up_s is not None and row.warm_up_s > 0 for row in speeds.rows)
+
+
+@pytest.mark.usefixtures("below_the_ceiling")
+@pytest.mark.parametrize("queries", [19, 20])
+def test_rankings_are_compared_over_twenty_lists(rounded: Path, tmp_path: Path, queries: int) -> None:
+    lists = [(f"where is the river {'city ' * number}", passages(15, seed=number)) for number in range(queries)]
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"{query}\t{text}\n" for query, texts in lists for text in texts))
+    found = rows(rounded, precisions=["fp32", "int8"], backends=["onnxruntime"], exact_top_k=4)
+    plan = dataclasses.replace(SHORT, counts=(), list_length=15)
+    reference, cheap, exact = bench(found, Texts.of_pairs(file), plan, stretch_s=0.005).rows
+    overlaps = [row.difference and row.difference.top10_overlap for row in (reference, cheap, exact)]
+    if queries < 20:
+        assert overlaps == [None, None, None]
+        return
+    bests = []
+    for precision in ("fp32", "int8"):
+        with CrossEncoder(rounded, precision=precision, backend="onnxruntime", device="cpu") as model:
+            bests.append([{each["corpus_id"] for each in model.rank(*each, top_k=10, exact=False)} for each in lists])
+    expected = np.mean([len(one & other) / 10 for one, other in zip(*bests, strict=True)])
+    assert 0 < expected < 1
+    assert overlaps == [1.0, pytest.approx(expected), 1.0]
 
 
 def test_a_process_that_ends_early_says_why(bundle: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-// The activations of the feed-forward part, as functions of 16 numbers. The epilogues of its first layer are compiled with them.
+// The activation functions between the feed-forward layers, on 16 numbers at a time. The epilogue of the first layer is compiled
+// once for each of them.
 
 #pragma once
 
@@ -16,13 +17,14 @@ struct Relu {
     ALWAYS_INLINE FloatVec operator()(FloatVec x) const { return maximum(broadcast(0), x); }
 };
 
-// x / (1 + 2^t), where t = x (linear + cubic x^2): x times the logistic function of -t ln 2.
+// x / (1 + 2^t), where t = x (linear + cubic x^2). This is x times the logistic function of -t ln 2.
 //
-// Error: at most 1.2e-7 |x| in FP32 and 2.6e-5 |x| in BF16, for both functions below. Found by comparing with FP64 at every 64th
-// FP32 number, with AVX512 and AVX2; tests/engine/kernels/isa_check.cpp compares fewer of them on every kind.
+// Error: at most 1.2e-7 |x| in FP32 and 2.6e-5 |x| in BF16, for both functions below. This was found by comparing with FP64 at
+// every 64th FP32 number, with AVX512 and AVX2. tests/engine/kernels/isa_check.cpp compares fewer numbers, on the kinds that the
+// test machine can run or emulate.
 //
-// t is at most 126, which keeps results from being subnormal: far below 0 they are -2^-126 |x| instead of less. x^2 is bounded
-// because 0 times infinity is no number.
+// t is limited to 126, so that the quotient does not become subnormal: far below 0 the result is -2^-126 |x| instead of something
+// closer to 0. x^2 is limited because `cubic` may be 0, and 0 times infinity is NaN.
 template <class Element>
 struct TimesLogistic {
     float linear, cubic;
@@ -34,7 +36,7 @@ struct TimesLogistic {
     }
 };
 
-// Calls `work` with the function of an activation. What `work` does is compiled for each function.
+// Calls `work` with the function of an activation. `work` is compiled once for each function.
 template <class Element, class Work>
 ALWAYS_INLINE void with_activation(Activation activation, Work&& work) {
     constexpr float LOG2_E = 1.44269504f, ROOT = 0.79788456f;  // sqrt(2 / pi)

@@ -1,14 +1,16 @@
-// Attention of one head over one pair, softmax(Q K^T) V, of elements in BF16 or FP32 with sums in FP32.
+// Attention of one head over one pair: softmax(Q K^T) V. Elements are BF16 or FP32, and sums are FP32.
 //
-// The factors of both products are in BF16 where the processor multiplies that faster than FP32. Elsewhere elements in BF16 are
-// converted to FP32 as they are packed. To convert them as they are multiplied would cost half as much as the products.
+// Both products multiply in BF16 if the processor does that faster than FP32. Otherwise elements in BF16 are converted to FP32 as
+// they are packed. Converting them as they are multiplied would cost half as much as the products.
 //
-// The weights of Q carry the scale 1 / sqrt(head width) and log2(e), so softmax is 2^x and has no product of its own. K and V are
-// packed into panels as the weights of linear layers are (gemm.h): K with 32 keys as output channels, V with 32 value channels. A
-// tile of queries is then two calls of the microkernel a panel, and its scores with all keys stay in the first cache.
-// Pairs lie one after the other without padding, so there is no mask: only the last panel of keys has columns without a key, and
-// softmax leaves those out. With a window (Beltagy et al. 2020, arXiv:2004.05150) a tile of queries meets only the panels of keys
-// that one of them sees, and keys that a query does not see get no weight.
+// The weights of Q contain the scale 1 / sqrt(head width) and log2(e), so softmax is 2^x without a multiplication of its own. K
+// and V are packed into panels like the weights of linear layers (gemm.h). The 32 output channels of a panel are 32 keys in K,
+// and 32 value channels in V. For a tile of queries the microkernel is called once for each panel of K and once for each panel of
+// V. The tile's scores with all keys stay in the L1 cache.
+//
+// Pairs are stored one after the other without padding, so there is no mask. Only the last panel of keys has columns without a
+// key, and softmax leaves them out. With a window (Beltagy et al. 2020, arXiv:2004.05150) a tile of queries visits only the
+// panels with keys that at least one of its queries sees. Keys that a query does not see get no weight.
 
 #pragma once
 
@@ -21,8 +23,9 @@
 
 namespace crossrt {
 
-// Packs keys [tokens, width], `stride` elements apart, into panels of 32 keys: [tokens / 32][width / PER_WORD][32][PER_WORD].
-// Columns without a key are zeros.
+// Packs keys [tokens, width], whose rows are `stride` elements apart, into panels of 32 keys:
+// [tokens / 32][width / PER_WORD][32][PER_WORD]. In the last group of 16 columns, those without a key are zeros. A group of 16
+// columns without any key is not written.
 template <class Element, class Factor>
 ALWAYS_INLINE void pack_keys(const Element* keys, ptrdiff_t stride, int tokens, int width, Factor* to) {
     constexpr int PER_WORD = ElementTraits<Factor>::PER_WORD;
@@ -45,8 +48,9 @@ ALWAYS_INLINE void pack_keys(const Element* keys, ptrdiff_t stride, int tokens, 
     }
 }
 
-// Packs values [tokens, width], `stride` elements apart, into panels of 32 channels: [width / 32][tokens / 2][32][2]. Two tokens
-// are interleaved to a step; after an odd number of tokens come zeros.
+// Packs values [tokens, width], whose rows are `stride` elements apart, into panels of 32 channels:
+// [width / 32][tokens / 2][32][2]. A step interleaves two tokens. If the number of tokens is odd, the last step has zeros in
+// place of a second token.
 ALWAYS_INLINE void pack_values(const BFloat16* values, ptrdiff_t stride, int tokens, int width, BFloat16* to) {
     for (int channel = 0; channel < width; channel += PANEL)
         for (int token = 0; token < tokens; token += 2, to += 2 * PANEL) {
@@ -68,13 +72,13 @@ ALWAYS_INLINE void pack_values(const Element* values, ptrdiff_t stride, int toke
         }
 }
 
-// Turns R rows of scores, `columns` apart, into softmax weights that are not normalized, 2^(score - maximum), and gives 1 / (the sum
-// of the row's softmax weights) for each row. `attend` multiplies the context by it, after the product with V, which saves
-// normalizing the softmax weights. R is at most LANES. The sum is taken in FP32, before they are rounded to BF16. Powers of 2 are as
-// precise as an Element.
+// Writes the softmax weights of R rows of scores, without normalizing them: 2^(score - maximum). `columns` is the distance
+// between rows. `inverse_sums` gets 1 / (the sum of the row's weights) for each row. `attend` multiplies the context by it after
+// the product with V, which saves normalizing the weights. R is at most LANES. The sum is taken in FP32, before weights are
+// rounded to BF16. Powers of 2 are as precise as an Element.
 //
-// The last vector of a row may reach beyond the last token. Its lanes there are masked: minus infinity for the maximum, 0 for the
-// softmax weights.
+// The last vector of a row may reach beyond the last token. Those lanes are masked: the score is minus infinity for the maximum,
+// and the weight is 0.
 template <class Element, int R, class Factor>
 ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Factor* weights, float inverse_sums[LANES]) {
     const int tail = (tokens - 1) / LANES * LANES;  // where the last vector begins
@@ -105,7 +109,8 @@ ALWAYS_INLINE void softmax(const float* scores, int columns, int tokens, Factor*
     store(inverse_sums, broadcast(1) / sums);
 }
 
-// Packed keys and values of one head, and the scores, the softmax weights and, where they are converted, the queries of one tile.
+// The buffers of `attend`: the packed keys and values of one head, and the scores and the softmax weights of one tile of queries.
+// `queries` has the tile's converted queries, and is null if nothing is converted.
 template <class Element, class Factor>
 struct AttentionScratch {
     static constexpr bool CONVERTS = !std::is_same_v<Element, Factor>;
@@ -120,15 +125,15 @@ struct AttentionScratch {
           queries(CONVERTS ? workspace.allocate<Factor>(size_t(TILE) * width) : nullptr),
           scores(workspace.allocate<float>(TILE * columns(tokens))) {}
 
-    // Tokens rounded up to whole panels.
+    // `tokens` rounded up to whole panels.
     static size_t columns(int tokens) { return (tokens + PANEL - 1) / PANEL * PANEL; }
 };
 
 // No window: every query sees all keys.
 constexpr int ALL_TOKENS = -1;
 
-// Gives `value` to the columns of keys that a query does not see, up to `seen`. Row r is that of query `first` + r, column c is key
-// `begin` + c, and a query sees the keys up to `window` positions away.
+// In each row, writes `value` to the columns of the keys that the query does not see, among the first `seen` columns. Row r
+// belongs to query `first` + r, and column c to key `begin` + c. A query sees the keys that are at most `window` positions away.
 template <class Number>
 inline void fill_beyond_window(Number* to, Number value, int columns, int rows, int first, int begin, int seen, int window) {
     for (int r = 0; r < rows; r++) {
@@ -139,9 +144,9 @@ inline void fill_beyond_window(Number* to, Number value, int columns, int rows, 
     }
 }
 
-// Attention of `count` queries [count, width] to `tokens` keys and values [tokens, width]; each is a matrix whose rows lie a
-// stride apart. With a `window` query n is at the position of key n. The context of each query goes to `context` [count, width],
-// in FP32 or BF16.
+// Attention of `count` queries [count, width] to `tokens` keys and values [tokens, width]. Writes the queries' contexts to
+// `context` [count, width], in FP32 or BF16. The strides are the distances between rows, in elements. With a `window`, query n is
+// at the position of key n.
 template <class Element, class Factor, class Context>
 ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int count, const Element* keys, const Element* values,
                           ptrdiff_t key_stride, int tokens, int width, Context* context, ptrdiff_t context_stride,
@@ -153,7 +158,7 @@ ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int co
     pack_keys(keys, key_stride, tokens, width, scratch.keys);
     pack_values(values, key_stride, tokens, width, scratch.values);
     for_each_tile<Dot>(count, [&]<int R>(int first, int height) NOINLINE {
-        // The keys that the tile sees, in whole panels.
+        // The tile sees `seen` keys from key `begin` on, where a panel begins.
         const int begin = window < 0 ? 0 : std::max(first - window, 0) / PANEL * PANEL;
         const int seen = (window < 0 ? tokens : std::min(first + height + window, tokens)) - begin;
         const int columns = Scratch::columns(seen), steps = (seen + PER_WORD - 1) / PER_WORD;
@@ -176,7 +181,8 @@ ALWAYS_INLINE void attend(const Element* queries, ptrdiff_t query_stride, int co
         for (int row = 0; row < height; row += LANES)
             softmax<Element, std::min(R, LANES)>(scratch.scores + row * columns, columns, seen,
                                                  scratch.weights + row * columns, inverse_sums + row);
-        // `exp2` makes 2^-126 of minus infinity. Its products are subnormal, and a processor takes a hundred times as long for them.
+        // `exp2` returns 2^-126 for minus infinity. Products with that weight are subnormal, and the processor takes a hundred
+        // times as long for them.
         if (window >= 0) fill_beyond_window(scratch.weights, Factor(0), columns, height, first, begin, seen, window);
         for (int channel = 0; channel < width; channel += PANEL)
             microkernel<Dot, R>(scratch.weights, sizeof(Factor) * columns,

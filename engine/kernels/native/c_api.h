@@ -1,4 +1,5 @@
-// The functions that Python calls by ctypes (engine/backends/native_cpu.py). They throw nothing. Included once by each library.
+// The functions that Python calls through ctypes (engine/kernels/encoder.py, engine/backends/native_cpu.py). They throw nothing.
+// Each library includes this file once.
 
 #pragma once
 
@@ -10,13 +11,13 @@ using namespace crossrt;
 
 namespace crossrt {
 
-// The version of these functions and of `ModelDims`. Raised with each change of what they take, here and in support.py, so
+// The version of these functions and of `ModelDims`. It is increased here and in support.py whenever their arguments change, so
 // that Python does not call a library that was compiled for another version.
 constexpr int INTERFACE = 7;
 
 enum Status { OK, INVALID_INPUT, OUT_OF_MEMORY, WRONG_ARRAYS };
 
-// With attention's factors in the faster of BF16 and FP32.
+// Attention multiplies in BF16 or FP32, whichever is faster on this processor.
 inline Encoder* new_int8_encoder(const ModelDims& dims, const WeightReader& weights) {
     if constexpr (BF16_INSTRUCTION)
         if (bf16_is_faster()) return new EncoderOf<Int8>(dims, weights);
@@ -29,8 +30,9 @@ extern "C" {
 
 int crossrt_interface() { return INTERFACE; }
 
-// `arrays` [count] are those of the file, in its order (`ModelDims.tensors` in engine/bundle/native_weights.py). They must outlive
-// the encoder. Returns WRONG_ARRAYS unless the model has `count` arrays: then Python is of another version.
+// Opens an encoder. `arrays` [count] are the arrays of the file, in its order (`ModelDims.tensors` in
+// engine/bundle/native_weights.py). They must outlive the encoder. Returns WRONG_ARRAYS if the model does not have exactly
+// `count` arrays, because Python is then of another version.
 int crossrt_open(const ModelDims* dims, const void* const* arrays, int64_t count, Encoder** encoder) try {
     const WeightReader weights{arrays, arrays + count};
     switch (dims->bits) {
@@ -47,8 +49,8 @@ int crossrt_open(const ModelDims* dims, const void* const* arrays, int64_t count
 
 void crossrt_close(Encoder* encoder) { delete encoder; }
 
-// Memory for one call of `crossrt_score` at a time, and `threads` - 1 threads that compute it together with the caller's. Null
-// where there is too little memory, or the system gives no more threads.
+// Returns memory for one call of `crossrt_score` at a time, with `threads` - 1 threads that compute together with the caller's.
+// Null if there is too little memory or the system starts no more threads.
 Workspace* crossrt_new_workspace(const Encoder* encoder, int threads) try {
     return encoder->new_workspace(threads).release();
 } catch (const std::bad_alloc&) {
@@ -59,9 +61,9 @@ Workspace* crossrt_new_workspace(const Encoder* encoder, int threads) try {
 
 void crossrt_free_workspace(Workspace* workspace) { delete workspace; }
 
-// Writes the logits [count, labels] of the pairs `rows` [count]. The tokens of pair i are `ids` and `types` from `offsets[i]` to
-// before `offsets[i + 1]`. Returns INVALID_INPUT for a pair without tokens, for one longer than the model's positions, and for an
-// id or type that the model does not have.
+// Writes the logits [count, labels] of the pairs with the numbers `rows` [count]. The tokens of pair i are `ids` and `types` from
+// `offsets[i]` up to but not including `offsets[i + 1]`. Returns INVALID_INPUT for a pair without tokens, for one longer than the
+// model's positions, and for an id or type that the model does not have.
 int crossrt_score(const Encoder* encoder, Workspace* workspace, int64_t count, const int64_t* rows, const int64_t* offsets,
                   const int32_t* ids, const uint8_t* types, float* logits) try {
     const ModelDims& dims = encoder->dims;

@@ -1,8 +1,9 @@
-// The type in which attention computes and the feed-forward layer keeps its activations, BF16 or FP32: its dot product, and GELU
-// and powers of 2 that are as precise as the type and no more.
+// `ElementTraits`: the dot product, GELU and powers of 2 for BF16 and for FP32. Attention's elements and the activations between
+// the feed-forward layers have one of these two types. The functions are as precise as the type and no more.
 //
 // GELU(x) = x Phi(x), where Phi is the cumulative distribution function of the normal distribution (Hendrycks and Gimpel 2016,
-// arXiv:1606.08415). Phi - 1/2 is odd, so it is x times a function of x^2. Beyond the clamp, Phi is nearly 0 or 1.
+// arXiv:1606.08415). Phi - 1/2 is odd, so it is x times a function of x^2. x is clamped, because Phi is nearly 0 or 1 beyond the
+// clamp.
 
 #pragma once
 
@@ -36,7 +37,7 @@ template <>
 struct ElementTraits<float> {
     using Dot = DotFp32;
     static constexpr int PER_WORD = 1;
-    // A ratio of two polynomials of degree 5. Error: at most 2.2e-7 max(|x|, 1), two steps of FP32.
+    // A ratio of two polynomials of degree 5 in x^2. Error: at most 2.2e-7 max(|x|, 1), two steps of FP32.
     static ALWAYS_INLINE FloatVec gelu(FloatVec x) {
         const FloatVec clamped = clamp(x, 5.6f), square = clamped * clamped;
         const FloatVec numerator = polynomial(square, 2.21456418e-08f, 6.35640026e-06f, 1.73840803e-04f, 4.70719906e-03f,

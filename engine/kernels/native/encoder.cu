@@ -1,39 +1,39 @@
-// The encoder on a GPU without its matrix products, which are cuBLAS's: embeddings, attention, LayerNorm, and the end of the
-// head.
+// What the encoder computes on a GPU besides cuBLAS's matrix products: embeddings, attention, LayerNorm, and the last layer of
+// the head.
 //
-// The pairs of a batch lie one after the other without padding: activations are [tokens, channels] in FP16, with sums and
-// statistics in FP32. A batch is rounded up to a few shapes (engine/batching/packed_layout.py), so each kernel may get rows that
-// belong to no pair; what it computes for them is not read. Model dimensions are macros, so that loops over them are unrolled:
+// The pairs of a batch are stored one after the other without padding. Activations are [tokens, channels] in FP16, and sums and
+// statistics are FP32. Batches are rounded up to a few shapes (engine/batching/packed_layout.py), so a kernel may get rows that
+// belong to no pair. Their results are not read. The dimensions of the model are macros, so that loops over them are unrolled:
 //
-//     HIDDEN, WIDTH      channels of the hidden states, and those padded with zeros to a multiple of 32
-//     EMBEDDING, EMBEDDING_WIDTH  the same of the embeddings, where they are projected; else HIDDEN and WIDTH
+//     HIDDEN, WIDTH      channels of the hidden states, without and with the zeros that pad them to a multiple of 32
+//     EMBEDDING, EMBEDDING_WIDTH  the same for embeddings that are projected to the hidden states; otherwise HIDDEN and WIDTH
 //     HEADS, HEAD        attention heads, and channels of one
 //     ATTENTION_WIDTH    HEADS * HEAD
 //     TYPES              token types; 0 for a model without them
 //     EPSILON            of LayerNorm
-//     DENSE, LABELS, ACTIVATION   linear layers of the head, its outputs, and the activation before the last of them
-//     HEAD_NORM          1 where LayerNorm follows that activation
-//     MODERN             1 for a ModernBERT. Only there are these read:
+//     DENSE, LABELS, ACTIVATION   linear layers of the head, its outputs, and the activation before the last layer
+//     HEAD_NORM          1 if LayerNorm follows that activation
+//     MODERN             1 for a ModernBERT. Only a ModernBERT uses these:
 //     INTERMEDIATE       channels of the feed-forward part
-//     GATE_SCALE         what its gated values are divided by, so that FP16 holds them
-//     WINDOW             how many positions away a token sees others in layers with a window
-//     FIRST_SEES         keys that a pair's first token sees in the last layer
+//     GATE_SCALE         the gated values are divided by it, so that they fit in FP16
+//     WINDOW             in layers with a window, a token sees tokens that are at most this many positions away
+//     FIRST_SEES         number of keys that a pair's first token sees in the last layer
 //
-// A ModernBERT's sums of its parts, which no LayerNorm holds down, are in FP32, because they may outgrow FP16. See
-// docs/decisions/0032.
+// A ModernBERT has no LayerNorm on its residual stream (`sums`). The residual stream is FP32, because it may exceed the range of
+// FP16. See docs/decisions/0032.
 //
-// NVRTC compiles this when a model is opened (engine/cuda/cuda_kernels.py). Tests compile it for the CPU, with an emulated
+// NVRTC compiles this file when a model is opened (engine/cuda/cuda_kernels.py). Tests compile it for the CPU, with an emulated
 // device.cuh.
 
 #include "device.cuh"
 
 namespace {
 
-constexpr int CHANNEL_PAIRS = (WIDTH + 63) / 64;  // pairs of neighbouring channels that a lane holds of a token
-constexpr int TILE = 64;                          // queries of a block, and keys whose scores it computes at once
-constexpr int KEY_BLOCK = HEAD > 64 ? TILE : 2 * TILE;  // keys and values in shared memory at once: at most 48 KiB with both
-// Elements from one row to the next in shared memory: 16 bytes more than a head, so that the eight rows of a matrix that ldmatrix
-// reads lie in different banks.
+constexpr int CHANNEL_PAIRS = (WIDTH + 63) / 64;  // pairs of neighbouring channels of a token that a lane holds
+constexpr int TILE = 64;                          // queries of a block, and keys whose scores are computed at once
+constexpr int KEY_BLOCK = HEAD > 64 ? TILE : 2 * TILE;  // keys in shared memory, and as many values: at most 48 KiB
+// Elements from one row to the next in shared memory. Rows are 16 bytes longer than a head, so that the eight rows of a matrix
+// that ldmatrix reads lie in different banks.
 constexpr int PITCH = HEAD + 8;
 
 __device__ float sum_of_warp(float value) {
@@ -45,8 +45,8 @@ struct Moments {
     float mean, scale;  // scale is 1 / sqrt(variance + EPSILON)
 };
 
-// Moments of a token's CHANNELS by a warp. A lane holds the channels 2 (lane + 32 i) and the next in values[2 i] and
-// values[2 i + 1]; those beyond CHANNELS are 0.
+// A warp computes the moments of a token's CHANNELS. In values[2 i] and values[2 i + 1], a lane holds the channel 2 (lane + 32 i)
+// and the next one. Channels beyond CHANNELS are 0.
 template <int CHANNELS, int PAIRS>
 __device__ Moments moments_of(const float* values) {
     const int lane = threadIdx.x % 32;
@@ -61,8 +61,8 @@ __device__ Moments moments_of(const float* values) {
     return {mean, rsqrtf(sum_of_warp(squares) / CHANNELS + EPSILON)};
 }
 
-// LayerNorm of a token of PADDED channels, of which CHANNELS are real, by a warp that holds them as above. `store` takes a
-// channel, and the results of it and the next.
+// A warp computes LayerNorm of a token with PADDED channels, of which the first CHANNELS are real. Lanes hold the values as in
+// `moments_of`. `store` gets a channel, its result, and the result of the next channel.
 template <int CHANNELS, int PADDED, class Store>
 __device__ void layer_norm(const float* values, const float* weight, const float* bias, const Store& store) {
     constexpr int PAIRS = (PADDED + 63) / 64;
@@ -84,7 +84,8 @@ struct StoreHalves {
 __device__ float low(unsigned halves) { return to_float((half_bits)halves); }
 __device__ float high(unsigned halves) { return to_float((half_bits)(halves >> 16)); }
 
-// Copies `rows` rows of one head to shared memory, and fills up with zeros to a multiple of 16 rows. 128 threads, 16 bytes each.
+// Copies `rows` rows of one head to shared memory, and adds rows of zeros up to a multiple of 16. Each of the 128 threads copies
+// 16 bytes at a time.
 __device__ void copy_to_shared(half_bits* to, const half_bits* from, int rows, int stride) {
     constexpr int PARTS = HEAD / 8;
     for (int part = threadIdx.x; part < (rows + 15) / 16 * 16 * PARTS; part += 128) {
@@ -99,8 +100,8 @@ __device__ void copy_to_shared(half_bits* to, const half_bits* from, int rows, i
 
 #if !MODERN
 
-// hidden [tokens, EMBEDDING_WIDTH] = LayerNorm(word + position + type embedding). A warp for each token. `places` [tokens] are
-// position + 65536 * type.
+// hidden [tokens, EMBEDDING_WIDTH] = LayerNorm(word + position + type embedding). A warp computes a token. `places` [tokens] has
+// position + 65536 * type of each token.
 extern "C" __global__ void __launch_bounds__(128) embed(
     int tokens, const int* ids, const int* places, const half_bits* word, const float* position, const float* type,
     const float* weight, const float* bias, half_bits* hidden) {
@@ -127,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(128) embed(
     layer_norm<EMBEDDING, EMBEDDING_WIDTH>(values, weight, bias, store);
 }
 
-// hidden = LayerNorm(hidden + update), both [tokens, WIDTH]. A warp for each token.
+// hidden = LayerNorm(hidden + update), both [tokens, WIDTH]. A warp computes a token.
 extern "C" __global__ void __launch_bounds__(128) add_normalize(
     int tokens, half_bits* hidden, const half_bits* update, const float* weight, const float* bias) {
     const int token = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -150,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(128) add_normalize(
 
 namespace {
 
-// Sums as a lane holds them.
+// Loads a lane's part of a token's sums, as `moments_of` needs it.
 __device__ void load_sums(float* values, const float* sums) {
     for (int i = 0; i < CHANNEL_PAIRS; i++) {
         const int channel = 2 * (int(threadIdx.x % 32) + 32 * i);
@@ -172,7 +173,7 @@ __device__ uint4 pack(const float* eight) {
             pack_halves(eight[6], eight[7])};
 }
 
-// Turns a plane by an angle (RoFormer, Su et al. 2021, arXiv:2104.09864).
+// Rotates two channels by an angle, as rotary positions do (RoFormer, Su et al. 2021, arXiv:2104.09864).
 __device__ void turn(float& first, float& second, float cosine, float sine) {
     const float before = first;
     first = before * cosine - second * sine;
@@ -181,8 +182,8 @@ __device__ void turn(float& first, float& second, float cosine, float sine) {
 
 }  // namespace
 
-// sums [tokens, WIDTH] = LayerNorm(word embedding), and the same in FP16 in `normalized`, which the first layer reads. A warp for
-// each token.
+// sums [tokens, WIDTH] = LayerNorm(word embedding). `normalized` gets the same in FP16, for the first layer. A warp computes a
+// token.
 extern "C" __global__ void __launch_bounds__(128) embed(
     int tokens, const int* ids, const half_bits* word, const float* weight, const float* bias, float* sums,
     half_bits* normalized) {
@@ -206,7 +207,7 @@ extern "C" __global__ void __launch_bounds__(128) embed(
     });
 }
 
-// normalized [tokens, WIDTH] = LayerNorm(sums). A warp for each token.
+// normalized [tokens, WIDTH] = LayerNorm(sums). A warp computes a token.
 extern "C" __global__ void __launch_bounds__(128) normalize(
     int tokens, const float* sums, const float* weight, const float* bias, half_bits* normalized) {
     const int token = blockIdx.x * 4 + threadIdx.x / 32;
@@ -216,9 +217,10 @@ extern "C" __global__ void __launch_bounds__(128) normalize(
     layer_norm<HIDDEN, WIDTH>(values, weight, bias, StoreHalves{normalized + (long long)token * WIDTH});
 }
 
-// Turns the keys in query_key_value [tokens, 3 ATTENTION_WIDTH] by the positions of their tokens, `places` [tokens]. `angles`
-// [positions, HEAD] has the cosines of a position and then the sines. The two channels of a plane lie 16 apart. A thread for 8
-// planes. Keys are read by several blocks of attention, so they are turned before; each query is turned where it is read.
+// Rotates the keys in query_key_value [tokens, 3 ATTENTION_WIDTH] by the positions of their tokens, `places` [tokens]. A row of
+// `angles` [positions, HEAD] has the cosines of a position and then the sines. The two channels that are rotated together are 16
+// apart and form a plane. A thread rotates 8 planes. Several blocks of attention read a key, so keys are rotated here. Only one
+// block reads a query, so queries are rotated there.
 extern "C" __global__ void __launch_bounds__(128) turn_keys(
     int tokens, const int* places, const float* angles, half_bits* query_key_value) {
     constexpr int PARTS = ATTENTION_WIDTH / 16;
@@ -243,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(128) turn_keys(
 }
 
 // activation [tokens, INTERMEDIATE] = GELU(values) * gates / GATE_SCALE. `wide` [tokens, 2 INTERMEDIATE] has 16 values, then
-// their 16 gates, and so on. A thread for 8 channels.
+// their 16 gates, and so on. A thread computes 8 channels.
 extern "C" __global__ void __launch_bounds__(128) gate(int tokens, const half_bits* wide, half_bits* activation) {
     constexpr int PARTS = INTERMEDIATE / 8;
     const int item = blockIdx.x * 128 + threadIdx.x, token = item / PARTS, part = item % PARTS;
@@ -256,8 +258,8 @@ extern "C" __global__ void __launch_bounds__(128) gate(int tokens, const half_bi
     *(uint4*)(activation + (long long)token * INTERMEDIATE + part * 8) = pack(values);
 }
 
-// first [rows, WIDTH] = the mean over each pair's tokens of LayerNorm(sums). A block for each pair: its warps share the tokens
-// out, and add what they have one after the other.
+// first [rows, WIDTH] = the mean of LayerNorm(sums) over each pair's tokens. A block computes a pair: its four warps divide the
+// tokens among them, and then add their sums one after the other.
 extern "C" __global__ void __launch_bounds__(128) mean(
     int rows, const int* begins, const int* lengths, const float* sums, const float* weight, const float* bias,
     half_bits* first) {
@@ -286,18 +288,19 @@ extern "C" __global__ void __launch_bounds__(128) mean(
 
 namespace {
 
-// context [tokens, ATTENTION_WIDTH] = softmax(Q K^T) V, where query_key_value is [tokens, 3 ATTENTION_WIDTH] and the queries
-// carry the scale and log2(e), so that softmax is 2^x.
+// context [tokens, ATTENTION_WIDTH] = softmax(Q K^T) V. query_key_value is [tokens, 3 ATTENTION_WIDTH]. The queries contain the
+// scale and log2(e), so softmax is 2^x.
 //
-// Flash attention: an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867), whose maximum and sum are updated with each
-// tile of keys and whose context so far is rescaled; scores stay in registers, because the fragment of sums that mma gives is the
-// fragment of weights that the next mma takes (Dao 2023, arXiv:2307.08691).
+// This is FlashAttention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867): each tile of keys updates the
+// maximum and the sum, and rescales the context so far. Scores stay in registers, because the fragment of sums that one mma
+// returns is the fragment of weights that the next mma takes (Dao 2023, arXiv:2307.08691).
 //
-// blockIdx.y is the head. blockIdx.x is a tile of up to 64 queries of one pair, 16 for each of 4 warps: `tiles` [count, 3] has
-// the pair's first token, its length and the tile's first query. A length of 0 is an unused tile.
+// blockIdx.y is the head. blockIdx.x is a tile of up to 64 queries of one pair, 16 for each of 4 warps. `tiles` [count, 3] has
+// the pair's first token, its length, and the position in the pair of the tile's first query. A tile with a length of 0 is
+// unused.
 //
-// A ModernBERT's queries are turned by `angles`, as `turn_keys` turns its keys. With WINDOWED a query sees the keys that are at
-// most WINDOW positions away.
+// A ModernBERT's queries are rotated by `angles`, as `turn_keys` rotates its keys. With WINDOWED a query sees the keys that are
+// at most WINDOW positions away.
 template <bool WINDOWED>
 __device__ void attend_tile(
     int count, const int* tiles, const half_bits* query_key_value, const float* angles, half_bits* context) {
@@ -307,8 +310,8 @@ __device__ void attend_tile(
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     constexpr int STRIDE = 3 * ATTENTION_WIDTH;
     const half_bits* base = query_key_value + (long long)begin * STRIDE + blockIdx.y * HEAD;
-    // In a fragment a lane has columns 2 (lane % 4) and the next: in [0] and [1] of row lane / 4, in [2] and [3] of the row 8
-    // below it.
+    // In a fragment of sums, a lane has two rows and two columns: column 2 (lane % 4) and the next one, in [0] and [1] of row
+    // lane / 4, and in [2] and [3] of row lane / 4 + 8.
     const int query_row = first_query + 16 * warp + lane / 4, column = 2 * (lane % 4);
     unsigned query[HEAD / 16][4];
     for (int k = 0; k < HEAD / 16; k++)
@@ -317,7 +320,7 @@ __device__ void attend_tile(
             query[k][i] = row < length ? *(const unsigned*)(base + (long long)row * STRIDE + 16 * k + i / 2 * 8 + column) : 0;
         }
 #if MODERN
-    for (int k = 0; k < HEAD / 16; k += 2)  // the first and the second channels of 16 planes
+    for (int k = 0; k < HEAD / 16; k += 2)  // query[k] has the first channels of 16 planes, query[k + 1] the second
         for (int i = 0; i < 4; i++) {
             const int row = query_row + i % 2 * 8;
             if (row >= length) continue;
@@ -330,21 +333,22 @@ __device__ void attend_tile(
             query[k + 1][i] = pack_halves(second[0], second[1]);
         }
 #endif
-    // Of the two rows that a lane has: the maximum so far, and this lane's part of the sum of weights.
+    // `maximum` and `sums` are for the lane's two rows: the maximum so far, and this lane's part of the sum of weights.
     float out[HEAD / 8][4] = {}, maximum[2] = {-INF, -INF}, sums[2] = {};
-    const int matrix = lane / 8, matrix_row = lane % 8;  // whose address this lane passes to load_matrices
-    // The keys that a query of the tile sees. Each sees one of the first TILE of them, so its maximum is a number from then on.
+    const int matrix = lane / 8, matrix_row = lane % 8;  // the row whose address this lane passes to load_matrices
+    // The tile's queries see the keys from begin_key to before end_key. Every query sees one of the first TILE of them, so its
+    // maximum is finite from then on.
     int begin_key = 0, end_key = length;
     if (WINDOWED && first_query > WINDOW) begin_key = first_query - WINDOW;
     if (WINDOWED && first_query + TILE + WINDOW < length) end_key = first_query + TILE + WINDOW;
     for (int first_key = begin_key; first_key < end_key; first_key += KEY_BLOCK) {
         const int block_keys = end_key - first_key < KEY_BLOCK ? end_key - first_key : KEY_BLOCK;
-        // Whether 16 keys of the block are too far away for all queries of the warp.
+        // Whether no query of the warp sees any of the 16 keys from `key_row` on.
         const auto are_far = [=](int key_row) {
             const int distance = first_key + key_row - (first_query + 16 * warp);
             return WINDOWED && (distance > 15 + WINDOW || distance < -15 - WINDOW);
         };
-        if (first_key != begin_key) __syncthreads();  // all warps have read the block before
+        if (first_key != begin_key) __syncthreads();  // until all warps have read the previous block
         copy_to_shared(keys, base + ATTENTION_WIDTH + (long long)first_key * STRIDE, block_keys, STRIDE);
         copy_to_shared(values, base + 2 * ATTENTION_WIDTH + (long long)first_key * STRIDE, block_keys, STRIDE);
         __syncthreads();
@@ -368,7 +372,7 @@ __device__ void attend_tile(
                 for (int i = 0; i < 8; i++) {
                     float& one = score[i / 4][i % 4];
                     const int key = key_row + i / 4 * 8 + column + i % 2;
-                    if (key >= block_keys) one = -INF;  // zeros after the last key
+                    if (key >= block_keys) one = -INF;  // no key, but the zeros after the last
                     const int distance = first_key + key - (query_row + i % 4 / 2 * 8);
                     if (WINDOWED && unsigned(distance + WINDOW) > 2 * WINDOW) one = -INF;
                     new_maximum[i % 4 / 2] = fmaxf(new_maximum[i % 4 / 2], one);
@@ -439,7 +443,7 @@ extern "C" __global__ void __launch_bounds__(128) attend_window(
 typedef float hidden_value;
 #endif
 
-// first [rows, WIDTH] = the hidden states, or the sums of a ModernBERT, of each pair's first token, [CLS]. A warp for each row.
+// first [rows, WIDTH] = the hidden states of each pair's first token, [CLS]; in a ModernBERT, its sums. A warp copies a row.
 extern "C" __global__ void __launch_bounds__(128) gather_first(
     int rows, const int* begins, const hidden_value* hidden, hidden_value* first) {
     constexpr int AT_ONCE = 16 / sizeof(hidden_value);
@@ -450,16 +454,18 @@ extern "C" __global__ void __launch_bounds__(128) gather_first(
             *(const uint4*)(hidden + (long long)begins[row] * WIDTH + channel);
 }
 
-// The last layer's attention, of each pair's first token alone: context [rows, ATTENTION_WIDTH], from query [rows,
-// ATTENTION_WIDTH] and key_value [tokens, 2 ATTENTION_WIDTH]; in a ModernBERT from query_key_value [tokens, 3 ATTENTION_WIDTH],
-// where a first token's query is not turned because its position is 0. A warp for each head of a pair, with an online softmax
-// over 32 keys at a time: a lane computes the score of one key, then eight channels of the context, for as many values at once as
-// the lanes allow. A length of 0 is an unused row.
+// The last layer's attention, for the query of each pair's first token only. It computes context [rows, ATTENTION_WIDTH] from
+// query [rows, ATTENTION_WIDTH] and key_value [tokens, 2 ATTENTION_WIDTH]. In a ModernBERT the input is query_key_value
+// [tokens, 3 ATTENTION_WIDTH]. The first token is at position 0, so its query needs no rotation.
+//
+// A warp computes one head of one pair, with an online softmax over 32 keys at a time. A lane computes the score of one key. Then
+// it adds eight channels of a value to the context, and the warp adds VALUES_AT_ONCE values at once. A row with a length of 0 is
+// unused.
 extern "C" __global__ void __launch_bounds__(128) attend_first(
     int rows, const int* begins, const int* lengths,
 #if !MODERN
     const half_bits* query, const half_bits* key_value, half_bits* context) {
-    constexpr int BESIDE = 2;  // keys and values
+    constexpr int BESIDE = 2;  // parts of a row: key and value
 #else
     const half_bits* query_key_value, half_bits* context) {
     constexpr int BESIDE = 3;
@@ -521,9 +527,9 @@ extern "C" __global__ void __launch_bounds__(128) attend_first(
     }
 }
 
-// The last linear layer of the head: logits [rows, LABELS] = activation(pooled) weight + bias, with weight [HIDDEN, LABELS]; with
-// HEAD_NORM, LayerNorm(activation(pooled)) in place of the activation. A warp for each row. `pooled` [rows, WIDTH] is what the
-// linear layer before it gave, in FP32; in a head of one layer it is what the encoder gave, in FP16.
+// The last linear layer of the head: logits [rows, LABELS] = activation(pooled) weight + bias, with weight [HIDDEN, LABELS]. With
+// HEAD_NORM, LayerNorm(activation(pooled)) takes the place of activation(pooled). A warp computes a row. `pooled` [rows, WIDTH]
+// is the output of the linear layer before it, in FP32. In a head of one layer it is the output of the encoder, in FP16.
 #if DENSE == 1
 typedef half_bits pooled_value;
 __device__ float value_of(half_bits value) { return to_float(value); }

@@ -1,10 +1,10 @@
 // `Encoder`: a BERT-like cross-encoder or a ModernBERT on a CPU. Token ids in, logits out.
 //
-// The pairs of a batch lie one after the other without padding: activations are [tokens, width], one row a token, and there are
-// no masks. The residual stream (`hidden`) is FP32; every linear layer reads rows in the model's precision, which are made while
-// a row is still in the first cache, right after LayerNorm or attention. Biases, dequantization, activation functions and residuals
-// are epilogues of the matrix products. docs/decisions/0012 has the design and its measurements, 0031 what a ModernBERT has beside
-// it: rotary positions and the gate are epilogues too.
+// The pairs of a batch are stored one after the other without padding. Activations are [tokens, width] with one row for each
+// token, and there are no masks. The residual stream (`hidden`) is FP32. Every linear layer reads rows in the model's precision.
+// They are computed right after LayerNorm or attention, while the row is in the L1 cache. Biases, dequantization, activation
+// functions and residuals are epilogues of the matrix products, and so are a ModernBERT's rotary positions and its gate. The
+// design and its measurements are in docs/decisions/0012, and ModernBERT in 0031.
 
 #pragma once
 
@@ -17,10 +17,10 @@
 
 namespace crossrt {
 
-// The most tokens that go through a layer together, which fetch its weights once. Only a single longer pair has more.
+// The most tokens that go through a layer together, so that its weights are fetched once. Only a single longer pair has more.
 constexpr int BATCH_TOKENS = 512;
-// Rows that go through both feed-forward layers before the next do, so that what the first has written is read again while it is
-// cached. 48 and 192 are no faster.
+// Rows that go through both feed-forward layers before the next rows do, so that the second layer reads the results of the first
+// from the cache. 48 and 192 are no faster.
 constexpr int FFN_ROW_BLOCK = 96;
 // How many tokens ahead a word embedding is prefetched.
 constexpr int PREFETCH_DISTANCE = 4;
@@ -38,14 +38,14 @@ public:
 
     explicit Encoder(const ModelDims& dims) : dims(dims) {}
     virtual ~Encoder() = default;
-    // Memory for one batch at a time, and a team of `threads`.
+    // Returns memory for one batch at a time, with a team of `threads` threads.
     virtual std::unique_ptr<Workspace> new_workspace(int threads) const = 0;
-    // Writes logits [count, labels]. All pairs together have at most BATCH_TOKENS tokens, or there is only one. Several threads
-    // may call it at once, each with a workspace of its own.
+    // Writes logits [count, labels]. All pairs together have at most BATCH_TOKENS tokens, unless there is only one pair. Several
+    // threads may call it at once, each with its own workspace.
     virtual void score(Pair* pairs, int count, Workspace& workspace, float* logits) const = 0;
 };
 
-// `Factor` is what attention multiplies in: Precision's Element, or FP32.
+// `Factor` is the type in which attention multiplies: Precision's Element, or FP32.
 template <class Precision, class Factor = typename Precision::Element>
 class EncoderOf : public Encoder {
     using Element = typename Precision::Element;
@@ -56,21 +56,21 @@ class EncoderOf : public Encoder {
     using LayerNorm = typename Model<Precision>::LayerNorm;
     using PostAttention = typename Model<Precision>::PostAttention;
 
-    // What one thread computes: the tokens `begin` to `end` of the batch. The pairs from `first_pair` to before `last_pair` begin
-    // there.
+    // What one thread computes: the batch's tokens from `begin` to before `end`. The pairs from `first_pair` to before
+    // `last_pair` begin there.
     struct Share {
         int begin, end, first_pair, last_pair;
         // The thread's first row of `quantized_hidden`.
         int first_row() const { return begin + Precision::CLS_RESIDUAL * first_pair; }
     };
 
-    // What one thread needs for itself.
+    // The buffers of one thread.
     struct ThreadScratch {
-        Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], what the second layer reads
+        Element* intermediate;  // [FFN_ROW_BLOCK, intermediate], the input of the second feed-forward layer
         typename Precision::FeedForwardScratch feed_forward;
         AttentionScratch<Element, Factor> attention;
         float* row;  // [width], or [embedding_width]
-        float* rotated;  // INT8: the row that is being quantized, rotated; null where rows are not rotated
+        float* rotated;  // INT8: the Hadamard rotation of the row that is being quantized; null if rows are not rotated
 
         ThreadScratch(Workspace& workspace, const ModelDims& dims, int tokens)
             : intermediate(workspace.allocate<Element>(size_t(FFN_ROW_BLOCK) * dims.intermediate)),
@@ -83,15 +83,15 @@ class EncoderOf : public Encoder {
     };
     struct Activations : Workspace {
         float *hidden, *context;   // [tokens, width], [tokens, attention_width]
-        Element* query_key_value;  // [tokens, 3 attention_width]; in the last layer the hidden states, [tokens, width]
-        // The last layer, for TILE pairs: the queries [TILE, attention_width], and for each head the query times K's weights and
-        // the context in terms of hidden states [TILE, heads, width].
+        Element* query_key_value;  // [tokens, 3 attention_width]; in a BERT's last layer the hidden states, [tokens, width]
+        // For `LastLayer`, TILE pairs at a time: the queries [TILE, attention_width], the queries times K's weights
+        // [TILE, heads, width], and the softmax-weighted sums of the hidden states [TILE, heads, width].
         Element *cls_query, *absorbed_query, *pooled_hidden;
         // hidden and context as linear layers read them: quantized in INT8, converted in BF16, copied in FP32. In INT8 the rows
-        // of a thread's tokens in `quantized_hidden` are followed by the residuals of [CLS], one for each of its pairs. Before the
-        // first layer `quantized_context` has embeddings that are to be projected.
+        // of a thread's tokens in `quantized_hidden` are followed by the residuals of [CLS], one for each of its pairs. If
+        // embeddings are projected, `quantized_context` has them before the first layer.
         ActivationRows quantized_hidden, quantized_context;
-        int* positions;                      // ModernBERT: of each token in its pair
+        int* positions;                      // of each token in its pair, for a ModernBERT's rotary positions
         std::vector<ThreadScratch> scratch;  // by rank
         ThreadTeam team;
 
@@ -119,9 +119,10 @@ public:
         return std::make_unique<Activations>(dims, std::max(dims.positions, BATCH_TOKENS), threads);
     }
 
-    // The threads share the tokens out in whole tiles, and attention by heads. Attention reads keys and values of all tokens of a
-    // pair, so the threads wait for one another before it and after it. The last layer and the head, a row for each pair, are for
-    // one thread alone.
+    // The threads divide the tokens in whole tiles, and attention by heads. Attention reads the keys and values of all tokens of
+    // a pair, so the threads wait for one another before and after it. The calling thread alone computes what has one row for
+    // each pair: the last layer of a BERT, a ModernBERT's last layer after attention if the head reads [CLS], or the mean, and
+    // the head.
     void score(Pair* pairs, int count, Workspace& workspace, float* logits) const override {
         auto& activations = static_cast<Activations&>(workspace);
         int tokens = 0;
@@ -181,13 +182,13 @@ private:
         }
     };
 
-    // An epilogue that turns queries and keys by the positions of their tokens and stores them and the values (RoFormer, Su et al.
-    // 2021, arXiv:2104.09864). The two channels of a plane of rotation lie in the same lane of `low` and `high`.
+    // An epilogue that rotates queries and keys by the positions of their tokens (RoFormer, Su et al. 2021, arXiv:2104.09864),
+    // and stores queries, keys and values. The two channels that are rotated together are in the same lane of `low` and `high`.
     struct TurnAndStore {
         Store products;
         const float* table;
         const int* positions;
-        int head, turned;  // channels of a head; of queries and keys
+        int head, turned;  // channels of a head; channels that are rotated, those of all queries and keys
         ALWAYS_INLINE void operator()(int row, int out, FloatVec low, FloatVec high) const {
             if (out < turned) {
                 const float* angles = table + ptrdiff_t(positions[row]) * head + out % head / 2;
@@ -199,10 +200,10 @@ private:
         }
     };
 
-    // Whether a layer is a ModernBERT's last and only its [CLS] reaches the head.
+    // Whether a layer is the last one of a ModernBERT whose head reads only [CLS].
     bool is_for_cls(int layer) const { return dims.is_modern() && dims.reads_cls() && layer == dims.layers - 1; }
 
-    // The LayerNorm whose output a layer's queries, keys and values are made of.
+    // The LayerNorm whose output is the input of a layer's queries, keys and values.
     const LayerNorm& norm_before(int layer) const {
         return layer == 0 ? model.embedding_norm : model.layers[layer - 1].post_attention.output_norm;
     }
@@ -215,13 +216,13 @@ private:
         std::memmove(rows + to * width, rows + from * width, width * sizeof(float));
     }
 
-    // Normalizes a row of hidden states in place.
+    // Normalizes a row of hidden states in place, and writes it to `to` as linear layers read it.
     void normalize(const LayerNorm& norm, float* row, const ActivationRows& to, const ThreadScratch& scratch) const {
         Precision::layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, norm.smoothing, scratch.rotated, to);
     }
 
-    // Normalizes the sum of a layer's part and its input: a BERT's in place. A ModernBERT adds to sums as they are, and normalizes
-    // a copy, which is returned.
+    // Normalizes a row of the residual stream and returns it. In a BERT this is in place. In a ModernBERT the residual stream
+    // stays as it is, and a copy is normalized.
     const float* normalize_sum(const LayerNorm& norm, float* sum, const ActivationRows& to, const ThreadScratch& scratch) const {
         float* row = sum;
         if (dims.is_modern()) {
@@ -232,13 +233,14 @@ private:
         return row;
     }
 
-    // ModernBERT's last LayerNorm, in FP32 and in place.
+    // A ModernBERT's last LayerNorm, in FP32 and in place.
     void normalize_last(float* row) const {
         const LayerNorm& norm = model.layers.back().post_attention.output_norm;
         layer_norm(row, dims.hidden, dims.width(), norm, dims.epsilon, [](int, FloatVec) ALWAYS_INLINE_LAMBDA {});
     }
 
-    // The mean of a pair's last hidden states. `to` may be one of the rows of hidden states up to the pair's first.
+    // Writes the mean of a pair's last hidden states to `to`, and overwrites the hidden states. `to` may be any row of the hidden
+    // states up to the pair's first.
     void take_mean(const Pair& pair, float* to, const Activations& activations) const {
         float* hidden = activations.hidden + ptrdiff_t(pair.row) * dims.width();
         for (int token = 0; token < pair.length; token++) {
@@ -260,8 +262,8 @@ private:
         return load_fp16(from);
     }
 
-    // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread. A ModernBERT has word embeddings alone.
-    // Embeddings that are to be projected do not become hidden states yet.
+    // hidden = LayerNorm(word + position + type embedding), for the tokens of a thread. A ModernBERT has only word embeddings.
+    // Embeddings that are projected go to `quantized_context` instead of `hidden`.
     void embed(const Pair* pair, const Share& share, const Activations& activations, const ThreadScratch& scratch) const {
         using Embedding = typename Precision::Embedding;
         const ptrdiff_t width = dims.embedding_width();
@@ -272,15 +274,15 @@ private:
         int first = 0;
         for (; first < share.end; first += pair++->length) {
             const int from = std::max(0, share.begin - first), until = std::min(pair->length, share.end - first);
-            // RoBERTa-like models number only the tokens that are not padding. `counted` is how many of this pair's tokens
-            // before `from`, where this thread begins, have a number.
+            // RoBERTa-like models count positions without padding tokens. `counted` is the number of this pair's tokens before
+            // `from`, where this thread begins, that are not padding.
             int counted = 0;
             for (int token = 0; dims.padding >= 0 && token < from; token++) counted += pair->ids[token] != dims.padding;
             for (int token = from; token < until; token++) {
                 const int row = first + token;
                 float* to = dims.embedding ? scratch.row : activations.hidden + row * width;
                 const Embedding* word = model.word_embedding + ptrdiff_t(pair->ids[token]) * width;
-                // Words lie anywhere in a large table, which the processor does not foresee.
+                // The rows are scattered over a large table, so the hardware prefetcher cannot predict them.
                 const int ahead = token + PREFETCH_DISTANCE < pair->length ? token + PREFETCH_DISTANCE : 0;
                 const Embedding* word_ahead = model.word_embedding + ptrdiff_t(pair->ids[ahead]) * width;
                 const int position = dims.padding < 0 ? token : pair->ids[token] == dims.padding ? 0 : ++counted;
@@ -315,7 +317,7 @@ private:
                                          quantized.from_row(row));
     }
 
-    // A layer's queries, keys and values of a thread's tokens.
+    // Computes a layer's queries, keys and values for a thread's tokens.
     void project(int number, const Pair* pairs, const Share& share, const Activations& activations,
                  const ThreadScratch& scratch) const {
         const Linear& layer = model.layers[number].query_key_value;
@@ -345,9 +347,10 @@ private:
         }
     }
 
-    // Multiplies `count` rows with a linear layer, and the `residuals` rows after them, whose products, without the bias, are
-    // added to those of the rows `row_of(0)`, `row_of(1)`, ... Within a panel rows come in order, so these are stored already.
-    // They are rows of [CLS], which is at position 0 and not turned.
+    // Multiplies `count` rows and the `residuals` rows after them with a linear layer. The products of the residuals, without the
+    // bias, are added to the results of the rows `row_of(0)`, `row_of(1)`, ... Within a panel the rows are computed in order, so
+    // those results are already stored. Rotating them again has no effect, because they are rows of [CLS], which is at position
+    // 0.
     template <class RowOf, class Epilogue>
     void multiply_with_residuals(const Linear& layer, const ActivationRows& rows, int count, int residuals, RowOf&& row_of,
                                  const Store& products, const Epilogue& store_products) const {
@@ -363,7 +366,7 @@ private:
                           });
     }
 
-    // Attention of a layer: the heads of all pairs in turn, one to each thread.
+    // Attention of a layer. The threads take the heads of all pairs in turn.
     void attend_heads(int layer, const Pair* pairs, int count, int rank, const Activations& activations,
                       const ThreadScratch& scratch) const {
         const int window = dims.is_modern() && model.has_window[layer] ? dims.window : ALL_TOKENS;
@@ -382,8 +385,8 @@ private:
             }
     }
 
-    // The last layer's attention, of [CLS] to the hidden states (see `LastLayer`). Moves the rows of [CLS], each pair's first
-    // token, to the front: from here on there is one row a pair.
+    // Attention of [CLS] to the hidden states in a BERT's last layer (see `LastLayer`). Moves the rows of [CLS], each pair's
+    // first token, to the front. From here on there is one row for each pair.
     void attend_from_cls(const Pair* pairs, int count, const Activations& activations) const {
         const int width = dims.width(), attention_width = dims.attention_width();
         const ptrdiff_t all_heads = ptrdiff_t(dims.heads) * width;
@@ -434,11 +437,12 @@ private:
         }
     }
 
-    // A layer after its attention, for the rows `from` to `to`, of which `quantized_hidden` has the first at `quantized_row`:
+    // The part of a layer after attention, for the rows from `from` to before `to`. In `quantized_hidden`, the first of them is
+    // row `quantized_row`.
     //     hidden = LayerNorm(hidden + attention_output(context));  hidden = LayerNorm(hidden + ffn_down(f(ffn_up(hidden))))
-    // or, in a ModernBERT, where (values, gates) = ffn_up(LayerNorm(hidden)),
+    // In a ModernBERT, with (values, gates) = ffn_up(LayerNorm(hidden)), it is
     //     hidden = hidden + attention_output(context);  hidden = hidden + ffn_down(f(values) gates)
-    // f is the activation function. Each has a product of its own, so that the choice is made once for a block of rows.
+    // f is the activation function. The product is compiled for each f, so that f is chosen once for a block of rows.
     void post_attention(const PostAttention& layer, int from, int to, int quantized_row, const Activations& activations,
                         const ThreadScratch& scratch) const {
         const int width = dims.width();
@@ -480,7 +484,8 @@ private:
         }
     }
 
-    // The head, from the row of [CLS] of each pair to its logits, in FP32. A row of weights is read once for all pairs.
+    // The head, in FP32: from one row of hidden states for each pair ([CLS] or the mean) to its logits. A row of weights is read
+    // once for all pairs.
     void classify(int pairs, const Activations& activations, float* logits) const {
         std::vector<float> values(size_t(pairs) * dims.hidden), next;
         for (int pair = 0; pair < pairs; pair++)
@@ -504,7 +509,7 @@ private:
         std::copy(values.begin(), values.end(), logits);
     }
 
-    // Not by `layer_norm`: rows of the head are not padded.
+    // `layer_norm` needs padded rows, and rows of the head are not padded.
     void normalize_in_head(float* row) const {
         double sum = 0, squares = 0;
         for (int n = 0; n < dims.hidden; n++) sum += row[n];

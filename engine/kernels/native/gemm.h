@@ -1,22 +1,22 @@
-// Matrix products of activations with packed weights. Nearly all of the time is spent in the loop of `microkernel`.
+// Matrix products of activations with packed weights. Nearly all of the time is spent in the k-loop of `microkernel`.
 //
 //     C [rows, out] = A [rows, in] B [in, out]
 //
-// B is packed in panels of PANEL = 32 output channels (NR in the usual terms), one panel after the other. A panel has a step for
-// every 32-bit word of input: four INT8, two BF16 or one FP32 neighbouring input channels. In a step all 32 output channels have
-// their word side by side. This is the operand layout of vpdpbusd and vdpbf16ps, which oneDNN calls VNNI layout. For INT8,
-// [out / 32][in / 4][32][4]:
+// B is packed in panels of PANEL = 32 output channels (usually called NR), one panel after the other. A panel has one step for
+// every 32-bit word of input, which is four INT8, two BF16 or one FP32 neighbouring input channels. A step has the words of the
+// 32 output channels side by side. This is the operand layout of vpdpbusd and vdpbf16ps, which oneDNN calls VNNI layout. For INT8
+// it is [out / 32][in / 4][32][4]:
 //
 //               channel 0      channel 1            channel 31
 //     step 0    0  1  2  3     0  1  2  3    ...    0  1  2  3      <- the input channels of each byte
 //     step 1    4  5  6  7     4  5  6  7    ...    4  5  6  7
 //     ...
 //
-// All kinds of processors read this one packing, whatever the width of their vectors, so a file of weights is for all of them:
-// the 32 words of a step are two registers of AVX512, four of AVX2 or eight of NEON, and 16 steps are two tiles of AMX.
+// All kinds of processors use this packing, whatever their vector width, so one file of weights serves all of them. The 32 words
+// of a step are two registers of AVX512, four of AVX2 or eight of NEON, and 16 steps are two tiles of AMX.
 //
-// A stays row-major: the word of a row at a step is broadcast to all lanes. The microkernel multiplies a tile of a few rows (MR)
-// with one panel and keeps its sums in registers; how many rows depends on how many registers there are (isa/).
+// A stays row-major. In each step, a row's word is broadcast to all lanes. The microkernel multiplies a tile of a few rows (MR)
+// with one panel and keeps the sums in registers. The number of rows depends on the number of registers (isa/).
 
 #pragma once
 
@@ -33,9 +33,9 @@ ALWAYS_INLINE void with_height(int height, int first, Work&& work) {
     work.template operator()<R>(first, R);
 }
 
-// Cuts `count` rows into tiles for a product and calls `work.template operator()<R>(first, height)` for each. The tiles have nearly
-// equal heights, which are compile-time constants R, so that the sums can be registers. Only where one microkernel is for all
-// heights are they as high as can be, and R is the most that a height can be.
+// Cuts `count` rows into tiles for a product and calls `work.template operator()<R>(first, height)` for each. The tiles have
+// nearly equal heights. The height is the compile-time constant R, so that the sums can be kept in registers. If one microkernel
+// serves all heights (ANY_HEIGHT), all tiles except the last have the largest height, and R is always that height.
 template <class Dot, class Work>
 ALWAYS_INLINE void for_each_tile(int count, Work&& work) {
     constexpr int MOST = Dot::ROWS;
@@ -52,11 +52,11 @@ ALWAYS_INLINE void for_each_tile(int count, Work&& work) {
     }
 }
 
-// Multiplies `count` rows, `stride` elements apart, with the panels of the output channels `begin` to `end` of packed weights
-// with `in` input channels. `epilogue(row, out, low, high)` gets 32 sums at a time: of the output channels from `out` on.
+// Multiplies `count` rows, which are `stride` elements apart, with packed weights of `in` input channels, for the output channels
+// from `begin` to before `end`. `epilogue(row, out, low, high)` gets 32 sums at a time, of the output channels from `out` on.
 //
-// A panel stays in the first or second cache for all rows. The weights as a whole do not: they come from the third cache. So the
-// next panel is prefetched into the second cache while this one is used, a slice with each tile.
+// A panel stays in the L1 or L2 cache for all rows. The whole weights do not fit there and come from the L3 cache. So the next
+// panel is prefetched into the L2 cache while this one is used, one slice with each tile.
 template <class Dot, class Weight, class Element, class Epilogue>
 ALWAYS_INLINE void gemm(const Weight* weight, int in, int begin, int end, const Element* rows, ptrdiff_t stride, int count,
                         Epilogue&& epilogue) {

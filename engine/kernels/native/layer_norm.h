@@ -1,4 +1,4 @@
-// LayerNorm (Ba et al. 2016, arXiv:1607.06450) of one row, a token, in FP32.
+// LayerNorm (Ba et al. 2016, arXiv:1607.06450) of one row in FP32. A row is a token.
 
 #pragma once
 
@@ -12,8 +12,8 @@ struct LayerNormParams {
     const float *weight, *bias;  // [width]
 };
 
-// Normalizes `row` [width] in place, of which the first `channels` count and the rest are zeros. `epilogue(n, values)` gets the
-// 16 results from channel `n` on while they are in a register.
+// Normalizes `row` [width] in place. The first `channels` of it are real, and the rest must be zeros. `epilogue(n, values)` gets
+// the 16 results from channel `n` on while they are in a register.
 template <class Epilogue>
 ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNormParams& params, float epsilon,
                               Epilogue&& epilogue) {
@@ -30,7 +30,7 @@ ALWAYS_INLINE void layer_norm(float* row, int channels, int width, const LayerNo
         low_sum = fmadd(low, low, low_sum);
         high_sum = fmadd(high, high, high_sum);
     }
-    // Each channel of padding is 0 and has added the square of the mean.
+    // Each channel of padding is 0, so it added the square of the mean, which is subtracted here.
     const float squares = sum(low_sum + high_sum) - (width - channels) * mean * mean;
     const float inverse = 1 / std::sqrt(squares / channels + epsilon);
     for (int n = 0; n < width; n += LANES) {

@@ -1,4 +1,4 @@
-// `Model`: the weights of a cross-encoder in one precision, as they lie in the file. The constructors read the arrays in the
+// `Model`: the weights of a cross-encoder in one precision, with the layout of the file. The constructors read the arrays in the
 // file's order (`ModelDims.tensors` in engine/bundle/native_weights.py).
 
 #pragma once
@@ -27,9 +27,9 @@ struct Model {
         explicit LayerNorm(WeightReader& weights)
             : LayerNormParams{weights.read<float>(), weights.read<float>()}, smoothing(weights) {}
     };
-    // The part of a layer after attention: its output projection and the feed-forward layers. A LayerNorm follows each of the two
-    // sums. In a ModernBERT they are the one before the feed-forward layers and the one before the next layer, or before the head.
-    // A gated `ffn_up` gives 16 values and then their 16 gates in each panel.
+    // The part of a layer after attention: the output projection and the feed-forward layers, each with a LayerNorm after its
+    // residual sum. In a ModernBERT these are the LayerNorm before the feed-forward layers, and the one before the next layer or
+    // the head. A panel of a gated `ffn_up` has 16 values and then their 16 gates.
     struct PostAttention {
         Linear attention_output, ffn_up, ffn_down;
         typename Precision::OutlierChannels outliers;            // of ffn_down's input
@@ -52,12 +52,13 @@ struct Model {
         Layer(const ModelDims& dims, WeightReader& weights)
             : query_key_value(weights, dims.width(), 3 * dims.attention_width()), post_attention(dims, weights) {}
     };
-    // The last layer of a BERT has no keys and values. Only [CLS] reaches the head, so each head has one query q a pair. Matrix products
-    // are associative: a score is (x K) q = x (K q), and a context is (w x) V = w (x V), where x are the hidden states and w the
-    // softmax weights. So q is multiplied with K's weights, attention reads the hidden states as its keys and values, and its
-    // result is multiplied with V's weights: two products for each pair in place of two for each token. (DeepSeek-V2 calls it
-    // absorbing, arXiv:2405.04434.) The bias of the keys adds the same to all scores of a head, which softmax cancels; it is not
-    // in the file. A ModernBERT turns its keys by their positions, so nothing can be absorbed, and its last layer is a `Layer`.
+    // The last layer of a BERT has no keys and values. Only [CLS] reaches the classification head, so each attention head has one
+    // query q for each pair. Matrix products are associative: a score is (x K) q = x (K q), and a context is w (x V) = (w x) V,
+    // where x are the hidden states and w the softmax weights. So q is multiplied with K's weights, attention reads the hidden
+    // states as its keys and values, and its result is multiplied with V's weights. These are two products for each pair instead
+    // of two for each token. (DeepSeek-V2 calls this absorbing, arXiv:2405.04434.) The bias of the keys adds the same number to
+    // all scores of a head. Softmax cancels it, so it is not in the file. A ModernBERT rotates its keys by their positions, so
+    // nothing can be absorbed, and its last layer is a `Layer`.
     struct LastLayer {
         Linear query;
         const Element* key;        // packed for each head, with head inputs and width outputs
@@ -73,11 +74,11 @@ struct Model {
               post_attention(dims, weights) {}
     };
 
-    // Embeddings that are narrower than the hidden states are projected to them after their LayerNorm (ELECTRA-small). It cannot be
-    // folded into the tables.
+    // Embeddings that are narrower than the hidden states are projected to them after their LayerNorm (ELECTRA-small). Because of
+    // the LayerNorm, the projection cannot be folded into the tables.
     struct Projection {
         Linear linear;
-        typename Precision::Smoothing smoothing;  // of its outputs, where the first layer reads them
+        typename Precision::Smoothing smoothing;  // of its outputs, as input of the first layer
 
         Projection(const ModelDims& dims, WeightReader& weights)
             : linear(weights, dims.embedding_width(), dims.width()), smoothing(weights) {}
@@ -86,15 +87,15 @@ struct Model {
     const typename Precision::Embedding* word_embedding;  // [vocab][embedding_width]
     // BERT: [positions][embedding_width] and [types][embedding_width].
     const float *position_embedding = nullptr, *type_embedding = nullptr;
-    // ModernBERT: for each position the cosines and then the sines of its angles, [positions][head], in layers without a window
-    // and with one; and which layers have one, [layers].
+    // ModernBERT: the cosines and then the sines of each position's angles, [positions][head]: rotary[0] for layers without a
+    // window, rotary[1] for layers with one. has_window [layers] is 1 for the latter.
     const float* rotary[2] = {};
     const int32_t* has_window = nullptr;
     LayerNorm embedding_norm;
     std::optional<Projection> projection;
-    std::vector<Layer> layers;      // of a BERT all but the last
-    std::optional<LastLayer> last;  // of a BERT
-    std::vector<Dense> head;        // the classification head; `ModelDims::head` is the channels of an attention head
+    std::vector<Layer> layers;      // in a BERT, all but the last
+    std::optional<LastLayer> last;  // in a BERT
+    std::vector<Dense> head;        // the classification head; `ModelDims::head` is the number of channels of an attention head
     LayerNormParams head_norm{};
 
     Model(const ModelDims& dims, WeightReader weights)
@@ -120,7 +121,7 @@ struct Model {
     }
 
 private:
-    // Reads the tables of positions, and returns the weights after them.
+    // Reads the position tables, and returns `weights`, which then begin after them.
     WeightReader& read_positions(const ModelDims& dims, WeightReader& weights) {
         if (dims.is_modern()) {
             for (const float*& table : rotary) table = weights.read<float>();

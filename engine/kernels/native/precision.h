@@ -1,4 +1,4 @@
-// The precisions in which a model is computed: `Int8`, `Bf16` and `Fp32`. The encoder is a template of one of them.
+// The precisions in which a model is computed: `Int8`, `Bf16` and `Fp32`. The encoder has one of them as template argument.
 //
 // A precision defines:
 //
@@ -6,19 +6,19 @@
 //     Embedding          the type of the word embeddings in the file
 //     Linear             the packed weights of a linear layer (gemm.h)
 //     ActivationRows     rows [rows, width] of activations as linear layers read them
-//     quantize_row       makes such a row of FP32: INT8 quantizes it, BF16 converts it, FP32 copies it
+//     quantize_row       writes a row of FP32 as such a row: INT8 quantizes it, BF16 converts it, FP32 copies it
 //     quantize_smoothed  does so with a LayerNorm's outputs, which INT8 multiplies by factors and rotates
-//     layer_norm         normalizes a row of FP32 and makes such a row of it at once
+//     layer_norm         normalizes a row of FP32 in place and writes it as such a row
 //     linear             multiplies such rows with a linear layer
-//     ffn_down           the same for the second feed-forward layer, which INT8 computes in its own way
-//     Smoothing, OutlierChannels, ActivationBalance, FeedForwardScratch   for INT8 only; empty in the others
-//     CLS_RESIDUAL, quantize_residual                  the same: see there
+//     ffn_down           the same for the second feed-forward layer, where INT8 has outlier channels
+//     Smoothing, OutlierChannels, ActivationBalance, FeedForwardScratch   for INT8 only; without effect in the others
+//     CLS_RESIDUAL, quantize_residual   for INT8 only; 0, and without effect, in the others
 //
-// INT8 is dynamic quantization with a scale and a zero point for each token, and weights with a scale for each output channel. A
-// token's range is found as its row is made, so a score depends on no calibration text and on no other pair. Three things keep
-// outliers from taking the range: smoothing (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438), rotations (QuaRot, Ashkboos et al.
-// 2024, arXiv:2404.00456) and outlier channels in FP32, as in LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339), but chosen once,
-// by calibration. docs/decisions/0012 and 0033 have their effect.
+// INT8 is dynamic quantization: activations have a scale and a zero point for each token, and weights a scale for each output
+// channel. A token's range is found when its row is computed, so a score does not depend on calibration texts or on other pairs.
+// Three methods keep outliers from widening the range: smoothing (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438), rotations
+// (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456), and outlier channels in FP32. The last method is that of LLM.int8() (Dettmers
+// et al. 2022, arXiv:2208.07339), but calibration chooses the channels once. docs/decisions/0012 and 0033 measure the effects.
 
 #pragma once
 
@@ -33,11 +33,11 @@
 
 namespace crossrt {
 
-// The asymmetric quantization of one row to 8 bits: q = round(x / scale) + zero_point. 0 is represented exactly. The zero point is
-// rounded up, so that q of the row's smallest number is never negative: AVX512 reads q as unsigned, and would turn -1 into 255. To
-// leave room for the rounding there is one step less: 254, where q can be up to 255.
+// The asymmetric quantization of one row to 8 bits: q = round(x / scale) + zero point. 0 is represented exactly. The zero point
+// is rounded up, so that q of the row's smallest number is never negative. AVX512 reads q as unsigned, and would turn -1 into
+// 255. The range has one step less than q allows, which leaves room for the rounding: 254 steps, where q can be up to 255.
 //
-// q - DotInt8::OFFSET is what is stored, and what `zero_point` is the zero point of.
+// What is stored is q - DotInt8::OFFSET. `zero_point` is the zero point of the stored value.
 struct RowQuantization {
     float scale, inverse, zero_point;
 
@@ -57,13 +57,14 @@ struct RowQuantization {
 struct Int8 {
     using Element = BFloat16;
     using Embedding = uint16_t;  // FP16
-    // Rows of [CLS] that are added to those of the tokens where queries, keys and values are computed. The error of [CLS] reaches
-    // the score undiluted, as all tokens attend to it and the head reads it. So what its quantization has lost, the residual, is
-    // quantized too, by a range of its own, and the products of both are added: 16 bits for one more row a pair.
+    // The number of additional rows for each pair when queries, keys and values are computed. The error of [CLS] reaches the
+    // score undiluted, because all tokens attend to it and the head reads it. So the error of its quantization, the residual, is
+    // quantized too, with its own range, and the products of both rows are added. This gives [CLS] 16 bits, at the cost of one
+    // more row for each pair.
     static constexpr int CLS_RESIDUAL = 1;
 
-    // The 8-bit weights W, in [-127, 127], with a scale for each output channel. `sums` is, for each output channel, scale * (the
-    // sum of its row of W). It makes up for the zero points of the activations: for a row x = row_scale * q + row_shift
+    // The 8-bit weights W, in [-127, 127], with a scale for each output channel. `sums` is scale * (the sum of the channel's row
+    // of W), for each output channel. It compensates the zero points of the activations: for a row x = row_scale * q + row_shift
     // (`ActivationRows`) the layer's output is row_scale * scale * (W q) + row_shift * sums + bias.
     struct Linear {
         const int8_t* weight;  // [out / 32][in / 4][32][4]
@@ -79,8 +80,8 @@ struct Int8 {
               out(out) {}
     };
 
-    // x = scale * value + shift, where a value is what `RowQuantization` stores, and each row has one scale and shift. (In
-    // calibration/quantization.py a shift is for each channel.)
+    // x = scale * value + shift. `RowQuantization` stores the values. Each row has one scale and one shift. (In
+    // calibration/quantization.py each channel has a shift.)
     struct ActivationRows {
         DotInt8::Activation* values;
         float *scale, *shift;
@@ -100,35 +101,36 @@ struct Int8 {
         }
     };
 
-    // SmoothQuant: a LayerNorm's outputs are multiplied by a factor for each channel before they are quantized. The weights that
-    // read them have been divided by it in the export. The factor is `balance` in the file, and the reciprocal of `smoothing` in
-    // calibration/quantization.py.
+    // SmoothQuant: a LayerNorm's outputs are multiplied by a factor for each channel before they are quantized. The export has
+    // divided the weights that read them by the same factor. It is called `balance` in the file, and is the reciprocal of
+    // `smoothing` in calibration/quantization.py.
     struct Smoothing {
         const float* factor;  // [width]
         explicit Smoothing(WeightReader& weights) : factor(weights.read<float>()) {}
     };
 
-    // Input channels of the second feed-forward layer with large outliers, which are multiplied in FP32. In the INT8 product
-    // their activations are 0.
+    // The input channels of the second feed-forward layer that have large outliers. They are multiplied in FP32, and their
+    // activations are 0 in the INT8 product.
     struct OutlierChannels {
         static constexpr int COUNT = 4;
         const float* weight;  // [COUNT][out]
-        const int32_t* channels;  // [COUNT]; the file has those of all layers at its end
+        const int32_t* channels;  // [COUNT]; the file has the channels of all layers at its end
         explicit OutlierChannels(WeightReader& weights) : weight(weights.read<float>()), channels(nullptr) {}
     };
 
-    // What SmoothQuant's factors are to LayerNorm's outputs, for those of the activation function between the feed-forward layers.
-    // They are multiplied where the function is computed. (The factors of a ModernBERT are in the weights of its gates.)
+    // Like SmoothQuant's factors for a LayerNorm's outputs, but for the outputs of the activation function between the
+    // feed-forward layers. They are applied where the function is computed. (A ModernBERT has these factors in the weights of its
+    // gates.)
     class ActivationBalance {
         std::vector<float> ones;
 
     public:
         const float* factor;  // [width]
 
-        // A file of an older format has no factors.
+        // Without factors in the file, as in a ModernBERT or in an older format, all factors are 1.
         ActivationBalance(WeightReader& weights, int width, bool in_file)
             : ones(in_file ? 0 : width, 1.0f), factor(in_file ? weights.read<float>() : ones.data()) {}
-        // A copy would have a pointer to the other's `ones`.
+        // Not copyable: a copy's `factor` would point to the `ones` of the original.
         ActivationBalance(ActivationBalance&&) = default;
         ALWAYS_INLINE FloatVec apply(int n, FloatVec values) const { return values * load(factor + n); }
     };
@@ -142,9 +144,10 @@ struct Int8 {
               outliers(workspace.allocate<float>(size_t(count) * OutlierChannels::COUNT)) {}
     };
 
-    // A Hadamard rotation of neighbouring vectors: of groups of COUNT channels that are 16 apart, each times the root of COUNT. A
-    // channel that is larger than the others is spread over its group, so that the row's range is smaller. The weights have been
-    // multiplied by the inverse in the export (export/precision/rotation.py).
+    // A Hadamard rotation of groups of COUNT channels that are 16 apart, which are the same lane of neighbouring vectors. It is
+    // not normalized, so the results are larger by the square root of COUNT. A channel that is larger than the others is spread
+    // over its group, so that the row's range is smaller. The export has multiplied the weights by the inverse
+    // (export/precision/rotation.py).
     template <int COUNT>
     static ALWAYS_INLINE void rotate(FloatVec (&values)[COUNT]) {
 #pragma GCC unroll 3
@@ -203,7 +206,7 @@ struct Int8 {
     static ALWAYS_INLINE void quantize_row(const float* row, int width, const ActivationRows& to) {
         quantize_row(width, to, [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n); });
     }
-    // Quantizes a row that is rotated first where there is room for it in `rotated`.
+    // Rotates a row into the buffer `rotated` [width] and quantizes it. If `rotated` is null, the row is quantized as it is.
     template <class Values>
     static ALWAYS_INLINE void quantize_rotated(int width, float* rotated, const ActivationRows& to, Values&& values) {
         if (!rotated) return quantize_row(width, to, values);
@@ -216,7 +219,7 @@ struct Int8 {
             return load(row + n) * load(smoothing.factor + n);
         });
     }
-    // Quantizes the residual of a smoothed row: what `quantized`, its quantization, has lost.
+    // Quantizes the residual of a smoothed row: the row minus what `quantized`, its quantization, represents.
     static ALWAYS_INLINE void quantize_residual(const float* row, int width, const Smoothing& smoothing, float* rotated,
                                                 const ActivationRows& quantized, const ActivationRows& to) {
         const auto smoothed = [&](int n) ALWAYS_INLINE_LAMBDA { return load(row + n) * load(smoothing.factor + n); };
@@ -263,7 +266,7 @@ struct Int8 {
                       });
     }
 
-    // The second feed-forward layer for `count` rows [count, in] in BF16, which are overwritten.
+    // The second feed-forward layer for `count` rows `activations` [count, in] in BF16. Their outlier channels are set to 0.
     template <class Epilogue>
     static ALWAYS_INLINE void ffn_down(const Linear& layer, const OutlierChannels& outliers, BFloat16* activations, int count,
                                        const FeedForwardScratch& scratch, float* rotated, Epilogue&& epilogue) {
@@ -299,7 +302,7 @@ struct Int8 {
 template <class ElementType>
 struct Floating {
     using Element = ElementType;
-    using Embedding = ElementType;  // for Bf16 the same 16 bits hold FP16
+    using Embedding = ElementType;  // in Bf16 the 16 bits are FP16
     static constexpr int CLS_RESIDUAL = 0;
 
     struct Linear {

@@ -1,8 +1,9 @@
-// Which instruction sets a program may use on this processor, in the names of Linux's /proc/cpuinfo. Python asks this library
-// besides that file, which not every system has, and which is the host's under an emulator (engine/hardware/cpus.py).
+// Returns the instruction sets that a program may use on this processor, with their names in Linux's /proc/cpuinfo. Python asks
+// this library in addition to that file, because not every system has the file, and under an emulator it is that of the host
+// (engine/hardware/cpus.py).
 //
-// On x86 an instruction set counts where CPUID has it and the operating system saves its registers, which XGETBV tells. So one that a
-// hypervisor hides or that the system does not support is not named. The bits are those of Intel's Software Developer's
+// On x86 an instruction set is available if CPUID has it and the operating system saves its registers, as XGETBV tells. So the
+// library leaves out what a hypervisor hides or the system does not support. The bits are those of Intel's Software Developer's
 // Manual, volume 2A, CPUID.
 
 #include <cstdint>
@@ -18,7 +19,7 @@
 
 namespace {
 
-// Writes names with spaces between them; a name for which there is no room is left out.
+// Writes names with spaces between them. A name that does not fit is left out.
 class Names {
     char *const first, *next, *const end;
 
@@ -41,7 +42,7 @@ struct Registers {
     uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-// Zeros where the processor does not have the leaf.
+// Returns zeros if the processor does not have the leaf.
 Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
     Registers found;
     __get_cpuid_count(leaf, subleaf, &found.eax, &found.ebx, &found.ecx, &found.edx);
@@ -95,7 +96,7 @@ bool is_set(const char* setting) {
     return sysctlbyname(setting, &value, &bytes, nullptr, 0) == 0 && value != 0;
 }
 
-// The settings are in Apple's "Determining instruction set characteristics", and there from macOS 12 on.
+// The settings are described in Apple's "Determining instruction set characteristics". macOS has them from version 12 on.
 void add_instructions(Names& names) {
     names.add("asimd", true);    // all of arm64
     names.add("asimddp", true);  // all of Apple's own processors for the Mac, the M1 and later
@@ -105,8 +106,8 @@ void add_instructions(Names& names) {
 
 #elif defined(__linux__) && defined(__aarch64__)
 
-// What Linux, or an emulator of it, tells each process of all processors. The bits are those of its header asm/hwcap.h, where
-// older ones lack some.
+// Reads what Linux, or an emulator of it, tells each process about all processors. The bits are those of the header asm/hwcap.h.
+// They are written as numbers, because older versions of it lack some.
 void add_instructions(Names& names) {
     const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
     names.add("asimd", first >> 1 & 1);
@@ -125,10 +126,10 @@ void add_instructions(Names&) {}
 
 extern "C" {
 
-// The version of these functions. Raised with each change of what they take or tell, here and in engine/hardware/cpus.py.
+// The version of these functions. It is increased here and in engine/hardware/cpus.py whenever their arguments or results change.
 int crossrt_processor_interface() { return 2; }
 
-// Writes the names with spaces between them to `names` [bytes], which must not be empty, with a zero at the end.
+// Writes the names to `names` [bytes], with spaces between them and a zero at the end. `bytes` must be at least 1.
 void crossrt_processor_instructions(char* names, int bytes) {
     Names found(names, bytes);
     add_instructions(found);

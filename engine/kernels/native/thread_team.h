@@ -1,6 +1,6 @@
 // `ThreadTeam`: threads that compute one batch together.
 //
-// The calling thread is rank 0; the others are started with the team and sleep on a barrier between two batches.
+// The calling thread is rank 0. The other threads are started with the team, and wait at a barrier between two batches.
 
 #pragma once
 
@@ -16,12 +16,12 @@ class ThreadTeam {
 public:
     const int size;
 
-    // Throws system_error where the system gives no more threads.
+    // Throws system_error if the system starts no more threads.
     explicit ThreadTeam(int size) : size(size), barrier(size) {
         try {
             for (int rank = 1; rank < size; rank++) threads.emplace_back([this, rank] { serve(rank); });
         } catch (...) {
-            // The threads that did start wait at the barrier for all: take those that are missing out of the count.
+            // The threads that did start wait at the barrier for all threads, so the missing ones are removed from its count.
             for (int missing = int(threads.size()) + 1; missing < size; missing++) barrier.arrive_and_drop();
             stop();
             throw;
@@ -30,7 +30,7 @@ public:
     ThreadTeam(const ThreadTeam&) = delete;
     ~ThreadTeam() { stop(); }
 
-    // Calls `work(rank)` in every thread; returns when all have returned.
+    // Calls `work(rank)` in every thread, and returns when all calls have returned.
     void run(const std::function<void(int)>& work) {
         task = &work;
         synchronize();
@@ -38,7 +38,7 @@ public:
         synchronize();
     }
 
-    // Called within `work` by every thread: waits until all have come here.
+    // Waits until every thread has called this. Every thread must call it within `work`.
     void synchronize() {
         if (size > 1) barrier.arrive_and_wait();
     }
@@ -58,7 +58,7 @@ private:
     }
 
     std::barrier<> barrier;
-    const std::function<void(int)>* task = nullptr;  // null: the threads end
+    const std::function<void(int)>* task = nullptr;  // null tells the threads to end
     std::vector<std::thread> threads;
 };
 

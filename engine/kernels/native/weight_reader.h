@@ -1,8 +1,8 @@
-// `WeightReader`: hands out a model's arrays one after the other, in the order of the file (`ModelDims.tensors` in
-// engine/bundle/native_weights.py). The arrays are neither copied nor owned.
+// `WeightReader`: returns a model's arrays one after the other, in the order of the file (`ModelDims.tensors` in
+// engine/bundle/native_weights.py). It neither copies nor owns the arrays.
 //
-// A model of the same dimensions has more or fewer arrays in another version of crossrt. `WrongArrays` says so, before an array is
-// read that is not there.
+// In another version of crossrt, a model of the same dimensions may have more or fewer arrays. `WrongArrays` is thrown before an
+// array is read that does not exist.
 
 #pragma once
 

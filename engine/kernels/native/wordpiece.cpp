@@ -1,10 +1,11 @@
-// WordPiece tokenization as BERT does it (Wu et al. 2016, arXiv:1609.08144): UTF-8 text in, token ids out, the same as those of
-// the package tokenizers. Words are cut at spaces and punctuation; from each, the longest entry of the vocabulary is taken again
-// and again from the left.
+// BERT's WordPiece tokenization (Wu et al. 2016, arXiv:1609.08144), from UTF-8 text to the same token ids as those of the package
+// tokenizers. A text is split into words at spaces and punctuation. Each word is split from left to right into the longest
+// entries of the vocabulary.
 //
-// Nothing here knows Unicode. Python asks the package tokenizers once what each character is normalized to and adds that to a
-// table (engine/text/wordpiece.py). A text with a character that is not in the table yet is handed back. Several threads may
-// tokenize and add characters at once, without locks: an entry is complete before it is published by one atomic store.
+// Nothing here knows Unicode. Python asks the package tokenizers once what each character is normalized to, and adds the answer
+// to a table (engine/text/wordpiece.py). A text with a character that is not in the table yet is returned to Python. Several
+// threads may tokenize and add characters at once without locks, because an entry is complete before one atomic operation
+// publishes it.
 
 #include <algorithm>
 #include <atomic>
@@ -21,33 +22,33 @@
 
 namespace crossrt {
 
-// Bytes of the longest entry that a vocabulary may have.
+// Bytes of the longest vocabulary entry that is allowed.
 constexpr int MAX_ENTRY_BYTES = 512;
 // Characters of the longest word that a tokenizer may allow; longer words are unknown.
 constexpr int MAX_WORD_CHARACTERS = 1000;
-// Texts that a thread takes at a time.
+// The number of texts that a thread takes at a time.
 constexpr int64_t TEXTS_PER_CHUNK = 16;
-// Bytes that one character may be normalized to: three characters of four bytes.
+// The most bytes that one character may be normalized to: three characters of four bytes.
 constexpr int MAX_NORMALIZED_BYTES = 12;
-// The version of the functions at the end. Raised with each change of what they take, here and in engine/text/wordpiece.py, so
-// that Python does not call a library that was compiled for another version.
+// The version of the functions at the end of this file. It is increased here and in engine/text/wordpiece.py whenever their
+// arguments change, so that Python does not call a library that was compiled for another version.
 constexpr int INTERFACE = 1;
-// Lengths of texts that have no ids.
+// These stand for the length of a text that has no ids.
 constexpr int64_t UNSUPPORTED = -1, UNKNOWN_CHARACTER = -2;
 
-// How a character stands in a text: within a word, as a word of its own (punctuation, Chinese), between words, or in a way that
-// is left to the package tokenizers.
+// The place of a character in a text: within a word, as a separate word (punctuation, Chinese), or between words. Characters for
+// which none of these is right are unsupported, and left to the package tokenizers.
 enum class CharacterKind : uint8_t { in_word, alone, space, unsupported };
 
-// A character and what it is normalized to. A character within words that is normalized to nothing is dropped.
+// A character's kind and what it is normalized to. An `in_word` character that is normalized to nothing is dropped.
 struct Character {
     CharacterKind kind;
     uint8_t bytes, characters;  // of `text`
     char text[MAX_NORMALIZED_BYTES];
 };
 
-// A table from code points to characters, in two levels. It grows with the characters that texts hold: 0.1 MB for Latin, Greek
-// and Cyrillic, 42 MB for all of Unicode.
+// A table from code points to characters, with two levels. It grows with the characters that occur in texts: 0.1 MB for Latin,
+// Greek and Cyrillic, 42 MB for all of Unicode.
 class CharacterTable {
     static constexpr int PAGE = 256;
     struct Page {
@@ -77,7 +78,7 @@ public:
     }
 
 private:
-    // Returns the slot's value; makes it if the slot is empty. Where two threads do so at once, the first one's stays.
+    // Returns the slot's value, and makes it if the slot is empty. If two threads do so at once, that of the first one stays.
     template <class Value, class Make>
     static Value* publish(std::atomic<Value*>& slot, Make make) {
         Value* value = slot.load(std::memory_order_acquire);
@@ -88,16 +89,16 @@ private:
     }
 };
 
-// The entries of a vocabulary and their ids, for the longest match: a hash table with linear probing, at most half full. The hash
-// of a text continues the hash of its prefix, so one pass over a word gives the hashes of all its prefixes.
+// Finds the longest entry of a vocabulary that begins a text. It is a hash table with linear probing, at most half full. The hash
+// of a text is computed from the hash of its prefix, so one pass over a word gives the hashes of all its prefixes.
 class PieceTable {
     struct Slot {
         uint32_t hash, begin;
         int32_t size, id;  // size 0: an empty slot
     };
-    std::vector<char> texts;  // of all entries; `begin` and `size` are within it
+    std::vector<char> texts;  // of all entries; a slot's `begin` and `size` refer to it
     std::vector<Slot> slots;
-    std::vector<std::pair<uint64_t, Slot>> entries;  // with their 64-bit hashes, until `close`
+    std::vector<std::pair<uint64_t, Slot>> entries;  // with their 64-bit hashes; empty after `close`
     int shift = 63, longest_entry = 0;
 
     static uint64_t extended(uint64_t hash, char byte) { return (hash ^ uint8_t(byte)) * 0x9E3779B97F4A7C15; }
@@ -123,8 +124,8 @@ public:
         entries = {};
     }
 
-    // Returns the bytes of the longest prefix of `text` that is an entry, and its id; 0 if there is none. An entry is whole UTF-8
-    // characters, and so is a prefix that equals it.
+    // Returns the size in bytes of the longest prefix of `text` that is an entry, and sets `id`. Returns 0 if there is none.
+    // Entries consist of whole UTF-8 characters, so the prefix does too.
     int longest_match(std::string_view text, int32_t& id) const {
         uint64_t prefix_hashes[MAX_ENTRY_BYTES], hash = 0;
         const int size = int(std::min(text.size(), size_t(longest_entry)));
@@ -144,7 +145,7 @@ public:
 };
 
 class WordPiece {
-    PieceTable first_pieces, later_pieces;  // entries that begin a word, and "##" entries, without the "##"
+    PieceTable first_pieces, later_pieces;  // entries that begin a word; "##" entries, without the "##"
     std::vector<std::string> added_tokens;
     bool begins_added_token[256]{};  // by first byte
     const int32_t unknown_id;
@@ -155,7 +156,7 @@ class WordPiece {
         int bytes = 0, characters = 0;
     };
 
-    // Characters of a word that is too long already are not counted, so that the count cannot overflow.
+    // Once a word is too long, further characters are not counted, so that the count cannot overflow.
     void append(Word& word, const Character& character) const {
         if (word.characters > max_word_characters) return;
         word.characters += character.characters;
@@ -164,8 +165,8 @@ class WordPiece {
         word.bytes += character.bytes;
     }
 
-    // Writes the ids of a word, empties it, and returns where the next ids go. A word that is too long, or of which a part has no
-    // entry, is the unknown token as a whole.
+    // Writes the ids of a word, empties it, and returns where the next ids go. If a word is too long or a part of it has no
+    // entry, the whole word becomes the unknown token.
     int32_t* end_word(Word& word, int32_t* ids) const {
         const bool too_long = word.characters > max_word_characters;
         const std::string_view text{word.text, size_t(word.bytes)};
@@ -195,8 +196,8 @@ public:
 
     WordPiece(int32_t unknown_id, int max_word_characters) : unknown_id(unknown_id), max_word_characters(max_word_characters) {}
 
-    // Reads a vocabulary of `count` entries: `"token":id,"token":id`, compact JSON. False for anything else, and for escapes
-    // other than those of quotation marks and backslashes: control characters, which no vocabulary has.
+    // Reads a vocabulary of `count` entries in compact JSON: `"token":id,"token":id`. Returns false for anything else. Only
+    // quotation marks and backslashes may be escaped. JSON also escapes control characters, which no vocabulary has.
     bool read(const char* at, const char* end, int64_t count) {
         std::string token;
         for (; count > 0; count--) {
@@ -223,7 +224,7 @@ public:
         return at == end;
     }
 
-    // Adds a token that is looked for in the text before it is cut into words.
+    // Adds a token that is searched for in the text before the text is split into words.
     void add(std::string_view token) {
         added_tokens.emplace_back(token);
         begins_added_token[uint8_t(token[0])] = true;
@@ -231,9 +232,9 @@ public:
 
     enum class Outcome { done, unsupported, unknown_character };
 
-    // Writes the ids of one text, valid UTF-8, from `out` on and moves `out` behind them. There are no more ids than bytes,
-    // because Python adds no character that is normalized to more characters than it has bytes. A text with an added token is
-    // unsupported.
+    // Writes the ids of one text, which must be valid UTF-8, from `out` on, and moves `out` behind them. There are no more ids
+    // than bytes, because Python adds no character that is normalized to more characters than it has bytes. A text with an added
+    // token is unsupported.
     Outcome tokenize(const char* at, const char* end, int32_t*& out) const {
         Word word;
         int32_t* ids = out;
@@ -274,8 +275,8 @@ extern "C" {
 
 int crossrt_wordpiece_interface() { return crossrt::INTERFACE; }
 
-// Opens a vocabulary of `count` entries (see `WordPiece::read`). Words of more than `max_word_characters` are unknown. Null where
-// there is too little memory or the vocabulary cannot be read.
+// Opens a vocabulary of `count` entries (see `WordPiece::read`). Words of more than `max_word_characters` characters are unknown.
+// Returns null if there is too little memory, an argument is out of range, or the vocabulary cannot be read.
 WordPiece* crossrt_wordpiece_open(const char* vocabulary, int64_t bytes, int64_t count, int32_t unknown_id,
                                   int32_t max_word_characters) {
     // Offsets in the vocabulary are 32 bits.
@@ -291,11 +292,11 @@ WordPiece* crossrt_wordpiece_open(const char* vocabulary, int64_t bytes, int64_t
 
 void crossrt_wordpiece_close(WordPiece* words) { delete words; }
 
-// The largest id of the vocabulary, without added tokens; -1 if it has no entries.
+// Returns the largest id of the vocabulary, without added tokens, or -1 if it has no entries.
 int32_t crossrt_wordpiece_largest_id(const WordPiece* words) { return words->largest_id; }
 
-// Adds a token that is looked for before words are. Not to be called while texts are tokenized. False where there is too little
-// memory.
+// Adds a token that is searched for before a text is split into words. Must not be called while texts are tokenized. Returns
+// false if the token is empty or there is too little memory.
 bool crossrt_wordpiece_add_token(WordPiece* words, const char* token, int64_t bytes) {
     if (bytes < 1) return false;
     try {
@@ -310,8 +311,8 @@ bool crossrt_wordpiece_knows(const WordPiece* words, uint32_t code) {
     return code <= 0x10FFFF && words->characters.find(code);
 }
 
-// Adds a character and what it is normalized to. False where there is too little memory, for more than MAX_NORMALIZED_BYTES bytes
-// or characters, and for more bytes than so many characters can have.
+// Adds a character and what it is normalized to. Returns false if there is too little memory or `code` is no code point, for more
+// than MAX_NORMALIZED_BYTES bytes or characters, and for more bytes than `characters` can have.
 bool crossrt_wordpiece_add(WordPiece* words, uint32_t code, uint8_t kind, const char* text, int32_t bytes, int32_t characters) {
     constexpr int32_t MAX = crossrt::MAX_NORMALIZED_BYTES;
     if (code > 0x10FFFF || bytes < 0 || bytes > MAX || characters < 0 || characters > MAX || bytes > 4 * characters) return false;
@@ -325,10 +326,10 @@ bool crossrt_wordpiece_add(WordPiece* words, uint32_t code, uint8_t kind, const 
     }
 }
 
-// Tokenizes the texts `begin` to `end` with up to `threads` threads, the caller's among them. Text i ends at `ends[i]` of
-// `texts`, where the next one begins. Its ids begin at the same offset in `ids` as its bytes in `texts`, since it has no more ids
-// than bytes; `lengths[i]` is their number, or UNSUPPORTED for a text that is left to the package tokenizers, or
-// UNKNOWN_CHARACTER. Returns how many texts have an unknown character.
+// Tokenizes the texts from `begin` to before `end` with up to `threads` threads, including the caller's. Text i ends at `ends[i]`
+// of `texts`, where the next one begins. Its ids begin at the same offset in `ids` as its bytes in `texts`, because it has no
+// more ids than bytes. `lengths[i]` is the number of its ids, UNSUPPORTED for a text that is left to the package tokenizers, or
+// UNKNOWN_CHARACTER. Returns the number of texts with an unknown character.
 int64_t crossrt_wordpiece_tokens(const WordPiece* words, const char* texts, const int64_t* ends, int64_t begin, int64_t end,
                                  int32_t threads, int32_t* ids, int64_t* lengths) {
     std::atomic<int64_t> next = begin, unknown = 0;
@@ -349,7 +350,7 @@ int64_t crossrt_wordpiece_tokens(const WordPiece* words, const char* texts, cons
     try {
         for (int n = 1; n < threads; n++) others.emplace_back(work);
     } catch (const std::exception&) {
-        // The system gives no more threads: fewer do the work.
+        // The system starts no more threads, so fewer threads do the work.
     }
     work();
     for (std::thread& thread : others) thread.join();

@@ -1,4 +1,4 @@
-// `Workspace`: memory that is allocated once, when a session opens, and freed as a whole.
+// `Workspace`: memory that is allocated when a session opens, and freed all at once.
 
 #pragma once
 
@@ -17,7 +17,8 @@ public:
         for (void* block : blocks) ::operator delete(block, ALIGNMENT);
     }
 
-    // `count` zeros, aligned to 64 bytes, with 64 bytes of slack: a vector load may begin at the last element. Throws bad_alloc.
+    // Returns `count` zeros, aligned to 64 bytes. At least 64 more bytes follow, because a vector load may begin at the last
+    // element. Throws bad_alloc.
     template <class Number>
     Number* allocate(size_t count) {
         const size_t bytes = (count * sizeof(Number) + 127) / 64 * 64;

@@ -131,3 +131,6 @@ def test_no_more_of_a_file_is_read_than_it_may_have(tmp_path: Path, monkeypatch:
         read_json(file)
     with pytest.raises(ValueError, match="more than 10 bytes"):
         read_json(Path("/dev/zero"))
+    file.write_text('"ééééé"', encoding="utf-8")  # seven characters in twelve bytes
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        read_json(file)

@@ -1,10 +1,12 @@
-// AMX's tile instructions as functions in plain C++, for processors without them: what Intel's manual (Instruction Set Extensions
-// Programming Reference, chapter 3) gives as their operation. Included before isa/amx.h, whose source is then compiled for AVX512.
+// AMX's tile instructions as functions in plain C++, for processors without them. They follow the operation that Intel's manual
+// gives (Instruction Set Extensions Programming Reference, chapter 3), with its order of additions and its treatment of subnormal
+// numbers. This file is included before isa/amx.h, whose source is then compiled for AVX512.
 
 #pragma once
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -66,44 +68,47 @@ void tile_store(void* to, ptrdiff_t stride) {
     for (int row = 0; row < tiles.rows[T]; row++)
         std::memcpy(static_cast<char*>(to) + row * stride, tiles.tile[T].bytes[row], tiles.bytes_of_row[T]);
 }
-// `product(a, b)` adds up the products of two words.
-template <class Sum, int C, int A, int B, class Product>
-void tile_dot(Product&& product) {
+// `dot(a, b, words, sum)` adds to `sum` the products of a row's `words` words with a column's, which are 64 bytes apart.
+template <class Sum, int C, int A, int B, class Dot>
+void tile_dot(Dot&& dot) {
     fault_unless(tiles.configured && tiles.rows[C] == tiles.rows[A] && tiles.bytes_of_row[A] == 4 * tiles.rows[B] &&
                  tiles.bytes_of_row[C] == tiles.bytes_of_row[B]);
     for (int m = 0; m < tiles.rows[C]; m++)
         for (int n = 0; n < tiles.bytes_of_row[C] / 4; n++) {
             Sum sum;
             std::memcpy(&sum, tiles.tile[C].bytes[m] + 4 * n, 4);
-            for (int k = 0; k < tiles.rows[B]; k++)
-                sum += product(tiles.tile[A].bytes[m] + 4 * k, tiles.tile[B].bytes[k] + 4 * n);
+            sum = dot(tiles.tile[A].bytes[m], tiles.tile[B].bytes[0] + 4 * n, tiles.rows[B], sum);
             std::memcpy(tiles.tile[C].bytes[m] + 4 * n, &sum, 4);
         }
 }
 template <int C, int A, int B>
 void tile_dot_int8() {
-    tile_dot<int32_t, C, A, B>([](const unsigned char* a, const unsigned char* b) {
-        int32_t sum = 0;
-        for (int n = 0; n < 4; n++) sum += int32_t(a[n]) * int32_t(static_cast<signed char>(b[n]));
+    tile_dot<int32_t, C, A, B>([](const unsigned char* a, const unsigned char* b, int words, int32_t sum) {
+        for (int k = 0; k < words; k++)
+            for (int n = 0; n < 4; n++) sum += int32_t(a[4 * k + n]) * int32_t(static_cast<signed char>(b[64 * k + n]));
         return sum;
     });
 }
+// TDPBF16PS treats subnormal numbers as zeros, in its operands and in its results.
+inline float flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x; }
+inline float from_bf16(const unsigned char* at) {
+    uint16_t bits;
+    std::memcpy(&bits, at, 2);
+    const uint32_t word = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return flushed(value);
+}
+// The products of the first and of the second numbers of all words have a sum each. Both are rounded once a product (FMA), and
+// added up before they are added to C.
 template <int C, int A, int B>
 void tile_dot_bf16() {
-    tile_dot<float, C, A, B>([](const unsigned char* a, const unsigned char* b) {
-        float sum = 0;
-        for (int n = 0; n < 2; n++) {
-            uint16_t bits[2];
-            std::memcpy(&bits[0], a + 2 * n, 2);
-            std::memcpy(&bits[1], b + 2 * n, 2);
-            float factors[2];
-            for (int f = 0; f < 2; f++) {
-                const uint32_t word = uint32_t(bits[f]) << 16;
-                std::memcpy(&factors[f], &word, 4);
-            }
-            sum += factors[0] * factors[1];
-        }
-        return sum;
+    tile_dot<float, C, A, B>([](const unsigned char* a, const unsigned char* b, int words, float sum) {
+        float parts[2] = {0, 0};
+        for (int k = 0; k < words; k++)
+            for (int n = 0; n < 2; n++)
+                parts[n] = flushed(std::fma(from_bf16(a + 4 * k + 2 * n), from_bf16(b + 64 * k + 2 * n), parts[n]));
+        return flushed(flushed(sum) + flushed(parts[0] + parts[1]));
     });
 }
 

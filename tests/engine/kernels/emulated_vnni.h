@@ -1,5 +1,5 @@
-// AVX-VNNI's vpdpbusd as a function in plain C++, for processors with AVX2 alone: what Intel's manual gives as its operation.
-// Included before isa/avx2.h, whose source is then compiled without the instruction.
+// AVX-VNNI's vpdpbusd as a function in plain C++, for processors that have AVX2 without it. It follows the operation in Intel's
+// manual. This file is included before isa/avx2.h, whose source is then compiled without the instruction.
 
 #pragma once
 

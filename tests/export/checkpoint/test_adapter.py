@@ -291,6 +291,7 @@ def test_the_merged_files_are_deleted_with_the_checkpoint(adapter: Path) -> None
         (lambda held: held.pop("base_model.model.classifier.bias"), r"classifier\.bias, which would be left at random"),
         (lambda held: held.pop(next(iter(held))), r"lora_[AB]\.weight is missing"),
         (lambda held: held.update({"base_model.model.more.lora_A.weight": torch.ones(2, 2)}), "more.lora_A.weight is not used"),
+        (lambda held: held.update({"base_model.model.x": held.pop(next(iter(held)))}), "is missing; .*x is not used"),
         (lambda held: held.update({next(iter(held)): torch.ones(9, 9)}), "cannot merge the adapter into"),
     ],
 )  # fmt: skip

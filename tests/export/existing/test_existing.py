@@ -477,6 +477,19 @@ def test_weights_with_nan_are_refused(exported: Path, tmp_path: Path, kind: str,
         bundle_from_onnx(exported, tmp_path / "bundle")
 
 
+@pytest.mark.parametrize("kind", ["FLOAT", "FLOAT16", "DOUBLE"])
+def test_nan_in_the_typed_fields_of_a_tensor_is_found(exported: Path, tmp_path: Path, kind: str) -> None:
+    """Weights are mostly in `raw_data`. The fields for each type, such as `int32_data` for FP16, are as good."""
+    model = onnx.load(exported / "onnx/model.onnx")
+    values = [0.0] * 90 + [float("nan")] + [0.0] * 29
+    spoilt = onnx.helper.make_tensor("spoilt", getattr(onnx.TensorProto, kind), (40, 3), values)
+    assert not spoilt.HasField("raw_data")
+    model.graph.initializer.append(spoilt)
+    onnx.save_model(model, exported / "onnx/model.onnx")
+    with pytest.raises(CheckpointError, match="the tensor 'spoilt' holds NaN"):
+        bundle_from_onnx(exported, tmp_path / "bundle")
+
+
 def test_infinite_weights_are_found_by_scoring_a_pair(exported: Path, tmp_path: Path) -> None:
     def spoil(graph: Any) -> None:
         [bias] = [tensor for tensor in graph.initializer if list(tensor.dims) == [1]][-1:]

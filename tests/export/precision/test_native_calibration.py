@@ -1,5 +1,7 @@
 """What calibration decides for native INT8 weights: their rounding, and the balance of channels by the score's gradients."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file
 
 from crossrt.calibration.token_moments import TokenMoments
 from crossrt.engine.bundle.native_weights import padded
@@ -264,6 +268,33 @@ def test_gradients_are_the_scores_derivatives() -> None:
     scaled = sample.output_gradients * (squares + 0.1 * squares.median()).sqrt()[:, None]
     assert bool((sample.weight == 1).all())
     np.testing.assert_allclose(sample.output_moments, scaled.T @ scaled, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_gradients_of_several_labels_are_those_of_the_margin_that_ranks(labels: int, tmp_path: Path) -> None:
+    """The logits of two labels have the demo's logit as their difference; a third label has a logit far below both."""
+    path = shutil.copytree(DEMO, tmp_path / "labels")
+    tensors = load_file(path / "model.safetensors")
+    weight, bias = tensors["classifier.weight"], tensors["classifier.bias"]
+    shared = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    rows, biases = [shared - weight / 2, shared + weight / 2], [-bias / 2, bias / 2]
+    if labels == 3:
+        rows, biases = [*rows, shared - weight / 2], [*biases, -bias / 2 - 100]
+    tensors |= {"classifier.weight": torch.cat(rows), "classifier.bias": torch.cat(biases)}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    names = {str(number): f"LABEL_{number}" for number in range(labels)}
+    config |= {"id2label": names, "label2id": {name: int(number) for number, name in names.items()}}
+    (path / "config.json").write_text(json.dumps(config))
+    pairs = [("play chess", "gnuchess is a program that plays chess"), ("mail reader", "a program for electronic mail")]
+    several, one = Checkpoint.read(path).with_relevant_label(1), Checkpoint.read(DEMO)
+    found = score_gradients(several, gradient_sites(several), pairs, max_length=160).samples
+    for site, expected in score_gradients(one, gradient_sites(one), pairs, max_length=160).samples.items():
+        torch.testing.assert_close(found[site].gradients, expected.gradients, rtol=1e-3, atol=1e-5)
+        moments = expected.output_moments
+        torch.testing.assert_close(
+            found[site].output_moments, moments, rtol=1e-3, atol=1e-5 * float(moments.abs().max())
+        )
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])

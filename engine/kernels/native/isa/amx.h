@@ -1,14 +1,14 @@
-// x86-64 with AMX besides AVX512-BF16 (Intel from Sapphire Rapids): products of INT8 and of BF16 on tiles. isa/avx512.h includes
-// this file where the compiler may use AMX, and has everything else.
+// x86-64 with AVX512-BF16 and AMX (Intel from Sapphire Rapids on): products of INT8 and BF16 on tiles. isa/avx512.h includes this
+// file if the compiler may use AMX, and has everything else.
 //
-// A tile register has 16 rows of 64 bytes. An instruction multiplies 16 rows of activations, 16 words each, with 16 steps of 16
-// output channels, and adds 16 x 16 sums. A panel's step has 32 output channels, so the 16 steps of a half are rows that lie
-// 128 bytes apart: the packing of all kinds is a tile's layout too (Intel, Optimization Reference Manual, chapter 20). The
-// microkernel keeps 2 x 2 tiles of sums for 32 rows and 32 output channels, with two tiles of rows and two of the panel: all 8
-// registers. Sums go to FloatVecs by way of the first cache.
+// A tile register has 16 rows of 64 bytes. An instruction multiplies 16 rows of activations, of 16 words each, with 16 steps of
+// 16 output channels, and adds to 16 x 16 sums. A panel's step has 32 output channels. So half a panel is a tile whose 16 rows,
+// the steps, are 128 bytes apart, and the packing of all kinds is also a layout of tiles (Intel, Optimization Reference Manual,
+// chapter 20). For 32 rows and 32 output channels, the microkernel keeps 2 x 2 tiles of sums, two tiles of rows and two of the
+// panel, which are all 8 registers. Sums get into vectors through the L1 cache.
 //
-// Whole tiles of rows are read: up to 15 rows after the last, whose sums nobody reads. `ROWS_READ_BEYOND` says so to those who
-// allocate memory.
+// Whole tiles of rows are read. These can be up to 15 rows after the last one, whose sums are not used. `ROWS_READ_BEYOND` tells
+// callers how many rows to allocate.
 
 #pragma once
 
@@ -19,8 +19,8 @@ namespace crossrt {
 constexpr int ROWS_READ_BEYOND = 15;
 constexpr int TILE = 32;
 
-#ifndef CROSSRT_EMULATED_TILES  // else the functions below are in plain C++: tests/engine/kernels/emulated_tiles.h
-// With "memory": GCC 12's own functions do not say that they read memory.
+#ifndef CROSSRT_EMULATED_TILES  // if it is defined, tests/engine/kernels/emulated_tiles.h has these functions in plain C++
+// This is assembly with a "memory" clobber, because GCC 12's intrinsics do not declare that they read memory.
 template <int T>
 ALWAYS_INLINE void tile_load(const void* from, ptrdiff_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(T) : "memory");
@@ -47,8 +47,8 @@ ALWAYS_INLINE void tile_configure(const void* config) { asm volatile("ldtilecfg 
 ALWAYS_INLINE void tile_release() { asm volatile("tilerelease"); }
 #endif
 
-// Makes the tile registers usable in this thread, all with 16 rows of 64 bytes. Releasing them spares the system from saving 8 KiB
-// when it changes to another thread.
+// Makes the tile registers usable in this thread, all with 16 rows of 64 bytes. The destructor releases them, so that the system
+// need not save 8 KiB when it switches threads.
 class ThreadState {
 public:
     ThreadState() {
@@ -94,7 +94,7 @@ ALWAYS_INLINE FloatVec load_sums(const float* from) { return load(from); }
 template <class Dot>
 inline void multiply_tiles(const char* rows, ptrdiff_t stride, const char* panel, int steps, int height,
                            typename Dot::Number sums[TILE][PANEL]) {
-    constexpr int STEPS = 16, BYTES = 4 * STEPS, OF_PANEL = 4 * PANEL;  // steps of a tile, bytes of its row and of a panel's step
+    constexpr int STEPS = 16, BYTES = 4 * STEPS, OF_PANEL = 4 * PANEL;  // a tile's steps; bytes of its row and of a panel's step
     const bool two = height > STEPS;
     tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
     const auto add = [&](const char* activations, ptrdiff_t stride, const char* weights) ALWAYS_INLINE_LAMBDA {
@@ -112,7 +112,7 @@ inline void multiply_tiles(const char* rows, ptrdiff_t stride, const char* panel
     int step = 0;
     for (; step + STEPS <= steps; step += STEPS) add(rows + 4 * step, stride, panel + step * OF_PANEL);
     if (const int rest = steps - step) {
-        // What is beyond the rows and the panel may not be there, or be NaN, which times 0 is NaN.
+        // Memory after the rows and the panel may be unmapped, or hold NaN, and 0 times NaN is NaN.
         alignas(64) char activations[TILE][BYTES] = {}, weights[STEPS][OF_PANEL] = {};
         for (int r = 0; r < height; r++) std::memcpy(activations[r], rows + r * stride + 4 * step, 4 * rest);
         std::memcpy(weights, panel + step * OF_PANEL, rest * OF_PANEL);

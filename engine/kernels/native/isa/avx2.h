@@ -1,8 +1,8 @@
-// x86-64 with AVX2, FMA and F16C; with AVX-VNNI where the compiler may use it. There are no instructions for BF16: it is computed
-// by those of FP32.
+// x86-64 with AVX2, FMA and F16C, and with AVX-VNNI if the compiler may use it. BF16 has no instructions here and is computed by
+// those of FP32.
 //
-// A vector is two registers. The microkernel multiplies a tile of up to 6 rows with one panel, half of the panel after the other:
-// 12 sums, two registers of weights and the word of a row are 15 registers of 16.
+// A vector is two registers. The microkernel multiplies a tile of up to 6 rows with the first half of a panel and then with the
+// second half. It uses 15 of 16 registers: 12 for sums, two for weights and one for the word of a row.
 
 #pragma once
 
@@ -16,7 +16,7 @@ struct FloatVec {
 struct IntVec {
     __m256i low, high;
 };
-using LaneMask = FloatVec;  // all bits of a chosen lane are 1
+using LaneMask = FloatVec;  // in the lanes of the mask, all bits are 1
 
 ALWAYS_INLINE FloatVec operator+(FloatVec a, FloatVec b) { return {a.low + b.low, a.high + b.high}; }
 ALWAYS_INLINE FloatVec operator-(FloatVec a, FloatVec b) { return {a.low - b.low, a.high - b.high}; }
@@ -48,7 +48,8 @@ ALWAYS_INLINE FloatVec load_fp16(const uint16_t* from) {
     return {_mm256_cvtph_ps(load_half(from)), _mm256_cvtph_ps(load_half(from + 8))};
 }
 
-// Packs 2 x 8 numbers in 32 bits, of which the lower 16 count, into 16 x 16 bits.
+// Packs 2 x 8 integers of 32 bits into 16 of 16 bits. They must be in the range of unsigned 16-bit integers, or are clamped to
+// it.
 ALWAYS_INLINE __m256i pack_16(__m256i low, __m256i high) {
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
 }
@@ -117,7 +118,8 @@ template <int R, class Combine>
 ALWAYS_INLINE FloatVec reduce_rows(FloatVec rows[LANES], Combine&& combine) {
     float reduced[LANES] = {};
     for (int r = 0; r < R; r++) {
-        // Two vectors of 8 numbers, of which every lane of the result holds the reduction.
+        // The first step combines the two registers. Each further step combines a register with a permutation of itself, until
+        // every lane has the reduction.
         FloatVec row = combine(rows[r], FloatVec{rows[r].high, rows[r].low});
         row.high = _mm256_permute2f128_ps(row.low, row.low, 1);
         row = combine(row, FloatVec{row.high, row.low});
@@ -133,7 +135,7 @@ ALWAYS_INLINE FloatVec reduce_rows(FloatVec rows[LANES], Combine&& combine) {
 // The greatest of 16 unsigned integers.
 ALWAYS_INLINE uint16_t greatest_of(__m256i words) {
     const __m128i half = _mm_max_epu16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    // 65,535 minus the least of 65,535 minus the numbers.
+    // The instruction finds the minimum, so the bits are inverted before it and after it.
     return ~_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1))), 0);
 }
 // `count` is a multiple of 32.
@@ -211,7 +213,7 @@ struct ThreadState {
     ThreadState() {}  // not trivial, so that a variable of it counts as used
 };
 
-// `add` adds the products of 8 words of weights and one word of a row in all lanes.
+// `add` multiplies 8 words of weights with one word of a row, which is in all lanes, and adds the products.
 struct DotFp32 {
     using Sum = FloatVec;
     using Register = __m256;
@@ -237,7 +239,7 @@ struct DotBf16 {
     }
 };
 
-#if defined(__AVXVNNI__) && !defined(CROSSRT_EMULATED_VNNI)  // else it is in plain C++: tests/engine/kernels/emulated_vnni.h
+#if defined(__AVXVNNI__) && !defined(CROSSRT_EMULATED_VNNI)  // the macro: tests/engine/kernels/emulated_vnni.h has it in C++
 // For each 32-bit lane: sum += the four unsigned bytes of `activation` times the four signed bytes of `weight`.
 ALWAYS_INLINE void dot_of_bytes(__m256i& sum, __m256i activation, __m256i weight) {
     asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(activation), "x"(weight));
@@ -246,8 +248,8 @@ ALWAYS_INLINE void dot_of_bytes(__m256i& sum, __m256i activation, __m256i weight
 
 // Unsigned INT8 activations times signed INT8 weights, summed in INT32 without saturation.
 //
-// Without VNNI the products of two neighbouring input channels are first added in 16 bits, which saturates. So activations have one
-// bit less: 2 * 129 * 127 = 32,766.
+// Without VNNI the products of two neighbouring input channels are first added in 16 bits, where they could saturate. So
+// activations are at most 129, one bit less: 2 * 129 * 127 = 32,766.
 struct DotInt8 {
     using Sum = IntVec;
     using Register = __m256i;
@@ -268,14 +270,15 @@ struct DotInt8 {
 };
 
 #ifdef __clang__
-// Clang keeps the sums in registers only in a function of its own. Within an epilogue with many constants, as GELU's, it stores them
-// in memory, and FP32 is 18 % slower (Clang 22.1 of Zig 0.17.1, a MiniLM-L-6, one core of an Intel Xeon).
+// Clang keeps the sums in registers only in a separate function. If this is inlined together with an epilogue that has many
+// constants, such as GELU, Clang stores the sums in memory, and FP32 is 18 % slower (Clang 22.1 of Zig 0.17.1, a MiniLM-L-6, one
+// core of an Intel Xeon).
 #define SUMS_IN_REGISTERS NOINLINE
 #else
 #define SUMS_IN_REGISTERS ALWAYS_INLINE
 #endif
 
-// Multiplies R rows with 16 output channels of a panel, whose step has 32.
+// Multiplies R rows with 16 of the 32 output channels of a panel.
 template <class Dot, int R>
 SUMS_IN_REGISTERS void half_of_panel(const char* row, ptrdiff_t stride, const __m256i* weights, int steps,
                                      typename Dot::Sum sums[R]) {

@@ -1,8 +1,8 @@
-// x86-64 with AVX512 (F, BW, DQ, VL). INT8 needs AVX512-VNNI. BF16 has an instruction where the compiler may use AVX512-BF16, and is
-// computed by FP32 instructions elsewhere.
+// x86-64 with AVX512 (F, BW, DQ, VL). INT8 needs AVX512-VNNI. BF16 has an instruction if the compiler may use AVX512-BF16.
+// Otherwise it is computed by FP32 instructions.
 //
-// A vector is one register. The microkernel multiplies a tile of up to 12 rows (MR) with one panel of 32 output channels (NR): 24
-// sums stay in registers, two registers hold the panel's step and one the row's word, of 32. docs/decisions/0012 has the
+// A vector is one register. The microkernel multiplies a tile of up to 12 rows (MR) with one panel of 32 output channels (NR). It
+// uses 27 of 32 registers: 24 for sums, two for a step of the panel and one for the word of a row. docs/decisions/0012 has the
 // measurements.
 
 #pragma once
@@ -74,7 +74,7 @@ ALWAYS_INLINE FloatVec select(LaneMask mask, FloatVec values, FloatVec others) {
     return _mm512_mask_blend_ps(mask, others, values);
 }
 
-// The rows are transposed as they are reduced: 15 calls of `combine` for all rows, where one row alone takes 4.
+// The rows are transposed as they are reduced. This takes 15 calls of `combine` for all rows, where a single row takes 4.
 template <int R, class Combine>
 ALWAYS_INLINE FloatVec reduce_rows(FloatVec rows[LANES], Combine&& combine) {
 #pragma GCC unroll 8
@@ -109,7 +109,7 @@ ALWAYS_INLINE IntVec zero_words() { return _mm512_setzero_si512(); }
 ALWAYS_INLINE IntVec load_words(const void* from) { return _mm512_loadu_si512(from); }
 ALWAYS_INLINE void store_words(void* to, IntVec words) { _mm512_storeu_si512(to, words); }
 
-// Transposes 16 x 16 words in place: row by row of two, of four, then of all.
+// Transposes 16 x 16 words in place: first between two rows, then between four, then between all.
 ALWAYS_INLINE void transpose(IntVec rows[LANES]) {
     __m512i pairs[16];
     for (int n = 0; n < 16; n += 2) {
@@ -162,14 +162,14 @@ struct ThreadState {
     ThreadState() {}  // not trivial, so that a variable of it counts as used
 };
 
-// Unsigned INT8 activations times signed INT8 weights, summed in INT32 without saturation: AVX512-VNNI.
+// Unsigned INT8 activations times signed INT8 weights, summed in INT32 without saturation, by AVX512-VNNI.
 struct DotInt8 {
     using Sum = IntVec;
     using Activation = uint8_t;
     static constexpr int ROWS = 12, MAX_ACTIVATION = 255, OFFSET = 0;
     static constexpr bool ANY_HEIGHT = false;
     static ALWAYS_INLINE Sum zero() { return _mm512_setzero_si512(); }
-    // Inline assembly, because GCC 12 copies every sum twice around the intrinsic, which halves the speed.
+    // This is inline assembly, because GCC 12 copies every sum twice around the intrinsic, which halves the speed.
     static ALWAYS_INLINE void add(Sum& sum, __m512i activation, __m512i weight) {
         asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(activation), "v"(weight));
     }
@@ -189,7 +189,7 @@ struct DotFp32 {
 };
 
 #ifndef __AMX_TILE__
-// BF16 times BF16, summed in FP32: AVX512-BF16. Without it, two FP32 products: a BF16 is the upper half of an FP32.
+// BF16 times BF16, summed in FP32, by AVX512-BF16. Without it there are two FP32 products: a BF16 is the upper half of an FP32.
 struct DotBf16 {
     using Sum = FloatVec;
     static constexpr int ROWS = 12;
@@ -210,8 +210,8 @@ struct DotBf16 {
 
 #ifdef __AVX512BF16__
 constexpr bool BF16_INSTRUCTION = true;
-// vdpbf16ps does 46 billion multiply-adds a second on an Intel Xeon (Emerald Rapids, 3.0 GHz), where vfmadd231ps does 89. On AMD from
-// Zen 4 on it does twice as many as vfmadd231ps. AMX's tiles are faster than both.
+// On an Intel Xeon (Emerald Rapids, 3.0 GHz), vdpbf16ps does 46 billion multiply-adds a second and vfmadd231ps 89. On AMD from
+// Zen 4 on, vdpbf16ps does twice as many as vfmadd231ps. AMX's tiles are faster than both.
 inline bool bf16_is_faster() {
 #ifdef __AMX_TILE__
     return true;
@@ -234,7 +234,7 @@ ALWAYS_INLINE void microkernel(const void* rows, ptrdiff_t stride, const void* p
     typename Dot::Sum low[R], high[R];
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) low[r] = high[r] = Dot::zero();
-    // One pointer for three rows: x86 addresses reach the other two, one and two strides away.
+    // There is one pointer for three rows, because x86 addressing modes reach the other two, one and two strides away.
     const char* row[(R + 2) / 3];
 #pragma GCC unroll 12
     for (int r = 0; r < R; r += 3) row[r / 3] = static_cast<const char*>(rows) + r * stride;

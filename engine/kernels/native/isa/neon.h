@@ -1,9 +1,9 @@
-// aarch64 with NEON, its registers of 128 bits. INT8 has instructions where the compiler may use the dot product (FEAT_DotProd) or
-// products of small matrices (FEAT_I8MM), and BF16 has one where it may use FEAT_BF16. Elsewhere INT8 is computed by products of 16
-// bits and BF16 by products of FP32.
+// aarch64 with NEON, whose registers have 128 bits. INT8 has instructions if the compiler may use the dot product (FEAT_DotProd)
+// or products of small matrices (FEAT_I8MM), and BF16 if it may use FEAT_BF16. Otherwise INT8 is computed by products of 16 bits,
+// and BF16 by products of FP32.
 //
-// A vector is four registers. The microkernel multiplies a tile of up to 6 rows with one panel, half of the panel after the other: 24
-// sums, and what is multiplied, in 32 registers.
+// A vector is four registers. The microkernel multiplies a tile of up to 6 rows with the first half of a panel and then with the
+// second half. It keeps 24 of the 32 registers for sums, and the others for the factors.
 //
 // The instructions multiply signed activations with signed weights, so activations are stored as q - 128 (`DotInt8::OFFSET`).
 
@@ -22,10 +22,10 @@ struct IntVec {
     int32x4_t part[4];
 };
 struct LaneMask {
-    uint32x4_t part[4];  // all bits of a chosen lane are 1
+    uint32x4_t part[4];  // in the lanes of the mask, all bits are 1
 };
 
-// The results of `function` for each of the four registers.
+// Returns the results of `function` for each of the four registers.
 template <class Result = FloatVec, class Function, class... Vectors>
 ALWAYS_INLINE Result of_parts(Function&& function, const Vectors&... vectors) {
     return {{function(vectors.part[0]...), function(vectors.part[1]...), function(vectors.part[2]...), function(vectors.part[3]...)}};
@@ -140,10 +140,10 @@ ALWAYS_INLINE FloatVec transpose_4(FloatVec rows) {
     return of_parts(vreinterpretq_f32_s32, transpose_4(of_parts<IntVec>(vreinterpretq_s32_f32, rows)));
 }
 
-// Four rows at a time: part n of a vector is of row n, until the lanes that are left are transposed.
+// Reduces four rows at a time to four lanes each, and transposes these, so that the rows are reduced further together.
 template <int R, class Combine>
 ALWAYS_INLINE FloatVec reduce_rows(FloatVec rows[LANES], Combine&& combine) {
-    FloatVec lanes[4];  // by the four rows: part n is lane n of what is left of each row
+    FloatVec lanes[4];  // of a group of four rows: part n has lane n of what is left of each row
     for (int n = 0; n < 4; n++) {
         const FloatVec* four = rows + 4 * n;
         const auto part = [&](int part) ALWAYS_INLINE_LAMBDA {
@@ -171,7 +171,7 @@ ALWAYS_INLINE Extremes extremes(const BFloat16* values, int count) {
 
 // 4 words of any type, at any address.
 ALWAYS_INLINE int32x4_t load_register(const void* from) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(from))); }
-// One or two words; the other lane is 0.
+// Loads COUNT words, one or two. If it is one, the other lane is 0.
 template <int COUNT>
 ALWAYS_INLINE int32x2_t load_lanes(const void* from) {
     std::conditional_t<COUNT == 2, uint64_t, uint32_t> words;
@@ -225,10 +225,10 @@ struct ThreadState {
     ThreadState() {}  // not trivial, so that a variable of it counts as used
 };
 
-// What a product adds is in one of two forms:
+// A Dot has one of two functions:
 //
-//     add(sum, activation, weights)            4 sums of a row, from the row's word, in lane 0, and the words of 4 output channels
-//     add_matrix(sum, activations, weights)    2 x 2 sums of two rows, from two words of each row and of 2 output channels
+//     add(sum, activation, weights)            adds a row's word, in lane 0, times the words of 4 output channels to 4 sums
+//     add_matrix(sum, activations, weights)    adds 2 words of each of 2 rows times 2 words of each of 2 channels to 4 sums
 
 // FP32 times FP32, summed in FP32.
 struct DotFp32 {
@@ -245,14 +245,14 @@ struct DotFp32 {
 
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 constexpr bool BF16_INSTRUCTION = true;
-// BFMMLA has four multiply-adds where FMLA has one, and at least half of its rate on Arm's own processors (Software Optimization
-// Guides of Neoverse V1 and N2).
+// BFMMLA does four times as many multiply-adds as FMLA, and Arm's own processors execute it at half the rate of FMLA or faster
+// (Software Optimization Guides of Neoverse V1 and N2).
 inline bool bf16_is_faster() { return true; }
 #else
 constexpr bool BF16_INSTRUCTION = false;
 constexpr bool bf16_is_faster() { return false; }
 #endif
-// BF16 times BF16, summed in FP32: BFMMLA. Without it, two FP32 products: a BF16 is the upper half of an FP32.
+// BF16 times BF16, summed in FP32, by BFMMLA. Without it there are two FP32 products: a BF16 is the upper half of an FP32.
 struct DotBf16 {
     using Sum = FloatVec;
     using Register = float32x4_t;
@@ -274,7 +274,7 @@ struct DotBf16 {
 #endif
 };
 
-// Signed INT8 activations times signed INT8 weights, summed in INT32 without saturation: SMMLA, SDOT, or products of 16 bits.
+// Signed INT8 activations times signed INT8 weights, summed in INT32 without saturation, by SMMLA, SDOT or products of 16 bits.
 struct DotInt8 {
     using Sum = IntVec;
     using Register = int32x4_t;
@@ -294,14 +294,14 @@ struct DotInt8 {
         sum = vdotq_lane_s32(sum, vreinterpretq_s8_s32(weights), vreinterpret_s8_s32(activation), 0);
 #else
         const int8x16_t a = vreinterpretq_s8_s32(vdupq_lane_s32(activation, 0)), b = vreinterpretq_s8_s32(weights);
-        // Sums of two products fit in 16 bits: 2 * 128 * 127 = 32,512.
+        // The sum of two products fits in 16 bits: 2 * 128 * 127 = 32,512.
         sum = vpadalq_s16(sum, vpaddq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)), vmull_high_s8(a, b)));
 #endif
     }
 #endif
 };
 
-// Multiplies R rows with 16 output channels of a panel, whose step has 32.
+// Multiplies R rows with 16 of the 32 output channels of a panel.
 template <class Dot, int R>
 ALWAYS_INLINE void half_of_panel(const char* rows, ptrdiff_t stride, const char* weights, int steps, typename Dot::Sum sums[R]) {
     typename Dot::Register sum[R][4];
@@ -322,13 +322,14 @@ ALWAYS_INLINE void half_of_panel(const char* rows, ptrdiff_t stride, const char*
     for (int r = 0; r < R; r++) sums[r] = {{sum[r][0], sum[r][1], sum[r][2], sum[r][3]}};
 }
 
-// The same by products of 2 x 2 words with 2 x 2: two rows and two steps at a time. Two registers of 4 channels, of one step and the
-// next, are interleaved to two of 2 channels. Where a row or a step has no neighbour, the row is its own, and zeros are the step's.
+// The same by products of 2 x 2 words with 2 x 2 words, of two rows and two steps at a time. The words of 4 channels in one step
+// and in the next are interleaved, so that each register has both steps of 2 channels. A last row without a partner is used
+// twice. A last step without a partner is combined with zeros.
 template <class Dot, int R>
 ALWAYS_INLINE void half_of_panel_by_matrix(const char* rows, ptrdiff_t stride, const char* weights, int steps,
                                            typename Dot::Sum sums[R]) {
     constexpr int PAIRS = (R + 1) / 2;
-    typename Dot::Register sum[PAIRS][8];  // of 2 rows and 2 channels each
+    typename Dot::Register sum[PAIRS][8];  // each has sums of 2 rows and 2 channels
 #pragma GCC unroll 3
     for (int pair = 0; pair < PAIRS; pair++)
 #pragma GCC unroll 8
@@ -353,7 +354,7 @@ ALWAYS_INLINE void half_of_panel_by_matrix(const char* rows, ptrdiff_t stride, c
     };
     for (; steps >= 2; steps -= 2, weights += 2 * 4 * PANEL, rows += 2 * 4) add.template operator()<true>();
     if (steps) add.template operator()<false>();
-    // The lower half of a register is of the first row, the upper half of the second.
+    // The lower half of a register belongs to the first row of a pair, the upper half to the second.
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++) {
 #pragma GCC unroll 4

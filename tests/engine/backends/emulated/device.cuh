@@ -1,5 +1,5 @@
-// engine/kernels/native/device.cuh in C++, for tests without a GPU. Each thread of a block is a fiber. An operation of a warp,
-// such as a shuffle, waits until all of its lanes have come to it.
+// The functions of engine/kernels/native/device.cuh in C++, for tests without a GPU. Each thread of a block is a fiber. A warp's
+// operations, such as a shuffle, wait until all lanes of the warp have reached them.
 #pragma once
 
 #include <setjmp.h>
@@ -34,7 +34,7 @@ struct Index {
 };
 
 struct Thread {
-    ucontext_t context;  // of the first switch; later ones use `jump`, which makes no system call
+    ucontext_t context;  // for the first switch to the fiber; later switches use `jump`, which makes no system call
     jmp_buf jump;
     std::unique_ptr<char[]> stack;
     Index index;
@@ -74,8 +74,8 @@ inline void wait(Barrier& barrier, int size) {
 
 inline void __syncthreads() { wait(block_barrier, threads); }
 
-// Returns the words of all lanes, once each has given its own. Turns alternate between two buffers, so that no lane overwrites
-// what another still reads.
+// Returns the words of all lanes, once each lane has called this with its own. Calls alternate between two buffers, so that no
+// lane overwrites what another lane still reads.
 inline unsigned (*exchanged(const void* words, int size))[8] {
     Warp& warp = warps[current->index.x / 32];
     auto buffer = warp.words[current->turn++ % 2];

@@ -1,5 +1,6 @@
-// The NEON instructions that engine/kernels/native/isa/neon.h uses, as functions in plain C++, so that its kinds run on any machine.
-// Found in place of the compiler's own arm_neon.h. The results are those of the instructions to the last bit, but for NaN.
+// The NEON instructions that engine/kernels/native/isa/neon.h uses, as functions in plain C++, so that its kinds run on any
+// machine. The include path puts this file before the compiler's own arm_neon.h. The results are those of the instructions to the
+// last bit, except for NaN.
 
 #pragma once
 
@@ -48,7 +49,7 @@ Vector load(const void* from) {
     return vector;
 }
 
-// `function(n)` in lane n.
+// Returns a vector with `function(n)` in lane n.
 template <class Vector, class Function>
 Vector lanes(Function&& function) {
     Vector vector;
@@ -56,13 +57,13 @@ Vector lanes(Function&& function) {
     return vector;
 }
 
-// The lanes of `from` from number `first` on, as other numbers.
+// Returns the lanes of `from` from lane `first` on, converted to the type of `To`.
 template <class To, class From>
 To widened(From from, int first) {
     return lanes<To>([&](int n) { return from[first + n]; });
 }
 
-// The lanes of `from`, clamped to what those of `To` hold.
+// Returns the lanes of `from`, clamped to the range of the lanes of `To`.
 template <class To, class From>
 To saturated(From from) {
     using Number = std::remove_cvref_t<decltype(To{}[0])>;
@@ -89,14 +90,14 @@ inline float from_fp16(uint16_t bits) {
     return bits >> 15 ? -size : size;
 }
 inline float from_bf16(uint16_t bits) { return with_bits<float>(uint32_t(bits) << 16); }
-// To nearest, ties to even.
+// Rounds to nearest, ties to even.
 inline uint16_t to_bf16(float value) {
     const uint32_t bits = with_bits<uint32_t>(value);
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
 inline float without_subnormal(float value) { return std::abs(value) < 0x1p-126f ? std::copysign(0.f, value) : value; }
-// a + b, rounded to odd: an inexact sum is the neighbour whose last bit is 1. So BFMMLA rounds.
+// Returns a + b, rounded to odd as BFMMLA rounds: of the two neighbours of an inexact sum, it is the one whose last bit is 1.
 inline float add_to_odd(float a, float b) {
     const double sum = double(a) + b, rest = (a - (sum - (sum - a))) + (b - (sum - a));  // what the FP64 sum has lost
     float result = static_cast<float>(sum);
@@ -280,7 +281,8 @@ inline int32x4_t vmmlaq_s32(int32x4_t sum, int8x16_t a, int8x16_t b) {
     for (int n = 0; n < 32; n++) sum[n / 8] += a[n / 16 * 8 + n % 8] * b[n / 8 % 2 * 8 + n % 8];
     return sum;
 }
-// Two products are added, each time to odd and without subnormal numbers, then the next two. (FPCR.EBF = 0.)
+// Adds two products to each other, and the result to the sum. Then it does so with the next two. Each addition rounds to odd and
+// has no subnormal numbers (FPCR.EBF = 0).
 inline float32x4_t vbfmmlaq_f32(float32x4_t sum, bfloat16x8_t a, bfloat16x8_t b) {
     for (int n = 0; n < 8; n++) {
         const auto product = [&](int k) {
