@@ -76,7 +76,8 @@ def rank(
 def _passages(words: list[str]) -> tuple[list[str], list[str]]:
     """Return ids and texts. Lines without an id, plain passages or JSON objects, are numbered. Raises DataFileError."""
     from ..engine.files.source import Source
-    from ..engine.files.texts import check_columns, check_no_header, is_json, json_object, numbered_text, text_of
+    from ..engine.files.texts import check_columns, check_no_header, is_json, json_object, numbered_text, shown, text_of
+    from ..engine.files.trec import FEW, ID
 
     source = Source.of(words)
     lines = list(source.lines())
@@ -87,6 +88,12 @@ def _passages(words: list[str]) -> tuple[list[str], list[str]]:
         check_columns({text.tabs for text in found}, source, "`id <tab> text`")
         return [text.id for text in found], [text.text for text in found]
     texts = [line.text for line in lines]
+    names = [text.partition("\t")[0] for text in texts if "\t" in text]
+    if len(set(names)) == len(names) >= FEW and all(map(ID.fullmatch, names)):
+        other = next(line for line in lines if "\t" not in line.text)
+        raise DataFileError(
+            f"{other.where}: expected `id <tab> text`, as in {len(names):,} other lines, got {shown(other.text)}"
+        )
     if is_json(texts):
         raise DataFileError(
             f"{source} is JSON, which begins {texts[0][:60]!r}; expected one passage a line, `id <tab> text` on every line, or a "

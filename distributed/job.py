@@ -13,6 +13,7 @@ from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import DataFileError, OptionError
 from ..engine.files.lock import held
 from ..engine.files.publish import STANDARD_OUTPUT
+from ..engine.files.run_output import check_output_name
 from ..engine.files.source import Given
 from ..engine.options import whole
 from ..engine.store.passage_store import DESCRIPTION, StoreDescription
@@ -148,6 +149,7 @@ def _check(on_error: str, device: str | None, gpus: float, parts: str | PathLike
         raise OptionError(f"on_error={on_error!r}: give stop or skip")
     if device not in (None, "cuda" if gpus else "cpu"):
         raise OptionError(f"device={device!r} and {gpus:g} GPUs for an actor: give GPUs for cuda, and none for cpu")
+    check_output_name(out)
     if parts is None and out == STANDARD_OUTPUT:
         raise OptionError("standard output has no folder of parts beside it; name one with --ray-parts (parts=)")
 

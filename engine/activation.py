@@ -7,6 +7,7 @@ precision.
 import functools
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -88,24 +89,34 @@ def apply(activation: Activation, logits: Floats) -> Floats:
     """Apply `activation` to float32 logits [n, labels] or [n] and return float32 of the shape it gives.
 
     `activation` is a key of `NAMED`, a function of NumPy arrays, or a torch module or function. torch is used only when the
-    program has already imported it. Raises OptionError for anything else, and any error of the function.
+    program has already imported it: a function that fails for an array is then called with a tensor, as in
+    sentence-transformers. Raises OptionError for anything else, and any error of the function.
     """
+    check_activation(activation)
     if isinstance(activation, str):
-        if activation not in NAMED:
-            raise OptionError(f"unknown activation {activation!r}; known by name: {', '.join(NAMED)}")
         return NAMED[activation](logits)
-    if not callable(activation):
-        raise OptionError(f"activation_fn is a name or a callable, not {type(activation).__name__}")
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(activation, torch.nn.Module):
         return _through_torch(activation, logits)
     try:
-        return np.asarray(activation(logits), dtype=np.float32)
-    except (TypeError, AttributeError) as error:
-        # torch's functions take only tensors. Any other error is a fault of the function and is raised.
-        if torch is None or not _wants_a_tensor(error):
+        # A copy, here and for torch, since a function may compute in place, and fail after that.
+        return np.asarray(activation(logits.copy()), dtype=np.float32)
+    except (TypeError, AttributeError, ValueError) as error:
+        if torch is None:
             raise
-    return _through_torch(activation, logits)
+        fault = error
+    with suppress(Exception):  # a function that fails for both is at fault itself, and its first error says how
+        return _through_torch(activation, logits)
+    raise fault
+
+
+def check_activation(activation: Any) -> None:
+    """Raise OptionError for what is neither a key of `NAMED` nor a function."""
+    if isinstance(activation, str):
+        if activation not in NAMED:
+            raise OptionError(f"unknown activation {activation!r}; known by name: {', '.join(NAMED)}")
+    elif not callable(activation):
+        raise OptionError(f"activation_fn is a name or a callable, not {type(activation).__name__}")
 
 
 def is_softmax(activation: Activation) -> bool:
@@ -151,17 +162,8 @@ def _is_one_of(activation: Activation, names: tuple[str, ...]) -> bool:
     return any(activation is each for each in known)
 
 
-def _wants_a_tensor(error: TypeError | AttributeError) -> bool:
-    """Tell whether a function failed because it takes torch tensors and got a NumPy array."""
-    if isinstance(error, AttributeError):
-        return isinstance(error.obj, np.ndarray) and hasattr(sys.modules["torch"].Tensor, str(error.name))
-    text = str(error)
-    # The messages of torch's functions for an array, and of an array's methods for torch's keyword `dim`.
-    return ("numpy.ndarray" in text and "Tensor" in text) or "unexpected keyword argument 'dim'" in text
-
-
 def _through_torch(activation: Callable[..., Any], logits: Floats) -> Floats:
     torch = sys.modules["torch"]
     with torch.inference_mode():
-        scores = torch.as_tensor(activation(torch.from_numpy(logits)))
+        scores = torch.as_tensor(activation(torch.from_numpy(logits.copy())))
     return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)

@@ -195,7 +195,13 @@ def per_call_max_length(processing_kwargs: Mapping[str, Any] | None) -> int | No
     UnsupportedOptionError for anything else.
     """
     max_length = None
-    for kind, options in (processing_kwargs or {}).items():
+    kinds = processing_kwargs or {}
+    if not isinstance(kinds, Mapping) or not all(isinstance(each, (Mapping, type(None))) for each in kinds.values()):
+        raise UnsupportedOptionError(
+            f"processing_kwargs={kinds!r} has no counterpart; only max_length may change per call, as in "
+            "{'text': {'max_length': 256}}"
+        )
+    for kind, options in kinds.items():
         for name, value in (options or {}).items():
             if kind == "text" and name == "max_length":
                 max_length = value

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from . import compatibility
-from .activation import Activation, Floats, apply, is_identity, is_monotonic
+from .activation import Activation, Floats, apply, check_activation, is_identity, is_monotonic
 from .attributes import CrossEncoderAttributes, ModelCardData
 from .batching.batch import Batch
 from .bundle.bundle import Bundle
@@ -32,7 +32,7 @@ from .scores import best_first, label_scores, relevance_scores
 from .selection.select import choose_execution
 from .store.passage_store import PassageStore
 from .text.encoded_pairs import EncodedPairs
-from .text.inputs import check_text, checked_pair, checked_pairs, checked_passages, is_single
+from .text.inputs import check_text, checked_pairs, checked_passages, is_single
 from .text.pair_source import PairSource, StoredPassages, TextPairs, TokenizedPairs
 from .text.pair_tokenizer import PairTokenizer
 from .text.text_limits import NO_LIMITS, TextLimits
@@ -132,6 +132,7 @@ class CrossEncoder(CrossEncoderAttributes):
             self._relevant_label = label_number(relevant_label, manifest.label_names, manifest.labels)
         self._pair_tokenizer = self._tokenizer_for(max_length if max_length is not None else mapped.get("max_length"))
         self.activation_fn: Activation = manifest.activation if activation_fn is None else activation_fn
+        check_activation(self.activation_fn)
         self.model_card_data = ModelCardData() if model_card_data is None else model_card_data
         if devices is None:
             # device_map takes precedence over device, as in sentence-transformers.
@@ -194,13 +195,13 @@ class CrossEncoder(CrossEncoderAttributes):
         activation_fn = others.pop("activation_fn", activation_fn)
         compatibility.refuse({"pool": pool, **others}, CrossEncoder.predict)
         self.check_device(device)
+        activation = self._activation(activation_fn)
         if inputs is None:
             raise InputError("expected pairs of texts, got None; pass [(query, passage), ...]")
         single = is_single(inputs)
-        pairs: Iterable[tuple[str, str]] = [checked_pair(inputs, 0)] if single else checked_pairs(inputs)
         total = len(inputs) if not single and isinstance(inputs, Sequence) else None
         logits = self.logits(
-            pairs,
+            [inputs] if single else inputs,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             total=total,
@@ -209,7 +210,6 @@ class CrossEncoder(CrossEncoderAttributes):
             windows=windows,
         )
         self.check_finite(logits)
-        activation = self.activation_fn if activation_fn is None else activation_fn
         scores = label_scores(logits, activation, apply_softmax=bool(apply_softmax))
         if len(scores) == 0:
             scores = np.zeros(0, dtype=np.float32)
@@ -293,6 +293,7 @@ class CrossEncoder(CrossEncoderAttributes):
             top_k = whole("top_k", top_k, least=0, hint=", or None for all")
         check_text(query, "the query")
         self._need_label()  # fail before computing anything
+        self._activation(activation_fn)
         refused = {
             "prompt": prompt or prompt_name,
             "limits": limits,
@@ -369,6 +370,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
         `max_length` applies to this call only. `prompt=None` means the model's default prompt, if it has one. `windows` scores
         long passages in pieces, whose logits are aggregated. `total` is the number of pairs that the progress bar shows. Raises
+        InputError, naming the index, for an item that is not a pair of texts, and
         BackendError once the model is closed.
         """
         if max_length is not None and windows is not None:
@@ -376,7 +378,7 @@ class CrossEncoder(CrossEncoderAttributes):
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
         request = self._request(TextPairs(tokenizer=tokenizer, prompt=prompt), batch_size, windows)
         with _progress(show_progress_bar, total) as progress:
-            return request.score(pairs, self._scorer, progress=progress).logits
+            return request.score(checked_pairs(pairs), self._scorer, progress=progress).logits
 
     def encode(
         self,
@@ -521,7 +523,10 @@ class CrossEncoder(CrossEncoderAttributes):
         )
 
     def _activation(self, chosen: Activation | None) -> Activation:
-        return self.activation_fn if chosen is None else chosen
+        """Return the activation of a call. Raises OptionError for what is none, before anything is computed."""
+        activation = self.activation_fn if chosen is None else chosen
+        check_activation(activation)
+        return activation
 
     def relevance(
         self, logits: Floats, activation_fn: Activation | None = None, *, apply_softmax: bool = False

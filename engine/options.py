@@ -1,4 +1,4 @@
-"""`whole`: checks options that are whole numbers."""
+"""`whole` and `check_flag`: check options that are whole numbers, and those that are True or False."""
 
 from typing import Any
 
@@ -17,3 +17,9 @@ def whole(name: str, value: Any, *, least: int | None = None, hint: str = "") ->
         limit = "" if least is None else f" from {least}"
         raise OptionError(f"{name}={value!r}: give a whole number{limit}{hint}")
     return int(value)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise OptionError, naming the option, unless its value is True, False or None. A text would count as true: also "false"."""
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise OptionError(f"{name}={value!r}: give True or False")

@@ -26,8 +26,8 @@ def bm25_run(
     """Write the best passages of each query by BM25 as a TREC run into `folder`, unless the same run exists already.
 
     Passages that share no word with the query are not candidates. The index is built in memory and takes 3 KB for a passage of 55
-    words. Raises OptionError for prepared passages, which have no texts, DataFileError for ids with spaces and for an empty
-    collection, and BackendError if bm25s is missing.
+    words. Raises OptionError for prepared passages, which have no texts, DataFileError for ids with spaces, for an empty
+    collection and if nothing is found, and BackendError if bm25s is missing.
     """
     if not isinstance(passages, TextPassages):
         raise OptionError(
@@ -67,6 +67,11 @@ def bm25_run(
                     ids[row]: score for row, score in zip(found[0].tolist(), scores[0].tolist(), strict=True) if score
                 }
                 write_run(file, query, best, tag="bm25")
+        if not file.tell():
+            raise DataFileError(
+                f"BM25 finds nothing: no query shares a word with {texts.where}, not counting stopwords such as `the`; give "
+                "the candidates with --run"
+            )
 
     made_of = {
         "bm25s": bm25s.__version__,

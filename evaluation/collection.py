@@ -193,4 +193,4 @@ def _with_folder(source: Source) -> str:
     """Return the source's name with its first file's folder, which often says more than a name such as `run.trec`."""
     if source.name == STANDARD_INPUT_NAME:
         return source.name
-    return f"{source.files[0].absolute().parent.name}/{source.short_name}"
+    return f"{Path(source.names[0]).absolute().parent.name}/{source.short_name}"

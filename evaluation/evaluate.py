@@ -169,12 +169,13 @@ def _best(
 
 
 def _followed(best: Mapping[str, float], rest: Mapping[str, float]) -> dict[str, float]:
-    """Return the best passages, followed by the others in the order of `rest`, with scores lowered below all of the best."""
-    others = {passage: score for passage, score in rest.items() if passage not in best}
-    if not best or not others:
-        return {**best, **others}
-    lowered = min(best.values()) - 1 - max(others.values())
-    return {**best, **{passage: score + lowered for passage, score in others.items()}}
+    """Return the best passages, followed by the others in the order of `rest`, each with a score 1 below the one before.
+
+    Their own scores, lowered below the best, could be equal in the 32 bits that trec_eval reads.
+    """
+    lowest = math.floor(min(best.values(), default=0.0))
+    others = (passage for passage in rest if passage not in best)
+    return {**best, **{passage: float(lowest - place) for place, passage in enumerate(others, start=1)}}
 
 
 def _measured(

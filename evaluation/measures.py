@@ -29,6 +29,8 @@ class Measures:
         for name in re.findall(r"[^\s(]+(?:\([^)]*\)?[^\s(]*)?", text):
             try:
                 measure = ir_measures.parse_measure(name)
+                if measure.params.get("cutoff", 1) < 1:
+                    raise ValueError("the cutoff is below 1")  # trec_eval would end the process
                 # Some names parse but have no provider here, or need a parameter. Find these before scoring starts.
                 list(ir_measures.iter_calc([measure], {"1": {"1": 1}}, {"1": {"1": 1.0}}))
             except (

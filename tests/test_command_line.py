@@ -316,6 +316,10 @@ def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path: Path) ->
         ("1\ttitle\ta river\n2\ttitle\ta city\n", "every line has 3 columns, and `id <tab> text` has 2"),
         ("1\turl\ttitle\ta river\n", "every line has 4 columns"),
         ('"id","text"\r\n1,a river\r\n', 'line 1: \'"id","text"\' is a header and not a passage; convert CSV'),
+        (
+            "".join(f"d{number}\ta river\n" for number in range(20)) + "d20\n",
+            "line 21: expected `id <tab> text`, as in 20 other lines, got 'd20'",
+        ),
         ("pid\tPassage\n1\ta river\n", "line 1: 'pid\\tPassage' is a header and not a passage; remove this line"),
     ],
 )
@@ -348,6 +352,7 @@ def test_passages_may_be_json_lines(bundle: Path, tmp_path: Path) -> None:
         "17\n",
         "text\n",
         "a text, with an id\n",
+        "a river\twith a tab\n" * 30 + "d20\n",
     ],
 )
 def test_passages_that_only_look_like_another_form_are_ranked(bundle: Path, content: str) -> None:

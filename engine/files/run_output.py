@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from ..errors import BackendError
+from ..errors import BackendError, OptionError
 from .publish import published_file
 from .trec import ranked, write_run
 
@@ -20,11 +20,21 @@ def run_output(out: Path, *, tag: str) -> Iterator[AddQuery]:
 
     The suffix of the name decides the format. `.tsv` is MS MARCO's `query <tab> passage <tab> rank`. `.jsonl` has objects and
     `.parquet` a table, with `query_id`, `doc_id`, `rank` and `score`. Any other name is a TREC run, whose last column is `tag`.
-    Raises BackendError if pyarrow is missing for Parquet, and what `published_file` raises.
+    Raises BackendError if pyarrow is missing for Parquet, and what `check_output_name` and `published_file` raise.
     """
-    form = _FORMS.get(out.suffix, _trec)
+    check_output_name(out)
+    form = _FORMS.get(out.suffix.lower(), _trec)
     with published_file(out) as file, form(file, tag) as add:
         yield add
+
+
+def check_output_name(out: Path) -> None:
+    """Raise OptionError for the name of a compressed file: the output is not compressed."""
+    if out.suffix.lower() in COMPRESSED:
+        raise OptionError(
+            f"{out} would not be compressed: give {out.with_suffix('')} and compress that, or --out - and a pipe to the "
+            "program that compresses"
+        )
 
 
 @contextmanager
@@ -78,6 +88,7 @@ def _parquet(file: IO[str], tag: str) -> Iterator[AddQuery]:
         flush()
 
 
+COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 ROW_GROUP = 100_000
 """Rows that are written to a Parquet file together."""
 

@@ -8,12 +8,14 @@ import importlib
 import json
 import lzma
 import os
-import shutil
+import stat
 import sys
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -61,13 +63,16 @@ class Source:
     """The lines of files, one file after the other. Any number of threads may read.
 
     A file is plain UTF-8, or compressed by gzip, bzip2, xz or zstd, or a Parquet table, whose rows are read as JSON objects. The
-    first bytes decide, not the name. Standard input is copied to a temporary file, since some readers read twice.
+    first bytes decide, not the name. Standard input, pipes and devices are copied to temporary files, since they can be read
+    once alone.
     """
 
-    def __init__(self, files: Sequence[Path], name: str | None = None) -> None:
+    def __init__(self, files: Sequence[Path], names: Sequence[str] | None = None) -> None:
+        """Take the files, and their names in messages, where these are others."""
         self.files = tuple(files)
-        self.name = name or (str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more")
-        self._copies: list[IO[bytes]] = []
+        self.names = tuple(map(str, files) if names is None else names)
+        self.name = self.names[0] if len(files) == 1 else f"{self.names[0]} and {len(files) - 1} more"
+        self._copies: list[_Copy] = []
         """Temporary files, which exist as long as the source does."""
 
     @classmethod
@@ -82,18 +87,23 @@ class Source:
             return cls._of_standard_input()
         if STANDARD_INPUT in map(str, words):
             raise DataFileError("- (standard input) cannot be joined with other files")
-        files = [path for word in words for path in _expanded(str(word))]
-        for path in files:
-            with reading(path), path.open("rb"):
-                pass
-        return cls(files)
+        given_files = [path for word in words for path in _expanded(str(word))]
+        copies = {}
+        for path in given_files:
+            with reading(path), path.open("rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    copies[path] = _Copy(_pieces(file))
+        source = cls(
+            [copies[path].path if path in copies else path for path in given_files],
+            names=[str(path) for path in given_files],
+        )
+        source._copies += copies.values()
+        return source
 
     @classmethod
     def _of_standard_input(cls) -> "Source":
-        copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-        copy.flush()
-        source = cls([Path(copy.name)], name=STANDARD_INPUT_NAME)
+        copy = _Copy(_pieces(sys.stdin.buffer))
+        source = cls([copy.path], names=[STANDARD_INPUT_NAME])
         source._copies.append(copy)
         return source
 
@@ -103,7 +113,8 @@ class Source:
     @property
     def short_name(self) -> str:
         """The name without folders."""
-        return Path(self.name).name if len(self.files) == 1 else f"{self.files[0].name} and {len(self.files) - 1} more"
+        first = Path(self.names[0]).name
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
 
     @property
     def plain(self) -> bool:
@@ -146,12 +157,9 @@ class Source:
         """
         if self.plain:
             return self
-        copy = tempfile.NamedTemporaryFile(prefix="crossrt-")  # noqa: SIM115, kept open by the source
-        for _, number, _, raw in self._raw():
-            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            copy.write(line if line.endswith(b"\n") else line + b"\n")
-        copy.flush()
-        source = Source([Path(copy.name)], name=self.name)
+        lines = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw for _, number, _, raw in self._raw())
+        copy = _Copy(line if line.endswith(b"\n") else line + b"\n" for line in lines)
+        source = Source([copy.path], names=[self.name])
         source._copies += [*self._copies, copy]
         return source
 
@@ -169,8 +177,7 @@ class Source:
 
     def _raw(self, after: int = 0, position: int = 0) -> Iterator[tuple[str, int, int, bytes]]:
         """Yield file, number, first byte and bytes of each line."""
-        for path in self.files:
-            name = self.name if len(self.files) == 1 else str(path)
+        for path, name in zip(self.files, self.names, strict=True):
             with reading(path, name), _opened(path) as file:
                 if position:
                     file.seek(position)
@@ -201,6 +208,22 @@ def reading(path: Path, name: str | None = None) -> Iterator[None]:
 
 def _damaged(name: str | Path, error: Exception) -> DataFileError:
     return DataFileError(f"{name} is damaged or cut short ({error}); get it again")
+
+
+class _Copy:
+    """A temporary file that is removed with this object. It is not held open, since Windows would not open it again."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="crossrt-")
+        self.path = Path(name)
+        weakref.finalize(self, self.path.unlink, missing_ok=True)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(pieces)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what a file holds from here on."""
+    return iter(partial(file.read, 1 << 20), b"")
 
 
 def _expanded(word: str) -> list[Path]:
@@ -275,9 +298,22 @@ def _parquet_rows(path: Path, name: str) -> Iterator[bytes]:
             ]  # a nested column is no id, no text and no score
             for batch in table.iter_batches(columns=simple):
                 for row in batch.to_pylist():
-                    yield json.dumps(row, default=str).encode()
+                    yield json.dumps(row, default=_as_text).encode()
     except pyarrow.ArrowException as error:
         raise DataFileError(f"{name} is no Parquet file that can be read: {error}") from error
+
+
+def _as_text(value: object) -> str | None:
+    """Return a value that JSON has no form for as a text. Bytes are UTF-8: many writers do not mark columns of texts as such.
+
+    Bytes that are something else, such as an image, become null.
+    """
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _decoded(raw: bytes, number: int, name: str) -> str:

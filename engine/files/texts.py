@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ..errors import DataFileError
 from .source import Given, Line, Source
 
-ID_FIELDS = ("id", "_id", "docid", "doc_id", "pid", "passage_id", "qid", "query_id")
+ID_FIELDS = ("id", "_id", "pid", "passage_id", "docid", "doc_id", "qid", "query_id")
+"""Passages of MS MARCO v2 have a `pid`, and the `docid` of the document that they come from."""
 TEXT_FIELDS = ("contents", "text", "passage", "query")
 """Names of JSON fields and Parquet columns, as in Pyserini, BEIR and Hugging Face's copies. The first one that exists is
 used."""
@@ -89,12 +90,22 @@ def json_object(text: str) -> dict[str, Any] | None:
 
 
 def text_in(fields: Mapping[str, Any]) -> str | None:
-    """Return the text of a JSON object, with its title before it; None if it has neither."""
+    """Return the text of a JSON object, with its title before it, or its title if there is nothing else. Otherwise None."""
     name = next((name for name in TEXT_FIELDS if isinstance(fields.get(name), str)), None)
     title = fields.get(TITLE_FIELD)
     if not isinstance(title, str) or not title or name not in ("text", None):
         return None if name is None else fields[name]
-    return title if name is None else f"{title} {fields[name]}"
+    if name is None:
+        return None if _other_text(fields) else title
+    return f"{title} {fields[name]}"
+
+
+def _other_text(fields: Mapping[str, Any]) -> bool:
+    """Tell whether an object without a text has one by another name or in another form, such as the `body` of MS MARCO v2."""
+    known = [fields[name] for name in TEXT_FIELDS if name in fields]
+    if known:
+        return any(value is not None for value in known)
+    return any(isinstance(value, str) for name, value in fields.items() if name not in (*ID_FIELDS, TITLE_FIELD))
 
 
 def check_columns(tabs: Collection[int], source: object, form: str) -> None:

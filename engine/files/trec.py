@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
+import numpy as np
+
 from ..errors import DataFileError, OptionError
 from .source import Given, Line, Source
 from .texts import check_columns, checked_id, field_as_id, is_json, json_object, read_texts, shown
 
 FEW = 20
-"""Fewest lines for which `read_pairs` looks for ids in the first column. Fewer lines could begin with such words by chance."""
+"""Fewest lines whose first column is searched for ids. Fewer lines could begin with such words by chance."""
 ID = re.compile(r"\S*\d\S*")
 """Matches a text that looks like an id: one word with a digit."""
 
@@ -118,7 +120,7 @@ def read_qrels(given: Given) -> Qrels:
         if fields == BEIR_HEADER and not qrels:
             continue
         try:
-            query, passage, relevance = fields if len(fields) == 3 else (fields[0], *fields[2:])
+            query, passage, relevance = fields if len(fields) == 3 else [*fields[:1], *fields[2:]]
             grade = int(relevance)
         except ValueError:
             raise DataFileError(f"{line.where}: expected {QREL_FORMS}, got {shown(line.text)}") from None
@@ -216,5 +218,8 @@ def write_run(file: IO[str], query: str, scores: Mapping[str, float], *, tag: st
 
 
 def ranked(scores: Mapping[str, float]) -> Sequence[str]:
-    """Return passage ids, best score first, and ties by id in descending order."""
-    return sorted(scores, key=lambda passage: (scores[passage], passage), reverse=True)
+    """Return passage ids, best score first, and ties by id in descending order. As in trec_eval, scores that are equal in 32 bits
+    are ties."""
+    with np.errstate(over="ignore"):  # beyond 32 bits is infinite
+        rounded = np.fromiter(scores.values(), dtype=np.float64, count=len(scores)).astype(np.float32).tolist()
+    return [passage for _, passage in sorted(zip(rounded, scores, strict=True), reverse=True)]

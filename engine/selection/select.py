@@ -10,6 +10,7 @@ from ..bundle.bundle import Bundle
 from ..errors import BackendError, OptionError
 from ..kernels.support import faulty_kernels, native_kind
 from ..log import warn_once
+from ..options import check_flag
 from ..precision import Precision
 from .execution_config import CpuConfig, ExecutionConfig
 from .select_cpu import choose_cpu
@@ -35,6 +36,8 @@ def choose_execution(
     `threads` and `tuned`. If a library of the native kernels cannot be loaded, the next choice replaces it, with a warning.
     Raises OptionError for an unknown value, and BackendError, saying what to install, if the backend is missing.
     """
+    for name, value in (("allow_failed", allow_failed), ("rebuild", rebuild), ("trust_engines", trust_engines)):
+        check_flag(name, value)
     if backend not in ("auto", *BACKENDS, *GPU_BACKENDS):
         known = ", ".join(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
         raise OptionError(f"unknown backend {backend!r}; one of auto, {known}")

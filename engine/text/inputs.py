@@ -20,7 +20,7 @@ def checked_pairs(inputs: Any) -> Iterable[tuple[str, str]]:
 
     A pair is a tuple, list or 1-D array of two texts. Raises InputError, naming the index, for anything else.
     """
-    if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
+    if not _is_list(inputs):
         raise InputError(f"expected pairs of texts, got {_described(inputs)}; pass [(query, passage), ...]")
     for index, pair in enumerate(inputs):
         yield checked_pair(pair, index)
@@ -43,7 +43,7 @@ def checked_passages(documents: Any) -> list[str]:
     """Return an iterable of texts as a list. Raises InputError, naming the index, for anything else."""
     if isinstance(documents, (str, bytes)):
         raise InputError("documents is one text; pass a list of passages")
-    if isinstance(documents, Mapping) or not isinstance(documents, Iterable):
+    if not _is_list(documents):
         raise InputError(f"documents is {_described(documents)}; pass a list of passages")
     texts = list(documents)
     for index, text in enumerate(texts):
@@ -58,8 +58,16 @@ def check_text(text: Any, what: str) -> None:
         raise InputError(f"{what} is {_described(text)}, not a text{hint}")
 
 
+def _is_list(value: Any) -> bool:
+    """Tell whether the items of a value are what it holds. Those of a text are letters, and those of a mapping and of a data
+    frame its names; an array without dimensions has none."""
+    if isinstance(value, (str, bytes, Mapping)) or hasattr(value, "columns") or getattr(value, "ndim", 1) == 0:
+        return False
+    return isinstance(value, Iterable)
+
+
 def _described(value: Any) -> str:
     if value is None:
         return "None"
-    shown = repr(value)
+    shown = " ".join(repr(value).split())
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"

@@ -399,6 +399,8 @@ def test_a_model_on_two_gpus_takes_either_or_both() -> None:
         {"text": {"truncation": False}},
         {"image": {"size": 3}},
         {"text": {"truncation": "only_first"}},
+        {"max_length": 9},
+        ["text"],
     ],
 )
 def test_what_processing_kwargs_may_not_change_is_refused(model: crossrt.CrossEncoder, options: Any) -> None:

@@ -6,8 +6,9 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -94,11 +95,45 @@ def test_no_pairs_give_no_scores(model: CrossEncoder, two_label_bundle: Path) ->
         ([[]], "item 0 has 0 texts"),
         ([{"query": "a"}], "item 0 is dict"),
         ([("a", "b"), ("a", "\ud800")], "pair 1 holds a lone surrogate"),
+        (MappingProxyType({("a", "b"): 1}), "expected pairs of texts, got mappingproxy"),
+        (np.array("a"), "expected pairs of texts, got ndarray"),
     ],
 )
 def test_what_is_no_pair_is_refused_by_index(model: CrossEncoder, inputs: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.predict(inputs)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("a", "b"), ("a", float("nan"))], "the passage of item 1 is float nan, not a text"),
+        ([("a", b"b")], "the passage of item 0 is bytes b'b', not a text; decode it first"),
+        (["ab"], "item 0 is str 'ab', not a pair"),
+        ([("a", "b", "c")], "item 0 has 3 texts"),
+        ({"ab": 1}, "expected pairs of texts, got dict"),
+        (None, "expected pairs of texts, got None"),
+    ],
+)
+def test_logits_refuse_what_predict_refuses(model: CrossEncoder, pairs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.logits(pairs)
+
+
+class Frame:
+    """What of a pandas DataFrame matters here: it is iterated by the names of its columns."""
+
+    columns = ("query", "passage")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+def test_a_data_frame_is_refused_whose_items_are_the_names_of_columns(model: CrossEncoder) -> None:
+    with pytest.raises(InputError, match=r"documents is Frame .*; pass a list of passages"):
+        model.rank("a", Frame())
+    with pytest.raises(InputError, match="expected pairs of texts, got Frame"):
+        model.predict(Frame())
 
 
 def test_rank_sorts_best_first_and_keeps_ties_in_input_order(model: CrossEncoder) -> None:
@@ -222,6 +257,9 @@ def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]
         ({"threads": -1}, "threads=-1"),
         ({"threads": 1.5}, "threads=1.5"),
         ({"num_labels": 2}, "num_labels=2, but the model has 1"),
+        ({"activation_fn": "cpu"}, "unknown activation 'cpu'; known by name: identity, sigmoid, softmax, tanh"),
+        ({"trust_engines": "false"}, "trust_engines='false': give True or False"),
+        ({"allow_failed": 1}, "allow_failed=1: give True or False"),
         ({"precision": "fp7"}, "unknown precision 'fp7'; one of fp32, bf16, fp16, int8, or auto"),
         ({"backend": "tpu"}, "unknown backend 'tpu'; one of auto, onnxruntime"),
         ({"model_kwargs": {"load_in_8bit": True}}, r"model_kwargs\['load_in_8bit'\]"),
@@ -233,6 +271,17 @@ def test_numpys_integers_are_integers(bundle: Path, pairs: list[tuple[str, str]]
 def test_an_option_that_is_not_allowed_is_an_error(bundle: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         CrossEncoder(bundle, **options)
+
+
+def test_an_activation_that_is_not_there_is_refused_before_anything_is_scored(model: CrossEncoder) -> None:
+    def nothing() -> Iterator[tuple[str, str]]:
+        raise AssertionError("a pair was asked for")
+        yield
+
+    with pytest.raises(OptionError, match="unknown activation 'sigmod'; known by name"):
+        model.predict(nothing(), activation_fn="sigmod")
+    with pytest.raises(OptionError, match="activation_fn is a name or a callable, not int"):
+        model.rank("a", nothing(), activation_fn=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is an NVIDIA GPU here")

@@ -11,6 +11,7 @@ import pytest
 from crossrt import AutoModelForSequenceClassification, CrossEncoder
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.errors import BackendError, InputError, OptionError, ShapeError
+from crossrt.engine.text.text_limits import TextLimits
 from tests.engine.samples import batch_of
 
 ATOL = 2e-5  # FP32 noise of another order of summation, as in test_cross_encoder.py
@@ -80,6 +81,26 @@ def test_a_prompt_and_a_max_length_hold_for_one_call_of_encode(model: CrossEncod
     expected = model.logits(pairs, prompt="salt water ", max_length=12)
     np.testing.assert_allclose(model.submit(encoded).wait(), expected, rtol=0, atol=ATOL)
     np.testing.assert_array_equal(model.encode(pairs).ids, before.ids)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"pair": 0}, "the limit of tokens of a pair=0: give a whole number from 1, or None"),
+        ({"query": -1}, "the limit of tokens of a query=-1: give a whole number from 0"),
+        ({"passage": 2.5}, "the limit of tokens of a passage=2.5"),
+        ({"side": "LEFT"}, "side='LEFT' of limits: give right or left, or None"),
+    ],
+)
+def test_limits_that_are_not_allowed_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        TextLimits(**wrong)
+
+
+def test_a_limit_of_any_size_keeps_shorter_texts(model: CrossEncoder) -> None:
+    whole = model.encode([("the river", "is green")])
+    limited = model.encode([("the river", "is green")], limits=TextLimits(pair=10**30, query=10**30, passage=10**30))
+    np.testing.assert_array_equal(limited.ids, whole.ids)
 
 
 def test_no_pairs_are_a_request_without_logits(two_label_bundle: Path) -> None:

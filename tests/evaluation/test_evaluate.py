@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -32,7 +33,7 @@ from crossrt.engine.files.trec import read_qrels, read_run
 from crossrt.engine.store.preparation import prepare
 from crossrt.engine.text.truncation import Truncation
 from crossrt.evaluation.collection import Collection
-from crossrt.evaluation.evaluate import evaluate, opened_folder
+from crossrt.evaluation.evaluate import _followed, evaluate, opened_folder
 from crossrt.evaluation.measures import Measures
 from crossrt.evaluation.result import Evaluation
 from crossrt.measurement.model_config import ModelConfig, Options, model_configs
@@ -444,6 +445,15 @@ def test_cascades_are_rows_and_end_with_what_was_not_kept(
     before = content(tmp_path / "out")
     assert command(*words)[0] == 0
     assert content(tmp_path / "out") == before, "nothing is computed again"
+
+
+def test_what_was_not_kept_has_scores_that_trec_eval_tells_apart() -> None:
+    rest = {"a": 3.0, "d": 2e-9, "c": 1e-9, "b": -11.0}  # lowered by the same number, d and c are equal in 32 bits
+    followed = _followed({"a": -7.25}, rest)
+    assert list(followed) == ["a", "d", "c", "b"]
+    assert followed["a"] == -7.25
+    in_trec_eval = [np.float32(score) for score in followed.values()]
+    assert all(one > other for one, other in itertools.pairwise(in_trec_eval))
 
 
 def test_a_try_out_of_a_cascade_goes_on_to_the_whole(

@@ -19,7 +19,7 @@ IDS = st.text("abc12", min_size=1, max_size=2)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
 @given(
-    scores=st.dictionaries(IDS, st.sampled_from([-1.5, 0.0, 0.1, 0.2]), min_size=1, max_size=30),
+    scores=st.dictionaries(IDS, st.sampled_from([-1.5, 0.0, 0.1, 0.2, 0.2 + 1e-12]), min_size=1, max_size=30),
     relevance=st.dictionaries(IDS, st.integers(0, 3), min_size=1, max_size=20),
 )
 def test_trec_eval_gives_the_same_numbers_for_the_file_with_ties(
@@ -69,6 +69,7 @@ def test_names_are_ir_measures_own_in_the_order_asked_for() -> None:
         ("AP(rel=2", r"'AP\(rel=2' cannot be computed"),
         ("nDCG(no=1)@10", "cannot be computed"),
         ("P", "'P' cannot be computed .invalid param cutoff"),
+        ("RR@10 nDCG@0", "'nDCG@0' cannot be computed .the cutoff is below 1"),  # trec_eval ends the process
         ("  ", "is empty; give names"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from crossrt.engine.errors import DataFileError
+from crossrt.engine.errors import DataFileError, OptionError
 from crossrt.engine.files.run_output import run_output
 from crossrt.engine.files.trec import read_qrels, read_run
 
@@ -34,6 +34,21 @@ def test_each_format_has_its_columns(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in write(tmp_path / "r.jsonl").read_text().splitlines()]
     assert rows[0] == {"query_id": "q1", "doc_id": "c", "rank": 1, "score": 2.5}
     assert parquet.read_table(write(tmp_path / "r.parquet")).to_pylist() == rows
+
+
+def test_the_case_of_a_name_does_not_matter_and_that_of_a_compressed_file_is_refused(tmp_path: Path) -> None:
+    with run_output(tmp_path / "run.TSV", tag="t") as add:
+        add("q", {"a": 1.0})
+    assert (tmp_path / "run.TSV").read_text() == "q\ta\t1\n"
+    for name in ("run.trec.gz", "run.tsv.ZST"):
+        with (
+            pytest.raises(
+                OptionError, match=rf"{name} would not be compressed: give .*/{Path(name).stem} and compress"
+            ),
+            run_output(tmp_path / name, tag="t"),
+        ):
+            pass
+        assert not (tmp_path / name).exists()
 
 
 def test_ms_marcos_ranks_are_the_order(tmp_path: Path) -> None:

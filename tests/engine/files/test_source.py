@@ -5,8 +5,10 @@ import gzip
 import io
 import json
 import lzma
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +88,24 @@ def test_standard_input_is_read_as_a_file(tmp_path: Path, monkeypatch: pytest.Mo
         Source.of(["-", tmp_path])
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_pipe_is_read_from_its_beginning_and_as_often_as_a_file(tmp_path: Path, pack: Pack) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "z.tsv").write_bytes(b"z\tlast")
+    texts = {str(number): f"passage {number}" for number in range(20_000)}  # many times a pipe's and a reader's buffer
+    content = pack("".join(f"{name}\t{text}\n" for name, text in texts.items()).encode())
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit((tmp_path / "pipe").write_bytes, content)
+        source = Source.of([tmp_path / "pipe", tmp_path / "z.tsv"])
+        assert written.result() == len(content)
+    assert read_texts(source) == read_texts(source) == texts | {"z": "last"}
+    assert str(source) == f"{tmp_path / 'pipe'} and 1 more"
+    assert [line.where for line in source.lines()][-2:] == [
+        f"{tmp_path / 'pipe'}, line 20000",
+        f"{tmp_path / 'z.tsv'}, line 1",
+    ]
+
+
 def test_the_same_files_have_the_same_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1\ta")
     (tmp_path / "b").write_bytes(b"2\tb")
@@ -111,6 +131,15 @@ def test_a_parquet_tables_rows_are_objects(tmp_path: Path) -> None:
     cut = (tmp_path / "p.parquet").read_bytes()[:-20]
     (tmp_path / "p.parquet").write_bytes(cut)
     with pytest.raises(DataFileError, match=r"p\.parquet is no Parquet file that can be read"):
+        read_texts(tmp_path / "p.parquet")
+
+
+def test_bytes_in_a_parquet_table_are_texts(tmp_path: Path) -> None:
+    columns = {"id": [b"1", b"2"], "text": ["the élysée".encode(), b"the river"], "image": [b"\xff\xd8", b"\x89PNG"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "p.parquet")
+    assert read_texts(tmp_path / "p.parquet") == {"1": "the élysée", "2": "the river"}
+    parquet.write_table(pyarrow.table(columns | {"text": [b"\xff", b"the river"]}), tmp_path / "p.parquet")
+    with pytest.raises(DataFileError, match=r"p\.parquet, line 1: expected .* with the fields id, text, image"):
         read_texts(tmp_path / "p.parquet")
 
 
@@ -140,6 +169,8 @@ def test_a_temporary_copy_lives_as_long_as_its_source(tmp_path: Path) -> None:
     unpacked = Source.of(tmp_path / "p").unpacked()
     [copy] = unpacked.files
     assert copy.exists()
+    held = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    assert copy.resolve() not in held, "Windows would refuse to open it again"
     del unpacked
     assert not copy.exists()
     assert source_file.Source.of(tmp_path / "p").files == (tmp_path / "p",)

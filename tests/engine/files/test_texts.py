@@ -24,7 +24,9 @@ def written(path: Path, *rows: Any) -> Path:
         ({"_id": "q1", "text": "where"}, "q1", "where"),
         ({"id": 7, "title": "Berlin", "contents": "Berlin a city"}, "7", "Berlin a city"),
         ({"id": "d1", "title": "Berlin"}, "d1", "Berlin"),
+        ({"id": "d1", "title": "Berlin", "text": None, "url": "u"}, "d1", "Berlin"),
         ({"pid": 0, "passage": ""}, "0", ""),
+        ({"pid": "p_0", "passage": "a city", "spans": "(0,6)", "docid": "d_0"}, "p_0", "a city"),  # MS MARCO v2
         ({"qid": "1", "query": "a\tb"}, "1", "a\tb"),
         ({"id": None, "_id": "x", "text": "t"}, "x", "t"),
         ('{"id"}\ta text', '{"id"}', "a text"),
@@ -44,6 +46,12 @@ def test_fields_have_the_names_that_retrieval_tools_give(tmp_path: Path, row: An
         ({"id": True, "text": "a"}, "with the fields id, text"),
         ({"id": 1.5, "text": "a"}, "with the fields id, text"),
         ({"id": "1", "text": ["a"]}, "with the fields id, text"),
+        (
+            {"docid": "1", "url": "u", "title": "a", "headings": "b", "body": "c"},
+            "with the fields docid, url, title, headings",
+        ),
+        ({"docid": "1#0", "title": "a", "segment": "b"}, "with the fields docid, title, segment"),
+        ({"id": "1", "title": "a", "text": ["b"]}, "with the fields id, title, text"),
         ({"id": "two words", "text": "a"}, "the id 'two words' is not one word"),
         ({"id": "line\n", "text": "a"}, "is not one word"),
         ('{"id": "1", "text": "\\ud800"}', "half of a surrogate pair"),
