@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .engine.cross_encoder import CrossEncoder as CrossEncoder
     from .engine.errors import CrossrtError as CrossrtError
     from .engine.store.passage_store import PassageStore as PassageStore
+    from .engine.text.text_limits import TextLimits as TextLimits
     from .engine.text.windows import Windows as Windows
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "CrossEncoder",
     "CrossrtError",
     "PassageStore",
+    "TextLimits",
     "Windows",
     "__version__",
 ]
@@ -35,6 +37,7 @@ _HOMES = {
     "CrossEncoder": "cross_encoder",
     "CrossrtError": "errors",
     "PassageStore": "store.passage_store",
+    "TextLimits": "text.text_limits",
     "Windows": "text.windows",
 }
 

@@ -325,7 +325,7 @@ class CrossEncoder(CrossEncoderAttributes):
         else:
             texts = checked_passages(documents)
             items = [(query, document) for document in texts]
-            source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt, limits=limits or NO_LIMITS)
+            source = TextPairs(tokenizer=self._pair_tokenizer, prompt=prompt, limits=_limits_of(limits))
             _check_limits(windows, source.limits)
         request = replace(
             self._request(source, batch_size, windows),
@@ -370,8 +370,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
         `max_length` applies to this call only. `prompt=None` means the model's default prompt, if it has one. `windows` scores
         long passages in pieces, whose logits are aggregated. `total` is the number of pairs that the progress bar shows. Raises
-        InputError, naming the index, for an item that is not a pair of texts, and
-        BackendError once the model is closed.
+        InputError, naming the index, for an item that is not a pair of texts, and BackendError once the model is closed.
         """
         if max_length is not None and windows is not None:
             raise OptionError(f"max_length={max_length} and windows exclude each other: set the windows' length")
@@ -395,8 +394,8 @@ class CrossEncoder(CrossEncoderAttributes):
         after `close`.
         """
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
-        if limits:
-            return tokenizer.encode_within(list(checked_pairs(pairs)), limits, prompt=prompt)
+        if _limits_of(limits):
+            return tokenizer.encode_within(list(checked_pairs(pairs)), _limits_of(limits), prompt=prompt)
         return tokenizer.encode(list(checked_pairs(pairs)), prompt=prompt)
 
     def count_windows(
@@ -413,9 +412,10 @@ class CrossEncoder(CrossEncoderAttributes):
         window, and OptionError for windows longer than the model takes. Several threads may call at once.
         """
         self._check_windows(windows)
-        _check_limits(windows, limits or NO_LIMITS)
+        limits = _limits_of(limits)
+        _check_limits(windows, limits)
         tokenizer = self._pair_tokenizer
-        return tokenizer.count_windows(list(checked_pairs(pairs)), windows, prompt=prompt, limits=limits or NO_LIMITS)
+        return tokenizer.count_windows(list(checked_pairs(pairs)), windows, prompt=prompt, limits=limits)
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int = 32, priority: int = 0) -> Pending:
         """Start to score the pairs that `encode` returned, and return without waiting. `Pending.wait` returns their raw logits.
@@ -728,6 +728,17 @@ def _check_alone(others: Mapping[str, object]) -> None:
     for name, value in others.items():
         if value:
             raise OptionError(f"encoded and {name} exclude each other: the pairs are tokenized already")
+
+
+def _limits_of(limits: TextLimits | None) -> TextLimits:
+    """Return the limits of a call, none for None. Raises OptionError for another type, such as a dictionary."""
+    if limits is None:
+        return NO_LIMITS
+    if not isinstance(limits, TextLimits):
+        raise OptionError(
+            f"limits={limits!r}: give crossrt.TextLimits(pair=..., query=..., passage=...), or None for none"
+        )
+    return limits
 
 
 def _check_limits(windows: Windows | None, limits: TextLimits) -> None:

@@ -48,7 +48,9 @@ def reranker(
     kept = [name for name in names if name not in (query, text)]
     scored = StructType([schema[name] for name in kept]).add(score, FloatType(), nullable=False)
     digest = _manifest_sha256(fspath(bundle))
-    model = functools.partial(_opened, fspath(bundle), digest, threads=threads, **model_kwargs)
+    # Lists, such as `devices`, cannot be keys of a cache.
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in model_kwargs.items()}
+    model = functools.partial(_opened, fspath(bundle), digest, threads=threads, **options)
     return functools.partial(_scored, model, kept, query, text, score), scored
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt import AutoModelForSequenceClassification, CrossEncoder
+from crossrt import AutoModelForSequenceClassification, CrossEncoder, TextLimits, Windows
 from crossrt.engine.batching.batch import Batch
 from crossrt.engine.errors import BackendError, InputError, OptionError, ShapeError
-from crossrt.engine.text.text_limits import TextLimits
 from tests.engine.samples import batch_of
 
 ATOL = 2e-5  # FP32 noise of another order of summation, as in test_cross_encoder.py
@@ -95,6 +94,18 @@ def test_a_prompt_and_a_max_length_hold_for_one_call_of_encode(model: CrossEncod
 def test_limits_that_are_not_allowed_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         TextLimits(**wrong)
+
+
+def test_limits_of_another_type_are_refused(model: CrossEncoder) -> None:
+    limits: Any = {"passage": 9}
+    calls: list[Callable[[], object]] = [
+        lambda: model.encode([("a", "b")], limits=limits),
+        lambda: model.rank("a", ["b"], limits=limits),
+        lambda: model.count_windows([("a", "b")], Windows(length=20, stride=10), limits=limits),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError, match=r"limits=\{'passage': 9\}: give crossrt.TextLimits"):
+            call()
 
 
 def test_a_limit_of_any_size_keeps_shorter_texts(model: CrossEncoder) -> None:
