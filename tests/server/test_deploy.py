@@ -36,6 +36,7 @@ def test_every_option_is_one_of_crossrt_serve() -> None:
         others = {
             "from",
             "file",
+            "build_arg",
             "tag",
             "publish",
             "from_file",
