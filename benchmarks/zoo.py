@@ -157,8 +157,9 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
 
 def joined(whole: Speeds, more: Speeds) -> Speeds:
     """Append the rows of `more`. Shares refer to the higher ceilings of both results, and the larger noise is kept."""
-    rows, found = with_shares([*whole.rows, *more.rows], higher(whole.ceilings, more.ceilings))
-    return replace(whole, rows=rows, ceilings=found, noise=max(whole.noise, more.noise))
+    noise = max(whole.noise, more.noise)
+    rows, found = with_shares([*whole.rows, *more.rows], higher(whole.ceilings, more.ceilings), noise=noise)
+    return replace(whole, rows=rows, ceilings=found, noise=noise)
 
 
 def table(speeds: Speeds, price: float | None) -> list[str]:

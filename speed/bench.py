@@ -69,7 +69,7 @@ def bench(
             label: replace(speed, start_s=starts.get(label), memory_mb=memory.get(label))
             for label, speed in speeds.items()
         }
-        shared, found = with_shares(list(speeds.values()), found)
+        shared, found = with_shares(list(speeds.values()), found, noise=noise)
         speeds = {speed.label: speed for speed in shared}
         curves: list[Curve] = []
         for config in configs if scaling else ():

@@ -154,7 +154,7 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     model, loading = type(empty).from_pretrained(
         None,
         config=config,
-        state_dict=unwrapped(read_tensors(base)),
+        state_dict=unwrapped(read_tensors(base), base),
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,

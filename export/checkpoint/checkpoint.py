@@ -100,7 +100,7 @@ class Checkpoint:
         temporary: TemporaryFolder | None,
     ) -> "Checkpoint":
         """Make a checkpoint from config.json and the tensors as stored."""
-        tensors = unwrapped(stored)
+        tensors = unwrapped(stored, path)
         check_not_quantised(path, config, tensors)
         wrapped = tensors.keys() != stored.keys()
         dense = dense_head_of(path, config, tensors)

@@ -121,12 +121,22 @@ def _check_state_dict(file: Path, tensors: Any) -> None:
     )
 
 
-def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors by their names without the prefixes and parts of PyTorch's wrappers.
+def unwrapped(tensors: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the tensors of the checkpoint `path` by their names without the prefixes and parts of PyTorch's wrappers.
 
     `WRAPPED_PARTS` are removed everywhere. The prefixes in `WRAPPERS`, in any order, are removed only if every name has them.
+    Raises CheckpointError if two tensors then have the same name.
     """
-    tensors = {_without_wrapped_parts(name): value for name, value in tensors.items()}
+    names: dict[str, str] = {}
+    for name in tensors:
+        short = _without_wrapped_parts(name)
+        if short in names:
+            raise CheckpointError(
+                f"{path}: {names[short]} and {name} are the same tensor of the model, once wrapped by PyTorch and once not; "
+                "leave one of them out"
+            )
+        names[short] = name
+    tensors = {short: tensors[name] for short, name in names.items()}
     while prefix := next((one for one in WRAPPERS if tensors and all(name.startswith(one) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return dict(tensors)

@@ -97,9 +97,12 @@ def ceiling_of(row: Speed, found: Sequence[Ceiling]) -> Ceiling | None:
     return None
 
 
-def check_share(what: str, share: float, ceiling: Ceiling) -> None:
-    """Raise MeasurementError for a share above 1, since then the rate or the ceiling was measured wrongly."""
-    if share > 1:
+def check_share(what: str, share: float, ceiling: Ceiling, *, noise: float = 0.0) -> None:
+    """Raise MeasurementError for a share above 1 by more than the machine's `noise`: then a rate was measured wrongly.
+
+    The ceiling and the row are measured at different times, and the machine's speed varies by `noise` in between.
+    """
+    if share > 1 + noise:
         raise MeasurementError(
             f"{what} is at {share:.2f} of the {ceiling.quantity} ceiling, {ceiling.rate:,.0f} {ceiling.unit} by {ceiling.by}: "
             "nothing can be above it, so this run is invalid. Something else was at work on the machine while the ceiling "

@@ -7,11 +7,11 @@ from ..result.speeds import Ceiling, Latency, Speed
 from .ceilings import SECONDS, again, ceiling_of, check_share
 
 
-def with_shares(rows: Sequence[Speed], found: list[Ceiling]) -> tuple[list[Speed], list[Ceiling]]:
+def with_shares(rows: Sequence[Speed], found: list[Ceiling], *, noise: float) -> tuple[list[Speed], list[Ceiling]]:
     """Add its share of the ceiling to each figure. Return the rows and the ceilings.
 
     If a share is above 1, the ceilings are measured again, in case something disturbed the first measurement. Raises
-    MeasurementError if it is still above 1.
+    MeasurementError if it is still above 1 by more than the machine's `noise`, a share of the rate.
     """
     shared = [_shared(row, found) for row in rows]
     if any(share > 1 for row in shared for share in _shares(row)):
@@ -21,7 +21,7 @@ def with_shares(rows: Sequence[Speed], found: list[Ceiling]) -> tuple[list[Speed
         ceiling = ceiling_of(row, found)
         for share in _shares(row):
             assert ceiling is not None
-            check_share(row.label, share, ceiling)
+            check_share(row.label, share, ceiling, noise=noise)
     return shared, found
 
 
