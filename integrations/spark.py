@@ -47,10 +47,8 @@ def reranker(
         raise OptionError(f"score={score!r}: the frame has such a column; give another name")
     kept = [name for name in names if name not in (query, text)]
     scored = StructType([schema[name] for name in kept]).add(score, FloatType(), nullable=False)
-    digest = _manifest_sha256(fspath(bundle))
-    # Lists, such as `devices`, cannot be keys of a cache.
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in model_kwargs.items()}
-    model = functools.partial(_opened, fspath(bundle), digest, threads=threads, **options)
+    hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in model_kwargs.items()}
+    model = functools.partial(_opened, fspath(bundle), _manifest_sha256(fspath(bundle)), threads=threads, **hashable)
     return functools.partial(_scored, model, kept, query, text, score), scored
 
 

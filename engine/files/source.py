@@ -64,7 +64,7 @@ class Source:
 
     A file is plain UTF-8, or compressed by gzip, bzip2, xz or zstd, or a Parquet table, whose rows are read as JSON objects. The
     first bytes decide, not the name. Standard input, pipes and devices are copied to temporary files, since they can be read
-    once alone.
+    only once.
     """
 
     def __init__(self, files: Sequence[Path], names: Sequence[str] | None = None) -> None:

@@ -27,7 +27,7 @@ def zoo(monkeypatch: pytest.MonkeyPatch, load_benchmark: Callable[[str], ModuleT
     for name, value in {"REPEATS": 1, "GFLOP": 0.1, "FEWEST": 4, "STRETCH_S": 0.005}.items():
         monkeypatch.setattr(module, name, value)
     make_small(monkeypatch, seconds=0.005)
-    monkeypatch.setattr("crossrt.speed.ceiling.shares.check_share", lambda *_: None)
+    monkeypatch.setattr("crossrt.speed.ceiling.shares.check_share", lambda *_, **__: None)
     monkeypatch.setenv(VARIABLE, os.environ[VARIABLE])  # which it sets
     return module
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("quick_machine")
 @pytest.fixture
 def below_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small matrices reach little, and a tiny model's figures nothing like it; keep the one below the other."""
-    monkeypatch.setattr("crossrt.speed.ceiling.shares.check_share", lambda *_: None)
+    monkeypatch.setattr("crossrt.speed.ceiling.shares.check_share", lambda *_, **__: None)
 
 
 def rows(*sources: Path, **options: Any) -> list[ModelConfig | Missing]:
