@@ -394,8 +394,9 @@ class CrossEncoder(CrossEncoderAttributes):
         after `close`.
         """
         tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
-        if _limits_of(limits):
-            return tokenizer.encode_within(list(checked_pairs(pairs)), _limits_of(limits), prompt=prompt)
+        limits = _limits_of(limits)
+        if limits:
+            return tokenizer.encode_within(list(checked_pairs(pairs)), limits, prompt=prompt)
         return tokenizer.encode(list(checked_pairs(pairs)), prompt=prompt)
 
     def count_windows(

@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 from tqdm import tqdm
-from train_demo import write_json, write_lines
+from train_demo import scored, take_step, write_json, write_lines
 
 from crossrt.engine.files.trec import read_collection
 
@@ -217,18 +218,6 @@ def logits_of(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> torch.Tensor
     return logits
 
 
-def scored(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
-    """Return the logit of each pair, computed in sorted batches."""
-    order = sorted(range(len(pairs)), key=lambda row: len(pairs[row][1]))
-    scores = np.empty(len(pairs), dtype=np.float32)
-    model.eval()
-    with torch.inference_mode():
-        for start in tqdm(range(0, len(order), 64), desc="Scoring", mininterval=10):
-            rows = order[start : start + 64]
-            scores[rows] = logits_of(model, tokenizer, [pairs[row] for row in rows]).numpy()
-    return scores
-
-
 # -- training
 
 
@@ -252,11 +241,7 @@ def train(
         rows = generator.choice(len(pairs), batch, replace=False)
         loss = torch.nn.functional.mse_loss(logits_of(model, tokenizer, [pairs[row] for row in rows]), targets[rows])
         losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        take_step(model, optimizer, schedule, loss)
         if (step + 1) % 100 == 0:
             print(f"step {step + 1}, squared error {np.mean(losses[-100:]):.3f}", flush=True)
 
@@ -314,7 +299,7 @@ def main() -> None:
     judged_ids, judged_lists = ids[kept], lists[kept]
     training = [pair for number, each in enumerate(lists) if number % JUDGED for pair in each]
     judged = [pair for each in judged_lists for pair in each]
-    wanted = scored(demo, demo_tokenizer, training + judged)
+    wanted = scored(demo, training + judged, partial(logits_of, demo, demo_tokenizer))
 
     write_tokenizer(arguments.out, mpnet=arguments.architecture == "mpnet")
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(arguments.out)
@@ -328,7 +313,8 @@ def main() -> None:
         batch=arguments.batch,
         rate=arguments.rate,
     )
-    correlation = float(np.corrcoef(scored(model, tokenizer, judged), wanted[len(training) :])[0, 1])
+    found = scored(model, judged, partial(logits_of, model, tokenizer))
+    correlation = float(np.corrcoef(found, wanted[len(training) :])[0, 1])
     model.save_pretrained(arguments.out)
     write_judged(arguments.out / "judge", judged_ids, judged_lists)
     seconds = round(time.monotonic() - start)

@@ -16,7 +16,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,29 +155,35 @@ def train(
         logits = logits_of(model, pairs, SHORT if step < LONG_FROM * steps else LONG).view(batch, negatives + 1)
         loss = torch.nn.functional.cross_entropy(logits, target)
         losses.append(loss.item())
-        loss = loss + torch.nn.functional.cross_entropy(logits, bm25)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        take_step(model, optimizer, schedule, loss + torch.nn.functional.cross_entropy(logits, bm25))
         if (step + 1) % 100 == 0:
             print(f"step {step + 1}, loss {np.mean(losses[-100:]):.3f}, {time.monotonic() - start:.0f} s", flush=True)
     return {"steps": steps, "loss": round(float(np.mean(losses[-100:])), 4), "seconds": round(time.monotonic() - start)}
 
 
+def take_step(model: Any, optimizer: Any, schedule: Any, loss: Any) -> None:
+    """Change the weights by one step of the optimizer, with gradients of a norm of at most 1."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+
+
 # -- judging
 
 
-def scored(model: Any, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
-    """Return one logit for each pair, in sorted batches of 64."""
+def scored(
+    model: Any, pairs: Sequence[tuple[Any, Any]], logits_of: Callable[[list[tuple[Any, Any]]], torch.Tensor]
+) -> npt.NDArray[np.float32]:
+    """Return one logit for each pair of tokens or texts. `logits_of` gets sorted batches of 64."""
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][0]) + len(pairs[index][1]))
     scores = np.empty(len(pairs), dtype=np.float32)
     model.eval()
     with torch.inference_mode():
         for start in tqdm(range(0, len(order), 64), desc="Scoring", mininterval=10):
             rows = order[start : start + 64]
-            scores[rows] = logits_of(model, [pairs[row] for row in rows], POSITIONS).numpy()
+            scores[rows] = logits_of([pairs[row] for row in rows]).numpy()
     return scores
 
 
@@ -365,7 +371,7 @@ def main() -> None:
     relevant = list(range(len(evaluation)))
     held_out_texts = encoded(tokenizer, evaluation)
     pairs = [(held_out_texts[query][0], held_out_texts[index][1]) for query in relevant for index in found[query]]
-    logits = scored(model, pairs).reshape(found.shape)
+    logits = scored(model, pairs, lambda batch: logits_of(model, batch, POSITIONS)).reshape(found.shape)
     reranked = np.take_along_axis(found, np.argsort(-logits, axis=1, kind="stable"), axis=1)
     bm25, ours = (reciprocal_ranks(order.tolist(), relevant) for order in (found, reranked))
     result = judged(bm25, ours)

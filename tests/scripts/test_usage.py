@@ -32,6 +32,17 @@ def test_the_scripts_are_found() -> None:
     assert {"quickstart", "test", "docs", *HAVE_OPTIONS} < set(SCRIPTS)
 
 
+def test_programs_can_be_run_by_their_names() -> None:
+    programs = [
+        file
+        for folder in ("benchmarks", "scripts")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.read_bytes().startswith(b"#!")
+    ]
+    assert {"distill_demo.py", "turns.py", "check"} < {file.name for file in programs}
+    assert [file.name for file in programs if not os.access(file, os.X_OK)] == []
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_shows_how_a_script_is_used(script: str, option: str, tmp_path: Path) -> None:
