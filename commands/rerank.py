@@ -85,13 +85,12 @@ def rerank(
     """
     from ..engine.cascade import Cascade
     from ..engine.cross_encoder import CrossEncoder
-    from ..engine.files.run_output import run_output
+    from ..engine.files.run_output import check_tag, run_output
     from ..engine.files.trec import read_candidates, read_collection
     from ..engine.store.passage_store import PassageStore
 
     tag = as_typed(tag, "--tag")
-    if not tag or len(tag.split()) != 1:
-        raise OptionError(f"--tag {tag!r}: give one word")
+    check_tag(tag)
     if bool(passages) == (store is not None):
         raise OptionError("give --passages or --store, one of them")
     check_standard_input(queries=queries, run=run, passages=passages)

@@ -33,8 +33,8 @@ def file_system(url: str) -> tuple[Any, str]:
 class Folder:
     """A folder whose files appear whole or not at all. Any number of processes on any nodes may use it.
 
-    In a directory a file is written under another name, flushed to the disk and renamed. In an object store a file is one object,
-    which the store publishes when it has all of its bytes.
+    In a directory, or at its URL `file://`, a file is written under another name, flushed to the disk and renamed. In an object
+    store a file is one object, which the store publishes when it has all of its bytes.
     """
 
     def __init__(self, place: str) -> None:
@@ -42,8 +42,10 @@ class Folder:
         self._system: Any = None
         self._root = Path(place)
         if is_url(place):
-            self._system, path = file_system(place)
+            system, path = file_system(place)
             self._root = Path(path)
+            if "file" not in system.protocol:  # the file system of file:// writes files in place
+                self._system = system
 
     @property
     def local(self) -> Path | None:

@@ -71,7 +71,7 @@ def bundle_digest(bundle: Bundle) -> str:
     """Return a digest of the content of a bundle's files, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in [MANIFEST, *sorted(file.name for file in bundle.manifest.files)]:
-        digest.update(f"{name}\0{content_sha256(bundle.path / name)}\n".encode())
+        digest.update(f"{name}\0{content_sha256(bundle.folder / name)}\n".encode())
     return digest.hexdigest()[:16]
 
 

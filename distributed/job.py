@@ -12,8 +12,8 @@ from ..engine.bundle.manifest import MANIFEST
 from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import DataFileError, OptionError
 from ..engine.files.lock import held
-from ..engine.files.publish import STANDARD_OUTPUT
-from ..engine.files.run_output import check_output_name
+from ..engine.files.publish import STANDARD_OUTPUT, check_file
+from ..engine.files.run_output import check_output_name, check_tag
 from ..engine.files.source import Given
 from ..engine.options import whole
 from ..engine.store.passage_store import DESCRIPTION, StoreDescription
@@ -94,7 +94,10 @@ def rerank(
     """
     begin = time.monotonic()
     out = Path(out)
-    _check(on_error, device, gpus, parts, out)
+    _check(on_error, device, gpus, parts, out, tag)
+    for name, value in {"actors": actors, "threads": threads, "depth": depth, "top_k": top_k}.items():
+        if value is not None:
+            whole(name, value, least=1)
     if exact and top_k is None:
         raise OptionError("an exact ranking needs the number of passages to return: give --top-k (top_k=)")
     model = {
@@ -120,6 +123,7 @@ def rerank(
     candidates = Candidates(run, queries, depth=depth)
     check_ray(ray)
     with _own(folder):
+        check_file(out)
         identity.claim(folder)
         plan = planned(folder, blocks(candidates.rows(None if whole_lists else cut), block))
         if plan.missing:
@@ -143,13 +147,18 @@ def rerank(
     )
 
 
-def _check(on_error: str, device: str | None, gpus: float, parts: str | PathLike[str] | None, out: Path) -> None:
+def _check(
+    on_error: str, device: str | None, gpus: float, parts: str | PathLike[str] | None, out: Path, tag: str
+) -> None:
     """Raise OptionError for options that are not allowed, or not together."""
     if on_error not in (STOP, SKIP):
         raise OptionError(f"on_error={on_error!r}: give stop or skip")
     if device not in (None, "cuda" if gpus else "cpu"):
         raise OptionError(f"device={device!r} and {gpus:g} GPUs for an actor: give GPUs for cuda, and none for cpu")
+    if gpus < 0:
+        raise OptionError(f"gpus={gpus!r}: give 0 or more")
     check_output_name(out)
+    check_tag(tag)
     if parts is None and out == STANDARD_OUTPUT:
         raise OptionError("standard output has no folder of parts beside it; name one with --ray-parts (parts=)")
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import __version__
 from ..engine.bundle.bundle import Bundle
 from ..engine.bundle.manifest import MANIFEST
 from ..engine.cross_encoder import CrossEncoder
@@ -31,7 +32,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class Work:
     """What an actor needs to know. `bundle`, `store` and `folder` are paths that every node has, or URLs.
 
-    `model` are the options of `CrossEncoder`, `rank` those of `CrossEncoder.rank`. `skip` sets failing passages aside.
+    `model` are the options of `CrossEncoder`, `rank` those of `CrossEncoder.rank`. `skip` sets failing passages aside. `crossrt`
+    is the driver's version.
     """
 
     bundle: str
@@ -44,6 +46,7 @@ class Work:
     rank: Mapping[str, Any]
     threads: int
     skip: bool
+    crossrt: str = __version__
 
 
 class BlockScorer:
@@ -197,6 +200,10 @@ class BlockScorer:
 
     def _open(self) -> tuple[CrossEncoder, PassageStore]:
         work = self._work
+        if work.crossrt != __version__:
+            raise BackendError(
+                f"it has crossrt {__version__}, and the job was started by {work.crossrt}; install the same on every node"
+            )
         if store_digest(described(work.store, DESCRIPTION)) != work.store_digest:
             raise StoreError(f"{work.store} is another store here than where the job was started; copy it again")
         store = PassageStore(fetched(work.store, DESCRIPTION))

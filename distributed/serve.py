@@ -46,7 +46,7 @@ def application(
     waiting. `autoscaling` has further fields of Serve's AutoscalingConfig, such as delays.
 
     Raises BackendError if Ray Serve is not installed, and OptionError for `threads`, `bundles_per_replica` or
-    `tokens_per_replica` below 1.
+    `tokens_per_replica` below 1, and for a model with options of its own for the device or threads.
     """
     counts = {"threads": threads, "bundles_per_replica": bundles_per_replica, "tokens_per_replica": tokens_per_replica}
     if wrong := [name for name, value in counts.items() if value < 1]:
@@ -56,6 +56,11 @@ def application(
         from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
     except ImportError:
         raise BackendError('this needs Ray Serve: pip install "crossrt[ray]"') from None
+    for model in settings.models:
+        if own := [name for name in ("device", "devices", "threads") if model.options.get(name) is not None]:
+            raise OptionError(
+                f"the model {model.name} has the option {own[0]!r}: give gpus= and threads= of a replica instead"
+            )
     device = {"device": "cuda" if gpus else "cpu", "threads": threads}
     models = tuple(replace(model, options={**model.options, **device}) for model in settings.models)
     settings = replace(settings, models=models)

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -32,23 +33,22 @@ class CrossrtRanker:
         self.top_k = _checked(top_k)
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
-        self._encoder = model if isinstance(model, CrossEncoder) else None
+        self._open = partial(opened, model, model_kwargs)
+        self._encoder: Any = None
 
     def warm_up(self) -> None:
         """Open the model, unless it is open."""
         if self._encoder is None:
-            self._encoder = opened(self.model, self.model_kwargs)
+            self._encoder = self._open()
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
         """Return `{"documents": [...]}`. Raises ValueError for a `top_k` below 1."""
         top_k = self.top_k if top_k is None else _checked(top_k)
-        unique: dict[str, Document] = {}
-        for document in sorted(documents, key=lambda each: float("-inf") if each.score is None else each.score):
-            unique[document.id] = document  # the best document of an id comes last and replaces the others
+        best_first = sorted(documents, key=lambda each: float("inf") if each.score is None else -each.score)
+        unique = {document.id: document for document in reversed(best_first)}  # the best one replaces the others
         candidates = [unique.pop(document.id) for document in documents if document.id in unique]
         self.warm_up()
-        assert self._encoder is not None
         ranked = self._encoder.rank(query, [self._text(document) for document in candidates], top_k=top_k)
         return {"documents": [replace(candidates[found["corpus_id"]], score=found["score"]) for found in ranked]}
 

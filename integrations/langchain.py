@@ -35,9 +35,9 @@ class CrossrtRerank(BaseDocumentCompressor):
     `model_dump()` holds both, and `CrossrtRerank(**dumped)` opens the model again.
     """
 
-    model: str
+    model: str = Field(frozen=True)  # assigning another would not open it
     top_n: int | None = 3
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, frozen=True)
     _encoder: CrossEncoder = PrivateAttr()
 
     def __init__(

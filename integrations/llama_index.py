@@ -4,7 +4,7 @@ from os import PathLike
 from typing import Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -24,9 +24,10 @@ class CrossrtRerank(BaseNodePostprocessor):
     `model_kwargs` are the options to open it with; `to_dict` holds both, and `from_dict` opens the model again.
     """
 
-    model: str = Field(description="Bundle, checkpoint or hub id of the cross-encoder.")
+    # Frozen, since assigning another model would not open it.
+    model: str = Field(description="Bundle, checkpoint or hub id of the cross-encoder.", frozen=True)
     top_n: int = Field(description="Number of nodes to return.", ge=0)
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Options of crossrt.CrossEncoder.")
+    model_kwargs: dict[str, Any] = Field(description="Options of crossrt.CrossEncoder.", frozen=True)
     _encoder: CrossEncoder = PrivateAttr()
 
     def __init__(
@@ -34,10 +35,11 @@ class CrossrtRerank(BaseNodePostprocessor):
         model: str | PathLike[str] | CrossEncoder,
         top_n: int = 2,
         model_kwargs: dict[str, Any] | None = None,
-        **others: Any,
+        callback_manager: CallbackManager | None = None,
     ) -> None:
         path, options = described(model, model_kwargs)
-        super().__init__(model=path, top_n=top_n, model_kwargs=options, **others)
+        manager = callback_manager or CallbackManager()
+        super().__init__(model=path, top_n=top_n, model_kwargs=options, callback_manager=manager)
         self._encoder = opened(model, model_kwargs)
 
     @classmethod

@@ -7,6 +7,9 @@ from typing import Any
 from ..engine.activation import Activation
 from ..engine.cross_encoder import CrossEncoder
 
+TOKENS = ("token", "use_auth_token")
+"""Options of `CrossEncoder` that hold a secret."""
+
 
 def opened(model: str | PathLike[str] | CrossEncoder, model_kwargs: Mapping[str, Any] | None = None) -> CrossEncoder:
     """Return `model` if it is a `CrossEncoder`; open a bundle, checkpoint or hub id with `model_kwargs`.
@@ -21,18 +24,19 @@ def described(
 ) -> tuple[str, dict[str, Any]]:
     """Return the path or hub id of a model, and the options that open it again with the same scores, both as JSON values.
 
-    An opened model becomes the absolute path of its bundle, with the options that change scores. The device and the backend are
-    not stored, since the copy may be opened on another machine. An activation function is lost unless it is given by name.
+    An opened model becomes the absolute path of its bundle without symbolic links, with the options that change scores. The
+    device and the backend are not stored, since the copy may be opened on another machine. An activation function is lost
+    unless it is given by name. Tokens for the hub are left out, since what is stored may be read by others.
     """
     if not isinstance(model, CrossEncoder):
-        return fspath(model), dict(model_kwargs or {})
+        return fspath(model), {name: value for name, value in (model_kwargs or {}).items() if name not in TOKENS}
     options = {
         "precision": model.precision.value,
         "max_length": model.max_length,
         "relevant_label": model.relevant_label,
         "activation_fn": model.activation_fn if isinstance(model.activation_fn, str) else None,
     }
-    return str(model.bundle.path.absolute()), {name: value for name, value in options.items() if value is not None}
+    return str(model.bundle.folder), {name: value for name, value in options.items() if value is not None}
 
 
 def relevance(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from txtai.pipeline import Pipeline
 
-from ..engine.activation import softmax
 from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import OptionError
 from .model import opened, relevance
 
 
@@ -23,17 +23,28 @@ class CrossrtSimilarity(Pipeline):
         self.model = opened(path, options)
 
     def __call__(
-        self, query: str | Sequence[str], texts: Sequence[str], multilabel: bool | None = True, **kwargs: Any
+        self,
+        query: str | Sequence[str],
+        texts: Sequence[str],
+        multilabel: bool | None = True,
+        labels: Sequence[str | int] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Return (index into `texts`, score) for every text, best first. For several queries return a list of such lists.
 
         With `multilabel=True` a score is the sigmoid of the logit, with False the softmax over the texts, with None the logit.
+        Raises OptionError for `labels`: the model's label is chosen when it is opened, by `relevant_label`.
         """
+        if labels is not None:
+            raise OptionError(f"labels={labels!r}: open the model with relevant_label= to choose the label to score by")
         queries = [query] if isinstance(query, str) else list(query)
         pairs = [(each, text) for each in queries for text in texts]
-        scores = relevance(self.model, pairs, "sigmoid" if multilabel else "identity")
-        rows = [scores[start * len(texts) : (start + 1) * len(texts)] for start in range(len(queries))]
-        if multilabel is False and pairs:
-            rows = softmax(np.array(rows)).tolist()
-        ranked = [sorted(enumerate(row), key=lambda item: item[1], reverse=True) for row in rows]
+        logits = np.array(relevance(self.model, pairs, "identity")).reshape(len(queries), len(texts))
+        scores = logits  # float64, as in txtai: in float32 many large logits have the same sigmoid
+        if multilabel is not None:
+            scores = np.exp(
+                -np.logaddexp(0, -logits) if multilabel else logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+            )
+        orders = np.argsort(-logits, axis=1, kind="stable").tolist()
+        ranked = [[(place, float(row[place])) for place in order] for row, order in zip(scores, orders, strict=True)]
         return ranked[0] if isinstance(query, str) else ranked

@@ -41,7 +41,7 @@ class TensorRtExecutor:
         because TensorRT aborts the process on a damaged one. Raises BackendError, with TensorRT's messages, if it cannot be
         loaded.
         """
-        path = bundle.path / file.file
+        path = bundle.folder / file.file
         plan = checked_plan(bundle, file)
         self.cuda = cuda
         tensorrt = importlib.import_module(file.library)
@@ -151,7 +151,7 @@ def most_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Pr
 
 def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
     """Return an engine's bytes. Raises BundleError if their sha256 is not the manifest's."""
-    path = bundle.path / file.file
+    path = bundle.folder / file.file
     plan = path.read_bytes()
     if hashlib.sha256(plan).hexdigest() != bundle.sha256(file.file):
         raise BundleError(

@@ -99,7 +99,7 @@ def rebuild(bundle: Bundle, precision: Precision, ordinal: int) -> None:
         raise BackendError(f"an engine that is built cannot be kept, since this user has no home directory: {ADVICE}")
     print(f"crossrt: building a {precision.value} engine of {bundle.path} for cuda:{ordinal}; minutes", file=sys.stderr)
     command = crossrt_command(
-        *("engines", str(bundle.path), "--cache", "--precision", precision.value, "--device", f"cuda:{ordinal}")
+        *("engines", str(bundle.folder), "--cache", "--precision", precision.value, "--device", f"cuda:{ordinal}")
     )
     output: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
@@ -117,7 +117,7 @@ def _key(bundle: Bundle, precision: Precision, gpu: Gpu, library: str, version: 
     key = {
         # All files are part of the key, since a large model has its weights in files of their own.
         "bundle": {
-            file.name: content_sha256(bundle.path / file.name)
+            file.name: content_sha256(bundle.folder / file.name)
             for file in bundle.manifest.files
             if file.name not in engines
         },

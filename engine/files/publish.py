@@ -68,11 +68,8 @@ def published_file(out: Path) -> Iterator[IO[str]]:
         with naming(out), os.fdopen(os.dup(descriptor), "w", encoding="utf-8", newline="\n") as file:
             yield file
         return
+    check_file(out)
     target = _followed(out)
-    if not target.parent.is_dir():
-        raise OptionError(f"{out} is in a directory that does not exist: make {target.parent} first")
-    if target.is_dir():
-        raise OptionError(f"{out} is a directory; give a file to write")
     if target.exists() and not target.is_file():
         with (
             naming(out),
@@ -82,6 +79,17 @@ def published_file(out: Path) -> Iterator[IO[str]]:
         return
     with replaced_text(target) as file:
         yield file
+
+
+def check_file(out: Path) -> None:
+    """Raise OptionError for a directory, and for a file in a directory that does not exist. Called before long work, too."""
+    if out == STANDARD_OUTPUT:
+        return
+    target = _followed(out)
+    if not target.parent.is_dir():
+        raise OptionError(f"{out} is in a directory that does not exist: make {target.parent} first")
+    if target.is_dir():
+        raise OptionError(f"{out} is a directory; give a file to write")
 
 
 @contextmanager

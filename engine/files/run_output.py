@@ -20,9 +20,10 @@ def run_output(out: Path, *, tag: str) -> Iterator[AddQuery]:
 
     The suffix of the name decides the format. `.tsv` is MS MARCO's `query <tab> passage <tab> rank`. `.jsonl` has objects and
     `.parquet` a table, with `query_id`, `doc_id`, `rank` and `score`. Any other name is a TREC run, whose last column is `tag`.
-    Raises BackendError if pyarrow is missing for Parquet, and what `check_output_name` and `published_file` raise.
+    Raises BackendError if pyarrow is missing for Parquet, and what `check_output_name`, `check_tag` and `published_file` raise.
     """
     check_output_name(out)
+    check_tag(tag)
     form = _FORMS.get(out.suffix.lower(), _trec)
     with published_file(out) as file, form(file, tag) as add:
         yield add
@@ -35,6 +36,12 @@ def check_output_name(out: Path) -> None:
             f"{out} would not be compressed: give {out.with_suffix('')} and compress that, or --out - and a pipe to the "
             "program that compresses"
         )
+
+
+def check_tag(tag: str) -> None:
+    """Raise OptionError for a tag that is not one word: the columns of a run are separated by blanks."""
+    if not tag or len(tag.split()) != 1:
+        raise OptionError(f"--tag {tag!r}: give one word")
 
 
 @contextmanager

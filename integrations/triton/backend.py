@@ -6,6 +6,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,25 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request with its scores or an error message. All requests are scored in one call.
 
-        A request that cannot be read does not affect the others. A request that its client has cancelled is not scored.
+        A request that cannot be read, or whose scores are NaN or Inf, does not affect the others. A request that its client has
+        cancelled is not scored.
         """
         read = [_read(request) for request in requests]
         pairs = [pair for each in read if isinstance(each, Lists) for pair in each.pairs]
         try:
-            scores = iter(self.model.relevance(self.model.logits(pairs)))
+            logits = iter(self.model.logits(pairs))
         except CrossrtError as error:
             return [_refusal(str(error)) if isinstance(each, Lists) else each for each in read]
-        return [_answer(each.shape, scores) if isinstance(each, Lists) else each for each in read]
+        return [self._answer(each.shape, logits) if isinstance(each, Lists) else each for each in read]
+
+    def _answer(self, shape: tuple[int, int], logits: Iterator[npt.NDArray[np.float32]]) -> Any:
+        """Return the response with the scores of as many of the next logits as the shape has."""
+        own = np.array(list(islice(logits, shape[0] * shape[1])))
+        try:
+            scores = self.model.relevance(own).reshape(shape)
+        except CrossrtError as error:
+            return _refusal(str(error))
+        return pb_utils.InferenceResponse([pb_utils.Tensor(SCORES, scores)])
 
     def finalize(self) -> None:
         """Free the model."""
@@ -93,12 +104,6 @@ def _texts(request: Any, name: str) -> npt.NDArray[np.object_]:
         except UnicodeDecodeError as error:
             raise InputError(f"{name}{list(place)} is not UTF-8: {error.reason} at byte {error.start}") from None
     return texts
-
-
-def _answer(shape: tuple[int, int], scores: Iterator[np.float32]) -> Any:
-    """Return the response with as many of the next scores as the shape has."""
-    own = np.fromiter(scores, np.float32, shape[0] * shape[1]).reshape(shape)
-    return pb_utils.InferenceResponse([pb_utils.Tensor(SCORES, own)])
 
 
 def _refusal(message: str, *code: int) -> Any:

@@ -46,7 +46,7 @@ def write_python_model(
     with _new_model(repository, name, config) as version:
         (version / "model.py").write_text(MODEL_PY, encoding="utf-8")
         if link:
-            (version / BUNDLE).symlink_to(bundle.path.resolve())
+            (version / BUNDLE).symlink_to(bundle.folder)
         else:
             _copy_bundle(bundle, version / BUNDLE)
     return repository / name
@@ -106,13 +106,13 @@ def _copy_bundle(bundle: Bundle, target: Path) -> None:
     for file in bundle.manifest.files:
         (target / file.name).parent.mkdir(parents=True, exist_ok=True)
         _copy(bundle, file.name, target / file.name)
-    shutil.copyfile(bundle.path / MANIFEST, target / MANIFEST)
+    shutil.copyfile(bundle.folder / MANIFEST, target / MANIFEST)
 
 
 def _copy(bundle: Bundle, name: str, target: Path) -> None:
     """Copy a file of a bundle. Raises BundleError if its sha256 is not the manifest's."""
     digest = hashlib.sha256()
-    with (bundle.path / name).open("rb") as source, target.open("xb") as copy:
+    with (bundle.folder / name).open("rb") as source, target.open("xb") as copy:
         while piece := source.read(1 << 20):
             digest.update(piece)
             copy.write(piece)

@@ -46,13 +46,14 @@ class Opened:
 
     def __exit__(self, *error: object) -> None:
         self._users -= 1
-        if self._closing is not None and not self._users:
+        if self._closing is not None and not self._users and not self._closing.done():
             self._closing.set_result(None)
 
     async def close(self) -> None:
         """Free the model once no request uses it."""
         if self._users:
-            self._closing = self.scoring.loop.create_future()
+            if self._closing is None:  # otherwise another call waits already
+                self._closing = self.scoring.loop.create_future()
             await self._closing
         await asyncio.to_thread(self.scoring.close)
 

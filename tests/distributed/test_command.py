@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from crossrt.__main__ import main
+from crossrt.distributed import rerank
+from crossrt.engine.errors import OptionError
 
 from .conftest import Files
 
@@ -31,6 +33,37 @@ def test_options_that_are_not_allowed(
         main()
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"actors": 0}, "actors=0: give a whole number from 1"),
+        ({"threads": 0}, "threads=0: give a whole number from 1"),
+        ({"depth": -1}, "depth=-1: give a whole number from 1"),
+        ({"top_k": -1}, "top_k=-1: give a whole number from 1"),
+        ({"gpus": -1}, "gpus=-1: give 0 or more"),
+        ({"tag": "two words"}, "--tag 'two words': give one word"),
+    ],
+)
+def test_the_function_refuses_what_the_command_line_refuses(files: Files, option: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        rerank(files.run, files.queries, files.store, files.bundle, files.folder / "out", ray="127.0.0.1:1", **option)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_scored(files: Files) -> None:
+    pytest.importorskip("ray", reason="crossrt[ray] is not installed")
+    for out, message in {"none/out": "in a directory that does not exist", ".": "is a directory"}.items():
+        with pytest.raises(OptionError, match=message):
+            rerank(
+                files.run,
+                files.queries,
+                files.store,
+                files.bundle,
+                files.folder / out,
+                parts=files.folder / "parts",
+                ray="127.0.0.1:1",  # nobody answers there
+            )
 
 
 def test_standard_output_needs_a_folder_of_parts(files: Files, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -1,7 +1,9 @@
 """Files of a job in a directory and behind a URL, a store that is fetched once, and whose parts a folder holds."""
 
 import dataclasses
+import resource
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -17,12 +19,11 @@ from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.store.passage_store import DESCRIPTION, PassageStore
 
 
-@pytest.fixture(params=["path", "url"])
+@pytest.fixture(params=["", "file://", "memory://"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    if request.param == "path":
-        return Folder(str(tmp_path / "folder"))
-    pytest.importorskip("fsspec")
-    return Folder(f"file://{tmp_path}/folder")
+    if request.param:
+        pytest.importorskip("fsspec")
+    return Folder(f"{request.param}{tmp_path}/folder")
 
 
 def test_files_are_written_read_listed_and_removed(folder: Folder) -> None:
@@ -40,6 +41,24 @@ def test_files_are_written_read_listed_and_removed(folder: Folder) -> None:
     folder.remove("parts")
     folder.remove("parts")
     assert folder.names("parts") == set()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_file_that_is_not_written_whole_does_not_appear(scheme: str, tmp_path: Path) -> None:
+    if scheme:
+        pytest.importorskip("fsspec")
+    folder = Folder(f"{scheme}{tmp_path}/my folder")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))  # as if the disk were full
+        with pytest.raises(OSError, match="File too large"):
+            folder.write("parts/a", b"x" * (2 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert folder.names("parts") == set()
+    assert folder.local == tmp_path / "my folder"
 
 
 def test_an_address_of_an_unknown_kind_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crossrt import CrossEncoder, PassageStore
+from crossrt import CrossEncoder, PassageStore, __version__
 from crossrt.distributed import scorer
 from crossrt.distributed.folder import BEGUN, PARTS, ROWS, Folder
 from crossrt.distributed.identity import bundle_digest, store_digest
@@ -127,6 +127,7 @@ def test_a_block_that_ends_its_process_each_time_is_given_up(work: Work, skip: b
     [
         ({"store": "/nowhere"}, "cannot begin: /nowhere/store.json cannot be read"),
         ({"store_digest": "0"}, "is another store here than where the job was started"),
+        ({"crossrt": "99.0"}, f"it has crossrt {__version__}, and the job was started by 99.0"),
         ({"bundle_digest": "0"}, "is another bundle here than where the job was started"),
         ({"model": {"device": "cpu", "precision": "int8"}}, "holds no int8 model"),
     ],

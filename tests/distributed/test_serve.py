@@ -96,3 +96,12 @@ def test_numbers_below_one_are_refused() -> None:
     settings = Settings(models=(ModelSettings(name="a", bundle="b"),))
     with pytest.raises(OptionError, match="threads=0: give 1 or more"):
         application(settings, threads=0)
+
+
+@pytest.mark.parametrize("option", [{"threads": 4}, {"device": "cuda:1"}, {"devices": ["cuda:0"]}])
+def test_what_the_replica_decides_is_refused_for_a_model(option: dict[str, Any]) -> None:
+    settings = Settings(models=(ModelSettings(name="a", bundle="b", options=option),))
+    with pytest.raises(
+        OptionError, match=f"the model a has the option '{next(iter(option))}': give gpus= and threads="
+    ):
+        application(settings)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,29 @@ def test_no_documents_give_none_and_no_content_is_scored_as_empty(demo_model: Cr
 def test_of_one_id_the_document_with_the_highest_score_is_ranked(demo_model: CrossEncoder) -> None:
     documents = [Document(id="a", content=text, score=score) for text, score in (("x", -1.0), ("y", 0.0), ("z", None))]
     assert [found.content for found in CrossrtRanker(demo_model).run(QUERY, documents)["documents"]] == ["y"]
+
+
+def test_of_one_id_and_score_the_first_document_is_ranked(demo_model: CrossEncoder) -> None:
+    misc = pytest.importorskip("haystack.utils.misc")
+    rows = [("a", "w", None), ("b", "u", 2.0), ("a", "x", None), ("b", "v", 2.0), ("c", "y", -1.0), ("c", "z", -1.0)]
+    documents = [Document(id=name, content=text, score=score) for name, text, score in rows]
+    found = CrossrtRanker(demo_model).run(QUERY, documents)["documents"]
+    assert {document.content for document in found} == {"w", "u", "y"}
+    assert {document.content for document in misc._deduplicate_documents(documents)} == {"w", "u", "y"}
+
+
+def test_a_token_opens_the_model_and_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[dict[str, Any]] = []
+
+    class Recorded(CrossEncoder):
+        def __init__(self, model: str, **options: Any) -> None:
+            opened.append({"model": model, **options})
+
+    monkeypatch.setattr("crossrt.integrations.model.CrossEncoder", Recorded)
+    ranker = CrossrtRanker("user/private", model_kwargs={"token": "hf_secret", "precision": "int8"})
+    assert ranker.to_dict()["init_parameters"]["model_kwargs"] == {"precision": "int8"}
+    ranker.warm_up()
+    assert opened == [{"model": "user/private", "token": "hf_secret", "precision": "int8"}]
 
 
 def test_fields_of_the_metadata_are_scored_too(demo_model: CrossEncoder) -> None:

@@ -11,6 +11,7 @@ pytest.importorskip("langchain_core", reason="LangChain is not installed: run sc
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
+from pydantic import ValidationError
 
 from crossrt import CrossEncoder
 from crossrt.integrations.langchain import CrossrtCrossEncoder, CrossrtRerank
@@ -56,6 +57,20 @@ def test_what_is_dumped_opens_the_same_model(demo_bundle: Path, documents: list[
     assert CrossrtRerank(model=demo_bundle, model_kwargs={"max_length": 20}).model_dump() == {
         "model": str(demo_bundle), "top_n": 3, "model_kwargs": {"max_length": 20},
     }  # fmt: skip
+
+
+def test_a_token_is_not_dumped(demo_bundle: Path) -> None:
+    reranker = CrossrtRerank(model=demo_bundle, model_kwargs={"token": "hf_secret", "max_length": 20})
+    assert "hf_secret" not in reranker.model_dump_json() + repr(reranker)
+
+
+def test_another_model_cannot_be_assigned(demo_model: CrossEncoder) -> None:
+    reranker = CrossrtRerank(model=demo_model)
+    for name, value in {"model": "another", "model_kwargs": {"precision": "int8"}}.items():
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(reranker, name, value)
+    reranker.top_n = 1
+    assert len(reranker.compress_documents([Document("a"), Document("b")], QUERY)) == 1
 
 
 def test_langchains_own_reranker_takes_the_cross_encoder(

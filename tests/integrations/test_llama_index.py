@@ -54,6 +54,19 @@ def test_no_nodes_give_none_and_no_query_is_an_error(demo_model: CrossEncoder, n
         reranker.postprocess_nodes(nodes)
 
 
+def test_an_option_that_there_is_not_is_refused(demo_model: CrossEncoder) -> None:
+    for options in ({"top_k": 5}, {"precision": "int8"}, {"keep_retrieval_score": True}):
+        with pytest.raises(TypeError, match=next(iter(options))):
+            CrossrtRerank(model=demo_model, **options)
+
+
+def test_another_model_cannot_be_assigned(demo_model: CrossEncoder) -> None:
+    reranker = CrossrtRerank(model=demo_model)
+    for name, value in {"model": "another", "model_kwargs": {"precision": "int8"}}.items():
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(reranker, name, value)
+
+
 def test_what_is_serialized_opens_the_same_model(demo_bundle: Path, nodes: list[NodeWithScore]) -> None:
     with CrossEncoder(demo_bundle, max_length=20) as model:
         reranker = CrossrtRerank(model=model, top_n=3)

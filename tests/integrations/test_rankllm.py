@@ -9,12 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rank_llm.data", reason="RankLLM is not installed: run scripts/integrations rankllm")
 from rank_llm.data import Candidate, DataWriter, Query, Request
 
 from crossrt import CrossEncoder
+from crossrt.engine.errors import InputError
 from crossrt.integrations.rankllm import CrossrtReranker, text_of
 
 from .conftest import QUERY
@@ -53,17 +55,45 @@ def test_candidates_outside_of_the_ranks_stay(
 ) -> None:
     result = CrossrtReranker(demo_model).rerank_batch(requests[:1], rank_start=2, **options)[0]
     given = requests[0].candidates
-    assert (result.candidates[:2], result.candidates[5:]) == (given[:2], given[5:])
+    assert [each.docid for each in result.candidates[:2]] == [each.docid for each in given[:2]]
+    assert [each.docid for each in result.candidates[5:]] == [each.docid for each in given[5:]]
     within = result.candidates[2:5]
     assert {each.docid for each in within} == {each.docid for each in given[2:5]}
     assert [each.score for each in within] == sorted((each.score for each in within), reverse=True)
 
 
+def test_a_file_that_is_read_by_score_has_the_candidates_in_their_places(
+    demo_model: CrossEncoder, texts: list[str], tmp_path: Path
+) -> None:
+    bm25 = [Candidate(f"d{n}", 30.0 - n, {"text": text}) for n, text in enumerate(texts)]  # far above all logits
+    [result] = CrossrtReranker(demo_model).rerank_batch([Request(Query(QUERY, 1), bm25)], rank_start=2, rank_end=6)
+    DataWriter([result]).write_in_trec_eval_format(str(tmp_path / "run"))
+    rows = [line.split() for line in (tmp_path / "run").read_text().splitlines()]
+    by_score = sorted(rows, key=lambda row: -float(row[4]))
+    assert by_score == rows
+    assert [row[2] for row in rows[:2] + rows[6:]] == ["d0", "d1", *(f"d{n}" for n in range(6, len(texts)))]
+    ranked = demo_model.rank(QUERY, texts[2:6])
+    assert [row[2] for row in rows[2:6]] == [f"d{each['corpus_id'] + 2}" for each in ranked]
+    assert [float(row[4]) for row in rows[2:6]] == pytest.approx([each["score"] for each in ranked], abs=1e-4)
+    scores = [float(row[4]) for row in rows]
+    assert [scores[0] - scores[1], *np.subtract(scores[6:-1], scores[7:])] == pytest.approx([1.0] * (len(texts) - 6))
+    low = [Candidate(f"d{n}", -50.0 - n, {"text": text}) for n, text in enumerate(texts)]
+    [kept] = CrossrtReranker(demo_model).rerank_batch([Request(Query(QUERY, 1), low)], rank_end=6)
+    assert kept.candidates[6:] == low[6:]
+
+
 def test_the_text_is_found_in_the_fields_that_rankllm_knows() -> None:
     assert text_of({"title": "Chess", "text": "a game", "contents": "other"}) == "Chess a game"
     assert text_of({"title": "", "passage": "a game"}) == "a game"
-    with pytest.raises(KeyError, match="a candidate has the fields name; its text is expected in one of text, segment"):
-        text_of({"name": "chess"})
+    wrong: list[dict[str, Any]] = [
+        {"name": "chess"},
+        {"text": None},
+        {"title": "Chess", "contents": None},
+        {"title": float("nan"), "text": "a game"},
+    ]
+    for doc in wrong:
+        with pytest.raises(InputError, match=r"text is expected in one of text, segment, .*; it is \{"):
+            text_of(doc)
 
 
 def test_a_pickle_opens_the_bundle_again(demo_bundle: Path, requests: list[Request]) -> None:

@@ -1,5 +1,6 @@
 """The adapter for txtai, beside the package."""
 
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from txtai import Application, Embeddings
 from txtai.pipeline import Reranker, Similarity
 
 from crossrt import CrossEncoder
+from crossrt.engine.errors import OptionError
 from crossrt.integrations.txtai import CrossrtSimilarity
 
 from .conftest import QUERY, REPOSITORY
@@ -45,6 +47,21 @@ def test_the_rows_are_pairs_of_python_numbers(demo_model: CrossEncoder, texts: l
     assert [place for place, _ in found] == [each["corpus_id"] for each in ranked]
     assert [score for _, score in found] == pytest.approx([each["score"] for each in ranked], abs=1e-4)
     assert {(type(place), type(score)) for place, score in found} == {(int, float)}
+
+
+def test_large_logits_keep_their_order_and_other_labels_are_refused(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    similarity = CrossrtSimilarity(demo_bundle)
+    with pytest.raises(OptionError, match="relevant_label"):
+        similarity(QUERY, ["chess"], labels=["entailment"])
+    logits = [20.0, -90.0, 30.0, 25.0]  # in float32 the sigmoids of three of them are 1
+    monkeypatch.setattr(similarity.model, "logits", lambda pairs: np.array(logits, np.float32).reshape(-1, 1))
+    for multilabel in (True, False, None):
+        found = similarity(QUERY, ["a", "b", "c", "d"], multilabel)
+        assert [place for place, _ in found] == [2, 3, 0, 1]
+        assert len({score for _, score in found}) == 4
+    assert dict(similarity(QUERY, ["a", "b", "c", "d"]))[0] == pytest.approx(1 / (1 + math.exp(-20)), abs=1e-15)
 
 
 def test_txtais_reranker_takes_it_for_several_queries(demo_model: CrossEncoder, texts: list[str]) -> None:

@@ -94,6 +94,25 @@ def test_a_failure_of_the_model_is_told_to_all_that_were_scored(served: Any, mon
     assert "at least one passage" in str(responses[1].error)
 
 
+def test_scores_that_are_nan_are_told_to_their_request_alone(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    [alone] = served.execute([Request([QUERY], [TEXTS])])
+    whole = served.model.logits
+
+    def overflowing(pairs: Any) -> Any:
+        logits = whole(pairs)
+        logits[[pair[1] == "overflow" for pair in pairs]] = np.nan
+        return logits
+
+    monkeypatch.setattr(served.model, "logits", overflowing)
+    before, refused, after = served.execute(
+        [Request([QUERY], [TEXTS]), Request([QUERY], [["fine", "overflow"]]), Request([QUERY], [TEXTS])]
+    )
+    assert "NaN or Inf in fp32" in str(refused.error)
+    assert "1 of 2 pairs, the first of which is pair 1" in str(refused.error)
+    for response in (before, after):
+        np.testing.assert_allclose(scores(response), scores(alone), rtol=0, atol=1e-5)
+
+
 def test_two_labels_give_what_rank_sorts_by(backend: Any, two_label_bundle: Path, tmp_path: Path) -> None:
     folder = write_python_model(Bundle.open(two_label_bundle), tmp_path, "two", Instances(), {})
     served = initialized(backend, folder, {"relevant_label": "0"})
