@@ -3,18 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
-
-import msgspec
 
 from ..engine.errors import CrossrtError
 from ..server.app import App
 from ..server.dialects.request_error import RequestError
 from ..server.http.api_keys import ApiKeys
-from ..server.http.request_body import Message, Receive, Send
+from ..server.http.request_body import Receive, Send
 from ..server.models.served_model import Opener, ServedModel
-from ..server.routes import LIVENESS, PROBES, SCORING
+from ..server.routes import LIVENESS, OPEN, PROBES
 from ..server.serving import opened
 from ..server.settings import Settings
 from ..server.state import State
@@ -25,26 +24,21 @@ HEADER = b"serve_multiplexed_model_id"
 """Ray Serve's header. Serve routes a request with it to a replica that has the bundle open, if there is one."""
 NAMED: ContextVar[str | None] = ContextVar("named", default=None)
 """Name of the bundle in the header of the current request."""
-
-
-SCORING_PATHS = frozenset(route.path for route in SCORING)
 READINESS = frozenset(PROBES) - frozenset(LIVENESS)
 
 
-class _Named(msgspec.Struct):
-    """The field of a request body that names a model, in every dialect."""
-
-    model: str | None = None
-
-
 class OpenState(State):
-    """The state of a server that opens models on demand. `models` are the open ones, `every` are all."""
+    """The state of a server that opens models on demand. `models` are the open ones, `every` are all.
 
-    def __init__(self, settings: Settings, opener: Opener) -> None:
+    `load` opens a model by its name, unless it is open.
+    """
+
+    def __init__(self, settings: Settings, opener: Opener, load: Callable[[str], Awaitable[Any]]) -> None:
         every = [ServedModel(each, opener) for each in settings.models]
         super().__init__(settings, every, ApiKeys(settings.api_keys))
         self.every = self.models
         self.models = {}
+        self._load = load
         self.closing: set[asyncio.Task[None]] = set()
         self.failures: dict[str, str] = {}
         """The reasons why models could not be opened, by model name."""
@@ -54,14 +48,33 @@ class OpenState(State):
         """See `State.names`."""
         return list(self.every)
 
-    def needs(self, method: str, path: str) -> bool:
-        """Tell whether a request needs an open model: to score, to describe it, or to see that the server is able to open one.
+    def needs(self, path: str) -> bool:
+        """Tell whether a request without a body needs an open model: to describe it, or to see that one can be opened.
 
         Without this, each probe and each reading of the metrics would open the first model and close another one for it.
         """
-        if method == "POST":
-            return path in SCORING_PATHS
         return path == "/info" or (path in READINESS and not self.models)
+
+    async def opened(self, name: str | None) -> ServedModel:
+        """Open the model that a request asks for, unless it is open, and return it.
+
+        Raises RequestError for an unknown name, and for a model that cannot be opened or was closed again to make room for
+        others.
+        """
+        name = self.name(name)
+        try:
+            await self._load(name)
+            self.failures.pop(name, None)
+        except (CrossrtError, OSError) as error:
+            self.failures[name] = f"the model {name} cannot be opened: {error}"
+            logger.error(self.failures[name])
+        return self.model(name)
+
+    async def problem(self) -> str | None:
+        """See `State.problem`. A server that has no model open, and could not open one, is not ready either."""
+        if not self.models and self.failures:
+            return next(iter(self.failures.values()))
+        return await super().problem()
 
     def name(self, asked: str | None) -> str:
         """Return the name of the model that a request asks for: from the header, else from its body's `model`, else the first.
@@ -116,21 +129,25 @@ class OpenedModel:
 
 
 class Multiplexed:
-    """An ASGI application that opens the model that a request names, and passes the request on to the server's app.
+    """An ASGI application: the server's app, which opens the model that a request names.
 
     `load` opens a model by its name. It is `open`, or Ray Serve's multiplexed wrapper of it, which does nothing for an open
     model.
     """
 
     def __init__(self, settings: Settings, *, opener: Opener = opened) -> None:
-        self.state = OpenState(settings, opener)
-        self._app = App(self.state)
         self.load: Callable[[str], Awaitable[Any]] = self.open
+        self.state = OpenState(settings, opener, lambda name: self.load(name))
+        self._app = App(self.state)
 
     @property
     def queued_tokens(self) -> int:
         """Tokens of all accepted requests that are not scored yet."""
         return sum(model.queue.tokens for model in self.state.every.values())
+
+    async def problem(self) -> str | None:
+        """Return why an open model cannot score, or None. A model that cannot be opened is no reason to replace the replica."""
+        return await State.problem(self.state)
 
     async def open(self, name: str) -> OpenedModel:
         """Open a model. Raises the errors of `CrossEncoder`."""
@@ -142,44 +159,12 @@ class Multiplexed:
         """See the ASGI specification."""
         if scope["type"] != "http":
             return
-        header = dict(scope["headers"]).get(HEADER)
+        headers, path = dict(scope["headers"]), "/" + scope["path"].lstrip("/")
+        header = headers.get(HEADER)
         NAMED.set(None if header is None else header.decode("latin-1"))
-        if self.state.needs(scope["method"], "/" + scope["path"].lstrip("/")):
-            receive, asked = await self._peeked(scope, receive)
-            await self._load(asked)
+        if scope["method"] != "POST" and self.state.needs(path):
+            with suppress(RequestError):  # the app reports the error
+                if path not in OPEN:
+                    self.state.keys.check(headers)
+                await self.state.opened(None)
         await self._app(scope, receive, send)
-
-    async def _load(self, asked: str | None) -> None:
-        """Open the model that a request asks for. If there is none, the app reports the error in the client's dialect."""
-        try:
-            name = self.state.name(asked)
-        except RequestError:
-            return
-        try:
-            await self.load(name)
-            self.state.failures.pop(name, None)
-        except (CrossrtError, OSError) as error:
-            self.state.failures[name] = f"the model {name} cannot be opened: {error}"
-            logger.error(self.state.failures[name])
-
-    async def _peeked(self, scope: dict[str, Any], receive: Receive) -> tuple[Receive, str | None]:
-        """Read the body of a request. Return a `receive` that gives it again, and the model that it names."""
-        if scope["method"] != "POST" or NAMED.get() is not None or len(self.state.every) == 1:
-            return receive, None
-        messages: list[Message] = []
-        size, more = 0, True
-        while more and size <= self.state.settings.max_payload:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-        try:
-            asked = msgspec.json.decode(b"".join(message.get("body", b"") for message in messages), type=_Named).model
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the app reports the error
-            asked = None
-        messages.reverse()
-
-        async def again() -> Message:
-            return messages.pop() if messages else await receive()
-
-        return again, asked

@@ -97,7 +97,7 @@ def application(
             return {QUEUED: self._served.queued_tokens}
 
         async def check_health(self) -> None:
-            if problem := await self._served.state.problem():
+            if problem := await self._served.problem():
                 raise RuntimeError(problem)
 
     deployed: Any = Reranker

@@ -86,7 +86,7 @@ class App:
         body = await read_body(receive, call.headers, most=settings.max_payload)
         call.body = route.read(body)
         job = call.body.job()
-        model = call.model = state.model(call.body.model)
+        model = call.model = await state.opened(call.body.model)
         seconds = call.seconds_left(settings.request_timeout)
         outcome, run = await model.score(job, receive=receive, seconds=seconds)
         return call.scored(outcome, run, model)

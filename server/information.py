@@ -77,8 +77,11 @@ class Information:
                 self._state.keys.reload()
             except CrossrtError as error:
                 done["keys"] = f"kept: {error}"
-            for name, model in self._state.models.items():
-                done[name] = await self._reloaded(model, force)
+            for name, model in list(
+                self._state.models.items()
+            ):  # on Ray Serve, models may be opened and closed meanwhile
+                if name in self._state.models:
+                    done[name] = await self._reloaded(model, force)
         logger.info("reload: %s", ", ".join(f"{name} {what}" for name, what in done.items()))
         return done
 

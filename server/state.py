@@ -51,6 +51,10 @@ class State:
             )
         return found
 
+    async def opened(self, name: str | None) -> ServedModel:
+        """Return the model that a request names, as `model` does. A state that opens models on demand opens it first."""
+        return self.model(name)
+
     @property
     def names(self) -> list[str]:
         """The names of all models, the first one first."""
@@ -60,7 +64,10 @@ class State:
         """Return why the server is not ready, or None if it is."""
         if self.draining:
             return "the server is shutting down"
-        problems = [await model.problem() for model in self.models.values()]
+        problems: list[str | None] = []
+        for name in list(self.models):  # a copy, since models may be opened and closed while one of them is probed
+            if name in self.models:
+                problems.append(await self.models[name].problem())
         return next((problem for problem in problems if problem is not None), None)
 
     def refresh_metrics(self) -> None:

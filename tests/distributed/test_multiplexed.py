@@ -45,8 +45,8 @@ class Asked:
             await asyncio.sleep(0.05)
             self.kept.append(await self.app.open(name))
 
-    async def get(self, path: str) -> tuple[int, bytes]:
-        return await self._send("GET", path, b"")
+    async def get(self, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, bytes]:
+        return await self._send("GET", path, b"", *headers)
 
     async def post(self, body: bytes, *headers: tuple[bytes, bytes]) -> tuple[int, Any]:
         status, answer = await self._send("POST", "/rerank", body, *headers)
@@ -73,11 +73,11 @@ class Asked:
 
 @pytest.fixture
 def conversation(demo_bundle: Path) -> Callable[..., Any]:
-    def run(talk: Callable[[Asked], Coroutine[Any, Any, Any]], *names: str) -> Any:
+    def run(talk: Callable[[Asked], Coroutine[Any, Any, Any]], *names: str, **settings: Any) -> Any:
         async def main() -> Any:
             models = tuple(ModelSettings(name=name, bundle=str(demo_bundle)) for name in names or ("small", "large"))
             opener = Opener(demo_bundle)
-            asked = Asked(Multiplexed(Settings(models=models, log_requests="none"), opener=opener), opener)
+            asked = Asked(Multiplexed(Settings(models=models, log_requests="none", **settings), opener=opener), opener)
             asked.app.load = asked.load
             return await talk(asked)
 
@@ -125,6 +125,26 @@ def test_probes_and_metrics_open_no_model_for_another(conversation: Callable[...
     conversation(talk)
 
 
+def test_a_request_that_is_refused_opens_no_model(conversation: Callable[..., Any], tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("secret\n")
+    key = (b"authorization", b"Bearer secret")
+
+    async def talk(asked: Asked) -> None:
+        assert (await asked.post(body(model="large")))[0] == 401
+        assert (await asked.post(body(), (HEADER, b"large")))[0] == 401
+        assert (await asked.get("/info"))[0] == 401
+        assert (await asked.post(body(), key, (b"content-encoding", b"gzip")))[0] == 415
+        assert (await asked.post(body(documents=["x" * 2000]), key))[0] == 413
+        assert (await asked.post(b"{", key, (HEADER, b"large")))[0] == 400
+        assert asked.opener.names == []
+        assert (await asked.get("/info", key))[0] == 200
+        assert (await asked.post(body(model="large"), key))[0] == 200
+        assert asked.opener.names == ["small", "large"]
+
+    conversation(talk, api_keys=keys, max_payload=1000)
+
+
 def test_an_unknown_name_and_a_body_that_is_none_are_refused_by_the_app(conversation: Callable[..., Any]) -> None:
     async def talk(asked: Asked) -> None:
         assert (await asked.post(body(model="none")))[0] == 404
@@ -162,6 +182,9 @@ def test_a_model_that_cannot_be_opened_says_why(conversation: Callable[..., Any]
         status, answer = await asked.post(body())
         assert status == 503
         assert "the model small cannot be opened: " in answer["message"]
+        status, problem = await asked.get("/readyz")
+        assert (status, b"the model small cannot be opened: " in problem) == (503, True)
+        assert await asked.app.problem() is None  # another replica could not open it either
         asked.opener.bundle = bundle
         assert (await asked.post(body()))[0] == 200
 
@@ -195,6 +218,39 @@ def test_a_model_that_is_opened_again_while_it_closes_leaves_nothing_behind(conv
             await asyncio.gather(*asked.app.state.closing)
 
     conversation(talk)
+
+
+def test_models_may_be_opened_and_closed_while_their_health_is_asked(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        state = asked.app.state
+        kept = {name: await asked.app.open(name) for name in ("small", "large")}
+        for model in state.models.values():
+            model._proved = float("-inf")  # so that a probe is scored
+        health = asyncio.create_task(state.problem())
+        while state.models["small"]._probe is None:
+            await asyncio.sleep(0)
+        del kept["large"]
+        kept["third"] = await asked.app.open("third")
+        assert await health is None
+        assert list(state.models) == ["small", "third"]
+
+    conversation(talk, "small", "large", "third")
+
+
+def test_models_may_be_opened_and_closed_while_others_are_reloaded(conversation: Callable[..., Any]) -> None:
+    async def talk(asked: Asked) -> None:
+        state = asked.app.state
+        kept = {name: await asked.app.open(name) for name in ("small", "large")}
+        reload = asyncio.create_task(asked.app._app.reload(force=True))
+        while len(asked.opener.names) == 2:
+            await asyncio.sleep(0.001)
+        del kept["large"]
+        kept["third"] = await asked.app.open("third")
+        assert await reload == {"small": "opened"}
+        assert asked.opener.names.count("large") == 1
+        assert list(state.models) == ["small", "third"]
+
+    conversation(talk, "small", "large", "third")
 
 
 def test_an_opened_model_may_be_dropped_after_the_loop(conversation: Callable[..., Any]) -> None:
