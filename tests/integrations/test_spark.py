@@ -100,7 +100,7 @@ def test_columns_of_every_type_pass_unchanged(spark: SparkSession, demo_bundle: 
         "flag": ("boolean", True),
         "small": ("tinyint", 7),
         "price": ("decimal(38,18)", Decimal("12345678901234567890.123456789012345678")),
-        "old": ("timestamp", datetime(1, 1, 1)),  # pandas' nanoseconds begin in 1677
+        "old": ("timestamp", datetime(1500, 1, 1)),  # the nanoseconds of pandas begin in 1677
         "local": ("timestamp_ntz", datetime(9999, 12, 31, 23, 59, 59, 999999)),
         "day": ("date", date(9999, 12, 31)),
         "took": ("interval day to second", timedelta(days=300_000, microseconds=1)),
