@@ -241,7 +241,7 @@ def test_models_may_be_opened_and_closed_while_others_are_reloaded(conversation:
     async def talk(asked: Asked) -> None:
         state = asked.app.state
         kept = {name: await asked.app.open(name) for name in ("small", "large")}
-        reload = asyncio.create_task(asked.app._app.reload(force=True))
+        reload = asyncio.create_task(asked.app._app.information.reload(force=True))
         while len(asked.opener.names) == 2:
             await asyncio.sleep(0.001)
         del kept["large"]
