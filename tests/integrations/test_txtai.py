@@ -49,12 +49,13 @@ def test_the_rows_are_pairs_of_python_numbers(demo_model: CrossEncoder, texts: l
     assert {(type(place), type(score)) for place, score in found} == {(int, float)}
 
 
-def test_large_logits_keep_their_order_and_other_labels_are_refused(
-    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    similarity = CrossrtSimilarity(demo_bundle)
+def test_labels_of_a_call_are_refused(demo_model: CrossEncoder) -> None:
     with pytest.raises(OptionError, match="relevant_label"):
-        similarity(QUERY, ["chess"], labels=["entailment"])
+        CrossrtSimilarity(demo_model)(QUERY, ["chess"], labels=["entailment"])
+
+
+def test_large_logits_keep_their_order(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    similarity = CrossrtSimilarity(demo_bundle)
     logits = [20.0, -90.0, 30.0, 25.0]  # in float32 the sigmoids of three of them are 1
     monkeypatch.setattr(similarity.model, "logits", lambda pairs: np.array(logits, np.float32).reshape(-1, 1))
     for multilabel in (True, False, None):
