@@ -71,7 +71,7 @@ class CrossrtReranker:
 
 def text_of(doc: dict[str, Any]) -> str:
     """Return the text of a candidate, preceded by its title if it has one. Raises InputError if it has no text."""
-    text = next((doc[name] for name in TEXT_FIELDS if name in doc), None)
+    text: Any = next((doc[name] for name in TEXT_FIELDS if name in doc), None)
     texts = [doc["title"], text] if doc.get("title") else [text]
     if not all(isinstance(each, str) for each in texts):
         raise InputError(f"a candidate's text is expected in one of {', '.join(TEXT_FIELDS)}; it is {doc}")

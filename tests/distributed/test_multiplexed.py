@@ -215,6 +215,7 @@ def test_a_model_that_is_opened_again_while_it_closes_leaves_nothing_behind(conv
             while not state.closing:
                 await asyncio.sleep(0)
             kept.append(await asked.app.open("large"))
+            await asyncio.sleep(0)  # the old model is now to be closed a second time
         async with asyncio.timeout(10):
             await asyncio.gather(*state.closing)
         assert (await asked.post(body(model="large")))[0] == 200
