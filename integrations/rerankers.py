@@ -12,6 +12,7 @@ from rerankers.results import RankedResults, Result
 from rerankers.utils import prep_docs
 
 from ..engine.cross_encoder import CrossEncoder
+from ..engine.errors import InputError
 from .model import opened, relevance
 
 
@@ -41,10 +42,18 @@ class CrossrtRanker(BaseRanker):
         doc_ids: Sequence[str] | Sequence[int] | None = None,
         metadata: Sequence[dict[str, Any]] | None = None,
     ) -> RankedResults:
-        """Return all documents, as copies with score and rank, best first."""
+        """Return all documents, as copies with score and rank, best first.
+
+        Raises InputError if `doc_ids` or `metadata` has another length than the documents.
+        """
         # prep_docs fails for an empty list, and writes doc_ids into the documents it gets, so they are copied.
         given = copy.deepcopy([docs] if isinstance(docs, (str, Document)) else list(docs))
-        documents = prep_docs(given, doc_ids, metadata) if given else []
+        for name, values in {"doc_ids": doc_ids, "metadata": metadata}.items():
+            if values is not None and len(values) != len(given):
+                raise InputError(f"{name} has {len(values)} entries for {len(given)} documents; give one for each")
+        documents = prep_docs(given, doc_ids) if given else []
+        for document, own in zip(documents, metadata or [], strict=False):  # prep_docs fails for metadata of Documents
+            document.metadata = copy.deepcopy(own)
         ranked = self.model.rank(query, [document.text for document in documents])
         results = [
             Result(document=documents[found["corpus_id"]], score=found["score"], rank=place)

@@ -12,6 +12,7 @@ from rerankers import Document, Reranker
 from rerankers.models.ranker import BaseRanker
 
 from crossrt import CrossEncoder
+from crossrt.engine.errors import InputError
 from crossrt.integrations.rerankers import CrossrtRanker
 
 from .conftest import QUERY
@@ -40,6 +41,19 @@ def test_documents_are_copied(demo_model: CrossEncoder, texts: list[str]) -> Non
         found[0].document.metadata["a"] = 2
     assert [document.doc_id for document in documents] == [text[:5] for text in texts]
     assert {document.metadata["a"] for document in documents} == {1}
+
+
+def test_metadata_is_that_of_its_document(demo_model: CrossEncoder, texts: list[str]) -> None:
+    ranker = CrossrtRanker(demo_model)
+    own = [{"place": place} for place in range(len(texts))]
+    for given in (texts, [Document(text, doc_id=text[:5], metadata={"a": 1}) for text in texts]):
+        found = ranker.rank(QUERY, given, metadata=own)
+        assert {each.text: each.metadata["place"] for each in found} == {text: n for n, text in enumerate(texts)}
+        found[0].document.metadata["place"] = -1
+        assert own == [{"place": place} for place in range(len(texts))]
+        for wrong in ({"doc_ids": list(range(len(texts) + 1))}, {"metadata": own[1:]}):
+            with pytest.raises(InputError, match=rf"has \d+ entries for {len(texts)} documents"):
+                ranker.rank(QUERY, given, **wrong)
 
 
 def test_one_text_and_no_documents(demo_model: CrossEncoder) -> None:
