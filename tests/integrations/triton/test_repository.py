@@ -64,6 +64,17 @@ def test_a_link_leaves_the_bundle_where_it_is(run: Callable[..., int], bundle: P
     assert files(tmp_path / "m") == ["1/model.py", "config.pbtxt"]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_the_bundle_is_taken_from_where_it_was_opened(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    monkeypatch.chdir(bundle.parent)
+    opened = Bundle.open(bundle.name)
+    monkeypatch.chdir("/")
+    model = write_python_model(opened, tmp_path, "m", Instances(), {}, link=link)
+    assert Bundle.open(model / "1/bundle", verify=True).manifest == opened.manifest
+
+
 def test_models_lie_beside_one_another_and_none_is_overwritten(
     run: Callable[..., int], bundle: Path, tmp_path: Path, capsys: Any
 ) -> None:
