@@ -27,6 +27,7 @@ from crossrt.engine.errors import CheckpointError, CrossrtError
 from crossrt.export import export
 from crossrt.export.bundle.manifest import manifest_of
 from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.pretrained import tokenizer_of
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.writer import graph_of
@@ -605,6 +606,13 @@ TABLE = [
     Row("no post-processor for BERT", "bert", tokenizer_json(lambda fields: fields.update(post_processor=None))),
     Row("no post-processor for RoBERTa", "roberta", tokenizer_json(lambda fields: fields.update(post_processor=None))),
     Row(
+        "a versioned tokenizer.json that is not there",
+        "bert",
+        tokenizer_config(fast_tokenizer_files=["tokenizer.4.0.0.json"]),
+        r'fast_tokenizer_files = \["tokenizer.4.0.0.json"\].* \[\] or \["tokenizer.json"\] is supported',
+    ),
+    Row("tokenizer.json as the versions", "bert", tokenizer_config(fast_tokenizer_files=["tokenizer.json"])),
+    Row(
         "a tokenizer in Python alone",
         "roberta",
         _phobert,
@@ -1085,3 +1093,21 @@ def test_the_score_has_a_gradient_at_all_that_is_quantized(kind: str, originals:
     for sample in found.samples.values():
         assert torch.isfinite(sample.gradients).all()
         assert sample.gradients[sample.is_cls == 1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["vocab", "vocab_file", "tokenizer_file"])
+def test_a_tokenizer_of_another_place_is_not_read(name: str, originals: Callable[[str], Path], tmp_path: Path) -> None:
+    """Such a path is that of the machine which saved the tokenizer, or a file that the publisher wants to see."""
+    path = tmp_path / "model"
+    shutil.copytree(originals("bert"), path)
+    expected = tokenizer_of(Checkpoint.read(path)).get_vocab()
+    (path / "tokenizer.json").unlink()
+    other = tmp_path / "elsewhere/any"
+    other.parent.mkdir()
+    if name == "tokenizer_file":
+        shutil.copyfile(originals("bert") / "tokenizer.json", other)
+        other.write_text(other.read_text().replace('"river"', '"secret"'))
+    else:
+        other.write_text((path / "vocab.txt").read_text().replace("river", "secret"))
+    tokenizer_config(**{name: str(other)})(path)
+    assert tokenizer_of(Checkpoint.read(path)).get_vocab() == expected
