@@ -36,8 +36,8 @@ UNSUPPORTED = ("megatron_config", "layer_replication")
 """Settings of LoRA that are refused. peft would import the module that `megatron_core`, a part of the first, names. Repeated
 layers share tensors, which safetensors does not save."""
 INITIAL = (True, False, None, "gaussian", "eva", "mica", "orthogonal", "olora", "pissa")
-"""Values of init_lora_weights that leave the base model as it is, or change it in a way that peft repeats from its weights. Others
-change it by random numbers or by training data before the training begins, and peft cannot repeat that."""
+"""Values of init_lora_weights that leave the base model as it is, or change it in a way that peft repeats from its weights. The
+others change it by random numbers or by training data before the training begins, and peft cannot repeat that."""
 
 HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 """Names of the weight of the last linear layer, which has one row per label."""
