@@ -16,8 +16,8 @@ with telemetry_off():
     import transformers
 
 NOT_FROM_CONFIG = dict.fromkeys(("vocab", "merges", "vocab_file", "merges_file", "spm_file", "tokenizer_file"))
-"""Arguments of tokenizers that name files. transformers takes them from tokenizer_config.json, before 5.24 all of them, where they
-can be any path, such as one on the machine that saved the tokenizer. None makes it use the checkpoint's own files."""
+"""Arguments of tokenizers that name files. transformers takes them from tokenizer_config.json, before 5.24 all of them. There
+they can be any path, such as one on the machine that saved the tokenizer. None makes it use the checkpoint's own files."""
 
 
 def config_of(checkpoint: Checkpoint) -> Any:

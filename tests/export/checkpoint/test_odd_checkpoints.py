@@ -5,10 +5,12 @@ refusal, or none where the scores must be those of transformers.
 """
 
 import json
+import os
 import pickle
 import random
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,6 +313,17 @@ def _parameters(held: dict[str, Any]) -> dict[str, Any]:
     return {name: torch.nn.Parameter(value) for name, value in held.items()}
 
 
+def _nested(held: dict[str, Any]) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are a prototype
+        return held | {"classifier.weight": torch.nested.nested_tensor([held["classifier.weight"]])}
+
+
+class _RunsCode:
+    def __reduce__(self) -> Any:
+        return os.system, ("exit 1",)
+
+
 def _sparse(held: dict[str, Any]) -> dict[str, Any]:
     return held | {"classifier.weight": held["classifier.weight"].to_sparse()}
 
@@ -515,6 +528,35 @@ TABLE = [
     Row("saved in FP64", "bert", tensors(lambda held: {name: one.double() for name, one in held.items()})),
     Row("as pytorch_model.bin", "bert", pytorch_file()),
     Row("parameters in a pickle", "bert", pytorch_file(_parameters)),
+    Row(
+        "LayerNorm's parameters under both names",
+        "bert",
+        tensors(lambda held: held | {"bert.embeddings.LayerNorm.gamma": torch.ones(16)}),
+        r"its old and its new name: bert\.embeddings\.LayerNorm\.gamma and bert\.embeddings\.LayerNorm\.weight; leave one",
+    ),
+    Row(
+        "tensors that are negated when they are read",
+        "bert",
+        pytorch_file(lambda held: held | {"classifier.weight": torch._neg_view(held["classifier.weight"])}),
+    ),
+    Row(
+        "a nested tensor",
+        "bert",
+        pytorch_file(_nested),
+        "a dictionary in which 'classifier.weight' hold no tensors",
+    ),
+    Row(
+        "a pickle of a function of the system",
+        "bert",
+        pytorch_file(lambda held: held | {"more": _RunsCode()}),
+        r"a pickle that holds (posix|nt)\.system, not tensors alone, and reading it would run code\. Save",
+    ),
+    Row(
+        "a pickle that torch cannot read",
+        "bert",
+        both(file("model.safetensors", None), file("pytorch_model.bin", b"\x80\x02\x88]R.")),
+        r"cannot be read as weights \(Trying to call reduce for unrecognized function True\); it may be truncated",
+    ),
     Row("a sparse tensor", "bert", pytorch_file(_sparse), r"classifier\.weight is of the layout torch\.sparse_coo"),
     Row("tied to a head of its training", "bert", pytorch_file(_tied)),
     Row("beside an older pytorch_model.bin", "bert", _older_pickle),
@@ -824,7 +866,7 @@ TABLE = [
         "a whole model",
         "bert",
         _whole_model,
-        "a pickled object of the class .*BertForSequenceClassification.*save_pretrained",
+        "a pickle that holds .*BertForSequenceClassification, not tensors alone.*save_pretrained",
     ),
     Row(
         "weights among others",
@@ -838,7 +880,7 @@ TABLE = [
         "a pickle that runs code",
         "bert",
         both(file("model.safetensors", None), file("pytorch_model.bin", pickle.dumps(random.Random(0)))),
-        "cannot be read|pickled object",
+        "cannot be read|pickle that holds",
     ),
     Row("weights on meta", "bert", pytorch_file(_meta), r"has no values \(device meta\)"),
     Row(
