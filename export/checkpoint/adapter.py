@@ -101,7 +101,7 @@ def merged(path: Path) -> Merged:
         if config.get(name):
             raise CheckpointError(f"{path / ADAPTER_CONFIG}: {name} is set, which crossrt does not support; {BY_HAND}")
     initial = config.get("init_lora_weights")
-    if initial not in INITIAL:
+    if (initial.lower() if isinstance(initial, str) else initial) not in INITIAL:
         raise CheckpointError(
             f"{path / ADAPTER_CONFIG}: init_lora_weights is {shown(initial)}, which changes the base model before the training, "
             "and the change is not in the files; save the adapter where it was trained, with "
@@ -230,7 +230,9 @@ def _merge(
     tables.intersection_update(adapter)
     for rows in {len(adapter[name]) for name in tables} - {settings.vocab_size}:
         model.resize_token_embeddings(rows, mean_resizing=False)
-    whole = peft.PeftModel.from_pretrained(model, _without_wrappers(config, tensors, base, directory.parent))
+    cleaned = directory.with_name(f"{directory.name}-adapter")
+    _write_adapter(config, tensors, base, cleaned)
+    whole = peft.PeftModel.from_pretrained(model, cleaned)
     expected = {_plain(name) for name in peft.get_peft_model_state_dict(whole, save_embedding_layers=False)}
     expected |= tables.intersection(_plain(name) for name in whole.state_dict())
     if expected != set(adapter):
@@ -250,16 +252,14 @@ def _merge(
     )
 
 
-def _without_wrappers(config: Mapping[str, Any], tensors: Mapping[str, Any], base: Path, folder: Path) -> Path:
-    """Write the adapter for peft, which knows no names of PyTorch's wrappers, and return its directory."""
+def _write_adapter(config: Mapping[str, Any], tensors: Mapping[str, Any], base: Path, directory: Path) -> None:
+    """Write the adapter for peft, which does not know the names of PyTorch's wrappers."""
     from safetensors.torch import save_file
 
-    directory = folder / "adapter-for-peft"
     directory.mkdir()
     (directory / ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
     alone = {name: value.contiguous().clone() for name, value in tensors.items()}  # a pickle's may share memory
     save_file(alone, directory / ADAPTER_WEIGHTS[0])
-    return directory
 
 
 def _copy_files(path: Path, base: Path, directory: Path) -> None:

@@ -301,8 +301,11 @@ def test_what_is_left_out_is_a_warning(base: Path, adapter: Path) -> None:
 
 
 @needs_peft
-def test_an_adapter_without_a_task_type_is_merged(base: Path) -> None:
-    path = adapter_of(base, labels=1, task_type=None)
+@pytest.mark.parametrize(
+    "fields", [{"task_type": None}, {"init_lora_weights": "Gaussian"}, {"init_lora_weights": "eva"}]
+)
+def test_settings_that_change_no_score_are_accepted(fields: dict[str, Any], base: Path) -> None:
+    path = adapter_of(base, labels=1, **fields)
     assert_merged(path, merged_by_hand(base, path))
 
 
