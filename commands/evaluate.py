@@ -46,7 +46,9 @@ def evaluate(
     ] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Make a BM25 run even if the data set has candidates.")] = False,
     precision: Annotated[str, typer.Option(help="Precisions of every bundle, such as fp32,int8.")] = "fp32",
-    measures: Annotated[str, typer.Option(help="Measures, by their names in ir_measures.")] = "nDCG@10 RR@10 AP R@100",
+    measures: Annotated[
+        str, typer.Option(help="Measures, by their names in ir_measures, separated by spaces or commas.")
+    ] = "nDCG@10 RR@10 AP R@100",
     baseline: Annotated[
         str | None,
         typer.Option(

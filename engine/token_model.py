@@ -134,7 +134,16 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
 
 def _integers(values: Any, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
     torch = sys.modules.get("torch")
-    array = np.asarray(values.cpu() if torch is not None and isinstance(values, torch.Tensor) else values)
+    if isinstance(values, Mapping):
+        raise InputError(f"{name} is a {type(values).__name__}: pass what it holds by name, model(**inputs)")
+    try:
+        array = np.asarray(values.cpu() if torch is not None and isinstance(values, torch.Tensor) else values)
+    except ValueError:  # NumPy's for lists of different lengths
+        raise InputError(
+            f"{name} has rows of different lengths; pad them: tokenizer(..., padding=True, return_tensors='np')"
+        ) from None
+    except TypeError as error:  # torch's for bfloat16, which NumPy lacks
+        raise InputError(f"{name} cannot be read as integers [batch, seq] ({error})") from error
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iub":
         raise InputError(
             f"{name} is {array.dtype} {list(array.shape)}; expected integers [batch, seq] of at least 1 x 1"

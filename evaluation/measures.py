@@ -17,16 +17,16 @@ class Measures:
 
     @classmethod
     def parse(cls, text: str) -> "Measures":
-        """Parse names separated by spaces. Raises OptionError for a name that ir_measures does not know or cannot compute.
+        """Parse names separated by spaces or commas.
 
-        Raises BackendError without ir_measures.
+        Raises OptionError for a name that ir_measures does not know or cannot compute, and BackendError without ir_measures.
         """
         try:
             import ir_measures
         except ImportError:
             raise BackendError('measures need ir_measures: pip install "crossrt[report]"') from None
         parsed = {}
-        for name in re.findall(r"[^\s(]+(?:\([^)]*\)?[^\s(]*)?", text):
+        for name in re.findall(r"[^\s,(]+(?:\([^)]*\)?[^\s,(]*)?", text):
             try:
                 measure = ir_measures.parse_measure(name)
                 if measure.params.get("cutoff", 1) < 1:

@@ -1,5 +1,7 @@
 """ONNX Runtime sessions on a CPU."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,14 +24,19 @@ class OnnxRuntimeSession(PaddedSession):
     device = "cpu"
 
     def __init__(self, bundle: Bundle, *, precision: Precision, threads: int) -> None:
-        """Load the model. Raises BundleError for a file that ONNX Runtime cannot open or that wants unknown inputs."""
+        """Load the model.
+
+        Raises BundleError for a file that ONNX Runtime cannot open or that wants unknown inputs, and BackendError for a path that
+        is not valid Unicode.
+        """
         self.precision = precision
         self.threads = threads
         self._bundle = bundle
         options = session_options(threads)
         path = bundle.model_file(precision)
+        name = unicode_name(path)
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
             raise BundleError(
                 f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__} ({error}); "
@@ -57,6 +64,18 @@ class OnnxRuntimeSession(PaddedSession):
         """See `Session.close`. ONNX Runtime frees its session when the last call with it returns."""
         self._closed = True
         self._session = None
+
+
+def unicode_name(path: Path) -> str:
+    """Return a path as text. Raises BackendError if it is not valid Unicode, which ONNX Runtime cannot open."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BackendError(
+            f"{path}: the name is not valid UTF-8, and ONNX Runtime cannot open such files; rename it, or use another backend"
+        ) from None
+    return name
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

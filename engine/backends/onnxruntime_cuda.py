@@ -14,7 +14,7 @@ from ..cuda.cuda import Cuda
 from ..errors import BackendError, BundleError
 from ..precision import Precision
 from ..process.telemetry import telemetry_off
-from .onnxruntime_cpu import session_options
+from .onnxruntime_cpu import session_options, unicode_name
 
 with telemetry_off():
     import onnxruntime
@@ -78,8 +78,9 @@ class OnnxRuntimeExecutor:
                     "enable_skip_layer_norm_strict_mode": "1",  # LayerNorm statistics in FP32, as in the other backends
                 },
             )
+        name = unicode_name(self._path)
         try:
-            session = onnxruntime.InferenceSession(str(self._path), session_options(1), providers=[provider])
+            session = onnxruntime.InferenceSession(name, session_options(1), providers=[provider])
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
             raise BundleError(
                 f"{self._path} cannot be opened by ONNX Runtime {onnxruntime.__version__} ({error}); "

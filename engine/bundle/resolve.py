@@ -46,7 +46,7 @@ CHECKPOINT_FILES = (
 )
 """Files that an export reads: they are downloaded, and they are part of the cache's key."""
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
-EXPORTS = 4
+EXPORTS = 5
 """Part of the cache's key. Increase it when a change to the export changes scores, so that cached bundles are made again, even
 between two releases."""
 

@@ -31,7 +31,9 @@ def checked_pair(pair: Any, index: int) -> tuple[str, str]:
     if isinstance(pair, np.ndarray):
         pair = pair.tolist()
     if not isinstance(pair, (list, tuple)):
-        raise InputError(f"item {index} is {_described(pair)}, not a pair; each item is (query, passage)")
+        raise InputError(
+            f"item {index} is {_described(pair)}, not a pair; each item is (query, passage)" + _arrow_hint(pair)
+        )
     if len(pair) != 2:
         raise InputError(f"item {index} has {len(pair)} texts; a pair has two, (query, passage)")
     for text, side in zip(pair, ("query", "passage"), strict=True):
@@ -54,7 +56,7 @@ def checked_passages(documents: Any) -> list[str]:
 def check_text(text: Any, what: str) -> None:
     """Raise InputError, naming `what`, unless `text` is a string."""
     if not isinstance(text, str):
-        hint = "; decode it first" if isinstance(text, bytes) else ""
+        hint = "; decode it first" if isinstance(text, bytes) else _arrow_hint(text)
         raise InputError(f"{what} is {_described(text)}, not a text{hint}")
 
 
@@ -64,6 +66,11 @@ def _is_list(value: Any) -> bool:
     if isinstance(value, (str, bytes, Mapping)) or hasattr(value, "columns") or getattr(value, "ndim", 1) == 0:
         return False
     return isinstance(value, Iterable)
+
+
+def _arrow_hint(value: Any) -> str:
+    """Return what to do with a scalar of pyarrow, which is what a column of a table yields; empty for any other value."""
+    return "; pass Python's values, as column.to_pylist() returns them" if hasattr(value, "as_py") else ""
 
 
 def _described(value: Any) -> str:

@@ -1,10 +1,13 @@
 """Merges LoRA adapters (`adapter_config.json`) into the model on which they were trained, with peft."""
 
+import dataclasses
+import json
 import shutil
 import tempfile
 import warnings
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from ...engine.process.telemetry import telemetry_off
 from .files import first_line, read_json, shown, some
 from .heads import head_of
 from .strangers import naming_alternatives, stranger_error
-from .weights import WEIGHTS, read_file, read_tensors, unwrapped
+from .weights import BUFFERS, WEIGHTS, check_not_quantised, read_file, read_tensors, unwrapped
 
 BY_HAND = (
     "merge it where it was trained, with peft's merge_and_unload() and save_pretrained(), and give the directory of the "
@@ -24,6 +27,17 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*
 """Patterns of the files that hold a vocabulary. *.codes are of PhoBERT and BERTweet, *.model of SentencePiece."""
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 OTHER_SETTINGS = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json")
+
+PREFIX = "base_model.model."
+"""peft puts this before the names of the model's parts."""
+PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
+"""Values of peft_type whose virtual tokens cannot be merged into weights."""
+UNSUPPORTED = ("megatron_config", "layer_replication")
+"""Settings of LoRA that are refused. peft would import the module that `megatron_core`, a part of the first, names. Repeated
+layers share tensors, which safetensors does not save."""
+INITIAL = (True, False, None, "gaussian", "eva", "mica", "orthogonal", "olora", "pissa")
+"""Values of init_lora_weights that leave the base model as it is, or change it in a way that peft repeats from its weights. The
+others change it by random numbers or by training data before the training begins, and peft cannot repeat that."""
 
 HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 """Names of the weight of the last linear layer, which has one row per label."""
@@ -50,18 +64,32 @@ class TemporaryFolder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def merged(path: Path) -> tuple[Path, TemporaryFolder]:
-    """Merge the adapter in a directory. Return the directory of the merged checkpoint, and the temporary folder that contains it.
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The `directory` of a merged checkpoint, the temporary `folder` that contains it, and what was left out, in words."""
+
+    directory: Path
+    folder: TemporaryFolder
+    warnings: tuple[str, ...]
+
+
+def merged(path: Path) -> Merged:
+    """Merge the adapter in a directory.
 
     The base model is the one that adapter_config.json names: a directory, or a hub id, which is fetched. The tokenizer is the
     adapter's or else the base model's. Raises CheckpointError if peft is not installed, for adapters other than LoRA, for a base
-    model that is not found, and if a tensor would keep random values.
+    model that is not found or is quantised, and if a tensor would keep random values.
     """
-    config, adapter = read_json(path / ADAPTER_CONFIG), _weights(path)
+    config = read_json(path / ADAPTER_CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
+        other = (
+            "Its virtual tokens cannot be merged into weights: peft and transformers run it"
+            if kind in PROMPTS
+            else f"Or {BY_HAND}"
+        )
         raise CheckpointError(
-            f"{path / ADAPTER_CONFIG}: peft_type is {shown(kind)}; LORA is merged by crossrt. Or {BY_HAND}"
+            f"{path / ADAPTER_CONFIG}: peft_type is {shown(kind)}; LORA is merged by crossrt. {other}"
         )
     task = config.get("task_type")
     if task not in (None, "SEQ_CLS"):
@@ -69,11 +97,17 @@ def merged(path: Path) -> tuple[Path, TemporaryFolder]:
             f"{path / ADAPTER_CONFIG}: task_type is {shown(task)}, so the adapter was trained for something else than scoring "
             "pairs; that of a cross-encoder is SEQ_CLS, or is left out. peft and transformers run it for its own task"
         )
-    if config.get("megatron_config"):
-        # peft would import the module that `megatron_core` names.
+    for name in UNSUPPORTED:
+        if config.get(name):
+            raise CheckpointError(f"{path / ADAPTER_CONFIG}: {name} is set, which crossrt does not support; {BY_HAND}")
+    initial = config.get("init_lora_weights")
+    if (initial.lower() if isinstance(initial, str) else initial) not in INITIAL:
         raise CheckpointError(
-            f"{path / ADAPTER_CONFIG}: megatron_config is set, which crossrt does not support; {BY_HAND}"
+            f"{path / ADAPTER_CONFIG}: init_lora_weights is {shown(initial)}, which changes the base model before the training, "
+            "and the change is not in the files; save the adapter where it was trained, with "
+            f"path_initial_model_for_weight_conversion, or {BY_HAND}"
         )
+    adapter = _weights(path)
     try:
         with telemetry_off():
             import peft
@@ -88,27 +122,43 @@ def merged(path: Path) -> tuple[Path, TemporaryFolder]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about deprecated functions of transformers that peft calls
-            _merge(path, base, adapter, directory, peft)
+            unused = _merge(path, base, config, adapter, directory, peft)
     except CrossrtError:
         raise
     except Exception as error:  # peft and transformers raise many types
+        why = f"it lacks the tensor {error}" if isinstance(error, KeyError) else first_line(error)
         raise CheckpointError(
-            f"{path}: peft {peft.__version__} cannot merge the adapter into {base} ({first_line(error)}); {BY_HAND}"
+            f"{path}: peft {peft.__version__} cannot merge the adapter into {base} ({why}); {BY_HAND}"
         ) from error
     _copy_files(path, base, directory)
-    return directory, temporary
+    left = [f"{base}: tensors that the model does not use: {', '.join(unused)}"] if unused else []
+    known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    unknown = [f"{name} = {shown(value)}" for name, value in config.items() if name not in known and value]
+    if unknown:
+        left.append(
+            f"{ADAPTER_CONFIG}: peft {peft.__version__} does not know {', '.join(unknown)}; see whether scores depend on it, and "
+            "install a newer peft if they do"
+        )
+    return Merged(directory, temporary, tuple(left))
 
 
 def _weights(path: Path) -> dict[str, Any]:
-    """Return an adapter's tensors by the names of the model's parts, without peft's additions."""
+    """Return an adapter's tensors by peft's names, without the parts of PyTorch's wrappers."""
     file = next((path / name for name in ADAPTER_WEIGHTS if (path / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"{path} has {ADAPTER_CONFIG}, but neither {' nor '.join(ADAPTER_WEIGHTS)}")
-    return {_plain(name): value for name, value in read_file(file).items()}
+    tensors = unwrapped(read_file(file), path)
+    odd = [name for name in tensors if not name.startswith(PREFIX)]
+    if odd:
+        raise CheckpointError(
+            f"{file} holds {some(odd)}, and peft's names begin with {PREFIX}; save the adapter with peft's save_pretrained()"
+        )
+    return tensors
 
 
 def _plain(name: str) -> str:
-    return name.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", "")
+    """Return the name of the model's part, without peft's additions."""
+    return name.removeprefix(PREFIX).replace(".modules_to_save", "").replace(".default", "")
 
 
 def _base(path: Path, config: Mapping[str, Any]) -> Path:
@@ -133,28 +183,34 @@ def _base(path: Path, config: Mapping[str, Any]) -> Path:
     return base
 
 
-def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, peft: Any) -> None:
+def _merge(
+    path: Path, base: Path, config: Mapping[str, Any], tensors: Mapping[str, Any], directory: Path, peft: Any
+) -> list[str]:
+    """Write the merged checkpoint. Return the names of the base model's tensors that belong to its encoder and are not used."""
     import torch
 
     with telemetry_off():
         import transformers
 
+    adapter = {_plain(name): value for name, value in tensors.items()}
     labels = [value.shape[0] for name, value in adapter.items() if name in HEADS and value.ndim == 2]
     choice = {"num_labels": labels[0]} if labels else {}
     fields = read_json(base / "config.json")
     classes: Any = transformers.AutoModelForSequenceClassification
-    config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True, **choice)
+    settings = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True, **choice)
     with torch.device("meta"):
-        empty = classes.from_config(config, trust_remote_code=False)
+        empty = classes.from_config(settings, trust_remote_code=False)
     names = dict(empty.state_dict())
     if head_of(names) is None:
         fields |= {"architectures": [type(empty).__name__]}
         with naming_alternatives(path, fields, names):
             raise stranger_error(path, fields, names)
+    stored = unwrapped(read_tensors(base), base)
+    check_not_quantised(base, fields, stored)
     model, loading = type(empty).from_pretrained(
         None,
-        config=config,
-        state_dict=unwrapped(read_tensors(base), base),
+        config=settings,
+        state_dict=stored,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
@@ -166,8 +222,19 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
             f"{path}: neither the adapter nor {base} holds {some(random)}, which would be left at random values; save the "
             "adapter with these modules in modules_to_save"
         )
-    whole = peft.PeftModel.from_pretrained(model, str(path))
-    expected = {_plain(name) for name in peft.get_peft_model_state_dict(whole)}
+    # A vocabulary that grew in training is in the adapter as a whole.
+    [embeddings] = [name for name, module in model.named_modules() if module is model.get_input_embeddings()]
+    tables = {
+        f"{embeddings}.{part}weight" for part in ("", "base_layer.", "token_adapter.base_layer.", "original_module.")
+    }
+    tables.intersection_update(adapter)
+    for rows in {len(adapter[name]) for name in tables} - {settings.vocab_size}:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    cleaned = directory.with_name(f"{directory.name}-adapter")
+    _write_adapter(config, tensors, base, cleaned)
+    whole = peft.PeftModel.from_pretrained(model, cleaned)
+    expected = {_plain(name) for name in peft.get_peft_model_state_dict(whole, save_embedding_layers=False)}
+    expected |= tables.intersection(_plain(name) for name in whole.state_dict())
     if expected != set(adapter):
         raise CheckpointError(
             f"{path}: the adapter's tensors are not those that {ADAPTER_CONFIG} describes: "
@@ -177,6 +244,22 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
             )
         )
     whole.merge_and_unload().save_pretrained(directory)
+    prefix, parts = f"{model.base_model_prefix}.", {name for name, _ in model.base_model.named_children()}
+    return sorted(
+        name
+        for name in loading["unexpected_keys"]
+        if name.removeprefix(prefix).split(".")[0] in parts and not name.endswith(BUFFERS)
+    )
+
+
+def _write_adapter(config: Mapping[str, Any], tensors: Mapping[str, Any], base: Path, directory: Path) -> None:
+    """Write the adapter for peft, which does not know the names of PyTorch's wrappers."""
+    from safetensors.torch import save_file
+
+    directory.mkdir()
+    (directory / ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+    alone = {name: value.contiguous().clone() for name, value in tensors.items()}  # a pickle's may share memory
+    save_file(alone, directory / ADAPTER_WEIGHTS[0])
 
 
 def _copy_files(path: Path, base: Path, directory: Path) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...engine.errors import CheckpointError
 from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
-from .adapter import TemporaryFolder, is_adapter, merged
+from .adapter import Merged, is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
 from .files import check_activation, check_name, default_activation, label_names, longest, read_json, truncation_side
 from .heads import DENSE_HEADS, DENSE_NORM_EPSILON, HEAD_LAYERS, Head, Layout, head_of
@@ -65,7 +65,7 @@ class Checkpoint:
     token_types: bool
     _names: Mapping[str, str]
     _tensors: Mapping[str, Any]
-    _temporary: TemporaryFolder | None
+    _merged: Merged | None
 
     @classmethod
     def read(cls, path: Path, *, activation: str | None = None) -> "Checkpoint":
@@ -82,13 +82,13 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} is a file; give the directory that holds the weights, config.json and the tokenizer"
             )
-        temporary = None
-        if is_adapter(path):
-            path, temporary = merged(path)
+        of_adapter = merged(path) if is_adapter(path) else None
+        if of_adapter is not None:
+            path = of_adapter.directory
         config = read_json(path / "config.json")
         stored = read_tensors(path)
         with naming_alternatives(path, config, stored):
-            return cls._of(path, config, stored, activation, temporary)
+            return cls._of(path, config, stored, activation, of_adapter)
 
     @classmethod
     def _of(
@@ -97,7 +97,7 @@ class Checkpoint:
         config: Mapping[str, Any],
         stored: Mapping[str, Any],
         activation: str | None,
-        temporary: TemporaryFolder | None,
+        of_adapter: Merged | None,
     ) -> "Checkpoint":
         """Make a checkpoint from config.json and the tensors as stored."""
         tensors = unwrapped(stored, path)
@@ -148,7 +148,7 @@ class Checkpoint:
             token_types="type.weight" in names and len(tensors[names["type.weight"]]) > 1,
             _names=names,
             _tensors=tensors,
-            _temporary=temporary,
+            _merged=of_adapter,
         )
 
     @property
@@ -171,7 +171,8 @@ class Checkpoint:
         """Tensors and settings of the files that are not used but may matter, in words."""
         unused = (f"tensors that the model does not use: {', '.join(self.leftover)}",) if self.leftover else ()
         code = (CUSTOM_CODE,) if self.config.get("auto_map") else ()
-        return (*unused, *code, *self.settings.warnings)
+        left = self._merged.warnings if self._merged is not None else ()
+        return (*unused, *code, *left, *self.settings.warnings)
 
     def with_relevant_label(self, choice: int | str | None) -> "Checkpoint":
         """Return the checkpoint with this label, given by index or name, as the relevant one. For None, return it unchanged.

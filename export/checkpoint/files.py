@@ -128,9 +128,10 @@ def shown(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the type of another library's error and the first line of its message."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0] if said else 'no message'}"
+    """Return the type of another library's error and the first line of its message, with the second if the first announces it."""
+    said = [line.strip() for line in str(error).strip().splitlines()] or ["no message"]
+    shown_lines = said[:2] if said[0].endswith(":") else said[:1]
+    return f"{type(error).__name__}: {' '.join(shown_lines)}"
 
 
 def check_activation(chosen: str | None, labels: int) -> None:

@@ -15,6 +15,10 @@ from .heads import Head
 with telemetry_off():
     import transformers
 
+NOT_FROM_CONFIG = dict.fromkeys(("vocab", "merges", "vocab_file", "merges_file", "spm_file", "tokenizer_file"))
+"""Arguments of tokenizers that name files. transformers takes them from tokenizer_config.json, before 5.24 all of them. There
+they can be any path, such as one on the machine that saved the tokenizer. None makes it use the checkpoint's own files."""
+
 
 def config_of(checkpoint: Checkpoint) -> Any:
     """Return the transformers configuration, also if config.json lacks a model_type, dimensions or the number of labels.
@@ -64,7 +68,7 @@ def tokenizer_of(checkpoint: Checkpoint, config: Any = None) -> Any:
     ):
         # Without trust_remote_code=False, transformers asks on the terminal whether to run remote code.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.path, config=config, local_files_only=True, trust_remote_code=False
+            checkpoint.path, config=config, local_files_only=True, trust_remote_code=False, **NOT_FROM_CONFIG
         )
     # If the files are missing, transformers creates a tokenizer with only the special tokens, to which every word is unknown.
     files = dict(tokenizer.vocab_files_names)

@@ -113,7 +113,8 @@ KNOWN: Mapping[str, Keys] = {
             "processor_class use_fast from_slow legacy backend is_local local_files_only revision _commit_hash init_inputs "
             "transformers_version"
         ),
-        matters={"split_special_tokens": (False,)},
+        # transformers would read the newest of these files that it understands instead of tokenizer.json.
+        matters={"split_special_tokens": (False,), "fast_tokenizer_files": ([], ["tokenizer.json"])},
     ),
     "special_tokens_map.json": Keys(applied=_TOKENS, matters={}),
     SENTENCE_TRANSFORMERS: Keys(

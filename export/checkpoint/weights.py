@@ -30,7 +30,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """Return the tensors of a checkpoint directory, as stored, by their stored names.
 
     The old names of LayerNorm's parameters, gamma and beta, are replaced. Raises CheckpointError for weights that are missing,
-    damaged, unsafe to read or not a dictionary of tensors.
+    damaged, unsafe to read, not a dictionary of tensors, or in it under both names.
     """
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
@@ -39,6 +39,15 @@ def read_tensors(path: Path) -> dict[str, Any]:
     # Checkpoints from 2019 have TensorFlow's names for LayerNorm's parameters.
     renames = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     for old, new in renames.items():
+        twice = [
+            f"{name} and {name.replace(old, new)}"
+            for name in tensors
+            if old in name and name.replace(old, new) in tensors
+        ]
+        if twice:
+            raise CheckpointError(
+                f"{path}: the same tensor has its old and its new name: {some(twice)}; leave one of them out"
+            )
         tensors = {name.replace(old, new): value for name, value in tensors.items()}
     return tensors
 
@@ -76,7 +85,8 @@ def read_file(file: Path) -> dict[str, Any]:
     except Exception as error:  # safetensors and torch raise many types, including UnpicklingError and EOFError
         raise CheckpointError(_unreadable(file, error)) from error
     _check_state_dict(file, tensors)
-    return {name: value.detach() for name, value in tensors.items()}  # a pickle may hold parameters
+    # A pickle may hold parameters, and tensors that are to be negated when they are read.
+    return {name: value.detach().resolve_neg() for name, value in tensors.items()}
 
 
 def _check_torch_is_safe(file: Path) -> None:
@@ -92,16 +102,18 @@ def _check_torch_is_safe(file: Path) -> None:
 
 
 def _unreadable(file: Path, error: Exception) -> str:
-    # torch's message about a class that `weights_only` refuses.
-    foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+    # torch's messages about a class or function that `weights_only` refuses.
+    foreign = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)", str(error))
     if foreign is not None:
         return (
-            f"{file} is a pickled object of the class {foreign[1]}, not a dictionary of tensors, and reading it would run "
-            "its code. Save the weights where the model was trained: model.save_pretrained(DIRECTORY)"
+            f"{file} is a pickle that holds {foreign[1]}, not tensors alone, and reading it would run code. Save the weights "
+            "where the model was trained: model.save_pretrained(DIRECTORY)"
         )
+    # The first line of other errors of `weights_only` advises to read the file without that option.
+    cause = re.search(r"WeightsUnpickler error:\s+(.+)", str(error))
+    why = cause[1] if cause is not None else first_line(error)
     return (
-        f"{file} ({file.stat().st_size:,} bytes) cannot be read as weights ({first_line(error)}); it may be truncated: "
-        "fetch it again"
+        f"{file} ({file.stat().st_size:,} bytes) cannot be read as weights ({why}); it may be truncated: fetch it again"
     )
 
 
@@ -110,7 +122,7 @@ def _check_state_dict(file: Path, tensors: Any) -> None:
     import torch
 
     if isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors):
-        others = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
+        others = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor) or value.is_nested]
         if not others:
             return
         found = f"a dictionary in which {some([shown(name) for name in others])} hold no tensors"

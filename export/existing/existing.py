@@ -134,7 +134,7 @@ def bundle_from_onnx(
                 f"{directory}: the tokenizer gives the token type {pair_tokenizer.largest_type}, and the model has {types}; "
                 "they do not belong together"
             )
-        labels = labels_of(model, session, inputs, pair_tokenizer)
+        labels = labels_of(model, session, inputs, pair_tokenizer, pad_token_id, read.precision)
         _check_declared(directory, config, labels)
         check_activation(activation, labels)
         names = label_names(config, labels)

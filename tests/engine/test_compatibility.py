@@ -274,3 +274,11 @@ def test_auto_model_takes_arrays_and_gives_arrays(bundle: Path, checkpoint: Path
         model(features["input_ids"].astype(float))
     with pytest.raises(crossrt.CrossrtError, match=r"1 x 70 tokens does not fit this model"):
         model(np.ones((1, 70), dtype=np.int64))
+    ragged = tokenizer([QUERY, QUERY], DOCUMENTS[:2])
+    for unusable, message in [
+        (ragged["input_ids"], r"input_ids has rows of different lengths; pad them: tokenizer\(\.\.\., padding=True"),
+        (features, r"input_ids is a BatchEncoding: pass what it holds by name, model\(\*\*inputs\)"),
+        (torch.ones((1, 4), dtype=torch.bfloat16), "input_ids cannot be read as integers .*BFloat16"),
+    ]:
+        with pytest.raises(crossrt.CrossrtError, match=message):
+            model(unusable)

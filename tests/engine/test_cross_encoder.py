@@ -136,6 +136,20 @@ def test_a_data_frame_is_refused_whose_items_are_the_names_of_columns(model: Cro
         model.predict(Frame())
 
 
+def test_arrows_scalars_are_refused_with_what_to_pass_instead(model: CrossEncoder) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    column = pyarrow.chunked_array([["the river", "berlin"]])
+    with pytest.raises(InputError, match=r"passage 0 is StringScalar .*; pass Python's values, as column\.to_pylist"):
+        model.rank("where is the river", column)
+    rows = pyarrow.array([["where", "the river"], ["where", "berlin"]])
+    with pytest.raises(InputError, match=r"item 0 is ListScalar .*not a pair.*; pass Python's values"):
+        model.predict(rows)
+    assert model.rank("where is the river", column.to_pylist())
+    np.testing.assert_array_equal(
+        model.predict(rows.to_pylist()), model.predict([tuple(row) for row in rows.to_pylist()])
+    )
+
+
 def test_rank_sorts_best_first_and_keeps_ties_in_input_order(model: CrossEncoder) -> None:
     documents = ["the river is green", "berlin is a city", "the river is green", "salt"]
     ranked = model.rank("where is the river", documents, return_documents=True)

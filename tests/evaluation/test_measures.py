@@ -61,6 +61,11 @@ def test_names_are_ir_measures_own_in_the_order_asked_for() -> None:
     assert Measures.parse(text).names == ("RR@10", "nDCG@10", "AP", "R@100", "RR(rel=2)@10", "AP(rel=2)")
 
 
+def test_names_may_be_separated_by_commas_as_precisions_are() -> None:
+    text = "RR@10,nDCG@10, AP(rel=2),RR(rel=2,cutoff=10) ,"
+    assert Measures.parse(text).names == ("RR@10", "nDCG@10", "AP(rel=2)", "RR(rel=2)@10")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

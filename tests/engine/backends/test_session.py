@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,21 @@ def test_every_backend_gives_the_same_scores(bundle: Path, session: Session) -> 
     for rows, length in itertools.product((1, 2, 9), (1, 5, 33, 64)):
         batch = batch_of(rows, length, seed=length)
         np.testing.assert_allclose(session.run(batch), reference.run(batch), atol=ATOL)
+
+
+def test_a_path_that_is_no_unicode_is_opened_or_refused_in_words(
+    bundle: Path, backend: str, pairs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(bundle, odd)
+    if backend == "onnxruntime":
+        with pytest.raises(
+            BackendError, match=r"the name is not valid UTF-8, and ONNX Runtime cannot .* another backend"
+        ):
+            CrossEncoder(odd, backend=backend, device="cpu")
+        return
+    with CrossEncoder(odd, backend=backend, device="cpu") as model, CrossEncoder(bundle, backend=backend) as same:
+        np.testing.assert_array_equal(model.predict(pairs), same.predict(pairs))
 
 
 def test_many_threads_share_a_session(session: Session) -> None:

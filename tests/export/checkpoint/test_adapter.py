@@ -4,6 +4,7 @@ peft is not part of the test environment: `scripts/integrations peft` runs what 
 """
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -204,8 +205,107 @@ def test_adapters_of_other_architectures_are_merged(
 
 
 @needs_peft
-def test_an_adapter_without_a_task_type_is_merged(base: Path) -> None:
-    path = adapter_of(base, labels=1, task_type=None)
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("base_model.", "module.base_model."),
+        ("base_model.", "_orig_mod.base_model."),
+        ("base_model.model.", "base_model.model._orig_mod."),
+        ("layer.1.", "layer.1._checkpoint_wrapped_module."),
+    ],
+)
+def test_names_of_pytorchs_wrappers_are_understood(
+    old: str, new: str, pickled: bool, base: Path, adapter: Path
+) -> None:
+    expected = merged_by_hand(base, adapter)
+    held = load_file(adapter / "adapter_model.safetensors")
+    changed = {name.replace(old, new, 1): value for name, value in held.items()}
+    assert changed != held
+    if pickled:
+        torch.save(changed, adapter / "adapter_model.bin")
+        (adapter / "adapter_model.safetensors").unlink()
+    else:
+        save_file(changed, adapter / "adapter_model.safetensors")
+    assert_merged(adapter, expected)
+
+
+@needs_peft
+@pytest.mark.parametrize("more", [0, 8])
+@pytest.mark.parametrize("part", ["", "original_module."])
+def test_embeddings_in_the_adapter_replace_the_base_models(part: str, more: int, base: Path, adapter: Path) -> None:
+    """peft saves them where the vocabulary grew, or where it is told to (save_embedding_layers)."""
+    name = "bert.embeddings.word_embeddings.weight"
+    old = load_file(base / "model.safetensors")[name]
+    new = torch.cat([old * 0.5, torch.full((more, old.shape[1]), 0.25)])
+    held = load_file(adapter / "adapter_model.safetensors") | {f"base_model.model.{name}": new}
+    expected = merged_by_hand(base, adapter) | {name: new}
+    if part:  # as peft saves it with modules_to_save
+        change(adapter, modules_to_save=["classifier", "word_embeddings"])
+        held[f"base_model.model.{name.replace('.weight', '.original_module.weight')}"] = torch.zeros_like(new)
+    save_file(held, adapter / "adapter_model.safetensors")
+    assert_merged(adapter, expected)
+    assert Checkpoint.read(adapter).dimensions.vocab == len(old) + more
+
+
+@needs_peft
+def test_pissa_is_merged_into_what_it_left_of_the_base_model(base: Path) -> None:
+    path = adapter_of(base, labels=1, init_lora_weights="pissa")
+    expected = merged_by_hand(base, path)
+    for name, value in load_file(base / "model.safetensors").items():
+        if name.endswith(("query.weight", "value.weight")):
+            left, sizes, right = np.linalg.svd(value.numpy().astype(np.float64))
+            largest = (left[:, :RANK] * sizes[:RANK]) @ right[:RANK]
+            expected[name] = expected[name] - torch.from_numpy(largest).float()
+    found = Checkpoint.read(path).original_tensors()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5)
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda held: held["classifier.weight"].to(torch.int8), "classifier.weight is int8, so the model is quantised"),
+        (lambda held: held["classifier.weight"].to(torch.float8_e4m3fn), "is float8_e4m3fn, so the model is quantised"),
+        (None, r"config\.json has a quantization_config \(bitsandbytes\), so the model is quantised already"),
+    ],
+    ids=["int8", "float8", "bitsandbytes"],
+)
+def test_a_quantised_base_model_is_refused(edit: Any, said: str, base: Path, adapter: Path) -> None:
+    if edit is None:
+        fields = json.loads((base / "config.json").read_text())
+        fields["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        (base / "config.json").write_text(json.dumps(fields))
+    else:
+        held = load_file(base / "model.safetensors")
+        save_file(held | {"classifier.weight": edit(held)}, base / "model.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        Checkpoint.read(adapter)
+
+
+@needs_peft
+def test_what_is_left_out_is_a_warning(base: Path, adapter: Path) -> None:
+    assert Checkpoint.read(adapter).warnings == ()
+    change(adapter, fancy_scaling=3, other=None, more=False)
+    [warning] = Checkpoint.read(adapter).warnings
+    assert re.search(r"adapter_config.json: peft [0-9.]+ does not know fancy_scaling = 3; see whether scores", warning)
+    change(adapter, fancy_scaling=None)
+    held = load_file(base / "model.safetensors")
+    extra = {name.replace("layer.1.", "layer.2."): value.clone() for name, value in held.items() if "layer.1." in name}
+    extra["cls.predictions.bias"] = torch.ones(3)  # of a head that no classifier has
+    save_file(held | extra, base / "model.safetensors")
+    [warning] = Checkpoint.read(adapter).warnings
+    assert "base: tensors that the model does not use: bert.encoder.layer.2.attention.output.LayerNorm.bias" in warning
+    assert "predictions" not in warning
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    "fields", [{"task_type": None}, {"init_lora_weights": "Gaussian"}, {"init_lora_weights": "eva"}]
+)
+def test_settings_that_change_no_score_are_accepted(fields: dict[str, Any], base: Path) -> None:
+    path = adapter_of(base, labels=1, **fields)
     assert_merged(path, merged_by_hand(base, path))
 
 
@@ -292,7 +392,9 @@ def test_the_merged_files_are_deleted_with_the_checkpoint(adapter: Path) -> None
         (lambda held: held.pop(next(iter(held))), r"lora_[AB]\.weight is missing"),
         (lambda held: held.update({"base_model.model.more.lora_A.weight": torch.ones(2, 2)}), "more.lora_A.weight is not used"),
         (lambda held: held.update({"base_model.model.x": held.pop(next(iter(held)))}), "is missing; .*x is not used"),
-        (lambda held: held.update({next(iter(held)): torch.ones(9, 9)}), "cannot merge the adapter into"),
+        (lambda held: held.update({next(iter(held)): torch.ones(9, 9)}), r"size mismatch for .*\[9, 9\]"),
+        (lambda held: held.update({"classifier.weight": held.pop("base_model.model.classifier.weight")}),
+         r"adapter_model.safetensors holds classifier\.weight, and peft's names begin with base_model\.model\."),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_refused(
@@ -303,6 +405,15 @@ def test_tensors_that_do_not_fit_are_refused(
     edit(held)
     save_file(held, adapter / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=said):
+        Checkpoint.read(adapter)
+
+
+@needs_peft
+def test_a_tensor_that_peft_misses_is_named(adapter: Path) -> None:
+    held = load_file(adapter / "adapter_model.safetensors")
+    del held["base_model.model.classifier.weight"]
+    save_file(held, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"it lacks the tensor 'base_model\.model\.classifier\.weight'"):
         Checkpoint.read(adapter)
 
 
@@ -340,12 +451,17 @@ def test_an_adapter_beside_whole_weights_is_refused(base: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; LORA is merged"),
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; LORA is merged .* virtual tokens cannot be merged"),
+        ({"peft_type": "IA3"}, r"peft_type is 'IA3'; LORA is merged .* Or merge it where it was trained, with .*merge_and"),
         ({"peft_type": None}, "peft_type is None"),
         ({"task_type": "TOKEN_CLS"}, r"task_type is 'TOKEN_CLS', so .* something else than scoring pairs; .* SEQ_CLS"),
         ({"task_type": "FEATURE_EXTRACTION"}, "task_type is 'FEATURE_EXTRACTION'"),
         ({"task_type": ["SEQ_CLS"]}, "task_type is "),
         ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_config is set"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is set, which crossrt does not support"),
+        ({"init_lora_weights": "pissa_niter_4"}, "is 'pissa_niter_4', which changes the base model before the training"),
+        ({"init_lora_weights": "lora_ga"}, "is 'lora_ga', which changes the base model .* path_initial_model_for_weight"),
+        ({"init_lora_weights": ["pissa"]}, "init_lora_weights is "),
         ({"peft_type": []}, r"peft_type is \[\]"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path is None; the base model is expected"),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path is 3"),

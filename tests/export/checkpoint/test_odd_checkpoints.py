@@ -5,10 +5,12 @@ refusal, or none where the scores must be those of transformers.
 """
 
 import json
+import os
 import pickle
 import random
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ from crossrt.engine.errors import CheckpointError, CrossrtError
 from crossrt.export import export
 from crossrt.export.bundle.manifest import manifest_of
 from crossrt.export.checkpoint.checkpoint import Checkpoint
+from crossrt.export.checkpoint.pretrained import tokenizer_of
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.writer import graph_of
@@ -310,6 +313,17 @@ def _parameters(held: dict[str, Any]) -> dict[str, Any]:
     return {name: torch.nn.Parameter(value) for name, value in held.items()}
 
 
+def _nested(held: dict[str, Any]) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are a prototype
+        return held | {"classifier.weight": torch.nested.nested_tensor([held["classifier.weight"]])}
+
+
+class _RunsCode:
+    def __reduce__(self) -> Any:
+        return os.system, ("exit 1",)
+
+
 def _sparse(held: dict[str, Any]) -> dict[str, Any]:
     return held | {"classifier.weight": held["classifier.weight"].to_sparse()}
 
@@ -514,6 +528,35 @@ TABLE = [
     Row("saved in FP64", "bert", tensors(lambda held: {name: one.double() for name, one in held.items()})),
     Row("as pytorch_model.bin", "bert", pytorch_file()),
     Row("parameters in a pickle", "bert", pytorch_file(_parameters)),
+    Row(
+        "LayerNorm's parameters under both names",
+        "bert",
+        tensors(lambda held: held | {"bert.embeddings.LayerNorm.gamma": torch.ones(16)}),
+        r"its old and its new name: bert\.embeddings\.LayerNorm\.gamma and bert\.embeddings\.LayerNorm\.weight; leave one",
+    ),
+    Row(
+        "tensors that are negated when they are read",
+        "bert",
+        pytorch_file(lambda held: held | {"classifier.weight": torch._neg_view(held["classifier.weight"])}),
+    ),
+    Row(
+        "a nested tensor",
+        "bert",
+        pytorch_file(_nested),
+        "a dictionary in which 'classifier.weight' hold no tensors",
+    ),
+    Row(
+        "a pickle of a function of the system",
+        "bert",
+        pytorch_file(lambda held: held | {"more": _RunsCode()}),
+        r"a pickle that holds (posix|nt)\.system, not tensors alone, and reading it would run code\. Save",
+    ),
+    Row(
+        "a pickle that torch cannot read",
+        "bert",
+        both(file("model.safetensors", None), file("pytorch_model.bin", b"\x80\x02\x88]R.")),
+        r"cannot be read as weights \(Trying to call reduce for unrecognized function True\); it may be truncated",
+    ),
     Row("a sparse tensor", "bert", pytorch_file(_sparse), r"classifier\.weight is of the layout torch\.sparse_coo"),
     Row("tied to a head of its training", "bert", pytorch_file(_tied)),
     Row("beside an older pytorch_model.bin", "bert", _older_pickle),
@@ -604,6 +647,13 @@ TABLE = [
     Row("one more special token", "bert with more words than the tokenizer", tokenizer_json(_another_token)),
     Row("no post-processor for BERT", "bert", tokenizer_json(lambda fields: fields.update(post_processor=None))),
     Row("no post-processor for RoBERTa", "roberta", tokenizer_json(lambda fields: fields.update(post_processor=None))),
+    Row(
+        "a versioned tokenizer.json that is not there",
+        "bert",
+        tokenizer_config(fast_tokenizer_files=["tokenizer.4.0.0.json"]),
+        r'fast_tokenizer_files = \["tokenizer.4.0.0.json"\].* \[\] or \["tokenizer.json"\] is supported',
+    ),
+    Row("tokenizer.json as the versions", "bert", tokenizer_config(fast_tokenizer_files=["tokenizer.json"])),
     Row(
         "a tokenizer in Python alone",
         "roberta",
@@ -816,7 +866,7 @@ TABLE = [
         "a whole model",
         "bert",
         _whole_model,
-        "a pickled object of the class .*BertForSequenceClassification.*save_pretrained",
+        "a pickle that holds .*BertForSequenceClassification, not tensors alone.*save_pretrained",
     ),
     Row(
         "weights among others",
@@ -830,7 +880,7 @@ TABLE = [
         "a pickle that runs code",
         "bert",
         both(file("model.safetensors", None), file("pytorch_model.bin", pickle.dumps(random.Random(0)))),
-        "cannot be read|pickled object",
+        "cannot be read|pickle that holds",
     ),
     Row("weights on meta", "bert", pytorch_file(_meta), r"has no values \(device meta\)"),
     Row(
@@ -1085,3 +1135,21 @@ def test_the_score_has_a_gradient_at_all_that_is_quantized(kind: str, originals:
     for sample in found.samples.values():
         assert torch.isfinite(sample.gradients).all()
         assert sample.gradients[sample.is_cls == 1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["vocab", "vocab_file", "tokenizer_file"])
+def test_a_tokenizer_of_another_place_is_not_read(name: str, originals: Callable[[str], Path], tmp_path: Path) -> None:
+    """Such a path is that of the machine which saved the tokenizer, or a file that the publisher wants to see."""
+    path = tmp_path / "model"
+    shutil.copytree(originals("bert"), path)
+    expected = tokenizer_of(Checkpoint.read(path)).get_vocab()
+    (path / "tokenizer.json").unlink()
+    other = tmp_path / "elsewhere/any"
+    other.parent.mkdir()
+    if name == "tokenizer_file":
+        shutil.copyfile(originals("bert") / "tokenizer.json", other)
+        other.write_text(other.read_text().replace('"river"', '"secret"'))
+    else:
+        other.write_text((path / "vocab.txt").read_text().replace("river", "secret"))
+    tokenizer_config(**{name: str(other)})(path)
+    assert tokenizer_of(Checkpoint.read(path)).get_vocab() == expected

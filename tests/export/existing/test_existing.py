@@ -151,6 +151,11 @@ def test_an_older_special_tokens_map_counts_as_in_transformers(exported: Path, t
         ("tokenizer_config.json", {"truncation_side": "top"}, "truncation_side is .top.; right or left is expected"),
         ("tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"}, "written in Python"),
         ("tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer", "cls_token": "<s>"}, "cls_token '<s>'"),
+        (
+            "tokenizer_config.json",
+            {"fast_tokenizer_files": ["tokenizer.5.0.json"]},
+            "fast_tokenizer_files = .*not apply",
+        ),
         ("config.json", {"vocab_size": 20}, "153 tokens and the model 20"),
         ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "declares 3 labels, and the ONNX file gives 1"),
         ("config.json", {"max_position_embeddings": None}, "max_position_embeddings"),
@@ -542,7 +547,78 @@ def test_infinite_weights_are_found_by_scoring_a_pair(exported: Path, tmp_path: 
         bias.raw_data = np.full(1, np.inf, dtype=np.float32).tobytes()
 
     changed(exported, spoil)
-    with pytest.raises(CheckpointError, match="scores a pair with NaN or Inf"):
+    with pytest.raises(CheckpointError, match=r"scores a pair of [0-9]+ tokens with NaN or Inf"):
+        bundle_from_onnx(exported, tmp_path / "bundle")
+
+
+def insert(graph: Any, *nodes: Any, **constants: Any) -> None:
+    """Put nodes and named int64 constants before the others, which then read `X_` of the nodes instead of the input `X`."""
+    replaced = {name.removesuffix("_"): name for node in nodes for name in node.output if name.endswith("_")}
+    for node in graph.node:
+        node.input[:] = [replaced.get(name, name) for name in node.input]
+    rest = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(rest)
+    for name, value in constants.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, dtype=np.int64), name))
+
+
+def maskless(graph: Any) -> None:
+    """Let every token attend to padding too."""
+    one = onnx.numpy_helper.from_array(np.ones(1, dtype=np.int64))
+    insert(
+        graph,
+        onnx.helper.make_node("Shape", ["input_ids"], ["size"]),
+        onnx.helper.make_node("ConstantOfShape", ["size"], ["attention_mask_"], value=one),
+    )
+
+
+def without_mask_input(graph: Any) -> None:
+    maskless(graph)
+    graph.input.remove(next(field for field in graph.input if field.name == "attention_mask"))
+
+
+def reshaped(*shape: int) -> Callable[[Any], None]:
+    """Give the inputs a shape with constants, as a graph has that was traced with them."""
+
+    def change(graph: Any) -> None:
+        nodes = [
+            onnx.helper.make_node("Reshape", [name, "traced"], [f"{name}_"])
+            for name in [field.name for field in graph.input]
+        ]
+        insert(graph, *nodes, traced=shape)
+
+    return change
+
+
+def one_row(graph: Any) -> None:
+    """Give the logits a batch size of one."""
+    for node in graph.node:
+        node.output[:] = ["any_rows" if name == "logits" else name for name in node.output]
+    graph.node.append(onnx.helper.make_node("Reshape", ["any_rows", "one_row"], ["logits"]))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, -1], dtype=np.int64), "one_row"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (maskless, "apart alone and in a batch, so it attends to padding: it uses no attention_mask"),
+        (without_mask_input, "apart alone and in a batch, so it attends to padding: it uses no attention_mask"),
+        (reshaped(1, -1), "cannot score 3 pairs of 64 tokens"),
+        (one_row, r"gives logits of shape \[1, 3\] for 3 pairs of 64 tokens"),
+        (reshaped(0, 5), "cannot score a pair of [0-9]+ tokens"),
+        (reshaped(0, 16), "cannot score a pair of [0-9]+ tokens"),
+    ],
+    ids=["mask ignored", "no mask", "one pair", "one row", "five tokens", "sixteen tokens"],
+)
+def test_a_graph_that_scores_only_the_shape_it_was_traced_with_is_refused(
+    exported: Path, quantised: Path, tmp_path: Path, change: Callable[[Any], None], said: str, precision: str
+) -> None:
+    if precision == "int8":
+        shutil.copyfile(quantised, exported / "onnx/model.onnx")
+    changed(exported, change)
+    with pytest.raises(CheckpointError, match=said):
         bundle_from_onnx(exported, tmp_path / "bundle")
 
 
