@@ -29,7 +29,7 @@ def described(
     unless it is given by name. Tokens for the hub are left out, since what is stored may be read by others.
     """
     if not isinstance(model, CrossEncoder):
-        return fspath(model), {name: value for name, value in (model_kwargs or {}).items() if name not in TOKENS}
+        return fspath(model), _without_tokens(model_kwargs or {})
     options = {
         "precision": model.precision.value,
         "max_length": model.max_length,
@@ -37,6 +37,15 @@ def described(
         "activation_fn": model.activation_fn if isinstance(model.activation_fn, str) else None,
     }
     return str(model.bundle.folder), {name: value for name, value in options.items() if value is not None}
+
+
+def _without_tokens(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without tokens, also those of options that are mappings, such as `model_kwargs`."""
+    return {
+        name: _without_tokens(value) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+        if name not in TOKENS
+    }
 
 
 def relevance(

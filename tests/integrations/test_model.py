@@ -24,6 +24,6 @@ def test_an_opened_model_is_described_by_the_place_where_it_was_opened(
 
 @pytest.mark.parametrize("name", ["token", "use_auth_token"])
 def test_a_token_is_left_out(name: str) -> None:
-    given = {name: "hf_secret", "precision": "int8"}
-    assert described("user/model", given) == ("user/model", {"precision": "int8"})
+    given = {name: "hf_secret", "precision": "int8", "model_kwargs": {name: "hf_secret", "threads": 1}}
+    assert described("user/model", given) == ("user/model", {"precision": "int8", "model_kwargs": {"threads": 1}})
     assert given[name] == "hf_secret"
