@@ -62,7 +62,7 @@ from model_zoo import ZooModel, selected, write_model
 REPEATS = 3
 GFLOP = 500.0
 """GFLOP of a request to a large model. It limits a request of the largest model to seconds."""
-FEWEST = 16
+MIN_PAIRS = 16
 """Least number of pairs in a request: two batches for each of a few processors."""
 RANGE_PAIRS = 8
 STRETCH_S = 0.1
@@ -144,7 +144,7 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
         if not (isinstance(row, Missing) and row.backend != "openvino")
     ]
     gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9
-    length = min(LIST, max(FEWEST, round(GFLOP / gflop)))
+    length = min(LIST, max(MIN_PAIRS, round(GFLOP / gflop)))
     plan = Plan(repeats=REPEATS, lists=1, list_length=length, counts=(), starts=0, memory=False, alone=False, judged=0)
     speeds = bench(rows, Texts.typical(), plan, known=found, stretch_s=STRETCH_S)
     card = {

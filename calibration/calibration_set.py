@@ -10,7 +10,7 @@ from ..engine.errors import DataFileError
 from ..engine.files.trec import read_collection, read_pairs
 from ..engine.options import whole
 
-FEWEST = 100
+MIN_PAIRS = 100
 """Minimum number of calibration pairs. With fewer pairs, ranges depend on chance."""
 BUILTIN = Path(__file__).resolve().parent.parent / "demo" / "calibration" / "pairs.tsv"
 
@@ -62,9 +62,9 @@ class CalibrationSet:
         Raises DataFileError, saying how many are needed, when fewer than 100 pairs are left.
         """
         remaining = [pair for pair in self.pairs if pair[0] not in queries]
-        if len(remaining) < FEWEST:
+        if len(remaining) < MIN_PAIRS:
             raise DataFileError(
-                f"{self.source}: {len(remaining)} pairs are left beside those of the judging queries, and at least {FEWEST} "
+                f"{self.source}: {len(remaining)} pairs are left beside those of the judging queries, and at least {MIN_PAIRS} "
                 "are needed to calibrate; give more pairs"
             )
         return self.sample(remaining, source=self.source, size=min(size, len(remaining)), seed=self.seed)

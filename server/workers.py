@@ -23,7 +23,7 @@ from .worker_link import Pipe, Reload, Reloaded, Reloads, Serving
 
 logger = logging.getLogger("crossrt.server")
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
 """Seconds until a worker that could not start is started again. Each pause is twice as long as the one before."""
 
 
@@ -145,7 +145,7 @@ class _Workers:
                 logger.error("no worker could start; ending")
                 self._due.clear()
             else:
-                pause = min(2 * self._pauses.get(number, FIRST_PAUSE / 2), LONGEST_PAUSE)
+                pause = min(2 * self._pauses.get(number, FIRST_PAUSE / 2), MAX_PAUSE)
                 self._pauses[number], self._due[number] = pause, time.monotonic() + pause
                 logger.error("a worker could not start, status %s; trying again in %g s", status, pause)
 

@@ -19,9 +19,9 @@ ROWS = (1, 4, 16)
 """Numbers of rows that a batch may have if there should be few shapes."""
 SHORT = 64
 """Longest row, in tokens, of a batch of sixteen. Four longer rows keep a processor as busy as sixteen."""
-BATCH_TOKENS, LEAST_TOKENS = 448, 64
+BATCH_TOKENS, MIN_TOKENS = 448, 64
 """Tokens of a usual and of the smallest batch without padding. The native kernels take at most 512 tokens at a time."""
-MOST_TOKENS = 1024
+MAX_TOKENS = 1024
 """Most tokens of a scorer's batch of several rows, including padding. Other requests wait for a batch that has begun. With 512,
 short rows take up to 4 % more time, and with 4,096 long rows take up to 7 % more (docs/decisions/0027)."""
 STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
@@ -128,7 +128,7 @@ def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: i
         if row and (row - borders[-1] == batch_size or 2 * room < length):
             borders.append(row)
         if row == borders[-1]:
-            room = BATCH_TOKENS if streams == 1 else min(BATCH_TOKENS, max(LEAST_TOKENS, rest // streams))
+            room = BATCH_TOKENS if streams == 1 else min(BATCH_TOKENS, max(MIN_TOKENS, rest // streams))
         room -= length
         rest -= length
     cuts = list(pairwise([*borders, len(order)])) if len(order) else []

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..backends.base import Session
 from ..batching.batch import Batch
-from ..batching.plan import MOST_TOKENS, BatchPlan, plan_batches, plan_single_batch, plan_unpadded
+from ..batching.plan import MAX_TOKENS, BatchPlan, plan_batches, plan_single_batch, plan_unpadded
 from ..bundle.bundle import Bundle
 from ..closable import Closable
 from ..errors import BackendError, BundleError, CrossrtError
@@ -121,7 +121,7 @@ class CpuScorer(Closable):
         if self.config.native:
             return plan_unpadded(pairs.lengths, batch_size=batch_size, streams=streams)
         return plan_batches(
-            pairs.lengths, batch_size=batch_size, streams=streams, max_tokens=MOST_TOKENS, few_shapes_to=longest
+            pairs.lengths, batch_size=batch_size, streams=streams, max_tokens=MAX_TOKENS, few_shapes_to=longest
         )
 
     def _batches(

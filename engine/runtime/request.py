@@ -21,7 +21,7 @@ from .scorer import Scorer
 
 Counts = npt.NDArray[np.int64]
 
-MOST_TOKENS = 1_000_000
+MAX_TOKENS = 1_000_000
 """Most tokens of windows that are scored together. With a small stride, the windows of a long passage have hundreds of times the
 passage's tokens."""
 
@@ -86,7 +86,7 @@ class Request:
 
         def encode(chunk: list[Any]) -> list[tuple[WindowedPairs, slice]]:
             windowed = self.source.encode_windows(chunk, windows)
-            return [(windowed, rows) for rows in windowed.parts(MOST_TOKENS)]
+            return [(windowed, rows) for rows in windowed.parts(MAX_TOKENS)]
 
         def submit(part: tuple[WindowedPairs, slice], inline: bool) -> Pending:
             windowed, rows = part

@@ -30,7 +30,7 @@ from ..files.texts import Text, check_columns, shown, text_of
 from ..text.encoded_pairs import Spans, TruncationSide, ragged
 from ..text.tokenizer import explained, largest_id
 from ..text.wordpiece import WordPiece, tokens_of
-from .passage_store import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
+from .passage_store import DESCRIPTION, MAX_NAME_BYTES, PassageStore, StoreDescription, partial_path
 
 PIECE = 5_000
 """Passages between two writes of the progress: 0.04 seconds of work, or 0.7 seconds with the package tokenizers."""
@@ -68,7 +68,7 @@ class _Progress:
     def possible(self) -> bool:
         """Tell whether the numbers are plausible; the file that they come from may be damaged."""
         numbers = (self.line, self.passages, self.tokens, self.name_bytes)
-        return min(self.position, *numbers) >= 0 and 1 <= self.name_width <= LONGEST_NAME
+        return min(self.position, *numbers) >= 0 and 1 <= self.name_width <= MAX_NAME_BYTES
 
 
 def prepare(
@@ -230,8 +230,10 @@ def _grow(
 def checked_name(text: Text, line: Line) -> str:
     """Return a passage's id. Raises DataFileError for one that a store cannot hold."""
     # NumPy pads names with zero bytes, so a name that ends in one could not be told apart.
-    if "\0" in text.id or len(text.id.encode()) > LONGEST_NAME:
-        raise DataFileError(f"{line.where}: an id has 1 to {LONGEST_NAME} bytes and no zero byte; got {shown(text.id)}")
+    if "\0" in text.id or len(text.id.encode()) > MAX_NAME_BYTES:
+        raise DataFileError(
+            f"{line.where}: an id has 1 to {MAX_NAME_BYTES} bytes and no zero byte; got {shown(text.id)}"
+        )
     return text.id
 
 

@@ -16,7 +16,7 @@ from ..options import whole
 from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide, ragged
 from .pair_template import PairTemplate
 from .text_limits import NO_LIMITS, TextLimits, clipped
-from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
+from .tokenizer import MAX_TOKENS, explained, largest_id, read_tokenizer
 from .windows import WindowCounts, WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
 
@@ -70,10 +70,8 @@ class PairTokenizer:
             self.largest_id = largest_id(tokenizer) if self._words is None else self._words.largest_id
             # The template of a tokenizer may have special tokens whose ids are not in the vocabulary.
             self.largest_id = max(self.largest_id, *probe.ids, -1)
-            if self.largest_id >= MOST_TOKENS:
-                raise ValueError(
-                    f"it has the token id {self.largest_id}, and {MOST_TOKENS - 1} is the largest possible"
-                )
+            if self.largest_id >= MAX_TOKENS:
+                raise ValueError(f"it has the token id {self.largest_id}, and {MAX_TOKENS - 1} is the largest possible")
             self.largest_type = max(probe.type_ids, default=0)
             if self.largest_type > 255:
                 raise ValueError(f"it gives the token type {self.largest_type}, and 255 is the largest possible")

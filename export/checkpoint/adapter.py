@@ -11,9 +11,9 @@ from typing import Any
 from ...engine.bundle.resolve import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, fetched_checkpoint
 from ...engine.errors import CheckpointError, CrossrtError, SourceError
 from ...engine.process.telemetry import telemetry_off
-from .files import first_line, read_json, shown, some
+from .files import first_five, first_line, read_json, shown
 from .heads import head_of
-from .strangers import naming_alternatives, stranger_error
+from .unsupported import naming_alternatives, unsupported_error
 from .weights import WEIGHTS, read_file, read_tensors, unwrapped
 
 BY_HAND = (
@@ -150,7 +150,7 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     if head_of(names) is None:
         fields |= {"architectures": [type(empty).__name__]}
         with naming_alternatives(path, fields, names):
-            raise stranger_error(path, fields, names)
+            raise unsupported_error(path, fields, names)
     model, loading = type(empty).from_pretrained(
         None,
         config=config,
@@ -163,7 +163,7 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     random = sorted({*loading["missing_keys"], *mismatched} - {*adapter})
     if random:
         raise CheckpointError(
-            f"{path}: neither the adapter nor {base} holds {some(random)}, which would be left at random values; save the "
+            f"{path}: neither the adapter nor {base} holds {first_five(random)}, which would be left at random values; save the "
             "adapter with these modules in modules_to_save"
         )
     whole = peft.PeftModel.from_pretrained(model, str(path))
@@ -171,7 +171,7 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
     if expected != set(adapter):
         raise CheckpointError(
             f"{path}: the adapter's tensors are not those that {ADAPTER_CONFIG} describes: "
-            + some(
+            + first_five(
                 [f"{name} is missing" for name in sorted(expected - set(adapter))]
                 + [f"{name} is not used" for name in sorted(set(adapter) - expected)]
             )
@@ -181,7 +181,7 @@ def _merge(path: Path, base: Path, adapter: Mapping[str, Any], directory: Path, 
 
 def _copy_files(path: Path, base: Path, directory: Path) -> None:
     source = path if any(file.is_file() for name in TOKENIZER_FILES for file in path.glob(name)) else base
-    for place, names in ((source, (*TOKENIZER_FILES, *TOKENIZER_SETTINGS)), (path, OTHER_SETTINGS)):
-        for file in (found for name in names for found in place.glob(name)):
+    for folder, names in ((source, (*TOKENIZER_FILES, *TOKENIZER_SETTINGS)), (path, OTHER_SETTINGS)):
+        for file in (found for name in names for found in folder.glob(name)):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)

@@ -13,13 +13,21 @@ from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
 from .adapter import TemporaryFolder, is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
-from .files import check_activation, check_name, default_activation, label_names, longest, read_json, truncation_side
+from .files import (
+    check_activation,
+    check_name,
+    default_activation,
+    label_names,
+    max_length_of,
+    read_json,
+    truncation_side,
+)
 from .heads import DENSE_HEADS, DENSE_NORM_EPSILON, HEAD_LAYERS, Head, Layout, head_of
 from .modernbert import ModernBertDimensions, modernbert_dimensions
 from .modules import dense_head_of
 from .settings import Settings
-from .strangers import looks_known_and_is_not, naming_alternatives, stranger_error
 from .tensor_names import check_tensors, tensor_names
+from .unsupported import naming_alternatives, resembles_supported, unsupported_error
 from .weights import BUFFERS, check_not_quantised, read_tensors, unwrapped
 
 LABELS = ("num_labels", "id2label", "label2id")
@@ -107,10 +115,10 @@ class Checkpoint:
         if dense is not None:
             layout, head, tensors = dense.layout, dense.head, dict(dense.tensors)
             config = {name: value for name, value in config.items() if name not in LABELS}
-        elif (found := head_of(tensors)) is not None and not looks_known_and_is_not(path, config, tensors):
+        elif (found := head_of(tensors)) is not None and not resembles_supported(path, config, tensors):
             layout, head = found
         else:
-            raise stranger_error(path, config, tensors)
+            raise unsupported_error(path, config, tensors)
         pad_token_id = pad_token_id_of(path, config, layout)
         if layout.encoder == "modernbert":
             dimensions: Dimensions = modernbert_dimensions(path, config, layout, tensors)
@@ -137,7 +145,7 @@ class Checkpoint:
             relevant_label=relevant_by_name(named, labels),
             chosen_activation=activation,
             activation=activation or default_activation(path, config, labels, own_class=head is Head.BERT_CAT),
-            max_length=longest(
+            max_length=max_length_of(
                 path / "tokenizer_config.json", tokenizer_config, dimensions.positions, saved=settings.max_length
             ),
             truncation_side=truncation_side(path, tokenizer_config),
@@ -229,7 +237,7 @@ class Checkpoint:
         values: npt.NDArray[np.float32] = self._tensors[original].float().numpy()
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.path}: the tensor {original} holds NaN or Inf; the training went wrong")
-        place, parts = self.layout.shares.get(name.split(".")[-2], (0, 1))
+        place, parts = self.layout.fused_parts.get(name.split(".")[-2], (0, 1))
         shared: npt.NDArray[np.float32] = np.split(values, parts)[place]
         return shared
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...engine.bundle.manifest import MOST_POSITIONS
+from ...engine.bundle.manifest import MAX_POSITIONS
 from ...engine.errors import CheckpointError
 from .disentangled import Disentangled
 from .files import shown, whole_number
@@ -101,8 +101,8 @@ def dimensions_of(
         positions -= pad_token_id + 1
     if positions < 1:
         raise CheckpointError(f"{path}: no position embeddings are left after those up to pad_token_id {pad_token_id}")
-    if positions > MOST_POSITIONS:
-        raise CheckpointError(f"{path}: the model has {positions} positions; at most {MOST_POSITIONS} are supported")
+    if positions > MAX_POSITIONS:
+        raise CheckpointError(f"{path}: the model has {positions} positions; at most {MAX_POSITIONS} are supported")
     epsilon = epsilon_of(file, config, "layer_norm_eps", default=1e-7 if layout.encoder == "deberta" else 1e-12)
     return Dimensions(
         **sizes,

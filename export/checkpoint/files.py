@@ -11,7 +11,7 @@ from ...engine.errors import CheckpointError, OptionError
 from ...engine.files.record import SURROGATE
 from ...engine.text.encoded_pairs import TruncationSide
 
-LARGEST_JSON = 256 << 20
+MAX_JSON_BYTES = 256 << 20
 """Bytes. The largest of these files, tokenizer.json, has 17 MB for the vocabulary of XLM-R."""
 
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
@@ -27,7 +27,7 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
     Raises CheckpointError otherwise, and for a file that cannot be read, is too large or is not a JSON object.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, which no such file needs; fetch it again")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int,
     return value
 
 
-def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int, *, saved: int | None) -> int:
+def max_length_of(tokenizer_config: Path, fields: Mapping[str, Any], positions: int, *, saved: int | None) -> int:
     """Return the maximum number of tokens of a pair, at most `positions`.
 
     It is the length that sentence-transformers `saved`, or else the tokenizer's `model_max_length`, `max_len` in old files.
@@ -201,6 +201,6 @@ def saved_by_sentence_transformers(path: Path) -> tuple[dict[str, Any], list[str
     return {}, [f"{SENTENCE_TRANSFORMERS}: {', '.join(left)} not applied, as sentence-transformers: {why}"]
 
 
-def some(names: list[str]) -> str:
+def first_five(names: list[str]) -> str:
     """Join the first five of these names, and add how many more there are."""
     return "; ".join(names[:5]) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")

@@ -79,7 +79,7 @@ class Layout:
 
     - `layer`: crossrt's name of each part of a layer, mapped to the checkpoint's name below `layers` + layer number.
     - `dimensions`: crossrt's name of each dimension, mapped to the key in config.json.
-    - `shares`: parts that are stored concatenated in one tensor, each with its index and the number of parts.
+    - `fused_parts`: parts that are stored concatenated in one tensor, each with its index and the number of parts.
     - `projection`: the layer that projects narrower embeddings to the hidden size, for trunks that may have one.
     - `encoder`: how the trunk computes: like BERT, with DeBERTa's disentangled attention, with MPNet's relative-position bias, or
       like ModernBERT, whose first feed-forward layer has twice the outputs (the activation's inputs, then the gates).
@@ -93,7 +93,7 @@ class Layout:
     layer: Mapping[str, str]
     dimensions: Mapping[str, str]
     token_types: bool
-    shares: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    fused_parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     projection: str | None = None
     encoder: Literal["bert", "deberta", "mpnet", "modernbert"] = "bert"
     shared_layers: bool = False
@@ -211,7 +211,7 @@ _MODERNBERT = Layout(
     layer=_MODERNBERT_LAYER,
     dimensions=_BERT_DIMENSIONS,
     token_types=False,
-    shares={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
+    fused_parts={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
     encoder="modernbert",
 )
 

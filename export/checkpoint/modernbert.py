@@ -27,7 +27,7 @@ HIDDEN_ACTIVATIONS = (*ACTIVATIONS, "silu")
 HEAD_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, "tanh")
 BIASES = {"norm_bias": False, "attention_bias": False, "mlp_bias": False, "classifier_bias": False}
 """Settings that say which parts have a bias, with their defaults. The last linear layer of the head always has one."""
-MOST_POSITIONS = 1 << 16
+MAX_POSITIONS = 1 << 16
 """Maximum number of positions. The graph stores sines and cosines of all positions. For 65,536 positions and heads of 64 channels
 they take 32 MiB per kind of attention."""
 Floats = npt.NDArray[np.float32]
@@ -81,8 +81,8 @@ def modernbert_dimensions(
             "positions turn channels in pairs"
         )
     positions = whole_number(file, config, "max_position_embeddings", least=1)
-    if positions > MOST_POSITIONS:
-        raise CheckpointError(f"{file}: max_position_embeddings is {positions}; at most {MOST_POSITIONS} are supported")
+    if positions > MAX_POSITIONS:
+        raise CheckpointError(f"{file}: max_position_embeddings is {positions}; at most {MAX_POSITIONS} are supported")
     return ModernBertDimensions(
         **sizes,
         disentangled=None,

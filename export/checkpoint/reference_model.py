@@ -67,7 +67,7 @@ class TrunkAndDense(torch.nn.Module):
         self.reads_cls = mode in ("cls", ["cls"])
         layers = (path / module["path"] for module in modules[2:])
         self.layers = torch.nn.Sequential(
-            *(_norm(place) if place.name.endswith("LayerNorm") else _dense(place) for place in layers)
+            *(_norm(folder) if folder.name.endswith("LayerNorm") else _dense(folder) for folder in layers)
         )
 
     def forward(self, encoded: dict[str, Any]) -> Any:
@@ -79,17 +79,17 @@ class TrunkAndDense(torch.nn.Module):
         return self.layers((tokens * mask).sum(dim=1) / mask.sum(dim=1))
 
 
-def _norm(place: Path) -> torch.nn.LayerNorm:
-    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+def _norm(folder: Path) -> torch.nn.LayerNorm:
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     norm = torch.nn.LayerNorm(fields["dimension"])
-    norm.load_state_dict({name.removeprefix("norm."): value for name, value in read_tensors(place).items()})
+    norm.load_state_dict({name.removeprefix("norm."): value for name, value in read_tensors(folder).items()})
     return norm
 
 
-def _dense(place: Path) -> torch.nn.Sequential:
-    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+def _dense(folder: Path) -> torch.nn.Sequential:
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     linear = torch.nn.Linear(fields["in_features"], fields["out_features"], bias=fields.get("bias", True))
-    linear.load_state_dict({name.removeprefix("linear."): value for name, value in read_tensors(place).items()})
+    linear.load_state_dict({name.removeprefix("linear."): value for name, value in read_tensors(folder).items()})
     activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
     return torch.nn.Sequential(linear, getattr(torch.nn, activation)())
 

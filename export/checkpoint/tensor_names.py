@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...engine.bundle.manifest import MOST_LABELS
+from ...engine.bundle.manifest import MAX_LABELS
 from ...engine.errors import CheckpointError
 from .dimensions import MPNET_BUCKETS, Dimensions, table_shape
-from .files import shown, some, whole_number
+from .files import first_five, shown, whole_number
 from .heads import DENSE_HEADS, HEAD_LAYERS, Head, Layout
 from .modernbert import ModernBertDimensions, modernbert_tensor_names
 
@@ -82,16 +82,16 @@ def check_tensors(
     """
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
-        raise CheckpointError(f"{path}: {len(missing)} needed tensor(s) missing: {some(missing)}")
+        raise CheckpointError(f"{path}: {len(missing)} needed tensor(s) missing: {first_five(missing)}")
     unusable = [f"{theirs} {why}" for theirs in names.values() if (why := _why_no_weights(tensors[theirs]))]
     if unusable:
         raise CheckpointError(
-            f"{path}: {len(unusable)} tensor(s) hold no weights: {some(unusable)}; save the model again"
+            f"{path}: {len(unusable)} tensor(s) hold no weights: {first_five(unusable)}; save the model again"
         )
     last = len(HEAD_LAYERS[head].linears) - 1
     labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
-    if labels > MOST_LABELS:
-        raise CheckpointError(f"{path}: the head has {labels} labels; at most {MOST_LABELS} are supported")
+    if labels > MAX_LABELS:
+        raise CheckpointError(f"{path}: the head has {labels} labels; at most {MAX_LABELS} are supported")
     hidden = dimensions.hidden
     # A Dense module may have a width different from the model's.
     inner = table_shape(path, tensors, names["head.0.weight"])[0] if last and head in DENSE_HEADS else hidden
@@ -131,7 +131,7 @@ def check_tensors(
         if tuple(tensors[names[name]].shape) != shape
     ]
     if misshapen:
-        raise CheckpointError(f"{path}: {len(misshapen)} tensor(s) do not fit config.json: {some(misshapen)}")
+        raise CheckpointError(f"{path}: {len(misshapen)} tensor(s) do not fit config.json: {first_five(misshapen)}")
     declared = declared_labels(path, config)
     if head is not Head.BERT_CAT and declared is not None and declared != labels:
         raise CheckpointError(f"{path}: config.json declares {declared} labels, the head has {labels}")

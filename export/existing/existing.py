@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.bundle.bundle import Bundle
-from ...engine.bundle.manifest import MANIFEST, MOST_POSITIONS, ONNX_FILES, TOKENIZER, BundleModel, Manifest
+from ...engine.bundle.manifest import MANIFEST, MAX_POSITIONS, ONNX_FILES, TOKENIZER, BundleModel, Manifest
 from ...engine.errors import CheckpointError
 from ...engine.files.publish import check_target, published_directory
 from ...engine.labels import label_number, relevant_by_name
 from ...engine.text.pair_tokenizer import PairTokenizer
-from ...engine.text.tokenizer import MOST_TOKENS
+from ...engine.text.tokenizer import MAX_TOKENS
 from ..bundle.hub_files import write_hub_files
 from ..bundle.manifest import tool_versions, write_manifest
 from ..checkpoint.files import (
@@ -24,7 +24,7 @@ from ..checkpoint.files import (
     check_name,
     default_activation,
     label_names,
-    longest,
+    max_length_of,
     read_json,
     truncation_side,
     whole_number,
@@ -112,7 +112,9 @@ def bundle_from_onnx(
     positions, pad_token_id = _positions(config_file, config), _pad_token_id(config_file, config)
     architecture = _architecture(config_file, config, inputs)
     settings = Settings.read(directory)
-    max_length = longest(directory / "tokenizer_config.json", tokenizer.config, positions, saved=settings.max_length)
+    max_length = max_length_of(
+        directory / "tokenizer_config.json", tokenizer.config, positions, saved=settings.max_length
+    )
     if len(modules_of(directory) or ()) > 1:
         raise CheckpointError(
             f"{directory / 'modules.json'} has a head of Dense modules, which is not in the ONNX file; export "
@@ -212,10 +214,10 @@ def _positions(file: Path, config: Mapping[str, Any]) -> int:
     positions = whole_number(file, config, "max_position_embeddings", least=1)
     if str(config.get("model_type")) in AFTER_PADDING:
         positions -= whole_number(file, config, "pad_token_id", least=0, default=1) + 1
-    if not 1 <= positions <= MOST_POSITIONS:
+    if not 1 <= positions <= MAX_POSITIONS:
         raise CheckpointError(
             f"{file}: max_position_embeddings is {config['max_position_embeddings']}, which leaves {positions} positions for "
-            f"tokens; 1 to {MOST_POSITIONS} are supported"
+            f"tokens; 1 to {MAX_POSITIONS} are supported"
         )
     return positions
 
@@ -224,7 +226,7 @@ def _pad_token_id(file: Path, config: Mapping[str, Any]) -> int:
     """Return the id of padding, 0 if config.json gives none or a negative one. Raises CheckpointError if the model lacks the
     id."""
     number = max(0, whole_number(file, config, "pad_token_id", least=-(2**31), default=0))
-    vocabulary = whole_number(file, config, "vocab_size", least=1, default=MOST_TOKENS)
+    vocabulary = whole_number(file, config, "vocab_size", least=1, default=MAX_TOKENS)
     if number >= vocabulary:
         raise CheckpointError(f"{file}: pad_token_id is {number}, and the model has {vocabulary} token ids")
     return number

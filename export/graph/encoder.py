@@ -22,7 +22,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
 from .disentangled import DisentangledAttention
 from .mpnet import add_relative_bias
-from .numerics import HALF_SMALLEST, Numerics
+from .numerics import FP16_SMALLEST_NORMAL, Numerics
 from .typed_graph import TypedGraph
 
 ONNX_RUNTIME = "com.microsoft"  # the domain of ONNX Runtime's own operators
@@ -94,7 +94,7 @@ class EncoderGraph(TypedGraph):
 
     def _projected(self, normed: str) -> str:
         """Project embeddings that are narrower than the encoder to its width."""
-        if not self.numerics.quantized or self.numerics.half:
+        if not self.numerics.quantized or self.numerics.fp16:
             return self.linear("project", normed)
         # OpenVINO 2026.4 computes a linear layer incorrectly if its output is scaled and shifted before QuantizeLinear: in an
         # ALBERT with three layers the mean error of the logits was 0.28 instead of 0.003. An operator in between prevents this
@@ -128,7 +128,7 @@ class EncoderGraph(TypedGraph):
 
     def lowest(self) -> str:
         """The value that masks a score: the lowest number of the graph's narrowest type. A row of -inf would become NaN."""
-        return self.constant("lowest", np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min))
+        return self.constant("lowest", np.float32(np.finfo(np.float16 if self.numerics.fp16 else np.float32).min))
 
     def additive_mask(self) -> str:
         """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence], shared by all layers.
@@ -141,7 +141,7 @@ class EncoderGraph(TypedGraph):
         if self.checkpoint.layout.encoder != "mpnet":
             return self.add("Mul", [inverted, self.lowest()], "mask.additive")
         # Half of the lowest number is low enough, and the bias can be added to it without overflow.
-        lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
+        lowest = np.float32(np.finfo(np.float16 if self.numerics.fp16 else np.float32).min)
         mask = self.add("Mul", [inverted, self.constant("half_lowest", lowest / 2)], "mask.additive")
         return self.add("Add", [mask, add_relative_bias(self, self.checkpoint, self.length())], "mask.biased")
 
@@ -327,7 +327,7 @@ class EncoderGraph(TypedGraph):
         weight, bias = self._weights(layers or (name,), scales)
         quantization = self.numerics.quantized.get(name)
         # TensorRT rejects a scale that FP16 rounds to 0, and a subnormal scale has too few significant bits.
-        least = HALF_SMALLEST if self.numerics.half else 0.0
+        least = FP16_SMALLEST_NORMAL if self.numerics.fp16 else 0.0
         if heads_out:
             weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
         if heads_in:
@@ -344,20 +344,20 @@ class EncoderGraph(TypedGraph):
         # All operators around the MatMul have one type, because a Cast between them would prevent the INT8 kernel.
         kind = self.numerics.type_of(f"{name}.product", [value])
         smooth = value
-        if quantization.smoothing is not None:
-            smoothing = self.constant(f"{name}.smoothing", 1 / quantization.smoothing)
+        if quantization.smoothing_factors is not None:
+            smoothing = self.constant(f"{name}.smoothing", 1 / quantization.smoothing_factors)
             smooth = self.add("Mul", [value, smoothing], f"{name}.smoothed", kind=kind)
         if quantization.shift is not None:
             shift = self.constant(f"{name}.shift", quantization.shift)
             smooth = self.add("Sub", [smooth, shift], f"{name}.shifted", kind=kind)
         operands = [self.rounded(name, smooth, kind), self._weight(name, *quantization.weight(weight, least), kind)]
         product = self.add("MatMul", operands, f"{name}.product", kind=kind)
-        if not quantization.kept:
+        if not quantization.outlier_channels:
             return self.add("Add", [product, constant], output or name)
         # The outlier channels in floating point. The bias is added to their product, which saves one pass over the large tensor.
-        channels = self.integers(f"{name}.channels", quantization.kept)
+        channels = self.integers(f"{name}.channels", quantization.outlier_channels)
         kept = self.add("Gather", [value, channels], f"{name}.kept", kind=kind, axis=2)
-        kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.kept)].T)
+        kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.outlier_channels)].T)
         kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product", kind=kind)
         kept = self.add("Add", [kept, constant], f"{name}.kept_biased", kind=kind)
         return self.add("Add", [product, kept], output or name)
@@ -372,7 +372,7 @@ class EncoderGraph(TypedGraph):
 
     def _fuses(self, *inside: str) -> bool:
         """Tell whether all tensors with these name prefixes can be in one fused operator: none is INT8 or kept in FP32."""
-        kept = {*self.numerics.float32, *self.numerics.quantized}
+        kept = {*self.numerics.fp32_tensors, *self.numerics.quantized}
         return self.numerics.fused and not any(name.startswith(inside) for name in kept)
 
     def _weights(

@@ -28,7 +28,7 @@ from ..graph.numerics import Numerics
 from ..graph.session import batches_of
 from ..graph.writer import graph_of
 from .execution import executed
-from .int8_result import LEAST_SHARE, Int8Result
+from .int8_result import MIN_SHARE, Int8Result
 from .observation import observed
 from .quantization_points import quantization_points
 from .sensitivity import sensitivities_of
@@ -70,7 +70,7 @@ def quantize_int8(
         list(batches_of(tokenizer, sample, pad_id=checkpoint.pad_token_id)),
         progress=progress,
     )
-    needed = LEAST_SHARE * sum(one.share for one in sensitivities)
+    needed = MIN_SHARE * sum(one.share for one in sensitivities)
     restored: list[str] = []
     while True:
         numerics = Numerics(

@@ -15,7 +15,7 @@ from .execution import Execution
 from .quantization_points import QuantizationPoint
 from .sensitivity import Sensitivity
 
-LEAST_SHARE = 0.85
+MIN_SHARE = 0.85
 """Minimum share of multiply-adds that must run in 8 bits, of the linear layers that the recipe names. A model below it is INT8
 in name only."""
 
@@ -53,7 +53,7 @@ class Int8Result:
     @property
     def failures(self) -> list[str]:
         """Return the reasons why the model may not be called INT8; empty if it may."""
-        needed = LEAST_SHARE * self.nominal_share
+        needed = MIN_SHARE * self.nominal_share
         if self.execution.share >= needed:
             return []
         floating = sorted(self.execution.floating, key=self.execution.floating.__getitem__, reverse=True)

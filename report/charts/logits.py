@@ -12,7 +12,7 @@ from ..numbers import error
 from .picture import LINE, MUTED, Canvas, Picture, drawing, numbered
 from .rows import WIDTH, style_of
 
-MOST = 600
+MAX_POINTS = 600
 """Most points that a scatter plot draws. More would cost a megabyte and show the same."""
 
 
@@ -29,7 +29,7 @@ def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tupl
         for reference, logit in zip(row.difference.reference, row.difference.logits, strict=False)
         if math.isfinite(reference) and math.isfinite(logit)
     ]
-    shown = found[:: max(1, math.ceil(len(found) / MOST))]
+    shown = found[:: max(1, math.ceil(len(found) / MAX_POINTS))]
     colour, _ = style_of(precision)
     with drawing():
         canvas = Canvas(WIDTH, 430)

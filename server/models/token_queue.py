@@ -8,7 +8,7 @@ from ..dialects.request_error import RequestError
 
 MEMORY = 30.0
 """Seconds of work after which a speed measurement has lost two thirds of its weight."""
-LONGEST_WAIT = 600
+MAX_WAIT_SECONDS = 600
 
 
 class TokenQueue:
@@ -59,9 +59,9 @@ class TokenQueue:
 
     @property
     def wait(self) -> int:
-        """Estimated seconds until the waiting tokens are scored, from 1 to `LONGEST_WAIT`."""
+        """Estimated seconds until the waiting tokens are scored, from 1 to `MAX_WAIT_SECONDS`."""
         speed = self.tokens_per_second
-        return min(max(1, math.ceil(self.tokens / speed)), LONGEST_WAIT) if speed else 1
+        return min(max(1, math.ceil(self.tokens / speed)), MAX_WAIT_SECONDS) if speed else 1
 
     def _pass_time(self) -> None:
         """Count the time since `_last` as time with work."""

@@ -51,7 +51,7 @@ PAIRS_OF_AN_EXPORT = slice(None, None, 8)
 """Which of the built-in pairs are compared here. Every export of a user, and the slow tests below, compare all."""
 
 
-MOST_ROUNDED = 400
+MAX_ROUNDED = 400
 """The widest hidden states of a model whose INT8 weights are made here: that takes half a minute for 768."""
 
 
@@ -105,7 +105,7 @@ def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
         logits = scorer.logits(PAIRS)
     assert logits.shape == (3, model.labels)
     assert np.ptp(logits, axis=0).min() > 0.05
-    allowed = {Precision.BF16: 0.1} | ({} if model.hidden > MOST_ROUNDED else {Precision.INT8: 0.3})
+    allowed = {Precision.BF16: 0.1} | ({} if model.hidden > MAX_ROUNDED else {Precision.INT8: 0.3})
     for precision, most in allowed.items():
         computed = natively(bundle, checkpoint, precision)
         assert computed is None or 0 < np.abs(computed - logits).max() < most

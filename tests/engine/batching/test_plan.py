@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrt.engine.batching.plan import BATCH_TOKENS, LEAST_TOKENS, plan_batches, plan_single_batch, plan_unpadded
+from crossrt.engine.batching.plan import BATCH_TOKENS, MIN_TOKENS, plan_batches, plan_single_batch, plan_unpadded
 from crossrt.engine.errors import OptionError
 from tests.engine.samples import pairs_of
 
@@ -134,7 +134,7 @@ def test_a_plan_without_padding_holds_every_row_and_leaves_the_streams_little_to
         # A row joins a batch if at least half of it fits.
         assert len(part) == 1 or sum(part) <= BATCH_TOKENS + part[-1] / 2
         rest = sum(map(sum, tokens[number:]))
-        assert len(part) == 1 or streams == 1 or sum(part) <= max(LEAST_TOKENS, rest // streams) + part[-1] / 2
+        assert len(part) == 1 or streams == 1 or sum(part) <= max(MIN_TOKENS, rest // streams) + part[-1] / 2
 
 
 def test_a_plan_refuses_an_empty_batch() -> None:

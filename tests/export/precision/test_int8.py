@@ -38,10 +38,10 @@ from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.parity.parity import judge_of, parity
 from crossrt.export.parity.report import ParityReport
 from crossrt.export.precision import native_weights as native
-from crossrt.export.precision.balance import Balance
 from crossrt.export.precision.int8 import Rank, quantize_int8
-from crossrt.export.precision.int8_result import LEAST_SHARE, Int8Result
+from crossrt.export.precision.int8_result import MIN_SHARE, Int8Result
 from crossrt.export.precision.quantization_points import quantization_points
+from crossrt.export.precision.smoothing import Smoothing
 from crossrt.export.precision.tolerance import TOLERANCE
 from tests import processors
 
@@ -84,7 +84,7 @@ def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, ca
     )
     for backend in set(model.backends) - {"onnxruntime", "native_narrow"}:
         assert json.loads((exported.path / f"parity.int8.{backend}.json").read_text())["backend"] == backend
-    assert model.numerics["eight_bit_share"] >= LEAST_SHARE
+    assert model.numerics["eight_bit_share"] >= MIN_SHARE
     assert model.numerics["judged_on"]["source"] == "built-in, pooled"
     judged = JudgingSet.pooled(calibration.pairs, source="built-in").texts_of_queries
     left = calibration.without_queries(judged, size=2000)
@@ -343,16 +343,16 @@ def test_a_lesser_processor_computes_int8_as_it_was_judged(
 def test_native_weights_that_lose_the_order_are_left_out(
     calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse(balanced: Any) -> Any:
-        def changed(*arguments: Any, **options: Any) -> Balance:
-            found = balanced(*arguments, **options)
-            return Balance(
-                found.factors * 10 ** np.random.default_rng(0).uniform(0, 4, len(found.factors)), found.shift
+    def worse(optimized_smoothing: Any) -> Any:
+        def changed(*arguments: Any, **options: Any) -> Smoothing:
+            found = optimized_smoothing(*arguments, **options)
+            return Smoothing(
+                found.multipliers * 10 ** np.random.default_rng(0).uniform(0, 4, len(found.multipliers)), found.shift
             )
 
         return changed
 
-    monkeypatch.setattr(native, "balanced", worse(native.balanced))
+    monkeypatch.setattr(native, "balanced", worse(native.optimized_smoothing))
     monkeypatch.setattr("crossrt.export.steps.int8.installed_backends", lambda *_: ("onnxruntime",))  # and natively
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
@@ -437,9 +437,9 @@ def test_the_worst_parts_go_back_until_the_order_holds_or_too_little_is_left(
     assert not free.failures
     strict = search(encoder, few, judge, rank, top10_overlap=1.1)
     restored = [one for one in strict.sensitivities if one.restored]
-    worst = next(one for one in strict.sensitivities if free.execution.share - one.share >= LEAST_SHARE)
+    worst = next(one for one in strict.sensitivities if free.execution.share - one.share >= MIN_SHARE)
     assert restored[0].group == worst.group, "the worst of those that may go goes first"
-    assert LEAST_SHARE <= strict.execution.share < free.execution.share
+    assert MIN_SHARE <= strict.execution.share < free.execution.share
     assert not strict.failures
     assert restored[0].group not in strict.numerics.quantized
     for backend, ranking in strict.rankings.items():

@@ -136,7 +136,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
     numerics = {"fp16": FP16, "int8": held_in_8_bits(read, Recipe())}
 
     def written(name: str, context: ExportContext) -> StepResult:
-        context.fp16 = Fp16Choice(numerics=FP16, float32=(), error=0.0)
+        context.fp16 = Fp16Choice(numerics=FP16, fp32_tensors=(), error=0.0)
         context.int8 = SimpleNamespace(numerics=numerics["int8"])  # type: ignore[assignment]
         model = BundleModel(file=ONNX_FILES[name])
         context.builder.write(model.file, lambda path: onnx_from_checkpoint(read, path, numerics[name]))
@@ -163,7 +163,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
 def test_what_overflows_fp16_does_not_pass_through_it_on_its_way_to_8_bits(checkpoint: Path, parts: str) -> None:
     read = Checkpoint.read(checkpoint)
     plain = replace(FP16, quantized=held_in_8_bits(read, Recipe(parts=parts)).quantized)
-    wide = replace(plain, float32=frozenset({"layer.0.attention_norm", "layer.0.output.product"}))
+    wide = replace(plain, fp32_tensors=frozenset({"layer.0.attention_norm", "layer.0.output.product"}))
     for numerics, kind in ((plain, TensorProto.FLOAT16), (wide, TensorProto.FLOAT)):
         graph = graph_of(read, numerics)
         onnx.checker.check_model(graph, full_check=True)
@@ -255,7 +255,7 @@ def test_the_graph_computes_what_the_search_compared(
     read = Checkpoint.read(checkpoint)
     shift = np.linspace(-0.4, 0.7, 32).astype(np.float32) if shifted else None
     smoothing = np.linspace(0.5, 2, 32).astype(np.float32) if smooth else None
-    quantization = Quantization(scale=0.03, smoothing=smoothing, shift=shift, kept=kept)
+    quantization = Quantization(scale=0.03, smoothing_factors=smoothing, shift=shift, outlier_channels=kept)
     graph = graph_of(read, Numerics(quantized={"layer.0.intermediate": quantization}))
     names = ["layer.0.attention_norm", "layer.0.intermediate"]
     graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
@@ -341,7 +341,7 @@ def test_what_was_seen_is_what_pytorch_holds_and_its_size_does_not_grow(
         np.testing.assert_allclose(seen[name].high, tokens.max(axis=0), atol=1e-5)
         distances = np.abs(seen[name].rows[:, None] - tokens[None]).max(axis=2).min(axis=1)
         assert distances.max() < 1e-4, "every row is a token's"
-    monkeypatch.setattr(activations, "MOST_ROWS", 10)
+    monkeypatch.setattr(activations, "MAX_ROWS", 10)
     fewer = observed(read, points, encoder.encode(pairs * 3))
     assert {len(activation.rows) for activation in fewer.values()} == {10}
     np.testing.assert_allclose(fewer["embedding_norm"].high, seen["embedding_norm"].high, atol=1e-5)
