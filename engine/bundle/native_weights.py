@@ -127,8 +127,8 @@ class ModelDims:
     - `embedding`: channels of the embeddings, not padded, if they are projected to the hidden states; otherwise None.
     - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
     - `hidden_activation`: the activation between the two feed-forward layers.
-    - `activation_balance`: whether INT8 has multipliers for the channels of that activation. A ModernBERT's are part of the weights
-      of its gates.
+    - `activation_balance`: whether INT8 has multipliers for the channels of that activation. A ModernBERT's are part of the
+      weights of its gates.
     - `rotated`: whether INT8 rotates what it quantizes, except attention's contexts: see `Int8::rotate` in native/precision.h.
     """
 

@@ -61,8 +61,8 @@ class Disentangled:
         max_distance = max_distance if max_distance >= 1 else positions
         if relative and buckets and (buckets < 2 or max_distance - 1 <= buckets // 2 < positions - 1):
             raise CheckpointError(
-                f"{file}: position_buckets is {buckets}, with distances up to {max_distance}; a number from 2 is expected, less than "
-                "twice the largest distance"
+                f"{file}: position_buckets is {buckets}, with distances up to {max_distance}; a number from 2 is expected, less "
+                "than twice the largest distance"
             )
         return cls(
             relative=relative,

@@ -117,7 +117,8 @@ def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, A
     layout = layout_of(config.get("model_type"))
     if layout is None:
         raise CheckpointError(
-            f"{path / 'config.json'}: model_type is {shown(config.get('model_type'))}; under a head of Dense modules, {SUPPORTED_TRUNKS}"
+            f"{path / 'config.json'}: model_type is {shown(config.get('model_type'))}; under a head of Dense modules, "
+            f"{SUPPORTED_TRUNKS}"
         )
     _check_transformer(path)
     pooling = _pooling(path / modules[1].folder / "config.json")

@@ -22,8 +22,8 @@ def read_shards(index: Path, read_file: Callable[[Path], dict[str, Any]]) -> dic
     missing = [name for name in listed if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{index.parent} lacks {len(missing)} of the {len(listed)} files that {index.name} names: {first_five(missing)}; fetch "
-            "the checkpoint again"
+            f"{index.parent} lacks {len(missing)} of the {len(listed)} files that {index.name} names: {first_five(missing)}; "
+            "fetch the checkpoint again"
         )
     tensors: dict[str, Any] = {}
     places: dict[str, str] = {}

@@ -44,8 +44,8 @@ class FoundCheckpoint:
 class UnsupportedKind:
     """A kind of checkpoint that crossrt does not export.
 
-    `matches` recognizes it, `kind` describes it, and `alternatives` names the software that can run it. `resembles_supported` says that its tensors
-    may have the same names as those of a supported architecture.
+    `matches` recognizes it, `kind` describes it, and `alternatives` names the software that can run it. `resembles_supported`
+    says that its tensors may have the same names as those of a supported architecture.
     """
 
     matches: Callable[[FoundCheckpoint], bool]
@@ -137,7 +137,8 @@ UNSUPPORTED_KINDS = (
         matches=lambda found: any(name.endswith(OTHER_TASKS) for name in found.architectures),
         kind="is a model for another task ({architecture}). Its tensors may have the names of a ...ForSequenceClassification's, "
         "and it is no cross-encoder",
-        alternatives="transformers (pipeline) for its own task; train a reranker with CrossEncoderTrainer of sentence-transformers",
+        alternatives="transformers (pipeline) for its own task; train a reranker with CrossEncoderTrainer of "
+        "sentence-transformers",
         resembles_supported=True,
     ),
     UnsupportedKind(

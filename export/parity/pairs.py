@@ -66,7 +66,7 @@ texts of this length have about 1,300 tokens."""
 
 
 def builtin_pairs(max_length: int) -> list[tuple[str, str]]:
-    """Return the built-in pairs. Texts on either side have from one word to more than `max_length` tokens or `MAX_WORDS` words."""
+    """Return the built-in pairs. Either text has from one word to more than `max_length` tokens or `MAX_WORDS` words."""
     max_length = min(max_length, MAX_WORDS)
     pairs = [(query, passage) for query in _QUERIES for passage in _PASSAGES]
     pairs += _EDGES

@@ -16,8 +16,8 @@ addition) adds the shift itself to its bias. In a ModernBERT only the output of 
 a residual addition.
 
 Shifts and multipliers of attention's output are folded into the weights and biases of its values, which is possible because the
-softmax weights add up to 1. Multipliers between the two feed-forward layers are folded into the weights of the gates in a ModernBERT.
-In a BERT the activation function, which is not linear, is in between, so the kernels apply these multipliers.
+softmax weights add up to 1. Multipliers between the two feed-forward layers are folded into the weights of the gates in a
+ModernBERT. In a BERT the activation function, which is not linear, is in between, so the kernels apply these multipliers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -513,8 +513,8 @@ def _initial_smoothing(low: Floats, high: Floats, mean: Floats, weights: Floats)
 
     The shift is the mean of each channel, so that channels on one side of 0 do not widen the range of every token. (Outlier
     Suppression+, Wei et al. 2023, arXiv:2304.09145, uses the middle between minimum and maximum, which was worse here.)
-    The multipliers make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration strength of 0.5
-    (Xiao et al. 2023, arXiv:2211.10438). See `Smoothing` for the paper's factors.
+    The multipliers make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration strength of
+    0.5 (Xiao et al. 2023, arXiv:2211.10438). See `Smoothing` for the paper's factors.
     """
     magnitude = np.maximum(mean - low, high - mean)
     multipliers = np.sqrt(np.float64(np.abs(weights).max(axis=0).clip(1e-5)) / magnitude.clip(1e-5))
