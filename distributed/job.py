@@ -11,7 +11,7 @@ from ..engine.bundle.bundle import Bundle
 from ..engine.bundle.manifest import MANIFEST
 from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import DataFileError, OptionError
-from ..engine.files.lock import held
+from ..engine.files.lock import file_lock
 from ..engine.files.publish import STANDARD_OUTPUT
 from ..engine.files.run_output import check_output_name
 from ..engine.files.source import Given
@@ -218,7 +218,7 @@ def _own(folder: Folder) -> Iterator[None]:
     """Create the folder and, if it is a directory, lock it against other drivers. Raises DataFileError if one works in it."""
     folder.make()
     try:
-        with nullcontext() if folder.local is None else held(folder.local / ".driver.lock"):
+        with nullcontext() if folder.local is None else file_lock(folder.local / ".driver.lock"):
             yield
     except BlockingIOError:
         raise DataFileError(

@@ -473,7 +473,7 @@ class CrossEncoder(CrossEncoderAttributes):
     def _check_windows(self, windows: Windows) -> None:
         if not isinstance(windows, Windows):
             raise OptionError(f"windows={windows!r}: give crossrt.Windows(length=..., stride=...), or None for none")
-        most = min(self.bundle.manifest.max_positions, self._scorer.longest)
+        most = min(self.bundle.manifest.max_positions, self._scorer.max_length)
         if windows.length > most:
             raise OptionError(f"windows of {windows.length} tokens, but the model takes {most}; give at most that")
 
@@ -650,7 +650,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def _fitting(self, tokenizer: PairTokenizer) -> PairTokenizer:
         """Return the tokenizer, or one that truncates to fewer tokens if the GPU's engine takes fewer."""
-        longest = self._scorer.longest
+        longest = self._scorer.max_length
         if tokenizer.max_length <= longest:
             tokenizer.threads = self._scorer.tokenizing_threads
             return tokenizer

@@ -14,7 +14,7 @@ from ..calibration.paired_difference import PairedDifference
 from ..engine.cascade import Cascade
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, DataFileError, OptionError
-from ..engine.files.lock import held
+from ..engine.files.lock import file_lock
 from ..engine.files.publish import clear_abandoned, replaced_text
 from ..engine.selection.execution_config import CpuConfig
 from ..measurement.environment import commit, machine, versions
@@ -86,7 +86,7 @@ def opened_folder(folder: Path) -> Iterator[None]:
     with ExitStack() as holding:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            holding.enter_context(held(lock))
+            holding.enter_context(file_lock(lock))
         except BlockingIOError as error:
             raise DataFileError(
                 f"{folder} is in use by another evaluation; wait for it, or give another --out"

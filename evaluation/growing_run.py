@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataFileError
-from ..engine.files.lock import own_file
+from ..engine.files.lock import open_own_file
 from ..engine.files.publish import naming, replaced_text
 from ..engine.files.record import read_json, record
 from ..engine.files.trec import write_run
@@ -83,7 +83,7 @@ class GrowingRun:
         write_run(block, query, scores, tag=tag)
         with (
             naming(self._partial),
-            open(self._partial, "ab", opener=own_file) as file,
+            open(self._partial, "ab", opener=open_own_file) as file,
         ):
             self._size += file.write(block.getvalue().encode())
             file.flush()
@@ -143,7 +143,7 @@ class GrowingRun:
                 f"{self._partial} is gone or was cut, and {self._checkpoint} needs it; give --force to start anew"
             )
         if self._partial.is_file():
-            with open(self._partial, "ab", opener=own_file) as file:
+            with open(self._partial, "ab", opener=open_own_file) as file:
                 file.truncate(size)  # drop what a killed process wrote after its last checkpoint
         self.done, self._size, self.effort = done, size, noted.effort if done else Effort()
 

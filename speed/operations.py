@@ -37,6 +37,6 @@ def padding_of(config: CpuConfig, positions: int, lengths: Lengths, *, batch_siz
         batch_size=min(batch_size, config.batch_size),
         streams=config.streams,
         max_tokens=MAX_TOKENS,
-        few_shapes_to=positions,
+        bucket_up_to=positions,
     )
     return made.padding_waste

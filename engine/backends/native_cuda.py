@@ -69,9 +69,9 @@ class NativeGpuExecutor:
         self.cuda = cuda
         self.dims = dims = model.dims
         self.layout = PackedLayout(
-            most_tokens=MAX_TOKENS,
-            most_rows=MAX_ROWS,
-            longest=dims.positions,
+            max_tokens=MAX_TOKENS,
+            max_rows=MAX_ROWS,
+            max_length=dims.positions,
             vocab=dims.vocab,
             types=dims.types,
             padding=dims.padding,
@@ -92,7 +92,7 @@ class NativeGpuExecutor:
             self.weights = self._upload(arrays, opened)
             self._opened = opened.pop_all()
         self._context = CONTEXTS[dims.architecture]
-        self.offsets, self.workspace = self._context.arena(dims, self.layout.largest[0])
+        self.offsets, self.workspace = self._context.arena(dims, self.layout.max_shapes[0])
 
     def context(self, stream: int, workspace: int) -> NativeGpuContext:
         """See `GpuExecutor.context`."""

@@ -49,9 +49,10 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
     return error
 
 
-OF_LIST = 4
-FIXED = 10
-"""An exact ranking of the best k is faster than FP32 for the whole list if that has at least `OF_LIST` * k + `FIXED` passages.
+MIN_PASSAGES_PER_K = 4
+MIN_PASSAGES_EXTRA = 10
+"""An exact ranking of the best k is faster than FP32 for the whole list if the list has at least `MIN_PASSAGES_PER_K` * k +
+`MIN_PASSAGES_EXTRA` passages.
 
 With the native kernels INT8 is 1.3 to 3.4 times as fast as FP32. At 1.5 times, INT8 saves a third of FP32's time for the list,
 and about 4/3 k passages are scored again in FP32. So both ways take equal time at 4 k passages. The second pass costs another
@@ -64,7 +65,7 @@ def is_faster(config: ExecutionConfig, top_k: int, count: int) -> bool:
     The answer is no for backends where that was not measured: INT8 on other CPU backends is as fast as FP32 on many processors,
     and GPUs were not tried. The rule does not measure time, so that a request that is sent twice gets the same answer.
     """
-    return isinstance(config, CpuConfig) and config.native and OF_LIST * top_k + FIXED <= count
+    return isinstance(config, CpuConfig) and config.native and MIN_PASSAGES_PER_K * top_k + MIN_PASSAGES_EXTRA <= count
 
 
 class ExactRankings:

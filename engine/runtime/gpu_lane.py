@@ -24,7 +24,7 @@ GRAPH_TOKENS = 16_384
 them."""
 POISON = 0xFF
 """Byte that overwrites the logits before a graph is tested: 0xFFFFFFFF is a NaN in FP32, and 0xFFFF one in FP16."""
-SAME = 2e-3
+GRAPH_TOLERANCE = 2e-3
 """Largest difference, relative and absolute, between the logits of a graph and those of the same batch without one. They are
 nearly always bit-identical."""
 
@@ -192,7 +192,7 @@ class GpuLane:
             self._stream.synchronize()
             computed = self._host_logits.bytes[:logits_size].view(self._executor.output).astype(np.float32)
             # NaN counts as different, so poison that was never overwritten fails.
-            if not np.allclose(computed, expected, rtol=SAME, atol=SAME):
+            if not np.allclose(computed, expected, rtol=GRAPH_TOLERANCE, atol=GRAPH_TOLERANCE):
                 raise BackendError(f"a graph of {shape[0]} x {shape[1]} tokens computes other logits than its batch")
             self._graphs[shape] = graph, opened.pop_all()
 

@@ -12,7 +12,7 @@ from ..scores import best_first
 
 Rows = npt.NDArray[np.int64]
 
-WHOLE = 0.6
+RESCORE_ALL_SHARE = 0.6
 """If more than this share of the pairs is to be scored precisely, all pairs are, at once. Leaving some out would save little,
 and a further round costs a wait."""
 
@@ -71,7 +71,7 @@ def exact_top_k(
         missing = np.flatnonzero(wanted & ~known)
         if not len(missing):
             break
-        if known.sum() + len(missing) > WHOLE * count:
+        if known.sum() + len(missing) > RESCORE_ALL_SHARE * count:
             missing = np.flatnonzero(~known)
         precise[missing] = rescore(missing)
         known[missing] = True

@@ -14,7 +14,7 @@ from .execution_config import CpuConfig
 from .select_precision import choose_precision
 from .tuning import Tuning
 
-WIDE = 256
+OPENVINO_MIN_HIDDEN = 256
 """Smallest hidden size at which OpenVINO is chosen for INT8: its 8-bit products are faster than ONNX Runtime's, but its calls
 cost more. Measured: slower at a hidden size of 128, faster at 312 (docs/decisions/0011)."""
 
@@ -42,7 +42,8 @@ def choose_cpu(
 
     Without the native kernels:
 
-    - OpenVINO for INT8 on a processor with VNNI or AMX, if the bundle passed with OpenVINO and the model is at least `WIDE`;
+    - OpenVINO for INT8 on a processor with VNNI or AMX, if the bundle passed with OpenVINO and the model has a hidden size of at
+      least `OPENVINO_MIN_HIDDEN`;
     - otherwise ONNX Runtime, or OpenVINO if that is missing.
 
     `threads` defaults to the processors that this process may use (affinity and cgroup quota). `allow_failed` also takes a
@@ -140,7 +141,7 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
         if not others or kind is None or kind.measured or os.environ.get(KERNELS_VARIABLE):
             return "native", "the native kernels"
         return others[0], f"the native kernels for {kind.name} have not been measured"
-    wide = (manifest.architecture.get("hidden_size") or 0) >= WIDE
+    wide = (manifest.architecture.get("hidden_size") or 0) >= OPENVINO_MIN_HIDDEN
     if precision is Precision.INT8 and judged and wide and has_vnni() and "openvino" in able:
         return "openvino", "the faster for INT8 on a processor with VNNI"
     return able[0], "not tuned"

@@ -22,7 +22,7 @@ import tokenizers
 from tqdm import tqdm
 
 from ..errors import DataFileError, StoreError
-from ..files.lock import check_owner, held, own_file
+from ..files.lock import check_owner, file_lock, open_own_file
 from ..files.publish import clear_abandoned, naming, put_in_place, replaced_text
 from ..files.record import read_json, record
 from ..files.source import Given, Line, Source
@@ -138,7 +138,7 @@ def _locked(store: Path) -> Iterator[None]:
     store.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as holding:
         try:
-            holding.enter_context(held(store.with_name(f".{store.name}.lock")))
+            holding.enter_context(file_lock(store.with_name(f".{store.name}.lock")))
         except BlockingIOError as error:
             raise StoreError(
                 f"{store} is being written by another process; wait for it, or give another path"
@@ -285,7 +285,7 @@ def _save(partial: Path, state: _Progress) -> None:
 
 
 def _own(path: Path, mode: str) -> IO[bytes]:
-    opened: IO[bytes] = open(path, mode, opener=own_file)  # noqa: SIM115, Path.open takes no opener
+    opened: IO[bytes] = open(path, mode, opener=open_own_file)  # noqa: SIM115, Path.open takes no opener
     return opened
 
 

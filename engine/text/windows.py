@@ -181,7 +181,7 @@ class WindowedPairs:
             max_length=self.length,
         )
 
-    def parts(self, most_tokens: int) -> list[slice]:
-        """Split the windows into consecutive slices, each of at most `most_tokens` tokens or of a single window."""
-        windows, rows = len(self.places), max(1, most_tokens // self.length)
+    def parts(self, max_tokens: int) -> list[slice]:
+        """Split the windows into consecutive slices, each of at most `max_tokens` tokens or of a single window."""
+        windows, rows = len(self.places), max(1, max_tokens // self.length)
         return [slice(begin, min(begin + rows, windows)) for begin in range(0, windows, rows)]

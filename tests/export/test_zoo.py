@@ -74,7 +74,7 @@ def natively(bundle: Bundle, checkpoint: Checkpoint, precision: Precision) -> np
     manifest = replace(bundle.manifest, models={precision.value: weights})
     session = NativeSession(replace(bundle, manifest=manifest), precision=precision, streams=1)
     encoded = PairTokenizer.from_file(bundle.tokenizer_file, max_length=checkpoint.max_length).encode(PAIRS)
-    (batch,) = plan_single_batch(encoded.lengths, few_shapes_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
+    (batch,) = plan_single_batch(encoded.lengths, bucket_up_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
     logits = np.empty((len(PAIRS), checkpoint.labels))
     logits[batch.rows] = session.run(batch)
     session.close()

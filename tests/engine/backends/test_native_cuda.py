@@ -387,7 +387,7 @@ def test_a_file_of_another_model_or_for_processors_is_refused(bundle_of: Callabl
 
 # -- how pairs are packed
 
-BATCHES = PackedLayout(most_tokens=4096, most_rows=256, longest=512, vocab=50, types=2)
+BATCHES = PackedLayout(max_tokens=4096, max_rows=256, max_length=512, vocab=50, types=2)
 lengths_lists = st.lists(st.integers(1, 512), max_size=400).map(lambda found: np.array(found, dtype=np.int64))
 
 
@@ -428,7 +428,7 @@ def test_a_filled_batch_says_where_everything_is(lengths: list[int], seed: int) 
 
 
 def test_rounding_adds_a_few_hundredths_and_makes_few_shapes() -> None:
-    batches = PackedLayout(most_tokens=MAX_TOKENS, most_rows=4096, longest=512, vocab=50, types=2)
+    batches = PackedLayout(max_tokens=MAX_TOKENS, max_rows=4096, max_length=512, vocab=50, types=2)
     tokens = range(1000, MAX_TOKENS, 7)
     rounded = [batches.shape(np.array([each]))[1] for each in tokens]
     assert np.mean(np.array(rounded) / np.array(tokens)) < 1.05

@@ -255,7 +255,7 @@ class MemoryContext:
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
         executor = self.executor
         rows, sequence = shape
-        assert sequence <= executor.layout.longest
+        assert sequence <= executor.layout.max_length
         assert rows <= executor.layout.buckets.rows(sequence)
         assert set(addresses) == {*executor.inputs, "logits"}
         executor.shapes.append(shape)
