@@ -40,7 +40,7 @@ def choose_quantization(stats: TensorStats, weights: Sequence[Floats], recipe: R
     return _scaled(np.array([clip], dtype=np.float32), smoothing_factors=smoothing)
 
 
-class TokenError:
+class TokenErrorMeasure:
     """The error that a quantization of one tensor causes in the layers that read it, as a mean over tokens.
 
     Each token's squared error is divided by the squared norm of its exact output, because LayerNorm follows. In a plain mean, the
@@ -67,7 +67,7 @@ class TokenError:
 def _least_token_error(stats: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
     best: Quantization | None = None
     least = np.inf
-    error = TokenError(stats, weights)
+    error = TokenErrorMeasure(stats, weights)
     alphas = ALPHAS if recipe.smoothing is None else (recipe.smoothing,)
     # From the cheapest form to the most expensive: smoothing and a shift add one operator each, kept channels add three.
     for outliers, shifted, smoothed in product(OUTLIER_COUNTS, (False, True), (False, True)):

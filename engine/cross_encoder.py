@@ -42,7 +42,9 @@ from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
 
-REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_exact", "_counter", "_options"})
+NOT_PICKLED = frozenset(
+    {"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_exact", "_counter", "_options"}
+)
 """Attributes that are not pickled: a copy of the model creates them when it opens the bundle."""
 
 
@@ -150,7 +152,7 @@ class CrossEncoder(CrossEncoderAttributes):
         self._counter = TruncationCounter()
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._exact = ExactRankings(self.bundle, self._options, self._scorer)
-        self._pair_tokenizer = self._fitting(self._pair_tokenizer)
+        self._pair_tokenizer = self._fit_to_scorer(self._pair_tokenizer)
         if not allow_failed:
             self._warn_unchecked()
 
@@ -348,7 +350,7 @@ class CrossEncoder(CrossEncoderAttributes):
             if return_documents:
                 result["text"] = texts[index]
             if found.best is not None:
-                begin, size = int(found.best.places[place]), int(found.best.sizes[place])
+                begin, size = int(found.best.starts[place]), int(found.best.sizes[place])
                 result["window"] = (
                     self._pair_tokenizer.window_text(texts[index], begin, size) if texts else (begin, begin + size)
                 )
@@ -374,7 +376,7 @@ class CrossEncoder(CrossEncoderAttributes):
         """
         if max_length is not None and windows is not None:
             raise OptionError(f"max_length={max_length} and windows exclude each other: set the windows' length")
-        tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
+        tokenizer = self._pair_tokenizer if max_length is None else self._fit_to_scorer(self._tokenizer_for(max_length))
         request = self._request(TextPairs(tokenizer=tokenizer, prompt=prompt), batch_size, windows)
         with _progress(show_progress_bar, total) as progress:
             return request.score(checked_pairs(pairs), self._scorer, progress=progress).logits
@@ -393,7 +395,7 @@ class CrossEncoder(CrossEncoderAttributes):
         Raises InputError, naming the index, for an item that is not a pair of texts. Several threads may call this at once, even
         after `close`.
         """
-        tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
+        tokenizer = self._pair_tokenizer if max_length is None else self._fit_to_scorer(self._tokenizer_for(max_length))
         limits = _limits_of(limits)
         if limits:
             return tokenizer.encode_within(list(checked_pairs(pairs)), limits, prompt=prompt)
@@ -597,7 +599,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     @max_length.setter
     def max_length(self, value: int) -> None:
-        self._pair_tokenizer = self._fitting(self._tokenizer_for(value))
+        self._pair_tokenizer = self._fit_to_scorer(self._tokenizer_for(value))
 
     max_seq_length = max_length
 
@@ -648,7 +650,7 @@ class CrossEncoder(CrossEncoderAttributes):
                 )
         return tokenizer
 
-    def _fitting(self, tokenizer: PairTokenizer) -> PairTokenizer:
+    def _fit_to_scorer(self, tokenizer: PairTokenizer) -> PairTokenizer:
         """Return the tokenizer, or one that truncates to fewer tokens if the GPU's engine takes fewer."""
         longest = self._scorer.max_length
         if tokenizer.max_length <= longest:
@@ -663,7 +665,7 @@ class CrossEncoder(CrossEncoderAttributes):
             self.bundle.path,
             tokenizer.max_length,
         )
-        return self._fitting(self._tokenizer_for(longest))
+        return self._fit_to_scorer(self._tokenizer_for(longest))
 
     def __repr__(self) -> str:
         return f"CrossEncoder({str(self.bundle.path)!r}, {self.precision.value}, {self.backend}, {self.device})"
@@ -714,7 +716,7 @@ class CrossEncoder(CrossEncoderAttributes):
     def __reduce__(self) -> tuple[Any, ...]:
         self._scorer.check_open()
         options = {**self._options, "max_length": self.max_length}
-        state = {name: value for name, value in vars(self).items() if name not in REOPENED}
+        state = {name: value for name, value in vars(self).items() if name not in NOT_PICKLED}
         return _reopened, (type(self), str(self.bundle.folder), options), state
 
     def __enter__(self) -> "CrossEncoder":

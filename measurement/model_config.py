@@ -13,7 +13,7 @@ from ..engine.bundle.resolve import bundle_from_source
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import OptionError
 from ..engine.files.digests import content_sha256, sha256_of
-from ..engine.kernels.support import NARROW, judged_as
+from ..engine.kernels.support import NARROW, parity_key
 from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
 from ..engine.runtime.exact_ranking import score_error
@@ -134,7 +134,7 @@ class ModelConfig:
         execution = self.execution
         if not (isinstance(execution, CpuConfig) and execution.native and self.precision is Precision.INT8):
             return {}
-        narrow = judged_as(execution.backend, self.precision) == NARROW
+        narrow = parity_key(execution.backend, self.precision) == NARROW
         return {
             "native weights": content_sha256(self.bundle.native_file(self.precision)),
             **({"activations": "7 bits"} if narrow else {}),

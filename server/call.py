@@ -9,7 +9,7 @@ from typing import Any
 
 from .dialects.body import Body, Context
 from .dialects.job import Outcome
-from .dialects.request_error import KINDS, RequestError, either_error, object_error, tei_error
+from .dialects.request_error import ERROR_KINDS, RequestError, either_error, object_error, tei_error
 from .http.answer import Answer, Headers
 from .models.scoring import Run
 from .models.served_model import ServedModel
@@ -70,7 +70,9 @@ class Call:
     def refused(self, refusal: RequestError, tei_validation_status: int) -> Answer:
         """Return the error answer, in the client's dialect as far as it is known."""
         tei = self._is_tei(refusal)
-        self.status = tei_validation_status if tei and refusal.kind == "validation" else KINDS[refusal.kind].status
+        self.status = (
+            tei_validation_status if tei and refusal.kind == "validation" else ERROR_KINDS[refusal.kind].status
+        )
         self.reason = refusal.logged
         headers: Headers = []
         if refusal.allow is not None:

@@ -8,7 +8,7 @@ from .dialects.documents import Rerank, RerankAnswer
 from .dialects.infinity import InfinityRerank
 from .dialects.ranking import Ranking, RankingAnswer
 from .dialects.reading import read_rerank, reader
-from .dialects.request_error import KINDS
+from .dialects.request_error import ERROR_KINDS
 from .dialects.scoring import ScoreAnswer, ScoreBody
 from .dialects.tei import Prediction, Rank, TeiPredict, TeiRerank
 
@@ -122,7 +122,7 @@ OTHER = "other"
 
 def statuses() -> dict[str, set[int]]:
     """Return the statuses that answers can have, by path. In TEI's dialect `validation` adds another one: see `Settings`."""
-    scoring = {200, CLIENT_GONE, *(kind.status for kind in KINDS.values())}
+    scoring = {200, CLIENT_GONE, *(kind.status for kind in ERROR_KINDS.values())}
     reading, probing = {200, 401, 405, 500}, {200, 405, 500}
     found = {route.path: set(scoring) for route in SCORING}
     for path in (*PROBES, *READING, RELOAD, OTHER):

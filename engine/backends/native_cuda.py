@@ -20,7 +20,7 @@ from ..cuda.cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from ..cuda.cuda_kernels import CudaKernels
 from ..errors import BackendError
 from ..precision import Precision
-from .native_cuda_encoders import BertContext, Kernels, ModernBertContext, NativeGpuContext, OneProduct
+from .native_cuda_encoders import BertContext, Kernels, ModernBertContext, NativeGpuContext, PreparedProduct
 
 MAX_TOKENS = 32_768
 """Tokens of the largest batch. Smaller batches take longer per token; see docs/decisions/0015."""
@@ -32,10 +32,10 @@ CONTEXTS = {"bert": BertContext, "modernbert": ModernBertContext}
 """Architecture -> the context that computes it."""
 
 
-class Products(Protocol):
+class ProductLibrary(Protocol):
     """See `Cublas`."""
 
-    def product(self, kind: ProductKind) -> OneProduct:
+    def product(self, kind: ProductKind) -> PreparedProduct:
         """See `Cublas.product`."""
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class NativeGpuExecutor:
         cuda: Cuda,
         *,
         kernels: Callable[[Cuda, Mapping[str, object]], Kernels] = CudaKernels,
-        products: Callable[[Cuda], Products] = Cublas,
+        products: Callable[[Cuda], ProductLibrary] = Cublas,
     ) -> None:
         """Compile the kernels and upload the weights.
 
@@ -82,7 +82,7 @@ class NativeGpuExecutor:
             name.removesuffix(".bias") for name, array in arrays.items() if name.endswith(".bias") and array.any()
         )
         """Names of the layers whose bias is not zero everywhere."""
-        self._prepared: OrderedDict[ProductKind, OneProduct] = OrderedDict()
+        self._prepared: OrderedDict[ProductKind, PreparedProduct] = OrderedDict()
         with ExitStack() as opened:
             self.kernels = kernels(cuda, macros_of(dims, self.has_window))
             opened.callback(self.kernels.close)
@@ -98,7 +98,7 @@ class NativeGpuExecutor:
         """See `GpuExecutor.context`."""
         return self._context(self, stream, workspace)
 
-    def product(self, kind: ProductKind) -> OneProduct:
+    def product(self, kind: ProductKind) -> PreparedProduct:
         """Return a product from the cache, or prepare it, which takes cuBLAS 0.1 ms."""
         if kind not in self._prepared:
             if len(self._prepared) == MAX_PRODUCTS:

@@ -16,7 +16,7 @@ from ..precision import Precision
 from ..text.encoded_pairs import TruncationSide
 from ..text.tokenizer import MAX_TOKENS
 from .engine_file import EngineFile
-from .score_error import ScoreError
+from .score_error import ScoreErrorStats
 
 SCHEMA = 3
 """The schema that is written. Schema 1, without label names and prompts, and schema 2, without score errors, can also be
@@ -61,7 +61,7 @@ class BundleModel:
     parity: Mapping[str, Any] | None = None
     backends: Mapping[str, bool] = field(default_factory=dict)
     numerics: Mapping[str, Any] | None = None
-    score_errors: Mapping[str, ScoreError] = field(default_factory=dict)
+    score_errors: Mapping[str, ScoreErrorStats] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:

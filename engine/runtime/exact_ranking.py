@@ -9,9 +9,9 @@ import numpy as np
 
 from ..activation import Floats
 from ..bundle.bundle import Bundle
-from ..bundle.score_error import ScoreError
+from ..bundle.score_error import ScoreErrorStats
 from ..errors import BackendError, BundleError, OptionError
-from ..kernels.support import judged_as
+from ..kernels.support import parity_key
 from ..precision import Precision
 from ..process.forks import OPENING
 from ..scores import raw_relevance
@@ -22,7 +22,7 @@ from .scorer import Scorer, open_scorer
 from .top_k import Rows, exact_top_k
 
 
-def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
+def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreErrorStats:
     """Return the error of a model's scores that the export measured.
 
     Raises BundleError, saying what to do, for a bundle without that figure or without FP32, since exact rankings need both.
@@ -33,7 +33,7 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
             f"{bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
         )
     model = models.get(config.precision.value)
-    place = judged_as(config.backend, config.precision) if config.device == "cpu" else "gpu"
+    place = parity_key(config.backend, config.precision) if config.device == "cpu" else "gpu"
     error = None if model is None else model.score_errors.get(place)
     if error is None:
         known = () if model is None else model.score_errors
@@ -77,12 +77,12 @@ class ExactRankings:
         self._options = options
         self._cheap = cheap
         self._precise: Scorer | None = None
-        self._error: ScoreError | None = None
+        self._error: ScoreErrorStats | None = None
         """The score error of the backend that the model runs on; None if the bundle does not record it."""
         with suppress(BundleError):
             self._error = score_error(bundle, cheap.config)
 
-    def error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreError | None:
+    def error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreErrorStats | None:
         """Return the error of the model's scores if the ranking of `count` items is to be exact, or None if it is to be plain.
 
         `exact=None` means exact if `auto` chose the precision and `is_faster` says so. Raises OptionError and BundleError, saying
@@ -131,7 +131,7 @@ def exact_best(
     *,
     cheap: Scorer,
     precise: Scorer,
-    error: ScoreError,
+    error: ScoreErrorStats,
     activate: Callable[[Floats], Floats],
     progress: Callable[[int], object] = lambda rows: None,
 ) -> tuple[Rows, Scored]:
@@ -151,7 +151,7 @@ def exact_best(
         scored = again.score([items[row] for row in rows.tolist()], precise)
         best = scored.best
         for place, row in enumerate(rows.tolist()):
-            window = (0, 0, 1) if best is None else (best.places[place], best.sizes[place], best.counts[place])
+            window = (0, 0, 1) if best is None else (best.starts[place], best.sizes[place], best.counts[place])
             found[row] = scored.logits[place], window
         relevance = raw_relevance(scored.logits, label)
         return np.where(np.isfinite(relevance), relevance, np.float32(np.inf))
@@ -163,5 +163,5 @@ def exact_best(
     logits = np.array([row for row, _ in chosen], dtype=np.float32).reshape(len(chosen), request.labels)
     if request.windows is None:
         return best.rows, Scored(logits=logits, best=None)
-    places, sizes, counts = np.array([window for _, window in chosen], dtype=np.int64).reshape(-1, 3).T
-    return best.rows, Scored(logits=logits, best=BestWindows(places=places, sizes=sizes, counts=counts))
+    starts, sizes, counts = np.array([window for _, window in chosen], dtype=np.int64).reshape(-1, 3).T
+    return best.rows, Scored(logits=logits, best=BestWindows(starts=starts, sizes=sizes, counts=counts))

@@ -30,11 +30,11 @@ passage's tokens."""
 class BestWindows:
     """For each of n passages, the window with the highest relevance; of equal ones, the first. Arrays are int64 [n].
 
-    `places` is the number of its first token within the passage, `sizes` the number of passage tokens in it, and `counts` the
+    `starts` is the number of its first token within the passage, `sizes` the number of passage tokens in it, and `counts` the
     number of windows of the passage.
     """
 
-    places: Counts
+    starts: Counts
     sizes: Counts
     counts: Counts
 
@@ -134,11 +134,11 @@ class Request:
             best = windowed.offsets[:-1]
         else:
             relevance = raw_relevance(logits, self.label)
-            owners = np.repeat(np.arange(len(counts)), counts)
+            passage_rows = np.repeat(np.arange(len(counts)), counts)
             # Sorted by passage, then by relevance; of equal windows the first comes last.
-            order = np.lexsort((-np.arange(len(owners)), relevance, owners))
+            order = np.lexsort((-np.arange(len(passage_rows)), relevance, passage_rows))
             best = order[windowed.offsets[1:] - 1]
-        return BestWindows(places=windowed.places[best], sizes=windowed.sizes[best], counts=counts)
+        return BestWindows(starts=windowed.window_starts[best], sizes=windowed.sizes[best], counts=counts)
 
     def _joined(self, found: list[Scored]) -> Scored:
         logits = [each.logits for each in found]
@@ -149,7 +149,7 @@ class Request:
             best=None
             if self.windows is None
             else BestWindows(
-                places=np.concatenate([each.places for each in best] or [nothing]),
+                starts=np.concatenate([each.starts for each in best] or [nothing]),
                 sizes=np.concatenate([each.sizes for each in best] or [nothing]),
                 counts=np.concatenate([each.counts for each in best] or [nothing]),
             ),

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..activation import Floats
-from ..bundle.score_error import ScoreError
+from ..bundle.score_error import ScoreErrorStats
 from ..scores import best_first
 
 Rows = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ def exact_top_k(
     estimates: Floats,
     k: int,
     rescore: Callable[[Rows], Floats],
-    error: ScoreError,
+    error: ScoreErrorStats,
     *,
     activate: Callable[[Floats], Floats] = lambda scores: scores,
     weights: Floats | None = None,

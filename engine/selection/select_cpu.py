@@ -7,7 +7,7 @@ from ..backends.registry import ONNX_BACKENDS, installed_backends
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..hardware.cpus import has_vnni, instructions, lacks_sse41, usable_cpus
-from ..kernels.support import KERNELS_VARIABLE, NARROW, faulty_kernels, judged_as, native_kind, why_not_native
+from ..kernels.support import KERNELS_VARIABLE, NARROW, faulty_kernels, native_kind, parity_key, why_not_native
 from ..options import whole
 from ..precision import Precision
 from .execution_config import CpuConfig
@@ -88,7 +88,7 @@ def choose_cpu(
                 )
             )
         )
-    stored = Tuning.stored(bundle, chosen, threads) if tuned and backend == "auto" else None
+    stored = Tuning.load(bundle, chosen, threads) if tuned and backend == "auto" else None
     if stored is not None and stored.backend in able and stored.backend in present:
         return CpuConfig(
             backend=stored.backend,
@@ -122,7 +122,7 @@ def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = 
     if allow_failed:
         return able
     # What was not judged counts as passed, except narrow INT8, which an export judges whenever it can.
-    judged = ((name, judged_as(name, precision)) for name in able)
+    judged = ((name, parity_key(name, precision)) for name in able)
     return tuple(name for name, judgement in judged if passed.get(judgement, judgement != NARROW))
 
 
@@ -163,7 +163,7 @@ def _why_not(bundle: Bundle, precision: Precision) -> str:
     if precision is Precision.FP16:
         return "the backend native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"
     model = bundle.manifest.models.get(precision.value)
-    if model is not None and model.native_file is not None and judged_as("native", precision) == NARROW:
+    if model is not None and model.native_file is not None and parity_key("native", precision) == NARROW:
         failed = NARROW in model.backends
         cause = (
             "the native kernels with 8-bit products (VNNI) cannot be loaded"

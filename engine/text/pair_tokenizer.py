@@ -37,8 +37,8 @@ class PairTokenizer:
     """The largest token type that the tokenizer gives."""
     _name = "the tokenizer"
     """The tokenizer's name in messages."""
-    _joining: PairTemplate | None = None
-    _shortening: tokenizers.Tokenizer | None = None
+    _cached_template: PairTemplate | None = None
+    _cached_truncating: tokenizers.Tokenizer | None = None
     """Created at the first use: how two texts are joined, and the tokenizer with truncation to `max_length`."""
 
     def __init__(
@@ -99,7 +99,7 @@ class PairTokenizer:
         """
         other = copy.copy(self)
         other.max_length = self._checked_length(self._tokenizer, max_length)
-        other._shortening = None
+        other._cached_truncating = None
         return other
 
     def _checked_length(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> int:
@@ -179,7 +179,7 @@ class PairTokenizer:
         (_, whole), (queries, passages) = self._limited(pairs, self.prompt if prompt is None else prompt, limits)
         windowed = self._windowed(queries, passages, windows)
         left = passages[1] - whole[1]  # tokens that each passage lost at its beginning
-        return replace(windowed, places=windowed.places + np.repeat(left, np.diff(windowed.offsets)))
+        return replace(windowed, window_starts=windowed.window_starts + np.repeat(left, np.diff(windowed.offsets)))
 
     def count_windows(
         self,
@@ -239,12 +239,12 @@ class PairTokenizer:
         cut = windows.cut(queries[2], passages, special_tokens=self._template.special_tokens)
         ids, starts, lengths = queries
         return WindowedPairs(
-            queries=(ids, starts[cut.owners], lengths[cut.owners]),
+            queries=(ids, starts[cut.passage_rows], lengths[cut.passage_rows]),
             passages=cut.spans,
             template=self._template,
             length=windows.length,
             offsets=cut.offsets,
-            places=cut.places,
+            window_starts=cut.window_starts,
         )
 
     def _spans(self, pairs: Sequence[tuple[str, str]], prompt: str) -> tuple[Spans, Spans]:
@@ -303,20 +303,20 @@ class PairTokenizer:
     # Not cached_property: before Python 3.12 it has a lock, which could stay locked for ever in a forked process.
     @property
     def _template(self) -> PairTemplate:
-        if self._joining is None:
-            self._joining = PairTemplate.of(self._tokenizer)
-        return self._joining
+        if self._cached_template is None:
+            self._cached_template = PairTemplate.of(self._tokenizer)
+        return self._cached_template
 
     @property
     def _truncating(self) -> tokenizers.Tokenizer:
-        if self._shortening is None:
+        if self._cached_truncating is None:
             # A copy: setting truncation while a thread encodes with the tokenizer raises "Already borrowed".
             tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
             tokenizer.enable_truncation(
                 max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
             )
-            self._shortening = tokenizer
-        return self._shortening
+            self._cached_truncating = tokenizer
+        return self._cached_truncating
 
 
 def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = None) -> None:

@@ -14,8 +14,8 @@ from ...engine.bundle.bundle import Bundle
 from ...engine.bundle.manifest import ONNX_FILES, BundleModel
 from ...engine.bundle.native_weights import NativeModel
 from ...engine.cross_encoder import CrossEncoder
-from ...engine.kernels.instruction_sets import KINDS
-from ...engine.kernels.support import NARROW, judged_as, only_kinds, why_not_native
+from ...engine.kernels.instruction_sets import PROCESSOR_KINDS
+from ...engine.kernels.support import NARROW, only_kinds, parity_key, why_not_native
 from ...engine.precision import Precision
 from ..graph.writer import graph_of, onnx_from_checkpoint, save_checked
 from ..parity.judge import DEFAULT_BACKEND
@@ -97,7 +97,7 @@ def int8_narrow(context: ExportContext) -> StepResult | None:
     model = context.builder.models["int8"]
     if NARROW in model.backends:
         return None
-    with only_kinds(*(kind.name for kind in KINDS if kind.int8 == "narrow")):
+    with only_kinds(*(kind.name for kind in PROCESSOR_KINDS if kind.int8 == "narrow")):
         if why_not_native(Precision.INT8):
             return None
         result = _judged_native(context, context.builder.bundle_with(Precision.INT8, model))
@@ -108,7 +108,7 @@ def int8_narrow(context: ExportContext) -> StepResult | None:
 def _judged_native(context: ExportContext, bundle: Bundle) -> StepResult:
     """Judge the native weights of a bundle with the kernels that run here."""
     report = context.judge.report(bundle, Precision.INT8, backend="native")
-    place = judged_as("native", Precision.INT8)
+    place = parity_key("native", Precision.INT8)
     model = with_score_error(bundle.manifest.models["int8"], place, report)
     return StepResult(report=report, model=replace(model, backends={**model.backends, place: bool(report)}))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrt.calibration.quantization import Quantization
-from crossrt.calibration.quantization_search import TokenError, choose_quantization
+from crossrt.calibration.quantization_search import TokenErrorMeasure, choose_quantization
 from crossrt.calibration.ranges import LEVELS
 from crossrt.calibration.recipe import Recipe
 from crossrt.calibration.tensor_stats import TensorStats
@@ -66,7 +66,7 @@ def test_an_outlying_channel_is_smoothed_or_kept_by_token_and_not_by_minmax() ->
     assert plain.smoothing_factors is None
     assert plain.outlier_channels == ()
     assert found.smoothing_factors is not None or 3 in found.outlier_channels
-    error = TokenError(seen, [matrix])
+    error = TokenErrorMeasure(seen, [matrix])
     assert error(found) < error(plain) / 10
 
 
@@ -93,7 +93,7 @@ def test_the_error_of_a_token_counts_by_its_own_norm() -> None:
     seen, matrix = activation(), weight()
     loud = replace(seen, rows=np.concatenate([seen.rows, seen.rows[:1] * 1000]))
     quantization = Quantization(scale=4 / LEVELS)
-    quiet, with_loud = (TokenError(one, [matrix])(quantization) for one in (seen, loud))
+    quiet, with_loud = (TokenErrorMeasure(one, [matrix])(quantization) for one in (seen, loud))
     assert with_loud < quiet + 2 / len(loud.rows), "one clipped token of 601 cannot weigh more than itself"
 
 

@@ -41,6 +41,6 @@ def test_int8_with_activations_of_7_bits_is_other_work(
     )
     found = []
     for name in ("native", NARROW):
-        monkeypatch.setattr(model_config, "judged_as", lambda backend, precision, name=name: name)
+        monkeypatch.setattr(model_config, "parity_key", lambda backend, precision, name=name: name)
         found.append(config.work)
     assert found[0] != found[1]

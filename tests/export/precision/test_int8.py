@@ -26,7 +26,7 @@ from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
 from crossrt.engine.kernels.instruction_sets import KINDS
-from crossrt.engine.kernels.support import judged_as, only_kinds, why_not_native
+from crossrt.engine.kernels.support import only_kinds, parity_key, why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
 from crossrt.engine.selection.select import choose_execution
@@ -78,7 +78,7 @@ def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, ca
     assert model.parity["passed"]
     assert model.parity["ranking"]["top10_overlap"] >= 0.96
     assert model.parity["ranking"]["queries"] >= 20
-    judged = {judged_as(backend, Precision.INT8) for backend in installed_backends(Precision.INT8)}
+    judged = {parity_key(backend, Precision.INT8) for backend in installed_backends(Precision.INT8)}
     assert {name: passed for name, passed in model.backends.items() if name != "native_narrow"} == dict.fromkeys(
         judged - {"native_narrow"}, True
     )
@@ -241,7 +241,7 @@ def test_int8_of_7_bits_is_taken_only_where_it_was_judged(exported: Bundle, monk
     """As on a processor with AVX2 alone, which gives other scores than those that `native` speaks of."""
     select = "crossrt.engine.selection.select_cpu"
     monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "native"))
-    monkeypatch.setattr(f"{select}.judged_as", lambda name, _: "native_narrow" if name == "native" else name)
+    monkeypatch.setattr(f"{select}.parity_key", lambda name, _: "native_narrow" if name == "native" else name)
     models = exported.manifest.models
 
     def chosen(backends: dict[str, bool], **words: Any) -> str:
@@ -304,7 +304,7 @@ def test_int8_of_7_bits_is_judged_where_it_can_be_computed(exported: Bundle) -> 
     with only_kinds("avx2"):
         able = not why_not_native(Precision.INT8)
     assert ("native_narrow" in model.backends) == ("native_narrow" in model.score_errors) == able
-    if able and judged_as("native", Precision.INT8) == "native":
+    if able and parity_key("native", Precision.INT8) == "native":
         report = json.loads((exported.path / "parity.int8.native.narrow.json").read_text())
         assert "activations of 7 bits" in report["backend"]
         # Half as many steps: about twice the error.
@@ -334,7 +334,7 @@ def test_a_lesser_processor_computes_int8_as_it_was_judged(
         with CrossEncoder(exported.path, precision="int8", device="cpu") as model:
             assert (model.backend == "native") == (native is not None)
             assert loaded_kernels == ([] if native is None else [f"native_{native}"])
-            error = model_of.score_errors[judged_as(model.backend, Precision.INT8)]
+            error = model_of.score_errors[parity_key(model.backend, Precision.INT8)]
             assert np.abs(model.logits(pairs) - exact).max() < 6 * error.deviation, kind.name
 
 
@@ -352,7 +352,7 @@ def test_native_weights_that_lose_the_order_are_left_out(
 
         return changed
 
-    monkeypatch.setattr(native, "balanced", worse(native.optimized_smoothing))
+    monkeypatch.setattr(native, "optimized_smoothing", worse(native.optimized_smoothing))
     monkeypatch.setattr("crossrt.export.steps.int8.installed_backends", lambda *_: ("onnxruntime",))  # and natively
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)

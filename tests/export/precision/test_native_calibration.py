@@ -332,7 +332,7 @@ def test_gradients_are_brought_into_the_order_and_the_units_of_the_weights(
             given.append(_direction(np.sqrt(np.diag(weight.T @ gradients @ weight))))
         return rounded(weight, moments, gradients)
 
-    monkeypatch.setattr(native_weights, "balanced", balance)
+    monkeypatch.setattr(native_weights, "optimized_smoothing", balance)
     monkeypatch.setattr(native_weights, "rounded", keep)
     monkeypatch.setattr(native_weights, "unrotating", lambda weight: weight)
     monkeypatch.setattr(native_weights._ArrayBuilder, "_outlier_channels", lambda *_: np.arange(4))
