@@ -14,7 +14,7 @@ from ..server.dialects.request_error import RequestError
 from ..server.http.api_keys import ApiKeys
 from ..server.http.request_body import Message, Receive, Send
 from ..server.models.served_model import Opener, ServedModel
-from ..server.routes import LIVENESS, PROBES, SCORING
+from ..server.routes import LIVENESS, PROBES, SCORING_ROUTES
 from ..server.serving import opened
 from ..server.settings import Settings
 from ..server.state import State
@@ -27,7 +27,7 @@ NAMED: ContextVar[str | None] = ContextVar("named", default=None)
 """Name of the bundle in the header of the current request."""
 
 
-SCORING_PATHS = frozenset(route.path for route in SCORING)
+SCORING_PATHS = frozenset(route.path for route in SCORING_ROUTES)
 READINESS = frozenset(PROBES) - frozenset(LIVENESS)
 
 

@@ -55,7 +55,7 @@ class Body(msgspec.Struct, kw_only=True):
         """Return the job to score. Raises RequestError for a body with fields that are not allowed."""
         raise NotImplementedError
 
-    def answer(self, outcome: Outcome, context: Context) -> bytes:
+    def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """Return the answer as JSON."""
         raise NotImplementedError
 

@@ -44,9 +44,9 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: i
             raise _too_large(most)
         parts.append(part)
         more = message.get("more_body", False)
-        if more and (patience := too_slow(receive)) is not None:
+        if more and (seconds := too_slow(receive)) is not None:
             raise RequestError(
-                "slow_body", f"the body did not arrive within {patience:g} s (--body-timeout); send it faster"
+                "slow_body", f"the body did not arrive within {seconds:g} s (--body-timeout); send it faster"
             )
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..dialects.request_error import RequestError
 
-MEMORY = 30.0
+DECAY_SECONDS = 30.0
 """Seconds of work after which a speed measurement has lost two thirds of its weight."""
 MAX_WAIT_SECONDS = 600
 
@@ -67,6 +67,6 @@ class TokenQueue:
         """Count the time since `_last` as time with work."""
         now = self._clock()
         elapsed, self._last = now - self._last, now
-        kept = math.exp(-elapsed / MEMORY)
+        kept = math.exp(-elapsed / DECAY_SECONDS)
         self._scored *= kept
         self._busy = self._busy * kept + elapsed

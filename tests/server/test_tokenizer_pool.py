@@ -13,10 +13,10 @@ from crossrt.engine.text.windows import WindowCounts, Windows
 from crossrt.server.dialects.job import Job
 from crossrt.server.dialects.request_error import RequestError
 from crossrt.server.models import tokenizing
+from crossrt.server.models.job_scorer import JobScorer
 from crossrt.server.models.model_settings import ModelLimits, ModelSettings
-from crossrt.server.models.scoring import Scoring
-from crossrt.server.models.served_model import Opened, ServedModel
-from crossrt.server.models.tokenizing import PIECE_CHARACTERS, PIECE_TEXTS, Tokenizing, piece_end
+from crossrt.server.models.served_model import OpenModel, ServedModel
+from crossrt.server.models.tokenizer_pool import PIECE_CHARACTERS, PIECE_TEXTS, TokenizerPool, piece_end
 
 
 class Turns:
@@ -27,7 +27,7 @@ class Turns:
         self.order: list[str] = []
         self._left: dict[str, int] = {}
         self._arrivals: list[tuple[str, tuple[str, int, int, float, float]]] = []
-        self._tokenizing = Tokenizing(self._work)
+        self._tokenizing = TokenizerPool(self._work)
 
     def add(self, name: str, pieces: int, priority: int, now: float, characters: float) -> None:
         self._left[name] = pieces
@@ -133,7 +133,7 @@ def test_a_job_with_exact_is_tokenized_once() -> None:
     async def run() -> tuple[int, set[float]]:
         model: Any = Model()
         model.go_on.set()
-        scoring = Scoring(model, ModelSettings(name="m", bundle="b"))
+        scoring = JobScorer(model, ModelSettings(name="m", bundle="b"))
         outcome = await scoring.start(job(3, None, exact=True)).future
         await asyncio.to_thread(scoring.close)
         return int(model.calls), {*outcome.relevance}
@@ -145,7 +145,7 @@ def test_a_job_with_exact_is_tokenized_once() -> None:
 def test_a_job_that_is_given_up_is_tokenized_no_further(windows: Windows | None) -> None:
     async def run() -> int:
         model: Any = Model()
-        scoring = Scoring(model, ModelSettings(name="m", bundle="b"))
+        scoring = JobScorer(model, ModelSettings(name="m", bundle="b"))
         begun = scoring.start(job(5, windows))
         await asyncio.to_thread(model.began.wait, 30)
         scoring.give_up(begun, RequestError("deadline", "too late"))
@@ -163,7 +163,7 @@ def test_a_job_with_too_many_tokens_is_tokenized_no_further(windows: Windows | N
     async def run() -> int:
         model: Any = Model()
         limits = ModelLimits(max_request_tokens=2 * PIECE_TEXTS - 1)
-        scoring = Scoring(model, ModelSettings(name="m", bundle="b", limits=limits))
+        scoring = JobScorer(model, ModelSettings(name="m", bundle="b", limits=limits))
         model.go_on.set()
         begun = scoring.start(job(5, windows))
         with pytest.raises(RequestError, match=r"more than 512 tokens.*and 511 are allowed"):
@@ -185,7 +185,7 @@ def test_a_system_without_threads_for_a_job_leaves_nothing_in_the_queue(
         model: Any = Model()
         model.go_on.set()
         served = ServedModel(ModelSettings(name="m", bundle="b"), lambda settings: model)
-        served._opened = Opened(model, served.settings)
+        served._opened = OpenModel(model, served.settings)
         scoring = served._opened.scoring
         kept: Any = getattr(scoring, name)
         pool = kept._threads if name == "_tokenizing" else kept
