@@ -47,9 +47,9 @@ from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.measurement.environment import commit, machine
 from crossrt.speed.bench import bench
+from crossrt.speed.bench_configs import Missing, bench_configs
 from crossrt.speed.ceiling.ceilings import ceilings, higher
 from crossrt.speed.ceiling.shares import with_shares
-from crossrt.speed.lineup import Missing, lineup
 from crossrt.speed.measure import LIST, Plan
 from crossrt.speed.operations import flops_of
 from crossrt.speed.result.rounding import rounded, width_of
@@ -139,7 +139,7 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
     """Measure all precisions of one bundle on all backends, and add the figures of the model's card."""
     rows = [
         row
-        for row in lineup([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
+        for row in bench_configs([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
         # ONNX Runtime has no BF16 on a CPU. What OpenVINO cannot run here stays as a row that says so.
         if not (isinstance(row, Missing) and row.backend != "openvino")
     ]

@@ -1,4 +1,4 @@
-"""`lineup` makes the rows of an evaluation. Each is a model, an exact ranking or a cascade."""
+"""`ranker_configs` makes the rows of an evaluation. Each is a model, an exact ranking or a cascade."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from ..engine.errors import OptionError
 from ..engine.options import whole
 from ..engine.precision import Precision
 from ..measurement.cascade_config import CascadeConfig
-from ..measurement.model_config import FP32_ALONE, ModelConfig
+from ..measurement.model_config import EXACT_NEEDS_CHEAPER_PRECISION, ModelConfig
 
 RankerConfig = ModelConfig | CascadeConfig
 
 
-def lineup(
+def ranker_configs(
     models: Sequence[ModelConfig],
     *,
     exact_top_k: int | None = None,
@@ -30,9 +30,9 @@ def lineup(
     for model in models:
         rows.append(model)
         if exact_top_k is not None and model.precision is not Precision.FP32:
-            rows.append(model.exactly(whole("the top k of exact rankings", exact_top_k, least=1)))
+            rows.append(model.with_exact_top_k(whole("the top k of exact rankings", exact_top_k, least=1)))
     if exact_top_k is not None and len(rows) == len(models):
-        raise OptionError(FP32_ALONE)
+        raise OptionError(EXACT_NEEDS_CHEAPER_PRECISION)
     known = {row.label for row in rows}
     rows += [model for model in first if model.label not in known]
     for small in first:
