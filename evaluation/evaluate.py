@@ -49,8 +49,8 @@ def evaluate(
     """Rerank the collection's candidates with each row, measure all rankings, and write everything into `folder`.
 
     The caller has locked the folder with `locked_folder`. `configs` come from `ranker_configs`. A row that leaves passages out,
-    such as a cascade, comes after the row that ranks these passages. `LABEL.run.trec` is the run of a row, `queries.jsonl` holds the
-    measures of every query, and `result.json` the result.
+    such as a cascade, comes after the row that ranks these passages. `LABEL.run.trec` is the run of a row, `queries.jsonl` holds
+    the measures of every query, and `result.json` the result.
 
     Queries are scored one at a time, and each is flushed to disk before the next. An interrupted evaluation therefore continues
     where it stopped, and its output has the same bytes except for the times. Finished runs are not computed again. `baseline` is

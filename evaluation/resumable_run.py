@@ -52,8 +52,8 @@ class ResumableRun:
     notes how much of it is valid. A later process can continue from there, however this one ended. The checkpoint stays when the
     run is finished, so that a finished run is not computed again, and continues when more queries are asked for.
 
-    `fingerprint` is what the scores depend on, as JSON. An existing run with another one, or with more than `queries` queries, is refused
-    with DataFileError unless `restart` deletes it.
+    `fingerprint` is what the scores depend on, as JSON. An existing run with another one, or with more than `queries` queries, is
+    refused with DataFileError unless `restart` deletes it.
     """
 
     def __init__(self, target: Path, *, fingerprint: Mapping[str, Any], queries: int, restart: bool = False) -> None:

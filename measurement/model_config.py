@@ -46,7 +46,8 @@ class ModelConfig:
     """A row of an evaluation or a benchmark. `label` is the bundle's name and the precision, such as `minilm-l6.fp32`.
 
     With `top_k` the row is an exact ranking, which finds the best `top_k` of a list as FP32 ranks them; see `with_exact_top_k`.
-    Otherwise the model scores the whole list. `rest_label` is the label of the row that ranks the passages that this one leaves out.
+    Otherwise the model scores the whole list. `rest_label` is the label of the row that ranks the passages that this one leaves
+    out.
     """
 
     label: str
