@@ -1,12 +1,12 @@
 """`CalibrationSet`: a random sample of real pairs, with its seed and hash."""
 
-import hashlib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.errors import DataFileError
+from ..engine.files.digests import texts_sha256
 from ..engine.files.trec import read_collection, read_pairs
 from ..engine.options import whole
 
@@ -43,13 +43,8 @@ class CalibrationSet:
             unique = random.Random(seed).sample(unique, size)
         if not unique:
             raise DataFileError(f"{source} holds no pairs")
-        digest = hashlib.sha256()
-        for pair in unique:
-            for text in pair:
-                data = text.encode("utf-8", "surrogatepass")
-                # With the lengths, ("ab", "c") and ("a", "bc") have different hashes.
-                digest.update(len(data).to_bytes(8, "little") + data)
-        return cls(pairs=tuple(unique), source=source, seed=seed, sha256=digest.hexdigest())
+        sha256 = texts_sha256(text for pair in unique for text in pair)
+        return cls(pairs=tuple(unique), source=source, seed=seed, sha256=sha256)
 
     @classmethod
     def builtin(cls) -> "CalibrationSet":

@@ -1,12 +1,12 @@
 """`JudgingSet`: lists of candidates on which the rankings of a precision are judged."""
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.errors import DataFileError
+from ..engine.files.digests import texts_sha256
 from ..engine.files.trec import read_collection, read_qrels
 
 MIN_QUERIES = 20
@@ -57,14 +57,10 @@ class JudgingSet:
         most = max(MIN_QUERIES, MAX_PAIRS // max(len(ids) for ids in long.values()))
         if len(long) > most:
             long = {query: long[query] for query in sorted(random.Random(seed).sample(sorted(long), most))}
-        digest = hashlib.sha256()
-        for query, ids in long.items():
-            for text in (queries[query], *(passages[passage] for passage in ids)):
-                data = text.encode("utf-8", "surrogatepass")
-                digest.update(len(data).to_bytes(8, "little") + data)
-        return cls(
-            queries=queries, passages=passages, candidates=long, qrels=qrels, source=source, sha256=digest.hexdigest()
+        sha256 = texts_sha256(
+            text for query, ids in long.items() for text in (queries[query], *(passages[passage] for passage in ids))
         )
+        return cls(queries=queries, passages=passages, candidates=long, qrels=qrels, source=source, sha256=sha256)
 
     @classmethod
     def from_trec(
