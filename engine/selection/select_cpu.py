@@ -60,34 +60,7 @@ def choose_cpu(
     if precision == "auto" and not {*able} & {*present} & ({*able} if backend == "auto" else {backend}):
         chosen = Precision.FP32
         present, able = installed_backends(chosen), able_backends(bundle, chosen)
-    if backend not in ("auto", *able):
-        if backend == "native":
-            raise BackendError(_why_not(bundle, chosen))
-        if chosen is Precision.BF16 and backend != "openvino":
-            raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
-        raise BackendError(
-            f"the {chosen.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there say "
-            "why. Take another backend, or this one as it is with allow_failed=True"
-        )
-    missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
-    reasons = _why_missing(missing, chosen)
-    if backend != "auto" and missing:
-        raise BackendError(
-            f"the backend {reasons[0]}; use another backend, or another precision"
-            if reasons
-            else f'{backend} is not installed: pip install "crossrt[cpu]"'
-        )
-    if len(missing) == len(able):
-        raise BackendError(
-            "; ".join(
-                (
-                    'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
-                    if able == ONNX_BACKENDS
-                    else f'{chosen.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"',
-                    *reasons,
-                )
-            )
-        )
+    _check_backend(bundle, chosen, backend, able, present)
     stored = Tuning.load(bundle, chosen, threads) if tuned and backend == "auto" else None
     if stored is not None and stored.backend in able and stored.backend in present:
         return CpuConfig(
@@ -110,6 +83,43 @@ def choose_cpu(
         batch_size=32,
         reason=reason,
     )
+
+
+def _check_backend(
+    bundle: Bundle, precision: Precision, backend: str, able: Sequence[str], present: Sequence[str]
+) -> None:
+    """Raise BackendError, saying what to do, unless the backend, or one of `able` for `auto`, can compute the precision here.
+
+    `able` are the backends that can compute the bundle in this precision, and `present` those that are installed.
+    """
+    if backend not in ("auto", *able):
+        if backend == "native":
+            raise BackendError(_why_not(bundle, precision))
+        if precision is Precision.BF16 and backend != "openvino":
+            raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
+        raise BackendError(
+            f"the {precision.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there "
+            "say why. Take another backend, or this one as it is with allow_failed=True"
+        )
+    missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
+    reasons = _why_missing(missing, precision)
+    if backend != "auto" and missing:
+        raise BackendError(
+            f"the backend {reasons[0]}; use another backend, or another precision"
+            if reasons
+            else f'{backend} is not installed: pip install "crossrt[cpu]"'
+        )
+    if len(missing) == len(able):
+        raise BackendError(
+            "; ".join(
+                (
+                    'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
+                    if able == ONNX_BACKENDS
+                    else f'{precision.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"',
+                    *reasons,
+                )
+            )
+        )
 
 
 def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = False) -> tuple[str, ...]:
