@@ -65,11 +65,9 @@ class CalibrationSet:
         return self.sample(remaining, source=self.source, size=min(size, len(remaining)), seed=self.seed)
 
     @classmethod
-    def from_pairs_file(
-        cls, path: Path, *, size: int | None = None, seed: int = 0, source: str | None = None
-    ) -> "CalibrationSet":
+    def from_pairs_file(cls, path: Path, *, size: int | None = None, source: str | None = None) -> "CalibrationSet":
         """Draw from a file of `query <tab> passage` lines."""
-        return cls.sample(read_pairs(path), source=source or path.name, size=size, seed=seed)
+        return cls.sample(read_pairs(path), source=source or path.name, size=size)
 
     @classmethod
     def from_trec(

@@ -47,10 +47,9 @@ class PairTokenizer:
         *,
         max_length: int,
         truncation_side: TruncationSide = "right",
-        prompt: str | None = None,
     ) -> None:
         # A copy, since removing truncation and padding would change the caller's tokenizer.
-        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, truncation_side, prompt)
+        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, truncation_side, prompt=None)
 
     def _open(
         self, tokenizer: tokenizers.Tokenizer, max_length: int, truncation_side: TruncationSide, prompt: str | None

@@ -177,18 +177,6 @@ def test_what_is_closed_cannot_be_used(cuda: Any) -> None:
         stream.synchronize()
 
 
-def test_a_borrowed_stream_is_used_and_not_freed() -> None:
-    device = MemoryDevice()
-    with device.current():
-        owner = Stream(device)
-        borrowed = Stream(device, borrowed=owner.handle)
-        borrowed.synchronize()
-        borrowed.close()
-        owner.synchronize()
-        owner.close()
-    assert device.left_behind == []
-
-
 def test_without_bindings_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
     with pytest.raises(BackendError, match=r"crossrt\[tensorrt\]"):
