@@ -55,8 +55,8 @@ class GpuLane:
             self._workspace = self._on_device(executor.workspace or ALIGNMENT, "to compute it in", opened)
             self._context = executor.context(self._stream.handle, self._workspace.handle)
             opened.callback(self._context.close)
-            input_size = max(self._offsets(shape)[1] for shape in self._layout.largest)
-            logits_size = max(rows for rows, _ in self._layout.largest) * labels * executor.output.itemsize
+            input_size = max(self._offsets(shape)[1] for shape in self._layout.max_shapes)
+            logits_size = max(rows for rows, _ in self._layout.max_shapes) * labels * executor.output.itemsize
             self._host, self._device = self._buffers(input_size, opened)
             self._host_logits, self._device_logits = self._buffers(logits_size, opened)
             opened.callback(self._drop_graphs)

@@ -104,7 +104,7 @@ def test_a_given_smoothing_is_taken() -> None:
     greatest, columns = seen.magnitude, np.abs(matrix).max(axis=0)
     expected = np.sqrt(greatest / columns)  # SmoothQuant's equation 4 at one half
     np.testing.assert_allclose(found.smoothing_factors / found.smoothing_factors[0], expected / expected[0], rtol=1e-4)
-    assert choose_quantization(seen, [matrix], Recipe(smoothing=0.0)).smoothing is None
+    assert choose_quantization(seen, [matrix], Recipe(smoothing=0.0)).smoothing_factors is None
 
 
 def test_the_range_covers_tokens_that_are_not_in_the_sample() -> None:
