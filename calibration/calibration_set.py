@@ -35,7 +35,7 @@ class CalibrationSet:
         """Draw `size` pairs, by default all. Raises OptionError for a size below one and DataFileError for too few pairs."""
         unique = list(dict.fromkeys(pairs))
         if size is not None:
-            size = whole("size", size, least=1, hint=", or None for all pairs")
+            size = whole("size", size, minimum=1, hint=", or None for all pairs")
             if len(unique) < size:
                 raise DataFileError(
                     f"{source} holds {len(unique)} different pairs, and {size} are wanted; give more pairs"

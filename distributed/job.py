@@ -111,12 +111,12 @@ def rerank(
         "top_k": top_k if whole_lists else None,
         "exact": exact if whole_lists else None,
         "windows": windows,
-        "batch_size": whole("batch_size", batch_size, least=1),
+        "batch_size": whole("batch_size", batch_size, minimum=1),
     }
     folder = Folder(_absolute(out.with_name(f"{out.name}.parts") if parts is None else parts))
     place, opened = _bundle(bundle, source or {})
     work = _work(place, opened, _absolute(store), folder, model=model, rank=rank, skip=on_error == SKIP)
-    identity = _identity(work, block=whole("block", block, least=1), cut=whole("cut", cut, least=1))
+    identity = _identity(work, block=whole("block", block, minimum=1), cut=whole("cut", cut, minimum=1))
     candidates = Candidates(run, queries, depth=depth)
     check_ray(ray)
     with _own(folder):

@@ -292,7 +292,7 @@ class CrossEncoder(CrossEncoderAttributes):
         compatibility.refuse({"pool": pool, **others}, CrossEncoder.rank)
         self.check_device(device)
         if top_k is not None:
-            top_k = whole("top_k", top_k, least=0, hint=", or None for all")
+            top_k = whole("top_k", top_k, minimum=0, hint=", or None for all")
         check_text(query, "the query")
         self._need_label()  # fail before computing anything
         self._activation(activation_fn)
@@ -322,7 +322,7 @@ class CrossEncoder(CrossEncoderAttributes):
             if limits:
                 raise OptionError("limits are for texts: a store holds tokens, which were cut when it was prepared")
             passage_ids = passage_ids if isinstance(passage_ids, str) else list(passage_ids)
-            source = self._stored(passages, query, passage_ids, prompt)
+            source = self._stored_passages(passages, query, passage_ids, prompt)
             items = list(passage_ids)
         else:
             texts = checked_passages(documents)
@@ -335,7 +335,9 @@ class CrossEncoder(CrossEncoderAttributes):
             cancellation=cancellation,
         )
         with _progress(show_progress_bar, len(items)) as progress:
-            rows, found = self._best(request, items, top_k, activation_fn, bool(apply_softmax), exact, progress)
+            rows, found = self._score_candidates(
+                request, items, top_k, activation_fn, bool(apply_softmax), exact, progress
+            )
         scores = self.relevance(found.logits, activation_fn, apply_softmax=bool(apply_softmax))
         if np.isnan(scores).any():
             raise BackendError(
@@ -429,7 +431,7 @@ class CrossEncoder(CrossEncoderAttributes):
         once the model is closed.
         """
         return self._scorer.submit(
-            pairs, batch_size=whole("batch_size", batch_size, least=1), priority=whole("priority", priority)
+            pairs, batch_size=whole("batch_size", batch_size, minimum=1), priority=whole("priority", priority)
         )
 
     def run(self, batch: Batch) -> Floats:
@@ -456,10 +458,10 @@ class CrossEncoder(CrossEncoderAttributes):
 
         Raises StoreError for an id that the store lacks and for a store that was prepared for another tokenizer.
         """
-        request = self._request(self._stored(passages, query, passage_ids, prompt), batch_size, windows)
+        request = self._request(self._stored_passages(passages, query, passage_ids, prompt), batch_size, windows)
         return request.score(passage_ids, self._scorer).logits
 
-    def _stored(
+    def _stored_passages(
         self, passages: PassageStore, query: str, passage_ids: Sequence[str], prompt: str | None
     ) -> StoredPassages:
         check_text(query, "the query")
@@ -484,14 +486,14 @@ class CrossEncoder(CrossEncoderAttributes):
             self._check_windows(windows)
         return Request(
             source=source,
-            labels=self.num_labels,
-            label=self._relevant_label,
-            batch_size=whole("batch_size", batch_size, least=1),
+            num_labels=self.num_labels,
+            relevant_label=self._relevant_label,
+            batch_size=whole("batch_size", batch_size, minimum=1),
             windows=windows,
             counter=self._counter,
         )
 
-    def _best(
+    def _score_candidates(
         self,
         request: Request,
         items: Sequence[Any],
@@ -503,7 +505,7 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> tuple[npt.NDArray[np.int64], Scored]:
         """Return the rows to rank, and their scores. The rows include the `top_k` best."""
         everything = np.arange(len(items))
-        error = self._exact.error(exact, top_k, len(items))
+        error = self._exact.error_if_exact(exact, top_k, len(items))
         if error is None or top_k is None:
             return everything, request.score(items, self._scorer, progress=progress)
         activation: Activation = "identity"
@@ -629,7 +631,7 @@ class CrossEncoder(CrossEncoderAttributes):
     def _tokenizer_for(self, max_length: int | None) -> PairTokenizer:
         """Return a tokenizer that truncates pairs to `max_length`. The tokenizer file is read once, when the model is opened."""
         manifest = self.bundle.manifest
-        if max_length is not None and whole("max_length", max_length, least=1) > manifest.max_positions:
+        if max_length is not None and whole("max_length", max_length, minimum=1) > manifest.max_positions:
             raise OptionError(
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
@@ -674,7 +676,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def _check_labels(self, num_labels: Any) -> None:
         labels = self.bundle.manifest.labels
-        if num_labels is not None and whole("num_labels", num_labels, least=1) != labels:
+        if num_labels is not None and whole("num_labels", num_labels, minimum=1) != labels:
             raise OptionError(
                 f"num_labels={num_labels}, but the model has {labels}: another head would have random weights"
             )

@@ -30,7 +30,7 @@ def ranker_configs(
     for model in models:
         rows.append(model)
         if exact_top_k is not None and model.precision is not Precision.FP32:
-            rows.append(model.with_exact_top_k(whole("the top k of exact rankings", exact_top_k, least=1)))
+            rows.append(model.with_exact_top_k(whole("the top k of exact rankings", exact_top_k, minimum=1)))
     if exact_top_k is not None and len(rows) == len(models):
         raise OptionError(EXACT_NEEDS_CHEAPER_PRECISION)
     known = {row.label for row in rows}
@@ -39,7 +39,7 @@ def ranker_configs(
         for model in models:
             if small.precision is model.precision and small.bundle.path.resolve() != model.bundle.path.resolve():
                 rows += [
-                    CascadeConfig(first=small, second=model, keep=whole("--keep", count, least=1)) for count in keep
+                    CascadeConfig(first=small, second=model, keep=whole("--keep", count, minimum=1)) for count in keep
                 ]
     if first and not any(isinstance(row, CascadeConfig) for row in rows):
         raise OptionError(f"{first[0].bundle.path} cannot stand in front of itself; name another bundle with --first")

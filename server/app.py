@@ -83,7 +83,7 @@ class App:
         """Return the response to a request for scores. Raises RequestError and ClientGoneError."""
         state, settings = self.state, self.state.settings
         state.keys.check(request.headers)
-        body = await read_body(receive, request.headers, most=settings.max_payload)
+        body = await read_body(receive, request.headers, max_bytes=settings.max_payload)
         request.body = route.decode(body)
         job = request.body.job()
         model = request.model = state.model(request.body.model)

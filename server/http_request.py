@@ -41,15 +41,15 @@ class HttpRequest:
         self.run: JobRun | None = None
         self.outcome: Outcome | None = None
 
-    def seconds_left(self, most: float) -> float:
-        """Return the seconds that the request may still take: `most` from its start, or less with the header x-request-timeout.
+    def seconds_left(self, limit: float) -> float:
+        """Return the seconds that the request may still take: `limit` from its start, or less with the header x-request-timeout.
 
         Raises RequestError for a header that is not a positive number.
         """
         asked = self.headers.get(b"x-request-timeout")
         if asked is not None:
-            most = min(most, _seconds(asked))
-        return most - (perf_counter() - self.started)
+            limit = min(limit, _seconds(asked))
+        return limit - (perf_counter() - self.started)
 
     def scored_response(self, outcome: Outcome, run: JobRun, model: ServedModel) -> Response:
         """Return the response with the scores."""

@@ -55,7 +55,7 @@ class Bundle:
         path = Path(path)
         manifest_file = path / MANIFEST
         try:
-            text = read_text(manifest_file, most=MAX_BYTES)
+            text = read_text(manifest_file, max_bytes=MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_file():
                 raise BundleError(

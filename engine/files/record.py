@@ -30,18 +30,18 @@ Record = TypeVar("Record")
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file as `parsed` does. Raises OSError for a file that cannot be read."""
-    return parsed(read_text(path, most=MAX_BYTES))
+    return parsed(read_text(path, max_bytes=MAX_BYTES))
 
 
-def read_text(path: Path, *, most: int) -> str:
-    """Return the text of a UTF-8 file of at most `most` bytes.
+def read_text(path: Path, *, max_bytes: int) -> str:
+    """Return the text of a UTF-8 file of at most `max_bytes` bytes.
 
     Raises OSError for a file that cannot be read, and ValueError for a larger file and for one that is not UTF-8.
     """
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes, which is no size for such a file")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes, which is no size for such a file")
     return content.decode()
 
 

@@ -82,7 +82,7 @@ class ExactRankings:
         with suppress(BundleError):
             self._error = score_error(bundle, cheap.config)
 
-    def error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreErrorStats | None:
+    def error_if_exact(self, exact: bool | None, top_k: int | None, count: int) -> ScoreErrorStats | None:
         """Return the error of the model's scores if the ranking of `count` items is to be exact, or None if it is to be plain.
 
         `exact=None` means exact if `auto` chose the precision and `is_faster` says so. Raises OptionError and BundleError, saying
@@ -141,8 +141,8 @@ def exact_best(
     `activate` must be monotonic, and the request must have a relevant label. An item whose precise relevance is NaN or +Inf is
     returned among the best, so that the caller can refuse it.
     """
-    assert request.label is not None
-    label = request.label
+    assert request.relevant_label is not None
+    label = request.relevant_label
     estimate = request.score(items, cheap, progress=progress)
     again = replace(request, counter=None)  # the first pass counted the truncated pairs
     found: dict[int, tuple[Floats, tuple[int, int, int]]] = {}
@@ -160,7 +160,7 @@ def exact_best(
     weights = estimate.best.counts.astype(np.float32) if sums and estimate.best is not None else None
     best = exact_top_k(raw_relevance(estimate.logits, label), k, rescore, error, activate=activate, weights=weights)
     chosen = [found[row] for row in best.rows.tolist()]
-    logits = np.array([row for row, _ in chosen], dtype=np.float32).reshape(len(chosen), request.labels)
+    logits = np.array([row for row, _ in chosen], dtype=np.float32).reshape(len(chosen), request.num_labels)
     if request.windows is None:
         return best.rows, Scored(logits=logits, best=None)
     starts, sizes, counts = np.array([window for _, window in chosen], dtype=np.int64).reshape(-1, 3).T

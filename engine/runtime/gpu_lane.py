@@ -45,7 +45,7 @@ class GpuLane:
         self._labels = labels
         self._graphs: OrderedDict[Shape, tuple[Graph, contextlib.ExitStack]] = OrderedDict()
         """Graphs by shape, the least recently used first, each with the stack that frees it."""
-        self._most_graphs = executor.graphs if self.cuda.graphs else 0
+        self._max_graphs = executor.graphs if self.cuda.graphs else 0
         self._seen: set[Shape] = set()
         self._computing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None
         with contextlib.ExitStack() as opened:
@@ -80,11 +80,11 @@ class GpuLane:
         self._enqueue(self._context, shape, offsets, size)
         if shape not in self._seen:
             self._seen.add(shape)
-        elif self._most_graphs and self._layout.tokens(shape) <= GRAPH_TOKENS:
+        elif self._max_graphs and self._layout.tokens(shape) <= GRAPH_TOKENS:
             try:
                 self._capture(shape, offsets, size)
             except BackendError as error:
-                self._most_graphs = 0
+                self._max_graphs = 0
                 logger.warning(
                     "no CUDA graph on cuda:%d for shapes that repeat; the scores are the same, but take longer: %s",
                     self.cuda.ordinal,
@@ -162,7 +162,7 @@ class GpuLane:
         Computes the current batch twice more, once without and once with the graph. Raises BackendError if the batch cannot be
         captured, or if the graph gives other logits.
         """
-        if len(self._graphs) == self._most_graphs:
+        if len(self._graphs) == self._max_graphs:
             oldest, (_, closing) = self._graphs.popitem(last=False)
             # The old shape must come twice again to be captured. Otherwise a cycle of more shapes than graphs would capture
             # each time.

@@ -49,14 +49,14 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant label, if the model has one.
+    """`source` turns items into tokens; `windows` cuts long passages. `relevant_label` is None if the model has none.
 
     `counter` counts the pairs that are truncated. `priority` is as in `Scorer.submit`; `cancellation` cancels the whole call.
     """
 
     source: PairSource[Any]
-    labels: int
-    label: int | None
+    num_labels: int
+    relevant_label: int | None
     batch_size: int
     windows: Windows | None = None
     counter: TruncationCounter | None = None
@@ -130,10 +130,10 @@ class Request:
 
     def _best_windows(self, windowed: WindowedPairs, logits: Floats) -> BestWindows:
         counts = np.diff(windowed.offsets)
-        if self.label is None:
+        if self.relevant_label is None:
             best = windowed.offsets[:-1]
         else:
-            relevance = raw_relevance(logits, self.label)
+            relevance = raw_relevance(logits, self.relevant_label)
             passage_rows = np.repeat(np.arange(len(counts)), counts)
             # Sorted by passage, then by relevance; of equal windows the first comes last.
             order = np.lexsort((-np.arange(len(passage_rows)), relevance, passage_rows))
@@ -145,7 +145,7 @@ class Request:
         best = [each.best for each in found if each.best is not None]
         nothing = np.zeros(0, dtype=np.int64)
         return Scored(
-            logits=np.concatenate(logits) if logits else np.zeros((0, self.labels), dtype=np.float32),
+            logits=np.concatenate(logits) if logits else np.zeros((0, self.num_labels), dtype=np.float32),
             best=None
             if self.windows is None
             else BestWindows(

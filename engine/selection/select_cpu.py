@@ -52,7 +52,7 @@ def choose_cpu(
     """
     usable = usable_cpus()
     if threads is not None:
-        threads = whole("threads", threads, least=1, hint=f", or None for all {usable} usable processors")
+        threads = whole("threads", threads, minimum=1, hint=f", or None for all {usable} usable processors")
     threads = min(threads or usable, usable)
     chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
     present = installed_backends(chosen)

@@ -105,7 +105,7 @@ class PairTokenizer:
         with explained(self._name):
             special = tokenizer.num_special_tokens_to_add(is_pair=True)
         hint = f": a pair has {special} special tokens, and needs room for text"
-        return whole("max_length", max_length, least=special + 1, hint=hint)
+        return whole("max_length", max_length, minimum=special + 1, hint=hint)
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
         """Tokenize pairs of texts. `prompt`, which may be empty, replaces the tokenizer's own prompt in this call.

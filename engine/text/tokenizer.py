@@ -21,7 +21,7 @@ LARGE_NUMBER = re.compile(r":\s*\d{8}")
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """Read a `tokenizer.json`. Raises BundleError, naming the file, if it is not a tokenizer or has ids beyond `MAX_TOKENS`."""
     with explained(path):
-        text = read_text(path, most=MAX_BYTES)
+        text = read_text(path, max_bytes=MAX_BYTES)
         tokenizer = tokenizers.Tokenizer.from_str(text)
         # Checked before `to_str`, which loops over all ids. The search is fast and usually avoids the call of `largest_id`.
         if LARGE_NUMBER.search(text) and largest_id(tokenizer) >= MAX_TOKENS:

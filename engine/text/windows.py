@@ -35,8 +35,8 @@ class Windows:
     aggregate: str = "max"
 
     def __post_init__(self) -> None:
-        whole("the length of windows", self.length, least=1)
-        whole("the stride of windows", self.stride, least=1)
+        whole("the length of windows", self.length, minimum=1)
+        whole("the stride of windows", self.stride, minimum=1)
         if self.stride > self.length:
             raise OptionError(
                 f"a stride of {self.stride} tokens would leave out tokens between windows of {self.length}; give at most that"

@@ -78,7 +78,7 @@ def dimensions_of(
         missing = [key for key in layout.dimensions.values() if config.get(key) is None]
         if missing:
             raise CheckpointError(f"{file} does not give {', '.join(missing)}; it cannot be guessed from weights")
-        sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
+        sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimensions.items()}
     if layout.encoder == "mpnet" and config.get("relative_attention_num_buckets") not in (None, MPNET_BUCKETS):
         raise CheckpointError(
             f"{file}: relative_attention_num_buckets is {shown(config['relative_attention_num_buckets'])}; only "
@@ -119,7 +119,7 @@ def dimensions_of(
 def _check_one_group(file: Path, config: Mapping[str, Any]) -> None:
     """Raise CheckpointError for an ALBERT that has more than one distinct layer. All of Google's have one."""
     for key in ("num_hidden_groups", "inner_group_num"):
-        if whole_number(file, config, key, least=0, default=1) != 1:
+        if whole_number(file, config, key, minimum=0, default=1) != 1:
             raise CheckpointError(f"{file}: {key} is {config[key]}; crossrt knows ALBERT with one layer for all, so 1")
 
 
@@ -142,8 +142,8 @@ def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> in
     if layout.encoder == "mpnet":
         return 1
     if layout.positions_pass_over_padding:
-        return whole_number(path / "config.json", config, "pad_token_id", least=0, default=1)
-    return max(0, whole_number(path / "config.json", config, "pad_token_id", least=-(2**31), default=0))
+        return whole_number(path / "config.json", config, "pad_token_id", minimum=0, default=1)
+    return max(0, whole_number(path / "config.json", config, "pad_token_id", minimum=-(2**31), default=0))
 
 
 def table_shape(path: Path, tensors: Mapping[str, Any], name: str) -> tuple[int, int]:

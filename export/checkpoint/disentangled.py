@@ -48,15 +48,15 @@ class Disentangled:
         """Read the settings, with transformers' defaults. Raises CheckpointError for values that transformers does not accept,
         and for a model that crossrt does not support."""
         file = path / "config.json"
-        if whole_number(file, config, "conv_kernel_size", least=0, default=0):
+        if whole_number(file, config, "conv_kernel_size", minimum=0, default=0):
             raise CheckpointError(f"{file}: conv_kernel_size is {config['conv_kernel_size']}: {NO_CONVOLUTION}")
         _check_only(file, config, "pooler_hidden_act", "gelu")
         _check_only(file, config, "pooler_hidden_size", config.get("hidden_size"))
         _check_only(file, config, "attention_head_size", _head_size(config))
         terms = _terms(file, config)
-        positions = whole_number(file, config, "max_position_embeddings", least=1, default=512)
-        max_distance = whole_number(file, config, "max_relative_positions", least=-(2**31), default=-1)
-        buckets = max(0, whole_number(file, config, "position_buckets", least=-(2**31), default=-1))
+        positions = whole_number(file, config, "max_position_embeddings", minimum=1, default=512)
+        max_distance = whole_number(file, config, "max_relative_positions", minimum=-(2**31), default=-1)
+        buckets = max(0, whole_number(file, config, "position_buckets", minimum=-(2**31), default=-1))
         relative = _flag(file, config, "relative_attention", default=False)
         max_distance = max_distance if max_distance >= 1 else positions
         if relative and buckets and (buckets < 2 or max_distance - 1 <= buckets // 2 < positions - 1):
@@ -73,7 +73,7 @@ class Disentangled:
             shared=_flag(file, config, "share_att_key", default=False),
             normed=_is_normed(file, config),
             absolute=_flag(file, config, "position_biased_input", default=True),
-            token_types=whole_number(file, config, "type_vocab_size", least=0, default=0) > 0,
+            token_types=whole_number(file, config, "type_vocab_size", minimum=0, default=0) > 0,
             positions=positions,
         )
 

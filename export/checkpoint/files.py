@@ -74,19 +74,19 @@ def _without_config(path: Path) -> str:
     return f"{directory} has no {path.name}{where_models_are(directory) or f'; {EXPECTED}'}"
 
 
-def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int, default: int | None = None) -> int:
+def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, minimum: int, default: int | None = None) -> int:
     """Return an integer from the fields of a JSON file. Null counts as missing.
 
     Raises CheckpointError, naming the file and the key, if it is missing and has no `default`, is not an integer, or is less than
-    `least`.
+    `minimum`.
     """
     value = fields.get(key)
     if value is None:
         if default is None:
             raise CheckpointError(f"{file} does not give {key}; it cannot be guessed from weights")
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise CheckpointError(f"{file}: {key} is {shown(value)}; a whole number from {least} is expected")
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise CheckpointError(f"{file}: {key} is {shown(value)}; a whole number from {minimum} is expected")
     return value
 
 

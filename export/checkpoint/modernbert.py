@@ -70,7 +70,7 @@ def modernbert_dimensions(
     """Read sizes and settings. Raises CheckpointError, naming the setting and the allowed values, if one is not supported."""
     file = path / "config.json"
     vocab, _ = table_shape(path, tensors, f"{layout.prefix}embeddings.tok_embeddings.weight")
-    sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
+    sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimensions.items()}
     numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
     layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
     if sizes["layers"] > layers:
@@ -80,7 +80,7 @@ def modernbert_dimensions(
             f"{path}: hidden size {sizes['hidden']} gives {sizes['heads']} heads no even number of channels, and rotary "
             "positions turn channels in pairs"
         )
-    positions = whole_number(file, config, "max_position_embeddings", least=1)
+    positions = whole_number(file, config, "max_position_embeddings", minimum=1)
     if positions > MAX_POSITIONS:
         raise CheckpointError(f"{file}: max_position_embeddings is {positions}; at most {MAX_POSITIONS} are supported")
     return ModernBertDimensions(
@@ -95,7 +95,7 @@ def modernbert_dimensions(
         pooling=_choice(file, config, "classifier_pooling", POOLINGS, default="cls"),
         layer_types=_layer_types(file, config, sizes["layers"]),
         # No two tokens are further apart than that.
-        window=min(whole_number(file, config, "local_attention", least=1, default=128) // 2, positions),
+        window=min(whole_number(file, config, "local_attention", minimum=1, default=128) // 2, positions),
         thetas=_thetas(file, config),
         biased=frozenset(name for name, default in BIASES.items() if _flag(file, config, name, default=default)),
     )
@@ -140,7 +140,7 @@ def _bias_setting(part: str) -> str:
 def _layer_types(file: Path, config: Mapping[str, Any], layers: int) -> tuple[str, ...]:
     listed = config.get("layer_types")
     if listed is None:
-        every = whole_number(file, config, "global_attn_every_n_layers", least=1, default=3)
+        every = whole_number(file, config, "global_attn_every_n_layers", minimum=1, default=3)
         return tuple(SLIDING if number % every else FULL for number in range(layers))
     if not isinstance(listed, list) or len(listed) != layers or any(kind not in (FULL, SLIDING) for kind in listed):
         raise CheckpointError(

@@ -168,5 +168,5 @@ def declared_labels(path: Path, config: Mapping[str, Any]) -> int | None:
     names = config.get("id2label")
     if names is not None and not isinstance(names, dict):
         raise CheckpointError(f"{path}/config.json: id2label is {shown(names)}; names by label number are expected")
-    number = whole_number(path / "config.json", config, "num_labels", least=0, default=0)
+    number = whole_number(path / "config.json", config, "num_labels", minimum=0, default=0)
     return number or (len(names) if names else None)

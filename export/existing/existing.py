@@ -218,19 +218,19 @@ def _architecture(file: Path, config: Mapping[str, Any], inputs: Collection[str]
     names = {"layers": "num_hidden_layers", "hidden_size": "hidden_size", "vocab_size": "vocab_size"}
     if "n_layers" in config:  # DistilBERT's
         names |= {"layers": "n_layers", "hidden_size": "dim"}
-    sizes = {ours: whole_number(file, config, theirs, least=1, default=0) or None for ours, theirs in names.items()}
+    sizes = {ours: whole_number(file, config, theirs, minimum=1, default=0) or None for ours, theirs in names.items()}
     kind = config.get("model_type")
     types: int | None = 0
     if "token_type_ids" in inputs:
-        types = whole_number(file, config, "type_vocab_size", least=0, default=0) or None
+        types = whole_number(file, config, "type_vocab_size", minimum=0, default=0) or None
     return {"model_type": kind if isinstance(kind, str) else None, **sizes, "token_types": types}
 
 
 def _positions(file: Path, config: Mapping[str, Any]) -> int:
     """Return the number of tokens of the longest pair that the model has positions for."""
-    positions = whole_number(file, config, "max_position_embeddings", least=1)
+    positions = whole_number(file, config, "max_position_embeddings", minimum=1)
     if str(config.get("model_type")) in POSITIONS_AFTER_PADDING:
-        positions -= whole_number(file, config, "pad_token_id", least=0, default=1) + 1
+        positions -= whole_number(file, config, "pad_token_id", minimum=0, default=1) + 1
     if not 1 <= positions <= MAX_POSITIONS:
         raise CheckpointError(
             f"{file}: max_position_embeddings is {config['max_position_embeddings']}, which leaves {positions} positions for "
@@ -242,8 +242,8 @@ def _positions(file: Path, config: Mapping[str, Any]) -> int:
 def _pad_token_id(file: Path, config: Mapping[str, Any]) -> int:
     """Return the id of padding, 0 if config.json gives none or a negative one. Raises CheckpointError if the model lacks the
     id."""
-    number = max(0, whole_number(file, config, "pad_token_id", least=-(2**31), default=0))
-    vocabulary = whole_number(file, config, "vocab_size", least=1, default=MAX_TOKENS)
+    number = max(0, whole_number(file, config, "pad_token_id", minimum=-(2**31), default=0))
+    vocabulary = whole_number(file, config, "vocab_size", minimum=1, default=MAX_TOKENS)
     if number >= vocabulary:
         raise CheckpointError(f"{file}: pad_token_id is {number}, and the model has {vocabulary} token ids")
     return number

@@ -53,7 +53,7 @@ class LastToken:
 def scored(passages: list[str], windows: Windows) -> tuple[Scored, LastToken]:
     source = TextPairs(tokenizer=PairTokenizer(real("bert"), max_length=512))
     scorer = LastToken()
-    request = Request(source=source, labels=1, label=0, batch_size=32, windows=windows)
+    request = Request(source=source, num_labels=1, relevant_label=0, batch_size=32, windows=windows)
     return request.score([(QUERY, passage) for passage in passages], scorer), scorer
 
 

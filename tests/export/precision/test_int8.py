@@ -437,9 +437,9 @@ def test_the_worst_parts_go_back_until_the_order_holds_or_too_little_is_left(
     assert not free.failures
     strict = search(encoder, few, judge, rank, top10_overlap=1.1)
     restored = [one for one in strict.sensitivities if one.restored]
-    worst = next(one for one in strict.sensitivities if free.execution.share - one.share >= MIN_SHARE)
+    worst = next(one for one in strict.sensitivities if free.multiply_adds.share - one.share >= MIN_SHARE)
     assert restored[0].group == worst.group, "the worst of those that may go goes first"
-    assert MIN_SHARE <= strict.execution.share < free.execution.share
+    assert MIN_SHARE <= strict.multiply_adds.share < free.multiply_adds.share
     assert not strict.failures
     assert restored[0].group not in strict.numerics.quantized
     for backend, ranking in strict.rankings.items():
@@ -470,10 +470,10 @@ def test_too_little_in_8_bits_is_a_failure_that_names_the_layers(
 ) -> None:
     few, judge = judge_for(calibration, encoder, exported)
     made = search(encoder, few, judge, rank_by(judge, encoder), top10_overlap=0.0)
-    poor = replace(made, execution=replace(made.execution, eight_bit=made.execution.total // 2))
+    poor = replace(made, multiply_adds=replace(made.multiply_adds, eight_bit=made.multiply_adds.total // 2))
     (failure,) = poor.failures
     assert "50.0% of the linear layers' multiply-adds run in 8 bits, 85% are needed" in failure
-    assert max(poor.execution.floating, key=poor.execution.floating.__getitem__) in failure
+    assert max(poor.multiply_adds.floating, key=poor.multiply_adds.floating.__getitem__) in failure
 
 
 def command(checkpoint: Path, *words: object) -> list[str]:

@@ -40,8 +40,8 @@ from crossrt.export.graph.session import feeds_of, session_of
 from crossrt.export.graph.writer import graph_of, onnx_from_checkpoint
 from crossrt.export.parity.judge import ParityJudge
 from crossrt.export.precision import observation as activations
-from crossrt.export.precision.execution import executed
 from crossrt.export.precision.fp16 import Fp16Choice
+from crossrt.export.precision.multiply_adds import counted_multiply_adds
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
@@ -269,25 +269,25 @@ def test_the_graph_computes_what_the_search_compared(
 
 def test_multiply_adds_are_counted_as_executed(checkpoint: Path) -> None:
     read, batch = Checkpoint.read(checkpoint), some_batch(length=48)
-    assert executed(graph_of(read), batch).share == 0
-    found = executed(graph_of(read, held_in_8_bits(read, Recipe())), batch)
+    assert counted_multiply_adds(graph_of(read), batch).share == 0
+    found = counted_multiply_adds(graph_of(read, held_in_8_bits(read, Recipe())), batch)
     assert found.share > 0.97
     assert all(name.split(".")[0] in ("layer", "head") or "head" in name for name in found.floating)
     # 16 x 32 x 32 of 16 tokens' worth in each; by hand for the first layer of 32 x 32 and 32 x 64, and keys and values.
     tokens, hidden, wide = 4 * 48, 32, 64
     assert found.eight_bit == tokens * (4 * hidden * hidden + 2 * hidden * wide + 2 * hidden * hidden)
-    feed_forward = executed(graph_of(read, held_in_8_bits(read, Recipe(parts="ffn"))), batch)
+    feed_forward = counted_multiply_adds(graph_of(read, held_in_8_bits(read, Recipe(parts="ffn"))), batch)
     assert feed_forward.eight_bit == tokens * 2 * hidden * wide
 
 
 def test_a_product_that_only_looks_like_8_bits_is_counted_as_floating(checkpoint: Path) -> None:
     read, batch = Checkpoint.read(checkpoint), some_batch()
     graph = graph_of(read, held_in_8_bits(read, Recipe(parts="ffn")))
-    before = executed(graph, batch)
+    before = counted_multiply_adds(graph, batch)
     # A second reader of the dequantised tensor: the file says as much of 8 bits as before, ONNX Runtime thinks otherwise.
     graph.graph.node.append(helper.make_node("Neg", ["layer.0.intermediate.dequantized"], ["negative"]))
     graph.graph.output.append(helper.make_tensor_value_info("negative", TensorProto.FLOAT, None))
-    after = executed(graph, batch)
+    after = counted_multiply_adds(graph, batch)
     assert after.total == before.total
     assert after.eight_bit < before.eight_bit
     assert any("layer.0.intermediate" in name for name in after.floating)
@@ -318,7 +318,7 @@ def test_other_architectures_run_in_8_bits(kind: str, checkpoint: Path, tmp_path
         model = transformers.DistilBertForSequenceClassification(config)
     model.save_pretrained(tmp_path / "m")
     read = Checkpoint.read(tmp_path / "m")
-    assert executed(graph_of(read, held_in_8_bits(read, Recipe())), some_batch(length=48)).share > 0.9
+    assert counted_multiply_adds(graph_of(read, held_in_8_bits(read, Recipe())), some_batch(length=48)).share > 0.9
 
 
 def test_what_was_seen_is_what_pytorch_holds_and_its_size_does_not_grow(
