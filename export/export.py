@@ -176,7 +176,7 @@ def export_bundle(
         "opset": OPSET,
         "chosen_activation": activation or checkpoint.chosen_activation,
         "chosen_relevant_label": None if relevant_label is None else checkpoint.relevant_label,
-        "unused_tensors": list(checkpoint.leftover),
+        "unused_tensors": list(checkpoint.unused_tensors),
         "warnings": list(checkpoint.warnings),
     }
     with published_directory(out, force=force) as directory:

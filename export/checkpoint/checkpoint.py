@@ -46,7 +46,7 @@ class Checkpoint:
     `tensor` reads weights on demand, under crossrt's names: `word`, `position`, `type`, `embedding_norm`, `project`, `relative`,
     `layer.3.query`, ... and `head.0`, `head.norm`, `head.1`. It checks that they are finite.
 
-    - `leftover`: names of tensors that no part of the model uses.
+    - `unused_tensors`: names of tensors that no part of the model uses.
     - `wrapped`: whether prefixes and parts of PyTorch's wrappers were removed from the tensor names of the file.
     - `relevant_label`: the label to rank by; None if there are more than two labels and none was chosen.
     - `chosen_activation`: the caller's choice of `activation`; None if the caller chose none.
@@ -67,7 +67,7 @@ class Checkpoint:
     max_length: int
     truncation_side: TruncationSide
     pad_token_id: int
-    leftover: tuple[str, ...]
+    unused_tensors: tuple[str, ...]
     wrapped: bool
     settings: Settings
     token_types: bool
@@ -130,7 +130,7 @@ class Checkpoint:
         labels = check_tensors(path, config, layout, head, dimensions, names, tensors)
         check_activation(activation, labels)
         used = set(names.values())
-        leftover = tuple(name for name in tensors if name not in used and not name.endswith(BUFFERS))
+        unused_tensors = tuple(name for name in tensors if name not in used and not name.endswith(BUFFERS))
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         settings = Settings.read(path)
         named = label_names(config, labels)
@@ -150,7 +150,7 @@ class Checkpoint:
             ),
             truncation_side=truncation_side(path, tokenizer_config),
             pad_token_id=pad_token_id,
-            leftover=leftover,
+            unused_tensors=unused_tensors,
             wrapped=wrapped,
             settings=settings,
             token_types="type.weight" in names and len(tensors[names["type.weight"]]) > 1,
@@ -177,7 +177,9 @@ class Checkpoint:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Tensors and settings of the files that are not used but may matter, in words."""
-        unused = (f"tensors that the model does not use: {', '.join(self.leftover)}",) if self.leftover else ()
+        unused = (
+            (f"tensors that the model does not use: {', '.join(self.unused_tensors)}",) if self.unused_tensors else ()
+        )
         code = (CUSTOM_CODE,) if self.config.get("auto_map") else ()
         return (*unused, *code, *self.settings.warnings)
 

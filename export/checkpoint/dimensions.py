@@ -63,7 +63,7 @@ def dimensions_of(
         positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")
     else:  # as in sentence-transformers; relative positions have no limit
         positions = disentangled.positions
-    numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
+    numbered = re.compile(re.escape(layout.prefix + layout.layer_prefix) + r"(\d{1,6})\.")
     layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
     if head is Head.BERT_CAT and "dim" not in config:
         # Its config names distilbert-base-uncased instead of dimensions: 12 heads of 64 channels, GELU, epsilon 1e-12.
@@ -75,10 +75,10 @@ def dimensions_of(
             )
         sizes = {"layers": layers, "hidden": 768, "heads": 12, "intermediate": 3072}
     else:
-        missing = [key for key in layout.dimensions.values() if config.get(key) is None]
+        missing = [key for key in layout.dimension_keys.values() if config.get(key) is None]
         if missing:
             raise CheckpointError(f"{file} does not give {', '.join(missing)}; it cannot be guessed from weights")
-        sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimensions.items()}
+        sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimension_keys.items()}
     if layout.encoder == "mpnet" and config.get("relative_attention_num_buckets") not in (None, MPNET_BUCKETS):
         raise CheckpointError(
             f"{file}: relative_attention_num_buckets is {shown(config['relative_attention_num_buckets'])}; only "

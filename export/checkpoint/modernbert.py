@@ -70,8 +70,8 @@ def modernbert_dimensions(
     """Read sizes and settings. Raises CheckpointError, naming the setting and the allowed values, if one is not supported."""
     file = path / "config.json"
     vocab, _ = table_shape(path, tensors, f"{layout.prefix}embeddings.tok_embeddings.weight")
-    sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimensions.items()}
-    numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
+    sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimension_keys.items()}
+    numbered = re.compile(re.escape(layout.prefix + layout.layer_prefix) + r"(\d{1,6})\.")
     layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
     if sizes["layers"] > layers:
         raise CheckpointError(f"{path}: config.json says {sizes['layers']} layers, and the weights have {layers}")
@@ -105,9 +105,9 @@ def modernbert_tensor_names(layout: Layout, dimensions: ModernBertDimensions) ->
     """Return a mapping from crossrt's tensor names of the trunk to the checkpoint's. A bias that does not exist has no entry."""
     parts = {"embedding_norm": f"{layout.prefix}embeddings.norm", "final_norm": f"{layout.prefix}final_norm"}
     for number in range(dimensions.layers):
-        for ours, theirs in layout.layer.items():
+        for ours, theirs in layout.layer_parts.items():
             if (number, ours) != (0, "attention_norm"):  # the embeddings are already normalized
-                parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{number}.{theirs}"
+                parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layer_prefix}{number}.{theirs}"
     names = {"word.weight": f"{layout.prefix}embeddings.tok_embeddings.weight"}
     for ours, theirs in parts.items():
         names[f"{ours}.weight"] = f"{theirs}.weight"

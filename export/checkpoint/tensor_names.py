@@ -48,7 +48,7 @@ def _trunk_names(layout: Layout, dimensions: Dimensions) -> dict[str, str]:
             parts["project"] = projection
         else:  # DeBERTa's projection precedes LayerNorm and has no bias
             names["embeddings.project.weight"] = f"{projection}.weight"
-    layer = dict(layout.layer)
+    layer = dict(layout.layer_parts)
     if disentangled is not None and disentangled.relative:
         names["relative.weight"] = f"{layout.prefix}encoder.rel_embeddings.weight"
         if disentangled.normed:
@@ -60,7 +60,7 @@ def _trunk_names(layout: Layout, dimensions: Dimensions) -> dict[str, str]:
     for number in range(dimensions.layers):
         stored = 0 if layout.shared_layers else number
         for ours, theirs in layer.items():
-            parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{stored}.{theirs}"
+            parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layer_prefix}{stored}.{theirs}"
     for ours, theirs in parts.items():
         names |= {f"{ours}.weight": f"{theirs}.weight", f"{ours}.bias": f"{theirs}.bias"}
     return names

@@ -123,7 +123,7 @@ def test_the_zoo_has_the_files_that_the_hub_has(tmp_path: Path) -> None:
         "config.json",
         "tokenizer_config.json",
     }
-    assert Checkpoint.read(old).leftover == ("fit_dense.weight", "fit_dense.bias")
+    assert Checkpoint.read(old).unused_tensors == ("fit_dense.weight", "fit_dense.bias")
     for model in zoo.ZOO:
         assert len(zoo.vocabulary(model.vocab)) == model.vocab
     vocabulary = zoo.vocabulary(30522)

@@ -628,7 +628,7 @@ def test_a_head_of_masked_words_is_left_over_and_named(original: Path, tmp_path:
     held = load_file(path / "model.safetensors")
     held["decoder.bias"] = torch.zeros(9)
     save_file(held, path / "model.safetensors", metadata={"format": "pt"})
-    assert Checkpoint.read(path).leftover == ("decoder.bias",)
+    assert Checkpoint.read(path).unused_tensors == ("decoder.bias",)
 
 
 ODD: tuple[Any, ...] = (
