@@ -27,7 +27,7 @@ from tests.engine.backends import emulated_gpu, native_arithmetic
 from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
 from tests.engine.backends.native_arithmetic import logits_of
 from tests.engine.backends.test_native_cpu import MODERN, bundle_of, dims_of, random_arrays
-from tests.engine.cuda.memory_device import MemoryDevice
+from tests.engine.cuda.simulated_gpu import SimulatedGpu
 
 __all__ = ["bundle_of"]
 
@@ -83,8 +83,8 @@ def opened(bundle_of: Callable[..., Bundle], tmp_path: Path) -> Any:
     """Return a function that opens a random model on a device in memory."""
     pipelines = []
 
-    def open_one(dims: ModelDims, arrays: Mapping[str, Any] | None = None) -> tuple[GpuScorer, MemoryDevice]:
-        device = MemoryDevice(total=4 << 30)
+    def open_one(dims: ModelDims, arrays: Mapping[str, Any] | None = None) -> tuple[GpuScorer, SimulatedGpu]:
+        device = SimulatedGpu(total=4 << 30)
         bundle = bundle_of(*for_gpus(dims, random_arrays(dims) if arrays is None else arrays))
         with device.current():
             executor = NativeGpuExecutor(bundle, device, **emulation(tmp_path / f"kernels{len(pipelines)}"))
@@ -248,7 +248,7 @@ def difference_of_mutant(number: int, bundle: Bundle, pairs: EncodedPairs, expec
         made.append(EmulatedKernels(device, macros, folder / "kernels"))
         return made[-1]
 
-    device = MemoryDevice(total=4 << 30)
+    device = SimulatedGpu(total=4 << 30)
     with device.current():
         executor = NativeGpuExecutor(bundle, device, kernels=kernels, products=EmulatedProducts)
     pipeline = GpuScorer(bundle, CONFIG, [executor])
@@ -319,7 +319,7 @@ def test_a_wrong_kernel_of_a_modernbert_is_noticed(
 @compiler
 def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
     kernels = EmulatedKernels(
-        MemoryDevice(),
+        SimulatedGpu(),
         macros_of(dims_of(), []),
         tmp_path / "kernels",
     )
@@ -361,7 +361,7 @@ def test_tokens_that_the_model_does_not_have_are_refused(opened: Any) -> None:
 def test_too_little_device_memory_says_how_much_is_needed(bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of(precision="fp32")
     bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
-    device = MemoryDevice(total=1 << 12)
+    device = SimulatedGpu(total=1 << 12)
     kernels = type("Kernels", (), {"close": lambda self: None})
     with (
         device.current(),
@@ -376,12 +376,12 @@ def test_a_file_of_another_model_or_for_processors_is_refused(bundle_of: Callabl
     bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
     longer = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, max_positions=512))
     with pytest.raises(BundleError, match="of another model than the manifest; export the bundle again"):
-        NativeGpuExecutor(longer, MemoryDevice())
+        NativeGpuExecutor(longer, SimulatedGpu())
     full = bundle_of(dims, random_arrays(dims))
     models = {"fp16": full.manifest.models["fp32"]}
     with pytest.raises(BundleError, match="of another model than the manifest"):
         NativeGpuExecutor(
-            dataclasses.replace(full, manifest=dataclasses.replace(full.manifest, models=models)), MemoryDevice()
+            dataclasses.replace(full, manifest=dataclasses.replace(full.manifest, models=models)), SimulatedGpu()
         )
 
 

@@ -48,7 +48,7 @@ from crossrt.export.precision.tolerance import TOLERANCE
 from crossrt.export.steps.context import ExportContext
 from crossrt.export.steps.step import StepResult
 from crossrt.export.tensorrt import engines
-from tests.export.tensorrt.memory_machine import machine_in_memory
+from tests.export.tensorrt.simulated_machine import install_simulated_machine
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
 NATIVE = () if why_not_native(Precision.INT8) else ("model.int8.native",)
@@ -213,7 +213,7 @@ def test_export_builds_engines_of_all_that_was_exported(
 ) -> None:
     """From the command's words on; the export, which has tests of its own and takes a minute, is one that was made before."""
 
-    machine = machine_in_memory(monkeypatch, tmp_path / "cache")
+    machine = install_simulated_machine(monkeypatch, tmp_path / "cache")
 
     def export_bundle(checkpoint: Any, out: Path, *, precisions: Any, **_: Any) -> Any:
         assert precisions == [Precision.FP16, Precision.INT8]
