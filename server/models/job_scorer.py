@@ -193,7 +193,7 @@ class JobScorer:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._settings = settings
-        self._tokenizing = TokenizerPool(self._prepare_piece)
+        self._tokenizer_pool = TokenizerPool(self._prepare_piece)
         self._ranking = ThreadPoolExecutor(RANKING_THREADS, thread_name_prefix="crossrt-rank")
         self._to_rank: PriorityQueue[tuple[int, int, JobRun]] = PriorityQueue()
         """Jobs with `exact` or `windows` that wait for a thread, by priority and then by arrival."""
@@ -206,7 +206,7 @@ class JobScorer:
             self._prepare(run)
         else:
             try:
-                self._tokenizing.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
+                self._tokenizer_pool.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
             except RuntimeError as error:  # the system allows no more threads
                 self.give_up(run, error)
         return run
@@ -234,7 +234,7 @@ class JobScorer:
 
     def close(self) -> None:
         """Wait for the jobs that are being computed, then free the model."""
-        self._tokenizing.close()  # first, because it passes jobs to `_ranking`
+        self._tokenizer_pool.close()  # first, because it passes jobs to `_ranking`
         self._ranking.shutdown()
         self.model.close()
 

@@ -141,8 +141,8 @@ def test_a_uvicorn_that_keeps_its_state_elsewhere_sends_answers_itself() -> None
 def test_teis_header_tells_where_the_model_runs(device: str, kind: bytes) -> None:
     route = next(route for route in SCORING_ROUTES if route.path == "/rerank")
     call = HttpRequest(route.path, route, {})
-    call.body = route.read(json.dumps({"query": "a", "texts": ["b"]}).encode())
+    call.body = route.decode(json.dumps({"query": "a", "texts": ["b"]}).encode())
     model: Any = SimpleNamespace(name="m", labels=("LABEL_0",), model=SimpleNamespace(device=device))
     run: Any = SimpleNamespace(job=call.body.job(), accepted=0.0, began=0.0, tokenized=0.0, done=0.0)
-    answer = call.scored(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
+    answer = call.scored_response(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
     assert dict(answer.headers)[b"x-compute-type"] == kind

@@ -262,10 +262,10 @@ def test_many_processes_hold_a_lock_one_at_a_time(tmp_path: Path) -> None:
     program = """
 import os, sys, time
 from pathlib import Path
-from crossrt.engine.files.lock import held
+from crossrt.engine.files.lock import file_lock
 folder = Path(sys.argv[1])
 for _ in range(30):
-    with held(folder / "lock", waiting="waiting"):
+    with file_lock(folder / "lock", waiting="waiting"):
         os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
         time.sleep(0.001)
         (folder / "inside").unlink()

@@ -25,7 +25,7 @@ class LastToken:
     config: Any = None
     first_chunk = 2
     tokenizing_threads = 1
-    longest = 512
+    max_length = 512
     closed: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ def test_windows_in_several_parts_score_as_in_one(monkeypatch: pytest.MonkeyPatc
     assert found.logits.tolist() == expected.logits.tolist()
     assert found.best is not None
     assert expected.best is not None
-    for name in ("places", "sizes", "counts"):
+    for name in ("starts", "sizes", "counts"):
         assert getattr(found.best, name).tolist() == getattr(expected.best, name).tolist()
 
 

@@ -25,7 +25,7 @@ from crossrt.calibration.ranking_report import RankingReport
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
-from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS
 from crossrt.engine.kernels.support import only_kinds, parity_key, why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
@@ -264,7 +264,7 @@ def test_kernels_that_were_not_measured_are_taken_where_no_other_backend_is(
     name: str, exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     select = "crossrt.engine.selection.select_cpu"
-    kind = next(kind for kind in KINDS if kind.name == name)
+    kind = next(kind for kind in PROCESSOR_KINDS if kind.name == name)
     monkeypatch.setattr(f"{select}.native_kind", lambda _: kind)
     models = exported.manifest.models
     int8 = replace(models["int8"], native_file="model.int8.native", backends={"onnxruntime": True, "native": True})
@@ -288,7 +288,9 @@ def test_on_amx_openvino_computes_int8_where_it_was_judged(
     """The native kernels that have been measured compute by AVX512 there."""
     select = "crossrt.engine.selection.select_cpu"
     monkeypatch.setattr(f"{select}.instructions", lambda: frozenset({"amx_tile", "amx_int8", "amx_bf16"}))
-    monkeypatch.setattr(f"{select}.native_kind", lambda _: next(kind for kind in KINDS if kind.name == "avx512_bf16"))
+    monkeypatch.setattr(
+        f"{select}.native_kind", lambda _: next(kind for kind in PROCESSOR_KINDS if kind.name == "avx512_bf16")
+    )
     monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "openvino", "native"))
     models = exported.manifest.models
     backends = {"onnxruntime": True, "native": True, "native_narrow": True, **({"openvino": True} if judged else {})}

@@ -334,7 +334,7 @@ def test_gradients_are_brought_into_the_order_and_the_units_of_the_weights(
 
     monkeypatch.setattr(native_weights, "optimized_smoothing", balance)
     monkeypatch.setattr(native_weights, "rounded", keep)
-    monkeypatch.setattr(native_weights, "unrotating", lambda weight: weight)
+    monkeypatch.setattr(native_weights, "inverse_rotated", lambda weight: weight)
     monkeypatch.setattr(native_weights._ArrayBuilder, "_outlier_channels", lambda *_: np.arange(4))
     native_from_checkpoint(checkpoint, tmp_path / "file", Precision.INT8, gradients=samples)
     assert len(given) == 4 * checkpoint.dimensions.layers - (
